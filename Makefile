@@ -1,0 +1,81 @@
+# `make help` lists what there is to do. Everything runs in .venv, which the first target that needs it makes.
+MODEL ?= demo
+EXPERIMENT ?= study
+ARGS ?=
+PYTHON3 ?= python3
+HARDWARE ?= $(if $(shell command -v nvidia-smi),cuda,cpu)
+
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip install --disable-pip-version-check --no-deps --progress-bar off -q
+LOCK := requirements/$(HARDWARE).txt
+INSTALLED := $(VENV)/.installed-$(HARDWARE)
+
+STAGES := calibrate quantize verify bench eval report
+ASKED := $(filter $(STAGES),$(MAKECMDGOALS))
+# Whoever measures wants to read the result; the stages asked for together run as one command and share each server.
+RUN := $(ASKED) $(if $(filter report,$(ASKED)),,$(if $(filter bench eval,$(ASKED)),report))
+EMPTY :=
+COMMA := ,
+LIST := [$(subst $(EMPTY) $(EMPTY),$(COMMA),$(strip $(RUN)))]
+
+.DEFAULT_GOAL := help
+.PHONY: help install lock run all $(STAGES) demo-model lint test test-slow clean
+
+help: ## This list
+	@echo "make quantize bench eval              every format of the study on the embedded demo model, one report"
+	@echo "make quantize bench eval MODEL=qwen3_8b    the same for Qwen3-8B, on a GPU with the hub"
+	@echo
+	@grep -hE '^[a-z -]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 22
+	@echo
+	@echo "Settings: MODEL=$(MODEL)  EXPERIMENT=$(EXPERIMENT)  HARDWARE=$(HARDWARE)  ARGS='key=value ...'  (see conf/)"
+
+$(INSTALLED): $(LOCK) requirements/torch-cuda.txt pyproject.toml
+	@$(PYTHON3) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v in ((3, 11), (3, 12)) else \
+	"Python 3.11 or 3.12 is needed, this is %d.%d: make PYTHON3=python3.11 ..." % v)'
+	@echo "installing $(LOCK) into $(VENV) (a few GB; once)"
+	@test -x $(PY) || $(PYTHON3) -m venv $(VENV)
+	@# torch's CPU build is not on the package index: taken where pip's configuration offers it, else the CUDA build,
+	@# which needs NVIDIA's libraries to be imported (requirements/lock.py says more).
+	@test $(HARDWARE) = cuda || $(PIP) --require-hashes -r requirements/torch-cpu.txt >/dev/null 2>&1 || true
+	@$(PIP) --require-hashes -r $(LOCK)
+	@test $(HARDWARE) = cuda || $(PY) -c 'import importlib.metadata as m, sys; sys.exit("+cpu" not in m.version("torch"))' \
+		|| $(PIP) --require-hashes -r requirements/torch-cuda.txt
+	@$(PIP) --no-build-isolation --editable .
+	@touch $@
+
+install: $(INSTALLED) ## Make .venv from the lock (every other target does it when needed)
+
+run: $(INSTALLED)
+	@$(PY) -m pipeline model=$(MODEL) experiment=$(EXPERIMENT) 'stage=$(LIST)' $(ARGS)
+
+all: RUN = all
+all: LIST = all
+all: run ## All six stages
+
+calibrate: run ## Observe the activations of the BF16 model on the calibration set
+quantize: run ## Make the quantized checkpoints
+verify: run ## The gate each checkpoint passes before it is measured
+bench: run ## Serve each checkpoint with vLLM and measure throughput and latency
+eval: run ## Score each served checkpoint with lm-eval
+report: run ## The table and the page from all results in outputs/
+
+demo-model: $(INSTALLED) ## Train the embedded demo model again (about an hour on two cores)
+	$(PY) -m pipeline.demo.train
+
+lint: $(INSTALLED) ## ruff and mypy --strict
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+
+test: lint ## Lint, types and tests: what CI runs
+	$(PY) -m pytest -m 'not slow'
+
+test-slow: $(INSTALLED) ## The proofs that take minutes
+	$(PY) -m pytest -m slow
+
+lock: $(INSTALLED) ## Resolve pyproject.toml again into requirements/*.txt
+	$(PY) requirements/lock.py
+
+clean: ## Remove outputs/
+	rm -rf outputs

@@ -1,0 +1,195 @@
+"""The command: compose the configuration, check it, say what will be done, do it.
+
+Several variants run in one process, stage by stage while nothing is served and variant by variant from then on, so
+that each variant's stages share a server. A variant that fails does not stop the others.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException, HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from rich.markup import escape
+
+from pipeline import provenance
+from pipeline.config import PROJECT_ROOT, Settings, Stage, Variant, validate
+from pipeline.errors import ConfigError, NotApplicable, PipelineError
+from pipeline.hardware import probe
+from pipeline.job import Job, module_of
+from pipeline.models import ModelSource
+from pipeline.progress import Progress
+from pipeline.workspace import Digests, Workspace
+
+OFFLINE = (Stage.CALIBRATE, Stage.QUANTIZE)
+OmegaConf.register_new_resolver("project", lambda path: str(PROJECT_ROOT / path), replace=True)
+_exit_code = 0
+
+
+def compose_variants(config: DictConfig, overrides: list[str]) -> list[Settings]:
+    """The settings of each variant asked for, all checked before any runs.
+
+    Raises:
+        ConfigError: with the errors of all variants.
+    """
+    first = validate(_plain(config))
+    if first.variants is None:
+        return [first]
+    base = [o for o in overrides if not o.startswith(("quant=", "kv_cache="))]
+    settings, problems = [], []
+    for text in first.variants:
+        variant = Variant.parse(text)
+        try:
+            composed = hydra.compose("config", [*base, f"quant={variant.quant}", f"kv_cache={variant.kv_cache}"])
+            settings.append(validate(_plain(composed)))
+        except HydraException as error:
+            problems.append(f"variants: {text}: {str(error).strip()}")
+        except ConfigError as error:
+            problems.append(f"variants: {text}: {error.problem}")
+    if problems:
+        raise ConfigError("\n".join(dict.fromkeys(problems)))
+    return settings
+
+
+def _plain(config: DictConfig) -> dict[str, Any]:
+    return dict(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))  # type: ignore[arg-type]
+
+
+class Run:
+    """One invocation of the command over one or several variants."""
+
+    def __init__(self, variants: list[Settings], overrides: list[str]) -> None:
+        """Checks every variant against its model before anything is made.
+
+        Raises:
+            PipelineError: when one of them cannot work.
+        """
+        from pipeline.serve.server import Serving
+
+        first = variants[0]
+        self.stages = first.stage
+        self.dry_run = first.dry_run
+        self.progress = Progress()
+        self.workspace = Workspace(first.outputs)
+        hardware = probe(first.hardware)
+        digests = Digests(first.outputs / ".cache" / "digests.json")
+        model = ModelSource(first.model, first.outputs / ".cache", digests)
+        self.serving = Serving(hardware, first.outputs / "logs", self.progress)
+        self.jobs = [
+            Job(s, self.workspace, hardware, digests, model, self.progress, self.serving, overrides) for s in variants
+        ]
+        self.failures: dict[str, PipelineError] = {}
+        self.not_applicable: dict[str, str] = {}
+        for job in self.jobs:
+            model.check(job.settings.quant)
+            for stage in job.closure(self.stages):
+                job.artifact(stage)
+
+    def plan(self) -> int:
+        """Prints each step with run or skip, and why; returns the exit code of the command."""
+        for job, stage in self._steps():
+            artifact = job.artifact(stage)
+            why = self.workspace.why(artifact)
+            self.progress.say(f"  {artifact.name:<32} {f'run: {why}' if why else 'skip: up to date'}")
+        return 0
+
+    def execute(self) -> int:
+        """Runs every step that is due; returns the exit code of the command."""
+        hardware = self.jobs[0].hardware
+        names = ", ".join(str(job.variant) for job in self.jobs)
+        self.progress.say(f"{self.jobs[0].settings.model.name} on {hardware.name} ({hardware.device}): {names}")
+        try:
+            for job, stage in self._steps():
+                if str(job.variant) not in self.failures and str(job.variant) not in self.not_applicable:
+                    self._do(job, stage)
+        finally:
+            self.serving.close()
+        if Stage.REPORT in self.stages:
+            from pipeline import report
+
+            self.progress.say("")
+            report.make(self.jobs, self.failures)
+        return self._conclude()
+
+    def _steps(self) -> Iterable[tuple[Job, Stage]]:
+        """Offline stages over all variants first, then each variant's served stages together."""
+        seen = set()
+        order = [(job, stage) for stage in OFFLINE for job in self.jobs]
+        order += [(job, stage) for job in self.jobs for stage in Stage if stage not in OFFLINE]
+        for job, stage in order:
+            if stage in job.closure(self.stages):
+                folder = job.artifact(stage).folder
+                if folder not in seen:
+                    seen.add(folder)
+                    yield job, stage
+
+    def _do(self, job: Job, stage: Stage) -> None:
+        artifact = job.artifact(stage)
+        why = self.workspace.why(artifact)
+        if why is None:
+            return
+        if "->" in why:
+            self.progress.say(f"  {artifact.name}: redo, {why}")
+        try:
+            context = provenance.context(job.settings, job.hardware, job.overrides)
+            with (
+                self.progress.step(artifact.name),
+                self.workspace.making(artifact, context) as draft,
+            ):
+                module_of(stage).make(job, draft)
+        except NotApplicable as reason:
+            self.not_applicable[str(job.variant)] = str(reason)
+        except PipelineError as error:
+            self.failures[str(job.variant)] = error
+            self.progress.say(f"  [red]{artifact.name} failed:[/] {escape(error.problem)}")
+
+    def _conclude(self) -> int:
+        for variant, reason in self.not_applicable.items():
+            self.progress.say(f"[yellow]{variant}: n/a[/] {escape(reason)}")
+        for variant, error in self.failures.items():
+            self.progress.say(f"[red]{variant} failed:[/] {escape(str(error))}")
+        return max((error.exit_code for error in self.failures.values()), default=0)
+
+
+@hydra.main(version_base=None, config_path=str(PROJECT_ROOT / "conf"), config_name="config")
+def run(config: DictConfig) -> None:
+    """Hydra's entry: one job, of one or several variants."""
+    global _exit_code
+    hydra_config = HydraConfig.get()
+    overrides = list(hydra_config.overrides.task)
+    console = Progress().console
+    try:
+        command = Run(compose_variants(config, overrides), overrides)
+        code = command.plan() if command.dry_run else command.execute()
+    except PipelineError as error:
+        console.print(f"[red]{type(error).__name__}:[/] {escape(str(error))}", soft_wrap=True)
+        code = error.exit_code
+    _exit_code = max(_exit_code, code)
+    if code and hydra_config.mode is RunMode.MULTIRUN:
+        # A launcher knows a failed job by its exception; the other jobs of the sweep still run.
+        raise CompactHydraException(f"this job failed with exit code {code}; the reason is above")
+
+
+def main() -> None:
+    """Runs the command and leaves with its exit code: 0, or that of the worst failure."""
+    logging.captureWarnings(True)
+    warnings.filterwarnings("ignore")
+    try:
+        run()
+    except SystemExit as error:
+        sys.exit(_exit_code or error.code)
+    except KeyboardInterrupt:
+        print("interrupted; what was finished is kept, and a rerun goes on from there", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(_exit_code)
+
+
+if __name__ == "__main__":
+    main()

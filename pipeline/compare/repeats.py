@@ -1,0 +1,107 @@
+"""Means over repeats of a benchmark, and how much a mean has changed against the baseline's.
+
+The interval of a mean is Student's: m +- t(n-1) * s / sqrt(n).
+
+The change is the ratio of two means, with an interval by the delta method on its logarithm, which keeps it above -100 %
+and makes it the same whichever of the two is called the baseline (G. Casella, R. Berger, Statistical Inference, 2nd
+ed., 2002, section 5.5.4):
+
+    log(m1 / m0) +- t(v) * sqrt(a1 + a0),   a = s^2 / (n m^2)
+
+with the degrees of freedom of F. Satterthwaite (Biometrics Bulletin 2, 1946): v = (a1 + a0)^2 / (a1^2 / (n1 - 1) +
+a0^2 / (n0 - 1)). Repeats of two variants share their seeds, but they ran at different times: they are not paired.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from scipy.special import stdtrit
+
+from pipeline.compare.estimates import LEVEL, Frozen, Interval, Missing, excludes_zero
+
+
+class Repeated(Frozen):
+    """One metric of one variant, over all repeats."""
+
+    unit: str
+    values: tuple[float, ...]
+    mean: float
+    interval: Interval | None
+    spread: Interval
+
+    @property
+    def repeats(self) -> int:
+        """How often it was measured."""
+        return len(self.values)
+
+
+class Change(Frozen):
+    """A mean against the baseline's, in percent; without an interval, the reason why."""
+
+    percent: float
+    interval: Interval | None
+    reason: str | None = None
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the interval excludes zero."""
+        return excludes_zero(self.interval)
+
+
+def summarize(unit: str, values: Sequence[float]) -> Repeated | Missing:
+    """Mean, interval and range of one metric; a mean of a single value has no interval."""
+    if not values:
+        return Missing(reason="no repeat finished")
+    if not all(math.isfinite(value) for value in values):
+        return Missing(reason="a repeat's figure is not finite")
+    mean = _mean(values)
+    half = _t(len(values) - 1) * math.sqrt(_variance(values) / len(values)) if len(values) > 1 else None
+    return Repeated(
+        unit=unit,
+        values=tuple(values),
+        mean=mean,
+        interval=None if half is None else Interval(low=mean - half, high=mean + half),
+        spread=Interval(low=min(values), high=max(values)),
+    )
+
+
+def relative_change(values: Sequence[float], baseline: Sequence[float]) -> Change | Missing:
+    """The change of the mean from `baseline` to `values`, in percent."""
+    if not values or not baseline:
+        return Missing(reason="no repeat finished")
+    mean, reference = _mean(values), _mean(baseline)
+    if mean <= 0 or reference <= 0:
+        return Missing(reason="a ratio needs means above zero")
+    percent = 100 * (mean / reference - 1)
+    if len(values) < 2 or len(baseline) < 2:
+        return Change(percent=percent, interval=None, reason="a single repeat has no interval")
+    ours = _variance(values) / (len(values) * mean**2)
+    theirs = _variance(baseline) / (len(baseline) * reference**2)
+    total = ours + theirs
+    # Identical repeats say nothing about how much others would differ; rounding leaves about 1e-32 of them.
+    if total < 1e-28:
+        return Change(percent=percent, interval=None, reason="the repeats do not differ, so their noise is unknown")
+    share = ours / total
+    freedom = 1 / (share**2 / (len(values) - 1) + (1 - share) ** 2 / (len(baseline) - 1))
+    centre, half = math.log(mean / reference), _t(freedom) * math.sqrt(total)
+    return Change(percent=percent, interval=Interval(low=_percent(centre - half), high=_percent(centre + half)))
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def _variance(values: Sequence[float]) -> float:
+    mean = _mean(values)
+    return math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
+
+
+def _t(freedom: float) -> float:
+    return float(stdtrit(freedom, (1 + LEVEL) / 2))
+
+
+def _percent(log_ratio: float) -> float:
+    # Beyond e^300 the repeats say nothing at all; the cap keeps the figure finite.
+    return 100 * math.expm1(min(log_ratio, 300.0))

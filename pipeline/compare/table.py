@@ -1,0 +1,262 @@
+"""Every variant against BF16: the study's table as data, with the uncertainty that the study does not state.
+
+A variant that was emulated, or that is measured against an emulated baseline, keeps its speed figures but makes no
+claim with them: it is neither marked best nor marked as different.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from pipeline.compare.accuracy import Accuracy, Mean, PairedDifference, accuracy, mean_over_tasks
+from pipeline.compare.accuracy import paired_difference as paired
+from pipeline.compare.estimates import LEVEL, Frozen, Interval, Missing
+from pipeline.compare.records import Family, Record, Speed, TaskScores
+from pipeline.compare.repeats import Change, Repeated, relative_change, summarize
+
+Direction = Literal["higher", "lower"]
+
+
+class MetricColumn(Frozen):
+    """A metric of the benchmark that the table shows."""
+
+    name: str
+    title: str
+    unit: str
+    better: Direction
+
+
+THROUGHPUT = MetricColumn(name="total_token_throughput", title="Throughput", unit="tok/s", better="higher")
+TTFT = MetricColumn(name="mean_ttft_ms", title="Mean TTFT", unit="ms", better="lower")
+TPOT = MetricColumn(name="mean_tpot_ms", title="Mean TPOT", unit="ms", better="lower")
+METRICS = (THROUGHPUT, TTFT, TPOT)
+SIZE = "size"
+
+
+class SpeedCell(Frozen):
+    """A metric with its change from the baseline."""
+
+    measured: Repeated
+    change: Change | Missing
+
+
+class SizeCell(Frozen):
+    """The checkpoint's bytes, and their ratio to the baseline's."""
+
+    bytes: int
+    ratio: float | Missing
+
+
+class TaskCell(Frozen):
+    """A task's accuracy with its difference from the baseline on the same items."""
+
+    task: str
+    metric: str
+    accuracy: Accuracy
+    change: PairedDifference | Missing
+
+
+class Row(Frozen):
+    """One variant."""
+
+    name: str
+    label: str
+    family: Family
+    is_baseline: bool
+    emulated: tuple[str, ...]
+    claims_speed: bool
+    size: SizeCell | Missing
+    speed: dict[str, SpeedCell | Missing]
+    details: dict[str, SpeedCell | Missing]
+    kv_cache_tokens: int | None
+    ready_s: float | None
+    tasks: dict[str, TaskCell | Missing]
+    mean_accuracy: Mean | Missing
+    mean_change: Mean | Missing
+
+
+class Comparison(Frozen):
+    """All variants, the baseline first where there is one."""
+
+    baseline: str | None
+    level: float = LEVEL
+    tasks: tuple[str, ...]
+    metrics: tuple[MetricColumn, ...]
+    rows: tuple[Row, ...]
+    best: dict[str, tuple[str, ...]]
+    notes: tuple[str, ...]
+
+    @property
+    def differences(self) -> list[tuple[str, str, Change | PairedDifference]]:
+        """Every difference that has an interval and may be claimed, with its variant and column."""
+        found: list[tuple[str, str, Change | PairedDifference]] = []
+        for row in self.rows:
+            if row.claims_speed:
+                for name, cell in row.speed.items():
+                    if isinstance(cell, SpeedCell) and isinstance(cell.change, Change) and cell.change.interval:
+                        found.append((row.name, name, cell.change))
+            for task, score in row.tasks.items():
+                if isinstance(score, TaskCell) and isinstance(score.change, PairedDifference) and score.change.interval:
+                    found.append((row.name, task, score.change))
+        return found
+
+
+def compare(records: Sequence[Record], tasks: Sequence[str]) -> Comparison:
+    """The table of all records, in their order, the baseline first."""
+    ordered = sorted(records, key=lambda record: not record.is_baseline)
+    baseline = next((record for record in ordered if record.is_baseline), None)
+    rows = tuple(_row(record, baseline, tasks) for record in ordered)
+    return Comparison(
+        baseline=None if baseline is None else baseline.name,
+        tasks=tuple(tasks),
+        metrics=METRICS,
+        rows=rows,
+        best=_best(rows, tasks),
+        notes=tuple(_notes(ordered, baseline)),
+    )
+
+
+def _row(record: Record, baseline: Record | None, tasks: Sequence[str]) -> Row:
+    cells = {task: _task(record, baseline, task) for task in tasks}
+    changes = [c.change for c in cells.values() if isinstance(c, TaskCell) and isinstance(c.change, PairedDifference)]
+    scored = [cell.accuracy for cell in cells.values() if isinstance(cell, TaskCell)]
+    speed = record.speed if isinstance(record.speed, Speed) else None
+    return Row(
+        name=record.name,
+        label=record.label,
+        family=record.family,
+        is_baseline=record.is_baseline,
+        emulated=record.emulated,
+        claims_speed=not record.emulated and not (baseline is not None and baseline.emulated),
+        size=_size(record, baseline),
+        speed={column.name: _speed(record, baseline, column.name, column.unit) for column in METRICS},
+        details={} if speed is None else {n: _speed(record, baseline, n, m.unit) for n, m in speed.metrics.items()},
+        kv_cache_tokens=speed.kv_cache_tokens if speed else None,
+        ready_s=speed.ready_s if speed else None,
+        tasks=cells,
+        mean_accuracy=_mean([(score.value, score.interval) for score in scored], tasks),
+        mean_change=_mean([(change.difference, change.interval) for change in changes], tasks),
+    )
+
+
+def _mean(parts: list[tuple[float, Interval | None]], tasks: Sequence[str]) -> Mean | Missing:
+    """The mean over all tasks; over other tasks than the neighbours' it would be another quantity."""
+    return mean_over_tasks(parts) if len(parts) == len(tasks) else Missing(reason="not every task has a figure")
+
+
+def _speed(record: Record, baseline: Record | None, name: str, unit: str) -> SpeedCell | Missing:
+    if isinstance(record.speed, Missing):
+        return record.speed
+    metric = record.speed.metrics.get(name)
+    if metric is None:
+        return Missing(reason=f"the benchmark has no {name}")
+    if metric.unit != unit:
+        return Missing(reason=f"measured in {metric.unit}, not {unit}")
+    measured = summarize(metric.unit, metric.values)
+    if isinstance(measured, Missing):
+        return measured
+    return SpeedCell(measured=measured, change=_speed_change(record, baseline, name, measured))
+
+
+def _speed_change(record: Record, baseline: Record | None, name: str, measured: Repeated) -> Change | Missing:
+    if record.is_baseline:
+        return Missing(reason="the baseline itself")
+    if baseline is None:
+        return Missing(reason="no BF16 baseline among the results")
+    if isinstance(baseline.speed, Missing):
+        return Missing(reason=f"BF16 has no benchmark: {baseline.speed.reason}")
+    assert isinstance(record.speed, Speed)
+    if record.speed.machine != baseline.speed.machine:
+        return Missing(reason=f"BF16 was measured on another machine ({baseline.speed.machine})")
+    metric = baseline.speed.metrics.get(name)
+    reference = None if metric is None else summarize(metric.unit, metric.values)
+    if metric is None or metric.unit != measured.unit or not isinstance(reference, Repeated):
+        return Missing(reason=f"BF16 has no {name} to compare with")
+    return relative_change(measured.values, reference.values)
+
+
+def _size(record: Record, baseline: Record | None) -> SizeCell | Missing:
+    if isinstance(record.size, Missing):
+        return record.size
+    reference = record.size.baseline_bytes
+    if baseline is not None and not isinstance(baseline.size, Missing):
+        reference = baseline.size.bytes
+    ratio = record.size.bytes / reference if reference else Missing(reason="the size of BF16 is not known")
+    return SizeCell(bytes=record.size.bytes, ratio=ratio)
+
+
+def _task(record: Record, baseline: Record | None, task: str) -> TaskCell | Missing:
+    if isinstance(record.tasks, Missing):
+        return record.tasks
+    result = record.tasks.get(task)
+    if result is None:
+        return Missing(reason=f"{task} was not scored")
+    scores = None if isinstance(result.scores, Missing) else result.scores
+    figure = accuracy(result.value, result.n, result.asked, scores)
+    if isinstance(figure, Missing):
+        return figure
+    return TaskCell(
+        task=result.task, metric=result.metric, accuracy=figure, change=_task_change(record, baseline, task, result)
+    )
+
+
+def _task_change(record: Record, baseline: Record | None, task: str, result: TaskScores) -> PairedDifference | Missing:
+    if record.is_baseline:
+        return Missing(reason="the baseline itself")
+    if baseline is None:
+        return Missing(reason="no BF16 baseline among the results")
+    if isinstance(baseline.tasks, Missing):
+        return Missing(reason=f"BF16 has no scores: {baseline.tasks.reason}")
+    reference = baseline.tasks.get(task)
+    if reference is None:
+        return Missing(reason=f"BF16 has no {task}")
+    if (reference.task, reference.metric) != (result.task, result.metric):
+        return Missing(reason=f"BF16 was scored by {reference.task}/{reference.metric}")
+    if isinstance(result.scores, Missing):
+        return result.scores
+    if isinstance(reference.scores, Missing):
+        return Missing(reason=f"BF16: {reference.scores.reason}")
+    return paired(result.scores, reference.scores)
+
+
+def _best(rows: Sequence[Row], tasks: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The rows with the best figure of each column; nobody where only one has any."""
+    best: dict[str, tuple[str, ...]] = {}
+
+    def mark(column: str, better: Direction, figures: dict[str, float]) -> None:
+        if len(figures) > 1:
+            choose: Callable[..., float] = max if better == "higher" else min
+            top = choose(figures.values())
+            best[column] = tuple(name for name, figure in figures.items() if figure == top)
+
+    for metric in METRICS:
+        cells = {row.name: row.speed[metric.name] for row in rows if row.claims_speed}
+        mark(metric.name, metric.better, {n: c.measured.mean for n, c in cells.items() if isinstance(c, SpeedCell)})
+    mark(SIZE, "lower", {row.name: float(row.size.bytes) for row in rows if isinstance(row.size, SizeCell)})
+    for task in tasks:
+        scored = {row.name: row.tasks[task] for row in rows}
+        mark(task, "higher", {n: c.accuracy.value for n, c in scored.items() if isinstance(c, TaskCell)})
+    return best
+
+
+def _notes(records: Sequence[Record], baseline: Record | None) -> list[str]:
+    """What a reader has to know before trusting single cells."""
+    found = []
+    if baseline is not None and baseline.emulated:
+        found.append("BF16 itself is emulated here, so no variant's speed is compared.")
+    for record in records:
+        if isinstance(record.speed, Speed) and record.speed.failed:
+            found.append(f"{record.label}: {record.speed.failed} of {record.speed.asked} benchmark requests failed.")
+        for label, task in {} if isinstance(record.tasks, Missing) else record.tasks.items():
+            if task.n < task.asked:
+                found.append(f"{record.label}: {task.n} of {task.asked} items of {label} were scored.")
+            if not isinstance(task.scores, Missing) and task.scores:
+                mean = sum(score for _, score in task.scores) / len(task.scores)
+                # Half a unit of the last digit shown; a weighted mean over subtasks may differ by rounding alone.
+                if abs(mean - task.value) > 5e-4:
+                    found.append(
+                        f"{record.label}: {label} is recorded as {100 * task.value:.2f} %, its items average "
+                        f"{100 * mean:.2f} %; the difference from BF16 is of the items."
+                    )
+    return found

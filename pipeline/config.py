@@ -1,0 +1,296 @@
+"""The typed schema of everything under `conf/`: what may be set, of which type, and what fits together.
+
+Hydra composes the YAML files and overrides; `Settings` checks the result as a whole and reports every error at once,
+before any heavy import. The classes are pure: no file is opened and nothing is probed here (see `preflight`).
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from pipeline.errors import ConfigError
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+
+
+class Stage(StrEnum):
+    """The stages in the order in which data flows."""
+
+    CALIBRATE = "calibrate"
+    QUANTIZE = "quantize"
+    VERIFY = "verify"
+    BENCH = "bench"
+    EVAL = "eval"
+    REPORT = "report"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+
+
+class ModelSettings(_Section):
+    """The BF16 checkpoint that every variant is made from."""
+
+    name: str = Field(description="folder name under outputs/")
+    path: Path | None = Field(None, description="local folder with config.json; wins over hub_id")
+    hub_id: str | None = Field(None, description="Hugging Face hub id")
+    revision: str | None = Field(None, description="pinned hub commit")
+    weights: Literal["trained", "random"] = Field(
+        "trained", description="random: true shape from the config alone, for speed without the hub"
+    )
+    seed: int = Field(0, description="seed of random weights")
+    trust_remote_code: bool = Field(False, description="run code that the checkpoint brings")
+
+    @model_validator(mode="after")
+    def _has_source(self) -> ModelSettings:
+        if self.path is None and self.hub_id is None:
+            raise ValueError("set model.path (a local folder) or model.hub_id")
+        return self
+
+
+class DatasetSettings(_Section):
+    """A file of conversations: local, or one file of a hub data set."""
+
+    path: Path | None = Field(None, description="local JSON, JSONL or text file; wins over hub_id")
+    hub_id: str | None = Field(None, description="Hugging Face hub data set id")
+    hub_file: str | None = Field(None, description="file inside the hub data set")
+    revision: str | None = Field(None, description="pinned hub commit")
+
+    @model_validator(mode="after")
+    def _has_source(self) -> DatasetSettings:
+        if self.path is None and (self.hub_id is None or self.hub_file is None):
+            raise ValueError("set path (a local file), or hub_id and hub_file")
+        return self
+
+
+class CalibrationSettings(_Section):
+    """What the BF16 model is shown, and how ranges are computed from what it does."""
+
+    name: str
+    dataset: DatasetSettings
+    num_samples: PositiveInt = Field(200, description="conversations forwarded")
+    max_seq_length: PositiveInt = Field(2048, description="tokens kept of a conversation")
+    seed: int = Field(0, description="seed of the sampling")
+    observer: Literal["minmax"] = Field("minmax", description="range of the static activations")
+
+
+class QuantSettings(_Section):
+    """A weight and activation format, and the algorithm that makes it."""
+
+    name: str
+    title: str = Field(description="row label in the report")
+    engine: Literal["none", "llmcompressor"] = Field(description="who makes the checkpoint")
+    scheme: Literal["FP8", "FP8_DYNAMIC", "W8A8", "W4A16", "W4A16_ASYM"] | None = Field(
+        None, description="compressed-tensors preset"
+    )
+    algorithm: Literal["rtn", "gptq", "awq", "smoothquant"] = Field("rtn", description="how weights are rounded")
+    group_size: PositiveInt | None = Field(
+        None, description="input channels that share a weight scale; null: the scheme's own"
+    )
+    smoothing_strength: float = Field(0.5, ge=0, le=1, description="SmoothQuant's alpha")
+    dampening: float = Field(0.01, gt=0, description="GPTQ's dampening, fraction of the mean diagonal")
+    ignore: tuple[str, ...] = Field(("lm_head",), description="modules left in BF16")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> QuantSettings:
+        if (self.engine == "none") != (self.scheme is None):
+            raise ValueError("engine=none goes with scheme=null, any other engine needs a scheme")
+        if self.group_size is not None and not self.is_grouped:
+            raise ValueError(f"group_size={self.group_size}: scheme {self.scheme} is not grouped")
+        if self.algorithm == "smoothquant" and self.scheme != "W8A8":
+            raise ValueError(f"algorithm=smoothquant needs scheme W8A8, not {self.scheme}")
+        if self.algorithm == "awq" and not self.is_grouped:
+            raise ValueError(f"algorithm=awq needs a weight-only scheme, not {self.scheme}")
+        return self
+
+    @property
+    def is_grouped(self) -> bool:
+        """Whether weights are scaled in groups of input channels."""
+        return self.scheme is not None and self.scheme.startswith("W4A16")
+
+    @property
+    def effective_group_size(self) -> int | None:
+        """Input channels that share a weight scale, or None where the scheme has no groups."""
+        return (self.group_size or 128) if self.is_grouped else None
+
+    @property
+    def has_static_activations(self) -> bool:
+        """Whether activation scales come from calibration."""
+        return self.scheme == "FP8"
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether the checkpoint depends on calibration data at all."""
+        return self.has_static_activations or self.algorithm != "rtn"
+
+
+class KVCacheSettings(_Section):
+    """How keys and values are stored while serving."""
+
+    name: str
+    dtype: Literal["auto", "fp8_e4m3", "fp8_e5m2"]
+
+
+class ServeSettings(_Section):
+    """How vLLM is started; one fresh server for each variant."""
+
+    name: str
+    python: str | None = Field(None, description="interpreter that has vLLM; null: this one")
+    host: Literal["127.0.0.1", "localhost"] = Field("127.0.0.1", description="servers stay local")
+    port: int | None = Field(None, ge=1, le=65535, description="null: a free one")
+    start_timeout_s: PositiveFloat = Field(600, description="seconds until a start has failed")
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field("auto")
+    max_model_len: PositiveInt | None = Field(None, description="context in tokens; null: the model's")
+    max_num_seqs: PositiveInt | None = Field(None, description="sequences batched; null: vLLM's default")
+    gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
+    cpu_kv_cache_gib: PositiveFloat = Field(1, description="KV-cache memory on a CPU, GiB")
+    cpu_cores: str = Field("auto", description="cores of the engine on a CPU, like 0-3; auto: all")
+    enforce_eager: bool | None = Field(
+        None,
+        description="no torch.compile, no CUDA graphs; null: on a CPU, where compiling takes minutes",
+    )
+    prefix_caching: Literal[False] = Field(False, description="a warm prefix is not the load measured")
+    extra_args: tuple[str, ...] = Field((), description="passed to vLLM as they are")
+
+
+class BenchSettings(_Section):
+    """The load of vLLM's own serving benchmark."""
+
+    name: str
+    dataset: DatasetSettings
+    num_prompts: PositiveInt = Field(description="requests in a repeat")
+    request_rate: PositiveFloat | Literal["inf"] = Field("inf", description="requests per second")
+    max_concurrency: PositiveInt | None = Field(None, description="requests in flight; null: no limit")
+    repeats: PositiveInt = Field(3, description="repeats, each with its own seed")
+    warmup_prompts: NonNegativeInt = Field(description="requests sent before anything is counted")
+    seed: int = 0
+    endpoint: Literal["openai", "openai-chat"] = "openai-chat"
+
+
+class TaskSettings(_Section):
+    """One lm-eval task and the figure of it that the report shows."""
+
+    task: str = Field(description="lm-eval's name")
+    metric: str
+    filter: str = "none"
+    num_fewshot: NonNegativeInt | None = Field(None, description="null: the task's own")
+
+
+class EvalSettings(_Section):
+    """What a served checkpoint is asked, and how answers are scored."""
+
+    name: str
+    tasks: dict[str, TaskSettings] = Field(min_length=1, description="column label -> task")
+    include_path: Path | None = Field(None, description="folder of further lm-eval task files")
+    limit: PositiveInt | None = Field(None, description="items of each task; null: all")
+    num_concurrent: PositiveInt = Field(16, description="requests in flight")
+    max_gen_toks: PositiveInt = Field(256, description="new tokens where the task sets none")
+    seed: int = 0
+    code_timeout_s: PositiveFloat = Field(5, description="seconds of CPU time a generated program may take")
+    unsafe_code: bool = Field(False, description="run generated programs even where this machine cannot isolate them")
+
+
+class HardwareSettings(_Section):
+    """The machine, where it should not be probed."""
+
+    name: str
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class ReportSettings(_Section):
+    """What is rendered, beside the terminal."""
+
+    name: str
+    title: str = "Which quantization should I deploy?"
+    formats: tuple[Literal["html", "md", "csv", "json"], ...] = ("html", "md", "csv", "json")
+
+
+class Variant(BaseModel):
+    """One row of the report: a weight format and a KV-cache format."""
+
+    model_config = ConfigDict(frozen=True)
+    quant: str
+    kv_cache: str = "auto"
+
+    @classmethod
+    def parse(cls, text: str) -> Variant:
+        """Reads `quant` or `quant+kv_cache`, the way the folders under outputs/ are named."""
+        quant, _, kv_cache = text.partition("+")
+        return cls(quant=quant, kv_cache=kv_cache or "auto")
+
+    def __str__(self) -> str:
+        """The folder name."""
+        return self.quant if self.kv_cache == "auto" else f"{self.quant}+{self.kv_cache}"
+
+
+class Settings(_Section):
+    """The whole configuration of one variant."""
+
+    stage: tuple[Stage, ...] = Field(min_length=1)
+    variants: tuple[str, ...] | None = Field(
+        None,
+        description="several variants in one run, `quant` or `quant+kv_cache`; null: the one set",
+    )
+    dry_run: bool = Field(False, description="say what would run and why, and stop")
+    outputs: Path = Field(Path("outputs"), description="where artifacts are kept")
+    model: ModelSettings
+    calibration: CalibrationSettings
+    quant: QuantSettings
+    kv_cache: KVCacheSettings
+    serve: ServeSettings
+    bench: BenchSettings
+    eval: EvalSettings
+    hardware: HardwareSettings
+    report: ReportSettings
+
+    @field_validator("stage", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        if value == "all":
+            return tuple(Stage)
+        return (value,) if isinstance(value, str) else value
+
+    @property
+    def variant(self) -> Variant:
+        """The variant that these settings describe."""
+        return Variant(quant=self.quant.name, kv_cache=self.kv_cache.name)
+
+
+def validate(config: dict[str, Any]) -> Settings:
+    """Turns Hydra's composed configuration into `Settings`.
+
+    Raises:
+        ConfigError: naming each setting that is unknown, of the wrong type or impossible.
+    """
+    try:
+        return Settings.model_validate(config)
+    except ValidationError as error:
+        raise ConfigError(
+            "\n".join(_sentence(item) for item in error.errors()),
+            "\n`python -m pipeline --cfg job` prints every setting with its value.",
+        ) from None
+
+
+def _sentence(item: Any) -> str:
+    """One error of pydantic's as a line that names setting, value and what is allowed."""
+    where = ".".join(str(part) for part in item["loc"]) or "settings"
+    if item["type"] == "extra_forbidden":
+        return f"{where}: there is no such setting."
+    message = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "value_error":
+        return f"{where}: {message}."
+    return f"{where}={item['input']!r}: {message[:1].lower()}{message[1:]}."

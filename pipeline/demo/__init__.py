@@ -1,0 +1,29 @@
+"""The embedded default model (`model=demo`): its corpus, its tasks, its training, its checkpoint.
+
+A Qwen3 of a few million parameters, trained from scratch by this package on text that this package
+generates, so that the whole study runs on a machine with no GPU and no model hub. Its four
+abilities are the small images of C-Eval, MMLU, GSM8K and HumanEval.
+
+    python -m pipeline.demo.build      # test sets, calibration and benchmark conversations
+    python -m pipeline.demo.train      # the checkpoint, about an hour on two cores
+    python -m pipeline.demo.score      # its BF16 scores, and the model card
+
+Importing this module imports neither torch nor transformers.
+"""
+
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent
+
+# The committed BF16 checkpoint, a folder that transformers and vLLM load.
+CHECKPOINT = PACKAGE / "checkpoint"
+# lm-eval tasks: one YAML each, for `TaskManager(include_path=...)`.
+TASKS = PACKAGE / "tasks"
+# What the tasks read: `<task>.jsonl`.
+DATA = TASKS / "data"
+# Conversations in ShareGPT format, disjoint from training and from the tests.
+CALIBRATION_DATA = PACKAGE.parent.parent / "calibration_data" / "demo"
+CALIBRATION = CALIBRATION_DATA / "calibration.json"
+BENCHMARK = CALIBRATION_DATA / "benchmark.json"
+
+TASK_NAMES = ("demo_ceval", "demo_mmlu", "demo_gsm8k", "demo_humaneval")

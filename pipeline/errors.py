@@ -1,0 +1,46 @@
+"""The errors a user can meet: each says what is wrong, names the way out, and has an exit code.
+
+Anything else that escapes is a defect of the pipeline and keeps its traceback.
+"""
+
+
+class PipelineError(Exception):
+    """What stopped the work, with the remedy as a sentence of its own."""
+
+    exit_code = 1
+
+    def __init__(self, problem: str, remedy: str = "") -> None:
+        """Keeps `problem` (one sentence) and `remedy` (what the user can do about it)."""
+        super().__init__(problem)
+        self.problem = problem
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        """The sentence shown to the user."""
+        return f"{self.problem} {self.remedy}".strip()
+
+
+class ConfigError(PipelineError):
+    """A setting is unknown, of the wrong type, or impossible together with another one."""
+
+    exit_code = 2
+
+
+class InputError(PipelineError):
+    """A file the user named (model, data set) cannot be used."""
+
+    exit_code = 3
+
+
+class NotApplicable(PipelineError):
+    """This hardware or this vLLM cannot do what was asked: a result (`n/a: reason`), not a failure."""
+
+
+class ServerError(PipelineError):
+    """The vLLM server did not start, died, or answered with an error."""
+
+    exit_code = 4
+
+
+class StageError(PipelineError):
+    """A stage failed on its own work."""

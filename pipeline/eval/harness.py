@@ -1,0 +1,211 @@
+"""The evaluation of one served checkpoint: every task of the settings, every sample kept.
+
+lm-eval defines the prompts, filters and scores; the checkpoint is asked over HTTP; programs that it writes run in the
+sandbox. The figures are means over items, so that every one of them can be recomputed from the samples beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import ConfigError, InputError
+from pipeline.eval import sandbox, tasks
+
+if TYPE_CHECKING:
+    from pipeline.eval.model import ServedModel
+    from pipeline.eval.tasks import Asked
+    from pipeline.job import Job
+    from pipeline.workspace import Draft
+
+Row = dict[str, Any]
+
+
+def evaluate(job: Job, draft: Draft) -> None:
+    """Evaluates the job's checkpoint and fills the draft.
+
+    Raises:
+        ConfigError: on a task, metric or filter that there is not, or programs that cannot be isolated here.
+        InputError: when a task's data or the tokenizer cannot be read.
+        ServerError: when the server ends or does not answer.
+    """
+    from pipeline.eval.endpoint import Endpoint
+    from pipeline.eval.model import ServedModel
+    from pipeline.serve.server import SERVED_NAME
+
+    settings = job.settings.eval
+    columns = []
+    for label, wanted in settings.tasks.items():
+        job.progress.detail(f"reading {label}")
+        columns.append(tasks.load(label, wanted, settings))
+    runs_code = any(asked.runs_code for asked in columns)
+    isolation = sandbox.choose(unsafe=settings.unsafe_code).kind if runs_code else None
+    with sandbox.policy(unsafe=settings.unsafe_code, timeout_s=settings.code_timeout_s):
+        tokenizer = _tokenizer(job.checkpoint, job.settings.model.trust_remote_code)
+        server = job.server()
+        endpoint = Endpoint(server.url, SERVED_NAME, settings.num_concurrent, server.check_alive)
+        seconds: dict[str, float] = {}
+        figures: dict[str, Row] = {}
+        reports: dict[str, Any] = {}
+        for asked in columns:
+            started = time.monotonic()
+            model = ServedModel(
+                endpoint,
+                tokenizer,
+                max_gen_toks=settings.max_gen_toks,
+                seed=settings.seed,
+                progress=_progress(job.progress.detail, asked.label, asked.count),
+            )
+            reports[asked.label], rows = ask(asked, model)
+            _write_rows(draft.folder / "samples" / f"{file_name(asked.label)}.jsonl", rows)
+            figures[asked.label] = {**summarize(asked, rows), **model.tally.facts()}
+            seconds[asked.label] = round(time.monotonic() - started, 3)
+    _write_json(draft.folder / "lm_eval.json", reports)
+    draft.results = {
+        "tasks": figures,
+        "server": server.facts(),
+        "seconds": seconds,
+        "sandbox": isolation,
+    }
+
+
+def ask(asked: Asked, model: ServedModel) -> tuple[dict[str, Any], list[Row]]:
+    """Runs lm-eval over one column; its own aggregated results, and one row for each item."""
+    from lm_eval.evaluator import evaluate as lm_eval_evaluate
+
+    # lm-eval averages over a group only where all of its tasks are there.
+    whole = len(asked.items) == len(asked.subjects)
+    with tasks.quiet():
+        report = lm_eval_evaluate(
+            model,
+            {"tasks": asked.tasks, "groups": asked.groups if whole else {}},
+            samples=asked.items,
+            bootstrap_iters=100,
+            log_samples=True,
+            confirm_run_unsafe_code=True,
+        )
+    samples = report.pop("samples")
+    rows = [row for name in asked.tasks for row in _rows(asked, name, samples[name])]
+    return report, rows
+
+
+def _rows(asked: Asked, name: str, samples: Sequence[Row]) -> list[Row]:
+    """One row an item: lm-eval logs one for each filter."""
+    wanted, task = asked.settings, asked.tasks[name]
+    by_item: dict[int, dict[str, Row]] = {}
+    for sample in samples:
+        by_item.setdefault(int(sample["doc_id"]), {})[str(sample["filter"])] = sample
+    rows = []
+    for index, filters in sorted(by_item.items()):
+        shown = filters[wanted.filter]
+        if wanted.metric not in shown:
+            raise tasks.no_such_metric(f"eval.tasks.{asked.label}", wanted.metric, name, list(shown["metrics"]))
+        row: Row = {
+            "task": name,
+            "doc_id": index,
+            "doc_hash": shown["doc_hash"],
+            "prompt_hash": shown["prompt_hash"],
+            "score": _score(asked, shown[wanted.metric]),
+            "scores": {key: _score(asked, sample[wanted.metric]) for key, sample in filters.items()},
+            "target": shown["target"],
+            **_answer(task, shown),
+        }
+        subject = asked.subject(name, index)
+        rows.append({**row, "subject": subject} if subject is not None else row)
+    return rows
+
+
+def _score(asked: Asked, value: Any) -> float:
+    """An item's score as a fraction.
+
+    Raises:
+        ConfigError: when the metric does not score single items so.
+    """
+    if isinstance(value, (bool, int, float)) or hasattr(value, "item"):
+        score = float(value)
+        if 0 <= score <= 1:
+            return score
+    raise ConfigError(
+        f"eval.tasks.{asked.label}.metric={asked.settings.metric} gives an item {value!r}, not a score from 0 to 1.",
+        "Choose a metric that is a mean over items, like acc, exact_match or pass@1.",
+    )
+
+
+def _answer(task: Any, sample: Row) -> Row:
+    """What the model answered: the option that it finds likeliest, or what it wrote and what the filter made of it."""
+    answers = sample["filtered_resps"]
+    if task.OUTPUT_TYPE == "multiple_choice":
+        options = [str(option) for option in task.doc_to_choice(sample["doc"])]
+        values = [float(value) for value, _ in answers][: len(options)]
+        return {"answer": options[values.index(max(values))], "options": options, "loglikelihoods": values}
+    filtered = answers[0] if len(answers) == 1 else answers
+    responses = [response for responses in sample["resps"] for response in responses]
+    return {"filtered": filtered, "response": responses[0] if len(responses) == 1 else responses}
+
+
+def summarize(asked: Asked, rows: Sequence[Row]) -> Row:
+    """The figure of one column: a mean over its items, a group's included."""
+    value, stderr = mean_and_error([row["score"] for row in rows])
+    filters = {name: mean_and_error([row["scores"][name] for row in rows])[0] for name in rows[0]["scores"]}
+    return {
+        "task": asked.settings.task,
+        "metric": asked.settings.metric,
+        "filter": asked.settings.filter,
+        "value": value,
+        "stderr": stderr,
+        "n": len(rows),
+        "asked": asked.count,
+        "available": sum(len(task.eval_docs) for task in asked.tasks.values()),
+        "filters": filters,
+    }
+
+
+def mean_and_error(scores: Sequence[float]) -> tuple[float, float | None]:
+    """Mean and its standard error; None for the error of a single item."""
+    n = len(scores)
+    mean = math.fsum(scores) / n
+    if n < 2:
+        return mean, None
+    return mean, math.sqrt(math.fsum((score - mean) ** 2 for score in scores) / (n - 1) / n)
+
+
+def file_name(label: str) -> str:
+    """A column's label as the name of a file."""
+    return re.sub(r"[^\w.+-]+", "_", label).strip(".") or "_"
+
+
+def _progress(detail: Callable[[str], None], label: str, items: int) -> Callable[[int, int], None]:
+    """Turns requests answered into items answered: a question of four options is one item."""
+
+    def show(done: int, total: int) -> None:
+        detail(f"{label} {done * items // max(1, total)}/{items}")
+
+    return show
+
+
+def _tokenizer(checkpoint: Path, trust_remote_code: bool) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{checkpoint} has no tokenizer that transformers can read ({str(error).splitlines()[0][:200]}).",
+            "Evaluate a checkpoint that has its tokenizer's files beside the weights.",
+        ) from error
+
+
+def _write_rows(path: Path, rows: Sequence[Row]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False, default=str), encoding="utf-8")

@@ -1,0 +1,48 @@
+"""Which items of a task are asked when not all are: a seeded sample that keeps the shares of its subjects.
+
+The first N items of a benchmark are one subject, or its easiest; a sample drawn per subject estimates the whole.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
+
+Item = tuple[str, int]
+
+
+def stratified(strata: Sequence[tuple[Item, Hashable]], limit: int | None, seed: int) -> list[Item]:
+    """Draws `limit` of the items, each stratum in proportion to its size (largest remainders), without repeats.
+
+    Within a stratum the order of drawing depends on the seed alone, so a larger limit mostly adds to a smaller one.
+
+    Args:
+        strata: the items, as (task, index), each with the stratum that it belongs to.
+        limit: how many are wanted; None, or as many as there are: all.
+        seed: of the drawing.
+    """
+    if limit is None or limit >= len(strata):
+        return [item for item, _ in strata]
+    members: dict[Hashable, list[Item]] = defaultdict(list)
+    for item, stratum in strata:
+        members[stratum].append(item)
+    chosen = {
+        item
+        for stratum, count in _shares({key: len(items) for key, items in members.items()}, limit, seed).items()
+        for item in random.Random(f"{seed}|{stratum}").sample(members[stratum], len(members[stratum]))[:count]
+    }
+    return [item for item, _ in strata if item in chosen]
+
+
+def _shares(sizes: dict[Hashable, int], limit: int, seed: int) -> dict[Hashable, int]:
+    """How many of each stratum; equal remainders are served in a seeded order."""
+    total = sum(sizes.values())
+    exact = {key: limit * size / total for key, size in sizes.items()}
+    shares = {key: math.floor(value) for key, value in exact.items()}
+    order = random.Random(seed).sample(list(sizes), len(sizes))
+    order.sort(key=lambda key: shares[key] - exact[key])
+    for key in order[: limit - sum(shares.values())]:
+        shares[key] += 1
+    return shares

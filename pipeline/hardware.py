@@ -1,0 +1,84 @@
+"""What this machine is and what it can run, found out without torch.
+
+Figures of GPUs that are not here belong into this module's catalogue, as data.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel
+
+from pipeline.config import HardwareSettings
+
+
+class Hardware(BaseModel):
+    """One machine: a CPU, and one GPU where there is one."""
+
+    device: Literal["cpu", "cuda"]
+    name: str
+    cores: int
+    memory_gib: float
+    cpu_features: tuple[str, ...] = ()
+    compute_capability: float | None = None
+
+    @property
+    def has_native_bf16(self) -> bool:
+        """Whether BF16 products run in hardware (else they are many times slower than float32 in torch)."""
+        if self.device == "cuda":
+            return (self.compute_capability or 0) >= 8.0
+        return bool({"avx512_bf16", "amx_bf16"} & set(self.cpu_features))
+
+
+# Vector extensions that decide what vLLM's CPU back end can serve.
+CPU_FEATURES = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8")
+
+
+@cache
+def probe(settings: HardwareSettings) -> Hardware:
+    """Looks at this machine; takes milliseconds."""
+    import psutil
+
+    flags, cpu_name = _cpu()
+    gpu = None if settings.device == "cpu" else _gpu()
+    memory = psutil.virtual_memory().total / 2**30
+    common = {
+        "cores": psutil.cpu_count() or 1,
+        "cpu_features": tuple(f for f in CPU_FEATURES if f in flags),
+    }
+    if gpu is None:
+        return Hardware(device="cpu", name=cpu_name, memory_gib=round(memory, 1), **common)
+    name, mebibytes, capability = gpu
+    return Hardware(
+        device="cuda",
+        name=name,
+        memory_gib=round(mebibytes / 1024, 1),
+        compute_capability=capability,
+        **common,
+    )
+
+
+def _cpu() -> tuple[set[str], str]:
+    info = Path("/proc/cpuinfo")
+    fields = {}
+    if info.exists():
+        for line in info.read_text().splitlines():
+            name, _, value = line.partition(":")
+            fields.setdefault(name.strip(), value.strip())
+    return set(fields.get("flags", "").split()), fields.get("model name") or platform.machine()
+
+
+def _gpu() -> tuple[str, float, float] | None:
+    if shutil.which("nvidia-smi") is None:
+        return None
+    query = "--query-gpu=name,memory.total,compute_cap"
+    answer = subprocess.run(["nvidia-smi", query, "--format=csv,noheader,nounits"], capture_output=True, text=True)
+    if answer.returncode != 0 or not answer.stdout.strip():
+        return None
+    name, memory, capability = (part.strip() for part in answer.stdout.splitlines()[0].split(","))
+    return name, float(memory), float(capability)

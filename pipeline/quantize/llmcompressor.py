@@ -1,0 +1,175 @@
+"""Checkpoints in the compressed-tensors format, made by llm-compressor.
+
+Activation scales of static schemes come from the `calibrate` stage's ranges; algorithms that look at activations
+(GPTQ, AWQ, SmoothQuant) are shown the same tokens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.config import QuantSettings, Stage
+from pipeline.errors import PipelineError, StageError
+from pipeline.quantize.checkpoint import describe
+from pipeline.workspace import Draft
+
+if TYPE_CHECKING:
+    from pipeline.job import Job
+
+# Largest finite value of FP8 E4M3 (Micikevicius et al., 2022, table 1).
+E4M3_MAX = 448.0
+# Written by the quantizer; everything else that is not a weight is copied from the BF16 checkpoint as it is.
+WRITTEN = {"config.json", "recipe.yaml", "generation_config.json"}
+
+
+def quantize(job: Job, draft: Draft) -> None:
+    """Writes `checkpoint/` in the compressed-tensors format, with its `recipe.yaml`."""
+    log = draft.folder / "quantize.log"
+    with log.open("w") as file, contextlib.redirect_stderr(file), contextlib.redirect_stdout(file):
+        _route_logs(file)
+        try:
+            _quantize(job, draft)
+        except PipelineError:
+            raise
+        except Exception as error:  # whatever an engine throws is that variant's failure, not the run's
+            import traceback
+
+            traceback.print_exc(file=file)
+            kept = job.workspace.root / "logs" / f"quantize-{job.variant}.log"
+            file.flush()
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(log, kept)
+            raise StageError(
+                f"llm-compressor could not make {job.variant}: {type(error).__name__}: {error}.", f"Its log is {kept}."
+            ) from error
+
+
+def _quantize(job: Job, draft: Draft) -> None:
+    import torch
+    from llmcompressor import oneshot
+
+    from pipeline.calibrate.forward import read_tokens
+    from pipeline.loading import load_model
+
+    quant = job.settings.quant
+    job.progress.detail("loading the model")
+    model = load_model(job)
+    data: dict[str, Any] = {"pipeline": "datafree"}
+    if quant.algorithm != "rtn":
+        sequences = read_tokens(job.artifact(Stage.CALIBRATE).folder)
+        batches = [{"input_ids": ids, "attention_mask": torch.ones_like(ids)} for ids in sequences]
+        data = {
+            "dataset": torch.utils.data.DataLoader(batches, batch_size=None),
+            "num_calibration_samples": len(batches),
+        }
+    job.progress.detail(f"{quant.algorithm} over {data.get('num_calibration_samples', 0)} conversations")
+    with _without_pinning():
+        oneshot(model=model, recipe=recipe(quant), **data)
+    if quant.has_static_activations:
+        set_input_scales(model, job.artifact(Stage.CALIBRATE).folder)
+    job.progress.detail("writing the checkpoint")
+    folder = draft.folder / "checkpoint"
+    save(model, folder, quant)
+    copy_companions(job.model.folder, folder)
+    draft.results = describe(folder)
+
+
+def recipe(quant: QuantSettings) -> list[Any]:
+    """llm-compressor's modifiers for a scheme and its algorithm."""
+    from compressed_tensors.quantization import preset_name_to_scheme
+    from llmcompressor.modifiers.gptq import GPTQModifier
+    from llmcompressor.modifiers.quantization import QuantizationModifier
+    from llmcompressor.modifiers.transform.awq import AWQModifier
+    from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
+
+    scheme = preset_name_to_scheme(str(quant.scheme), targets=["Linear"])
+    if quant.effective_group_size is not None:
+        scheme.weights.group_size = quant.effective_group_size
+    common: dict[str, Any] = {"config_groups": {"group_0": scheme}, "ignore": list(quant.ignore)}
+    if quant.algorithm == "gptq":
+        return [GPTQModifier(dampening_frac=quant.dampening, **common)]
+    rounding = QuantizationModifier(**common)
+    if quant.algorithm == "awq":
+        return [AWQModifier(), rounding]
+    if quant.algorithm == "smoothquant":
+        return [SmoothQuantModifier(smoothing_strength=quant.smoothing_strength), rounding]
+    return [rounding]
+
+
+def set_input_scales(model: Any, calibration: Path) -> None:
+    """Gives each quantized Linear the per-tensor activation scale that its observed range implies.
+
+    The scale of a symmetric format is `max(|min|, |max|) / largest representable value`.
+
+    Raises:
+        StageError: when a layer was never observed.
+    """
+    import torch
+    from safetensors.torch import load_file
+
+    from pipeline.calibrate import RANGES
+
+    ranges = load_file(calibration / RANGES)
+    for name, module in model.named_modules():
+        scale = getattr(module, "input_scale", None)
+        if scale is None:
+            continue
+        if name not in ranges or not bool(ranges[name].abs().max() > 0):
+            raise StageError(f"{name} saw no activation during calibration.", "Calibrate with other conversations.")
+        value = ranges[name].abs().max() / E4M3_MAX
+        with torch.no_grad():
+            scale.copy_(value.to(scale.device))
+
+
+def save(model: Any, folder: Path, quant: QuantSettings) -> None:
+    """Compresses and writes the weights: what was rounded as it was rounded, everything else in BF16."""
+    import torch
+    from compressed_tensors.compressors import ModelCompressor
+
+    compressor = ModelCompressor.from_pretrained_model(model)
+    compressor.compress_model(model, skip_compressed=True)
+    for name, parameter in [*model.named_parameters(), *model.named_buffers()]:
+        # Scales of 8-bit formats stay float32, as vLLM keeps them; it reads group scales in the model's precision.
+        is_scale = name.endswith("_scale")
+        if parameter.dtype == torch.float32 and not (is_scale and not quant.is_grouped):
+            parameter.data = parameter.data.to(torch.bfloat16)
+    model.config.dtype = torch.bfloat16
+    model.save_pretrained(folder)
+
+
+def copy_companions(source: Path, target: Path) -> None:
+    """Copies tokenizer, chat template and generation config unchanged."""
+    from pipeline.models import COMPANIONS
+
+    for path in sorted(source.iterdir()):
+        wanted = path.suffix in COMPANIONS and not path.name.endswith(".index.json") and path.name != "config.json"
+        if wanted and path.is_file():
+            shutil.copyfile(path, target / path.name)
+
+
+def _route_logs(file: Any) -> None:
+    """Sends llm-compressor's log to the artifact instead of the terminal."""
+    from loguru import logger
+
+    logger.remove()
+    logger.add(file, level="INFO")
+
+
+@contextlib.contextmanager
+def _without_pinning() -> Any:
+    """llm-compressor pins calibration batches for the GPU; without one it stops where it should skip (0.14.0.1)."""
+    import torch
+    from llmcompressor.pipelines.cache import IntermediatesCache
+
+    if torch.accelerator.is_available():
+        yield
+        return
+    pin = IntermediatesCache.pin_memory
+    IntermediatesCache.pin_memory = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        IntermediatesCache.pin_memory = pin

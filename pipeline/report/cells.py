@@ -1,0 +1,235 @@
+"""The study's table as text: columns with one unit each, and what stands in each cell.
+
+Every renderer shows these cells; none of them formats a figure of its own, so all formats say the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from pipeline.compare.estimates import Interval, Missing
+from pipeline.compare.records import Family
+from pipeline.compare.table import SIZE, Comparison, Row, SizeCell, SpeedCell, TaskCell
+from pipeline.report.text import decimals, number, signed, size_unit
+
+NO_SPEED_CLAIM = "emulated: no speed claim"
+EMULATED_BASELINE = "BF16 emulated: no speed claim"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table."""
+
+    name: str
+    title: str
+    unit: str
+    kind: str
+    better: str
+    digits: int
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A figure with its difference from BF16, or `n/a` with the reason."""
+
+    value: str = ""
+    interval: str = ""
+    change: str = ""
+    change_interval: str = ""
+    change_missing: str = ""
+    evidence: str = ""
+    is_clear: bool = False
+    is_gain: bool = False
+    is_best: bool = False
+    note: str = ""
+    missing: str = ""
+
+    @property
+    def star(self) -> str:
+        """The mark of a difference whose interval excludes zero."""
+        return "*" if self.is_clear else ""
+
+    @property
+    def text(self) -> str:
+        """All of it in one line."""
+        if self.missing:
+            return f"n/a: {self.missing}"
+        inside = "; ".join(part for part in (f"{self.change}{self.star}" if self.change else "", self.note) if part)
+        return f"{self.value} ({inside})" if inside else self.value
+
+    @property
+    def hover(self) -> str:
+        """Intervals and evidence, for whoever points at the cell."""
+        parts = (
+            f"95 %: {self.interval}" if self.interval else "",
+            f"difference 95 %: {self.change_interval}" if self.change_interval else "",
+            f"difference n/a: {self.change_missing}" if self.change_missing else "",
+            self.evidence,
+        )
+        return "; ".join(part for part in parts if part)
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One variant's cells, in the order of the columns."""
+
+    name: str
+    label: str
+    family: Family
+    is_baseline: bool
+    is_emulated: bool
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """The study's table."""
+
+    comparison: Comparison
+    columns: tuple[Column, ...] = field(default=())
+
+    @classmethod
+    def of(cls, comparison: Comparison) -> Table:
+        """Chooses units and decimals for each column."""
+        return cls(comparison, tuple(_columns(comparison)))
+
+    @cached_property
+    def rows(self) -> tuple[TableRow, ...]:
+        """Every variant, also those without a result."""
+        return tuple(
+            TableRow(
+                name=row.name,
+                label=row.label,
+                family=row.family,
+                is_baseline=row.is_baseline,
+                is_emulated=bool(row.emulated),
+                cells=tuple(self._cell(row, column) for column in self.columns),
+            )
+            for row in self.comparison.rows
+        )
+
+    @property
+    def legend(self) -> list[str]:
+        """How to read the cells, as lines; only what occurs."""
+        cells = [cell for row in self.rows for cell in row.cells]
+        lines = [
+            "A cell's second figure is the difference from BF16: percent for speed, points on the same items for "
+            "accuracy; for the checkpoint it is the ratio."
+        ]
+        if any(cell.star for cell in cells):
+            lines.append("*: the 95 % interval of the difference excludes zero; without a star it may be noise.")
+        if any(cell.is_best for cell in cells):
+            lines.append("Best: the best figure of a column; it need not be clearly better than the next.")
+        if any(cell.note for cell in cells):
+            lines.append(
+                "Emulated: this machine has no kernel for the format; its accuracy counts, its speed does not."
+            )
+        compared = [cell for row in self.rows if not row.is_baseline for cell in row.cells if cell.change_missing]
+        reasons = dict.fromkeys(
+            f"{'Interval of the difference' if cell.change else 'Difference'} n/a: {cell.change_missing}."
+            for cell in compared
+        )
+        lines += reasons
+        return [*lines, *self.comparison.notes]
+
+    def _cell(self, row: Row, column: Column) -> Cell:
+        best = row.name in self.comparison.best.get(column.name, ())
+        if column.kind == "speed":
+            return _speed(row, row.speed[column.name], column, best)
+        if column.kind == "size":
+            return _size(row.size, column, best)
+        return _task(row.tasks[column.name], column, best)
+
+
+def _columns(comparison: Comparison) -> Sequence[Column]:
+    columns = []
+    for metric in comparison.metrics:
+        cells = [row.speed[metric.name] for row in comparison.rows]
+        digits = decimals(cell.measured.mean for cell in cells if isinstance(cell, SpeedCell))
+        columns.append(Column(metric.name, metric.title, metric.unit, "speed", metric.better, min(digits, 2)))
+    unit, scale = size_unit([row.size.bytes for row in comparison.rows if isinstance(row.size, SizeCell)])
+    sizes = [row.size.bytes / scale for row in comparison.rows if isinstance(row.size, SizeCell)]
+    columns.append(Column(SIZE, "Checkpoint", unit, "size", "lower", min(decimals(sizes), 2), scale))
+    for task in comparison.tasks:
+        tested = [row.tasks[task] for row in comparison.rows]
+        many = all(cell.accuracy.n >= 1000 for cell in tested if isinstance(cell, TaskCell))
+        columns.append(Column(task, task, "%", "task", "higher", 2 if many else 1, 0.01))
+    return columns
+
+
+def _range(interval: Interval | None, show: Callable[[float], str]) -> str:
+    return "" if interval is None else f"{show(interval.low)} to {show(interval.high)}"
+
+
+def _speed(row: Row, cell: SpeedCell | Missing, column: Column, best: bool) -> Cell:
+    if isinstance(cell, Missing):
+        return Cell(missing=cell.reason)
+    measured, change = cell.measured, cell.change
+
+    def show(value: float) -> str:
+        return number(value, column.digits)
+
+    repeats = f"{len(measured.values)} repeat{'' if len(measured.values) == 1 else 's'}"
+    shown = Cell(
+        value=show(measured.mean),
+        interval=_range(measured.interval, show),
+        evidence=f"{repeats}, {_range(measured.spread, show)}",
+        is_best=best,
+        note="" if row.claims_speed else NO_SPEED_CLAIM if row.emulated else EMULATED_BASELINE,
+    )
+    if isinstance(change, Missing):
+        return replace(shown, change_missing=change.reason)
+    clear = row.claims_speed and change.is_clear
+    return replace(
+        shown,
+        change=f"{signed(change.percent)} %",
+        change_interval=f"{_range(change.interval, signed)} %" if change.interval else "",
+        change_missing=change.reason or "",
+        is_clear=clear,
+        is_gain=clear and (change.percent > 0) == (column.better == "higher"),
+    )
+
+
+def _size(cell: SizeCell | Missing, column: Column, best: bool) -> Cell:
+    if isinstance(cell, Missing):
+        return Cell(missing=cell.reason)
+    return Cell(
+        value=number(cell.bytes / column.scale, column.digits),
+        change="" if isinstance(cell.ratio, Missing) else f"{cell.ratio:.2f}×",
+        change_missing=cell.ratio.reason if isinstance(cell.ratio, Missing) else "",
+        evidence=f"{cell.bytes:,} bytes",
+        is_best=best,
+    )
+
+
+def _task(cell: TaskCell | Missing, column: Column, best: bool) -> Cell:
+    if isinstance(cell, Missing):
+        return Cell(missing=cell.reason)
+    score, change = cell.accuracy, cell.change
+
+    def show(value: float) -> str:
+        return number(100 * value, column.digits)
+
+    def points(value: float) -> str:
+        return signed(100 * value, column.digits)
+
+    shown = Cell(
+        value=show(score.value),
+        interval=f"{_range(score.interval, show)} %" if score.interval else "",
+        evidence=f"{score.n:,} items",
+        is_best=best,
+    )
+    if isinstance(change, Missing):
+        return replace(shown, change_missing=change.reason)
+    counts = f"{change.gained} only here, {change.lost} only with BF16"
+    return replace(
+        shown,
+        change=points(change.difference),
+        change_interval=f"{_range(change.interval, points)} points" if change.interval else "",
+        evidence=f"{shown.evidence}, {counts}, p = {change.p_value:.2g}",
+        is_clear=change.is_clear,
+        is_gain=change.is_clear and change.difference > 0,
+    )

@@ -1,0 +1,125 @@
+"""From manifests to the plain data that is compared; what cannot be read becomes `n/a` with the reason."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.compare.estimates import Missing
+from pipeline.compare.records import Metric, Record, Size, Speed, TaskScores
+from pipeline.config import Stage
+from pipeline.report.sources import Source
+from pipeline.report.text import clean
+from pipeline.workspace import Manifest
+
+UNREADABLE = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
+
+
+def record_of(source: Source) -> Record:
+    """All that was measured of one variant."""
+    bench, scores = source.finished(Stage.BENCH), source.finished(Stage.EVAL)
+    return Record(
+        name=source.name,
+        label=source.label,
+        family=source.family,
+        is_baseline=source.is_baseline,
+        emulated=emulated(source),
+        size=_size(source),
+        speed=_speed(bench) if bench else Missing(reason=source.why_not(Stage.BENCH)),
+        tasks=_tasks(scores, source.folders[Stage.EVAL]) if scores else Missing(reason=source.why_not(Stage.EVAL)),
+    )
+
+
+def server_of(source: Source) -> Mapping[str, Any]:
+    """What the server said about itself: the benchmark's own, else the one that answered the tasks."""
+    for stage in (Stage.BENCH, Stage.EVAL, Stage.VERIFY):
+        manifest = source.finished(stage)
+        server = manifest.results.get("server") if manifest else None
+        if isinstance(server, Mapping):
+            return server
+    return {}
+
+
+def emulated(source: Source) -> tuple[str, ...]:
+    """What this machine emulated while serving the variant, as any of its servers said."""
+    names: dict[str, None] = {}
+    for stage in (Stage.BENCH, Stage.EVAL, Stage.VERIFY):
+        manifest = source.finished(stage)
+        server = manifest.results.get("server") if manifest else None
+        for name in server.get("emulated") or () if isinstance(server, Mapping) else ():
+            names[clean(name, 60)] = None
+    return tuple(names)
+
+
+def machine_of(manifest: Manifest) -> str:
+    """The machine of a result, in a few words."""
+    hardware = manifest.hardware
+    name = clean(hardware.get("name", "an unknown machine"), 80)
+    return f"{name}, {hardware['cores']} cores" if hardware.get("device") == "cpu" and "cores" in hardware else name
+
+
+def _size(source: Source) -> Size | Missing:
+    made, checked = source.finished(Stage.QUANTIZE), source.finished(Stage.VERIFY)
+    results = {**(made.results if made else {}), **(checked.results if checked else {})}
+    if "bytes" not in results:
+        return Missing(reason=source.why_not(Stage.QUANTIZE) if made is None else "the checkpoint was not weighed")
+    try:
+        reference = results.get("baseline_bytes")
+        return Size(bytes=int(results["bytes"]), baseline_bytes=None if reference is None else int(reference))
+    except UNREADABLE:
+        return Missing(reason="the recorded size is not a number")
+
+
+def _speed(manifest: Manifest) -> Speed | Missing:
+    results = manifest.results
+    try:
+        server = results.get("server") or {}
+        tokens, ready = server.get("kv_cache_tokens"), server.get("ready_s")
+        return Speed(
+            machine=machine_of(manifest),
+            metrics={
+                clean(name): Metric(unit=clean(item["unit"], 20), values=tuple(float(v) for v in item["values"]))
+                for name, item in results["metrics"].items()
+            },
+            asked=int(results["asked"]),
+            completed=int(results["completed"]),
+            failed=int(results.get("failed", 0)),
+            kv_cache_tokens=None if tokens is None else int(tokens),
+            ready_s=None if ready is None else float(ready),
+        )
+    except UNREADABLE:
+        return Missing(reason="the benchmark's manifest cannot be read")
+
+
+def _tasks(manifest: Manifest, folder: Path) -> dict[str, TaskScores] | Missing:
+    try:
+        return {
+            clean(label, 60): TaskScores(
+                task=clean(item["task"], 60),
+                metric=clean(item["metric"], 60),
+                value=float(item["value"]),
+                n=int(item["n"]),
+                asked=int(item.get("asked", item["n"])),
+                scores=_scores(manifest, folder, str(label)),
+            )
+            for label, item in manifest.results["tasks"].items()
+        }
+    except UNREADABLE:
+        return Missing(reason="the manifest of the scores cannot be read")
+
+
+def _scores(manifest: Manifest, folder: Path, label: str) -> tuple[tuple[str, float], ...] | Missing:
+    """The score of each item; only a file that the manifest lists is opened, whatever the label is."""
+    name = f"samples/{label}.jsonl"
+    if name not in manifest.files:
+        return Missing(reason="no samples were kept")
+    try:
+        with (folder / name).open(encoding="utf-8") as lines:
+            rows = [json.loads(line) for line in lines if line.strip()]
+        scores = tuple((str(row["doc_hash"]), float(row["score"])) for row in rows)
+    except (OSError, *UNREADABLE):
+        return Missing(reason="the samples cannot be read")
+    return scores if all(math.isfinite(score) for _, score in scores) else Missing(reason="a score is not finite")

@@ -1,0 +1,71 @@
+"""The report as one HTML file: style, charts and script are inside, so it opens offline and can be forwarded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
+
+from pipeline.report import charts
+from pipeline.report.cells import Cell, Table
+from pipeline.report.details import every_metric, quality_figures, size_figures, task_figures
+from pipeline.report.document import Report
+from pipeline.report.text import MINUS, duration
+
+KINDS = {"speed": "Speed", "quality": "Accuracy", "size": "Size", "caveat": "Caveats", "scope": "Scope"}
+
+
+def render(report: Report, table: Table) -> str:
+    """The whole page."""
+    environment = Environment(
+        loader=PackageLoader("pipeline.report"),
+        autoescape=select_autoescape(default=True, default_for_string=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["duration"] = duration
+    environment.filters["breakable"] = breakable
+    families = dict.fromkeys(row.family for row in table.rows)
+    template = environment.get_template("page.html.jinja")
+    return template.render(
+        report=report,
+        table=table,
+        points=[(KINDS[kind], [p for p in report.verdict.points if p.kind == kind]) for kind in KINDS],
+        cells=merged,
+        quality=drawn(charts.quality_chart(report.comparison)),
+        forest=drawn(charts.forest_chart(report.comparison)),
+        sizes=drawn(charts.size_chart(report.comparison)),
+        families=[(family, charts.COLOURS[family], charts.SHAPES[family]) for family in families],
+        has_emulated=any(not row.claims_speed for row in report.comparison.rows),
+        has_baseline=report.comparison.baseline is not None,
+        quality_figures=quality_figures(report.comparison),
+        task_figures=task_figures(table),
+        size_figures=size_figures(table),
+        every_metric=every_metric(report.comparison),
+        minus=MINUS,
+    )
+
+
+def drawn(drawings: list[str]) -> Markup:
+    """Charts as markup; `svg.draw` has built them as a tree, so every text in them is escaped."""
+    return Markup("").join(Markup(drawing) for drawing in drawings)
+
+
+def breakable(text: str) -> Markup:
+    """Text that may break after the separators of paths and names, so that it fits a phone."""
+    safe = str(Markup.escape(text))
+    return Markup(safe.replace("/", "/<wbr>").replace("_", "_<wbr>").replace("=", "=<wbr>"))
+
+
+def merged(cells: tuple[Cell, ...]) -> Iterator[tuple[Cell, int, bool]]:
+    """Cells with the columns they span, and whether to say why one is missing: neighbours of one reason become one."""
+    index, told = 0, set[str]()
+    while index < len(cells):
+        span, reason = 1, cells[index].missing
+        while reason and index + span < len(cells) and cells[index + span].missing == reason:
+            span += 1
+        yield cells[index], span, reason not in told
+        told.add(reason)
+        index += span

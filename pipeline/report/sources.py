@@ -1,0 +1,186 @@
+"""Which artifacts a report is made of: for each variant, the manifests of its stages.
+
+A run over several variants shows exactly those. A run of one variant shows it among its peers: every variant of the
+same model whose benchmark or scores were made under the same settings, so that yesterday's baseline is there today.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.compare.records import Family
+from pipeline.config import PROJECT_ROOT, Stage, Variant
+from pipeline.errors import PipelineError
+from pipeline.job import Job
+from pipeline.report.text import clean, first_line
+from pipeline.workspace import Manifest
+
+READ = (Stage.CALIBRATE, Stage.QUANTIZE, Stage.VERIFY, Stage.BENCH, Stage.EVAL)
+Found = dict[Stage, list[tuple[Path, Manifest]]]
+
+
+@dataclass
+class Source:
+    """One variant's manifests, with the folders they lie in."""
+
+    variant: Variant
+    label: str
+    quant: dict[str, Any]
+    kv_dtype: str
+    failure: str = ""
+    manifests: dict[Stage, Manifest] = field(default_factory=dict)
+    folders: dict[Stage, Path] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The folder name under outputs/."""
+        return str(self.variant)
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether this is the BF16 checkpoint, served as it is."""
+        return self.quant.get("engine") == "none" and self.kv_dtype == "auto"
+
+    @property
+    def family(self) -> Family:
+        """What kind of format it is."""
+        scheme = str(self.quant.get("scheme") or "")
+        if self.is_baseline:
+            return "baseline"
+        if not scheme:
+            return "KV cache"
+        if scheme.startswith("W4A16"):
+            return "weights only"
+        return "weights and activations" if scheme in ("FP8", "FP8_DYNAMIC", "W8A8") else "other"
+
+    def finished(self, stage: Stage) -> Manifest | None:
+        """The stage's manifest where its work ended well."""
+        manifest = self.manifests.get(stage)
+        return manifest if manifest is not None and manifest.status == "ok" else None
+
+    def why_not(self, stage: Stage) -> str:
+        """Why a stage has no result: its own reason, that of a stage before it, or that it has not run."""
+        for earlier in READ[: READ.index(stage) + 1][::-1]:
+            manifest = self.manifests.get(earlier)
+            if manifest is not None and manifest.status != "ok":
+                if manifest.status == "failed" and self.failure:
+                    return first_line(self.failure)
+                return first_line(manifest.reason or f"{earlier} {manifest.status}")
+        return first_line(self.failure) if self.failure else f"{stage} has not run"
+
+
+def sources(jobs: Sequence[Job], failures: Mapping[str, PipelineError]) -> list[Source]:
+    """One entry for each row of the report, the baseline first."""
+    found = [_of_job(job, failures.get(str(job.variant))) for job in jobs]
+    if jobs[0].settings.variants is None:
+        found += _peers(jobs[0], {source.name for source in found})
+    found.sort(key=lambda source: not source.is_baseline)
+    _make_unique(found)
+    return found
+
+
+def _of_job(job: Job, failure: PipelineError | None) -> Source:
+    settings = job.settings
+    source = Source(
+        variant=job.variant,
+        label=_label(settings.quant.title, settings.kv_cache.dtype),
+        quant=settings.quant.model_dump(mode="json"),
+        kv_dtype=settings.kv_cache.dtype,
+        failure=failure.problem if failure is not None else "",
+    )
+    for stage in _stages(job):
+        try:
+            artifact = job.artifact(stage)
+        except PipelineError as error:
+            # A data set that is gone is no reason to show nothing; the row says what is wrong.
+            source.failure = source.failure or error.problem
+            continue
+        manifest = artifact.manifest()
+        if manifest is not None:
+            source.manifests[stage], source.folders[stage] = manifest, artifact.folder
+    return source
+
+
+def _stages(job: Job) -> Iterator[Stage]:
+    for stage in READ:
+        if stage is not Stage.CALIBRATE or job.settings.quant.needs_calibration:
+            yield stage
+
+
+def _peers(job: Job, known: set[str]) -> Iterator[Source]:
+    """The other variants with a finished result under this job's settings."""
+    found: Found = {stage: list(job.workspace.manifests(job.settings.model.name, stage.value)) for stage in READ}
+    results: dict[str, dict[Stage, tuple[Path, Manifest]]] = {}
+    for stage in (Stage.BENCH, Stage.EVAL):
+        try:
+            wanted = _conditions(job.artifact(stage).payload)
+        except PipelineError:
+            continue
+        for folder, manifest in found[stage]:
+            # Oldest first: a later result of the same variant replaces an earlier one.
+            if manifest.variant and manifest.status == "ok" and _conditions(manifest.payload) == wanted:
+                results.setdefault(manifest.variant, {})[stage] = (folder, manifest)
+    model = job.model.identity()
+    for variant, stages in results.items():
+        key = list(stages.values())[-1][1].payload.get("quantize")
+        checkpoint = next((i for i in found[Stage.QUANTIZE] if (i[1].variant, i[1].key) == (variant, key)), None)
+        if variant in known or checkpoint is None or checkpoint[1].payload.get("model") != model:
+            continue
+        same = {s: item for s, item in stages.items() if item[1].payload.get("quantize") == key}
+        yield _peer(variant, checkpoint, same, found)
+
+
+def _peer(
+    variant: str, checkpoint: tuple[Path, Manifest], results: dict[Stage, tuple[Path, Manifest]], found: Found
+) -> Source:
+    """A variant of an earlier run, put together from what its manifests refer to."""
+    made = checkpoint[1]
+    serve = next(iter(results.values()))[1].payload.get("serve")
+    parsed = Variant.parse(variant)
+    dtype = str((serve or {}).get("kv_cache", parsed.kv_cache))
+    source = Source(parsed, _label(_title(parsed.quant), dtype), dict(made.payload.get("quant", {})), dtype)
+    everything = {Stage.QUANTIZE: checkpoint, **results}
+    for folder, manifest in found[Stage.VERIFY]:
+        if manifest.variant == variant and manifest.payload.get("quantize") == made.key:
+            everything[Stage.VERIFY] = (folder, manifest)
+    for folder, manifest in found[Stage.CALIBRATE]:
+        if manifest.key == made.payload.get(Stage.CALIBRATE.value):
+            everything[Stage.CALIBRATE] = (folder, manifest)
+    for stage, (folder, manifest) in everything.items():
+        source.manifests[stage], source.folders[stage] = manifest, folder
+    return source
+
+
+def _conditions(payload: Mapping[str, Any]) -> dict[str, Any]:
+    """What two results must share to stand in one table: all but the checkpoint and the KV cache."""
+    serve = {name: value for name, value in payload.get("serve", {}).items() if name != "kv_cache"}
+    return {**{name: value for name, value in payload.items() if name != "quantize"}, "serve": serve}
+
+
+def _label(title: str, kv_dtype: str) -> str:
+    if kv_dtype == "auto":
+        return clean(title, 60)
+    kind, _, form = kv_dtype.partition("_")
+    return clean(f"{title} + {kind.upper()} KV{f' ({form.upper()})' if form else ''}", 60)
+
+
+def _title(quant: str) -> str:
+    """The row label of a format that is not configured in this run."""
+    import yaml
+
+    path = PROJECT_ROOT / "conf" / "quant" / f"{quant}.yaml"
+    try:
+        return str(yaml.safe_load(path.read_text())["title"])
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        return quant
+
+
+def _make_unique(found: Sequence[Source]) -> None:
+    """Two rows with one label would be one row of a chart."""
+    labels = [source.label for source in found]
+    for source in found:
+        if labels.count(source.label) > 1:
+            source.label = clean(f"{source.label} ({source.name})", 90)

@@ -1,0 +1,394 @@
+"""The pipeline's side of vLLM: asks the launcher for servers and benchmark clients, watches them, reads their logs."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from datetime import datetime
+from pathlib import Path
+from queue import Empty, Queue
+from typing import Any
+
+from pipeline.config import ServeSettings, Settings
+from pipeline.errors import InputError, ServerError
+from pipeline.hardware import Hardware
+from pipeline.progress import Progress
+from pipeline.serve.launcher import BENCHMARK, SERVER
+from pipeline.serve.vllm_plugin import EMULATION_LOG_PATTERN
+
+LAUNCHER = Path(__file__).with_name("launcher.py")
+# Settings that change how a server is reached or watched, not what it answers or how fast.
+NOT_IDENTITY = {"name", "host", "port", "python", "start_timeout_s"}
+KV_CACHE_TOKENS = re.compile(r"KV cache size: ([\d,]+) tokens")
+KERNEL = re.compile(r"(?:Using|Selected) (\w+(?:Kernel|LinearKernel|ScaledMM\w*|Marlin\w*|Machete\w*)) for (\w+)")
+SERVED_NAME = "model"
+
+
+def tail(log: Path, lines: int = 12) -> str:
+    """The last lines of a log that say something."""
+    if not log.is_file():
+        return "(no log)"
+    found = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return "\n".join(f"    {line[:220]}" for line in found[-lines:])
+
+
+class Launcher:
+    """The process that has vLLM imported (see `launcher.py`)."""
+
+    def __init__(self, python: str, environment: dict[str, str], log: Path) -> None:
+        """Starts it; importing goes on in the background.
+
+        Raises:
+            ServerError: when `python` cannot be run.
+        """
+        self.python = python
+        self.log = log
+        log.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with log.open("a") as errors:
+                self._process = subprocess.Popen(
+                    [python, "-u", str(LAUNCHER)],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=errors,
+                    env=environment,
+                    text=True,
+                    bufsize=1,
+                )
+        except OSError as error:
+            raise ServerError(
+                f"serve.python={python} cannot be run: {error.strerror}.", "Name a Python interpreter that has vLLM."
+            ) from None
+        self._answers: Queue[dict[str, Any] | None] = Queue()
+        self._codes: dict[int, int] = {}
+        threading.Thread(target=self._listen, daemon=True).start()
+        self.versions: dict[str, str] = {}
+
+    def wait_ready(self, timeout_s: float) -> None:
+        """Waits until vLLM is imported.
+
+        Raises:
+            ServerError: when it cannot be.
+        """
+        if self.versions:
+            return
+        answer = self._next(timeout_s)
+        if "ready" not in answer:
+            raise ServerError(
+                f"vLLM cannot be imported by {self.python}: {answer.get('error', 'no answer')}.\n{tail(self.log)}",
+                f"The log is {self.log}. Install vLLM there, or set serve.python.",
+            )
+        self.versions = answer["packages"]
+
+    def start(self, name: str, module: str, argv: list[str], env: dict[str, str], log: Path) -> int:
+        """Forks a child; returns its pid."""
+        self._send({"start": name, "module": module, "argv": argv, "env": env, "log": str(log)})
+        while True:
+            answer = self._next(60)
+            if "pid" in answer:
+                return int(answer["pid"])
+
+    def exit_code(self, pid: int) -> int | None:
+        """The exit code of a child, or None while it runs."""
+        while True:
+            try:
+                self._note(self._answers.get_nowait())
+            except Empty:
+                break
+        return self._codes.get(pid)
+
+    def stop(self, pid: int, grace_s: float = 15) -> None:
+        """Ends a child and everything it started, and waits until it is gone."""
+        if self.exit_code(pid) is None and self._process.poll() is None:
+            self._send({"stop": pid, "grace": grace_s})
+            deadline = time.monotonic() + grace_s + 15
+            while self.exit_code(pid) is None and time.monotonic() < deadline:
+                time.sleep(0.05)
+
+    def close(self) -> None:
+        """Ends the launcher and all its children."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        try:
+            self._process.wait(30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _send(self, request: dict[str, Any]) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+        except OSError:
+            raise self._gone() from None
+
+    def _next(self, timeout_s: float) -> dict[str, Any]:
+        try:
+            answer = self._answers.get(timeout=timeout_s)
+        except Empty:
+            raise ServerError(f"The vLLM launcher said nothing for {timeout_s:.0f} s.", f"See {self.log}.") from None
+        return self._note(answer)
+
+    def _note(self, answer: dict[str, Any] | None) -> dict[str, Any]:
+        if answer is None:
+            self._answers.put(None)
+            raise self._gone()
+        if "exited" in answer:
+            self._codes[int(answer["exited"])] = int(answer["code"])
+        return answer
+
+    def _gone(self) -> ServerError:
+        return ServerError(f"The vLLM launcher ended.\n{tail(self.log)}", f"Its log is {self.log}.")
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._answers.put(json.loads(line))
+        self._answers.put(None)
+
+
+class Server:
+    """One running vLLM server."""
+
+    def __init__(self, launcher: Launcher, pid: int, url: str, log: Path, checkpoint: Path, argv: list[str]) -> None:
+        """Describes a server that has been asked for; `Serving` waits until it answers."""
+        self.launcher = launcher
+        self.pid = pid
+        self.url = url
+        self.log = log
+        self.checkpoint = checkpoint
+        self.argv = argv
+        self.ready_s = 0.0
+
+    def check_alive(self) -> None:
+        """Raises a ServerError with the last lines of the log once the server has ended."""
+        code = self.launcher.exit_code(self.pid)
+        if code is not None:
+            raise ServerError(f"vLLM ended with exit code {code}:\n{tail(self.log)}", f"The whole log is {self.log}.")
+
+    def facts(self) -> dict[str, Any]:
+        """What the server's log says about how it serves, for the result that is measured on it."""
+        text = self.log.read_text(errors="replace")
+        tokens = KV_CACHE_TOKENS.search(text)
+        return {
+            "versions": self.launcher.versions,
+            "argv": self.argv,
+            "ready_s": round(self.ready_s, 1),
+            "kv_cache_tokens": int(tokens[1].replace(",", "")) if tokens else None,
+            "kernels": sorted({match[1] for match in KERNEL.finditer(text)}),
+            "emulated": sorted(set(re.findall(EMULATION_LOG_PATTERN, text))),
+            "log": str(self.log),
+        }
+
+    def complete(self, prompts: list[str], max_tokens: int) -> list[str]:
+        """Greedy completions of raw prompts."""
+        import httpx
+
+        body = {"model": SERVED_NAME, "prompt": prompts, "max_tokens": max_tokens, "temperature": 0}
+        try:
+            answer = httpx.post(f"{self.url}/v1/completions", json=body, timeout=300)
+            answer.raise_for_status()
+        except httpx.HTTPError as error:
+            self.check_alive()
+            raise ServerError(f"vLLM did not answer: {error}.", f"Its log is {self.log}.") from None
+        choices = sorted(answer.json()["choices"], key=lambda choice: choice["index"])
+        return [choice["text"] for choice in choices]
+
+
+class Serving:
+    """All servers of a run: at most one at a time, reused while the variant stays the same."""
+
+    def __init__(self, hardware: Hardware, logs: Path, progress: Progress) -> None:
+        """Starts nothing yet; logs go to `logs`."""
+        self.hardware = hardware
+        self.logs = logs
+        self.progress = progress
+        self.server: Server | None = None
+        self._launchers: dict[str, Launcher] = {}
+
+    def identity(self, settings: Settings) -> dict[str, Any]:
+        """What served results depend on, beside the checkpoint: vLLM's version and how it is told to serve."""
+        serve = settings.serve.model_dump(exclude=NOT_IDENTITY)
+        return {"vllm": vllm_version(settings.serve.python), "kv_cache": settings.kv_cache.dtype, **serve}
+
+    def serve(self, checkpoint: Path, settings: Settings, variant: str) -> Server:
+        """The server of a checkpoint, started unless it is the one that runs.
+
+        Raises:
+            ServerError: when it ends, or is not ready within `serve.start_timeout_s`.
+            InputError: when `serve.port` is taken.
+        """
+        serve = settings.serve
+        argv = self._arguments(checkpoint, settings)
+        if self.server is not None and self.server.argv == argv and self.server.checkpoint == checkpoint:
+            self.server.check_alive()
+            return self.server
+        self.stop()
+        launcher = self._launcher(serve.python or sys.executable)
+        started = time.monotonic()
+        deadline = started + serve.start_timeout_s
+        self.progress.detail("importing vLLM")
+        launcher.wait_ready(serve.start_timeout_s)
+        port = _port(serve)
+        log = self.logs / f"serve-{variant}-{datetime.now():%Y-%m-%d_%H-%M-%S}.log"
+        pid = launcher.start(variant, SERVER, [*argv, "--port", str(port)], self._environment(settings), log)
+        server = Server(launcher, pid, f"http://{serve.host}:{port}", log, checkpoint, argv)
+        self.server = server
+        try:
+            self._wait(server, deadline)
+        except BaseException:
+            self.stop()
+            raise
+        server.ready_s = time.monotonic() - started
+        return server
+
+    def benchmark(self, server: Server, argv: list[str], log: Path) -> None:
+        """Runs vLLM's serving benchmark against a server, with its own client.
+
+        Raises:
+            ServerError: when the server or the client ends early.
+        """
+        pid = server.launcher.start("benchmark", BENCHMARK, argv, {}, log)
+        try:
+            while (code := server.launcher.exit_code(pid)) is None:
+                server.check_alive()
+                time.sleep(0.1)
+        finally:
+            server.launcher.stop(pid, grace_s=1)
+        if code != 0:
+            raise ServerError(f"vLLM's benchmark ended with exit code {code}:\n{tail(log)}", f"Its log is {log}.")
+
+    def stop(self) -> None:
+        """Stops the running server, if any; its launcher stays ready for the next."""
+        if self.server is not None:
+            server, self.server = self.server, None
+            server.launcher.stop(server.pid)
+
+    def close(self) -> None:
+        """Stops everything."""
+        self.stop()
+        for launcher in self._launchers.values():
+            launcher.close()
+        self._launchers.clear()
+
+    def _launcher(self, python: str) -> Launcher:
+        if python not in self._launchers:
+            import os
+
+            quiet = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "TOKENIZERS_PARALLELISM": "false"}
+            if self.hardware.device == "cpu":
+                # Read when vLLM's CPU worker decides how many threads the engine's own process may use.
+                quiet["CUDA_VISIBLE_DEVICES"] = ""
+            self._launchers[python] = Launcher(python, {**os.environ, **quiet}, self.logs / "launcher.log")
+        return self._launchers[python]
+
+    def _arguments(self, checkpoint: Path, settings: Settings) -> list[str]:
+        """VLLM's command line, without the port."""
+        serve, cpu = settings.serve, self.hardware.device == "cpu"
+        eager = cpu if serve.enforce_eager is None else serve.enforce_eager
+        options: dict[str, Any] = {
+            "--model": checkpoint,
+            "--served-model-name": SERVED_NAME,
+            "--host": serve.host,
+            "--dtype": serve.dtype,
+            "--kv-cache-dtype": settings.kv_cache.dtype,
+            "--max-model-len": serve.max_model_len,
+            "--max-num-seqs": serve.max_num_seqs,
+            "--seed": 0,
+        }
+        if not cpu:
+            options["--gpu-memory-utilization"] = serve.gpu_memory_utilization
+        flags = ["--no-enable-prefix-caching", *(["--enforce-eager"] if eager else [])]
+        if settings.model.trust_remote_code:
+            flags.append("--trust-remote-code")
+        given = [str(part) for option in options.items() if option[1] is not None for part in option]
+        return [*given, *flags, *serve.extra_args]
+
+    def _environment(self, settings: Settings) -> dict[str, str]:
+        if self.hardware.device != "cpu":
+            return {}
+        cores = settings.serve.cpu_cores
+        bind = f"0-{self.hardware.cores - 1}" if cores == "auto" else cores
+        return {
+            "VLLM_CPU_KVCACHE_SPACE": f"{settings.serve.cpu_kv_cache_gib:g}",
+            "VLLM_CPU_OMP_THREADS_BIND": bind,
+        }
+
+    def _wait(self, server: Server, deadline: float) -> None:
+        import httpx
+
+        while time.monotonic() < deadline:
+            server.check_alive()
+            self.progress.detail(_doing(server.log))
+            try:
+                if httpx.get(f"{server.url}/health", timeout=2).status_code == 200:
+                    return
+            except httpx.HTTPError:
+                pass
+            time.sleep(0.1)
+        raise ServerError(
+            f"vLLM was not ready in time:\n{tail(server.log)}",
+            f"The whole log is {server.log}. Raise serve.start_timeout_s if it was still working.",
+        )
+
+
+MILESTONES = {
+    "Starting to load model": "loading the weights",
+    "Loading weights took": "preparing the engine",
+    "KV cache size": "warming up",
+    "Application startup complete": "ready",
+}
+
+
+def _doing(log: Path) -> str:
+    """What a starting server is at, from its log."""
+    text = log.read_text(errors="replace") if log.is_file() else ""
+    reached = [label for mark, label in MILESTONES.items() if mark in text]
+    return reached[-1] if reached else "starting vLLM"
+
+
+def _port(serve: ServeSettings) -> int:
+    """The port asked for, or a free one.
+
+    Raises:
+        InputError: when the port asked for is taken.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((serve.host, serve.port or 0))
+        except OSError as error:
+            raise InputError(
+                f"serve.port={serve.port} is taken by another process ({error.strerror}).",
+                "Set serve.port=null for a free one, or stop that process.",
+            ) from None
+        return int(probe.getsockname()[1])
+
+
+def vllm_version(python: str | None) -> str:
+    """The version of vLLM that `python` has, without importing it; `none` where there is none."""
+    script = (
+        "import importlib.metadata as m\n"
+        "for name in ('vllm', 'vllm-cpu'):\n"
+        "    try: print(name, m.version(name)); break\n"
+        "    except m.PackageNotFoundError: pass\n"
+        "else: print('none')\n"
+    )
+    if python is None:
+        from pipeline.provenance import versions
+
+        found = versions()
+        return next((f"{name} {found[name]}" for name in ("vllm", "vllm-cpu") if name in found), "none")
+    try:
+        answer = subprocess.run([python, "-c", script], capture_output=True, text=True, timeout=60)
+    except OSError as error:
+        raise InputError(
+            f"serve.python={python} cannot be run: {error.strerror}.", "Name a Python interpreter that has vLLM."
+        ) from None
+    return answer.stdout.strip() or "none"

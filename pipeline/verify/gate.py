@@ -1,0 +1,153 @@
+"""The checks: files, sizes, every layer accounted for, sane scales, loads in vLLM, answers canary prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import PipelineError, StageError
+from pipeline.models import COMPANIONS, check_safetensors
+from pipeline.quantize import checkpoint as disk
+from pipeline.workspace import Draft, sha256_of
+
+if TYPE_CHECKING:
+    from pipeline.job import Job
+
+CANARIES = (
+    "The capital of France is",
+    "Question: What is 7 plus 5?\nAnswer:",
+    "def add(a, b):\n",
+)
+CANARY_TOKENS = 16
+# Weights of a decoder layer's Linears; everything else (embeddings, norms, lm_head) stays in BF16.
+LINEAR_SUFFIXES = ("_proj.weight", "_proj.weight_packed")
+
+
+class Failed(Exception):
+    """A check that did not hold, with what was seen."""
+
+
+def verify(job: Job, draft: Draft) -> None:
+    """Runs the checks in order; cheap ones first, so that a broken checkpoint is not served."""
+    folder, source = job.checkpoint, job.model.folder
+    draft.results = {
+        "checks": [],
+        "bytes": disk.weight_bytes(folder),
+        "baseline_bytes": disk.weight_bytes(source),
+        "quantized_layers": len(disk.quantized_modules(folder)),
+    }
+    draft.results["size_ratio"] = draft.results["bytes"] / draft.results["baseline_bytes"]
+    checks: dict[str, Callable[[], str]] = {
+        "files": lambda: files(folder, source),
+        "size": lambda: size(job, draft.results["size_ratio"]),
+        "layers": lambda: layers(folder, source, job),
+        "scales": lambda: scales(folder),
+        "loads in vLLM": lambda: _loads(job),
+        "canary prompts": lambda: _canaries(job, draft.results),
+    }
+    for name, check in checks.items():
+        job.progress.detail(name)
+        try:
+            outcome = {"name": name, "ok": True, "detail": check()}
+        except Failed as seen:
+            outcome = {"name": name, "ok": False, "detail": str(seen)}
+        draft.results["checks"].append(outcome)
+        if not outcome["ok"]:
+            raise StageError(f"{job.variant} did not pass the gate: {name}: {outcome['detail']}.", _REMEDY)
+    draft.results["server"] = job.server().facts()
+
+
+_REMEDY = "Its checkpoint is kept for a look; make it again with another engine, algorithm or calibration."
+
+
+def files(folder: Path, source: Path) -> str:
+    """Weights whole, tokenizer and generation config as in the BF16 checkpoint."""
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights or not (folder / "config.json").is_file():
+        raise Failed("config.json or the weights are missing")
+    for path in weights:
+        try:
+            check_safetensors(path)
+        except PipelineError as error:
+            raise Failed(error.problem) from None
+    kept = [p for p in source.iterdir() if p.suffix in COMPANIONS and p.name != "config.json"]
+    changed = [
+        path.name
+        for path in kept
+        if not path.name.endswith(".index.json")
+        and not ((folder / path.name).is_file() and sha256_of(folder / path.name) == sha256_of(path))
+    ]
+    if changed:
+        raise Failed(f"not as in the BF16 checkpoint: {', '.join(sorted(changed))}")
+    return f"{len(weights)} weight file(s), tokenizer unchanged"
+
+
+def size(job: Job, ratio: float) -> str:
+    """A quantized checkpoint is smaller than BF16; the baseline is exactly as large."""
+    quantized = job.settings.quant.scheme is not None
+    if quantized and not ratio < 0.95:
+        raise Failed(f"{ratio:.3f} of the BF16 size")
+    return f"{ratio:.3f} of the BF16 size"
+
+
+def layers(folder: Path, source: Path, job: Job) -> str:
+    """Every Linear of the decoder is quantized or on the ignore list, and nothing else is quantized."""
+    found = disk.headers(folder)
+    linears = {
+        name.removesuffix(".weight")
+        for name in disk.headers(source)
+        if name.endswith("_proj.weight") and ".layers." in name
+    }
+    quantized = disk.quantized_modules(folder)
+    if job.settings.quant.scheme is None:
+        expected: set[str] = set()
+    else:
+        ignored = set(disk.quantization_config(folder).get("ignore") or [])
+        expected = {name for name in linears if name not in ignored}
+    if missing := expected - quantized:
+        raise Failed(f"{len(missing)} layers were not quantized, {sorted(missing)[0]} first")
+    if extra := quantized - expected:
+        raise Failed(f"{len(extra)} layers should not be quantized, {sorted(extra)[0]} first")
+    wide = [
+        name
+        for name in quantized
+        if any(found.get(f"{name}.{kind}", {}).get("dtype") in ("BF16", "F16", "F32") for kind in ("weight",))
+    ]
+    if wide:
+        raise Failed(f"{wide[0]} has a scale, and its weight is still {found[wide[0] + '.weight']['dtype']}")
+    return f"{len(quantized)} of {len(linears)} decoder Linears quantized, lm_head and embeddings left alone"
+
+
+def scales(folder: Path) -> str:
+    """Every scale is finite and positive."""
+    count = 0
+    for name, tensor in _tensors(folder, lambda name: name.endswith("_scale")):
+        if not bool(tensor.float().isfinite().all()) or not bool((tensor.float() > 0).all()):
+            raise Failed(f"{name} holds a value that is not finite and positive")
+        count += tensor.numel()
+    return f"{count:,} scales finite and positive"
+
+
+def _tensors(folder: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, Any]]:
+    from safetensors import safe_open
+
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            yield from ((name, file.get_tensor(name)) for name in file.keys() if wanted(name))  # noqa: SIM118
+
+
+def _loads(job: Job) -> str:
+    server = job.server()
+    return f"ready after {server.ready_s:.1f} s"
+
+
+def _canaries(job: Job, results: dict[str, Any]) -> str:
+    answers = job.server().complete(list(CANARIES), CANARY_TOKENS)
+    results["canary"] = [{"prompt": prompt, "answer": answer} for prompt, answer in zip(CANARIES, answers, strict=True)]
+    if not all(answer.strip() for answer in answers):
+        raise Failed("a canary prompt got an empty answer")
+    if all(len(set(answer.strip())) == 1 for answer in answers):
+        # Broken kernels answer `!!!!`, token 0 over and over.
+        raise Failed(f"every answer repeats one character: {answers[0]!r}")
+    return f"{len(answers)} prompts answered"

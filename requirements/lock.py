@@ -1,0 +1,59 @@
+"""Writes the locked environments from `pyproject.toml`: run it as `make lock`.
+
+The locks are complete: pip installs them with `--no-deps --require-hashes`, which is how the overrides of
+`overrides.txt` reach somebody who has pip alone. Two facts shape the CPU side:
+
+* PyTorch publishes its CPU build (`2.13.0+cpu`) on its own index; the package index has the CUDA build only. So
+  `torch-cpu.txt` is tried first, and `cpu.txt` brings the package index's build where that one is not on offer.
+* The CUDA build does not import without NVIDIA's libraries, so they are locked apart, in `torch-cuda.txt`, and
+  installed only where that build was taken.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).parent
+# The CPU build's wheels that were installed and tested; add a line for another Python once tested there.
+TORCH_CPU = "2.13.0+cpu"
+TORCH_CPU_HASHES = {
+    "cp311": "6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b",
+}
+CUDA_LIBRARY = re.compile(r"^(nvidia-(?!ml-py)|cuda-|triton==)")
+HEADER = "# Made by `make lock` from pyproject.toml; do not edit.\n"
+
+
+def compile_lock(extra: str) -> list[str]:
+    """Resolves `pyproject.toml[extra,dev]` against the package index; returns one block of text per package."""
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "lock.txt"
+        environment = {k: v for k, v in os.environ.items() if not k.endswith("FIND_LINKS")}
+        command = [
+            *(sys.executable, "-m", "uv", "pip", "compile", "--quiet", "pyproject.toml"),
+            *("--extra", extra, "--extra", "dev", "--override", "requirements/overrides.txt"),
+            *("--universal", "--python-version", "3.11", "--generate-hashes", "--no-header"),
+            *("--no-annotate", "--no-emit-index-url", "--output-file", str(output)),
+        ]
+        subprocess.run(command, check=True, cwd=HERE.parent, env=environment)
+        return re.split(r"\n(?=\S)", output.read_text().strip())
+
+
+def main() -> None:
+    """Writes the four locks beside this file."""
+    cpu = compile_lock("cpu")
+    libraries = [block for block in cpu if CUDA_LIBRARY.match(block)]
+    hashes = [f"    --hash=sha256:{value}" for value in TORCH_CPU_HASHES.values()]
+    for name, blocks in {
+        "torch-cpu.txt": [" \\\n".join([f"torch=={TORCH_CPU}", *hashes])],
+        "cpu.txt": [block for block in cpu if block not in libraries],
+        "torch-cuda.txt": libraries,
+        "cuda.txt": compile_lock("cuda"),
+    }.items():
+        (HERE / name).write_text(HEADER + "\n".join(blocks) + "\n")
+
+
+if __name__ == "__main__":
+    main()

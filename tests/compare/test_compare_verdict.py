@@ -1,0 +1,185 @@
+"""The table and the sentences, on stated figures and on everything that hypothesis comes up with."""
+
+import re
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipeline.compare import compare, judge
+from pipeline.compare.accuracy import PairedDifference
+from pipeline.compare.estimates import Missing
+from pipeline.compare.records import Metric, Record, Size, Speed, TaskScores
+from pipeline.compare.repeats import Change
+from pipeline.compare.table import METRICS, SpeedCell, TaskCell
+
+CLAIM = re.compile(
+    r"more tokens per second than BF16|Lower throughput than BF16|scores (lower|higher) than BF16|% throughput|"
+    r"% mean T|loses accuracy"
+)
+TASKS = ("MMLU", "GSM8K")
+NOISE = (1.0, 1.01, 0.99)
+
+
+def record(
+    name, throughput=1000.0, wrong=0, emulated=(), size=100, noise=NOISE, n=100, speed=None, tasks=None, machine="box"
+):
+    metrics = {
+        metric.name: Metric(unit=metric.unit, values=tuple(throughput * f for f in noise))
+        if metric.better == "higher"
+        else Metric(unit=metric.unit, values=tuple(1e6 / throughput * f for f in noise))
+        for metric in METRICS
+    }
+    items = tuple((f"item {i}", float(i >= wrong)) for i in range(n))
+    scored = TaskScores(task="t", metric="acc", value=1 - wrong / n, n=n, asked=n, scores=items)
+    return Record(
+        name=name,
+        label=name.upper(),
+        family="baseline" if name == "bf16" else "other",
+        is_baseline=name == "bf16",
+        emulated=emulated,
+        size=Size(bytes=size),
+        speed=speed or Speed(machine=machine, metrics=metrics, asked=3, completed=3, failed=0),
+        tasks=dict.fromkeys(TASKS, scored) if tasks is None else tasks,
+    )
+
+
+def judged(*records):
+    return judge(compare(records, TASKS), "tiny", "a machine")
+
+
+def rows(*records):
+    return {row.name: row for row in compare(records, TASKS).rows}
+
+
+def test_clear_gain_without_loss_is_recommended():
+    verdict = judged(record("bf16"), record("fast", 1300), record("faster", 1500, wrong=30))
+    assert verdict.recommended == "fast"
+    assert verdict.answer.text.startswith("FAST serves 30.0 % more tokens per second than BF16 (95 % interval")
+    assert any("FASTER scores lower than BF16 on MMLU" in point.text for point in verdict.points)
+
+
+def test_equals_of_the_fastest_are_named():
+    verdict = judged(record("bf16"), record("one", 1301), record("two", 1300))
+    assert "cannot be told from that of TWO" in verdict.answer.text
+
+
+def test_faster_but_worse_is_not_recommended():
+    verdict = judged(record("bf16"), record("fast", 1500, wrong=30))
+    assert verdict.recommended is None
+    assert "FAST serves more tokens per second than BF16 but loses accuracy on at least one" in verdict.answer.text
+
+
+def test_noise_is_called_noise():
+    verdict = judged(record("bf16"), record("same", 1002, wrong=1))
+    assert verdict.recommended is None and not verdict.answer.claims
+    assert "No throughput gain over BF16 shows" in verdict.answer.text
+    assert any(point.text == "Throughput that cannot be told from BF16's: SAME." for point in verdict.points)
+
+
+def test_emulated_speed_makes_no_claim():
+    comparison = compare([record("bf16"), record("fp8", 9000, emulated=("fp8",)), record("int8", 1100)], TASKS)
+    row = comparison.rows[1]
+    assert not row.claims_speed and isinstance(row.speed["mean_ttft_ms"], SpeedCell)
+    assert comparison.best["total_token_throughput"] == ("int8",)
+    verdict = judge(comparison, "tiny", "a machine")
+    assert verdict.recommended == "int8"
+    assert any("no speed claim: FP8" in point.text for point in verdict.points)
+    only = judged(record("bf16"), record("fp8", 9000, emulated=("fp8",)))
+    assert only.answer.text.startswith("No speed verdict: the other formats are emulated")
+
+
+def test_emulated_baseline_takes_every_speed_claim_away():
+    verdict = judged(record("bf16", emulated=("bf16",)), record("fast", 2000))
+    assert verdict.recommended is None and not any(point.kind == "speed" for point in verdict.points)
+
+
+def test_without_a_baseline_there_is_no_verdict():
+    found = rows(record("fast", 2000))
+    assert found["fast"].speed["mean_ttft_ms"].change == Missing(reason="no BF16 baseline among the results")
+    assert judged(record("fast", 2000)).answer.text.startswith("No verdict: without a BF16 result")
+    assert judged(record("bf16")).answer.text.startswith("No verdict: BF16 is the only variant")
+
+
+def test_other_machines_and_other_items_are_not_compared():
+    found = rows(record("bf16"), record("far", 2000, machine="elsewhere"), record("short", 1000, n=90))
+    assert "another machine (box)" in found["far"].speed["mean_ttft_ms"].change.reason
+    assert "items differ" in found["short"].tasks["MMLU"].change.reason
+    assert isinstance(found["short"].mean_change, Missing)
+
+
+def test_missing_results_keep_their_row_and_reason():
+    gone = record("gone", speed=Missing(reason="no kernel"), tasks=Missing(reason="no kernel"))
+    comparison = compare([gone, record("bf16")], TASKS)
+    assert [row.name for row in comparison.rows] == ["bf16", "gone"]
+    assert comparison.rows[1].speed["mean_ttft_ms"] == comparison.rows[1].tasks["MMLU"] == Missing(reason="no kernel")
+    verdict = judge(comparison, "tiny", "a machine")
+    assert any(point.text == "GONE: no kernel." for point in verdict.points)
+
+
+def test_other_units_do_not_enter_the_column():
+    seconds = Speed(
+        machine="box",
+        metrics={"mean_ttft_ms": Metric(unit="s", values=(1.0, 2.0))},
+        asked=1,
+        completed=1,
+        failed=0,
+    )
+    assert rows(record("bf16"), record("odd", speed=seconds))["odd"].speed["mean_ttft_ms"] == Missing(
+        reason="measured in s, not ms"
+    )
+
+
+def test_what_was_lost_on_the_way_is_noted():
+    partly = {"MMLU": TaskScores(task="t", metric="acc", value=0.9, n=8, asked=10, scores=(("a", 1.0),))}
+    notes = " ".join(compare([record("bf16"), record("part", tasks=partly)], TASKS).notes)
+    assert "8 of 10 items" in notes and "its items average 100.00 %" in notes
+
+
+FACTORS = st.lists(st.floats(0.7, 1.3), min_size=1, max_size=4).map(tuple)
+
+
+@st.composite
+def anything(draw):
+    """Several variants with any speed, noise, losses, emulation and gaps, with or without a baseline."""
+    names = draw(st.lists(st.sampled_from(["bf16", "a", "b", "c"]), min_size=1, max_size=4, unique=True))
+    return [
+        record(
+            name,
+            throughput=draw(st.sampled_from([500.0, 950.0, 1000.0, 1050.0, 2000.0])),
+            wrong=draw(st.integers(0, 15)),
+            emulated=draw(st.sampled_from([(), (), ("fp8",)])),
+            size=draw(st.integers(1, 200)),
+            noise=draw(FACTORS),
+            n=draw(st.sampled_from([40, 40, 40, 39])),
+            speed=draw(st.sampled_from([None, None, None, Missing(reason="gone")])),
+            tasks=draw(st.sampled_from([None, None, None, Missing(reason="gone")])),
+        )
+        for name in names
+    ]
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(anything())
+def test_no_sentence_claims_what_the_interval_does_not(records):
+    comparison = compare(records, TASKS)
+    found = {row.name: row for row in comparison.rows}
+    verdict = judge(comparison, "tiny", "a machine")
+    for sentence in (verdict.answer, *verdict.points):
+        assert bool(sentence.claims) == bool(CLAIM.search(sentence.text)), sentence
+        for claim in sentence.claims:
+            assert not claim.interval.low <= 0 <= claim.interval.high
+            row = found[claim.variant]
+            cell = row.tasks[claim.column] if claim.column in TASKS else row.speed[claim.column]
+            assert isinstance(cell, SpeedCell | TaskCell)
+            assert isinstance(cell.change, Change | PairedDifference)
+            assert cell.change.interval == claim.interval
+            assert claim.column in TASKS or row.claims_speed
+    for row in comparison.rows:
+        if not row.claims_speed:
+            assert not any(row.name in comparison.best.get(metric.name, ()) for metric in METRICS)
+    if verdict.recommended:
+        best = found[verdict.recommended]
+        assert best.claims_speed and not best.is_baseline
+        for cell in best.tasks.values():
+            assert isinstance(cell, TaskCell) and isinstance(cell.change, PairedDifference)
+            assert not (cell.change.is_clear and cell.change.difference < 0)

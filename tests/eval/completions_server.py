@@ -1,0 +1,132 @@
+"""A small server of the completions protocol over a toy language model, for tests of the client's side.
+
+The model's next-token distribution is a hash of the context, so every value can be recomputed by a test. Like vLLM, it
+refuses more than four stop strings and prompts that leave no room for an answer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import threading
+from collections.abc import Callable, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+VOCABULARY = 64
+
+
+def logprobs_after(context: Sequence[int]) -> list[float]:
+    """The toy model: log-probabilities of every token after a context."""
+    digest = hashlib.shake_256(json.dumps(list(context)).encode()).digest(VOCABULARY)
+    total = math.log(sum(math.exp(byte / 32) for byte in digest))
+    return [byte / 32 - total for byte in digest]
+
+
+def greedy(context: Sequence[int], n: int) -> list[int]:
+    """The toy model's greedy continuation."""
+    written: list[int] = []
+    for _ in range(n):
+        values = logprobs_after([*context, *written])
+        written.append(values.index(max(values)))
+    return written
+
+
+class CompletionsServer:
+    """Serves until it is closed; keeps every request, and can be told to fail."""
+
+    def __init__(self, decode: Callable[[Sequence[int]], str], context: int = 512) -> None:
+        self.decode = decode
+        self.context = context
+        self.requests: list[dict[str, Any]] = []
+        self.failures: list[int] = []
+        self.knows_label_ids = True
+        self.in_flight = self.most_in_flight = 0
+        self.lock = threading.Lock()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                self.answer(200, {"data": [{"id": "model", "max_model_len": outer.context}]})
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                with outer.lock:
+                    outer.requests.append(body)
+                    status = outer.failures.pop(0) if outer.failures else 200
+                    prompts = len(body["prompt"]) if isinstance(body["prompt"][0], list) else 1
+                    outer.in_flight += prompts
+                    outer.most_in_flight = max(outer.most_in_flight, outer.in_flight)
+                try:
+                    self.answer(*outer.complete(body) if status == 200 else (status, error("as told")))
+                finally:
+                    with outer.lock:
+                        outer.in_flight -= prompts
+
+            def answer(self, status: int, content: Any) -> None:
+                data = json.dumps(content).encode()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.http.server_port}"
+        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self.http.shutdown()
+        self.http.server_close()
+
+    def complete(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        prompts = body["prompt"] if isinstance(body["prompt"][0], list) else [body["prompt"]]
+        stops = body.get("stop") or []
+        if len(stops) > 4:
+            return 400, error("List should have at most 4 items")
+        if any(len(prompt) + body["max_tokens"] > self.context for prompt in prompts):
+            return 400, error("the prompt exceeds the context")
+        # Backwards: the protocol promises an index, no order.
+        return 200, {"choices": [self.choice(i, prompts[i], body, stops) for i in reversed(range(len(prompts)))]}
+
+    def choice(self, index: int, prompt: list[int], body: dict[str, Any], stops: list[str]) -> dict[str, Any]:
+        written = greedy(prompt, body["max_tokens"])
+        reason = "length"
+        for i, token in enumerate(written):
+            if token in body.get("stop_token_ids", []):
+                written, reason = written[:i], "stop"
+                break
+        text = self.decode(written)
+        for stop in stops:
+            if stop in text:
+                text, reason = text[: text.index(stop)], "stop"
+        shown = [*prompt, *written] if body.get("echo") else written
+        start = len(shown) - len(written)
+        labels = body.get("logprob_token_ids") if self.knows_label_ids else None
+        tops: list[dict[str, float] | None] = []
+        for i, token in enumerate(shown):
+            before = shown[:i] if body.get("echo") else [*prompt, *shown[:i]]
+            values = logprobs_after(before)
+            best = values.index(max(values))
+            wanted = [token, *(labels if labels and i >= start else [best])]
+            tops.append({f"token_id:{t}": values[t] for t in wanted} if before else None)
+        logprobs = {
+            "tokens": [f"token_id:{t}" for t in shown],
+            "token_logprobs": [top[f"token_id:{t}"] if top else None for t, top in zip(shown, tops, strict=True)],
+            "top_logprobs": tops,
+        }
+        return {
+            "index": index,
+            "text": text,
+            "finish_reason": reason,
+            "logprobs": logprobs if body.get("logprobs") else None,
+        }
+
+
+def error(message: str) -> dict[str, Any]:
+    return {"error": {"message": message}}

@@ -1,0 +1,76 @@
+"""End to end: vLLM loads the plugin by its entry point and serves what a CPU has no kernel for."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.serve import vllm_plugin
+from tests.serve.vllm_plugin import tiny_checkpoints
+
+REPOSITORY = Path(__file__).parents[3]
+
+
+def rms(values: torch.Tensor) -> float:
+    return float(values.pow(2).mean().sqrt())
+
+
+@pytest.mark.vllm
+def test_served_probabilities_are_the_formats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("vllm")
+    rng = random.Random(3)
+    prompts = [[rng.randrange(tiny_checkpoints.CONFIG["vocab_size"]) for _ in range(40)] for _ in range(3)]
+    unquantized = tiny_checkpoints.log_probabilities(tiny_checkpoints.base_model(), prompts)
+    references = {"w4a16": tiny_checkpoints.log_probabilities(tiny_checkpoints.w4a16(tmp_path / "w4a16"), prompts)}
+    fp8 = tiny_checkpoints.fp8_static_with_fp8_cache(tmp_path / "fp8", monkeypatch)
+    references["fp8"] = tiny_checkpoints.log_probabilities(fp8, prompts)
+
+    entry_points = tmp_path / "site" / "plugin_under_test-0.dist-info" / "entry_points.txt"
+    entry_points.parent.mkdir(parents=True)
+    entry_points.write_text("[vllm.general_plugins]\npipeline = pipeline.serve.vllm_plugin:register\n")
+    jobs = [
+        {"name": "fp8", "checkpoint": str(tmp_path / "fp8"), "dtype": "float32"},
+        {"name": "w4a16", "checkpoint": str(tmp_path / "w4a16"), "dtype": "bfloat16"},
+    ]
+    (tmp_path / "request.json").write_text(json.dumps({"jobs": jobs, "prompts": prompts}))
+    path = os.pathsep.join([str(tmp_path / "site"), str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
+    program = Path(__file__).with_name("serve_tiny.py")
+    done = subprocess.run(
+        [sys.executable, program, tmp_path / "request.json", tmp_path / "answer.json"],
+        env={**os.environ, "PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=800,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-6000:]
+    answer = json.loads((tmp_path / "answer.json").read_text())
+
+    kernels = answer["kernels"]
+    assert kernels["quantize_op"]
+    assert all(kernels["products"].values()), kernels["products"]
+    names = kernels["names"]
+    assert all(len(set(of_kind)) == len(of_kind) for of_kind in names.values())  # registered once
+    fp8_names = names["fp8"]
+    assert fp8_names.index("EmulatedFp8LinearKernel") < fp8_names.index("PerTensorTorchFP8ScaledMMLinearKernel")
+    ours, native = (names["weight_only"].index(n) for n in ("DequantizedLinearKernel", "CPUWNA16LinearKernel"))
+    assert (native < ours) == kernels["weight_only_native"]
+
+    expected = {vllm_plugin.FP8_STATIC, vllm_plugin.KV_CACHE_E4M3}
+    if not kernels["weight_only_native"]:
+        expected.add(vllm_plugin.integer_weights(4))
+    assert set(vllm_plugin.emulated_in(done.stdout)) == expected
+
+    for name, tolerance in (("fp8", 0.35), ("w4a16", 0.2)):
+        served = torch.tensor(answer[name])
+        effect = rms(references[name] - unquantized)
+        # Far closer to the format's own arithmetic than the format is to the unquantized model. (A last
+        # bit more or less moves an activation to the next FP8 value now and then, so FP8 is never equal.)
+        assert effect > 0.005
+        assert rms(served - references[name]) < tolerance * effect

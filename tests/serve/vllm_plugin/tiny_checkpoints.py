@@ -1,0 +1,128 @@
+"""Tiny Qwen3 checkpoints in the layouts of llm-compressor, and what each should compute, in float32.
+
+The reference is transformers' own model with the checkpoint's dequantized weights, its activations
+rounded by torch's FP8 conversion before each linear layer, and its keys and values before attention.
+All linear layers share one FP8 weight scale, so vLLM's requantization of fused layers changes
+nothing.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
+from safetensors.torch import save_file
+from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers.models.qwen3 import modeling_qwen3
+
+GROUP = 32
+INPUT_SCALE, KEY_SCALE, VALUE_SCALE = 0.02, 0.011, 0.013
+CONFIG: dict[str, Any] = {
+    "vocab_size": 192,
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 64,
+    "max_position_embeddings": 256,
+    "tie_word_embeddings": False,
+    "initializer_range": 0.08,
+    "attn_implementation": "eager",
+}
+_TENSOR: dict[str, Any] = {"num_bits": 8, "type": "float", "strategy": "tensor", "symmetric": True, "dynamic": False}
+_GROUP: dict[str, Any] = {**_TENSOR, "num_bits": 4, "type": "int", "strategy": "group", "group_size": GROUP}
+
+
+def base_model() -> Any:
+    torch.manual_seed(1)
+    model = Qwen3ForCausalLM(Qwen3Config(**CONFIG))
+    return model.to(torch.bfloat16).to(torch.float32).eval()
+
+
+def linear_layers(model: Any) -> dict[str, Any]:
+    modules = dict(model.named_modules())
+    return {n: m for n, m in modules.items() if isinstance(m, torch.nn.Linear) and n != "lm_head"}
+
+
+def round_to(values: torch.Tensor, scale: float) -> torch.Tensor:
+    inverse = torch.tensor(scale, dtype=torch.float32).reciprocal()
+    return (values * inverse).clamp(-448, 448).to(torch.float8_e4m3fn).to(values.dtype) * scale
+
+
+def _write(folder: Path, model: Any, replaced: dict[str, torch.Tensor], quantization: dict[str, Any]) -> None:
+    folder.mkdir(parents=True)
+    state = {n: p.detach().to(torch.bfloat16).contiguous() for n, p in model.state_dict().items()}
+    for name in linear_layers(model):
+        del state[f"{name}.weight"]
+    save_file({**state, **replaced}, folder / "model.safetensors", metadata={"format": "pt"})
+    config = model.config.to_dict() | {"architectures": ["Qwen3ForCausalLM"], "dtype": "bfloat16"}
+    config["quantization_config"] = {
+        "quant_method": "compressed-tensors",
+        "quantization_status": "compressed",
+        "ignore": ["lm_head"],
+        **quantization,
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def fp8_static_with_fp8_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Write an FP8 W8A8 static checkpoint with calibrated FP8 cache scales; return its reference."""
+    model = base_model()
+    layers = linear_layers(model)
+    largest = max(layer.weight.abs().max().item() for layer in layers.values())
+    weight_scale = float(torch.tensor(largest / 448).to(torch.bfloat16))
+    replaced: dict[str, torch.Tensor] = {}
+    with torch.no_grad():
+        for name, layer in layers.items():
+            stored = (layer.weight / weight_scale).clamp(-448, 448).to(torch.float8_e4m3fn)
+            replaced[f"{name}.weight"] = stored
+            replaced[f"{name}.weight_scale"] = torch.tensor([weight_scale], dtype=torch.float32)
+            replaced[f"{name}.input_scale"] = torch.tensor([INPUT_SCALE], dtype=torch.float32)
+            layer.weight.copy_(stored.to(torch.float32) * weight_scale)
+            layer.register_forward_pre_hook(lambda _, inputs: (round_to(inputs[0], INPUT_SCALE),))
+    for index in range(CONFIG["num_hidden_layers"]):
+        prefix = f"model.layers.{index}.self_attn"
+        replaced[f"{prefix}.k_scale"] = torch.tensor([KEY_SCALE], dtype=torch.float32)
+        replaced[f"{prefix}.v_scale"] = torch.tensor([VALUE_SCALE], dtype=torch.float32)
+    group = {"targets": ["Linear"], "weights": _TENSOR, "input_activations": _TENSOR}
+    quantization = {"format": "float-quantized", "config_groups": {"group_0": group}, "kv_cache_scheme": _TENSOR}
+    _write(folder, model, replaced, quantization)
+
+    attend: Callable[..., Any] = modeling_qwen3.eager_attention_forward
+
+    def with_fp8_cache(module: Any, query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
+        return attend(module, query, round_to(key, KEY_SCALE), round_to(value, VALUE_SCALE), *args, **kwargs)
+
+    monkeypatch.setattr(modeling_qwen3, "eager_attention_forward", with_fp8_cache)
+    return model
+
+
+def w4a16(folder: Path) -> Any:
+    """Write a symmetric 4-bit weight-only checkpoint; return its reference."""
+    model = base_model()
+    replaced: dict[str, torch.Tensor] = {}
+    with torch.no_grad():
+        for name, layer in linear_layers(model).items():
+            grouped = layer.weight.reshape(layer.out_features, -1, GROUP)
+            scale = (grouped.abs().amax(-1) / 7.5).to(torch.bfloat16)
+            stored = (grouped / scale.to(torch.float32).unsqueeze(-1)).round().clamp(-8, 7).to(torch.int8)
+            weight = (stored.to(torch.bfloat16) * scale.unsqueeze(-1)).reshape_as(layer.weight)
+            layer.weight.copy_(weight.to(torch.float32))
+            replaced[f"{name}.weight_packed"] = pack_to_int32(stored.reshape_as(layer.weight), 4)
+            replaced[f"{name}.weight_scale"] = scale
+            replaced[f"{name}.weight_shape"] = torch.tensor(layer.weight.shape)
+    group = {"targets": ["Linear"], "weights": _GROUP, "input_activations": None}
+    _write(folder, model, replaced, {"format": "pack-quantized", "config_groups": {"group_0": group}})
+    return model
+
+
+def log_probabilities(model: Any, prompts: list[list[int]]) -> torch.Tensor:
+    """Return the log-probability of each prompt token but the first."""
+    tokens = torch.tensor(prompts)
+    with torch.no_grad():
+        logits = model(tokens, use_cache=False).logits.to(torch.float32)
+    return logits.log_softmax(-1)[:, :-1].gather(2, tokens[:, 1:, None])[..., 0].flatten()
