@@ -83,6 +83,9 @@ class CalibrationSettings(_Section):
     name: str
     dataset: DatasetSettings
     num_samples: PositiveInt = Field(200, description="conversations forwarded")
+    algorithm_samples: PositiveInt | None = Field(
+        None, description="of these, shown to GPTQ, AWQ and SmoothQuant; null: all"
+    )
     max_seq_length: PositiveInt = Field(2048, description="tokens kept of a conversation")
     seed: int = Field(0, description="seed of the sampling")
     observer: Literal["minmax"] = Field("minmax", description="range of the static activations")

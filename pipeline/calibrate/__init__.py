@@ -25,7 +25,7 @@ def needs(settings: Settings) -> tuple[Stage, ...]:
 
 def identity(job: Job) -> dict[str, Any]:
     """The model, the conversations and how they are sampled and observed."""
-    settings = job.settings.calibration.model_dump(exclude={"name", "dataset"})
+    settings = job.settings.calibration.model_dump(exclude={"name", "dataset", "algorithm_samples"})
     dataset = identity_of(job.settings.calibration.dataset, "calibration.dataset", job.digests)
     return {"model": job.model.identity(), "dataset": dataset, **settings}
 

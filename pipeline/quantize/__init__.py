@@ -28,6 +28,8 @@ def identity(job: Job) -> dict[str, Any]:
     }
     for stage in needs(job.settings):
         payload[stage.value] = job.artifact(stage).key
+    if job.settings.quant.algorithm != "rtn":
+        payload["algorithm_samples"] = job.settings.calibration.algorithm_samples
     return payload
 
 

@@ -59,7 +59,7 @@ def _quantize(job: Job, draft: Draft) -> None:
     model = load_model(job)
     data: dict[str, Any] = {"pipeline": "datafree"}
     if quant.algorithm != "rtn":
-        sequences = read_tokens(job.artifact(Stage.CALIBRATE).folder)
+        sequences = read_tokens(job.artifact(Stage.CALIBRATE).folder)[: job.settings.calibration.algorithm_samples]
         batches = [{"input_ids": ids, "attention_mask": torch.ones_like(ids)} for ids in sequences]
         data = {
             "dataset": torch.utils.data.DataLoader(batches, batch_size=None),

@@ -24,7 +24,7 @@ CONFIG: dict[str, Any] = {
     "vocab_size": 192,
     "hidden_size": 128,
     "intermediate_size": 256,
-    "num_hidden_layers": 1,
+    "num_hidden_layers": 2,
     "num_attention_heads": 2,
     "num_key_value_heads": 1,
     "head_dim": 64,
@@ -39,8 +39,11 @@ _GROUP: dict[str, Any] = {**_TENSOR, "num_bits": 4, "type": "int", "strategy": "
 
 def base_model() -> Any:
     torch.manual_seed(1)
-    model = Qwen3ForCausalLM(Qwen3Config(**CONFIG))
-    return model.to(torch.bfloat16).to(torch.float32).eval()
+    model = Qwen3ForCausalLM(Qwen3Config(**CONFIG)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():  # not the buffers: rotary frequencies stay float32
+            parameter.copy_(parameter.to(torch.bfloat16))
+    return model
 
 
 def linear_layers(model: Any) -> dict[str, Any]:
@@ -117,6 +120,30 @@ def w4a16(folder: Path) -> Any:
             replaced[f"{name}.weight_shape"] = torch.tensor(layer.weight.shape)
     group = {"targets": ["Linear"], "weights": _GROUP, "input_activations": None}
     _write(folder, model, replaced, {"format": "pack-quantized", "config_groups": {"group_0": group}})
+    return model
+
+
+def w8a8(folder: Path) -> Any:
+    """Write an INT8 W8A8 checkpoint with dynamic activations; return its reference."""
+    model = base_model()
+    replaced: dict[str, torch.Tensor] = {}
+
+    def round_rows(_: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
+        largest = inputs[0].abs().amax(-1, keepdim=True)
+        return ((inputs[0] * torch.div(127.0, largest)).round() * (largest / 127),)
+
+    with torch.no_grad():
+        for name, layer in linear_layers(model).items():
+            scale = layer.weight.abs().amax(-1, keepdim=True) / 127
+            stored = (layer.weight / scale).round().to(torch.int8)
+            layer.weight.copy_(stored * scale)
+            layer.register_forward_pre_hook(round_rows)
+            replaced[f"{name}.weight"] = stored
+            replaced[f"{name}.weight_scale"] = scale
+    weights = {**_TENSOR, "type": "int", "strategy": "channel"}
+    activations = {**_TENSOR, "type": "int", "strategy": "token", "dynamic": True}
+    group = {"targets": ["Linear"], "weights": weights, "input_activations": activations}
+    _write(folder, model, replaced, {"format": "int-quantized", "config_groups": {"group_0": group}})
     return model
 
 
