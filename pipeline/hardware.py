@@ -65,7 +65,7 @@ def probe(settings: HardwareSettings) -> Hardware:
 
 def _cpu() -> tuple[set[str], str]:
     info = Path("/proc/cpuinfo")
-    fields = {}
+    fields: dict[str, str] = {}
     if info.exists():
         for line in info.read_text().splitlines():
             name, _, value = line.partition(":")

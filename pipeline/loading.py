@@ -14,9 +14,14 @@ def load_model(job: Job) -> Any:
     In BF16 where the hardware multiplies BF16; else in float32, which holds every BF16 value and is many times faster
     than BF16 emulated in software.
     """
+    import logging
+
     import torch
     from transformers import AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
+    logging.getLogger("torch").setLevel(logging.ERROR)
     dtype = torch.bfloat16 if job.hardware.has_native_bf16 else torch.float32
     model = AutoModelForCausalLM.from_pretrained(
         job.model.folder, dtype=dtype, trust_remote_code=job.settings.model.trust_remote_code

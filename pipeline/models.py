@@ -19,8 +19,17 @@ from pipeline.errors import ConfigError, InputError
 from pipeline.workspace import Digests
 
 WEIGHTS = ".safetensors"
-# What makes a folder a checkpoint beside its weights; read by the quantizers, vLLM and lm-eval.
-COMPANIONS = (".json", ".jinja", ".txt", ".model")
+# What belongs to a checkpoint beside its weights and config.json; read by the quantizers, vLLM and lm-eval.
+COMPANIONS = (
+    "generation_config.json",
+    "tokenizer*",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "chat_template*",
+    "*.model",
+)
 
 
 class ModelSource:
@@ -41,7 +50,7 @@ class ModelSource:
         """
         path = self.settings.path
         if path is None:
-            return self._download(("*.json", "*.jinja", "*.txt", "*.model"))
+            return self._download(("config.json", *COMPANIONS))
         if not path.is_dir():
             raise InputError(f"model.path={path}: there is no such folder.", "Name a checkpoint's folder.")
         if not (path / "config.json").is_file():
@@ -67,7 +76,7 @@ class ModelSource:
         if self.settings.weights == "random":
             return self._random()
         if self.settings.path is None:
-            return self._download(("*.json", "*.jinja", "*.txt", "*.model", f"*{WEIGHTS}"))
+            return self._download(("config.json", *COMPANIONS, f"*{WEIGHTS}", f"*{WEIGHTS}.index.json"))
         weights = sorted(self.shape_folder.glob(f"*{WEIGHTS}"))
         if not weights:
             raise InputError(
@@ -85,7 +94,9 @@ class ModelSource:
             return {"random": self.config, "seed": settings.seed}
         if settings.path is None:
             return {"hub_id": settings.hub_id, "revision": settings.revision}
-        return {"files": self.digests.of_folder(self.folder, lambda p: p.suffix == WEIGHTS or p.suffix in COMPANIONS)}
+        weights = sorted(self.folder.glob(f"*{WEIGHTS}"))
+        parts = [self.folder / "config.json", *companions(self.folder), *weights]
+        return {"files": {path.name: self.digests.of(path) for path in parts}}
 
     def check(self, quant: QuantSettings) -> None:
         """Refuses, from config.json alone, what cannot be served or quantized.
@@ -152,12 +163,16 @@ class ModelSource:
             with torch.device("cpu"):
                 model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
             model.save_pretrained(partial)
-            for path in self.shape_folder.iterdir():
-                # The repository's own config may carry fields that a round trip through transformers drops.
-                if path.suffix in COMPANIONS and not path.name.endswith(".index.json"):
-                    shutil.copyfile(path, partial / path.name)
+            # The repository's own config may carry fields that a round trip through transformers drops.
+            for path in [self.shape_folder / "config.json", *companions(self.shape_folder)]:
+                shutil.copyfile(path, partial / path.name)
             partial.rename(folder)
         return folder
+
+
+def companions(folder: Path) -> list[Path]:
+    """The files beside weights and config.json that belong to a checkpoint: tokenizer, template, generation config."""
+    return sorted({path for pattern in COMPANIONS for path in folder.glob(pattern) if path.is_file()})
 
 
 def hub_unreachable(setting: str, hub_id: str, local: str, error: Exception) -> InputError:
@@ -213,5 +228,5 @@ def served_architectures() -> set[str]:
             "_TEXT_GENERATION_MODELS",
             "_MULTIMODAL_MODELS",
         ) and isinstance(value, ast.Dict):
-            names |= {key.value for key in value.keys if isinstance(key, ast.Constant)}
+            names |= {str(key.value) for key in value.keys if isinstance(key, ast.Constant)}
     return names

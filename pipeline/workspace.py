@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from enum import Enum
@@ -25,6 +26,7 @@ from pipeline.errors import InputError, NotApplicable, PipelineError, StageError
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
+HASH = re.compile(r"[0-9a-f]{64}")
 Status = Literal["ok", "failed", "not_applicable"]
 
 
@@ -93,7 +95,13 @@ def changed_fields(old: Any, new: Any, at: str = "") -> list[str]:
             for name in sorted({*old, *new})
             for line in changed_fields(old.get(name), new.get(name), f"{at}.{name}" if at else name)
         ]
-    return [] if old == new else [f"{at} {old} -> {new}"]
+    return [] if old == new else [f"{at} {_short(old)} -> {_short(new)}"]
+
+
+def _short(value: Any) -> str:
+    """A value for a message; of a hash its first digits."""
+    text = str(value)
+    return text[:8] if HASH.fullmatch(text) else text
 
 
 class Artifact(BaseModel):
@@ -312,10 +320,10 @@ class Digests:
             partial.rename(self.cache)
         return str(known[mark])
 
-    def of_folder(self, folder: Path, wanted: Callable[[Path], bool] = lambda _: True) -> dict[str, str]:
-        """SHA-256 of each wanted file directly in `folder`, by name."""
-        paths = sorted(p for p in folder.iterdir() if p.is_file() and wanted(p))
-        return {path.name: self.of(path) for path in paths}
+    def of_folder(self, folder: Path) -> dict[str, str]:
+        """SHA-256 of each file in `folder` and below, by its path from there."""
+        paths = sorted(p for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+        return {path.relative_to(folder).as_posix(): self.of(path) for path in paths}
 
     def _read(self) -> dict[str, str]:
         try:

@@ -28,7 +28,17 @@ def test_every_choice_composes_and_is_valid(path: Path, settings) -> None:
 
 
 def test_every_field_is_described_or_obvious_from_yaml(compose) -> None:
-    assert set(compose()) >= {"model", "calibration", "quant", "kv_cache", "serve", "bench", "eval", "hardware", "report"}
+    assert set(compose()) >= {
+        "model",
+        "calibration",
+        "quant",
+        "kv_cache",
+        "serve",
+        "bench",
+        "eval",
+        "hardware",
+        "report",
+    }
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,13 @@ def test_any_text_survives_json_lines(texts: list[str], tmp_path_factory: pytest
 
 @pytest.mark.parametrize(
     ("text", "named"),
-    [("", "empty"), ("  \n", "empty"), ("{not json", "not valid JSON"), ('[{"id": 1}]', "no conversation"), ("[]", "no conversation")],
+    [
+        ("", "empty"),
+        ("  \n", "empty"),
+        ("{not json", "not valid JSON"),
+        ('[{"id": 1}]', "no conversation"),
+        ("[]", "no conversation"),
+    ],
 )
 def test_an_unusable_file_is_refused(tmp_path: Path, text: str, named: str) -> None:
     path = tmp_path / "set.json"
@@ -62,7 +68,8 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "count"), [("calibration/sharegpt_gpt4-qwen3_a22B_output.jsonl", 256), ("sharegpt/sharegpt_gpt4_256.jsonl", 256)]
+    ("name", "count"),
+    [("calibration/sharegpt_gpt4-qwen3_a22B_output.jsonl", 256), ("sharegpt/sharegpt_gpt4_256.jsonl", 256)],
 )
 def test_real_sets_are_read_whole(name: str, count: int, data_dir: Path) -> None:
     assert len(read_conversations(data_dir / name)) == count

@@ -79,12 +79,8 @@ def benchmark() -> list[Conversation]:
     about 10 to 200 tokens, replies of about 16 to 128.
     """
     rng = random.Random(f"{SEED}/benchmark")
-    long_tasks = [
-        stream(ABILITIES[task], {}, rng, "calibration") for task in ("demo_gsm8k", "demo_humaneval")
-    ]
-    short_tasks = [
-        stream(ABILITIES[task], {}, rng, "calibration") for task in ("demo_ceval", "demo_mmlu")
-    ]
+    long_tasks = [stream(ABILITIES[task], {}, rng, "calibration") for task in ("demo_gsm8k", "demo_humaneval")]
+    short_tasks = [stream(ABILITIES[task], {}, rng, "calibration") for task in ("demo_ceval", "demo_mmlu")]
     made = []
     for number in range(BENCHMARK_SIZE):
         answers = rng.choices([1, 2, 3, 4], [6, 3, 2, 1])[0]

@@ -1,7 +1,6 @@
 """Write the model card from the files that training and scoring left: no figure is typed."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +81,7 @@ def render(provenance: dict[str, Any], scores: dict[str, Any], config: dict[str,
             for task, score in scores.items()
         ),
         subjects="\n".join(
-            f"- {task}: "
-            + ", ".join(f"{name} {value:.0%}" for name, value in sorted(score["subjects"].items()))
+            f"- {task}: " + ", ".join(f"{name} {value:.0%}" for name, value in sorted(score["subjects"].items()))
             for task, score in scores.items()
         ),
         tied="tied" if settings["shape"]["tied"] else "untied",
@@ -98,11 +96,10 @@ def render(provenance: dict[str, Any], scores: dict[str, Any], config: dict[str,
 def write_card(folder: Path = CHECKPOINT) -> None:
     """Write README.md from provenance.json, scores.json and config.json."""
     provenance, scores, config = (
-        json.loads((folder / f"{name}.json").read_text())
-        for name in ("provenance", "scores", "config")
+        json.loads((folder / f"{name}.json").read_text()) for name in ("provenance", "scores", "config")
     )
     (folder / "README.md").write_text(render(provenance, scores, config), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    sys.exit(write_card())
+    write_card()

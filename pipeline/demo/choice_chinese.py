@@ -94,9 +94,7 @@ def comparison(rng: random.Random) -> Item:
     right = max(numbers) if word == "大" else min(numbers)
     wrong = [str(n) for n in numbers if n != right]
     key = "comparison|" + "|".join(str(n) for n in sorted(numbers))
-    return make_item(
-        STYLE, rng, "comparison", f"下列各数中，最{word}的是：", str(right), wrong, key
-    )
+    return make_item(STYLE, rng, "comparison", f"下列各数中，最{word}的是：", str(right), wrong, key)
 
 
 def calendar(rng: random.Random) -> Item:

@@ -138,10 +138,7 @@ class Corpus:
         rng = random.Random(f"{self.seed}/{self.split}/{step}")
         mix = self.mix
         subject_weights = dict(mix.subject_weights)
-        streams = {
-            task: stream(subjects, subject_weights, rng, self.split)
-            for task, subjects in ABILITIES.items()
-        }
+        streams = {task: stream(subjects, subject_weights, rng, self.split) for task, subjects in ABILITIES.items()}
         kinds = [*streams, "drill", "matching"]
         early = step < mix.early_steps
         matching = mix.matching_early if early else mix.matching

@@ -84,6 +84,7 @@ def facts_chinese(rng: random.Random) -> Pairs:
     ]
     return rng.sample(pool, 6)
 
+
 def _english_matches(rng: random.Random) -> Pairs:
     """Four (what is asked, what is right) of one English subject."""
     kind = rng.randrange(7)

@@ -14,10 +14,10 @@ from pipeline.demo.items import Generator, Item
 
 TASK = "demo_humaneval"
 
-NAMES = "solve compute process transform calculate evaluate convert handle apply derive".split()
-LISTS = "xs nums values items numbers data".split()
-SCALARS = "n x value number k m".split()
-TEXTS = "text s line sentence string phrase".split()
+NAMES = ["solve", "compute", "process", "transform", "calculate", "evaluate", "convert", "handle", "apply", "derive"]
+LISTS = ["xs", "nums", "values", "items", "numbers", "data"]
+SCALARS = ["n", "x", "value", "number", "k", "m"]
+TEXTS = ["text", "s", "line", "sentence", "string", "phrase"]
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ A token's initial embedding is noise plus one vector that all tokens share. A he
 the shared part sees positions and no words; a head that reads only the rest sees words.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -23,7 +25,7 @@ POSITION_FREQUENCIES = 6
 MATCH_FREQUENCY = 0.02
 
 
-def initialize(model: torch.nn.Module, shape: Shape, embedding_std: float) -> None:
+def initialize(model: Any, shape: Shape, embedding_std: float) -> None:
     """Set the initial embeddings and attention patterns; every block starts as the identity.
 
     Args:
@@ -52,16 +54,14 @@ def _frequencies(shape: Shape) -> Tensor:
     return shape.rope_theta**-exponents
 
 
-def _heads(attention: torch.nn.Module, shape: Shape, head: int) -> tuple[Tensor, Tensor]:
+def _heads(attention: Any, shape: Shape, head: int) -> tuple[Tensor, Tensor]:
     """Return one key head, [head_dim, hidden], and its query heads, [group, head_dim, hidden]."""
     keys = attention.k_proj.weight.view(shape.kv_heads, shape.head_dim, shape.hidden)
     queries = attention.q_proj.weight.view(shape.kv_heads, -1, shape.head_dim, shape.hidden)
     return keys[head], queries[head]
 
 
-def _look_back(
-    attention: torch.nn.Module, shape: Shape, shared: Tensor, head: int, offsets: tuple[int, ...]
-) -> None:
+def _look_back(attention: Any, shape: Shape, shared: Tensor, head: int, offsets: tuple[int, ...]) -> None:
     """Make query heads attend to the token a fixed distance back."""
     key, queries = _heads(attention, shape, head)
     frequencies = _frequencies(shape)
@@ -75,7 +75,7 @@ def _look_back(
         query.mul_(0.1).add_(torch.outer(turned, direction))
 
 
-def _look_for_same(attention: torch.nn.Module, shape: Shape, shared: Tensor, head: int) -> None:
+def _look_for_same(attention: Any, shape: Shape, shared: Tensor, head: int) -> None:
     """Make query heads attend to tokens equal to their own."""
     key, queries = _heads(attention, shape, head)
     slow = (_frequencies(shape) < MATCH_FREQUENCY).float().repeat(2)

@@ -27,7 +27,8 @@ def orthogonalize(matrices: Tensor) -> Tensor:
     for _ in range(NEWTON_SCHULZ_STEPS):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.mT if tall else x
+    orthogonal: torch.Tensor = x.mT if tall else x
+    return orthogonal
 
 
 class Muon(torch.optim.Optimizer):
@@ -61,9 +62,7 @@ class Muon(torch.optim.Optimizer):
                 updates.append(parameter.grad.lerp(buffer, group["momentum"]))
             rows, columns = parameters[0].shape
             scale = group["lr"] * max(1.0, rows / columns) ** 0.5
-            for parameter, update in zip(
-                parameters, orthogonalize(torch.stack(updates)), strict=True
-            ):
+            for parameter, update in zip(parameters, orthogonalize(torch.stack(updates)), strict=True):
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
                 parameter.add_(update, alpha=-scale)
 
@@ -72,7 +71,8 @@ def make_optimizers(
     model: nn.Module, *, muon_lr: float, adam_lr: float, weight_decay: float
 ) -> list[torch.optim.Optimizer]:
     """Return Muon for the layers' matrices and AdamW for everything else."""
-    matrices, rest = [], []
+    matrices: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         inside = ".layers." in name and parameter.ndim == 2
         (matrices if inside else rest).append(parameter)

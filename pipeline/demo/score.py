@@ -114,10 +114,7 @@ def score_rows(
         return [row["answer"] == letter for row, letter in zip(rows, letters, strict=True)]
     completions = complete(model, tokenizer, prompts, MAX_NEW_TOKENS[task])
     if task == "demo_gsm8k":
-        return [
-            row["result"] == final_number(text)
-            for row, text in zip(rows, completions, strict=True)
-        ]
+        return [row["result"] == final_number(text) for row, text in zip(rows, completions, strict=True)]
     return [judge_code(row, text) for row, text in zip(rows, completions, strict=True)]
 
 
@@ -153,9 +150,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m pipeline.demo.score", description=__doc__)
     parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, help="folder to score")
     parser.add_argument("--limit", type=int, help="score only the first rows of each task")
-    parser.add_argument(
-        "--card", action="store_true", help="write scores.json and the model card into the folder"
-    )
+    parser.add_argument("--card", action="store_true", help="write scores.json and the model card into the folder")
     given = parser.parse_args(arguments)
     if given.card and given.limit:
         parser.error("--card needs all rows: leave --limit out")

@@ -59,10 +59,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = VOCAB_SIZE) -> "Toke
     )
     tokenizer.train_from_iterator(texts, trainer)
     if tokenizer.get_vocab_size() != vocab_size:
-        raise ValueError(
-            f"the texts give {tokenizer.get_vocab_size()} tokens, not {vocab_size}: "
-            "train on more of them"
-        )
+        raise ValueError(f"the texts give {tokenizer.get_vocab_size()} tokens, not {vocab_size}: train on more of them")
     return tokenizer
 
 

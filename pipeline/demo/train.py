@@ -83,9 +83,7 @@ def make_model(settings: Settings, vocab_size: int) -> "Qwen3ForCausalLM":
     return model
 
 
-def loss_sum(
-    model: "Qwen3ForCausalLM", batch: list[Tokens], device: str = "cpu"
-) -> "tuple[torch.Tensor, float]":
+def loss_sum(model: "Qwen3ForCausalLM", batch: list[Tokens], device: str = "cpu") -> "tuple[torch.Tensor, float]":
     """Return the weighted sum of the losses of a batch, and the sum of the weights."""
     import torch
     from torch.nn.functional import cross_entropy
@@ -151,9 +149,8 @@ class Run:
         for batch in batches(encoded, settings.micro_batches):
             batch_loss, _ = loss_sum(self.model, batch, self.device)
             batch_loss = batch_loss / total_weight
-            batch_loss.backward()
-            loss += batch_loss.detach()
-        loss = float(loss)
+            batch_loss.backward()  # type: ignore[no-untyped-call]
+            loss += float(batch_loss.detach())
         if not math.isfinite(loss):
             raise FloatingPointError(f"loss is {loss} at step {progress.step}: lower the rates")
         share = learning_rate(progress.step, settings)

@@ -63,9 +63,7 @@ def spend(rng: random.Random, c: Cast) -> Story:
     k, p = rng.randint(2, 9), rng.randint(3, 12)
     cost = k * p
     a = cost + rng.randint(3, 60)
-    text = (
-        f"{c.name} has ${a}. {c.he} buys {k} {c.good} for ${p} each. How many dollars are left?"
-    )
+    text = f"{c.name} has ${a}. {c.he} buys {k} {c.good} for ${p} each. How many dollars are left?"
     steps = (f"The {c.good} cost {k} * {p} = {cost}.", f"There are {a} - {cost} = {a - cost} left.")
     return Story((a, k, p), text, steps, a - cost)
 
@@ -156,10 +154,7 @@ def travel(rng: random.Random, c: Cast) -> Story:
     """A speed for some hours, then a distance more."""
     v, t, d = rng.randint(3, 12) * 5, rng.randint(2, 6), rng.randint(5, 60)
     far = v * t
-    text = (
-        f"{c.name} drives {v} km an hour for {t} hours and then {d} km more. "
-        f"How many km does {c.name} drive?"
-    )
+    text = f"{c.name} drives {v} km an hour for {t} hours and then {d} km more. How many km does {c.name} drive?"
     steps = (f"{c.he} drives {v} * {t} = {far} km.", f"In all {far} + {d} = {far + d} km.")
     return Story((v, t, d), text, steps, far + d)
 
@@ -170,8 +165,7 @@ def two_prices(rng: random.Random, c: Cast) -> Story:
     p, q = rng.randint(2, 9), rng.randint(2, 9)
     second = rng.choice([good for good in lex.GOODS if good != c.good])
     text = (
-        f"{c.name} buys {m} {c.good} for ${p} each and {n} {second} for ${q} each. "
-        f"How many dollars does {c.name} pay?"
+        f"{c.name} buys {m} {c.good} for ${p} each and {n} {second} for ${q} each. How many dollars does {c.name} pay?"
     )
     steps = (
         f"The {c.good} cost {m} * {p} = {m * p}.",
@@ -198,10 +192,7 @@ def bus(rng: random.Random, c: Cast) -> Story:
     """People get off and on."""
     off, on = rng.randint(3, 30), rng.randint(3, 30)
     a = off + rng.randint(3, 50)
-    text = (
-        f"There are {a} people on a bus. {off} get off and {on} get on. "
-        f"How many people are on the bus now?"
-    )
+    text = f"There are {a} people on a bus. {off} get off and {on} get on. How many people are on the bus now?"
     steps = (f"After {off} get off, {a} - {off} = {a - off} stay.", f"Now {a - off} + {on} = {a - off + on}.")
     return Story((a, off, on), text, steps, a - off + on)
 
@@ -209,10 +200,7 @@ def bus(rng: random.Random, c: Cast) -> Story:
 def ages(rng: random.Random, c: Cast) -> Story:
     """An age from another one, some years later."""
     a, b, years = rng.randint(5, 50), rng.randint(2, 25), rng.randint(2, 20)
-    text = (
-        f"{c.name} is {a} years old. {c.friend} is {b} years older. "
-        f"How old will {c.friend} be in {years} years?"
-    )
+    text = f"{c.name} is {a} years old. {c.friend} is {b} years older. How old will {c.friend} be in {years} years?"
     steps = (f"{c.friend} is {a} + {b} = {a + b} now.", f"In {years} years {a + b} + {years} = {a + b + years}.")
     return Story((a, b, years), text, steps, a + b + years)
 

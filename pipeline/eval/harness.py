@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -192,7 +193,10 @@ def _tokenizer(checkpoint: Path, trust_remote_code: bool) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=trust_remote_code)
+        # What exceeds the context is cut and counted by us: no limit of the tokenizer's own, and no warnings of it.
+        return AutoTokenizer.from_pretrained(
+            checkpoint, trust_remote_code=trust_remote_code, model_max_length=sys.maxsize
+        )
     except (OSError, ValueError) as error:
         raise InputError(
             f"{checkpoint} has no tokenizer that transformers can read ({str(error).splitlines()[0][:200]}).",

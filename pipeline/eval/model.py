@@ -21,7 +21,7 @@ from pipeline.eval.endpoint import Body, Choice, Endpoint
 # vLLM takes at most so many (MAX_LOGPROB_TOKEN_IDS).
 MAX_LABELS = 128
 # Prompts of a request where answers come at once: spares the server's front end, which is Python, most of its work.
-PROMPTS_PER_REQUEST = 8
+PROMPTS_PER_REQUEST = 16
 # vLLM refuses more, though tasks have five and seven; what is not sent is cut off here.
 STOP_STRINGS = 4
 GREEDY = {"temperature": 0, "repetition_penalty": 1.0}

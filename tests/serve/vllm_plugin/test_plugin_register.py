@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import pytest
 
@@ -47,7 +48,7 @@ def test_importing_the_package_is_light() -> None:
         "import sys; import pipeline.serve.vllm_plugin, pipeline.serve.vllm_plugin.install;"
         "heavy = {'torch', 'vllm', 'transformers'} & set(sys.modules); assert not heavy, heavy"
     )
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[3], check=True, timeout=60)
 
 
 def fake_vllm(monkeypatch: pytest.MonkeyPatch, is_cpu: bool) -> None:
