@@ -187,10 +187,11 @@ class Server:
         }
 
     def complete(self, prompts: list[str], max_tokens: int) -> list[str]:
-        """Greedy completions of raw prompts."""
+        """Greedy completions of raw prompts, each of exactly `max_tokens` tokens."""
         import httpx
 
-        body = {"model": SERVED_NAME, "prompt": prompts, "max_tokens": max_tokens, "temperature": 0}
+        length = {"min_tokens": max_tokens, "max_tokens": max_tokens}
+        body = {"model": SERVED_NAME, "prompt": prompts, "temperature": 0, **length}
         try:
             answer = httpx.post(f"{self.url}/v1/completions", json=body, timeout=300)
             answer.raise_for_status()

@@ -143,9 +143,7 @@ def _loads(job: Job) -> str:
 def _canaries(job: Job, results: dict[str, Any]) -> str:
     answers = job.server().complete(list(CANARIES), CANARY_TOKENS)
     results["canary"] = [{"prompt": prompt, "answer": answer} for prompt, answer in zip(CANARIES, answers, strict=True)]
-    if not all(answer.strip() for answer in answers):
-        raise Failed("a canary prompt got an empty answer")
-    if all(len(set(answer.strip())) == 1 for answer in answers):
-        # Broken kernels answer `!!!!`, token 0 over and over.
-        raise Failed(f"every answer repeats one character: {answers[0]!r}")
+    # Broken kernels answer `!!!!`, token 0 over and over, or nothing that can be seen.
+    if all(len(set(answer.strip())) <= 1 for answer in answers):
+        raise Failed(f"no answer holds more than one character: {answers[0]!r}")
     return f"{len(answers)} prompts answered"

@@ -279,7 +279,7 @@ def test_a_metric_that_is_no_share_is_refused() -> None:
 
 
 def test_mean_and_error() -> None:
-    assert mean_and_error([1, 0, 1, 1]) == (0.75, pytest.approx(0.25))
+    assert list(mean_and_error([1, 0, 1, 1])) == pytest.approx([0.75, 0.25])
     assert mean_and_error([1]) == (1, None)
 
 

@@ -22,7 +22,7 @@ def settings_of(path: Path) -> EvalSettings:
 def leaves(index: Any, name: str) -> list[Any]:
     """The task files behind a name, through groups."""
     entry = index[name]
-    members = (entry.cfg or {}).get("task")
+    members = (entry.cfg or {}).get("task") or []
     if entry.kind.name == "GROUP":
         return [leaf for member in members for leaf in leaves(index, member)]
     if entry.kind.name == "TAG":

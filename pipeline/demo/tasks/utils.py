@@ -18,7 +18,7 @@ def load(task: str, **_: Any) -> Any:
     from datasets import Dataset, DatasetDict
 
     text = (DATA / f"{task}.jsonl").read_text(encoding="utf-8")
-    return DatasetDict({"test": Dataset.from_list([json.loads(row) for row in text.splitlines()])})
+    return DatasetDict({"test": Dataset.from_list([json.loads(row) for row in text.split("\n") if row])})
 
 
 def build_predictions(responses: list[list[str]], docs: list[dict[str, Any]]) -> list[list[str]]:

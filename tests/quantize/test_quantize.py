@@ -1,0 +1,72 @@
+"""Schemes become llm-compressor's recipes; what was never observed gets no invented scale."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from pipeline.calibrate import RANGES
+from pipeline.config import PROJECT_ROOT
+from pipeline.errors import StageError
+from pipeline.quantize.checkpoint import describe, headers, quantized_modules
+from pipeline.quantize.llmcompressor import recipe, set_input_scales
+
+DEMO = PROJECT_ROOT / "pipeline" / "demo" / "checkpoint"
+
+
+@pytest.mark.parametrize(
+    ("override", "kinds"),
+    [
+        ("quant=fp8_static", ["QuantizationModifier"]),
+        ("quant=w4a16", ["QuantizationModifier"]),
+        ("quant=gptq", ["GPTQModifier"]),
+        ("quant=awq", ["AWQModifier", "QuantizationModifier"]),
+        ("quant=int8_dynamic", ["GPTQModifier"]),
+    ],
+)
+def test_a_scheme_becomes_a_recipe(override: str, kinds: list[str], settings) -> None:
+    modifiers = recipe(settings(override).quant)
+    assert [type(modifier).__name__ for modifier in modifiers] == kinds
+    assert list(modifiers[-1].ignore) == ["lm_head"]
+
+
+def test_int8_weights_may_be_smoothed_instead(settings) -> None:
+    quant = settings("quant=int8_dynamic", "quant.algorithm=smoothquant", "quant.smoothing_strength=0.8").quant
+    first, second = recipe(quant)
+    assert type(first).__name__ == "SmoothQuantModifier"
+    assert first.smoothing_strength == 0.8
+    assert type(second).__name__ == "QuantizationModifier"
+
+
+def test_the_group_size_reaches_the_scheme(settings) -> None:
+    (modifier,) = recipe(settings("quant=w4a16", "quant.group_size=64").quant)
+    assert modifier.config_groups["group_0"].weights.group_size == 64
+
+
+class Observed(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(4, 4)
+        self.linear.register_parameter("input_scale", torch.nn.Parameter(torch.zeros(1), requires_grad=False))
+
+
+def test_the_scale_is_the_largest_magnitude_over_448(tmp_path: Path) -> None:
+    save_file({"linear": torch.tensor([-8.96, 4.48])}, tmp_path / RANGES)
+    model = Observed()
+    set_input_scales(model, tmp_path)
+    assert float(model.linear.input_scale) == pytest.approx(0.02)
+
+
+@pytest.mark.parametrize("ranges", [{"other": torch.tensor([-1.0, 1.0])}, {"linear": torch.zeros(2)}])
+def test_a_layer_that_saw_nothing_is_named(tmp_path: Path, ranges: dict[str, torch.Tensor]) -> None:
+    save_file(ranges, tmp_path / RANGES)
+    with pytest.raises(StageError, match="linear saw no activation"):
+        set_input_scales(Observed(), tmp_path)
+
+
+def test_a_bf16_checkpoint_is_described_from_its_headers() -> None:
+    described = describe(DEMO)
+    assert described["format"] == "bf16"
+    assert quantized_modules(DEMO) == set()
+    assert {item["dtype"] for item in headers(DEMO).values()} == {"BF16"}

@@ -1,0 +1,116 @@
+"""The gate lets a good checkpoint through and names what is wrong with a bad one."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from pipeline.config import PROJECT_ROOT
+from pipeline.quantize import checkpoint as disk
+from pipeline.verify import gate
+
+DEMO = PROJECT_ROOT / "pipeline" / "demo" / "checkpoint"
+
+
+class Asked:
+    """The part of a job that the checks read."""
+
+    def __init__(self, settings) -> None:
+        self.settings = settings
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A W4A16 checkpoint of the demo, made by the command."""
+    import subprocess
+    import sys
+
+    outputs = tmp_path_factory.mktemp("gate")
+    subprocess.run(
+        [sys.executable, "-m", "pipeline", "stage=quantize", "quant=w4a16", f"outputs={outputs}"],
+        check=True,
+        cwd=PROJECT_ROOT,
+        capture_output=True,
+    )
+    (folder,) = outputs.glob("demo/w4a16/quantize-*/checkpoint")
+    return folder
+
+
+@pytest.fixture
+def copy(good: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(good, folder)
+    return folder
+
+
+def edit(folder: Path, change) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_a_good_checkpoint_passes(good: Path, settings) -> None:
+    job = Asked(settings("quant=w4a16"))
+    assert "unchanged" in gate.files(good, DEMO)
+    assert "28 of 28" in gate.layers(good, DEMO, job)
+    assert "finite and positive" in gate.scales(good)
+    assert disk.weight_bytes(good) < 0.5 * disk.weight_bytes(DEMO)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0, -1.0])
+def test_a_bad_scale_is_named(copy: Path, value: float) -> None:
+    def change(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["model.layers.2.mlp.up_proj.weight_scale"][3, 0] = value
+
+    edit(copy, change)
+    with pytest.raises(gate.Failed, match=r"layers\.2\.mlp\.up_proj"):
+        gate.scales(copy)
+
+
+def test_a_layer_left_in_bf16_is_named(copy: Path, settings) -> None:
+    def change(tensors: dict[str, torch.Tensor]) -> None:
+        name = "model.layers.1.self_attn.o_proj"
+        for part in [key for key in tensors if key.startswith(name)]:
+            del tensors[part]
+        tensors[f"{name}.weight"] = load_file(DEMO / "model.safetensors")[f"{name}.weight"]
+
+    edit(copy, change)
+    with pytest.raises(gate.Failed, match=r"not quantized.*layers\.1\.self_attn\.o_proj"):
+        gate.layers(copy, DEMO, Asked(settings("quant=w4a16")))
+
+
+def test_a_quantized_lm_head_is_named(copy: Path, settings) -> None:
+    edit(copy, lambda tensors: tensors.update({"lm_head.weight_scale": torch.ones(1)}))
+    with pytest.raises(gate.Failed, match="lm_head"):
+        gate.layers(copy, DEMO, Asked(settings("quant=w4a16")))
+
+
+def test_a_scale_beside_a_weight_that_is_still_bf16_is_named(copy: Path, settings) -> None:
+    def change(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["model.layers.0.mlp.down_proj.weight"] = torch.zeros(256, 768, dtype=torch.bfloat16)
+
+    edit(copy, change)
+    with pytest.raises(gate.Failed, match="still BF16"):
+        gate.layers(copy, DEMO, Asked(settings("quant=w4a16")))
+
+
+def test_a_changed_tokenizer_is_named(copy: Path) -> None:
+    path = copy / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "eos_token": "<|endoftext|>"}))
+    with pytest.raises(gate.Failed, match="tokenizer_config"):
+        gate.files(copy, DEMO)
+
+
+def test_a_truncated_weight_file_is_named(copy: Path) -> None:
+    path = copy / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(gate.Failed, match="truncated"):
+        gate.files(copy, DEMO)
+
+
+def test_a_checkpoint_as_large_as_bf16_is_named(settings) -> None:
+    with pytest.raises(gate.Failed, match="of the BF16 size"):
+        gate.size(Asked(settings("quant=w4a16")), 0.99)
