@@ -1,5 +1,6 @@
 """The load is the study's command, and its figures are kept repeat by repeat."""
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ def test_the_study_preset_is_the_studys_command(settings) -> None:
     bench = settings("model=qwen3_8b").bench
     server = Server(None, 0, "http://127.0.0.1:1", Path("log"), Path("checkpoint"), [])  # type: ignore[arg-type]
     given = arguments(bench, server, Path("sharegpt.json"), Path("out"), bench.num_prompts, 0, "r.json")
-    pairs = dict(zip(given, given[1:], strict=False))
+    pairs = dict(itertools.pairwise(given))
     assert pairs["--backend"] == "openai-chat"
     assert pairs["--endpoint"] == "/v1/chat/completions"
     assert pairs["--dataset-name"] == "sharegpt"

@@ -153,7 +153,7 @@ def test_kill_leaves_no_server_behind(tmp_path: Path) -> None:
     assert descendants
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
-    gone, alive = psutil.wait_procs(descendants, timeout=60)
+    _gone, alive = psutil.wait_procs(descendants, timeout=60)
     assert not alive, alive
     assert not list(tmp_path.glob("demo/bf16/verify-*/manifest.json"))
 
