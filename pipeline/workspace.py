@@ -192,7 +192,7 @@ class Workspace:
     def making(self, artifact: Artifact, context: Mapping[str, Any]) -> Iterator[Draft]:
         """Fills an artifact; publishes it when the block ends, whole or as a failure.
 
-        A PipelineError is recorded with its reason and raised on; NotApplicable becomes a result of its own.
+        A PipelineError is recorded with its reason and raised on; NotApplicable is a status of its own.
 
         Args:
             artifact: what is made.
@@ -233,6 +233,7 @@ class Workspace:
                 publish("ok")
             except NotApplicable as reason:
                 publish("not_applicable", str(reason))
+                raise
             except PipelineError as error:
                 publish("failed", str(error))
                 raise
