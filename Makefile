@@ -61,7 +61,9 @@ eval: run ## Score each served checkpoint with lm-eval
 report: run ## The table and the page from all results in outputs/
 
 demo-model: $(INSTALLED) ## Train the embedded demo model again (about an hour on two cores)
+	$(PY) -m pipeline.demo.build
 	$(PY) -m pipeline.demo.train
+	$(PY) -m pipeline.demo.score --card
 
 lint: $(INSTALLED) ## ruff and mypy --strict
 	$(PY) -m ruff format --check .

@@ -145,10 +145,16 @@ class Run:
             ):
                 module_of(stage).make(job, draft)
         except NotApplicable as reason:
-            self.not_applicable[str(job.variant)] = str(reason)
+            self.not_applicable |= dict.fromkeys(self._affected(job, stage), str(reason))
         except PipelineError as error:
-            self.failures[str(job.variant)] = error
+            self.failures |= dict.fromkeys(self._affected(job, stage), error)
             self.progress.say(f"  [red]{artifact.name} failed:[/] {escape(error.problem)}")
+
+    def _affected(self, job: Job, stage: Stage) -> list[str]:
+        """The variants that cannot go on without this artifact: all that need it where it is shared."""
+        folder = job.artifact(stage).folder
+        needing = [other for other in self.jobs if stage in other.closure(self.stages)]
+        return [str(other.variant) for other in needing if other.artifact(stage).folder == folder]
 
     def _conclude(self) -> int:
         for variant, reason in self.not_applicable.items():
