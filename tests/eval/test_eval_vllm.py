@@ -35,7 +35,7 @@ def settings() -> Any:
     from pipeline import __main__  # noqa: F401  (registers the resolvers of conf/)
 
     with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base=None):
-        return validate(OmegaConf.to_container(compose("config"), resolve=True))  # type: ignore[arg-type]
+        return validate(OmegaConf.to_container(compose("config", ["eval.limit=200"]), resolve=True))  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
