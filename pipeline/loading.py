@@ -8,20 +8,26 @@ if TYPE_CHECKING:
     from pipeline.job import Job
 
 
+def quiet() -> None:
+    """Keeps transformers' progress bars and torch's remarks off the terminal, which shows the pipeline's own."""
+    import logging
+
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    logging.getLogger("torch").setLevel(logging.ERROR)
+
+
 def load_model(job: Job) -> Any:
     """The model in evaluation mode, on the GPU where there is one.
 
     In BF16 where the hardware multiplies BF16; else in float32, which holds every BF16 value and is many times faster
     than BF16 emulated in software.
     """
-    import logging
-
     import torch
     from transformers import AutoModelForCausalLM
-    from transformers.utils.logging import disable_progress_bar
 
-    disable_progress_bar()
-    logging.getLogger("torch").setLevel(logging.ERROR)
+    quiet()
     dtype = torch.bfloat16 if job.hardware.has_native_bf16 else torch.float32
     model = AutoModelForCausalLM.from_pretrained(
         job.model.folder, dtype=dtype, trust_remote_code=job.settings.model.trust_remote_code

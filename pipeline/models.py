@@ -155,9 +155,10 @@ class ModelSource:
         if not (folder / "config.json").is_file():
             import torch
             from transformers import AutoConfig, AutoModelForCausalLM
-            from transformers.utils.logging import disable_progress_bar
 
-            disable_progress_bar()
+            from pipeline.loading import quiet
+
+            quiet()
             config = AutoConfig.from_pretrained(self.shape_folder)
             torch.manual_seed(self.settings.seed)
             partial = folder.with_name(f".{folder.name}.tmp")

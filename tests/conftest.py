@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,8 +14,6 @@ from omegaconf import OmegaConf
 
 import pipeline.__main__  # noqa: F401  registers the resolver that conf/ uses
 from pipeline.config import PROJECT_ROOT, Settings, validate
-
-Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="session")
@@ -47,22 +43,6 @@ def compose() -> Callable[..., dict[str, Any]]:
 def settings(compose: Callable[..., dict[str, Any]]) -> Callable[..., Settings]:
     """Validated settings, from overrides."""
     return lambda *overrides: validate(compose(*overrides))
-
-
-@pytest.fixture
-def command(tmp_path: Path) -> Command:
-    """Runs `python -m pipeline` as a user does, with outputs in a folder of the test."""
-
-    def run(*arguments: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "pipeline", *arguments, f"outputs={tmp_path / 'outputs'}"],
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            cwd=PROJECT_ROOT,
-        )
-
-    return run
 
 
 @pytest.fixture

@@ -27,6 +27,8 @@ SERVER = "vllm.entrypoints.openai.api_server"
 BENCHMARK = "vllm.benchmarks.serve"
 # Imported by way of transformers and requests for features that a text server never calls: some seconds a start.
 UNUSED = ("sklearn", "chardet")
+# Of children that have ended: the kernel tells each code once.
+exit_codes: dict[int, int] = {}
 
 
 def import_vllm() -> str:
@@ -121,17 +123,17 @@ def stop(pid: int, grace: float) -> None:
             time.sleep(0.05)
 
 
-def reap(pid: int, codes: dict[int, int] = {}) -> int | None:  # noqa: B006
+def reap(pid: int) -> int | None:
     """Collects a child that has ended; returns its exit code, or None while it runs."""
-    if pid not in codes:
+    if pid not in exit_codes:
         try:
             found, status = os.waitpid(pid, os.WNOHANG)
         except ChildProcessError:
-            return codes.setdefault(pid, 1)
+            return exit_codes.setdefault(pid, 1)
         if found == 0:
             return None
-        codes[pid] = os.waitstatus_to_exitcode(status)
-    return codes[pid]
+        exit_codes[pid] = os.waitstatus_to_exitcode(status)
+    return exit_codes[pid]
 
 
 def main() -> None:

@@ -20,8 +20,6 @@ CANARIES = (
     "def add(a, b):\n",
 )
 CANARY_TOKENS = 16
-# Weights of a decoder layer's Linears; everything else (embeddings, norms, lm_head) stays in BF16.
-LINEAR_SUFFIXES = ("_proj.weight", "_proj.weight_packed")
 
 
 class Failed(Exception):
@@ -107,11 +105,8 @@ def layers(folder: Path, source: Path, job: Job) -> str:
         raise Failed(f"{len(missing)} layers were not quantized, {sorted(missing)[0]} first")
     if extra := quantized - expected:
         raise Failed(f"{len(extra)} layers should not be quantized, {sorted(extra)[0]} first")
-    wide = [
-        name
-        for name in quantized
-        if any(found.get(f"{name}.{kind}", {}).get("dtype") in ("BF16", "F16", "F32") for kind in ("weight",))
-    ]
+    unrounded = ("BF16", "F16", "F32")
+    wide = [name for name in sorted(quantized) if found.get(f"{name}.weight", {}).get("dtype") in unrounded]
     if wide:
         raise Failed(f"{wide[0]} has a scale, and its weight is still {found[wide[0] + '.weight']['dtype']}")
     return f"{len(quantized)} of {len(linears)} decoder Linears quantized, lm_head and embeddings left alone"
