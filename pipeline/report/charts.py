@@ -7,7 +7,7 @@ Altair takes ten times as long as drawing them, and a test holds them against Al
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,22 @@ from pipeline.compare.table import THROUGHPUT, Comparison, Row, SizeCell, SpeedC
 from pipeline.report.placing import Box, place
 from pipeline.report.svg import draw
 from pipeline.report.text import decimals, number, signed, size_unit
+from pipeline.report.vega import (
+    INK,
+    LAYOUTS,
+    MUTED,
+    NAMES,
+    NARROW,
+    SURFACE,
+    WIDE,
+    Layout,
+    domain,
+    finish,
+    layer,
+    own,
+    quantity,
+    shorten,
+)
 
 COLOURS: Mapping[Family, str] = {
     "baseline": "var(--c-baseline)",
@@ -32,21 +48,6 @@ SHAPES: Mapping[Family, str] = {
     "KV cache": "square",
     "other": "cross",
 }
-INK, MUTED, GRID, SURFACE = "var(--ink)", "var(--muted)", "var(--grid)", "var(--surface)"
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How large a drawing is, and how large its text."""
-
-    name: str
-    width: int
-    font: int
-    panels: int
-
-
-WIDE, NARROW = Layout("wide", 900, 13, 4), Layout("narrow", 290, 11, 1)
-LAYOUTS = (WIDE, NARROW)
 
 
 @dataclass(frozen=True)
@@ -117,9 +118,9 @@ def _quality(row: Row, comparison: Comparison) -> tuple[float, float, float] | N
 
 def _scatter(points: Sequence[Point], comparison: Comparison, title: str, layout: Layout) -> dict[str, Any]:
     height = 400 if layout is WIDE else 340
-    xs = _domain([v for p in points for v in (p.x_low, p.x_high)], 0.09)
+    xs = domain([v for p in points for v in (p.x_low, p.x_high)], 0.09)
     # Zero alone would leave a line without room around it.
-    ys = _domain([v for p in points for v in (p.y_low, p.y_high)], 0.12)
+    ys = domain([v for p in points for v in (p.y_low, p.y_high)], 0.12)
 
     def pixel(x: float, y: float) -> tuple[float, float]:
         return ((x - xs[0]) / (xs[1] - xs[0]) * layout.width, (ys[1] - y) / (ys[1] - ys[0]) * height)
@@ -135,7 +136,7 @@ def _scatter(points: Sequence[Point], comparison: Comparison, title: str, layout
             bars += [Box(0, y - 2, layout.width, y + 2), Box(x - 2, 0, x + 2, height)]
     spots = [pixel(p.x, p.y) for p in points]
     # Labels are centred on their place; the ends of long ones are cut, the table has them whole.
-    names = [_shorten(p.label, 30 if layout is WIDE else 20) for p in points]
+    names = [shorten(p.label, 30 if layout is WIDE else 20) for p in points]
     places = place(spots, names, (layout.width, height), layout.font, bars)
     rows = [
         {
@@ -152,17 +153,17 @@ def _scatter(points: Sequence[Point], comparison: Comparison, title: str, layout
     ]
     ticks = {"tickCount": 10 if layout is WIDE else 4}
     encoding = {
-        "x": _quantity("x", domain=xs, title="Throughput (total tokens per second)", axis=ticks),
-        "y": _quantity("y", domain=ys, title=title),
+        "x": quantity("x", domain=xs, title="Throughput (total tokens per second)", axis=ticks),
+        "y": quantity("y", domain=ys, title=title),
     }
     place_of_text = {"x": {"field": "text_x"}, "y": {"field": "text_y"}}
     leader = {"x": {"field": "x"}, "y": {"field": "y"}, "x2": {"field": "text_x"}, "y2": {"field": "text_y"}}
-    across = {"x": {"field": "x_low"}, "x2": {"field": "x_high"}, "color": _own("color")}
-    upright = {"y": {"field": "y_low"}, "y2": {"field": "y_high"}, "color": _own("color")}
+    across = {"x": {"field": "x_low"}, "x2": {"field": "x_high"}, "color": own("color")}
+    upright = {"y": {"field": "y_low"}, "y2": {"field": "y_high"}, "color": own("color")}
     mark = {
-        "fill": _own("fill"),
-        "stroke": _own("color"),
-        "shape": _own("shape"),
+        "fill": own("fill"),
+        "stroke": own("color"),
+        "shape": own("shape"),
         "description": {"field": "hover", "type": "nominal"},
     }
     text = {"type": "text", "color": INK, "fontSize": layout.font}
@@ -177,15 +178,15 @@ def _scatter(points: Sequence[Point], comparison: Comparison, title: str, layout
     layers += [
         {
             "transform": [{"filter": "datum.is_far"}],
-            **_layer({"type": "rule", "color": MUTED, "strokeWidth": 0.7}, encoding, leader),
+            **layer({"type": "rule", "color": MUTED, "strokeWidth": 0.7}, encoding, leader),
         },
-        _layer({"type": "rule", "strokeWidth": 1.6, "opacity": 0.75}, encoding, across),
-        _layer({"type": "rule", "strokeWidth": 1.6, "opacity": 0.75}, encoding, upright),
-        _layer({"type": "point", "filled": True, "size": 110, "opacity": 1, "strokeWidth": 2}, encoding, mark),
-        _layer(halo, encoding, {**place_of_text, **name}),
-        _layer(text, encoding, {**place_of_text, **name}),
+        layer({"type": "rule", "strokeWidth": 1.6, "opacity": 0.75}, encoding, across),
+        layer({"type": "rule", "strokeWidth": 1.6, "opacity": 0.75}, encoding, upright),
+        layer({"type": "point", "filled": True, "size": 110, "opacity": 1, "strokeWidth": 2}, encoding, mark),
+        layer(halo, encoding, {**place_of_text, **name}),
+        layer(text, encoding, {**place_of_text, **name}),
     ]
-    return _finish({"width": layout.width, "height": height, "data": {"values": rows}, "layer": layers}, layout)
+    return finish({"width": layout.width, "height": height, "data": {"values": rows}, "layer": layers}, layout)
 
 
 def forest_chart(comparison: Comparison) -> list[str]:
@@ -223,14 +224,14 @@ def _forest(rows: list[dict[str, Any]], comparison: Comparison, layout: Layout) 
     tasks = [task for task in comparison.tasks if any(row["task"] == task for row in rows)]
     labels = list(dict.fromkeys(row["label"] for row in rows))
     panels = min(layout.panels, len(tasks))
-    ends = _domain([value for row in rows for value in (row["low"], row["high"])] + [0.0], 0.06)
+    ends = domain([value for row in rows for value in (row["low"], row["high"])] + [0.0], 0.06)
     names = 165 if layout is WIDE else 128
     width = (layout.width - names) // panels - (22 if panels > 1 else 0) + (40 if panels == 1 else 0)
     drawn = []
     for index, task in enumerate(tasks):
-        axis = {**_NAMES, "labels": index % panels == 0, "labelLimit": names}
+        axis = {**NAMES, "labels": index % panels == 0, "labelLimit": names}
         encoding = {
-            "x": _quantity("value", domain=ends, axis={"tickCount": 5, "labelFlush": False}),
+            "x": quantity("value", domain=ends, axis={"tickCount": 5, "labelFlush": False}),
             "y": {"field": "label", "type": "nominal", "scale": {"domain": labels}, "title": None, "axis": axis},
         }
         ring = {"type": "point", "filled": True, "shape": "circle", "size": 64, "fill": SURFACE, "strokeWidth": 2}
@@ -240,20 +241,20 @@ def _forest(rows: list[dict[str, Any]], comparison: Comparison, layout: Layout) 
             {
                 "data": {"values": [{"zero": 0}]},
                 "mark": {"type": "rule", "color": INK, "strokeWidth": 1},
-                "encoding": {"x": _quantity("zero", domain=ends)},
+                "encoding": {"x": quantity("zero", domain=ends)},
             },
-            _layer(
+            layer(
                 {"type": "rule", "strokeWidth": 2},
                 encoding,
-                {"x": {"field": "low"}, "x2": {"field": "high"}, "color": _own("color")},
+                {"x": {"field": "low"}, "x2": {"field": "high"}, "color": own("color")},
             ),
             {
                 "transform": [{"filter": "datum.kind == 'noise'"}],
-                **_layer({**ring, "opacity": 1}, encoding, {"stroke": _own("color"), **hover}),
+                **layer({**ring, "opacity": 1}, encoding, {"stroke": own("color"), **hover}),
             },
             {
                 "transform": [{"filter": "datum.kind == 'clear'"}],
-                **_layer({**diamond, "opacity": 1}, encoding, {"color": _own("color"), **hover}),
+                **layer({**diamond, "opacity": 1}, encoding, {"color": own("color"), **hover}),
             },
         ]
         drawn.append(
@@ -261,7 +262,7 @@ def _forest(rows: list[dict[str, Any]], comparison: Comparison, layout: Layout) 
                 "width": width,
                 "height": 26 * len(labels),
                 "title": {
-                    "text": _shorten(task, 40),
+                    "text": shorten(task, 40),
                     "anchor": "start",
                     "frame": "group",
                     "fontSize": layout.font + 1,
@@ -271,7 +272,7 @@ def _forest(rows: list[dict[str, Any]], comparison: Comparison, layout: Layout) 
                 "layer": layers,
             }
         )
-    return _finish({"concat": drawn, "columns": panels, "spacing": 22}, layout)
+    return finish({"concat": drawn, "columns": panels, "spacing": 22}, layout)
 
 
 def size_chart(comparison: Comparison) -> list[str]:
@@ -301,74 +302,22 @@ def _bars(rows: list[dict[str, Any]], unit: str, layout: Layout) -> dict[str, An
     # The longest bar leaves room for its text.
     room = 1.2 if layout is WIDE else 1.85
     encoding = {
-        "x": _quantity("value", domain=[0, room * max(row["value"] for row in rows)], axis=None),
+        "x": quantity("value", domain=[0, room * max(row["value"] for row in rows)], axis=None),
         "y": {
             "field": "label",
             "type": "nominal",
             "scale": {"domain": labels},
             "title": None,
-            "axis": {**_NAMES, "labelLimit": names},
+            "axis": {**NAMES, "labelLimit": names},
         },
     }
     text = {"type": "text", "align": "left", "dx": 7, "color": INK, "fontSize": layout.font}
     layers = [
-        _layer({"type": "bar", "height": 15, "cornerRadiusEnd": 3}, encoding, {"color": _own("color")}),
-        _layer(text, encoding, {"text": {"field": "text", "type": "nominal"}}),
+        layer({"type": "bar", "height": 15, "cornerRadiusEnd": 3}, encoding, {"color": own("color")}),
+        layer(text, encoding, {"text": {"field": "text", "type": "nominal"}}),
     ]
     width = layout.width - names + (40 if layout is NARROW else 0)
-    return _finish(
+    return finish(
         {"width": width, "height": 28 * len(rows), "data": {"values": rows}, "layer": layers},
         layout,
     )
-
-
-_NAMES: dict[str, Any] = {"ticks": False, "domain": False, "labelPadding": 8, "grid": False}
-
-
-def _quantity(field: str, domain: list[float], title: str | None = None, **more: Any) -> dict[str, Any]:
-    """A linear scale over exactly that domain."""
-    scale = {"domain": domain, "nice": False, "zero": False}
-    return {"field": field, "type": "quantitative", "title": title, "scale": scale, **more}
-
-
-def _own(field: str) -> dict[str, Any]:
-    """A colour or shape that the row itself states."""
-    return {"field": field, "type": "nominal", "scale": None}
-
-
-def _layer(mark: dict[str, Any], encoding: dict[str, Any], more: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """A mark on common axes; what it says of a channel is added to what the axes say."""
-    return {"mark": mark, "encoding": {**encoding, **{k: {**encoding.get(k, {}), **v} for k, v in more.items()}}}
-
-
-def _domain(values: Iterable[float], margin: float) -> list[float]:
-    """A range with room around the values."""
-    low, high = min(found := list(values)), max(found)
-    room = margin * (high - low) or abs(high) * 0.1 or 1.0
-    return [low - room, high + room]
-
-
-def _shorten(label: str, limit: int) -> str:
-    return label if len(label) <= limit else f"{label[: limit - 1]}…"
-
-
-def _finish(chart: dict[str, Any], layout: Layout) -> dict[str, Any]:
-    """The page's look: no frame, quiet grid, text in the page's colours."""
-    axis = {
-        "labelFontSize": layout.font,
-        "titleFontSize": layout.font,
-        "titleFontWeight": "normal",
-        "labelColor": MUTED,
-        "titleColor": MUTED,
-        "gridColor": GRID,
-        "domainColor": GRID,
-        "tickColor": GRID,
-        "titlePadding": 10,
-    }
-    return {
-        **chart,
-        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
-        "background": "transparent",
-        "padding": 4,
-        "config": {"font": "sans-serif", "view": {"stroke": None}, "axis": axis, "axisY": {"labelColor": INK}},
-    }
