@@ -5,7 +5,9 @@
 * `repeats`: means over repeats, and the relative change of a mean,
 * `accuracy`: shares of correct answers, and their difference on the same items,
 * `table`: all variants against BF16,
-* `verdict`: the sentences that the table supports.
+* `verdict`: the sentences that the table supports,
+* `calibration`: what was observed at single sites, over all of them,
+* `sweep`: one variant under several calibrations.
 """
 
 from pipeline.compare.table import Comparison, compare

@@ -88,6 +88,13 @@ class Comparison(Frozen):
     notes: tuple[str, ...]
 
     @property
+    def is_measured(self) -> bool:
+        """Whether anything was benchmarked or scored."""
+        return any(
+            not isinstance(cell, Missing) for row in self.rows for cell in (*row.speed.values(), *row.tasks.values())
+        )
+
+    @property
     def differences(self) -> list[tuple[str, str, Change | PairedDifference]]:
         """Every difference that has an interval and may be claimed, with its variant and column."""
         found: list[tuple[str, str, Change | PairedDifference]] = []

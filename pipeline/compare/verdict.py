@@ -53,14 +53,17 @@ def judge(comparison: Comparison, model: str, machine: str) -> Verdict:
         *_smallest(comparison),
         *_emulated(comparison),
         *_absent(comparison),
-        _scope(comparison, model, machine),
     ]
+    if comparison.is_measured:
+        points.append(_scope(comparison, model, machine))
     return Verdict(answer=answer, points=tuple(points), recommended=None if recommended is None else recommended.name)
 
 
 def _answer(comparison: Comparison) -> tuple[Sentence, Row | None]:
     baseline = _baseline(comparison)
     others = [row for row in comparison.rows if not row.is_baseline]
+    if not comparison.is_measured:
+        return _plain("answer", "No verdict: nothing has been measured yet."), None
     if baseline is None:
         return _plain("answer", "No verdict: without a BF16 result there is nothing to compare with."), None
     if not others:
