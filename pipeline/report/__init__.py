@@ -1,8 +1,9 @@
 """`report`: tables and charts from what `compare/` computes; reads manifests and result files, makes nothing else.
 
 * `sources`, `extract`, `cards`: from manifests to plain data,
-* `document`: the report as data; `cells`: its table as text,
-* `terminal`, `markdown`, `flat`, `page` (with `charts`): the renderers,
+* `summary`, `calibration`: what the calibrations behind the rows saw; `sweeps`: results of other calibrations,
+* `document`: the report as data; `cells`, `sweep_cells`: its tables as text,
+* `terminal`, `markdown`, `flat`, `page` (with `charts`, and `calibration_view` for its section): the renderers,
 * `files`: where the results are written.
 """
 

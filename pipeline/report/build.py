@@ -8,10 +8,12 @@ from pipeline.compare import compare, judge
 from pipeline.config import Settings, Stage
 from pipeline.errors import PipelineError
 from pipeline.job import Job
+from pipeline.report.calibration import calibrations
 from pipeline.report.cards import card_of
 from pipeline.report.document import Report
 from pipeline.report.extract import machine_of, record_of, server_of
 from pipeline.report.sources import Source, sources
+from pipeline.report.sweeps import sweeps
 from pipeline.report.text import clean, plain
 
 
@@ -30,6 +32,8 @@ def build(jobs: Sequence[Job], failures: Mapping[str, PipelineError]) -> Report:
         verdict=judge(comparison, model, machine),
         comparison=comparison,
         cards=tuple(card_of(source, jobs[0].workspace.root) for source in found),
+        calibrations=calibrations(jobs, found),
+        sweeps=sweeps(jobs, found, comparison.tasks),
     )
 
 

@@ -115,10 +115,12 @@ class Table:
     def legend(self) -> list[str]:
         """How to read the cells, as lines; only what occurs."""
         cells = [cell for row in self.rows for cell in row.cells]
-        lines = [
-            "A cell's second figure is the difference from BF16: percent for speed, points on the same items for "
-            "accuracy; for the checkpoint it is the ratio."
-        ]
+        lines = []
+        if any(cell.change for cell in cells):
+            lines.append(
+                "A cell's second figure is the difference from BF16: percent for speed, points on the same items for "
+                "accuracy; for the checkpoint it is the ratio."
+            )
         if any(cell.star for cell in cells):
             lines.append("*: the 95 % interval of the difference excludes zero; without a star it may be noise.")
         if any(cell.is_best for cell in cells):
@@ -141,7 +143,7 @@ class Table:
             return _speed(row, row.speed[column.name], column, best)
         if column.kind == "size":
             return _size(row.size, column, best)
-        return _task(row.tasks[column.name], column, best)
+        return task_cell(row.tasks[column.name], column, best)
 
 
 def _columns(comparison: Comparison) -> Sequence[Column]:
@@ -205,7 +207,8 @@ def _size(cell: SizeCell | Missing, column: Column, best: bool) -> Cell:
     )
 
 
-def _task(cell: TaskCell | Missing, column: Column, best: bool) -> Cell:
+def task_cell(cell: TaskCell | Missing, column: Column, best: bool) -> Cell:
+    """A task's accuracy with its difference from BF16."""
     if isinstance(cell, Missing):
         return Cell(missing=cell.reason)
     score, change = cell.accuracy, cell.change

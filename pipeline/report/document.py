@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pipeline.compare.estimates import Frozen
+from pipeline.compare.calibration import LayerRange, Spread
+from pipeline.compare.estimates import Frozen, Missing
+from pipeline.compare.sweep import Sweep
 from pipeline.compare.table import Comparison
 from pipeline.compare.verdict import Verdict
+from pipeline.report.summary import Channel, Histogram, SetCard
 
 SCHEMA_VERSION = 1
 
@@ -69,6 +72,63 @@ class Card(Frozen):
     files: tuple[Digest, ...]
 
 
+class Use(Frozen):
+    """A row whose checkpoint came from a calibration; no technique where it took tokens and no ranges."""
+
+    name: str
+    label: str
+    technique: str | None
+    setting: str = ""
+
+
+class TechniqueFinding(Frozen):
+    """Whether the ranges of one technique had settled, and which rows rest on them."""
+
+    technique: str
+    used_by: tuple[str, ...]
+    stable_after: int | None
+    moving: tuple[str, ...]
+    text: str
+
+
+class SiteFinding(Frozen):
+    """What one site saw, and where each technique clips it."""
+
+    name: str
+    layer: int | None
+    kind: str
+    minimum: float
+    maximum: float
+    outlier_ratio: float
+    outlier_channels: tuple[Channel, ...]
+    clip: dict[str, dict[str, float]]
+    stable_after: dict[str, int | None]
+
+
+class Seen(Frozen):
+    """What a calibration saw; the site with the largest outlier ratio is first."""
+
+    conversations: int
+    tokens: int
+    dtype: str
+    tolerance: float
+    techniques: tuple[TechniqueFinding, ...]
+    card: SetCard
+    ranges: tuple[LayerRange, ...]
+    convergence: dict[str, tuple[Spread, ...]]
+    worst: tuple[Histogram, ...]
+    sites: tuple[SiteFinding, ...]
+    site_count: int
+
+
+class Calibration(Frozen):
+    """A calibration artifact behind the rows."""
+
+    key: str
+    used_by: tuple[Use, ...]
+    seen: Seen | Missing
+
+
 class Report(Frozen):
     """Everything that is shown, in every format."""
 
@@ -81,3 +141,5 @@ class Report(Frozen):
     verdict: Verdict
     comparison: Comparison
     cards: tuple[Card, ...]
+    calibrations: tuple[Calibration, ...] = ()
+    sweeps: tuple[Sweep, ...] = ()

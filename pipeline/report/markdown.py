@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 
+from pipeline.report.calibration_details import facts, headline, overlap_text, verdict_of
 from pipeline.report.cells import Cell, Table
-from pipeline.report.document import Report
+from pipeline.report.document import Report, Seen
+from pipeline.report.sweep_cells import SweepTable
 
 SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~$&])")
 
@@ -24,8 +26,41 @@ def render(report: Report, table: Table) -> str:
     for row in table.rows:
         lines.append(_line([escape(row.label), *(_cell(cell) for cell in row.cells)]))
     lines += ["", *(f"- {escape(line)}" for line in table.legend)]
+    lines += _sweeps(report)
+    lines += _calibrations(report)
     lines += ["", "## Setup", "", *(f"- {escape(name)}: {escape(value)}" for name, value in report.setup.items()), ""]
     return "\n".join(lines)
+
+
+def _sweeps(report: Report) -> list[str]:
+    lines = ["", "## What the calibration choices changed"] if report.sweeps else []
+    for sweep in report.sweeps:
+        table = SweepTable.of(sweep)
+        titles = [f"{escape(title)} ({escape(unit)})" for title, unit in table.head]
+        lines += ["", f"### {escape(table.label)}", "", _line(["Technique", "Samples", *titles])]
+        lines.append(_line(["---", *(["---:"] * (len(titles) + 1))]))
+        for line in table.lines:
+            name = escape(line.technique) + (" (in this report)" if line.is_current else "")
+            lines.append(_line([name, line.samples, *(escape(cell.text) for cell in line.cells)]))
+    return lines
+
+
+def _calibrations(report: Report) -> list[str]:
+    lines = ["", "## What calibration saw"] if report.calibrations else []
+    for calibration in report.calibrations:
+        lines += ["", escape(headline(calibration)), ""]
+        if isinstance(seen := calibration.seen, Seen):
+            lines += [f"- {escape(verdict_of(finding))}" for finding in seen.techniques]
+            lines += [f"- {escape(name)}: {escape(value)}" for name, value in facts(calibration, seen).items()]
+            lines += [
+                f"- Source: {escape(each.source)} ({escape(each.identity)}), {each.taken:,} of {each.read:,}"
+                for each in seen.card.sources
+            ]
+            lines += [
+                f"- Overlap with {escape(each.evaluation)} ({escape(each.task)}): {escape(overlap_text(each))}"
+                for each in seen.card.overlap
+            ]
+    return lines
 
 
 def _cell(cell: Cell) -> str:

@@ -8,9 +8,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup
 
 from pipeline.report import charts
+from pipeline.report.calibration_charts import FORMAT
+from pipeline.report.calibration_details import moving_sites
+from pipeline.report.calibration_view import view
 from pipeline.report.cells import Cell, Table
 from pipeline.report.details import every_metric, quality_figures, size_figures, task_figures
 from pipeline.report.document import Report
+from pipeline.report.svg import drawn
+from pipeline.report.sweep_cells import SweepTable
 from pipeline.report.text import MINUS, duration
 
 KINDS = {"speed": "Speed", "quality": "Accuracy", "size": "Size", "caveat": "Caveats", "scope": "Scope"}
@@ -45,12 +50,12 @@ def render(report: Report, table: Table) -> str:
         size_figures=size_figures(table),
         every_metric=every_metric(report.comparison),
         minus=MINUS,
+        is_measured=report.comparison.is_measured,
+        calibrations=[view(calibration, index) for index, calibration in enumerate(report.calibrations)],
+        moving_sites=moving_sites,
+        format=FORMAT,
+        sweeps=[SweepTable.of(sweep) for sweep in report.sweeps],
     )
-
-
-def drawn(drawings: list[str]) -> Markup:
-    """Charts as markup; `svg.draw` has built them as a tree, so every text in them is escaped."""
-    return Markup("").join(Markup(drawing) for drawing in drawings)
 
 
 def breakable(text: str) -> Markup:

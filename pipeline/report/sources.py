@@ -16,7 +16,7 @@ from pipeline.config import PROJECT_ROOT, Stage, Variant
 from pipeline.errors import PipelineError
 from pipeline.job import Job
 from pipeline.report.text import clean, first_line
-from pipeline.workspace import Manifest
+from pipeline.workspace import Manifest, key_of
 
 READ = (Stage.CALIBRATE, Stage.QUANTIZE, Stage.VERIFY, Stage.BENCH, Stage.EVAL)
 Found = dict[Stage, list[tuple[Path, Manifest]]]
@@ -116,12 +116,12 @@ def _peers(job: Job, known: set[str]) -> Iterator[Source]:
     results: dict[str, dict[Stage, tuple[Path, Manifest]]] = {}
     for stage in (Stage.BENCH, Stage.EVAL):
         try:
-            wanted = _conditions(job.artifact(stage).payload)
+            wanted = conditions(job.artifact(stage).payload)
         except PipelineError:
             continue
         for folder, manifest in found[stage]:
             # Oldest first: a later result of the same variant replaces an earlier one.
-            if manifest.variant and manifest.status == "ok" and _conditions(manifest.payload) == wanted:
+            if manifest.variant and manifest.status == "ok" and conditions(manifest.payload) == wanted:
                 results.setdefault(manifest.variant, {})[stage] = (folder, manifest)
     model = job.model.identity()
     for variant, stages in results.items():
@@ -147,17 +147,22 @@ def _peer(
         if manifest.variant == variant and manifest.payload.get("quantize") == made.key:
             everything[Stage.VERIFY] = (folder, manifest)
     for folder, manifest in found[Stage.CALIBRATE]:
-        if manifest.key == made.payload.get(Stage.CALIBRATE.value):
+        if made.payload.get(Stage.CALIBRATE.value) in (manifest.key, observations(manifest)):
             everything[Stage.CALIBRATE] = (folder, manifest)
     for stage, (folder, manifest) in everything.items():
         source.manifests[stage], source.folders[stage] = manifest, folder
     return source
 
 
-def _conditions(payload: Mapping[str, Any]) -> dict[str, Any]:
+def conditions(payload: Mapping[str, Any]) -> dict[str, Any]:
     """What two results must share to stand in one table: all but the checkpoint and the KV cache."""
     serve = {name: value for name, value in payload.get("serve", {}).items() if name != "kv_cache"}
     return {**{name: value for name, value in payload.items() if name != "quantize"}, "serve": serve}
+
+
+def observations(calibration: Manifest) -> str:
+    """The key by which a checkpoint refers to a calibration: the evaluations it was held against are not part of it."""
+    return key_of({name: value for name, value in calibration.payload.items() if name != "checked_against"})
 
 
 def _label(title: str, kv_dtype: str) -> str:

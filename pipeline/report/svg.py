@@ -6,8 +6,11 @@ mark's description becomes its `<title>`, which browsers show to whoever points 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 from xml.etree import ElementTree
+
+from markupsafe import Markup
 
 NAMESPACE = "{http://www.w3.org/2000/svg}"
 VEGA_LITE = "6.1"
@@ -31,6 +34,11 @@ def draw(spec: dict[str, Any], name: str, description: str) -> str:
         "style": f"--natural: {root.attrib['width']}px",
     }
     return ElementTree.tostring(root, encoding="unicode", short_empty_elements=True)
+
+
+def drawn(drawings: Iterable[str]) -> Markup:
+    """Charts as markup: `draw` has built them as a tree, so every text in them is escaped."""
+    return Markup("").join(Markup(drawing) for drawing in drawings)
 
 
 def _adopt(element: ElementTree.Element, name: str) -> None:

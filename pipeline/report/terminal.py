@@ -10,8 +10,10 @@ from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from pipeline.report.calibration_details import headline
 from pipeline.report.cells import Cell, Column, Table
 from pipeline.report.document import Report
+from pipeline.report.sweep_cells import SweepTable
 
 WIDTH_OF_COLUMN = 13
 
@@ -28,6 +30,10 @@ def render(report: Report, table: Table, console: Console) -> None:
             console.print(Text(f"{row.label} n/a: {reason}", style="yellow"))
     for line in table.legend:
         console.print(Text(line, style="dim"))
+    for sweep in report.sweeps:
+        console.print(_sweep(SweepTable.of(sweep)))
+    for calibration in report.calibrations:
+        console.print(Text(headline(calibration)))
     console.print()
     console.print(Text(report.verdict.answer.text, style="bold"))
     for point in report.verdict.points:
@@ -53,6 +59,27 @@ def _table(table: Table, indexes: Sequence[int]) -> RichTable:
         cells = [row.cells[index] for index in indexes]
         shown.add_row(Text(row.label, style="bold" if row.is_baseline else ""), *(_cell(cell) for cell in cells))
     return shown
+
+
+def _sweep(table: SweepTable) -> RichTable:
+    title = Text(f"What the calibration choices changed: {table.label}", style="bold")
+    shown = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", title=title, title_justify="left")
+    shown.add_column("Technique", overflow="fold")
+    shown.add_column("Samples", justify="right")
+    for title_of_column, unit in table.head:
+        shown.add_column(Text(f"{title_of_column}\n{unit}"), justify="right", overflow="fold")
+    for line in table.lines:
+        name = Text(line.technique, style="bold" if line.is_current else "")
+        shown.add_row(name, line.samples, *(_in_line(cell) for cell in line.cells))
+    return shown
+
+
+def _in_line(cell: Cell) -> Text:
+    """A cell that takes one line."""
+    if cell.missing:
+        return Text("n/a", style="yellow")
+    style = ("green" if cell.is_gain else "red") if cell.is_clear else "dim"
+    return Text.assemble(cell.value, (f" {cell.change}{cell.star or ' '}" if cell.change else "", style))
 
 
 def _header(column: Column) -> Text:

@@ -1,0 +1,66 @@
+"""The table of what calibration choices changed, as text; every renderer shows these cells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from pipeline.compare.accuracy import Mean
+from pipeline.compare.estimates import Missing
+from pipeline.compare.sweep import Sweep, SweepRow
+from pipeline.report.cells import Cell, Column, task_cell
+from pipeline.report.text import number, signed
+
+DIGITS = 2
+
+
+@dataclass(frozen=True)
+class SweepLine:
+    """One choice: its name, then a cell for each column."""
+
+    technique: str
+    samples: str
+    is_current: bool
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class SweepTable:
+    """One variant's choices."""
+
+    label: str
+    head: tuple[tuple[str, str], ...]
+    lines: tuple[SweepLine, ...]
+
+    @classmethod
+    def of(cls, sweep: Sweep) -> SweepTable:
+        """The cells of a sweep: every task, then the mean over the tasks."""
+        head = [*((task, "%") for task in sweep.tasks), ("Mean", "%, difference with 95 %")]
+        return cls(sweep.label, tuple(head), tuple(_line(row, sweep) for row in sweep.rows))
+
+
+def _line(row: SweepRow, sweep: Sweep) -> SweepLine:
+    choice = row.choice
+    setting = "" if choice.parameter is None else f" {choice.parameter:g}"
+    tasks = (task_cell(row.tasks[task], Column(task, task, "%", "task", "higher", 1), False) for task in sweep.tasks)
+    return SweepLine(f"{choice.technique}{setting}", f"{choice.samples:,}", row.is_current, (*tasks, _mean(row)))
+
+
+def _mean(row: SweepRow) -> Cell:
+    mean, change = row.mean_accuracy, row.mean_change
+    if isinstance(mean, Missing):
+        return Cell(missing=mean.reason)
+    shown = Cell(value=number(100 * mean.value, DIGITS), evidence=f"mean of {mean.tasks} tasks")
+    if mean.interval is not None:
+        shown = replace(shown, interval=f"{_share(mean.interval.low)} to {_share(mean.interval.high)} %")
+    if not isinstance(change, Mean):
+        return replace(shown, change_missing=change.reason)
+    shown = replace(shown, change=signed(100 * change.value, DIGITS))
+    if change.interval is None:
+        return shown
+    ends = f"{signed(100 * change.interval.low, DIGITS)} to {signed(100 * change.interval.high, DIGITS)}"
+    clear = not change.interval.contains(0.0)
+    return replace(shown, change_interval=ends, note=ends, is_clear=clear, is_gain=clear and change.value > 0)
+
+
+def _share(value: float) -> str:
+    return number(100 * value, DIGITS)

@@ -1,0 +1,92 @@
+"""Which choices of calibration the workspace has results of: one variant, made and scored several times."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.compare.records import Record
+from pipeline.compare.sweep import Choice, Sweep, sweep
+from pipeline.config import Stage
+from pipeline.job import Job
+from pipeline.report.calibration import observer_of, payload_of
+from pipeline.report.extract import record_of
+from pipeline.report.sources import Source, conditions, observations
+from pipeline.workspace import Manifest
+
+Found = dict[Stage, list[tuple[Path, Manifest]]]
+# What a sweep varies in the payloads of a checkpoint and of a calibration; the last is about its card alone.
+OF_CHECKPOINT = ("observer", "calibrate")
+OF_CALIBRATION = ("num_samples", "averaging_constant", "checked_against")
+
+
+def sweeps(jobs: Sequence[Job], found: Sequence[Source], tasks: Sequence[str]) -> tuple[Sweep, ...]:
+    """A table for each row of which at least two calibrations were scored under the row's own conditions."""
+    job, stages = jobs[0], (Stage.CALIBRATE, Stage.QUANTIZE, Stage.EVAL)
+    baseline = next((record_of(source) for source in found if source.is_baseline), None)
+    made: Found = {}
+    tables = []
+    for source in found:
+        wanted = {stage: payload_of(source, stage, jobs) for stage in stages}
+        if "calibrate" not in wanted[Stage.QUANTIZE] or not wanted[Stage.EVAL]:
+            continue
+        made = made or {stage: list(job.workspace.manifests(job.settings.model.name, stage.value)) for stage in stages}
+        choices = _choices(source, wanted, made)
+        if len(choices) > 1:
+            current = _choice(wanted[Stage.QUANTIZE], wanted[Stage.CALIBRATE])
+            tables.append(sweep(source.name, source.label, list(choices.items()), baseline, tasks, current))
+    return tuple(tables)
+
+
+def _choices(source: Source, wanted: Mapping[Stage, Mapping[str, Any]], made: Found) -> dict[Choice, Record]:
+    """What was measured of each choice; of one that was made twice, the latest."""
+    quantize, calibrate = wanted[Stage.QUANTIZE], _calibration(wanted, made)
+    found: dict[Choice, Record] = {}
+    if calibrate is None:
+        return found
+    for folder, checkpoint in made[Stage.QUANTIZE]:
+        if checkpoint.variant != source.name or checkpoint.status != "ok":
+            continue
+        calibration = _behind(checkpoint.payload, made)
+        choice = None if calibration is None else _choice(checkpoint.payload, calibration.payload)
+        if (
+            calibration is None
+            or choice is None
+            or _without(checkpoint.payload, OF_CHECKPOINT) != _without(quantize, OF_CHECKPOINT)
+            or _without(calibration.payload, OF_CALIBRATION) != _without(calibrate, OF_CALIBRATION)
+        ):
+            continue
+        for scores_folder, scores in made[Stage.EVAL]:
+            is_of_it = scores.payload.get("quantize") == checkpoint.key and scores.status == "ok"
+            if is_of_it and conditions(scores.payload) == conditions(wanted[Stage.EVAL]):
+                one = Source(source.variant, source.label, source.quant, source.kv_dtype)
+                one.manifests = {Stage.QUANTIZE: checkpoint, Stage.EVAL: scores}
+                one.folders = {Stage.QUANTIZE: folder, Stage.EVAL: scores_folder}
+                # Not a row of the table: a name of its own keeps it apart from the others.
+                found[choice] = record_of(one).model_copy(update={"name": f"{source.name} {checkpoint.key}"})
+    return found
+
+
+def _calibration(wanted: Mapping[Stage, Mapping[str, Any]], made: Found) -> Mapping[str, Any] | None:
+    if wanted[Stage.CALIBRATE]:
+        return wanted[Stage.CALIBRATE]
+    behind = _behind(wanted[Stage.QUANTIZE], made)
+    return None if behind is None else behind.payload
+
+
+def _behind(payload: Mapping[str, Any], made: Found) -> Manifest | None:
+    """The calibration that a checkpoint was made from."""
+    key = payload.get("calibrate")
+    return next((m for _, m in reversed(made[Stage.CALIBRATE]) if key in (m.key, observations(m))), None)
+
+
+def _choice(checkpoint: Mapping[str, Any], calibration: Mapping[str, Any]) -> Choice | None:
+    samples = calibration.get("num_samples")
+    # Without ranges a calibration still gives tokens to the algorithm that rounds the weights.
+    technique, parameter = observer_of(checkpoint) or ("tokens only", None)
+    return Choice(technique=technique, parameter=parameter, samples=samples) if isinstance(samples, int) else None
+
+
+def _without(payload: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {name: value for name, value in payload.items() if name not in names}
