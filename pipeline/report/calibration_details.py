@@ -34,9 +34,10 @@ def headline(calibration: Calibration) -> str:
 
 
 def moving_sites(finding: TechniqueFinding) -> str:
-    """The first few sites whose ranges had not settled."""
-    rest = len(finding.moving) - NAMED
-    return ", ".join(finding.moving[:NAMED]) + (f" and {rest:,} more" if rest > 0 else "")
+    """The first few sites whose ranges had not settled, but for those that the verdict names itself."""
+    others = [name for name in finding.moving if name not in finding.text]
+    rest = len(others) - NAMED
+    return ", ".join(others[:NAMED]) + (f" and {rest:,} more" if rest > 0 else "")
 
 
 def users(calibration: Calibration) -> str:

@@ -32,30 +32,27 @@ def sweeps(jobs: Sequence[Job], found: Sequence[Source], tasks: Sequence[str]) -
         if "calibrate" not in wanted[Stage.QUANTIZE] or not wanted[Stage.EVAL]:
             continue
         made = made or {stage: list(job.workspace.manifests(job.settings.model.name, stage.value)) for stage in stages}
-        choices = _choices(source, wanted, made)
+        calibrate = wanted[Stage.CALIBRATE] or _behind(wanted[Stage.QUANTIZE], made)
+        choices = _choices(source, wanted, calibrate, made)
         if len(choices) > 1:
-            current = _choice(wanted[Stage.QUANTIZE], wanted[Stage.CALIBRATE])
+            current = _choice(wanted[Stage.QUANTIZE], calibrate)
             tables.append(sweep(source.name, source.label, list(choices.items()), baseline, tasks, current))
     return tuple(tables)
 
 
-def _choices(source: Source, wanted: Mapping[Stage, Mapping[str, Any]], made: Found) -> dict[Choice, Record]:
+def _choices(
+    source: Source, wanted: Mapping[Stage, Mapping[str, Any]], calibrate: Mapping[str, Any], made: Found
+) -> dict[Choice, Record]:
     """What was measured of each choice; of one that was made twice, the latest."""
-    quantize, calibrate = wanted[Stage.QUANTIZE], _calibration(wanted, made)
     found: dict[Choice, Record] = {}
-    if calibrate is None:
-        return found
+    same = (_without(wanted[Stage.QUANTIZE], OF_CHECKPOINT), _without(calibrate, OF_CALIBRATION))
     for folder, checkpoint in made[Stage.QUANTIZE]:
         if checkpoint.variant != source.name or checkpoint.status != "ok":
             continue
         calibration = _behind(checkpoint.payload, made)
-        choice = None if calibration is None else _choice(checkpoint.payload, calibration.payload)
-        if (
-            calibration is None
-            or choice is None
-            or _without(checkpoint.payload, OF_CHECKPOINT) != _without(quantize, OF_CHECKPOINT)
-            or _without(calibration.payload, OF_CALIBRATION) != _without(calibrate, OF_CALIBRATION)
-        ):
+        choice = _choice(checkpoint.payload, calibration)
+        this = (_without(checkpoint.payload, OF_CHECKPOINT), _without(calibration, OF_CALIBRATION))
+        if choice is None or this != same:
             continue
         for scores_folder, scores in made[Stage.EVAL]:
             is_of_it = scores.payload.get("quantize") == checkpoint.key and scores.status == "ok"
@@ -68,17 +65,11 @@ def _choices(source: Source, wanted: Mapping[Stage, Mapping[str, Any]], made: Fo
     return found
 
 
-def _calibration(wanted: Mapping[Stage, Mapping[str, Any]], made: Found) -> Mapping[str, Any] | None:
-    if wanted[Stage.CALIBRATE]:
-        return wanted[Stage.CALIBRATE]
-    behind = _behind(wanted[Stage.QUANTIZE], made)
-    return None if behind is None else behind.payload
-
-
-def _behind(payload: Mapping[str, Any], made: Found) -> Manifest | None:
-    """The calibration that a checkpoint was made from."""
+def _behind(payload: Mapping[str, Any], made: Found) -> Mapping[str, Any]:
+    """What identifies the calibration that a checkpoint was made from; nothing where it is gone."""
     key = payload.get("calibrate")
-    return next((m for _, m in reversed(made[Stage.CALIBRATE]) if key in (m.key, observations(m))), None)
+    found = (m.payload for _, m in reversed(made[Stage.CALIBRATE]) if key in (m.key, observations(m)))
+    return next(found, {})
 
 
 def _choice(checkpoint: Mapping[str, Any], calibration: Mapping[str, Any]) -> Choice | None:

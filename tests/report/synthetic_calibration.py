@@ -14,6 +14,7 @@ from typing import Any
 from synthetic_results import MACHINE, VERSIONS, Figures, Run, write_scores
 
 from pipeline.config import Stage
+from pipeline.workspace import key_of
 
 TECHNIQUES = ("minmax", "moving_average", "percentile", "mse", "entropy")
 # How much of the largest magnitude a technique keeps, and over how many samples its ranges settle.
@@ -160,7 +161,9 @@ def write_choice(
         return artifact.key
 
     payload = {**job.artifact(Stage.CALIBRATE).payload, "num_samples": samples, **(calibrate or {})}
-    calibration = make(Stage.CALIBRATE, None, payload, lambda draft: None)
+    make(Stage.CALIBRATE, None, payload, lambda draft: None)
+    # A checkpoint does not depend on the evaluations that its calibration was held against.
+    calibration = key_of({name: value for name, value in payload.items() if name != "checked_against"})
     observer = {"technique": technique, "percentile": parameter, "averaging_constant": 0.01}
     payload = {**job.artifact(Stage.QUANTIZE).payload, "calibrate": calibration, "observer": observer, **(quant or {})}
     checkpoint = make(Stage.QUANTIZE, variant, payload, lambda draft: None)

@@ -72,7 +72,7 @@ def test_another_check_for_contamination_is_the_same_choice(run):
 
 
 def test_a_choice_made_twice_is_one_row_and_the_latest(run):
-    write_choice(run, "fp8_static", "entropy", 8, lost=20, calibrate={"checked_against": {"MMLU": "other"}})
+    write_choice(run, "fp8_static", "entropy", 8, lost=20, parameter=50.0)
     (sweep,) = build(run.jobs, {}).sweeps
     assert len(sweep.rows) == 4
     assert sweep.rows[0].tasks["MMLU"].change.difference == pytest.approx(-0.09)
