@@ -11,6 +11,7 @@ from typing import Literal
 
 from pipeline.compare.accuracy import Accuracy, Mean, PairedDifference, accuracy, mean_over_tasks
 from pipeline.compare.accuracy import paired_difference as paired
+from pipeline.compare.divergence import DivergenceCell, diverge, perplexity
 from pipeline.compare.estimates import LEVEL, Frozen, Interval, Missing
 from pipeline.compare.records import Family, Record, Speed, TaskScores
 from pipeline.compare.repeats import Change, Repeated, relative_change, summarize
@@ -32,6 +33,7 @@ TTFT = MetricColumn(name="mean_ttft_ms", title="Mean TTFT", unit="ms", better="l
 TPOT = MetricColumn(name="mean_tpot_ms", title="Mean TPOT", unit="ms", better="lower")
 METRICS = (THROUGHPUT, TTFT, TPOT)
 SIZE = "size"
+DIVERGENCE = "kl_from_bf16"
 
 
 class SpeedCell(Frozen):
@@ -74,6 +76,9 @@ class Row(Frozen):
     tasks: dict[str, TaskCell | Missing]
     mean_accuracy: Mean | Missing
     mean_change: Mean | Missing
+    # The baseline's own is between two times that it was asked.
+    divergence: DivergenceCell | Missing
+    perplexity: float | None
 
 
 class Comparison(Frozen):
@@ -144,6 +149,8 @@ def _row(record: Record, baseline: Record | None, tasks: Sequence[str]) -> Row:
         tasks=cells,
         mean_accuracy=_mean([(score.value, score.interval) for score in scored], tasks),
         mean_change=_mean([(change.difference, change.interval) for change in changes], tasks),
+        divergence=_divergence(record, baseline),
+        perplexity=None if isinstance(record.divergence, Missing) else perplexity(record.divergence),
     )
 
 
@@ -227,6 +234,17 @@ def _task_change(record: Record, baseline: Record | None, task: str, result: Tas
     return paired(result.scores, reference.scores)
 
 
+def _divergence(record: Record, baseline: Record | None) -> DivergenceCell | Missing:
+    asked = record.divergence_again if record.is_baseline else record.divergence
+    if isinstance(asked, Missing):
+        return asked
+    if baseline is None:
+        return Missing(reason="no BF16 baseline among the results")
+    if isinstance(baseline.divergence, Missing):
+        return Missing(reason=f"BF16: {baseline.divergence.reason}")
+    return diverge(asked, baseline.divergence)
+
+
 def _best(rows: Sequence[Row], tasks: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """The rows with the best figure of each column; nobody where only one has any."""
     best: dict[str, tuple[str, ...]] = {}
@@ -244,6 +262,8 @@ def _best(rows: Sequence[Row], tasks: Sequence[str]) -> dict[str, tuple[str, ...
     for task in tasks:
         scored = {row.name: row.tasks[task] for row in rows}
         mark(task, "higher", {n: c.accuracy.value for n, c in scored.items() if isinstance(c, TaskCell)})
+    diverged = {row.name: row.divergence for row in rows if not row.is_baseline}
+    mark(DIVERGENCE, "lower", {n: c.kl.value for n, c in diverged.items() if isinstance(c, DivergenceCell)})
     return best
 
 

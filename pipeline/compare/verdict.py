@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from pipeline.compare.accuracy import PairedDifference
+from pipeline.compare.divergence import DivergenceCell
 from pipeline.compare.estimates import Frozen, Interval, Missing
 from pipeline.compare.repeats import Change, relative_change
 from pipeline.compare.table import THROUGHPUT, TPOT, TTFT, Comparison, Row, SizeCell, SpeedCell, TaskCell
@@ -50,6 +51,7 @@ def judge(comparison: Comparison, model: str, machine: str) -> Verdict:
         *_faster(comparison),
         *_slower(comparison),
         *_quality(comparison),
+        *_divergence(comparison),
         *_smallest(comparison),
         *_emulated(comparison),
         *_absent(comparison),
@@ -201,6 +203,26 @@ def _quality(comparison: Comparison) -> Iterable[Sentence]:
             f"{_count(len(tested), 'accuracy difference')} {'was' if len(tested) == 1 else 'were'} looked at; "
             f"at {100 * comparison.level:.0f} % about {chance:.1f} would stand out by chance alone.",
         )
+
+
+def _divergence(comparison: Comparison) -> Iterable[Sentence]:
+    """Which variant diverges least from BF16, and which most, where its interval is apart from all others'."""
+    found = [
+        (row.label, cell.kl.value, cell.kl.interval)
+        for row in comparison.rows
+        if not row.is_baseline and isinstance(cell := row.divergence, DivergenceCell) and cell.kl.interval is not None
+    ]
+    found.sort(key=lambda item: item[1])
+    if len(found) < 2:
+        return
+    (least, lowest, around_least), (most, highest, around_most) = found[0], found[-1]
+    parts = []
+    if all(around_least.high < other.low for _, _, other in found[1:]):
+        parts.append(f"least for {least} ({1000 * lowest:.3g} × 10⁻³ nats per token)")
+    if all(around_most.low > other.high for _, _, other in found[:-1]):
+        parts.append(f"most for {most} ({1000 * highest:.3g} × 10⁻³ nats per token)")
+    if parts:
+        yield _plain("quality", f"KL divergence from BF16 is {_list(parts)}; the intervals of all others are apart.")
 
 
 def _smallest(comparison: Comparison) -> Iterable[Sentence]:
