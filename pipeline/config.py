@@ -193,6 +193,16 @@ class TaskSettings(_Section):
     num_fewshot: NonNegativeInt | None = Field(None, description="null: the task's own")
 
 
+class DivergenceSettings(_Section):
+    """The held-out text on which a variant's next-token distributions are compared with BF16's."""
+
+    dataset: DatasetSettings
+    num_sequences: PositiveInt = Field(description="conversations, each one sequence")
+    max_seq_length: int = Field(ge=2, description="tokens kept of a conversation")
+    top_k: PositiveInt = Field(20, description="log-probabilities a token; vLLM allows 20, more with --max-logprobs")
+    seed: int = Field(0, description="seed of the sampling")
+
+
 class EvalSettings(_Section):
     """What a served checkpoint is asked, and how answers are scored."""
 
@@ -205,6 +215,7 @@ class EvalSettings(_Section):
     seed: int = 0
     code_timeout_s: PositiveFloat = Field(5, description="seconds of CPU time a generated program may take")
     unsafe_code: bool = Field(False, description="run generated programs even where this machine cannot isolate them")
+    divergence: DivergenceSettings | None = Field(None, description="KL divergence from BF16; null: not measured")
 
 
 class HardwareSettings(_Section):
@@ -266,6 +277,11 @@ class Settings(_Section):
         if value == "all":
             return tuple(Stage)
         return (value,) if isinstance(value, str) else value
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether this is the BF16 checkpoint, served as it is."""
+        return self.quant.engine == "none" and self.kv_cache.dtype == "auto"
 
     @property
     def variant(self) -> Variant:

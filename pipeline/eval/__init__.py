@@ -1,17 +1,19 @@
-"""`eval`: lm-eval's tasks against the served checkpoint, every sample kept."""
+"""`eval`: lm-eval's tasks and the divergence from BF16, against the served checkpoint; every sample is kept."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import Settings, Stage
+from pipeline.config import DivergenceSettings, Settings, Stage
+from pipeline.datasets import identity_of
 from pipeline.job import Job
 from pipeline.workspace import Digests, Draft
 
 SHARED = False
 # Settings that say how and where the questions are asked; the answers are the same.
-NOT_IDENTITY = {"name", "include_path", "num_concurrent", "unsafe_code"}
+# The divergence has an identity of its own, by what is in its file.
+NOT_IDENTITY = {"name", "include_path", "num_concurrent", "unsafe_code", "divergence"}
 
 
 def needs(settings: Settings) -> tuple[Stage, ...]:
@@ -20,7 +22,7 @@ def needs(settings: Settings) -> tuple[Stage, ...]:
 
 
 def identity(job: Job) -> dict[str, Any]:
-    """The checkpoint, the server, the tasks and lm-eval's version."""
+    """The checkpoint, the server, the tasks, the held-out text and lm-eval's version."""
     from pipeline.provenance import versions
 
     settings = job.settings.eval
@@ -28,12 +30,21 @@ def identity(job: Job) -> dict[str, Any]:
         "quantize": job.artifact(Stage.QUANTIZE).key,
         "serve": job.serving.identity(job.settings),
         "eval": settings.model_dump(exclude=NOT_IDENTITY),
-        "task_files": _task_files(settings.include_path, job.digests),
+        "divergence": _divergence(settings.divergence, job.digests),
+        "task_files": task_files(settings.include_path, job.digests),
         "lm_eval": versions().get("lm-eval"),
     }
 
 
-def _task_files(folder: Path | None, digests: Digests) -> dict[str, str]:
+def _divergence(settings: DivergenceSettings | None, digests: Digests) -> dict[str, Any] | None:
+    """The content of the text that is asked about, and how much of it."""
+    if settings is None:
+        return None
+    dataset = identity_of(settings.dataset, "eval.divergence.dataset", digests)
+    return {**settings.model_dump(exclude={"dataset"}), "dataset": dataset}
+
+
+def task_files(folder: Path | None, digests: Digests) -> dict[str, str]:
     """SHA-256 of every file below the folder of further tasks, their data included, by its path in there."""
     if folder is None or not folder.is_dir():
         return {}
@@ -42,7 +53,7 @@ def _task_files(folder: Path | None, digests: Digests) -> dict[str, str]:
 
 
 def make(job: Job, draft: Draft) -> None:
-    """Writes lm-eval's results and samples, and each task's figure into the manifest."""
+    """Writes lm-eval's results and samples, the log-probabilities of the text, and their figures into the manifest."""
     from pipeline.eval.harness import evaluate
 
     evaluate(job, draft)

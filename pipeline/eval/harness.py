@@ -1,4 +1,4 @@
-"""The evaluation of one served checkpoint: every task of the settings, every sample kept.
+"""The evaluation of one served checkpoint: every task of the settings, every sample kept, and its log-probabilities.
 
 lm-eval defines the prompts, filters and scores; the checkpoint is asked over HTTP; programs that it writes run in the
 sandbox. The figures are means over items, so that every one of them can be recomputed from the samples beside it.
@@ -35,6 +35,7 @@ def evaluate(job: Job, draft: Draft) -> None:
         InputError: when a task's data or the tokenizer cannot be read.
         ServerError: when the server ends or does not answer.
     """
+    from pipeline.eval import divergence
     from pipeline.eval.endpoint import Endpoint
     from pipeline.eval.model import ServedModel
     from pipeline.serve.server import SERVED_NAME
@@ -48,6 +49,8 @@ def evaluate(job: Job, draft: Draft) -> None:
     isolation = sandbox.choose(unsafe=settings.unsafe_code).kind if runs_code else None
     with sandbox.policy(unsafe=settings.unsafe_code, timeout_s=settings.code_timeout_s):
         tokenizer = _tokenizer(job.checkpoint, job.settings.model.trust_remote_code)
+        held_out = settings.divergence
+        texts = divergence.read_texts(held_out, tokenizer) if held_out else []
         server = job.server()
         endpoint = Endpoint(server.url, SERVED_NAME, settings.num_concurrent, server.check_alive)
         seconds: dict[str, float] = {}
@@ -66,6 +69,11 @@ def evaluate(job: Job, draft: Draft) -> None:
             _write_rows(draft.folder / "samples" / f"{file_name(asked.label)}.jsonl", rows)
             figures[asked.label] = {**summarize(asked, rows), **model.tally.facts()}
             seconds[asked.label] = round(time.monotonic() - started, 3)
+        if held_out:
+            shown = _progress(job.progress.detail, "divergence", len(texts))
+            diverged = divergence.measure(
+                texts, held_out.top_k, endpoint, draft.folder, shown, twice=job.settings.is_baseline
+            )
     _write_json(draft.folder / "lm_eval.json", reports)
     draft.results = {
         "tasks": figures,
@@ -73,6 +81,8 @@ def evaluate(job: Job, draft: Draft) -> None:
         "seconds": seconds,
         "sandbox": isolation,
     }
+    if held_out:
+        draft.results["divergence"] = diverged
 
 
 def ask(asked: Asked, model: ServedModel) -> tuple[dict[str, Any], list[Row]]:

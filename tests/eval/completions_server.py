@@ -41,7 +41,7 @@ class CompletionsServer:
         self.context = context
         self.requests: list[dict[str, Any]] = []
         self.failures: list[int] = []
-        self.knows_label_ids = True
+        self.knows_label_ids = self.knows_prompt_logprobs = True
         self.in_flight = self.most_in_flight = 0
         self.lock = threading.Lock()
         outer = self
@@ -125,7 +125,23 @@ class CompletionsServer:
             "text": text,
             "finish_reason": reason,
             "logprobs": logprobs if body.get("logprobs") else None,
+            "prompt_logprobs": prompt_logprobs(prompt, body.get("prompt_logprobs"))
+            if self.knows_prompt_logprobs
+            else None,
         }
+
+
+def prompt_logprobs(prompt: Sequence[int], k: int | None) -> list[dict[str, dict[str, Any]] | None] | None:
+    """As vLLM reports them: the prompt's own token first, then the k likeliest, one entry where it is one of them."""
+    if k is None:
+        return None
+    found: list[dict[str, dict[str, Any]] | None] = [None]
+    for i in range(1, len(prompt)):
+        values = logprobs_after(prompt[:i])
+        order = sorted(range(VOCABULARY), key=lambda token: -values[token])
+        shown = dict.fromkeys([prompt[i], *order[:k]])
+        found.append({str(t): {"logprob": values[t], "rank": order.index(t) + 1, "decoded_token": "x"} for t in shown})
+    return found
 
 
 def error(message: str) -> dict[str, Any]:

@@ -118,11 +118,13 @@ Evaluate = Callable[..., Draft]
 def run(server: CompletionsServer, checkpoint: Path, folder: Path, tmp_path: Path) -> Evaluate:
     """Evaluates columns on the toy server."""
 
-    def evaluated(**changes: Any) -> Draft:
+    def evaluated(is_baseline: bool = False, **changes: Any) -> Draft:
         settings = EvalSettings(**{"name": "tiny", "include_path": folder, "max_gen_toks": 16, **changes})
         said: list[str] = []
         job: Any = SimpleNamespace(
-            settings=SimpleNamespace(eval=settings, model=SimpleNamespace(trust_remote_code=False)),
+            settings=SimpleNamespace(
+                eval=settings, model=SimpleNamespace(trust_remote_code=False), is_baseline=is_baseline
+            ),
             checkpoint=checkpoint,
             server=lambda: SimpleNamespace(url=server.url, check_alive=lambda: None, facts=lambda: {"toy": True}),
             progress=SimpleNamespace(detail=said.append),
@@ -175,6 +177,24 @@ def test_two_evaluations_agree_to_the_letter(run: Evaluate) -> None:
     first, second = run(tasks=asked, limit=10), run(tasks=asked, limit=10)
     for label in asked:
         assert rows_of(first, label) == rows_of(second, label)
+
+
+@pytest.mark.parametrize("is_baseline", [False, True])
+def test_the_log_probabilities_of_held_out_text_are_kept(
+    run: Evaluate, server: CompletionsServer, tmp_path: Path, is_baseline: bool
+) -> None:
+    path = tmp_path / "held_out.txt"
+    path.write_text("one line\nanother line\nand a third one")
+    divergence = {"dataset": {"path": path}, "num_sequences": 3, "max_seq_length": 12, "top_k": 4}
+    draft = run(is_baseline, tasks={"Choice": column("tiny_choice")}, limit=4, divergence=divergence)
+    facts = draft.results["divergence"]
+    assert (facts["sequences"], facts["tokens"], facts["top_k"]) == (3, 7 + 11 + 11, 4)
+    assert facts["perplexity"] > 1 and facts["seconds"] > 0
+    kept = {facts["file"], facts["file_again"]} - {None}
+    assert {path.name for path in draft.folder.glob("*.npz")} == kept and len(kept) == 1 + is_baseline
+    assert sum("prompt_logprobs" in request for request in server.requests) == 3 * len(kept)
+    assert "divergence 3/3" in draft.results["said"]
+    assert "divergence" not in run(tasks={"Choice": column("tiny_choice")}, limit=4).results
 
 
 def test_a_limit_keeps_the_shares_of_the_subjects(run: Evaluate) -> None:

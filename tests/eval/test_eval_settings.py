@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ FILES = sorted((PROJECT_ROOT / "conf" / "eval").glob("*.yaml"))
 
 
 def settings_of(path: Path) -> EvalSettings:
-    text = path.read_text().replace("${project:", f"{PROJECT_ROOT}/").replace("demo/tasks}", "demo/tasks")
+    text = re.sub(r"\$\{project:([^}]+)\}", rf"{PROJECT_ROOT}/\1", path.read_text())
     return EvalSettings.model_validate(yaml.safe_load(text))
 
 
