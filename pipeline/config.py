@@ -72,23 +72,77 @@ class DatasetSettings(_Section):
 
     @model_validator(mode="after")
     def _has_source(self) -> DatasetSettings:
-        if self.path is None and (self.hub_id is None or self.hub_file is None):
-            raise ValueError("set path (a local file), or hub_id and hub_file")
+        if self.path is None and (self.hub_id is None or not self._names_data()):
+            raise ValueError(self._missing())
         return self
+
+    def _names_data(self) -> bool:
+        return self.hub_file is not None
+
+    def _missing(self) -> str:
+        return "set path (a local file), or hub_id and hub_file"
+
+
+class CalibrationSet(DatasetSettings):
+    """Conversations to calibrate with: a local file, a file on the hub, or a split that `datasets` loads."""
+
+    subset: str | None = Field(None, description="configuration of the hub data set")
+    split: str | None = Field(None, description="split of the hub data set, instead of hub_file")
+    columns: dict[str, str] = Field({}, description="what the data set's columns are: meaning -> its name there")
+    weight: PositiveFloat = Field(1, description="share of the samples, against the other sets of a mix")
+
+    @field_validator("columns")
+    @classmethod
+    def _known_meanings(cls, value: dict[str, str]) -> dict[str, str]:
+        known = ("conversations", "messages", "prompt", "response", "text")
+        if unknown := [meaning for meaning in value if meaning not in known]:
+            raise ValueError(f"{', '.join(unknown)}: a column means one of {', '.join(known)}")
+        return value
+
+    def _names_data(self) -> bool:
+        return self.hub_file is not None or self.split is not None
+
+    def _missing(self) -> str:
+        return "set path (a local file), or hub_id and split (or hub_file)"
 
 
 class CalibrationSettings(_Section):
     """What the BF16 model is shown, and how ranges are computed from what it does."""
 
     name: str
-    dataset: DatasetSettings
+    dataset: CalibrationSet
+    mix: dict[str, CalibrationSet] = Field({}, description="further sets, each with its weight")
     num_samples: PositiveInt = Field(200, description="conversations forwarded")
     algorithm_samples: PositiveInt | None = Field(
         None, description="of these, shown to GPTQ, AWQ and SmoothQuant; null: all"
     )
+    min_seq_length: PositiveInt = Field(1, description="tokens below which a conversation is left out")
     max_seq_length: PositiveInt = Field(2048, description="tokens kept of a conversation")
+    drop_long: bool = Field(False, description="leave out what is longer than max_seq_length instead of cutting it")
+    apply_chat_template: bool = Field(True, description="as in deployment; false: the texts as they are")
+    enable_thinking: bool | None = Field(None, description="Qwen3's switch; null: what the template does by itself")
     seed: int = Field(0, description="seed of the sampling")
-    observer: Literal["minmax"] = Field("minmax", description="range of the static activations")
+    observer: Literal["minmax", "moving_average", "percentile", "mse", "entropy"] = Field(
+        "minmax", description="technique that makes ranges of what was observed"
+    )
+    percentile: float = Field(99.99, gt=0, le=100, description="of the magnitudes, kept by observer=percentile")
+    averaging_constant: float = Field(0.01, gt=0, le=1, description="weight of a new sample in the moving average")
+    histogram_tokens: PositiveInt | None = Field(
+        512, description="tokens of a conversation that enter histograms, evenly spaced; null: all"
+    )
+    tolerance: float = Field(0.01, gt=0, lt=1, description="relative change of a range that still counts as stable")
+    layerwise: Literal["auto", "always", "never"] = Field(
+        "auto", description="one decoder layer in memory at a time; auto: where the model does not fit"
+    )
+    overlap_ngram: PositiveInt = Field(13, description="words that calibration and evaluation may not share in a row")
+    max_overlap: float = Field(0.01, ge=0, le=1, description="share of an evaluation's items that may overlap")
+    allow_contamination: bool = Field(False, description="go on with a set that overlaps more")
+    artifact: Path | None = Field(None, description="folder of a finished calibration to use instead")
+
+    @property
+    def sets(self) -> dict[str, CalibrationSet]:
+        """Every set of the mix by the name of its setting."""
+        return {"dataset": self.dataset, **{f"mix.{name}": each for name, each in self.mix.items()}}
 
 
 class QuantSettings(_Section):
@@ -97,7 +151,7 @@ class QuantSettings(_Section):
     name: str
     title: str = Field(description="row label in the report")
     engine: Literal["none", "llmcompressor"] = Field(description="who makes the checkpoint")
-    scheme: Literal["FP8", "FP8_DYNAMIC", "W8A8", "W4A16", "W4A16_ASYM"] | None = Field(
+    scheme: Literal["FP8", "FP8_DYNAMIC", "W8A8", "W8A8_STATIC", "W4A16", "W4A16_ASYM"] | None = Field(
         None, description="compressed-tensors preset"
     )
     algorithm: Literal["rtn", "gptq", "awq", "smoothquant"] = Field("rtn", description="how weights are rounded")
@@ -115,6 +169,7 @@ class QuantSettings(_Section):
         if self.group_size is not None and not self.is_grouped:
             raise ValueError(f"group_size={self.group_size}: scheme {self.scheme} is not grouped")
         if self.algorithm == "smoothquant" and self.scheme != "W8A8":
+            # It moves the activations' ranges after they were observed, so static scales would be wrong.
             raise ValueError(f"algorithm=smoothquant needs scheme W8A8, not {self.scheme}")
         if self.algorithm == "awq" and not self.is_grouped:
             raise ValueError(f"algorithm=awq needs a weight-only scheme, not {self.scheme}")
@@ -133,11 +188,11 @@ class QuantSettings(_Section):
     @property
     def has_static_activations(self) -> bool:
         """Whether activation scales come from calibration."""
-        return self.scheme == "FP8"
+        return self.scheme in ("FP8", "W8A8_STATIC")
 
     @property
-    def needs_calibration(self) -> bool:
-        """Whether the checkpoint depends on calibration data at all."""
+    def needs_data(self) -> bool:
+        """Whether the weights or activation scales depend on calibration data."""
         return self.has_static_activations or self.algorithm != "rtn"
 
 
@@ -146,6 +201,18 @@ class KVCacheSettings(_Section):
 
     name: str
     dtype: Literal["auto", "fp8_e4m3", "fp8_e5m2"]
+    scales: Literal["calibrated", "one"] = Field("one", description="a scale per layer from calibration, or 1.0")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> KVCacheSettings:
+        if self.scales == "calibrated" and self.dtype != "fp8_e4m3":
+            raise ValueError(f"scales=calibrated goes with dtype fp8_e4m3, not {self.dtype}")
+        return self
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether the checkpoint carries scales of keys and values."""
+        return self.scales == "calibrated"
 
 
 class ServeSettings(_Section):
@@ -277,6 +344,16 @@ class Settings(_Section):
         if value == "all":
             return tuple(Stage)
         return (value,) if isinstance(value, str) else value
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether the checkpoint depends on calibration data at all."""
+        return self.quant.needs_data or self.kv_cache.needs_data
+
+    @property
+    def takes_ranges(self) -> bool:
+        """Whether scales in the checkpoint come from observed ranges."""
+        return self.quant.has_static_activations or self.kv_cache.needs_data
 
     @property
     def is_baseline(self) -> bool:

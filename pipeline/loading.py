@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import torch
+
+    from pipeline.hardware import Hardware
     from pipeline.job import Job
 
 
@@ -18,18 +21,21 @@ def quiet() -> None:
     logging.getLogger("torch").setLevel(logging.ERROR)
 
 
-def load_model(job: Job) -> Any:
-    """The model in evaluation mode, on the GPU where there is one.
-
-    In BF16 where the hardware multiplies BF16; else in float32, which holds every BF16 value and is many times faster
-    than BF16 emulated in software.
-    """
+def compute_dtype(hardware: Hardware) -> torch.dtype:
+    """BF16 where the hardware multiplies it; else float32, which holds every BF16 value and is many times faster."""
     import torch
+
+    return torch.bfloat16 if hardware.has_native_bf16 else torch.float32
+
+
+def load_model(job: Job) -> Any:
+    """The model in evaluation mode, on the GPU where there is one."""
     from transformers import AutoModelForCausalLM
 
     quiet()
-    dtype = torch.bfloat16 if job.hardware.has_native_bf16 else torch.float32
     model = AutoModelForCausalLM.from_pretrained(
-        job.model.folder, dtype=dtype, trust_remote_code=job.settings.model.trust_remote_code
+        job.model.folder,
+        dtype=compute_dtype(job.hardware),
+        trust_remote_code=job.settings.model.trust_remote_code,
     )
     return model.to(job.hardware.device).eval()

@@ -8,7 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from pipeline.config import Settings, Stage
+from pipeline.calibrate import observations_key
+from pipeline.config import CalibrationSettings, Settings, Stage
 from pipeline.job import Job
 from pipeline.workspace import Draft
 
@@ -16,24 +17,42 @@ SHARED = False
 
 
 def needs(settings: Settings) -> tuple[Stage, ...]:
-    """Calibration, where the scheme or its algorithm looks at data."""
-    return (Stage.CALIBRATE,) if settings.quant.needs_calibration else ()
+    """Calibration, where the scheme, its algorithm or the KV cache's scales look at data."""
+    return (Stage.CALIBRATE,) if settings.needs_calibration else ()
 
 
 def identity(job: Job) -> dict[str, Any]:
     """The model, the scheme, and the calibration where it matters."""
+    settings = job.settings
     payload: dict[str, Any] = {
         "model": job.model.identity(),
-        "quant": job.settings.quant.model_dump(exclude={"name", "title"}),
+        "quant": settings.quant.model_dump(exclude={"name", "title"}),
     }
-    for stage in needs(job.settings):
-        payload[stage.value] = job.artifact(stage).key
-    if job.settings.quant.algorithm != "rtn":
-        payload["algorithm_samples"] = job.settings.calibration.algorithm_samples
+    if settings.needs_calibration:
+        payload[Stage.CALIBRATE.value] = observations_key(job.artifact(Stage.CALIBRATE).payload)
+    if settings.takes_ranges:
+        payload["observer"] = observer(settings.calibration)
+    if settings.kv_cache.needs_data:
+        payload["kv_cache"] = settings.kv_cache.dtype
+    if settings.quant.algorithm != "rtn":
+        payload["algorithm_samples"] = settings.calibration.algorithm_samples
     return payload
 
 
+def observer(calibration: CalibrationSettings) -> dict[str, Any]:
+    """How ranges are made of what was observed: the technique, and its parameter where it has one."""
+    technique = calibration.observer
+    return {"technique": technique} | ({"percentile": calibration.percentile} if technique == "percentile" else {})
+
+
 def make(job: Job, draft: Draft) -> None:
-    """Writes `checkpoint/`, made by the engine that the scheme names."""
+    """Writes `checkpoint/`, made by the engine that the scheme names, with scales of the KV cache where asked for."""
+    from pipeline.quantize.checkpoint import describe
+
     engine = job.settings.quant.engine
     importlib.import_module(f"pipeline.quantize.{'link' if engine == 'none' else engine}").quantize(job, draft)
+    if job.settings.kv_cache.needs_data:
+        from pipeline.quantize.kv_scales import add_scales
+
+        add_scales(job, draft)
+    draft.results |= describe(draft.folder / "checkpoint")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.quantize.checkpoint import describe
 from pipeline.workspace import Draft
 
 if TYPE_CHECKING:
@@ -12,7 +11,12 @@ if TYPE_CHECKING:
 
 
 def quantize(job: Job, draft: Draft) -> None:
-    """Writes `checkpoint`, a link to the model's folder."""
-    target = draft.folder / "checkpoint"
-    target.symlink_to(job.model.folder.resolve(), target_is_directory=True)
-    draft.results = describe(target)
+    """Writes `checkpoint`, a link to the model's folder; or a folder of links, where files are to be added to it."""
+    source, target = job.model.folder.resolve(), draft.folder / "checkpoint"
+    if not job.settings.kv_cache.needs_data:
+        target.symlink_to(source, target_is_directory=True)
+        return
+    target.mkdir()
+    for path in sorted(source.iterdir()):
+        if path.is_file():
+            (target / path.name).symlink_to(path)

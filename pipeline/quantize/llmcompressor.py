@@ -11,17 +11,16 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.config import QuantSettings, Stage
+from pipeline.config import CalibrationSettings, QuantSettings, Stage
 from pipeline.errors import PipelineError, StageError
 from pipeline.models import companions
-from pipeline.quantize.checkpoint import describe
 from pipeline.workspace import Draft
 
 if TYPE_CHECKING:
     from pipeline.job import Job
 
-# Largest finite value of FP8 E4M3 (Micikevicius et al., 2022, table 1).
-E4M3_MAX = 448.0
+# The format of static activations, by the scheme.
+ACTIVATIONS = {"FP8": "fp8_e4m3", "W8A8_STATIC": "int8"}
 
 
 def quantize(job: Job, draft: Draft) -> None:
@@ -50,7 +49,7 @@ def _quantize(job: Job, draft: Draft) -> None:
     import torch
     from llmcompressor import oneshot
 
-    from pipeline.calibrate.forward import read_tokens
+    from pipeline.calibrate.artifact import read_tokens
     from pipeline.loading import load_model
 
     quant = job.settings.quant
@@ -68,23 +67,26 @@ def _quantize(job: Job, draft: Draft) -> None:
     with _without_pinning():
         oneshot(model=model, recipe=recipe(quant), **data)
     if quant.has_static_activations:
-        set_input_scales(model, job.artifact(Stage.CALIBRATE).folder)
+        folder = job.artifact(Stage.CALIBRATE).folder
+        set_input_scales(model, folder, job.settings.calibration, ACTIVATIONS[str(quant.scheme)])
     job.progress.detail("writing the checkpoint")
     folder = draft.folder / "checkpoint"
     save(model, folder, quant)
     copy_companions(job.model.folder, folder)
-    draft.results = describe(folder)
 
 
 def recipe(quant: QuantSettings) -> list[Any]:
     """llm-compressor's modifiers for a scheme and its algorithm."""
-    from compressed_tensors.quantization import preset_name_to_scheme
+    from compressed_tensors.quantization import QuantizationArgs, preset_name_to_scheme
     from llmcompressor.modifiers.gptq import GPTQModifier
     from llmcompressor.modifiers.quantization import QuantizationModifier
     from llmcompressor.modifiers.transform.awq import AWQModifier
     from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
 
-    scheme = preset_name_to_scheme(str(quant.scheme), targets=["Linear"])
+    scheme = preset_name_to_scheme(str(quant.scheme).removesuffix("_STATIC"), targets=["Linear"])
+    if quant.scheme == "W8A8_STATIC":
+        # One scale for all tokens, from calibration; there is no preset for it.
+        scheme.input_activations = QuantizationArgs(num_bits=8, strategy="tensor", symmetric=True, dynamic=False)
     if quant.effective_group_size is not None:
         scheme.weights.group_size = quant.effective_group_size
     common: dict[str, Any] = {"config_groups": {"group_0": scheme}, "ignore": list(quant.ignore)}
@@ -98,29 +100,31 @@ def recipe(quant: QuantSettings) -> list[Any]:
     return [rounding]
 
 
-def set_input_scales(model: Any, calibration: Path) -> None:
+def set_input_scales(model: Any, calibration: Path, settings: CalibrationSettings, number: str) -> None:
     """Gives each quantized Linear the per-tensor activation scale that its observed range implies.
 
-    The scale of a symmetric format is `max(|min|, |max|) / largest representable value`.
+    Args:
+        model: with llm-compressor's quantization parameters on its modules.
+        calibration: folder of a finished calibration.
+        settings: say by which technique ranges are made.
+        number: the activations' format.
 
     Raises:
         StageError: when a layer was never observed.
     """
     import torch
-    from safetensors.torch import load_file
 
-    from pipeline.calibrate import RANGES
+    from pipeline.calibrate.artifact import read_scales
 
-    ranges = load_file(calibration / RANGES)
+    scales = read_scales(calibration, settings, number)
     for name, module in model.named_modules():
         scale = getattr(module, "input_scale", None)
         if scale is None:
             continue
-        if name not in ranges or not bool(ranges[name].abs().max() > 0):
+        if not scales.get(name, 0) > 0:
             raise StageError(f"{name} saw no activation during calibration.", "Calibrate with other conversations.")
-        value = ranges[name].abs().max() / E4M3_MAX
         with torch.no_grad():
-            scale.copy_(value.to(scale.device))
+            scale.fill_(scales[name])
 
 
 def save(model: Any, folder: Path, quant: QuantSettings) -> None:

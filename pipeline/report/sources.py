@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.calibrate import observations_key
 from pipeline.compare.records import Family
 from pipeline.config import PROJECT_ROOT, Stage, Variant
 from pipeline.errors import PipelineError
@@ -54,7 +55,7 @@ class Source:
             return "KV cache"
         if scheme.startswith("W4A16"):
             return "weights only"
-        return "weights and activations" if scheme in ("FP8", "FP8_DYNAMIC", "W8A8") else "other"
+        return "weights and activations" if scheme in ("FP8", "FP8_DYNAMIC", "W8A8", "W8A8_STATIC") else "other"
 
     def finished(self, stage: Stage) -> Manifest | None:
         """The stage's manifest where its work ended well."""
@@ -106,7 +107,7 @@ def _of_job(job: Job, failure: PipelineError | None) -> Source:
 
 def _stages(job: Job) -> Iterator[Stage]:
     for stage in READ:
-        if stage is not Stage.CALIBRATE or job.settings.quant.needs_calibration:
+        if stage is not Stage.CALIBRATE or job.settings.needs_calibration:
             yield stage
 
 
@@ -147,7 +148,7 @@ def _peer(
         if manifest.variant == variant and manifest.payload.get("quantize") == made.key:
             everything[Stage.VERIFY] = (folder, manifest)
     for folder, manifest in found[Stage.CALIBRATE]:
-        if made.payload.get(Stage.CALIBRATE.value) in (manifest.key, observations(manifest)):
+        if observations_key(manifest.payload) == made.payload.get(Stage.CALIBRATE.value):
             everything[Stage.CALIBRATE] = (folder, manifest)
     for stage, (folder, manifest) in everything.items():
         source.manifests[stage], source.folders[stage] = manifest, folder

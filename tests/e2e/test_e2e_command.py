@@ -74,12 +74,28 @@ def test_static_scales_are_those_of_the_observed_ranges(outputs: Path) -> None:
     from safetensors.torch import load_file
 
     (ranges,) = outputs.glob("demo/calibrate-*/ranges.safetensors")
+    observed = load_file(ranges)
     (weights,) = outputs.glob("demo/fp8_static/quantize-*/checkpoint/model.safetensors")
-    observed, tensors = load_file(ranges), load_file(weights)
-    assert len(observed) == 28
-    for name, seen in observed.items():
-        scale = float(tensors[f"{name}.input_scale"])
-        assert scale == pytest.approx(float(seen.abs().max()) / 448, rel=1e-6)
+    (cache,) = outputs.glob("demo/bf16+fp8_e4m3/quantize-*/checkpoint/kv_scales.safetensors")
+    scales = {name: value for name, value in load_file(weights).items() if name.endswith(".input_scale")}
+    assert len(scales) == 28
+    for name, scale in scales.items():
+        seen = observed[f"minmax.fp8_e4m3.{name.removesuffix('.input_scale')}"]
+        assert float(scale) == pytest.approx(float(seen.abs().max()) / 448, rel=1e-6)
+    scales = load_file(cache)
+    assert len(scales) == 8
+    for name, scale in scales.items():
+        seen = observed[f"minmax.fp8_e4m3.{name.removesuffix('_scale')}"]
+        assert float(scale) == pytest.approx(float(seen.abs().max()) / 448, rel=1e-6)
+
+
+@pytest.mark.vllm
+def test_vllm_takes_the_calibrated_scales_of_the_kv_cache(outputs: Path) -> None:
+    (manifest,) = outputs.glob("demo/bf16+fp8_e4m3/bench-*/manifest.json")
+    log = Path(json.loads(manifest.read_text())["results"]["server"]["log"]).read_text()
+    assert "kv_cache_dtype': 'fp8_e4m3'" in log
+    # What vLLM says when a checkpoint brings no scales.
+    assert "Using KV cache scaling factor 1.0" not in log
 
 
 @pytest.mark.vllm

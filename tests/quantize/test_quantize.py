@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
-from pipeline.calibrate import RANGES
+from pipeline.calibrate import artifact
+from pipeline.calibrate.observers import Site
+from pipeline.calibrate.sketches import Sketch
 from pipeline.config import PROJECT_ROOT
 from pipeline.errors import StageError
 from pipeline.quantize.checkpoint import describe, headers, quantized_modules
@@ -51,18 +52,35 @@ class Observed(torch.nn.Module):
         self.linear.register_parameter("input_scale", torch.nn.Parameter(torch.zeros(1), requires_grad=False))
 
 
-def test_the_scale_is_the_largest_magnitude_over_448(tmp_path: Path) -> None:
-    save_file({"linear": torch.tensor([-8.96, 4.48])}, tmp_path / RANGES)
+def calibration(folder: Path, settings, name: str, *values: float) -> None:
+    """A calibration that has seen one tensor at the input of one module."""
+    sketch = Sketch()
+    sketch.update(torch.tensor([values]))
+    sketch.commit()
+    artifact.write(folder, [[1, 2]], [Site(name, sketch, [name])], settings().calibration)
+
+
+@pytest.mark.parametrize(("number", "largest"), [("fp8_e4m3", 448), ("int8", 127)])
+def test_the_scale_is_the_largest_magnitude_over_the_formats_largest_number(
+    tmp_path: Path, settings, number: str, largest: float
+) -> None:
+    calibration(tmp_path, settings, "linear", -8.96, 4.48)
     model = Observed()
-    set_input_scales(model, tmp_path)
-    assert float(model.linear.input_scale) == pytest.approx(0.02)
+    set_input_scales(model, tmp_path, settings().calibration, number)
+    assert float(model.linear.input_scale) == pytest.approx(8.96 / largest)
 
 
-@pytest.mark.parametrize("ranges", [{"other": torch.tensor([-1.0, 1.0])}, {"linear": torch.zeros(2)}])
-def test_a_layer_that_saw_nothing_is_named(tmp_path: Path, ranges: dict[str, torch.Tensor]) -> None:
-    save_file(ranges, tmp_path / RANGES)
+@pytest.mark.parametrize(("name", "value"), [("other", 1.0), ("linear", 0.0)])
+def test_a_layer_that_saw_nothing_is_named(tmp_path: Path, settings, name: str, value: float) -> None:
+    calibration(tmp_path, settings, name, value)
     with pytest.raises(StageError, match="linear saw no activation"):
-        set_input_scales(Observed(), tmp_path)
+        set_input_scales(Observed(), tmp_path, settings().calibration, "fp8_e4m3")
+
+
+def test_static_int8_has_one_scale_for_all_tokens(settings) -> None:
+    (modifier,) = recipe(settings("quant=int8_static", "quant.algorithm=rtn").quant)
+    activations = modifier.config_groups["group_0"].input_activations
+    assert (activations.num_bits, activations.strategy, activations.dynamic) == (8, "tensor", False)
 
 
 def test_a_bf16_checkpoint_is_described_from_its_headers() -> None:

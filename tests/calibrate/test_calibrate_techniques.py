@@ -1,0 +1,92 @@
+"""Each technique clips where its definition says; none beyond what was seen."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.calibrate.sketches import BINS, codes, magnitudes
+from pipeline.calibrate.techniques import FORMATS, TECHNIQUES, Observed, clip_point, limits, moving_average
+
+VALUES = st.lists(st.floats(-500, 500, width=32).filter(lambda v: abs(v) > 1e-3), min_size=1, max_size=200)
+
+
+def observed(values: torch.Tensor) -> Observed:
+    values = values.to(torch.bfloat16).float()
+    ends = (float(values.min()), float(values.max()))
+    counts = torch.bincount(codes(values).flatten(), minlength=BINS)
+    return Observed(*ends, average=ends, counts=counts.numpy())
+
+
+@settings(max_examples=30, deadline=None)
+@given(VALUES, st.sampled_from(TECHNIQUES), st.sampled_from(sorted(FORMATS)))
+def test_a_clip_point_is_positive_and_never_beyond_the_maximum(values: list[float], technique: str, name: str) -> None:
+    seen = observed(torch.tensor(values))
+    clip = clip_point(seen, technique, FORMATS[name])
+    assert 0 < clip <= seen.largest
+    low, high = limits(seen, clip)
+    assert seen.minimum <= low
+    assert high <= seen.maximum
+
+
+def test_minmax_is_the_largest_magnitude() -> None:
+    assert clip_point(observed(torch.tensor([-8.0, 3.0])), "minmax", FORMATS["int8"]) == 8.0
+
+
+@given(VALUES)
+def test_all_values_are_within_the_hundredth_percentile(values: list[float]) -> None:
+    seen = observed(torch.tensor(values))
+    assert clip_point(seen, "percentile", FORMATS["int8"], 100) == seen.largest
+
+
+@given(VALUES, st.floats(1, 99.9))
+def test_the_share_below_a_percentile_is_at_least_that(values: list[float], percentile: float) -> None:
+    seen = observed(torch.tensor(values))
+    clip = clip_point(seen, "percentile", FORMATS["int8"], percentile)
+    rounded = torch.tensor(values).to(torch.bfloat16).abs().double()
+    assert float((rounded <= clip).double().mean()) >= percentile / 100 - 1e-9
+
+
+def error(seen: Observed, clip: float, name: str) -> float:
+    number, used = FORMATS[name], np.flatnonzero(seen.counts)
+    values = magnitudes().numpy()[used]
+    scale = clip / number.largest
+    return float((seen.counts[used] * (number.round(values / scale) * scale - values) ** 2).sum())
+
+
+@pytest.mark.parametrize("name", sorted(FORMATS))
+def test_mse_has_no_larger_error_than_any_other_technique(name: str) -> None:
+    torch.manual_seed(0)
+    seen = observed(torch.cat([torch.randn(20_000), torch.tensor([60.0])]))
+    best = error(seen, clip_point(seen, "mse", FORMATS[name]), name)
+    for technique in TECHNIQUES:
+        # Candidates are an eighth of an octave apart: a percentile may fall between two of them.
+        assert best <= error(seen, clip_point(seen, technique, FORMATS[name]), name) * 1.05, technique
+
+
+def test_int8_cuts_a_lone_outlier_off_and_fp8_can_keep_it() -> None:
+    torch.manual_seed(0)
+    seen = observed(torch.cat([torch.randn(100_000), torch.tensor([100.0])]))
+    clips = {name: clip_point(seen, "mse", FORMATS[name]) for name in FORMATS}
+    assert clips["int8"] < 75 < 85 < clips["fp8_e4m3"]
+    assert clip_point(seen, "entropy", FORMATS["int8"]) < 10
+
+
+def test_entropy_keeps_a_uniform_distribution_whole() -> None:
+    seen = observed(torch.linspace(-10, 10, 50_001))
+    assert clip_point(seen, "entropy", FORMATS["int8"]) > 9
+
+
+def test_the_moving_average_starts_at_the_first_sample() -> None:
+    assert moving_average([(-1.0, 2.0)], 0.01) == (-1.0, 2.0)
+    assert moving_average([(-1.0, 2.0), (-3.0, 4.0)], 0.5) == (-2.0, 3.0)
+
+
+@given(st.lists(st.floats(-448, 448), min_size=1, max_size=50))
+def test_fp8_rounds_to_the_nearest_of_its_numbers(values: list[float]) -> None:
+    grid = torch.arange(0, 127, dtype=torch.uint8).view(torch.float8_e4m3fn).double().numpy()
+    array = np.array(values, dtype=np.float32).astype(np.float64)
+    found = np.abs(FORMATS["fp8_e4m3"].round(array))
+    nearest = np.abs(np.abs(array)[:, None] - grid[None, :]).min(1)
+    assert np.allclose(np.abs(found - np.abs(array)), nearest)

@@ -1,0 +1,56 @@
+"""Calibrated KV-cache scales are added beside the weights, which stay the same files."""
+
+import json
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from pipeline.__main__ import Run
+from pipeline.config import PROJECT_ROOT, Stage
+from pipeline.errors import ConfigError
+from pipeline.quantize.checkpoint import headers, quantization_config
+
+DEMO = PROJECT_ROOT / "pipeline" / "demo" / "checkpoint"
+
+
+@pytest.fixture
+def quantized(settings, tmp_path: Path):
+    def made(*overrides: str) -> Path:
+        given = ("stage=quantize", f"outputs={tmp_path / 'outputs'}", "calibration.num_samples=8", *overrides)
+        run = Run([settings(*given)], list(given))
+        assert run.execute() == 0
+        return run.jobs[0].artifact(Stage.QUANTIZE).folder / "checkpoint"
+
+    return made
+
+
+def test_bf16_weights_are_linked_and_scales_are_a_file_of_their_own(quantized) -> None:
+    folder = quantized("quant=bf16", "kv_cache=fp8_e4m3")
+    assert (folder / "model.safetensors").resolve() == (DEMO / "model.safetensors").resolve()
+    scales = load_file(folder / "kv_scales.safetensors")
+    assert set(scales) == {f"model.layers.{n}.self_attn.{x}_scale" for n in range(4) for x in "kv"}
+    assert all(float(scale) > 0 for scale in scales.values())
+    config = quantization_config(folder)
+    assert config["kv_cache_scheme"]["type"] == "float"
+    assert config["config_groups"] == {}
+    index = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
+    assert set(index) == set(headers(folder))
+    assert not quantization_config(DEMO)
+
+
+def test_quantized_weights_keep_their_own_scheme(quantized) -> None:
+    config = quantization_config(quantized("quant=fp8_static", "kv_cache=fp8_e4m3"))
+    assert config["config_groups"]["group_0"]["input_activations"]["dynamic"] is False
+    assert config["kv_cache_scheme"]["num_bits"] == 8
+
+
+def test_a_scale_of_one_needs_no_calibration_and_no_copy(quantized) -> None:
+    folder = quantized("quant=bf16", "kv_cache=fp8_e4m3", "kv_cache.scales=one")
+    assert folder.is_symlink()
+    assert not list(folder.parents[2].glob("calibrate-*"))
+
+
+def test_formats_without_calibrated_scales_are_refused_by_name(settings) -> None:
+    with pytest.raises(ConfigError, match=r"kv_cache: scales=calibrated goes with dtype fp8_e4m3, not fp8_e5m2"):
+        settings("kv_cache=fp8_e5m2", "kv_cache.scales=calibrated")
