@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipeline.compare.accuracy import Mean
+from pipeline.compare.divergence import DivergenceCell
 from pipeline.compare.estimates import Frozen, Missing
 from pipeline.compare.records import Record
 from pipeline.compare.table import TaskCell, compare
@@ -26,6 +27,7 @@ class SweepRow(Frozen):
     tasks: dict[str, TaskCell | Missing]
     mean_accuracy: Mean | Missing
     mean_change: Mean | Missing
+    divergence: DivergenceCell | Missing
 
 
 class Sweep(Frozen):
@@ -69,6 +71,7 @@ def sweep(
                 tasks=row.tasks,
                 mean_accuracy=row.mean_accuracy,
                 mean_change=row.mean_change,
+                divergence=row.divergence,
             )
             for (choice, _), row in zip(ordered, rows, strict=True)
         ),

@@ -76,6 +76,10 @@ def _choice(checkpoint: Mapping[str, Any], calibration: Mapping[str, Any]) -> Ch
     samples = calibration.get("num_samples")
     # Without ranges a calibration still gives tokens to the algorithm that rounds the weights.
     technique, parameter = observer_of(checkpoint) or ("tokens only", None)
+    # The weight of a new sample is set when samples are seen, and kept with the calibration.
+    constant = calibration.get("averaging_constant")
+    if technique == "moving_average" and parameter is None and isinstance(constant, int | float):
+        parameter = float(constant)
     return Choice(technique=technique, parameter=parameter, samples=samples) if isinstance(samples, int) else None
 
 

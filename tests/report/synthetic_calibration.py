@@ -148,6 +148,7 @@ def write_choice(
     quant: dict[str, Any] | None = None,
     calibrate: dict[str, Any] | None = None,
     evaluate: dict[str, Any] | None = None,
+    divergence: float | None = None,
 ) -> None:
     """One variant calibrated with another technique or number of samples, and its scores."""
     job = run.job(variant)
@@ -168,4 +169,5 @@ def write_choice(
     payload = {**job.artifact(Stage.QUANTIZE).payload, "calibrate": calibration, "observer": observer, **(quant or {})}
     checkpoint = make(Stage.QUANTIZE, variant, payload, lambda draft: None)
     payload = {**job.artifact(Stage.EVAL).payload, "quantize": checkpoint, **(evaluate or {})}
-    make(Stage.EVAL, variant, payload, lambda draft: write_scores(run, job, Figures(lost=lost, gained=2), draft))
+    figures = Figures(lost=lost, gained=2, divergence=divergence)
+    make(Stage.EVAL, variant, payload, lambda draft: write_scores(run, job, figures, draft))
