@@ -37,6 +37,17 @@ def build(jobs: Sequence[Job], failures: Mapping[str, PipelineError]) -> Report:
     )
 
 
+def _text_of(settings: Settings) -> str:
+    """The text that the divergence is measured on."""
+    text = settings.eval.divergence
+    if text is None:
+        return "not measured (eval.divergence=null)"
+    return (
+        f"{text.num_sequences} conversations of at most {text.max_seq_length} tokens, drawn with seed {text.seed}; "
+        f"the {text.top_k} likeliest tokens at each place"
+    )
+
+
 def _model(settings: Settings) -> str:
     model = settings.model
     name = f"{model.name} ({model.hub_id})" if model.hub_id and model.path is None else model.name
@@ -81,4 +92,5 @@ def _setup(settings: Settings, found: Sequence[Source], model: str, machine: str
             f"{clean(label, 60)}: {clean(task.task)} ({clean(task.metric)})" for label, task in scoring.tasks.items()
         )
         + (f"; {scoring.limit} items of each" if scoring.limit else ""),
+        "KL from BF16": _text_of(settings),
     }

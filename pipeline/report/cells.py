@@ -9,9 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+from pipeline.compare.divergence import DivergenceCell
 from pipeline.compare.estimates import Interval, Missing
 from pipeline.compare.records import Family
-from pipeline.compare.table import SIZE, Comparison, Row, SizeCell, SpeedCell, TaskCell
+from pipeline.compare.table import DIVERGENCE, SIZE, Comparison, Row, SizeCell, SpeedCell, TaskCell
 from pipeline.report.text import decimals, number, signed, size_unit
 
 NO_SPEED_CLAIM = "emulated: no speed claim"
@@ -121,6 +122,11 @@ class Table:
                 "A cell's second figure is the difference from BF16: percent for speed, points on the same items for "
                 "accuracy; for the checkpoint it is the ratio."
             )
+        if any(column.kind == "divergence" for column in self.columns):
+            lines.append(
+                "KL from BF16: how much of BF16's next-token distribution is lost, a lower bound; its second figure is "
+                "the 95 % interval."
+            )
         if any(cell.star for cell in cells):
             lines.append("*: the 95 % interval of the difference excludes zero; without a star it may be noise.")
         if any(cell.is_best for cell in cells):
@@ -143,7 +149,17 @@ class Table:
             return _speed(row, row.speed[column.name], column, best)
         if column.kind == "size":
             return _size(row.size, column, best)
+        if column.kind == "divergence":
+            return _divergence(row, column, best)
         return task_cell(row.tasks[column.name], column, best)
+
+
+def divergence_scale(comparison: Comparison) -> tuple[str, float, int]:
+    """Unit, scale and decimals that suit the smallest of the divergences, which is the one to tell from nothing."""
+    found = [cell.kl.value for row in comparison.rows if isinstance(cell := row.divergence, DivergenceCell)]
+    smallest = min((value for value in found if value > 0), default=0.0)
+    unit, scale = ("nats/token", 1.0) if smallest >= 0.1 else ("10⁻³ nats/token", 1e-3)
+    return unit, scale, min(decimals([smallest / scale]), 2 if scale < 1 else 3)
 
 
 def _columns(comparison: Comparison) -> Sequence[Column]:
@@ -159,6 +175,10 @@ def _columns(comparison: Comparison) -> Sequence[Column]:
         tested = [row.tasks[task] for row in comparison.rows]
         many = all(cell.accuracy.n >= 1000 for cell in tested if isinstance(cell, TaskCell))
         columns.append(Column(task, task, "%", "task", "higher", 2 if many else 1, 0.01))
+    # Without a single measurement there is nothing to say why each is missing.
+    if any(row.perplexity is not None for row in comparison.rows):
+        unit, scale, digits = divergence_scale(comparison)
+        columns.append(Column(DIVERGENCE, "KL from BF16", unit, "divergence", "lower", digits, scale))
     return columns
 
 
@@ -235,4 +255,25 @@ def task_cell(cell: TaskCell | Missing, column: Column, best: bool) -> Cell:
         evidence=f"{shown.evidence}, {counts}, p = {change.p_value:.2g}",
         is_clear=change.is_clear,
         is_gain=change.is_clear and change.difference > 0,
+    )
+
+
+def _divergence(row: Row, column: Column, best: bool) -> Cell:
+    cell = row.divergence
+
+    def show(value: float) -> str:
+        return number(value / column.scale, column.digits)
+
+    if row.is_baseline and row.perplexity is not None:
+        again = f"from itself, asked again: {show(cell.kl.value)}" if isinstance(cell, DivergenceCell) else ""
+        return Cell(value="baseline", evidence=again)
+    if isinstance(cell, Missing):
+        return Cell(missing=cell.reason)
+    ends = _range(cell.kl.interval, show)
+    return Cell(
+        value=show(cell.kl.value),
+        interval=f"{ends} {column.unit}" if ends else "",
+        change=ends or "no interval",
+        evidence=f"{cell.tokens:,} tokens of {cell.sequences:,} sequences",
+        is_best=best,
     )

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from functools import partial
 
 from pipeline.compare.accuracy import Mean, PairedDifference
+from pipeline.compare.divergence import Estimate
 from pipeline.compare.estimates import Interval, Missing
 from pipeline.compare.repeats import Change
 from pipeline.compare.table import Comparison, Row, SpeedCell, TaskCell
-from pipeline.report.cells import Table
+from pipeline.report.cells import Table, divergence_scale
 from pipeline.report.charts import quality_points
 from pipeline.report.text import clean, decimals, number, signed
 
@@ -76,6 +77,34 @@ def _mean_change(row: Row) -> tuple[str, str, str, str, str]:
         return ("baseline" if row.is_baseline else f"n/a: {mean.reason}", "", "", "", "")
     noise = "n/a" if mean.interval is None else "yes" if mean.interval.contains(0.0) else "no"
     return (_points(mean.value), _ends(mean.interval, _points), noise, "", "")
+
+
+def divergence_figures(comparison: Comparison) -> Twin:
+    """What the log-probabilities of held-out text say: every figure of the divergence with its interval."""
+    unit, scale, digits = divergence_scale(comparison)
+
+    def kl(value: float) -> str:
+        return number(value / scale, digits)
+
+    def pair(figure: Estimate, show: Callable[[float], str]) -> tuple[str, str]:
+        return show(figure.value), _ends(figure.interval, show)
+
+    rows = []
+    for row in comparison.rows:
+        if row.perplexity is None:
+            continue
+        label, cell = f"{row.label}, asked again" if row.is_baseline else row.label, row.divergence
+        if isinstance(cell, Missing):
+            rows.append((row.label, f"n/a: {cell.reason}", *[""] * 11, number(row.perplexity, 3)))
+            continue
+        quarters = [kl(figure.value) for figure in cell.by_position] or ["n/a"] * 4
+        worst = "n/a" if cell.worst_share is None else number(100 * cell.worst_share, 1)
+        ratio = partial(number, digits=4)
+        figures = (*pair(cell.kl, kl), *pair(cell.agreement, _percent), *pair(cell.perplexity_ratio, ratio))
+        rows.append((label, *figures, *quarters, worst, f"{cell.tokens:,}", number(row.perplexity, 3)))
+    quarters = [f"{name} quarter" for name in ("First", "Second", "Third", "Last")]
+    head = ("Variant", f"KL ({unit})", "95 %", "Same top token (%)", "95 %", "Perplexity ratio", "95 %", *quarters)
+    return Twin((*head, "In the worst 1 % of tokens (%)", "Tokens", "Perplexity"), tuple(rows))
 
 
 def size_figures(table: Table) -> Twin:

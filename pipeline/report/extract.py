@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import zipfile
+import zlib
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipeline.compare.estimates import Missing
-from pipeline.compare.records import Metric, Record, Size, Speed, TaskScores
+from pipeline.compare.records import Logprobs, Metric, Record, Size, Speed, TaskScores
 from pipeline.config import Stage
 from pipeline.report.sources import Source
 from pipeline.report.text import clean
@@ -30,6 +35,8 @@ def record_of(source: Source) -> Record:
         size=_size(source),
         speed=_speed(bench) if bench else Missing(reason=source.why_not(Stage.BENCH)),
         tasks=_tasks(scores, source.folders[Stage.EVAL]) if scores else Missing(reason=source.why_not(Stage.EVAL)),
+        divergence=_logprobs(source, "file"),
+        divergence_again=_logprobs(source, "file_again"),
     )
 
 
@@ -123,3 +130,21 @@ def _scores(manifest: Manifest, folder: Path, label: str) -> tuple[tuple[str, fl
     except (OSError, *UNREADABLE):
         return Missing(reason="the samples cannot be read")
     return scores if all(math.isfinite(score) for _, score in scores) else Missing(reason="a score is not finite")
+
+
+def _logprobs(source: Source, which: str) -> Logprobs | Missing:
+    """What the checkpoint thinks of the held-out text; only a file that the manifest lists is opened."""
+    manifest = source.finished(Stage.EVAL)
+    if manifest is None:
+        return Missing(reason=source.why_not(Stage.EVAL))
+    recorded = manifest.results.get("divergence")
+    if recorded is None:
+        return Missing(reason="not measured (eval.divergence=null)")
+    name = recorded.get(which) if isinstance(recorded, Mapping) else None
+    if not isinstance(name, str) or name not in manifest.files:
+        return Missing(reason="no log-probabilities were kept")
+    try:
+        with np.load(source.folders[Stage.EVAL] / name, allow_pickle=False) as arrays:
+            return Logprobs(**{field.name: arrays[field.name] for field in fields(Logprobs)})
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, *UNREADABLE):
+        return Missing(reason="the log-probabilities cannot be read")

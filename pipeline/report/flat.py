@@ -8,9 +8,10 @@ import json
 from typing import Any
 
 from pipeline.compare.accuracy import PairedDifference
+from pipeline.compare.divergence import DivergenceCell
 from pipeline.compare.estimates import Interval, Missing
 from pipeline.compare.repeats import Change
-from pipeline.compare.table import Comparison, Row, SizeCell, SpeedCell, TaskCell
+from pipeline.compare.table import DIVERGENCE, Comparison, Row, SizeCell, SpeedCell, TaskCell
 from pipeline.report.document import Report
 
 # A spreadsheet takes a text that begins like this for a formula.
@@ -85,7 +86,24 @@ def _record(row: Row, comparison: Comparison) -> dict[str, Any]:
         record |= {f"{task}_p": paired.p_value if paired else None}
         if isinstance(cell, Missing):
             reasons[cell.reason] = None
+    if any(other.perplexity is not None for other in comparison.rows):
+        record |= _divergence(row)
+        if isinstance(row.divergence, Missing) and not row.is_baseline:
+            reasons[row.divergence.reason] = None
     return {**record, "reason": "; ".join(reasons)}
+
+
+def _divergence(row: Row) -> dict[str, Any]:
+    cell = row.divergence if isinstance(row.divergence, DivergenceCell) and not row.is_baseline else None
+    figures = {
+        f"{DIVERGENCE}_nats_per_token": cell.kl if cell else None,
+        "top1_agreement": cell.agreement if cell else None,
+        "perplexity_ratio": cell.perplexity_ratio if cell else None,
+    }
+    record: dict[str, Any] = {"perplexity": row.perplexity}
+    for name, figure in figures.items():
+        record |= {name: figure.value if figure else None, **_ends(name, figure.interval if figure else None)}
+    return record
 
 
 def _ends(name: str, interval: Interval | None) -> dict[str, float | None]:

@@ -12,7 +12,7 @@ from pipeline.report.calibration_charts import FORMAT
 from pipeline.report.calibration_details import moving_sites
 from pipeline.report.calibration_view import view
 from pipeline.report.cells import Cell, Table
-from pipeline.report.details import every_metric, quality_figures, size_figures, task_figures
+from pipeline.report.details import divergence_figures, every_metric, quality_figures, size_figures, task_figures
 from pipeline.report.document import Report
 from pipeline.report.svg import drawn
 from pipeline.report.sweep_cells import SweepTable
@@ -47,6 +47,7 @@ def render(report: Report, table: Table) -> str:
         has_baseline=report.comparison.baseline is not None,
         quality_figures=quality_figures(report.comparison),
         task_figures=task_figures(table),
+        divergence_figures=divergence_figures(report.comparison),
         size_figures=size_figures(table),
         every_metric=every_metric(report.comparison),
         minus=MINUS,

@@ -45,9 +45,9 @@ def _parts(table: Table, width: int) -> list[list[int]]:
     everything = list(range(len(table.columns)))
     if (len(everything) + 2) * WIDTH_OF_COLUMN <= width:
         return [everything]
-    speed = [index for index in everything if table.columns[index].kind != "task"]
-    tasks = [index for index in everything if table.columns[index].kind == "task"]
-    return [part for part in (speed, tasks) if part]
+    quality = [index for index in everything if table.columns[index].kind in ("task", "divergence")]
+    speed = [index for index in everything if index not in quality]
+    return [part for part in (speed, quality) if part]
 
 
 def _table(table: Table, indexes: Sequence[int]) -> RichTable:
