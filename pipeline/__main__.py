@@ -110,7 +110,7 @@ class Run:
                 if str(job.variant) not in self.failures and str(job.variant) not in self.not_applicable:
                     self._do(job, stage)
         finally:
-            self.serving.close()
+            self.serving.stop()
         if Stage.REPORT in self.stages:
             from pipeline import report
 

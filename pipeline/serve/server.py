@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import re
 import socket
@@ -110,6 +111,10 @@ class Launcher:
             while self.exit_code(pid) is None and time.monotonic() < deadline:
                 time.sleep(0.05)
 
+    def is_running(self) -> bool:
+        """Whether it can start something."""
+        return self._process.poll() is None
+
     def close(self) -> None:
         """Ends the launcher and all its children."""
         if self._process.stdin is not None:
@@ -202,6 +207,17 @@ class Server:
         return [choice["text"] for choice in choices]
 
 
+# The launchers of this process: the jobs of a sweep share them, and each import of vLLM takes many seconds.
+_launchers: dict[tuple[str, str], Launcher] = {}
+
+
+@atexit.register
+def close_launchers() -> None:
+    """Ends every launcher and all that it started."""
+    while _launchers:
+        _launchers.popitem()[1].close()
+
+
 class Serving:
     """All servers of a run: at most one at a time, reused while the variant stays the same."""
 
@@ -211,7 +227,6 @@ class Serving:
         self.logs = logs
         self.progress = progress
         self.server: Server | None = None
-        self._launchers: dict[str, Launcher] = {}
 
     def identity(self, settings: Settings) -> dict[str, Any]:
         """What served results depend on, beside the checkpoint: vLLM's version and how it is told to serve."""
@@ -271,23 +286,19 @@ class Serving:
             server, self.server = self.server, None
             server.launcher.stop(server.pid)
 
-    def close(self) -> None:
-        """Stops everything."""
-        self.stop()
-        for launcher in self._launchers.values():
-            launcher.close()
-        self._launchers.clear()
-
     def _launcher(self, python: str) -> Launcher:
-        if python not in self._launchers:
-            import os
+        import os
 
-            quiet = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "TOKENIZERS_PARALLELISM": "false"}
-            if self.hardware.device == "cpu":
-                # Read when vLLM's CPU worker decides how many threads the engine's own process may use.
-                quiet["CUDA_VISIBLE_DEVICES"] = ""
-            self._launchers[python] = Launcher(python, {**os.environ, **quiet}, self.logs / "launcher.log")
-        return self._launchers[python]
+        quiet = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "TOKENIZERS_PARALLELISM": "false"}
+        if self.hardware.device == "cpu":
+            # Read when vLLM's CPU worker decides how many threads the engine's own process may use.
+            quiet["CUDA_VISIBLE_DEVICES"] = ""
+        key = (python, self.hardware.device)
+        if key in _launchers and not _launchers[key].is_running():
+            _launchers.pop(key).close()
+        if key not in _launchers:
+            _launchers[key] = Launcher(python, {**os.environ, **quiet}, self.logs / "launcher.log")
+        return _launchers[key]
 
     def _arguments(self, checkpoint: Path, settings: Settings) -> list[str]:
         """VLLM's command line, without the port."""

@@ -248,7 +248,7 @@ def test_bf16_does_not_diverge_from_itself(
         with pytest.raises(ServerError, match="prompt_logprobs|logprobs"):
             collect(demo[1], 21, Endpoint(served.url, SERVED_NAME, 2, served.check_alive))
     finally:
-        serving.close()
+        serving.stop()
     found = diverge(again, first)
     assert isinstance(found, DivergenceCell)
     assert found.kl.value < 1e-4 and found.agreement.value > 0.99
