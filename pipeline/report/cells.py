@@ -12,6 +12,7 @@ from functools import cached_property
 from pipeline.compare.divergence import DivergenceCell
 from pipeline.compare.estimates import Interval, Missing
 from pipeline.compare.records import Family
+from pipeline.compare.sweep import Sweep
 from pipeline.compare.table import DIVERGENCE, SIZE, Comparison, Row, SizeCell, SpeedCell, TaskCell
 from pipeline.report.text import decimals, number, signed, size_unit
 
@@ -154,9 +155,9 @@ class Table:
         return task_cell(row.tasks[column.name], column, best)
 
 
-def divergence_scale(comparison: Comparison) -> tuple[str, float, int]:
+def divergence_scale(shown: Comparison | Sweep) -> tuple[str, float, int]:
     """Unit, scale and decimals that suit the smallest of the divergences, which is the one to tell from nothing."""
-    found = [cell.kl.value for row in comparison.rows if isinstance(cell := row.divergence, DivergenceCell)]
+    found = [cell.kl.value for row in shown.rows if isinstance(cell := row.divergence, DivergenceCell)]
     smallest = min((value for value in found if value > 0), default=0.0)
     unit, scale = ("nats/token", 1.0) if smallest >= 0.1 else ("10⁻³ nats/token", 1e-3)
     return unit, scale, min(decimals([smallest / scale]), 2 if scale < 1 else 3)
@@ -260,20 +261,24 @@ def task_cell(cell: TaskCell | Missing, column: Column, best: bool) -> Cell:
 
 def _divergence(row: Row, column: Column, best: bool) -> Cell:
     cell = row.divergence
+    if row.is_baseline and row.perplexity is not None:
+        again = isinstance(cell, DivergenceCell) and number(cell.kl.value / column.scale, column.digits)
+        return Cell(value="baseline", evidence=f"from itself, asked again: {again}" if again else "")
+    return replace(divergence_cell(cell, column), is_best=best)
+
+
+def divergence_cell(cell: DivergenceCell | Missing, column: Column) -> Cell:
+    """A divergence with its interval as the second figure."""
+    if isinstance(cell, Missing):
+        return Cell(missing=cell.reason)
 
     def show(value: float) -> str:
         return number(value / column.scale, column.digits)
 
-    if row.is_baseline and row.perplexity is not None:
-        again = f"from itself, asked again: {show(cell.kl.value)}" if isinstance(cell, DivergenceCell) else ""
-        return Cell(value="baseline", evidence=again)
-    if isinstance(cell, Missing):
-        return Cell(missing=cell.reason)
     ends = _range(cell.kl.interval, show)
     return Cell(
         value=show(cell.kl.value),
         interval=f"{ends} {column.unit}" if ends else "",
         change=ends or "no interval",
         evidence=f"{cell.tokens:,} tokens of {cell.sequences:,} sequences",
-        is_best=best,
     )

@@ -36,11 +36,13 @@ def _sweeps(report: Report) -> list[str]:
     lines = ["", "## What the calibration choices changed"] if report.sweeps else []
     for sweep in report.sweeps:
         table = SweepTable.of(sweep)
-        titles = [f"{escape(title)} ({escape(unit)})" for title, unit in table.head]
+        titles = [
+            f"{escape(title)} ({escape(unit)}{f'; {around}' if around else ''})" for title, unit, around in table.head
+        ]
         lines += ["", f"### {escape(table.label)}", "", _line(["Technique", "Samples", *titles])]
         lines.append(_line(["---", *(["---:"] * (len(titles) + 1))]))
         for line in table.lines:
-            name = escape(line.technique) + (" (in this report)" if line.is_current else "")
+            name = escape(line.technique) + (" (shown above)" if line.is_current else "")
             lines.append(_line([name, line.samples, *(escape(cell.text) for cell in line.cells)]))
     return lines
 

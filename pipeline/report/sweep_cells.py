@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from pipeline.compare.accuracy import Mean
+from pipeline.compare.divergence import DivergenceCell
 from pipeline.compare.estimates import Missing
 from pipeline.compare.sweep import Sweep, SweepRow
-from pipeline.report.cells import Cell, Column, task_cell
+from pipeline.compare.table import DIVERGENCE
+from pipeline.report.cells import Cell, Column, divergence_cell, divergence_scale, task_cell
 from pipeline.report.text import number, signed
 
 DIGITS = 2
@@ -25,17 +27,30 @@ class SweepLine:
 
 @dataclass(frozen=True)
 class SweepTable:
-    """One variant's choices."""
+    """One variant's choices; a column is its title, its unit and what its interval belongs to."""
 
     label: str
-    head: tuple[tuple[str, str], ...]
+    head: tuple[tuple[str, str, str], ...]
     lines: tuple[SweepLine, ...]
 
     @classmethod
     def of(cls, sweep: Sweep) -> SweepTable:
-        """The cells of a sweep: every task, then the mean over the tasks."""
-        head = [*((task, "%") for task in sweep.tasks), ("Mean", "%, difference with 95 %")]
-        return cls(sweep.label, tuple(head), tuple(_line(row, sweep) for row in sweep.rows))
+        """The cells of a sweep: every task, the mean over the tasks, the divergence where it was measured."""
+        head = [*((task, "%", "") for task in sweep.tasks), ("Mean", "%", "95 % of the difference")]
+        lines = [_line(row, sweep) for row in sweep.rows]
+        if any(isinstance(row.divergence, DivergenceCell) for row in sweep.rows):
+            unit, scale, digits = divergence_scale(sweep)
+            column = Column(DIVERGENCE, "KL from BF16", unit, "divergence", "lower", digits, scale)
+            head.append((column.title, unit, "95 %"))
+            added = (_divergence(row, column) for row in sweep.rows)
+            lines = [replace(line, cells=(*line.cells, cell)) for line, cell in zip(lines, added, strict=True)]
+        return cls(sweep.label, tuple(head), tuple(lines))
+
+
+def _divergence(row: SweepRow, column: Column) -> Cell:
+    cell = divergence_cell(row.divergence, column)
+    # Here the interval stands where it stands for the mean.
+    return replace(cell, change="", note=cell.change)
 
 
 def _line(row: SweepRow, sweep: Sweep) -> SweepLine:

@@ -66,7 +66,7 @@ def _sweep(table: SweepTable) -> RichTable:
     shown = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", title=title, title_justify="left")
     shown.add_column("Technique", overflow="fold")
     shown.add_column("Samples", justify="right")
-    for title_of_column, unit in table.head:
+    for title_of_column, unit, _ in table.head:
         shown.add_column(Text(f"{title_of_column}\n{unit}"), justify="right", overflow="fold")
     for line in table.lines:
         name = Text(line.technique, style="bold" if line.is_current else "")

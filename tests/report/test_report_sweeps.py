@@ -92,3 +92,16 @@ def test_without_a_baseline_the_accuracies_stand_alone(run):
     run.workspace.root.joinpath("tiny", "bf16").rename(run.outputs / "elsewhere")
     for row in build(run.jobs, {}).sweeps[0].rows:
         assert row.mean_accuracy.value > 0 and "no BF16" in row.tasks["MMLU"].change.reason
+
+
+def test_the_divergence_stands_beside_the_accuracies_where_it_was_measured(run, capsys):
+    write_choice(run, "fp8_static", "mse", 8, divergence=0.05)
+    write_choice(run, "fp8_static", "mse", 64, divergence=0.4)
+    (sweep,) = build(run.jobs, {}).sweeps
+    near, far = (row.divergence.kl for row in sweep.rows if row.choice.technique == "mse")
+    assert 0 < near.value < far.value
+    report.make(run.jobs, {})
+    for name in ("index.html", "report.md"):
+        text = (run.outputs / "tiny" / "report" / name).read_text()
+        assert "KL from BF16" in text[text.index(TITLE) :]
+    assert "KL from BF16" in run.shown.getvalue()
