@@ -163,7 +163,8 @@ class ModelSource:
             torch.manual_seed(self.settings.seed)
             partial = folder.with_name(f".{folder.name}.tmp")
             shutil.rmtree(partial, ignore_errors=True)
-            with torch.device("cpu"):
+            # Billions of random numbers take minutes on a CPU.
+            with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
                 model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
             model.save_pretrained(partial)
             # The repository's own config may carry fields that a round trip through transformers drops.

@@ -9,11 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import hypothesis
 import pytest
 from omegaconf import OmegaConf
 
 import pipeline.__main__  # noqa: F401  registers the resolver that conf/ uses
 from pipeline.config import PROJECT_ROOT, Settings, validate
+
+# A busy machine is no counterexample.
+hypothesis.settings.register_profile("pipeline", deadline=None)
+hypothesis.settings.load_profile("pipeline")
 
 
 @pytest.fixture(scope="session")

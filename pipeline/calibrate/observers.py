@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from pipeline.calibrate.sketches import Sketch
+from pipeline.calibrate.sketches import Sketch, commit_all
 from pipeline.config import CalibrationSettings
 from pipeline.errors import InputError
 
@@ -91,7 +91,8 @@ class Observers:
         """
         self._last = None
         touched, self._touched = self._touched, {}
-        extremes = {name: seen for name, site in touched.items() if (seen := site.sketch.commit()) is not None}
+        ended = commit_all([site.sketch for site in touched.values()])
+        extremes = {name: seen for name, seen in zip(touched, ended, strict=True) if seen is not None}
         if not extremes:
             return
         # One transfer for all sites: on a GPU every look at a value waits for it.

@@ -7,7 +7,9 @@ Beside them it keeps exact extremes: of each channel, and of each group (a tenso
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 
@@ -20,8 +22,13 @@ _FIRST = (127 - 16) << MANTISSA_BITS
 
 def codes(values: torch.Tensor) -> torch.Tensor:
     """The bin of each value, int16, of the shape of `values`; its magnitude is rounded to the nearest BF16 number."""
+    return _patterns(values).sub_(_FIRST)
+
+
+def _patterns(values: torch.Tensor) -> torch.Tensor:
+    """The bits of the magnitudes as BF16, within those that are counted."""
     # abs() has made a copy, so that working in place changes no activation.
-    return values.abs().to(torch.bfloat16).view(torch.int16).sub_(_FIRST).clamp_(0, BINS - 1)
+    return values.abs().to(torch.bfloat16).view(torch.int16).clamp_(_FIRST, _FIRST + BINS - 1)
 
 
 def magnitudes() -> torch.Tensor:
@@ -63,38 +70,42 @@ class Sketch:
     _range: torch.Tensor | None = None
     _average: torch.Tensor | None = None
     _extremes: list[torch.Tensor] = field(default_factory=list)
+    _lengths: list[int] = field(default_factory=list)
 
     def update(self, values: torch.Tensor) -> None:
         """Takes in one tensor of the current sample, of shape (..., channels): every leading index is a token."""
         tokens = values.detach().reshape(-1, values.shape[-1])
         if not tokens.shape[0]:
             return
-        # amin and amax propagate NaN, so a bad activation stays visible until the sample is committed.
-        seen = torch.stack([tokens.amin(0).neg_(), tokens.amax(0)])
+        # Extremes propagate NaN, so a bad activation stays visible until the sample is committed.
+        low, high = _extremes(tokens)
+        seen = torch.stack([low.neg_(), high])
         self._current = seen if self._current is None else torch.maximum(self._current, seen)
         stride = 1 if self.histogram_tokens is None else -(-tokens.shape[0] // self.histogram_tokens)
         self._count(tokens[::stride])
 
     def _count(self, tokens: torch.Tensor) -> None:
-        found = codes(tokens)
         if self.groups > 1:
-            offsets = torch.arange(self.groups, dtype=torch.int32, device=found.device) * BINS
-            found = found.view(tokens.shape[0], self.groups, -1) + offsets[:, None]
-        counts = torch.bincount(found.flatten(), minlength=self.groups * BINS).view(self.groups, BINS)
-        self.histogram = counts if self.histogram is None else self.histogram.add_(counts)
+            tokens = tokens.view(tokens.shape[0], self.groups, -1)
+        counts = _counts(_patterns(tokens), self.groups)
+        self.histogram = counts.long() if self.histogram is None else self.histogram.add_(counts)
 
     def commit(self) -> torch.Tensor | None:
-        """Ends the current sample; its extremes, of shape (2, groups), or None where nothing came in."""
+        """Ends the current sample; see `commit_all`."""
+        return commit_all([self])[0]
+
+    def _take(self) -> torch.Tensor:
+        """The current sample's negated minima and its maxima, flat, which are then forgotten here."""
+        assert self._current is not None
         current, self._current = self._current, None
-        if current is None:
+        channels = current.shape[1] // self.groups
+        self._lengths = [channels] * (2 * self.groups)
+        return current.flatten()
+
+    def _end(self, maxima: torch.Tensor | None) -> torch.Tensor | None:
+        if maxima is None:
             return None
-        current = current.float()
-        if self._range is None or self._average is None:
-            self._range, self._average = current.clone(), current.clone()
-        else:
-            torch.maximum(self._range, current, out=self._range)
-            self._average.lerp_(current, self.averaging_constant)
-        extreme = current.view(2, self.groups, -1).amax(2)
+        extreme = maxima.view(2, self.groups)
         self._extremes.append(extreme)
         if len(self._extremes) in self.snapshots_at and self.histogram is not None:
             self.snapshots[len(self._extremes)] = self.histogram.sum(0)
@@ -113,12 +124,62 @@ class Sketch:
     @property
     def channel_range(self) -> torch.Tensor:
         """Minimum and maximum of each channel, float32, (channels, 2)."""
-        return _signed(self._range)
+        return _signed(None if self._range is None else self._range.view(2, -1))
 
     @property
     def channel_average(self) -> torch.Tensor:
         """Moving averages of each channel's minimum and maximum in each sample, float32, (channels, 2)."""
-        return _signed(self._average)
+        return _signed(None if self._average is None else self._average.view(2, -1))
+
+
+def commit_all(sketches: Sequence[Sketch]) -> list[torch.Tensor | None]:
+    """Ends the current sample of several sketches at once.
+
+    Returns:
+        For each the sample's negated minima and its maxima, of shape (2, groups), or None where nothing came in.
+    """
+    seen = [sketch for sketch in sketches if sketch._current is not None]
+    ended: dict[int, torch.Tensor] = {}
+    if seen:
+        # Few kernels for all sketches: each launch costs a GPU more than the few numbers in it.
+        flat = torch.cat([sketch._take() for sketch in seen]).float()
+        lengths = [length for sketch in seen for length in sketch._lengths]
+        spans = torch.tensor(lengths, device=flat.device)
+        maxima = torch.segment_reduce(flat, "max", lengths=spans, unsafe=True)
+        currents = torch.split(flat, [sum(sketch._lengths) for sketch in seen])
+        for sketch, current in zip(seen, currents, strict=True):
+            if sketch._range is None:
+                sketch._range, sketch._average = current.clone(), current.clone()
+        for constant in {sketch.averaging_constant for sketch in seen}:
+            own = [index for index, sketch in enumerate(seen) if sketch.averaging_constant == constant]
+            current = [currents[index] for index in own]
+            ranges = cast(list[torch.Tensor], [seen[index]._range for index in own])
+            averages = cast(list[torch.Tensor], [seen[index]._average for index in own])
+            torch._foreach_maximum_(ranges, current)
+            torch._foreach_lerp_(averages, current, constant)
+        parts = torch.split(maxima, [len(sketch._lengths) for sketch in seen])
+        ended = {id(sketch): part for sketch, part in zip(seen, parts, strict=True)}
+    return [sketch._end(ended.get(id(sketch))) for sketch in sketches]
+
+
+def _extremes(tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Minimum and maximum of each channel."""
+    if tokens.is_cuda:
+        low, high = torch.aminmax(tokens, dim=0)
+        return low, high
+    # Two passes are several times faster than aminmax over the first dimension of a tensor on a CPU.
+    return tokens.amin(0), tokens.amax(0)
+
+
+def _counts(patterns: torch.Tensor, groups: int) -> torch.Tensor:
+    """How often each bin occurs, of shape (groups, BINS); several groups are the second dimension of `patterns`."""
+    found = patterns.int() if patterns.is_cuda or groups > 1 else patterns
+    if groups > 1:
+        found.add_(torch.arange(groups, dtype=torch.int32, device=found.device).mul_(BINS)[:, None])
+    if patterns.is_cuda:
+        # bincount would look at the largest value, and the whole queue of the GPU would wait for that.
+        return torch.histc(found, bins=groups * BINS, min=_FIRST, max=_FIRST + groups * BINS).view(groups, BINS)
+    return torch.bincount(found.flatten().sub_(_FIRST), minlength=groups * BINS).view(groups, BINS)
 
 
 def _signed(pair: torch.Tensor | None) -> torch.Tensor:
