@@ -150,13 +150,10 @@ def commit_all(sketches: Sequence[Sketch]) -> list[torch.Tensor | None]:
         for sketch, current in zip(seen, currents, strict=True):
             if sketch._range is None:
                 sketch._range, sketch._average = current.clone(), current.clone()
-        for constant in {sketch.averaging_constant for sketch in seen}:
-            own = [index for index, sketch in enumerate(seen) if sketch.averaging_constant == constant]
-            current = [currents[index] for index in own]
-            ranges = cast(list[torch.Tensor], [seen[index]._range for index in own])
-            averages = cast(list[torch.Tensor], [seen[index]._average for index in own])
-            torch._foreach_maximum_(ranges, current)
-            torch._foreach_lerp_(averages, current, constant)
+        ranges = cast(list[torch.Tensor], [sketch._range for sketch in seen])
+        averages = cast(list[torch.Tensor], [sketch._average for sketch in seen])
+        torch._foreach_maximum_(ranges, currents)
+        torch._foreach_lerp_(averages, currents, [sketch.averaging_constant for sketch in seen])
         parts = torch.split(maxima, [len(sketch._lengths) for sketch in seen])
         ended = {id(sketch): part for sketch, part in zip(seen, parts, strict=True)}
     return [sketch._end(ended.get(id(sketch))) for sketch in sketches]
