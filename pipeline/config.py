@@ -23,6 +23,7 @@ from pydantic import (
 )
 
 from pipeline.errors import ConfigError
+from pipeline.schemes import SCHEMES, Scheme
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
@@ -150,11 +151,9 @@ class QuantSettings(_Section):
 
     name: str
     title: str = Field(description="row label in the report")
-    engine: Literal["none", "llmcompressor"] = Field(description="who makes the checkpoint")
-    scheme: Literal["FP8", "FP8_DYNAMIC", "W8A8", "W8A8_STATIC", "W4A16", "W4A16_ASYM"] | None = Field(
-        None, description="compressed-tensors preset"
-    )
-    algorithm: Literal["rtn", "gptq", "awq", "smoothquant"] = Field("rtn", description="how weights are rounded")
+    engine: str = Field(description="who makes the checkpoint; none: the checkpoint as it is")
+    scheme: str | None = Field(None, description="number format, see pipeline/schemes.py")
+    algorithm: str = Field("rtn", description="how weights are rounded")
     group_size: PositiveInt | None = Field(
         None, description="input channels that share a weight scale; null: the scheme's own"
     )
@@ -166,34 +165,39 @@ class QuantSettings(_Section):
     def _fits_together(self) -> QuantSettings:
         if (self.engine == "none") != (self.scheme is None):
             raise ValueError("engine=none goes with scheme=null, any other engine needs a scheme")
-        if self.group_size is not None and not self.is_grouped:
-            raise ValueError(f"group_size={self.group_size}: scheme {self.scheme} is not grouped")
-        if self.algorithm == "smoothquant" and self.scheme != "W8A8":
-            # It moves the activations' ranges after they were observed, so static scales would be wrong.
-            raise ValueError(f"algorithm=smoothquant needs scheme W8A8, not {self.scheme}")
-        if self.algorithm == "awq" and not self.is_grouped:
-            raise ValueError(f"algorithm=awq needs a weight-only scheme, not {self.scheme}")
+        if self.scheme is None:
+            return self
+        if self.scheme not in SCHEMES:
+            raise ValueError(f"scheme={self.scheme}: there is none of that name, but {', '.join(SCHEMES)}")
+        engines = SCHEMES[self.scheme].engines
+        if self.engine not in engines:
+            raise ValueError(f"engine={self.engine} does not make {self.scheme}; {', '.join(engines)} can")
+        if self.algorithm not in engines[self.engine]:
+            known = ", ".join(engines[self.engine])
+            raise ValueError(f"algorithm={self.algorithm}: {self.engine} makes {self.scheme} by {known}")
+        if self.group_size is not None and not SCHEMES[self.scheme].group_is_free:
+            raise ValueError(f"group_size={self.group_size}: scheme {self.scheme} has no groups to choose")
         return self
 
     @property
-    def is_grouped(self) -> bool:
-        """Whether weights are scaled in groups of input channels."""
-        return self.scheme is not None and self.scheme.startswith("W4A16")
+    def format(self) -> Scheme | None:
+        """The number format; None for the checkpoint as it is."""
+        return None if self.scheme is None else SCHEMES[self.scheme]
 
     @property
     def effective_group_size(self) -> int | None:
         """Input channels that share a weight scale, or None where the scheme has no groups."""
-        return (self.group_size or 128) if self.is_grouped else None
+        return None if self.format is None else self.group_size or self.format.group
 
     @property
-    def has_static_activations(self) -> bool:
-        """Whether activation scales come from calibration."""
-        return self.scheme in ("FP8", "W8A8_STATIC")
+    def static_activations(self) -> str | None:
+        """The format of activations whose scale comes from calibration; None where none does."""
+        return None if self.format is None else self.format.static
 
     @property
     def needs_data(self) -> bool:
         """Whether the weights or activation scales depend on calibration data."""
-        return self.has_static_activations or self.algorithm != "rtn"
+        return self.static_activations is not None or self.algorithm != "rtn"
 
 
 class KVCacheSettings(_Section):
@@ -353,7 +357,7 @@ class Settings(_Section):
     @property
     def takes_ranges(self) -> bool:
         """Whether scales in the checkpoint come from observed ranges."""
-        return self.quant.has_static_activations or self.kv_cache.needs_data
+        return self.quant.static_activations is not None or self.kv_cache.needs_data
 
     @property
     def is_baseline(self) -> bool:

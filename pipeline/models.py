@@ -114,12 +114,14 @@ class ModelSource:
                 "Choose a model of vLLM's list of text-generation models, or a newer vLLM with serve.python.",
             )
         group = quant.effective_group_size
+        divisor = max(group or 1, quant.format.divisor if quant.format else 1)
         widths = self._input_widths()
-        wrong = {name: width for name, width in widths.items() if group and width % group}
+        wrong = {name: width for name, width in widths.items() if width % divisor}
         if wrong:
             listing = ", ".join(f"{name}={width}" for name, width in wrong.items())
+            what = "group size" if group else "block size"
             raise ConfigError(
-                f"quant={quant.name} on model={self.settings.name}: group size {group} does not divide {listing}.",
+                f"quant={quant.name} on model={self.settings.name}: {what} {divisor} does not divide {listing}.",
                 f"Set quant.group_size to a divisor of {', '.join(str(w) for w in wrong.values())}, "
                 "or choose a format without groups (fp8_dynamic, int8_dynamic).",
             )

@@ -19,9 +19,6 @@ from pipeline.workspace import Draft
 if TYPE_CHECKING:
     from pipeline.job import Job
 
-# The format of static activations, by the scheme.
-ACTIVATIONS = {"FP8": "fp8_e4m3", "W8A8_STATIC": "int8"}
-
 
 def quantize(job: Job, draft: Draft) -> None:
     """Writes `checkpoint/` in the compressed-tensors format, with its `recipe.yaml`."""
@@ -66,9 +63,9 @@ def _quantize(job: Job, draft: Draft) -> None:
     job.progress.detail(f"{quant.algorithm} over {data.get('num_calibration_samples', 0)} conversations")
     with _without_pinning():
         oneshot(model=model, recipe=recipe(quant), **data)
-    if quant.has_static_activations:
+    if quant.static_activations is not None:
         folder = job.artifact(Stage.CALIBRATE).folder
-        set_input_scales(model, folder, job.settings.calibration, ACTIVATIONS[str(quant.scheme)])
+        set_input_scales(model, folder, job.settings.calibration, quant.static_activations)
     job.progress.detail("writing the checkpoint")
     folder = draft.folder / "checkpoint"
     save(model, folder, quant)
@@ -87,8 +84,8 @@ def recipe(quant: QuantSettings) -> list[Any]:
     if quant.scheme == "W8A8_STATIC":
         # One scale for all tokens, from calibration; there is no preset for it.
         scheme.input_activations = QuantizationArgs(num_bits=8, strategy="tensor", symmetric=True, dynamic=False)
-    if quant.effective_group_size is not None:
-        scheme.weights.group_size = quant.effective_group_size
+    if quant.group_size is not None:
+        scheme.weights.group_size = quant.group_size
     common: dict[str, Any] = {"config_groups": {"group_0": scheme}, "ignore": list(quant.ignore)}
     if quant.algorithm == "gptq":
         return [GPTQModifier(dampening_frac=quant.dampening, **common)]
@@ -137,7 +134,7 @@ def save(model: Any, folder: Path, quant: QuantSettings) -> None:
     for name, parameter in [*model.named_parameters(), *model.named_buffers()]:
         # Scales of 8-bit formats stay float32, as vLLM keeps them; it reads group scales in the model's precision.
         is_scale = name.endswith("_scale")
-        if parameter.dtype == torch.float32 and not (is_scale and not quant.is_grouped):
+        if parameter.dtype == torch.float32 and not (is_scale and quant.effective_group_size is None):
             parameter.data = parameter.data.to(torch.bfloat16)
     model.config.dtype = torch.bfloat16
     model.save_pretrained(folder)

@@ -17,6 +17,7 @@ from pipeline.config import PROJECT_ROOT, Stage, Variant
 from pipeline.errors import PipelineError
 from pipeline.job import Job
 from pipeline.report.text import clean, first_line
+from pipeline.schemes import SCHEMES
 from pipeline.workspace import Manifest, key_of
 
 READ = (Stage.CALIBRATE, Stage.QUANTIZE, Stage.VERIFY, Stage.BENCH, Stage.EVAL)
@@ -53,9 +54,7 @@ class Source:
             return "baseline"
         if not scheme:
             return "KV cache"
-        if scheme.startswith("W4A16"):
-            return "weights only"
-        return "weights and activations" if scheme in ("FP8", "FP8_DYNAMIC", "W8A8", "W8A8_STATIC") else "other"
+        return SCHEMES[scheme].family if scheme in SCHEMES else "other"
 
     def finished(self, stage: Stage) -> Manifest | None:
         """The stage's manifest where its work ended well."""
