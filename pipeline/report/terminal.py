@@ -64,7 +64,7 @@ def _table(table: Table, indexes: Sequence[int]) -> RichTable:
 def _sweep(table: SweepTable) -> RichTable:
     title = Text(f"What the calibration choices changed: {table.label}", style="bold")
     shown = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", title=title, title_justify="left")
-    shown.add_column("Technique", overflow="fold")
+    shown.add_column("Technique", no_wrap=True)
     shown.add_column("Samples", justify="right")
     for title_of_column, unit, _ in table.head:
         shown.add_column(Text(f"{title_of_column}\n{unit}"), justify="right", overflow="fold")
