@@ -19,11 +19,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from rich.markup import escape
 
-from pipeline import provenance
+from pipeline import capabilities, provenance
 from pipeline.config import PROJECT_ROOT, Settings, Stage, Variant, validate
 from pipeline.errors import ConfigError, NotApplicable, PipelineError
 from pipeline.hardware import probe
 from pipeline.job import Job, module_of
+from pipeline.matrix import show
 from pipeline.models import ModelSource
 from pipeline.progress import Progress
 from pipeline.workspace import Digests, Workspace
@@ -42,12 +43,13 @@ def compose_variants(config: DictConfig, overrides: list[str]) -> list[Settings]
     first = validate(_plain(config))
     if first.variants is None:
         return [first]
-    base = [o for o in overrides if not o.startswith(("quant=", "kv_cache="))]
+    base = [o for o in overrides if not o.startswith(("quant=", "kv_cache=", "serve.kernel="))]
     settings, problems = [], []
     for text in first.variants:
         variant = Variant.parse(text)
         try:
-            composed = hydra.compose("config", [*base, f"quant={variant.quant}", f"kv_cache={variant.kv_cache}"])
+            own = [f"quant={variant.quant}", f"kv_cache={variant.kv_cache}", f"serve.kernel={variant.kernel}"]
+            composed = hydra.compose("config", [*base, *own])
             settings.append(validate(_plain(composed)))
         except HydraException as error:
             problems.append(f"variants: {text}: {str(error).strip()}")
@@ -87,6 +89,11 @@ class Run:
         ]
         self.failures: dict[str, PipelineError] = {}
         self.not_applicable: dict[str, str] = {}
+        self.unserved = {
+            str(job.variant): found.reason
+            for job in self.jobs
+            if (found := capabilities.of_settings(job.settings, hardware)).support == "no"
+        }
         for job in self.jobs:
             model.check(job.settings.quant)
             for stage in job.closure(self.stages):
@@ -97,12 +104,18 @@ class Run:
         for job, stage in self._steps():
             artifact = job.artifact(stage)
             why = self.workspace.why(artifact)
-            self.progress.say(f"  {artifact.name:<32} {f'run: {why}' if why else 'skip: up to date'}")
+            what = f"run: {why}" if why else "skip: up to date"
+            if stage not in OFFLINE and str(job.variant) in self.unserved:
+                what = f"n/a: {self.unserved[str(job.variant)]}"
+            self.progress.say(f"  {artifact.name:<32} {what}")
         return 0
 
     def execute(self) -> int:
         """Runs every step that is due; returns the exit code of the command."""
         hardware = self.jobs[0].hardware
+        if self.stages == (Stage.CAPABILITIES,):
+            show(hardware, self.progress.console)
+            return 0
         names = ", ".join(str(job.variant) for job in self.jobs)
         self.progress.say(f"{self.jobs[0].settings.model.name} on {hardware.name} ({hardware.device}): {names}")
         try:
@@ -124,7 +137,9 @@ class Run:
         order = [(job, stage) for stage in OFFLINE for job in self.jobs]
         order += [(job, stage) for job in self.jobs for stage in Stage if stage not in OFFLINE]
         for job, stage in order:
-            if stage in job.closure(self.stages):
+            # What cannot be served here is not made either, unless it was asked for.
+            is_idle = stage in OFFLINE and stage not in self.stages and str(job.variant) in self.unserved
+            if stage in job.closure(self.stages) and not is_idle:
                 folder = job.artifact(stage).folder
                 if folder not in seen:
                     seen.add(folder)
@@ -143,6 +158,8 @@ class Run:
                 self.progress.step(artifact.name),
                 self.workspace.making(artifact, context) as draft,
             ):
+                if stage not in OFFLINE and (reason := self.unserved.get(str(job.variant))):
+                    raise NotApplicable(reason)
                 module_of(stage).make(job, draft)
         except NotApplicable as reason:
             self.not_applicable |= dict.fromkeys(self._affected(job, stage), str(reason))

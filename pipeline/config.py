@@ -29,7 +29,7 @@ PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
 
 class Stage(StrEnum):
-    """The stages in the order in which data flows."""
+    """The stages in the order in which data flows; capabilities stands beside them and makes no artifact."""
 
     CALIBRATE = "calibrate"
     QUANTIZE = "quantize"
@@ -37,6 +37,7 @@ class Stage(StrEnum):
     BENCH = "bench"
     EVAL = "eval"
     REPORT = "report"
+    CAPABILITIES = "capabilities"
 
 
 class _Section(BaseModel):
@@ -228,6 +229,20 @@ class ServeSettings(_Section):
     port: int | None = Field(None, ge=1, le=65535, description="null: a free one")
     start_timeout_s: PositiveFloat = Field(600, description="seconds until a start has failed")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field("auto")
+    kernel: Literal[
+        "auto",
+        "marlin",
+        "machete",
+        "exllama",
+        "conch",
+        "cutlass",
+        "flashinfer_cutlass",
+        "flashinfer_cudnn",
+        "flashinfer_trtllm",
+        "deep_gemm",
+        "triton",
+        "torch",
+    ] = Field("auto", description="kernel of the quantized layers, vLLM's --linear-backend; auto: its own choice")
     max_model_len: PositiveInt | None = Field(None, description="context in tokens; null: the model's")
     max_num_seqs: PositiveInt | None = Field(None, description="sequences batched; null: vLLM's default")
     gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
@@ -305,21 +320,29 @@ class ReportSettings(_Section):
 
 
 class Variant(BaseModel):
-    """One row of the report: a weight format and a KV-cache format."""
+    """One row of the report: a weight format, a KV-cache format, and the kernel that serves it."""
 
     model_config = ConfigDict(frozen=True)
     quant: str
     kv_cache: str = "auto"
+    kernel: str = "auto"
 
     @classmethod
     def parse(cls, text: str) -> Variant:
-        """Reads `quant` or `quant+kv_cache`, the way the folders under outputs/ are named."""
-        quant, _, kv_cache = text.partition("+")
-        return cls(quant=quant, kv_cache=kv_cache or "auto")
+        """Reads `quant[+kv_cache][@kernel]`, the way the folders under outputs/ are named."""
+        weights, _, kernel = text.partition("@")
+        quant, _, kv_cache = weights.partition("+")
+        return cls(quant=quant, kv_cache=kv_cache or "auto", kernel=kernel or "auto")
+
+    @property
+    def checkpoint(self) -> Variant:
+        """The variant whose checkpoint it is: one checkpoint under several kernels is made once."""
+        return self.model_copy(update={"kernel": "auto"})
 
     def __str__(self) -> str:
         """The folder name."""
-        return self.quant if self.kv_cache == "auto" else f"{self.quant}+{self.kv_cache}"
+        cache = "" if self.kv_cache == "auto" else f"+{self.kv_cache}"
+        return f"{self.quant}{cache}{'' if self.kernel == 'auto' else f'@{self.kernel}'}"
 
 
 class Settings(_Section):
@@ -328,7 +351,7 @@ class Settings(_Section):
     stage: tuple[Stage, ...] = Field(min_length=1)
     variants: tuple[str, ...] | None = Field(
         None,
-        description="several variants in one run, `quant` or `quant+kv_cache`; null: the one set",
+        description="several variants in one run, `quant[+kv_cache][@kernel]`; null: the one set",
     )
     dry_run: bool = Field(False, description="say what would run and why, and stop")
     outputs: Path = Field(Path("outputs"), description="where artifacts are kept")
@@ -346,7 +369,7 @@ class Settings(_Section):
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
         if value == "all":
-            return tuple(Stage)
+            return tuple(stage for stage in Stage if stage is not Stage.CAPABILITIES)
         return (value,) if isinstance(value, str) else value
 
     @property
@@ -367,7 +390,7 @@ class Settings(_Section):
     @property
     def variant(self) -> Variant:
         """The variant that these settings describe."""
-        return Variant(quant=self.quant.name, kv_cache=self.kv_cache.name)
+        return Variant(quant=self.quant.name, kv_cache=self.kv_cache.name, kernel=self.serve.kernel)
 
 
 def validate(config: dict[str, Any]) -> Settings:

@@ -72,7 +72,7 @@ class Job:
             self._artifacts[stage] = self.workspace.artifact(
                 stage.value,
                 self.settings.model.name,
-                None if module.SHARED else str(self.variant),
+                None if module.SHARED else str(self.variant.checkpoint if stage is Stage.QUANTIZE else self.variant),
                 module.identity(self),
             )
         return self._artifacts[stage]
@@ -101,6 +101,6 @@ class Job:
                     add(needed)
 
         for stage in stages:
-            if stage is not Stage.REPORT:
+            if stage not in (Stage.REPORT, Stage.CAPABILITIES):
                 add(stage)
         yield from (stage for stage in Stage if stage in wanted)

@@ -18,7 +18,7 @@ from pipeline.errors import PipelineError
 from pipeline.job import Job
 from pipeline.report.text import clean, first_line
 from pipeline.schemes import SCHEMES
-from pipeline.workspace import Manifest, key_of
+from pipeline.workspace import Manifest
 
 READ = (Stage.CALIBRATE, Stage.QUANTIZE, Stage.VERIFY, Stage.BENCH, Stage.EVAL)
 Found = dict[Stage, list[tuple[Path, Manifest]]]
@@ -44,7 +44,7 @@ class Source:
     @property
     def is_baseline(self) -> bool:
         """Whether this is the BF16 checkpoint, served as it is."""
-        return self.quant.get("engine") == "none" and self.kv_dtype == "auto"
+        return self.quant.get("engine") == "none" and self.kv_dtype == "auto" and self.variant.kernel == "auto"
 
     @property
     def family(self) -> Family:
@@ -86,7 +86,7 @@ def _of_job(job: Job, failure: PipelineError | None) -> Source:
     settings = job.settings
     source = Source(
         variant=job.variant,
-        label=_label(settings.quant.title, settings.kv_cache.dtype),
+        label=_label(settings.quant.title, settings.kv_cache.dtype, job.variant.kernel),
         quant=settings.quant.model_dump(mode="json"),
         kv_dtype=settings.kv_cache.dtype,
         failure=failure.problem if failure is not None else "",
@@ -126,7 +126,8 @@ def _peers(job: Job, known: set[str]) -> Iterator[Source]:
     model = job.model.identity()
     for variant, stages in results.items():
         key = list(stages.values())[-1][1].payload.get("quantize")
-        checkpoint = next((i for i in found[Stage.QUANTIZE] if (i[1].variant, i[1].key) == (variant, key)), None)
+        own = (str(Variant.parse(variant).checkpoint), key)
+        checkpoint = next((i for i in found[Stage.QUANTIZE] if (i[1].variant, i[1].key) == own), None)
         if variant in known or checkpoint is None or checkpoint[1].payload.get("model") != model:
             continue
         same = {s: item for s, item in stages.items() if item[1].payload.get("quantize") == key}
@@ -141,7 +142,9 @@ def _peer(
     serve = next(iter(results.values()))[1].payload.get("serve")
     parsed = Variant.parse(variant)
     dtype = str((serve or {}).get("kv_cache", parsed.kv_cache))
-    source = Source(parsed, _label(_title(parsed.quant), dtype), dict(made.payload.get("quant", {})), dtype)
+    source = Source(
+        parsed, _label(_title(parsed.quant), dtype, parsed.kernel), dict(made.payload.get("quant", {})), dtype
+    )
     everything = {Stage.QUANTIZE: checkpoint, **results}
     for folder, manifest in found[Stage.VERIFY]:
         if manifest.variant == variant and manifest.payload.get("quantize") == made.key:
@@ -155,17 +158,14 @@ def _peer(
 
 
 def conditions(payload: Mapping[str, Any]) -> dict[str, Any]:
-    """What two results must share to stand in one table: all but the checkpoint and the KV cache."""
-    serve = {name: value for name, value in payload.get("serve", {}).items() if name != "kv_cache"}
+    """What two results must share to stand in one table: all but the checkpoint, the KV cache and the kernel."""
+    serve = {name: value for name, value in payload.get("serve", {}).items() if name not in ("kv_cache", "kernel")}
     return {**{name: value for name, value in payload.items() if name != "quantize"}, "serve": serve}
 
 
-def observations(calibration: Manifest) -> str:
-    """The key by which a checkpoint refers to a calibration: the evaluations it was held against are not part of it."""
-    return key_of({name: value for name, value in calibration.payload.items() if name != "checked_against"})
-
-
-def _label(title: str, kv_dtype: str) -> str:
+def _label(title: str, kv_dtype: str, kernel: str) -> str:
+    if kernel != "auto":
+        title = f"{title}, {kernel}"
     if kv_dtype == "auto":
         return clean(title, 60)
     kind, _, form = kv_dtype.partition("_")

@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.calibrate import observations_key
 from pipeline.compare.records import Record
 from pipeline.compare.sweep import Choice, Sweep, sweep
 from pipeline.config import Stage
 from pipeline.job import Job
 from pipeline.report.calibration import observer_of, payload_of
 from pipeline.report.extract import record_of
-from pipeline.report.sources import Source, conditions, observations
+from pipeline.report.sources import Source, conditions
 from pipeline.workspace import Manifest
 
 Found = dict[Stage, list[tuple[Path, Manifest]]]
@@ -47,7 +48,7 @@ def _choices(
     found: dict[Choice, Record] = {}
     same = (_without(wanted[Stage.QUANTIZE], OF_CHECKPOINT), _without(calibrate, OF_CALIBRATION))
     for folder, checkpoint in made[Stage.QUANTIZE]:
-        if checkpoint.variant != source.name or checkpoint.status != "ok":
+        if checkpoint.variant != str(source.variant.checkpoint) or checkpoint.status != "ok":
             continue
         calibration = _behind(checkpoint.payload, made)
         choice = _choice(checkpoint.payload, calibration)
@@ -68,7 +69,7 @@ def _choices(
 def _behind(payload: Mapping[str, Any], made: Found) -> Mapping[str, Any]:
     """What identifies the calibration that a checkpoint was made from; nothing where it is gone."""
     key = payload.get("calibrate")
-    found = (m.payload for _, m in reversed(made[Stage.CALIBRATE]) if key in (m.key, observations(m)))
+    found = (m.payload for _, m in reversed(made[Stage.CALIBRATE]) if key in (m.key, observations_key(m.payload)))
     return next(found, {})
 
 

@@ -312,6 +312,7 @@ class Serving:
             "--kv-cache-dtype": settings.kv_cache.dtype,
             "--max-model-len": serve.max_model_len,
             "--max-num-seqs": serve.max_num_seqs,
+            "--linear-backend": None if serve.kernel == "auto" else serve.kernel,
             "--seed": 0,
         }
         if not cpu:
