@@ -7,6 +7,7 @@ that each variant's stages share a server. A variant that fails does not stop th
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 import warnings
 from collections.abc import Iterable
@@ -200,8 +201,14 @@ def run(config: DictConfig) -> None:
         raise CompactHydraException(f"this job failed with exit code {code}; the reason is above")
 
 
+def _terminated(*_: object) -> None:
+    """Ends as Ctrl-C does: what runs is stopped, what was finished is kept."""
+    raise KeyboardInterrupt
+
+
 def main() -> None:
     """Runs the command and leaves with its exit code: 0, or that of the worst failure."""
+    signal.signal(signal.SIGTERM, _terminated)
     logging.captureWarnings(True)
     warnings.filterwarnings("ignore")
     try:

@@ -28,14 +28,25 @@ def compute_dtype(hardware: Hardware) -> torch.dtype:
     return torch.bfloat16 if hardware.has_native_bf16 else torch.float32
 
 
-def load_model(job: Job) -> Any:
-    """The model in evaluation mode, on the GPU where there is one."""
+def load_model(job: Job, dtype: torch.dtype | None = None) -> Any:
+    """The model in evaluation mode, on the GPU where there is one; computing in `compute_dtype` unless told otherwise."""
     from transformers import AutoModelForCausalLM
 
     quiet()
     model = AutoModelForCausalLM.from_pretrained(
         job.model.folder,
-        dtype=compute_dtype(job.hardware),
+        dtype=dtype or compute_dtype(job.hardware),
         trust_remote_code=job.settings.model.trust_remote_code,
     )
     return model.to(job.hardware.device).eval()
+
+
+def release_gpu() -> None:
+    """Gives the GPU memory of models that are no longer in use back, so that a server finds it free."""
+    import gc
+    import sys
+
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        gc.collect()
+        torch.cuda.empty_cache()

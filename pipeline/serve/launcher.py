@@ -63,6 +63,14 @@ def _fork_engines() -> None:
             module.get_mp_context = fork_context
 
 
+def end_with_parent() -> None:
+    """Has the kernel end this process when the one that forked it is gone, whatever ended that."""
+    import ctypes
+
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+
+
 def start(request: dict[str, Any]) -> int:
     """Forks a child that runs a module as a script in a session of its own; returns its pid."""
     pid = os.fork()
@@ -72,6 +80,8 @@ def start(request: dict[str, Any]) -> int:
     try:
         os.setsid()
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        end_with_parent()
         log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         null = os.open(os.devnull, os.O_RDONLY)
         for target, source in ((0, null), (1, log), (2, log)):
@@ -148,6 +158,9 @@ def main() -> None:
 
     # Ctrl-C reaches the whole foreground group; who started us decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A signal to the whole group (`timeout`, a closing terminal) ends the children too, which are not in it.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: sys.exit(1))
     began = time.monotonic()
     try:
         version = import_vllm()

@@ -18,6 +18,7 @@ from typing import Any
 from pipeline.config import ServeSettings, Settings
 from pipeline.errors import InputError, ServerError
 from pipeline.hardware import Hardware
+from pipeline.loading import release_gpu
 from pipeline.progress import Progress
 from pipeline.serve.launcher import BENCHMARK, SERVER
 from pipeline.serve.vllm_plugin import EMULATION_LOG_PATTERN
@@ -246,6 +247,7 @@ class Serving:
             self.server.check_alive()
             return self.server
         self.stop()
+        release_gpu()
         launcher = self._launcher(serve.python or sys.executable)
         started = time.monotonic()
         deadline = started + serve.start_timeout_s
@@ -305,7 +307,8 @@ class Serving:
         serve, cpu = settings.serve, self.hardware.device == "cpu"
         eager = cpu if serve.enforce_eager is None else serve.enforce_eager
         options: dict[str, Any] = {
-            "--model": checkpoint,
+            # A GGUF file; vLLM reads its config and tokenizer from beside it.
+            "--model": next(checkpoint.glob("*.gguf"), checkpoint),
             "--served-model-name": SERVED_NAME,
             "--host": serve.host,
             "--dtype": serve.dtype,

@@ -154,23 +154,29 @@ def test_a_server_that_dies_shows_its_last_lines_and_log(tmp_path: Path) -> None
 
 
 @pytest.mark.vllm
-def test_kill_leaves_no_server_behind(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "group terminated"])
+def test_an_end_by_force_leaves_no_server_behind(tmp_path: Path, number: signal.Signals) -> None:
     child = subprocess.Popen(
         [sys.executable, "-m", "pipeline", "stage=verify", "quant=bf16", f"outputs={tmp_path}"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         cwd=PROJECT_ROOT,
+        start_new_session=True,
     )
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("logs/serve-*.log")) and time.monotonic() < deadline:
         time.sleep(0.2)
     descendants = psutil.Process(child.pid).children(recursive=True)
     assert descendants
-    os.kill(child.pid, signal.SIGKILL)
+    if number is signal.SIGKILL:
+        os.kill(child.pid, number)
+    else:
+        os.killpg(child.pid, number)
     child.wait()
     _gone, alive = psutil.wait_procs(descendants, timeout=60)
     assert not alive, alive
-    assert not list(tmp_path.glob("demo/bf16/verify-*/manifest.json"))
+    records = [json.loads(path.read_text()) for path in tmp_path.glob("demo/bf16/verify-*/manifest.json")]
+    assert all(record["status"] == "failed" for record in records)
 
 
 def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:

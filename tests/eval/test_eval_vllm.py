@@ -44,7 +44,7 @@ def server(settings: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     try:
         yield serving.serve(CHECKPOINT, settings, "bf16")
     finally:
-        serving.close()
+        serving.stop()
 
 
 @pytest.fixture(scope="module")
