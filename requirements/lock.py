@@ -7,6 +7,9 @@ The locks are complete: pip installs them with `--no-deps --require-hashes`, whi
   `torch-cpu.txt` is tried first, and `cpu.txt` brings the package index's build where that one is not on offer.
 * The CUDA build does not import without NVIDIA's libraries, so they are locked apart, in `torch-cuda.txt`, and
   installed only where that build was taken.
+
+An engine that does not fit beside the others has a lock of its own, made from `engines/<name>.in`. It leaves out torch
+and NVIDIA's libraries: its environment links the project's, whichever build that is (pipeline/quantize/isolated.py).
 """
 
 import os
@@ -23,36 +26,51 @@ TORCH_CPU_HASHES = {
     "cp311": "6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b",
 }
 CUDA_LIBRARY = re.compile(r"^(nvidia-(?!ml-py)|cuda-|triton==)")
-HEADER = "# Made by `make lock` from pyproject.toml; do not edit.\n"
+ENGINES = HERE / "engines"
+HEADER = "# Made by `make lock` from {}; do not edit.\n"
 
 
-def compile_lock(extra: str) -> list[str]:
-    """Resolves `pyproject.toml[extra,dev]` against the package index; returns one block of text per package."""
+def compile_lock(*sources: str) -> list[str]:
+    """Resolves requirements against the package index for Python 3.11; returns one block of text per package."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "lock.txt"
         environment = {k: v for k, v in os.environ.items() if not k.endswith("FIND_LINKS")}
         command = [
-            *(sys.executable, "-m", "uv", "pip", "compile", "--quiet", "pyproject.toml"),
-            *("--extra", extra, "--extra", "dev", "--override", "requirements/overrides.txt"),
-            *("--universal", "--python-version", "3.11", "--generate-hashes", "--no-header"),
+            *(sys.executable, "-m", "uv", "pip", "compile", "--quiet", *sources),
+            *("--python-version", "3.11", "--generate-hashes", "--no-header"),
             *("--no-annotate", "--no-emit-index-url", "--output-file", str(output)),
         ]
         subprocess.run(command, check=True, cwd=HERE.parent, env=environment)
         return re.split(r"\n(?=\S)", output.read_text().strip())
 
 
+def compile_project(extra: str) -> list[str]:
+    """Resolves `pyproject.toml[extra,dev]`."""
+    extras = ("--extra", extra, "--extra", "dev", "--override", "requirements/overrides.txt")
+    return compile_lock("pyproject.toml", *extras, "--universal")
+
+
+def compile_engine(source: Path) -> list[str]:
+    """Resolves an engine's own environment, without what it shares with the project's."""
+    blocks = compile_lock(str(source), "--python-platform", "x86_64-manylinux_2_28")
+    return [block for block in blocks if not CUDA_LIBRARY.match(block) and not block.startswith("torch==")]
+
+
 def main() -> None:
-    """Writes the four locks beside this file."""
-    cpu = compile_lock("cpu")
+    """Writes the four locks beside this file, and one for each engine apart."""
+    cpu = compile_project("cpu")
     libraries = [block for block in cpu if CUDA_LIBRARY.match(block)]
     hashes = [f"    --hash=sha256:{value}" for value in TORCH_CPU_HASHES.values()]
     for name, blocks in {
         "torch-cpu.txt": [" \\\n".join([f"torch=={TORCH_CPU}", *hashes])],
         "cpu.txt": [block for block in cpu if block not in libraries],
         "torch-cuda.txt": libraries,
-        "cuda.txt": compile_lock("cuda"),
+        "cuda.txt": compile_project("cuda"),
     }.items():
-        (HERE / name).write_text(HEADER + "\n".join(blocks) + "\n")
+        (HERE / name).write_text(HEADER.format("pyproject.toml") + "\n".join(blocks) + "\n")
+    for source in sorted(ENGINES.glob("*.in")):
+        lines = [HEADER.format(source.name), *(f"{block}\n" for block in compile_engine(source))]
+        source.with_suffix(".txt").write_text("".join(lines))
 
 
 if __name__ == "__main__":
