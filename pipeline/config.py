@@ -196,9 +196,14 @@ class QuantSettings(_Section):
         return None if self.format is None else self.format.static
 
     @property
+    def takes_tokens(self) -> bool:
+        """Whether the engine is shown calibration tokens."""
+        return self.algorithm != "rtn" or (self.format is not None and self.format.shown_tokens)
+
+    @property
     def needs_data(self) -> bool:
         """Whether the weights or activation scales depend on calibration data."""
-        return self.static_activations is not None or self.algorithm != "rtn"
+        return self.static_activations is not None or self.takes_tokens
 
 
 class KVCacheSettings(_Section):

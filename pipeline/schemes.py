@@ -25,6 +25,7 @@ class Scheme:
         group: input channels that share a weight scale unless set otherwise; None: a scale per channel or tensor.
         group_is_free: whether another group size can be asked for.
         divisor: what the input width of a layer must be divisible by, beside the group size.
+        shown_tokens: whether the engine sees calibration tokens however weights are rounded, for a scale of its own.
     """
 
     bits: float
@@ -34,6 +35,7 @@ class Scheme:
     group: int | None = None
     group_is_free: bool = False
     divisor: int = 1
+    shown_tokens: bool = False
 
     @property
     def family(self) -> Family:
@@ -78,7 +80,8 @@ SCHEMES: Mapping[str, Scheme] = {
     "Q4_K_M": Scheme(4.5, {"gguf": (ROUND,)}, divisor=256),
     "Q8_0": Scheme(8.5, {"gguf": (ROUND,)}, divisor=32),
     # Blocks of 16 with FP8 scales (NVIDIA), of 32 with power-of-two scales (OCP Microscaling, 2023).
-    "NVFP4": Scheme(4, {"llmcompressor": (ROUND,)}, activations="fp4", group=16),
+    # NVFP4's FP8 scales of activations are made while serving, below one calibrated scale per tensor.
+    "NVFP4": Scheme(4, {"llmcompressor": (ROUND,)}, activations="fp4", group=16, shown_tokens=True),
     "MXFP4": Scheme(4, {"llmcompressor": (ROUND,)}, activations="fp4", group=32),
 }
 ENGINES = ("none", *dict.fromkeys(engine for scheme in SCHEMES.values() for engine in scheme.engines))

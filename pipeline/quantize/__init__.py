@@ -34,7 +34,7 @@ def identity(job: Job) -> dict[str, Any]:
         payload["observer"] = observer(settings.calibration)
     if settings.kv_cache.needs_data:
         payload["kv_cache"] = settings.kv_cache.dtype
-    if settings.quant.algorithm != "rtn":
+    if settings.quant.takes_tokens:
         payload["algorithm_samples"] = settings.calibration.algorithm_samples
     return payload
 

@@ -1,7 +1,7 @@
 """Checkpoints in the compressed-tensors format, made by llm-compressor.
 
 Activation scales of static schemes come from the `calibrate` stage's ranges; algorithms that look at activations
-(GPTQ, AWQ, SmoothQuant) are shown the same tokens.
+(GPTQ, AWQ, SmoothQuant), and NVFP4 for its scale per tensor, are shown the same tokens.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def _quantize(job: Job, draft: Draft) -> None:
     job.progress.detail("loading the model")
     model = load_model(job)
     data: dict[str, Any] = {"pipeline": "datafree"}
-    if quant.algorithm != "rtn":
+    if quant.takes_tokens:
         sequences = read_tokens(job.artifact(Stage.CALIBRATE).folder)[: job.settings.calibration.algorithm_samples]
         batches: Any = [{"input_ids": ids, "attention_mask": torch.ones_like(ids)} for ids in sequences]
         data = {
@@ -132,9 +132,9 @@ def save(model: Any, folder: Path, quant: QuantSettings) -> None:
     compressor = ModelCompressor.from_pretrained_model(model)
     compressor.compress_model(model, skip_compressed=True)
     for name, parameter in [*model.named_parameters(), *model.named_buffers()]:
-        # Scales of 8-bit formats stay float32, as vLLM keeps them; it reads group scales in the model's precision.
-        is_scale = name.endswith("_scale")
-        if parameter.dtype == torch.float32 and not (is_scale and quant.effective_group_size is None):
+        # Scales of tensors and channels stay float32, as vLLM keeps them; group scales take the model's precision.
+        is_group = quant.effective_group_size is not None and not name.endswith("_global_scale")
+        if parameter.dtype == torch.float32 and (is_group or not name.endswith("_scale")):
             parameter.data = parameter.data.to(torch.bfloat16)
     model.config.dtype = torch.bfloat16
     model.save_pretrained(folder)
