@@ -1,0 +1,130 @@
+"""How far rounding to nearest moves a weight in each number format: the yardstick for what an engine wrote.
+
+The error of a weight W and its quantized image V is the relative Frobenius norm |W - V| / |W|. For rounding to nearest
+it follows from the format alone (for b bits and a step s about s / sqrt(12) for each weight), so it is computed here
+from the BF16 weight with scales of its own. What an engine wrote may be worse by a factor: algorithms that compensate
+errors (GPTQ) or weigh them (AWQ, AutoRound) accept larger ones on the weights to gain on the outputs. A zero point that
+is off by one makes sqrt(1 + 12) = 3.6 times the error, a scale that belongs elsewhere or a wrong order far more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+# Rounding that looks at data may trade errors of weights for errors of outputs.
+TOLERANCE = {"rtn": 1.1}
+TOLERANCE_WITH_DATA = 1.7
+# FP8 E4M3's and FP4 E2M1's largest numbers: Micikevicius et al., 2022, table 1; OCP Microscaling formats, 2023, 5.3.3.
+E4M3, E2M1 = 448.0, 6.0
+# The sixteen numbers of NF4: Dettmers et al., "QLoRA", 2023, appendix E.
+NF4 = (
+    -1.0,
+    -0.6961928009986877,
+    -0.5250730514526367,
+    -0.39491748809814453,
+    -0.28444138169288635,
+    -0.18477343022823334,
+    -0.09105003625154495,
+    0.0,
+    0.07958029955625534,
+    0.16093020141124725,
+    0.24611230194568634,
+    0.33791524171829224,
+    0.44070982933044434,
+    0.5626170039176941,
+    0.7229568362236023,
+    1.0,
+)
+FP4 = (-6.0, -4.0, -3.0, -2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+
+
+def relative_error(original: torch.Tensor, image: torch.Tensor) -> float:
+    """|original - image| / |original|; infinite where the image holds what is not finite."""
+    error = float((original - image).norm() / original.norm())
+    return error if error == error else float("inf")
+
+
+def rounded(weight: torch.Tensor, scheme: str, group: int | None) -> torch.Tensor:
+    """A weight of shape (out, in), float32, rounded to the nearest numbers of a format.
+
+    Raises:
+        KeyError: on a scheme that there is not.
+    """
+    return _ROUND[scheme](weight, group)
+
+
+def allowed(weight: torch.Tensor, scheme: str, group: int | None, algorithm: str) -> float:
+    """The relative error that a weight may have in this format when it was rounded by this algorithm."""
+    nearest = relative_error(weight, rounded(weight, scheme, group))
+    return nearest * TOLERANCE.get(algorithm, TOLERANCE_WITH_DATA)
+
+
+def _blocks(weight: torch.Tensor, size: int | None) -> torch.Tensor:
+    """(blocks, size): consecutive weights of a row that share a scale; a whole row where there is no group."""
+    return weight.reshape(-1, size or weight.shape[1])
+
+
+def _symmetric(bits: int) -> Callable[[torch.Tensor, int | None], torch.Tensor]:
+    def apply(weight: torch.Tensor, group: int | None) -> torch.Tensor:
+        blocks = _blocks(weight, group)
+        scale = blocks.abs().amax(1, keepdim=True).clamp_min(1e-12) / ((2**bits - 1) / 2)
+        limit = 2 ** (bits - 1)
+        return ((blocks / scale).round().clamp(-limit, limit - 1) * scale).reshape(weight.shape)
+
+    return apply
+
+
+def _asymmetric(bits: int) -> Callable[[torch.Tensor, int | None], torch.Tensor]:
+    def apply(weight: torch.Tensor, group: int | None) -> torch.Tensor:
+        blocks = _blocks(weight, group)
+        low = blocks.amin(1, keepdim=True).clamp_max(0)
+        scale = (blocks.amax(1, keepdim=True).clamp_min(0) - low).clamp_min(1e-12) / (2**bits - 1)
+        zero = (-low / scale).round()
+        codes = ((blocks / scale).round() + zero).clamp(0, 2**bits - 1)
+        return ((codes - zero) * scale).reshape(weight.shape)
+
+    return apply
+
+
+def _fp8(per_tensor: bool) -> Callable[[torch.Tensor, int | None], torch.Tensor]:
+    def apply(weight: torch.Tensor, group: int | None) -> torch.Tensor:
+        largest = weight.abs().amax() if per_tensor else weight.abs().amax(1, keepdim=True)
+        scale = largest.clamp_min(1e-12) / E4M3
+        return (weight / scale).to(torch.float8_e4m3fn).float() * scale
+
+    return apply
+
+
+def _table(
+    numbers: tuple[float, ...], largest: float, powers_of_two: bool = False
+) -> Callable[[torch.Tensor, int | None], torch.Tensor]:
+    def apply(weight: torch.Tensor, group: int | None) -> torch.Tensor:
+        table = torch.tensor(numbers)
+        middle = (table[1:] + table[:-1]) / 2
+        blocks = _blocks(weight, group)
+        maximum = blocks.abs().amax(1, keepdim=True).clamp_min(1e-12)
+        # OCP's scales: the maximum's power of two over the largest number's (OCP Microscaling formats, 2023, 6.3).
+        scale = 2 ** (maximum.log2().floor() - 2) if powers_of_two else maximum / largest
+        return (table[torch.bucketize(blocks / scale, middle)] * scale).reshape(weight.shape)
+
+    return apply
+
+
+_ROUND: dict[str, Callable[[torch.Tensor, int | None], torch.Tensor]] = {
+    "FP8": _fp8(per_tensor=True),
+    "FP8_DYNAMIC": _fp8(per_tensor=False),
+    "W8A8": _symmetric(8),
+    "W8A8_STATIC": _symmetric(8),
+    "W4A16": _symmetric(4),
+    "W4A16_ASYM": _asymmetric(4),
+    "W8A16": _symmetric(8),
+    "NF4": _table(NF4, 1.0),
+    "LLM_INT8": lambda weight, group: _symmetric(8)(weight, None),
+    # Its blocks of 32 have a scale and a minimum; those that it keeps in six bits are better.
+    "Q4_K_M": lambda weight, group: _asymmetric(4)(weight, 32),
+    "Q8_0": lambda weight, group: _symmetric(8)(weight, 32),
+    "NVFP4": _table(FP4, E2M1),
+    "MXFP4": _table(FP4, E2M1, powers_of_two=True),
+}
