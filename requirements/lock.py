@@ -46,8 +46,9 @@ def compile_lock(*sources: str) -> list[str]:
 
 def compile_project(extra: str) -> list[str]:
     """Resolves `pyproject.toml[extra,dev]`."""
-    extras = ("--extra", extra, "--extra", "dev", "--override", "requirements/overrides.txt")
-    return compile_lock("pyproject.toml", *extras, "--universal")
+    overrides = [HERE / "overrides.txt", *HERE.glob(f"overrides-{extra}.txt")]
+    options = [part for path in overrides for part in ("--override", str(path))]
+    return compile_lock("pyproject.toml", "--extra", extra, "--extra", "dev", *options, "--universal")
 
 
 def compile_engine(source: Path) -> list[str]:
