@@ -7,13 +7,13 @@ Activation scales of static schemes come from the `calibrate` stage's ranges; al
 from __future__ import annotations
 
 import contextlib
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config import CalibrationSettings, QuantSettings, Stage
-from pipeline.errors import PipelineError, StageError
-from pipeline.models import companions
+from pipeline.errors import StageError
+from pipeline.quantize import engine
+from pipeline.quantize.engine import copy_companions as copy_companions
 from pipeline.workspace import Draft
 
 if TYPE_CHECKING:
@@ -22,31 +22,14 @@ if TYPE_CHECKING:
 
 def quantize(job: Job, draft: Draft) -> None:
     """Writes `checkpoint/` in the compressed-tensors format, with its `recipe.yaml`."""
-    log = draft.folder / "quantize.log"
-    with log.open("w") as file, contextlib.redirect_stderr(file), contextlib.redirect_stdout(file):
-        _route_logs(file)
-        try:
-            _quantize(job, draft)
-        except PipelineError:
-            raise
-        except Exception as error:  # whatever an engine throws is that variant's failure, not the run's
-            import traceback
-
-            traceback.print_exc(file=file)
-            kept = job.workspace.root / "logs" / f"quantize-{job.variant}.log"
-            file.flush()
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(log, kept)
-            raise StageError(
-                f"llm-compressor could not make {job.variant}: {type(error).__name__}: {error}.", f"Its log is {kept}."
-            ) from error
+    with engine.captured(job, draft, "llm-compressor"):
+        _quantize(job, draft)
 
 
 def _quantize(job: Job, draft: Draft) -> None:
     import torch
     from llmcompressor import oneshot
 
-    from pipeline.calibrate.artifact import read_tokens
     from pipeline.loading import load_model
 
     quant = job.settings.quant
@@ -54,7 +37,7 @@ def _quantize(job: Job, draft: Draft) -> None:
     model = load_model(job)
     data: dict[str, Any] = {"pipeline": "datafree"}
     if quant.takes_tokens:
-        sequences = read_tokens(job.artifact(Stage.CALIBRATE).folder)[: job.settings.calibration.algorithm_samples]
+        sequences = engine.sequences(job)
         batches: Any = [{"input_ids": ids, "attention_mask": torch.ones_like(ids)} for ids in sequences]
         data = {
             "dataset": torch.utils.data.DataLoader(batches, batch_size=None),
@@ -138,20 +121,6 @@ def save(model: Any, folder: Path, quant: QuantSettings) -> None:
             parameter.data = parameter.data.to(torch.bfloat16)
     model.config.dtype = torch.bfloat16
     model.save_pretrained(folder)
-
-
-def copy_companions(source: Path, target: Path) -> None:
-    """Copies tokenizer, chat template and generation config unchanged."""
-    for path in companions(source):
-        shutil.copyfile(path, target / path.name)
-
-
-def _route_logs(file: Any) -> None:
-    """Sends llm-compressor's log to the artifact instead of the terminal."""
-    from loguru import logger
-
-    logger.remove()
-    logger.add(file, level="INFO")
 
 
 @contextlib.contextmanager
