@@ -1,0 +1,106 @@
+"""What a packed weight stands for: each format's integers unpacked and scaled, in pure torch.
+
+The formats differ in which way a matrix lies, in which order integers stand in an int32, and in the zero point:
+
+* compressed-tensors `pack-quantized`: (out, in), eight 4-bit or four 8-bit integers to an int32 along the inputs, the
+  first in the lowest bits, the sign removed by 2^(bits-1); zero points packed alike, along the outputs.
+* AWQ (`quant_method: awq`, version `gemm`): (in, out), packed along the outputs in the order 0 2 4 6 1 3 5 7.
+* GPTQ (`quant_method: gptq`): (in, out), packed along the inputs; zero points packed along the outputs, and one too
+  small (`checkpoint_format: gptq`; `gptq_v2` stores them as they are). `g_idx` names each input's group.
+* compressed-tensors `int-quantized`, `float-quantized`: the 8-bit numbers themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, get_args
+
+import torch
+
+Format = Literal["pack-quantized", "int-quantized", "float-quantized", "awq", "gptq", "gptq_v2"]
+Tensors = Mapping[str, torch.Tensor]
+# Where AWQ puts the integer of each output channel of eight.
+AWQ_PLACES = (0, 4, 1, 5, 2, 6, 3, 7)
+# What a module's tensors are called, by what tells that it is rounded.
+NAMES: Mapping[str, tuple[str, ...]] = {
+    "pack-quantized": ("weight_packed", "weight_scale", "weight_zero_point", "weight_shape", "weight_g_idx"),
+    "int-quantized": ("weight", "weight_scale"),
+    "float-quantized": ("weight", "weight_scale"),
+    "awq": ("qweight", "qzeros", "scales"),
+    "gptq": ("qweight", "qzeros", "scales", "g_idx"),
+    "gptq_v2": ("qweight", "qzeros", "scales", "g_idx"),
+}
+
+
+def dequantize(kind: Format, tensors: Tensors, bits: int = 4) -> torch.Tensor:
+    """The weight that a module's tensors stand for.
+
+    Args:
+        kind: how the weight is stored.
+        tensors: the module's tensors by their own names, see `NAMES`.
+        bits: of an integer; looked at by the packed formats alone.
+
+    Returns:
+        Float32, of shape (out, in).
+    """
+    if kind == "pack-quantized":
+        return _pack_quantized(tensors, bits)
+    if kind in ("int-quantized", "float-quantized"):
+        return tensors["weight"].float() * tensors["weight_scale"].float().reshape(-1, 1)
+    if kind == "awq":
+        return _awq(tensors, bits)
+    if kind in ("gptq", "gptq_v2"):
+        return _gptq(tensors, bits, stored_too_small=kind == "gptq")
+    raise ValueError(f"{kind}: none of {', '.join(get_args(Format))}")
+
+
+def unpack(packed: torch.Tensor, bits: int, dim: int) -> torch.Tensor:
+    """The unsigned integers, as int32, packed along one dimension of an int32 matrix, the first in the lowest bits."""
+    shifts = torch.arange(0, 32, bits, dtype=torch.int32, device=packed.device)
+    rows = packed if dim == 1 else packed.t()
+    values = ((rows.unsqueeze(-1) >> shifts) & ((1 << bits) - 1)).flatten(1)
+    return values if dim == 1 else values.t()
+
+
+def _pack_quantized(tensors: Tensors, bits: int) -> torch.Tensor:
+    rows, columns = (int(n) for n in tensors["weight_shape"])
+    values = unpack(tensors["weight_packed"], bits, 1)[:, :columns]
+    scale = tensors["weight_scale"].float()
+    scale = scale if scale.dim() == 2 else scale.reshape(-1, 1)
+    zero = torch.full_like(scale, 1 << (bits - 1))
+    if "weight_zero_point" in tensors:
+        zero = unpack(tensors["weight_zero_point"], bits, 0)[:rows].float()
+    if "weight_g_idx" in tensors and bool((tensors["weight_g_idx"] >= 0).all()):
+        order = tensors["weight_g_idx"].long()
+        return (values - zero[:, order]) * scale[:, order]
+    return (values - _spread(zero, columns)) * _spread(scale, columns)
+
+
+def _awq(tensors: Tensors, bits: int) -> torch.Tensor:
+    if bits != 4:
+        raise ValueError(f"AWQ's order is one of 4-bit integers, not of {bits}")
+
+    def ordered(packed: torch.Tensor) -> torch.Tensor:
+        values = unpack(packed, bits, 1)
+        return values.reshape(values.shape[0], -1, 8)[:, :, list(AWQ_PLACES)].flatten(1)
+
+    values, zero, scale = ordered(tensors["qweight"]).t(), ordered(tensors["qzeros"]).t(), tensors["scales"].t().float()
+    columns = values.shape[1]
+    return (values - _spread(zero, columns)) * _spread(scale, columns)
+
+
+def _gptq(tensors: Tensors, bits: int, stored_too_small: bool) -> torch.Tensor:
+    values = unpack(tensors["qweight"], bits, 0).t()
+    zero = unpack(tensors["qzeros"], bits, 1).t()
+    if stored_too_small:
+        zero = (zero + 1) & ((1 << bits) - 1)  # a zero point of 0 is stored as the largest integer
+    scale, columns = tensors["scales"].t().float(), values.shape[1]
+    if "g_idx" not in tensors:
+        return (values - _spread(zero, columns)) * _spread(scale, columns)
+    order = tensors["g_idx"].long()
+    return (values - zero[:, order]) * scale[:, order]
+
+
+def _spread(groups: torch.Tensor, columns: int) -> torch.Tensor:
+    """A column for each group -> a column for each input."""
+    return groups.repeat_interleave(columns // groups.shape[1], dim=1)
