@@ -28,6 +28,7 @@ from pipeline.job import Job, module_of
 from pipeline.matrix import show
 from pipeline.models import ModelSource
 from pipeline.progress import Progress
+from pipeline.quantize import check_engine
 from pipeline.workspace import Digests, Workspace
 
 OFFLINE = (Stage.CALIBRATE, Stage.QUANTIZE)
@@ -98,7 +99,9 @@ class Run:
         for job in self.jobs:
             model.check(job.settings.quant)
             for stage in job.closure(self.stages):
-                job.artifact(stage)
+                artifact = job.artifact(stage)
+                if stage is Stage.QUANTIZE and self.workspace.why(artifact):
+                    check_engine(job.settings.quant)
 
     def plan(self) -> int:
         """Prints each step with run or skip, and why; returns the exit code of the command."""
@@ -138,13 +141,19 @@ class Run:
         order = [(job, stage) for stage in OFFLINE for job in self.jobs]
         order += [(job, stage) for job in self.jobs for stage in Stage if stage not in OFFLINE]
         for job, stage in order:
-            # What cannot be served here is not made either, unless it was asked for.
-            is_idle = stage in OFFLINE and stage not in self.stages and str(job.variant) in self.unserved
-            if stage in job.closure(self.stages) and not is_idle:
+            if stage in self._wanted(job):
                 folder = job.artifact(stage).folder
                 if folder not in seen:
                     seen.add(folder)
                     yield job, stage
+
+    def _wanted(self, job: Job) -> set[Stage]:
+        """The stages asked for and what they need; what cannot be served here is not made for the sake of serving it."""
+        wanted = set(job.closure(self.stages))
+        if str(job.variant) in self.unserved:
+            asked = tuple(stage for stage in self.stages if stage in OFFLINE)
+            wanted -= set(OFFLINE) - set(job.closure(asked))
+        return wanted
 
     def _do(self, job: Job, stage: Stage) -> None:
         artifact = job.artifact(stage)
