@@ -160,6 +160,7 @@ class QuantSettings(_Section):
     )
     smoothing_strength: float = Field(0.5, ge=0, le=1, description="SmoothQuant's alpha")
     dampening: float = Field(0.01, gt=0, description="GPTQ's dampening, fraction of the mean diagonal")
+    double_quant: bool = Field(False, description="NF4's scales are quantized too, to 8 bits in blocks of 256")
     ignore: tuple[str, ...] = Field(("lm_head",), description="modules left in BF16")
 
     @model_validator(mode="after")
@@ -178,6 +179,8 @@ class QuantSettings(_Section):
             raise ValueError(f"algorithm={self.algorithm}: {self.engine} makes {self.scheme} by {known}")
         if self.group_size is not None and not SCHEMES[self.scheme].group_is_free:
             raise ValueError(f"group_size={self.group_size}: scheme {self.scheme} has no groups to choose")
+        if self.double_quant and self.scheme != "NF4":
+            raise ValueError(f"double_quant=true goes with scheme NF4, not {self.scheme}")
         return self
 
     @property

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import PipelineError, StageError
 from pipeline.models import check_safetensors, companions
 from pipeline.quantize import checkpoint as disk
+from pipeline.quantize import packing_gguf
 from pipeline.workspace import Draft, sha256_of
 
 if TYPE_CHECKING:
@@ -61,12 +62,12 @@ _REMEDY = "Its checkpoint is kept for a look; make it again with another engine,
 
 def files(folder: Path, source: Path) -> str:
     """Weights whole, tokenizer and generation config as in the BF16 checkpoint."""
-    weights = sorted(folder.glob("*.safetensors"))
+    weights = disk.weight_files(folder)
     if not weights or not (folder / "config.json").is_file():
         raise Failed("config.json or the weights are missing")
     for path in weights:
         try:
-            check_safetensors(path)
+            (packing_gguf.check if path.suffix == ".gguf" else check_safetensors)(path)
         except PipelineError as error:
             raise Failed(error.problem) from None
     changed = [
@@ -99,24 +100,37 @@ def layers(folder: Path, source: Path, job: Job) -> str:
     if job.settings.quant.scheme is None:
         expected: set[str] = set()
     else:
-        ignored = set(disk.quantization_config(folder).get("ignore") or [])
+        ignored = set(disk.ignored(disk.quantization_config(folder)))
         expected = {name for name in linears if name not in ignored}
     if missing := expected - quantized:
         raise Failed(f"{len(missing)} layers were not quantized, {sorted(missing)[0]} first")
-    if extra := quantized - expected:
+    # llama.cpp's mixtures round the embeddings and the output layer as well.
+    beyond = {"model.embed_tokens", "lm_head"} if disk.gguf_file(folder) else set()
+    if extra := quantized - expected - beyond:
         raise Failed(f"{len(extra)} layers should not be quantized, {sorted(extra)[0]} first")
     unrounded = ("BF16", "F16", "F32")
     wide = [name for name in sorted(quantized) if found.get(f"{name}.weight", {}).get("dtype") in unrounded]
     if wide:
         raise Failed(f"{wide[0]} has a scale, and its weight is still {found[wide[0] + '.weight']['dtype']}")
-    return f"{len(quantized)} of {len(linears)} decoder Linears quantized, lm_head and embeddings left alone"
+    others = "quantized too" if quantized & beyond else "left alone"
+    return f"{len(quantized - beyond)} of {len(linears)} decoder Linears quantized, lm_head and embeddings {others}"
 
 
 def scales(folder: Path) -> str:
     """Every scale is finite and positive."""
     count = 0
-    for name, tensor in _tensors(folder, lambda name: name.endswith("_scale")):
-        if not bool(tensor.float().isfinite().all()) or not bool((tensor.float() > 0).all()):
+    if path := disk.gguf_file(folder):
+        for name, weight in packing_gguf.weights(path):
+            if not bool(weight.isfinite().all()):
+                raise Failed(f"{name} holds a value that is not finite")
+            count += weight.numel()
+        return f"{count:,} weights of blocks with scales in them finite"
+    largest = (".SCB", "absmax")
+    for name, tensor in _tensors(folder, lambda name: name.endswith(("_scale", ".scales", *largest))):
+        values = tensor.float()
+        # bitsandbytes stores the largest magnitude (or a code of it), which is 0 where all weights are.
+        sane = values >= 0 if name.endswith(largest) else values > 0
+        if not bool((sane & values.isfinite()).all()):
             raise Failed(f"{name} holds a value that is not finite and positive")
         count += tensor.numel()
     return f"{count:,} scales finite and positive"

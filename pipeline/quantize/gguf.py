@@ -1,0 +1,114 @@
+"""GGUF checkpoints, llama.cpp's format: one `model.gguf` beside the config and the tokenizer that vLLM reads.
+
+AutoRound brings llama.cpp's converter and its block formats in torch. Without parameters of AutoRound's own (an empty
+`layer_config`) these are llama.cpp's roundings, byte for byte, and nothing is asked of the hub.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import shutil
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import ConfigError, StageError
+from pipeline.quantize import engine
+from pipeline.quantize.packing_gguf import FILE
+from pipeline.workspace import Draft
+
+if TYPE_CHECKING:
+    from pipeline.config import QuantSettings
+    from pipeline.job import Job
+
+REQUIRES = ("gguf", "auto-round")
+# llama.cpp's name for a tokenizer that cuts text in no way it knows; vLLM reads the tokenizer's own files instead.
+UNKNOWN_PRE_TOKENIZER = "default"
+
+
+def quantize(job: Job, draft: Draft) -> None:
+    """Writes `checkpoint/` with `model.gguf`."""
+    check(job.settings.quant)
+    with engine.captured(job, draft, "AutoRound"):
+        _quantize(job, draft)
+
+
+def _quantize(job: Job, draft: Draft) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from pipeline.loading import quiet
+
+    quiet()
+    source, folder, parts = job.model.folder, draft.folder / "checkpoint", draft.folder / "gguf"
+    job.progress.detail("loading the model")
+    model = AutoModelForCausalLM.from_pretrained(
+        source, dtype=torch.bfloat16, trust_remote_code=job.settings.model.trust_remote_code
+    )
+    job.progress.detail("rounding")
+    with _converter(source) as save, _frozen():
+        backend = f"gguf:{str(job.settings.quant.scheme).lower()}"
+        save(parts, model=model, backend=backend, layer_config={}, device=job.hardware.device)
+    written = sorted(parts.glob("*.gguf"))
+    if len(written) != 1:
+        raise StageError(f"the converter wrote {len(written)} files, not one.", "Choose another quant.scheme.")
+    folder.mkdir()
+    written[0].rename(folder / FILE)
+    parts.rmdir()
+    shutil.copyfile(source / "config.json", folder / "config.json")
+    engine.copy_companions(source, folder)
+
+
+def check(quant: QuantSettings) -> None:
+    """Refuses what the format leaves no choice in.
+
+    Raises:
+        ConfigError: naming the setting.
+    """
+    if quant.ignore != ("lm_head",):
+        raise ConfigError(
+            f"quant.ignore={list(quant.ignore)}: {quant.scheme} itself says which layers keep more bits.",
+            "Leave quant.ignore out, or choose another engine.",
+        )
+
+
+@contextlib.contextmanager
+def _converter(source: Any) -> Iterator[Any]:
+    """AutoRound's export, made to run with the released `gguf` and with tokenizers that llama.cpp never saw."""
+    import gguf
+
+    if not hasattr(gguf.MODEL_ARCH, "DFLASH"):
+        # The converter's file for Qwen names a newer architecture when it is imported; any other member will do.
+        gguf.MODEL_ARCH.DFLASH = gguf.MODEL_ARCH.QWEN3
+
+    from auto_round.export.export_to_gguf.export import save_quantized_as_gguf
+    from auto_round.export.export_to_gguf.llama_cpp_conversion import get_conversion
+
+    conversion = get_conversion(source)
+    architecture = conversion.get_model_architecture(
+        conversion.ModelBase.load_hparams(source, False), conversion.ModelType.TEXT
+    )
+    kind = conversion.get_model_class(architecture)
+    recognize = kind.get_vocab_base_pre
+
+    def pre_tokenizer(self: Any, tokenizer: Any) -> str:
+        try:
+            return str(recognize(self, tokenizer))
+        except NotImplementedError:
+            return UNKNOWN_PRE_TOKENIZER
+
+    kind.get_vocab_base_pre = pre_tokenizer
+    try:
+        yield save_quantized_as_gguf
+    finally:
+        kind.get_vocab_base_pre = recognize
+
+
+@contextlib.contextmanager
+def _frozen() -> Iterator[None]:
+    """Keeps what is in memory out of the garbage collection that AutoRound asks for after every tensor (0.5 s each)."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()

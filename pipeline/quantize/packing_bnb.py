@@ -1,0 +1,81 @@
+"""Weights as bitsandbytes stores them, and the numbers that they stand for: torch only.
+
+NF4 (Dettmers et al., "QLoRA", 2023, section 3): two codes a byte, the first in the high bits; each code names an entry
+of a table, and `blocksize` consecutive weights share a scale, `absmax`. With double quantization the scales are codes
+themselves, in blocks of 256, around their mean. INT8 ("LLM.int8()", 2022): `SCB` is each row's largest magnitude.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+STATE = ".quant_state.bitsandbytes__nf4"
+ROW_SCALE = ".SCB"
+
+
+def dequantize(name: str, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """The numbers of one module's weight, as float32 of shape (out, in).
+
+    Args:
+        name: the module's, such as `model.layers.0.mlp.up_proj`.
+        tensors: at least those of the checkpoint whose names begin with it.
+    """
+    weight = tensors[f"{name}.weight"]
+    if f"{name}{ROW_SCALE}" in tensors:
+        return dequantize_int8(weight, tensors[f"{name}{ROW_SCALE}"])
+    prefix = f"{name}.weight."
+    parts = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+    state = read_state(parts[STATE.removeprefix(".")])
+    scales = parts["absmax"]
+    if "nested_absmax" in parts:
+        scales = dequantize_scales(
+            scales,
+            parts["nested_absmax"],
+            parts["nested_quant_map"],
+            state["nested_offset"],
+            state["nested_blocksize"],
+        )
+    return dequantize_nf4(weight, scales, parts["quant_map"], tuple(state["shape"]), state["blocksize"])
+
+
+def read_state(packed: torch.Tensor) -> dict[str, Any]:
+    """What bitsandbytes noted of a weight: JSON in a tensor of bytes."""
+    return dict(json.loads(bytes(packed.tolist())))
+
+
+def dequantize_nf4(
+    codes: torch.Tensor, scales: torch.Tensor, table: torch.Tensor, shape: tuple[int, ...], blocksize: int
+) -> torch.Tensor:
+    """Table entry times its block's scale.
+
+    Args:
+        codes: bytes of two codes each, in any shape.
+        scales: one a block, in the order of the weights.
+        table: the 16 numbers that codes name.
+        shape: of the weight, (out, in).
+        blocksize: consecutive weights that share a scale.
+    """
+    flat = codes.flatten()
+    numbers = table.float()[torch.stack([flat >> 4, flat & 15], dim=-1).flatten().long()]
+    return (_by_block(numbers, scales, blocksize)).reshape(shape)
+
+
+def dequantize_scales(
+    codes: torch.Tensor, scales: torch.Tensor, table: torch.Tensor, offset: float, blocksize: int
+) -> torch.Tensor:
+    """The scales that double quantization stored as bytes, as float32."""
+    return _by_block(table.float()[codes.flatten().long()], scales, blocksize) + offset
+
+
+def dequantize_int8(weight: torch.Tensor, largest: torch.Tensor) -> torch.Tensor:
+    """Integers times their row's largest magnitude over 127."""
+    return weight.float() * (largest.float().reshape(-1, 1) / 127)
+
+
+def _by_block(numbers: torch.Tensor, scales: torch.Tensor, blocksize: int) -> torch.Tensor:
+    """Each block of consecutive numbers, the last possibly shorter, times its scale."""
+    return numbers * scales.float().flatten().repeat_interleave(blocksize)[: len(numbers)]

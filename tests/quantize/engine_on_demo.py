@@ -1,0 +1,36 @@
+"""Runs one engine of the `quantize` stage on the demo model, without the stages around it."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from pipeline.config import PROJECT_ROOT
+
+DEMO = PROJECT_ROOT / "pipeline" / "demo" / "checkpoint"
+
+
+def made(engine: Any, settings: Any, folder: Path) -> Path:
+    """The checkpoint that an engine's module makes for settings."""
+    job = SimpleNamespace(
+        settings=settings,
+        model=SimpleNamespace(folder=DEMO),
+        hardware=SimpleNamespace(device="cpu"),
+        progress=SimpleNamespace(detail=lambda _: None),
+        variant="tested",
+        workspace=SimpleNamespace(root=folder),
+    )
+    engine.quantize(job, SimpleNamespace(folder=folder, results={}))
+    return folder / "checkpoint"
+
+
+def original() -> dict[str, torch.Tensor]:
+    """The demo's own tensors."""
+    return {name: tensor.float() for name, tensor in load_file(DEMO / "model.safetensors").items()}
+
+
+def error(rounded: torch.Tensor, weight: torch.Tensor) -> float:
+    """The relative error of a weight, in the Frobenius norm."""
+    return float((rounded - weight).norm() / weight.norm())
