@@ -4,7 +4,7 @@ vLLM loads the entry point `vllm.general_plugins: pipeline = pipeline.serve.vllm
 each of its processes. On any platform but the CPU it does nothing. There it adds what is missing:
 FP8 W8A8 (static and dynamic) linear layers, integer weight-only layers on processors without
 AVX-512, INT8 W8A8 layers where the processor's own integer products saturate, an FP8 KV cache where
-the attention kernel has none, and fast BF16 products where oneDNN has none. The results are those
+the attention kernel has none, GGUF layers, and fast BF16 products where oneDNN has none. The results are those
 of the formats; the speed is not, and so each thing that is emulated says so, once per process, in a
 line of the server's log:
 
@@ -31,6 +31,7 @@ INT8_STATIC = "int8_w8a8_static"
 INT8_DYNAMIC = "int8_w8a8_dynamic"
 KV_CACHE_E4M3 = "kv_cache_fp8_e4m3"
 KV_CACHE_E5M2 = "kv_cache_fp8_e5m2"
+GGUF = "gguf"
 
 # Not an emulation of a format: products of BF16 (or FP16) values are taken in float32, with the
 # result rounded once, which is the same arithmetic with more memory. All formats profit alike.

@@ -34,6 +34,8 @@ def install() -> None:
         ("INT8 linear layers", _int8_linear),
         ("integer weight-only layers", _weight_only_linear),
         ("the FP8 KV cache", _kv_cache),
+        ("GGUF layers", _gguf_layers),
+        ("bitsandbytes' log", _bitsandbytes_log),
     ):
         _guarded(what, step)
 
@@ -102,3 +104,16 @@ def _kv_cache() -> None:
     if kv_cache.wanted():
         backend = kv_cache.EmulatedCpuAttentionBackend
         register_backend(AttentionBackendEnum.CPU_ATTN, f"{backend.__module__}.{backend.__qualname__}")
+
+
+def _gguf_layers() -> None:
+    from pipeline.serve.vllm_plugin import gguf_layers
+
+    gguf_layers.install()
+
+
+def _bitsandbytes_log() -> None:
+    """Its INT8 layers serve here by themselves, and say for every product that activations become FP16."""
+    import logging
+
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
