@@ -1,12 +1,13 @@
 """GGUF files hold llama.cpp's formats under llama.cpp's names, and are read back under the original ones."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from engine_on_demo import DEMO, error, made, original
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, NotApplicable
 from pipeline.models import ModelSource
 from pipeline.quantize import checkpoint as disk
 from pipeline.quantize import packing_gguf
@@ -98,8 +99,6 @@ def test_a_truncated_file_is_named(folder: Path, tmp_path: Path, kept: float) ->
 def test_widths_that_blocks_do_not_divide_are_refused(
     quant: str, overrides: dict[str, int], width: str, broken_model: Path, settings, tmp_path: Path
 ) -> None:
-    import json
-
     config = broken_model / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | overrides))
     asked = settings(f"quant={quant}", f"model.path={broken_model}")
@@ -119,6 +118,16 @@ def test_a_list_of_what_to_leave_alone_is_refused(settings, tmp_path: Path) -> N
 
     with pytest.raises(ConfigError, match=r"quant\.ignore.*Q8_0 itself says"):
         made(engine, settings("quant=gguf_q8_0", "quant.ignore=[lm_head,model.layers.0.mlp.up_proj]"), tmp_path)
+
+
+def test_what_vllm_would_serve_wrongly_is_not_made(tmp_path: Path) -> None:
+    from pipeline.quantize import gguf as engine
+
+    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(NotApplicable, match="reorders the queries and keys of LlamaForCausalLM"):
+        with engine.converter(tmp_path):
+            pass
 
 
 def test_names_outside_the_table_stay() -> None:

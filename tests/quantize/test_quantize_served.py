@@ -86,7 +86,7 @@ def rms(values: torch.Tensor) -> float:
 
 
 # Quant -> engine, reference, what vLLM computes in, how far it may be from the reference, of the format's own effect.
-# vLLM's plugin loads NF4 into 16-bit models only, which round after each layer. INT8 rounds activations to a grid, where
+# vLLM loads NF4 into 16-bit models only, which round after each layer. INT8 rounds activations to a grid, where
 # another order of sums tips values over; random tokens enlarge that, and the effect itself is small.
 CASES: dict[str, tuple[str, Callable[[Path], Any], str, float]] = {
     "gguf_q4_k_m": ("gguf", by_gguf, "float32", 1e-3),
