@@ -148,7 +148,7 @@ class Run:
                     yield job, stage
 
     def _wanted(self, job: Job) -> set[Stage]:
-        """The stages asked for and what they need; what cannot be served here is not made for the sake of serving it."""
+        """The stages asked for and what they need; what cannot be served here is not made in order to serve it."""
         wanted = set(job.closure(self.stages))
         if str(job.variant) in self.unserved:
             asked = tuple(stage for stage in self.stages if stage in OFFLINE)
@@ -219,6 +219,8 @@ def main() -> None:
     """Runs the command and leaves with its exit code: 0, or that of the worst failure."""
     signal.signal(signal.SIGTERM, _terminated)
     logging.captureWarnings(True)
+    # It complains of libraries for GPUs that are not here when transformers looks for it.
+    logging.getLogger("torchao").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
     try:
         run()

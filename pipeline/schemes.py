@@ -43,7 +43,7 @@ class Scheme:
         return "weights only" if self.activations == "bf16" else "weights and activations"
 
 
-ROUND, GPTQ, AWQ, SMOOTHQUANT = "rtn", "gptq", "awq", "smoothquant"
+ROUND, GPTQ, AWQ, SMOOTHQUANT, SIGNROUND = "rtn", "gptq", "awq", "smoothquant", "signround"
 SCHEMES: Mapping[str, Scheme] = {
     "FP8": Scheme(8, {"llmcompressor": (ROUND, GPTQ)}, activations="fp8", static="fp8_e4m3"),
     "FP8_DYNAMIC": Scheme(8, {"llmcompressor": (ROUND, GPTQ)}, activations="fp8"),
@@ -56,20 +56,20 @@ SCHEMES: Mapping[str, Scheme] = {
             "llmcompressor": (ROUND, GPTQ, AWQ),
             "gptqmodel": (GPTQ,),
             "autogptq": (GPTQ,),
-            "autoround": (GPTQ,),
+            "autoround": (SIGNROUND,),
         },
         group=128,
         group_is_free=True,
     ),
     "W4A16_ASYM": Scheme(
         4,
-        {"llmcompressor": (ROUND, GPTQ, AWQ), "autoawq": (AWQ,), "gptqmodel": (AWQ,), "autoround": (AWQ,)},
+        {"llmcompressor": (ROUND, GPTQ, AWQ), "autoawq": (AWQ,), "gptqmodel": (AWQ,), "autoround": (SIGNROUND,)},
         group=128,
         group_is_free=True,
     ),
     "W8A16": Scheme(
         8,
-        {"llmcompressor": (ROUND, GPTQ), "gptqmodel": (GPTQ,), "autogptq": (GPTQ,), "autoround": (GPTQ,)},
+        {"llmcompressor": (ROUND, GPTQ), "gptqmodel": (GPTQ,), "autogptq": (GPTQ,), "autoround": (SIGNROUND,)},
         group=128,
         group_is_free=True,
     ),

@@ -6,14 +6,18 @@ One file an engine; the engine is a setting of the scheme. The baseline is a lin
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 from typing import Any
 
 from pipeline.calibrate import observations_key
-from pipeline.config import CalibrationSettings, Settings, Stage
+from pipeline.config import CalibrationSettings, QuantSettings, Settings, Stage
+from pipeline.errors import ConfigError
 from pipeline.job import Job
 from pipeline.workspace import Draft
 
 SHARED = False
+# Brings the packages of every engine.
+INSTALL = "make install"
 
 
 def needs(settings: Settings) -> tuple[Stage, ...]:
@@ -43,6 +47,31 @@ def observer(calibration: CalibrationSettings) -> dict[str, Any]:
     """How ranges are made of what was observed: the technique, and its parameter where it has one."""
     technique = calibration.observer
     return {"technique": technique} | ({"percentile": calibration.percentile} if technique == "percentile" else {})
+
+
+def check_engine(quant: QuantSettings) -> None:
+    """Refuses an engine whose packages are not installed, before anything is made; looks at metadata alone.
+
+    Raises:
+        ConfigError: with the one command that installs what is missing.
+    """
+    if quant.engine == "none":
+        return
+    module = importlib.import_module(f"pipeline.quantize.{quant.engine}")
+    missing = [name for name in getattr(module, "REQUIRES", ()) if not _is_installed(name)]
+    if missing:
+        raise ConfigError(
+            f"quant.engine={quant.engine}: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed.",
+            f"Install with `{INSTALL}`, or choose another engine of scheme {quant.scheme}.",
+        )
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def make(job: Job, draft: Draft) -> None:
