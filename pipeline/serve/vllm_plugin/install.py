@@ -77,11 +77,13 @@ def _weight_only_linear() -> None:
 
     from pipeline.serve.vllm_plugin.weight_only_linear import (
         DequantizedLinearKernel,
+        let_8_bit_gptq_through,
         native_kernel_missing,
     )
 
     first = native_kernel_missing()
     _register(linear, linear._POSSIBLE_KERNELS, DequantizedLinearKernel, "mp", first=first)
+    let_8_bit_gptq_through()
 
 
 def _register(linear: Any, possible: dict[Any, list[type]], kernel: type, kind: str, first: bool = True) -> None:

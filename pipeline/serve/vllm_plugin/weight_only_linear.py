@@ -1,17 +1,24 @@
-"""Weight-only integer layers (W4A16 and its kin) where the CPU's own kernel is not there.
+"""Weight-only integer layers (W4A16 and its kin; native AWQ and GPTQ) where the CPU's own kernel is not there.
 
 vLLM's CPU kernel for packed integer weights is for 4 bits and compiled for AVX-512 only, but its
 selection checks neither the processor nor the library: elsewhere a model loads and dies at its first
 token. This kernel unpacks the weights to the model's type at load (see `integers.py`) and multiplies
 like an unquantized layer. It saves no memory. It goes before vLLM's where that has no code, and
 behind it otherwise, for the widths that it does not know (W8A16).
+
+Layers of the formats `awq` and `gptq` come to the same kernel; vLLM has put AWQ's integers into the
+common order before. For `gptq` it asks first whether Marlin, a GPU's kernel, could multiply them,
+with an answer for CPUs that knows 4 bits alone.
 """
 
+import functools
+import inspect
 from typing import Any
 
 import torch
 from vllm.model_executor.kernels.linear import MPLinearKernel, MPLinearLayerConfig
 from vllm.platforms import current_platform
+from vllm.scalar_type import scalar_types
 
 from pipeline.serve.vllm_plugin import announce, integer_weights
 from pipeline.serve.vllm_plugin.integers import dequantize, unpack
@@ -21,6 +28,25 @@ from pipeline.serve.vllm_plugin.products import Linear, dense, freed
 def native_kernel_missing() -> bool:
     """Tell whether vLLM's compiled library lacks the 4-bit product on this processor."""
     return not hasattr(torch.ops._C, "cpu_gemm_wna16")
+
+
+def let_8_bit_gptq_through() -> None:
+    """Have layers of 8-bit GPTQ accepted on the terms of 4-bit ones: that they are symmetric, and the group sizes."""
+    from vllm.model_executor.layers.quantization import auto_gptq
+
+    original = auto_gptq.verify_marlin_supported
+    if hasattr(original, "__wrapped__"):
+        return
+    parameters = list(inspect.signature(original).parameters)
+    if parameters != ["quant_type", "group_size", "has_zp"]:
+        announce.not_patched("8-bit GPTQ", f"the parameters of verify_marlin_supported are {parameters}")
+        return
+
+    @functools.wraps(original)
+    def verify_marlin_supported(quant_type: Any, group_size: int, has_zp: bool = False) -> None:
+        original(scalar_types.uint4b8 if quant_type == scalar_types.uint8b128 else quant_type, group_size, has_zp)
+
+    auto_gptq.verify_marlin_supported = verify_marlin_supported
 
 
 class DequantizedLinearKernel(MPLinearKernel):  # type: ignore[misc]
