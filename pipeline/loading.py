@@ -29,7 +29,7 @@ def compute_dtype(hardware: Hardware) -> torch.dtype:
 
 
 def load_model(job: Job, dtype: torch.dtype | None = None) -> Any:
-    """The model in evaluation mode, on the GPU where there is one; computing in `compute_dtype` unless told otherwise."""
+    """The model in evaluation mode, on the GPU where there is one; in `compute_dtype` unless told otherwise."""
     from transformers import AutoModelForCausalLM
 
     quiet()

