@@ -63,12 +63,8 @@ def _write(folder: Path, model: Any, replaced: dict[str, torch.Tensor], quantiza
         del state[f"{name}.weight"]
     save_file({**state, **replaced}, folder / "model.safetensors", metadata={"format": "pt"})
     config = model.config.to_dict() | {"architectures": ["Qwen3ForCausalLM"], "dtype": "bfloat16"}
-    config["quantization_config"] = {
-        "quant_method": "compressed-tensors",
-        "quantization_status": "compressed",
-        "ignore": ["lm_head"],
-        **quantization,
-    }
+    ours = {"quant_method": "compressed-tensors", "quantization_status": "compressed", "ignore": ["lm_head"]}
+    config["quantization_config"] = quantization if "quant_method" in quantization else {**ours, **quantization}
     (folder / "config.json").write_text(json.dumps(config))
 
 
@@ -120,6 +116,56 @@ def w4a16(folder: Path) -> Any:
             replaced[f"{name}.weight_shape"] = torch.tensor(layer.weight.shape)
     group = {"targets": ["Linear"], "weights": _GROUP, "input_activations": None}
     _write(folder, model, replaced, {"format": "pack-quantized", "config_groups": {"group_0": group}})
+    return model
+
+
+def _packed(values: torch.Tensor, bits: int) -> torch.Tensor:
+    """Pack integers along the last dimension, the first in the lowest bits."""
+    shifts = torch.arange(0, 32, bits)
+    grouped = values.long().reshape(*values.shape[:-1], -1, 32 // bits)
+    return (grouped << shifts).sum(-1).to(torch.int32).contiguous()
+
+
+def native_awq(folder: Path) -> Any:
+    """Write a 4-bit checkpoint in AWQ's own format, with zero points; return its reference."""
+    model = base_model()
+    replaced: dict[str, torch.Tensor] = {}
+    order = torch.tensor([0, 2, 4, 6, 1, 3, 5, 7])
+    with torch.no_grad():
+        for name, layer in linear_layers(model).items():
+            grouped = layer.weight.reshape(layer.out_features, -1, GROUP)
+            low, high = grouped.amin(-1, keepdim=True), grouped.amax(-1, keepdim=True)
+            scale = ((high - low) / 15).to(torch.bfloat16)  # exact in float16 too: no weight here is that small
+            zero = (-low / scale).round().clamp(0, 15)
+            stored = ((grouped / scale.float()).round() + zero).clamp(0, 15)
+            layer.weight.copy_(((stored - zero).to(torch.bfloat16) * scale).float().reshape_as(layer.weight))
+            columns = stored.reshape_as(layer.weight).t(), zero[..., 0].t()
+            mixed = [each.reshape(each.shape[0], -1, 8)[..., order].flatten(1) for each in columns]
+            replaced[f"{name}.qweight"], replaced[f"{name}.qzeros"] = (_packed(each, 4) for each in mixed)
+            replaced[f"{name}.scales"] = scale[..., 0].t().to(torch.float16).contiguous()
+    quantization = {"quant_method": "awq", "bits": 4, "group_size": GROUP, "zero_point": True, "version": "gemm"}
+    _write(folder, model, replaced, {**quantization, "modules_to_not_convert": ["lm_head"]})
+    return model
+
+
+def native_gptq(folder: Path, bits: int) -> Any:
+    """Write a symmetric checkpoint in GPTQ's own format; return its reference."""
+    model = base_model()
+    replaced: dict[str, torch.Tensor] = {}
+    half = 2 ** (bits - 1)
+    with torch.no_grad():
+        for name, layer in linear_layers(model).items():
+            grouped = layer.weight.reshape(layer.out_features, -1, GROUP)
+            scale = (grouped.abs().amax(-1, keepdim=True) / (half - 0.5)).to(torch.bfloat16)
+            stored = (grouped / scale.float()).round().clamp(-half, half - 1)
+            layer.weight.copy_((stored.to(torch.bfloat16) * scale).float().reshape_as(layer.weight))
+            replaced[f"{name}.qweight"] = _packed(stored.reshape_as(layer.weight) + half, bits).t().contiguous()
+            groups = grouped.shape[1]
+            replaced[f"{name}.qzeros"] = _packed(torch.full((groups, layer.out_features), half - 1), bits)
+            replaced[f"{name}.scales"] = scale[..., 0].t().to(torch.float16).contiguous()
+            replaced[f"{name}.g_idx"] = torch.arange(layer.in_features, dtype=torch.int32) // GROUP
+    quantization = {"quant_method": "gptq", "bits": bits, "group_size": GROUP, "sym": True, "desc_act": False}
+    _write(folder, model, replaced, {**quantization, "checkpoint_format": "gptq", "lm_head": False})
     return model
 
 
