@@ -88,7 +88,8 @@ _CPU_KERNELS: dict[str, tuple[tuple[str, ...], str]] = {
     "W4A16": (("avx512f",), "CPUWNA16"),
     "W4A16_ASYM": (("avx512f",), "CPUWNA16"),
 }
-_CPU_EMULATED = (*_CPU_KERNELS, "W8A16", "NF4", "LLM_INT8", "Q4_K_M", "Q8_0")
+_CPU_EMULATED = (*_CPU_KERNELS, "W8A16", "Q4_K_M", "Q8_0")
+_CPU_PLUGINS = {"NF4": "bitsandbytes", "LLM_INT8": "bitsandbytes"}
 _CPU_KV_CACHE = ("avx512f", "amx_bf16")
 
 
@@ -148,6 +149,8 @@ def _no_bf16(capability: float) -> Capability:
 
 
 def _on_cpu(scheme: str, features: tuple[str, ...]) -> Capability:
+    if scheme in _CPU_PLUGINS:
+        return Capability("native", _CPU_PLUGINS[scheme], "its own CPU code unpacks on every pass")
     wanted, kernel = _CPU_KERNELS.get(scheme, ((), ""))
     if set(wanted) & set(features):
         return Capability("native", kernel)
