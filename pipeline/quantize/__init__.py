@@ -50,14 +50,18 @@ def observer(calibration: CalibrationSettings) -> dict[str, Any]:
 
 
 def check_engine(quant: QuantSettings) -> None:
-    """Refuses an engine whose packages are not installed, before anything is made; looks at metadata alone.
+    """Refuses, before anything is made, what an engine cannot do, and one whose packages are not installed.
+
+    Looks at settings and metadata alone: no engine is imported.
 
     Raises:
-        ConfigError: with the one command that installs what is missing.
+        ConfigError: naming the setting; with the one command that installs what is missing.
     """
     if quant.engine == "none":
         return
     module = importlib.import_module(f"pipeline.quantize.{quant.engine}")
+    if hasattr(module, "check"):
+        module.check(quant)
     missing = [name for name in getattr(module, "REQUIRES", ()) if not _is_installed(name)]
     if missing:
         raise ConfigError(

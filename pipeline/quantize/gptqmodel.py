@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config import QuantSettings
+from pipeline.errors import ConfigError
 from pipeline.quantize import autoawq, engine
 from pipeline.workspace import Draft
 
@@ -22,11 +23,26 @@ REQUIRES: tuple[str, ...] = ("gptqmodel",)
 
 def quantize(job: Job, draft: Draft) -> None:
     """Writes `checkpoint/` with INT4 or INT8 weights in groups, in the order of the inputs."""
+    check(job.settings.quant)
     with engine.captured(job, draft, "GPTQModel"):
         # Its pools of threads ask for more workers than a small machine's cores, and stop.
         os.environ.setdefault("GPTQMODEL_CPU_WORKERS", str(max(2, min(job.hardware.cores, 8))))
         with _surviving():
             _quantize(job, draft)
+
+
+def check(quant: QuantSettings) -> None:
+    """Refuses what GPTQModel cannot be asked for.
+
+    Raises:
+        ConfigError: naming the setting.
+    """
+    if quant.algorithm == "awq" and quant.ignore != ("lm_head",):
+        # It scales neighbours together, and multiplies the wrong ones where one of them is left out (7.6.0).
+        raise ConfigError(
+            f"quant.ignore={list(quant.ignore)}: AWQ by quant.engine=gptqmodel leaves out lm_head and nothing else.",
+            "Choose quant.engine=autoawq, which makes the same format.",
+        )
 
 
 def _quantize(job: Job, draft: Draft) -> None:
