@@ -238,6 +238,9 @@ def test_no_worker_outlives_the_one_who_asked(ready: Path, tmp_path: Path, numbe
     isolated.environment("stub", Said())
     (tmp_path / "worker.py").write_text(SLEEPER)
     source = f"""
+import signal
+# A shell that runs the tests in the background has told all below it to ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from pathlib import Path
 from pipeline.quantize import isolated
 class Told:
