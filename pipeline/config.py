@@ -189,6 +189,11 @@ class QuantSettings(_Section):
         return None if self.scheme is None else SCHEMES[self.scheme]
 
     @property
+    def bits(self) -> int | None:
+        """Whole bits of a stored weight, as engines are told; None for the checkpoint as it is."""
+        return None if self.format is None else int(self.format.bits)
+
+    @property
     def effective_group_size(self) -> int | None:
         """Input channels that share a weight scale, or None where the scheme has no groups."""
         return None if self.format is None else self.group_size or self.format.group

@@ -191,6 +191,20 @@ def hub_unreachable(setting: str, hub_id: str, local: str, error: Exception) -> 
     )
 
 
+def safetensors_header(path: Path) -> dict[str, dict[str, Any]]:
+    """Every tensor of a safetensors file with `dtype`, `shape` and `data_offsets`, without reading any tensor."""
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header: dict[str, dict[str, Any]] = json.loads(file.read(length))
+    header.pop("__metadata__", None)
+    return header
+
+
+def tensor_files(folder: Path) -> dict[str, Path]:
+    """Which safetensors file of a checkpoint holds each tensor."""
+    return {name: path for path in sorted(folder.glob(f"*{WEIGHTS}")) for name in safetensors_header(path)}
+
+
 def check_safetensors(path: Path) -> None:
     """Compares a safetensors file's length with what its header promises.
 

@@ -7,10 +7,8 @@ states of all sequences. The arithmetic is the same, and so are the bits.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -18,7 +16,7 @@ import torch
 from pipeline.calibrate.observers import Observers
 from pipeline.errors import ConfigError
 from pipeline.loading import compute_dtype, load_model, quiet
-from pipeline.models import WEIGHTS
+from pipeline.models import WEIGHTS, tensor_files
 
 if TYPE_CHECKING:
     from pipeline.job import Job
@@ -104,7 +102,7 @@ class Layerwise:
                 "Set calibration.layerwise=never, on a machine with more memory.",
             )
         self.layers = layers
-        self._files = _tensor_files(job.model.folder)
+        self._files = tensor_files(job.model.folder)
         self._names = {module: name for name, module in self.model.named_modules()}
         for module in body.modules():
             if not self._is_layer(module):
@@ -184,17 +182,3 @@ def _replaced(layers: torch.nn.ModuleList, forward: Callable[..., torch.Tensor])
     finally:
         for layer in layers:
             del layer.forward
-
-
-def _tensor_files(folder: Path) -> dict[str, Path]:
-    """Which file holds each tensor of a checkpoint."""
-    index = folder / f"model{WEIGHTS}.index.json"
-    if index.is_file():
-        return {name: folder / file for name, file in json.loads(index.read_text())["weight_map"].items()}
-    from safetensors import safe_open
-
-    found: dict[str, Path] = {}
-    for path in sorted(folder.glob(f"*{WEIGHTS}")):
-        with safe_open(path, framework="pt") as file:
-            found |= dict.fromkeys(file.keys(), path)
-    return found

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,7 +72,7 @@ class Observers:
         self._attentions = {
             int(module.layer_idx): name
             for name, module in model.named_modules()
-            if isinstance(getattr(module, "layer_idx", None), int) and name.rpartition(".")[2].find("attn") >= 0
+            if isinstance(getattr(module, "layer_idx", None), int) and "attn" in name.rpartition(".")[2]
         }
         self._handles: dict[str, Any] = {}
         for name, module in model.named_modules():
@@ -169,8 +169,3 @@ class ObservedCache(DynamicCache):  # type: ignore[misc]
         """Shows both and gives them back."""
         self._observers.see_cache(key_states, value_states, layer_idx)
         return key_states, value_states
-
-
-def by_module(sites: Mapping[str, Site]) -> dict[str, Site]:
-    """Each observed Linear with the site that speaks for it."""
-    return {module: site for site in sites.values() for module in site.modules}

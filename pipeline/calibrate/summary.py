@@ -71,13 +71,8 @@ def _describe(site: Site, settings: CalibrationSettings, points: Sequence[int]) 
             for channel, value in zip(top.indices.tolist(), top.values.tolist(), strict=True)
         ],
         "convergence": curve,
-        "stable_after": {name: _stable(clips, points, settings) for name, clips in curve.items()},
+        "stable_after": {name: stable_after(clips, points, settings.tolerance) for name, clips in curve.items()},
     }
-
-
-def _stable(clips: Sequence[float], points: Sequence[int], settings: CalibrationSettings) -> int | None:
-    # An expert that few samples reach has a shorter curve, padded in front: what it has counts.
-    return stable_after(clips, points, settings.tolerance)
 
 
 def _curve(site: Site, settings: CalibrationSettings, points: Sequence[int]) -> dict[str, list[float]]:

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.calibrate import TOKENS
 from pipeline.config import QuantSettings, Stage
 from pipeline.errors import ConfigError
-from pipeline.quantize import isolated
-from pipeline.quantize.llmcompressor import copy_companions
+from pipeline.quantize import engine, isolated
 from pipeline.workspace import Draft
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ def quantize(job: Job, draft: Draft) -> None:
         "samples": job.settings.calibration.algorithm_samples,
         "checkpoint": str(folder.resolve()),
         "device": "cuda:0" if job.hardware.device == "cuda" else "cpu",
-        "bits": quant.format and int(quant.format.bits),
+        "bits": quant.bits,
         "group_size": quant.effective_group_size,
         "dampening": quant.dampening,
     }
@@ -53,7 +52,7 @@ def quantize(job: Job, draft: Draft) -> None:
         )
     shutil.copyfile(log, draft.folder / "quantize.log")
     write_config(job.model.folder, folder, quant)
-    copy_companions(job.model.folder, folder)
+    engine.copy_companions(job.model.folder, folder)
     draft.results |= {"engine": answer["versions"]}
 
 
@@ -68,11 +67,8 @@ def check(quant: QuantSettings) -> None:
             f"quant.engine={ENGINE} needs Python 3.11, this is {sys.version_info[0]}.{sys.version_info[1]}.",
             "Install with `make PYTHON3=python3.11 install`, or choose quant.engine=gptqmodel.",
         )
-    if quant.ignore != ("lm_head",):
-        raise ConfigError(
-            f"quant.ignore={list(quant.ignore)}: {ENGINE} leaves out lm_head and nothing else.",
-            "Choose quant.engine=gptqmodel or llmcompressor.",
-        )
+    says = f"{ENGINE} leaves out lm_head and nothing else"
+    engine.only_lm_head(quant, says, "Choose quant.engine=gptqmodel or llmcompressor.")
 
 
 def write_config(source: Path, target: Path, quant: QuantSettings) -> None:
@@ -81,7 +77,7 @@ def write_config(source: Path, target: Path, quant: QuantSettings) -> None:
     config["quantization_config"] = {
         "quant_method": "gptq",
         "checkpoint_format": "gptq",
-        "bits": quant.format and int(quant.format.bits),
+        "bits": quant.bits,
         "group_size": quant.effective_group_size,
         "damp_percent": quant.dampening,
         "desc_act": False,

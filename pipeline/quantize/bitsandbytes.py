@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import ConfigError
 from pipeline.quantize import engine
 from pipeline.workspace import Draft
 
@@ -28,11 +27,8 @@ def check(quant: QuantSettings) -> None:
     Raises:
         ConfigError: naming the setting.
     """
-    if quant.ignore != ("lm_head",):
-        raise ConfigError(
-            f"quant.ignore={list(quant.ignore)}: bitsandbytes leaves out lm_head and nothing else.",
-            "Leave quant.ignore out, or choose another engine.",
-        )
+    says = "bitsandbytes leaves out lm_head and nothing else"
+    engine.only_lm_head(quant, says, "Leave quant.ignore out, or choose another engine.")
 
 
 def _quantize(job: Job, draft: Draft) -> None:

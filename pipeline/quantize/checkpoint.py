@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-import struct
 from pathlib import Path
 from typing import Any
 
-from pipeline.models import WEIGHTS
+from pipeline.models import WEIGHTS, safetensors_header
 from pipeline.quantize import packing_gguf
 
 # What a quantized module has, beside its weight or in its place: compressed-tensors, bitsandbytes NF4 and INT8, AWQ and
@@ -20,11 +19,7 @@ def headers(folder: Path) -> dict[str, dict[str, Any]]:
     """Every tensor of a checkpoint with `dtype`, `shape` and `data_offsets`, without reading any tensor."""
     found: dict[str, dict[str, Any]] = {}
     for path in sorted(folder.glob(f"*{WEIGHTS}")):
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(length))
-        header.pop("__metadata__", None)
-        found |= header
+        found |= safetensors_header(path)
     if blocks := gguf_file(folder):
         found |= packing_gguf.headers(blocks)
     return found

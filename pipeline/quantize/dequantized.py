@@ -1,4 +1,4 @@
-"""The numbers that a quantized checkpoint stands for, module by module, whatever its format."""
+"""The numbers that a quantized checkpoint stands for, one module in memory at a time, whatever its format."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from pipeline.models import tensor_files
 from pipeline.quantize import packing, packing_bnb, packing_gguf
 from pipeline.quantize.checkpoint import gguf_file, quantization_config, quantized_modules
 
@@ -17,21 +18,33 @@ def weights(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
     Raises:
         KeyError: on a format whose numbers are not known here.
     """
-    from safetensors.torch import load_file
+    from safetensors import safe_open
 
     if (path := gguf_file(folder)) is not None:
         modules = quantized_modules(folder)
         found = ((name.removesuffix(".weight"), weight) for name, weight in packing_gguf.weights(path))
         yield from ((module, weight) for module, weight in found if module in modules)
         return
-    tensors = {name: t for path in sorted(folder.glob("*.safetensors")) for name, t in load_file(path).items()}
+    places = tensor_files(folder)
+    parts: dict[str, list[str]] = {module: [] for module in sorted(quantized_modules(folder))}
+    for name in places:
+        # A module's tensors are named below it: `<module>.qweight`, `<module>.weight.absmax`.
+        owner = name
+        while owner and owner not in parts:
+            owner = owner.rpartition(".")[0]
+        if owner:
+            parts[owner].append(name)
     config = quantization_config(folder)
     method = str(config.get("quant_method"))
-    for module in sorted(quantized_modules(folder)):
+    for module, names in parts.items():
+        tensors = {}
+        for name in names:
+            with safe_open(places[name], framework="pt") as file:
+                tensors[name] = file.get_tensor(name)
         if method == "bitsandbytes":
             yield module, packing_bnb.dequantize(module, tensors)
             continue
-        own = {name.removeprefix(f"{module}."): t for name, t in tensors.items() if name.startswith(f"{module}.")}
+        own = {name.removeprefix(f"{module}."): tensor for name, tensor in tensors.items()}
         if method == "compressed-tensors":
             scheme = next(iter(config["config_groups"].values()))["weights"]
             kind, bits = str(config["format"]), int(scheme["num_bits"])

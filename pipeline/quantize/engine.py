@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from pipeline.config import Stage
-from pipeline.errors import PipelineError, StageError
+from pipeline.config import QuantSettings, Stage
+from pipeline.errors import ConfigError, PipelineError, StageError
 from pipeline.models import COMPANIONS, WEIGHTS, companions
 from pipeline.workspace import Draft
 
@@ -116,6 +116,21 @@ def ignored(names: Iterable[str], patterns: Iterable[str]) -> list[str]:
         pattern.removeprefix("re:") if pattern.startswith("re:") else f"{re.escape(pattern)}$" for pattern in patterns
     ]
     return [name for name in names if any(re.match(rule, name) for rule in rules)]
+
+
+def only_lm_head(quant: QuantSettings, says: str, way_out: str) -> None:
+    """Refuses to leave other modules than lm_head in BF16, for engines that cannot.
+
+    Args:
+        quant: the settings.
+        says: why, as the end of the sentence.
+        way_out: what to set instead.
+
+    Raises:
+        ConfigError: naming the setting.
+    """
+    if quant.ignore != ("lm_head",):
+        raise ConfigError(f"quant.ignore={list(quant.ignore)}: {says}.", way_out)
 
 
 def copy_companions(source: Path, target: Path) -> None:

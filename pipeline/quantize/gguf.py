@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import ConfigError, NotApplicable, StageError
+from pipeline.errors import NotApplicable, StageError
 from pipeline.quantize import engine
 from pipeline.quantize.packing_gguf import FILE
 from pipeline.workspace import Draft
@@ -67,11 +67,8 @@ def check(quant: QuantSettings) -> None:
     Raises:
         ConfigError: naming the setting.
     """
-    if quant.ignore != ("lm_head",):
-        raise ConfigError(
-            f"quant.ignore={list(quant.ignore)}: {quant.scheme} itself says which layers keep more bits.",
-            "Leave quant.ignore out, or choose another engine.",
-        )
+    says = f"{quant.scheme} itself says which layers keep more bits"
+    engine.only_lm_head(quant, says, "Leave quant.ignore out, or choose another engine.")
 
 
 @contextlib.contextmanager

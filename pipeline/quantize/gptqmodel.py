@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config import QuantSettings
-from pipeline.errors import ConfigError
 from pipeline.quantize import autoawq, engine
 from pipeline.workspace import Draft
 
@@ -37,12 +36,10 @@ def check(quant: QuantSettings) -> None:
     Raises:
         ConfigError: naming the setting.
     """
-    if quant.algorithm == "awq" and quant.ignore != ("lm_head",):
+    if quant.algorithm == "awq":
         # It scales neighbours together, and multiplies the wrong ones where one of them is left out (7.6.0).
-        raise ConfigError(
-            f"quant.ignore={list(quant.ignore)}: AWQ by quant.engine=gptqmodel leaves out lm_head and nothing else.",
-            "Choose quant.engine=autoawq, which makes the same format.",
-        )
+        says = "AWQ by quant.engine=gptqmodel leaves out lm_head and nothing else"
+        engine.only_lm_head(quant, says, "Choose quant.engine=autoawq, which makes the same format.")
 
 
 def _quantize(job: Job, draft: Draft) -> None:
@@ -110,7 +107,7 @@ def _surviving() -> Iterator[None]:
 def arguments(quant: QuantSettings, device: str) -> dict[str, Any]:
     """What GPTQModel is told for a scheme."""
     common: dict[str, Any] = {
-        "bits": int(quant.format.bits) if quant.format else None,
+        "bits": quant.bits,
         "group_size": quant.effective_group_size,
         "device": device,
         "offload_to_disk": False,
@@ -141,7 +138,7 @@ def configuration(quant: QuantSettings, kept: list[str]) -> dict[str, Any]:
     rules = excluded(kept)
     return {
         "quant_method": "gptq",
-        "bits": int(quant.format.bits) if quant.format else None,
+        "bits": quant.bits,
         "group_size": quant.effective_group_size,
         "sym": True,
         "desc_act": False,

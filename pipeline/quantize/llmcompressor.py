@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from pipeline.config import CalibrationSettings, QuantSettings, Stage
 from pipeline.errors import StageError
 from pipeline.quantize import engine
-from pipeline.quantize.engine import copy_companions as copy_companions
 from pipeline.workspace import Draft
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ def _quantize(job: Job, draft: Draft) -> None:
     job.progress.detail("writing the checkpoint")
     folder = draft.folder / "checkpoint"
     save(model, folder, quant)
-    copy_companions(job.model.folder, folder)
+    engine.copy_companions(job.model.folder, folder)
 
 
 def recipe(quant: QuantSettings) -> list[Any]:

@@ -12,10 +12,10 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
 
+from pipeline.calibrate import SUMMARY
 from pipeline.compare.estimates import Missing
 from pipeline.report.text import clean
 
-SUMMARY = "summary.json"
 SCHEMA_VERSION = 1
 Text = Annotated[str, AfterValidator(lambda value: clean(value, 200))]
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import QuantSettings
+from pipeline.models import tensor_files
 from pipeline.verify.rounding import allowed, relative_error
 
 # These scale weights by what their activations make important, and the modules before them by the inverse.
@@ -20,14 +21,10 @@ def compare(folder: Path, source: Path, quant: QuantSettings) -> list[dict[str, 
     """
     from safetensors import safe_open
 
-    from pipeline.models import WEIGHTS
     from pipeline.quantize.dequantized import weights
 
     found = []
-    places: dict[str, Path] = {}
-    for path in sorted(source.glob(f"*{WEIGHTS}")):
-        with safe_open(path, framework="pt") as file:
-            places |= dict.fromkeys(file.keys(), path)
+    places = tensor_files(source)
     for module, image in weights(folder):
         name = f"{module}.weight"
         if name not in places:
