@@ -77,7 +77,7 @@ test-slow: $(INSTALLED) ## The proofs that take minutes
 	$(PY) -m pytest -m slow
 
 lock: $(INSTALLED) ## Resolve pyproject.toml again into requirements/*.txt
-	$(PY) requirements/lock.py
+	$(PY) requirements/lock.py $(ARGS)
 
 clean: ## Remove outputs/
 	rm -rf outputs

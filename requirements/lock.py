@@ -1,4 +1,4 @@
-"""Writes the locked environments from `pyproject.toml`: run it as `make lock`.
+"""Writes the locked environments from `pyproject.toml`: run it as `make lock` (`make lock ARGS=--upgrade` for all anew).
 
 The locks are complete: pip installs them with `--no-deps --require-hashes`, which is how the overrides of
 `overrides.txt` reach somebody who has pip alone. Two facts shape the CPU side:
@@ -30,10 +30,15 @@ ENGINES = HERE / "engines"
 HEADER = "# Made by `make lock` from {}; do not edit.\n"
 
 
-def compile_lock(*sources: str) -> list[str]:
-    """Resolves requirements against the package index for Python 3.11; returns one block of text per package."""
+def compile_lock(*sources: str, kept: tuple[Path, ...] = ()) -> list[str]:
+    """Resolves requirements against the package index for Python 3.11; returns one block of text per package.
+
+    What the locks in `kept` pin stays as it is where it still fits, unless `--upgrade` was said.
+    """
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "lock.txt"
+        if "--upgrade" not in sys.argv:
+            output.write_text("".join(path.read_text() for path in kept if path.is_file()))
         environment = {k: v for k, v in os.environ.items() if not k.endswith("FIND_LINKS")}
         command = [
             *(sys.executable, "-m", "uv", "pip", "compile", "--quiet", *sources),
@@ -44,29 +49,31 @@ def compile_lock(*sources: str) -> list[str]:
         return re.split(r"\n(?=\S)", output.read_text().strip())
 
 
-def compile_project(extra: str) -> list[str]:
+def compile_project(extra: str, *kept: str) -> list[str]:
     """Resolves `pyproject.toml[extra,dev]`."""
     overrides = [HERE / "overrides.txt", *HERE.glob(f"overrides-{extra}.txt")]
     options = [part for path in overrides for part in ("--override", str(path))]
-    return compile_lock("pyproject.toml", "--extra", extra, "--extra", "dev", *options, "--universal")
+    locks = tuple(HERE / name for name in kept)
+    return compile_lock("pyproject.toml", "--extra", extra, "--extra", "dev", *options, "--universal", kept=locks)
 
 
 def compile_engine(source: Path) -> list[str]:
     """Resolves an engine's own environment, without what it shares with the project's."""
-    blocks = compile_lock(str(source), "--python-platform", "x86_64-manylinux_2_28")
+    kept = (source.with_suffix(".txt"),)
+    blocks = compile_lock(str(source), "--python-platform", "x86_64-manylinux_2_28", kept=kept)
     return [block for block in blocks if not CUDA_LIBRARY.match(block) and not block.startswith("torch==")]
 
 
 def main() -> None:
     """Writes the four locks beside this file, and one for each engine apart."""
-    cpu = compile_project("cpu")
+    cpu = compile_project("cpu", "cpu.txt", "torch-cuda.txt")
     libraries = [block for block in cpu if CUDA_LIBRARY.match(block)]
     hashes = [f"    --hash=sha256:{value}" for value in TORCH_CPU_HASHES.values()]
     for name, blocks in {
         "torch-cpu.txt": [" \\\n".join([f"torch=={TORCH_CPU}", *hashes])],
         "cpu.txt": [block for block in cpu if block not in libraries],
         "torch-cuda.txt": libraries,
-        "cuda.txt": compile_project("cuda"),
+        "cuda.txt": compile_project("cuda", "cuda.txt"),
     }.items():
         (HERE / name).write_text(HEADER.format("pyproject.toml") + "\n".join(blocks) + "\n")
     for source in sorted(ENGINES.glob("*.in")):
