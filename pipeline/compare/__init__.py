@@ -6,7 +6,10 @@
 * `accuracy`: shares of correct answers, and their difference on the same items,
 * `divergence`: how far next-token distributions are from the baseline's,
 * `table`: all variants against BF16,
-* `verdict`: the sentences that the table supports,
+* `sentences`: statements with the differences that they rest on; `verdict`: those that the table supports,
+* `frontier`: who is best in quality for its cost; `recommendation`: what to deploy under constraints,
+* `roofline`: what a device allows at best; `reference`: a published study beside these results,
+* `history`: this run beside earlier ones,
 * `calibration`: what was observed at single sites, over all of them,
 * `sweep`: one variant under several calibrations.
 """

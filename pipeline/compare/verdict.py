@@ -8,32 +8,13 @@ speed. The first sentence answers the question of the report, the others say why
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Literal
 
 from pipeline.compare.accuracy import PairedDifference
 from pipeline.compare.divergence import DivergenceCell
 from pipeline.compare.estimates import Frozen, Interval, Missing
 from pipeline.compare.repeats import Change, relative_change
+from pipeline.compare.sentences import Claim, Sentence, count, ends, in_points, listing, percent_range, plain, signed
 from pipeline.compare.table import THROUGHPUT, TPOT, TTFT, Comparison, Row, SizeCell, SpeedCell, TaskCell
-
-Kind = Literal["answer", "speed", "quality", "size", "caveat", "scope"]
-
-
-class Claim(Frozen):
-    """A difference that a sentence states as real."""
-
-    variant: str
-    against: str
-    column: str
-    interval: Interval
-
-
-class Sentence(Frozen):
-    """One statement, and the differences it rests on."""
-
-    kind: Kind
-    text: str
-    claims: tuple[Claim, ...] = ()
 
 
 class Verdict(Frozen):
@@ -65,21 +46,21 @@ def _answer(comparison: Comparison) -> tuple[Sentence, Row | None]:
     baseline = _baseline(comparison)
     others = [row for row in comparison.rows if not row.is_baseline]
     if not comparison.is_measured:
-        return _plain("answer", "No verdict: nothing has been measured yet."), None
+        return plain("answer", "No verdict: nothing has been measured yet."), None
     if baseline is None:
-        return _plain("answer", "No verdict: without a BF16 result there is nothing to compare with."), None
+        return plain("answer", "No verdict: without a BF16 result there is nothing to compare with."), None
     if not others:
-        return _plain("answer", "No verdict: BF16 is the only variant with results."), None
+        return plain("answer", "No verdict: BF16 is the only variant with results."), None
     timed = [row for row in others if row.claims_speed and _change(row, THROUGHPUT.name) is not None]
     if not timed:
         return _no_speed(others)
     faster = [row for row in timed if _gains(row)]
     if not faster:
-        names = _list(row.label for row in timed)
+        names = listing(row.label for row in timed)
         uncertain = all(_uncertain(row) for row in timed)
         reason = "a single run each, or identical ones, so nothing is known of their noise" if uncertain else ""
         text = f"No throughput gain over BF16 shows on this machine for {names}{f' ({reason})' if reason else ''}."
-        return _plain("answer", text), None
+        return plain("answer", text), None
     safe = [row for row in faster if _scored(row) and not _losses(row)]
     if not safe:
         return _only_costly(faster)
@@ -94,13 +75,13 @@ def _recommend(best: Row, safe: Sequence[Row]) -> Sentence:
     tied = [row for row in safe if row is not best and not _is_clearly_faster(best, row)]
     text = (
         f"{_serves_more(best, change)}, and no accuracy loss beyond noise was measured on "
-        f"{_count(len(best.tasks), 'task')}."
+        f"{count(len(best.tasks), 'task')}."
     )
     task, worst = min(_intervals(best).items(), key=lambda item: item[1].low)
     if worst.low < 0:
         text += f" A loss of up to {100 * -worst.low:.1f} points ({task}) is not ruled out."
     if tied:
-        names = _list(row.label for row in tied)
+        names = listing(row.label for row in tied)
         text += f" Its throughput cannot be told from that of {names}."
     return Sentence(kind="answer", text=text, claims=(_claim(best, THROUGHPUT.name, change),))
 
@@ -118,14 +99,14 @@ def _only_costly(faster: Sequence[Row]) -> tuple[Sentence, None]:
     parts = ["No format is both faster and known to keep its accuracy here."]
     if costly:
         verbs = ("serves", "loses") if len(costly) == 1 else ("serve", "lose")
+        names = listing(costly)
         parts.append(
-            f"{_list(costly)} {verbs[0]} more tokens per second than BF16 but {verbs[1]} accuracy on at least one task."
+            f"{names} {verbs[0]} more tokens per second than BF16 but {verbs[1]} accuracy on at least one task."
         )
     if unknown:
         verbs = ("serves", "has") if len(unknown) == 1 else ("serve", "have")
-        parts.append(
-            f"{_list(unknown)} {verbs[0]} more tokens per second than BF16 but {verbs[1]} no complete accuracy result."
-        )
+        names = listing(unknown)
+        parts.append(f"{names} {verbs[0]} more tokens per second than BF16 but {verbs[1]} no complete accuracy result.")
     return Sentence(kind="answer", text=" ".join(parts), claims=tuple(claims)), None
 
 
@@ -136,8 +117,8 @@ def _no_speed(others: Sequence[Row]) -> tuple[Sentence, None]:
     kept = [row for row in others if _scored(row) and not _losses(row)]
     text = f"No speed verdict: {why}."
     if kept:
-        text += f" No accuracy loss beyond noise was measured for {_list(row.label for row in kept)}."
-    return _plain("answer", text), None
+        text += f" No accuracy loss beyond noise was measured for {listing(row.label for row in kept)}."
+    return plain("answer", text), None
 
 
 def _faster(comparison: Comparison) -> Iterable[Sentence]:
@@ -147,12 +128,12 @@ def _faster(comparison: Comparison) -> Iterable[Sentence]:
         if change is None or not _gains(row):
             continue
         claims = [_claim(row, THROUGHPUT.name, change)]
-        parts = [f"{_signed(change.percent)} % throughput ({_range(change)} %)"]
+        parts = [f"{signed(change.percent)} % throughput ({percent_range(change)} %)"]
         for metric, name in ((TTFT, "mean TTFT"), (TPOT, "mean TPOT")):
             latency = _change(row, metric.name)
             if latency is not None and latency.is_clear:
                 claims.append(_claim(row, metric.name, latency))
-                parts.append(f"{_signed(latency.percent)} % {name}")
+                parts.append(f"{signed(latency.percent)} % {name}")
         yield Sentence(kind="speed", text=f"{row.label}: {', '.join(parts)}.", claims=tuple(claims))
 
 
@@ -163,16 +144,16 @@ def _slower(comparison: Comparison) -> Iterable[Sentence]:
         if change is not None and change.is_clear and change.percent < 0:
             slower.append((row, change))
     if slower:
-        parts = [f"{row.label} ({_signed(change.percent)} %)" for row, change in slower]
+        parts = [f"{row.label} ({signed(change.percent)} %)" for row, change in slower]
         claims = tuple(_claim(row, THROUGHPUT.name, change) for row, change in slower)
-        yield Sentence(kind="speed", text=f"Lower throughput than BF16: {_list(parts)}.", claims=claims)
+        yield Sentence(kind="speed", text=f"Lower throughput than BF16: {listing(parts)}.", claims=claims)
     noise = [
         row.label
         for row in _by_throughput(comparison)
         if (change := _change(row, THROUGHPUT.name)) is not None and change.interval is not None and not change.is_clear
     ]
     if noise:
-        yield _plain("speed", f"Throughput that cannot be told from BF16's: {_list(noise)}.")
+        yield plain("speed", f"Throughput that cannot be told from BF16's: {listing(noise)}.")
 
 
 def _quality(comparison: Comparison) -> Iterable[Sentence]:
@@ -183,24 +164,24 @@ def _quality(comparison: Comparison) -> Iterable[Sentence]:
         for word, chosen in (("lower", _losses(row)), ("higher", _wins(row))):
             if chosen:
                 parts = [
-                    f"{task} ({_points(change.difference)} points, {_ends(change)})" for task, change in chosen.items()
+                    f"{task} ({in_points(change.difference)} points, {ends(change)})" for task, change in chosen.items()
                 ]
                 claims = tuple(_claim(row, task, change) for task, change in chosen.items())
                 yield Sentence(
-                    kind="quality", text=f"{row.label} scores {word} than BF16 on {_list(parts)}.", claims=claims
+                    kind="quality", text=f"{row.label} scores {word} than BF16 on {listing(parts)}.", claims=claims
                 )
         if _clear(row):
             continue
         if _scored(row):
             kept.append(row.label)
     if kept:
-        yield _plain("quality", f"Accuracy within noise of BF16 on every task: {_list(kept)}.")
+        yield plain("quality", f"Accuracy within noise of BF16 on every task: {listing(kept)}.")
     tested = [d for d in comparison.differences if isinstance(d[2], PairedDifference)]
     if tested:
         chance = len(tested) * (1 - comparison.level)
-        yield _plain(
+        yield plain(
             "quality",
-            f"{_count(len(tested), 'accuracy difference')} {'was' if len(tested) == 1 else 'were'} looked at; "
+            f"{count(len(tested), 'accuracy difference')} {'was' if len(tested) == 1 else 'were'} looked at; "
             f"at {100 * comparison.level:.0f} % about {chance:.1f} would stand out by chance alone.",
         )
 
@@ -222,7 +203,7 @@ def _divergence(comparison: Comparison) -> Iterable[Sentence]:
     if all(around_most.low > other.high for _, _, other in found[:-1]):
         parts.append(f"most for {most} ({1000 * highest:.3g} × 10⁻³ nats per token)")
     if parts:
-        yield _plain("quality", f"KL divergence from BF16 is {_list(parts)}; the intervals of all others are apart.")
+        yield plain("quality", f"KL divergence from BF16 is {listing(parts)}; the intervals of all others are apart.")
 
 
 def _smallest(comparison: Comparison) -> Iterable[Sentence]:
@@ -231,18 +212,18 @@ def _smallest(comparison: Comparison) -> Iterable[Sentence]:
     smaller = [(row, size) for row, size in sized if isinstance(size.ratio, float) and size.ratio < 1]
     if smaller:
         least = min(size.bytes for _, size in smaller)
-        names = _list(row.label for row, size in smaller if size.bytes == least)
+        names = listing(row.label for row, size in smaller if size.bytes == least)
         ratio = next(size.ratio for _, size in smaller if size.bytes == least)
         assert isinstance(ratio, float)
-        yield _plain("size", f"Smallest checkpoint: {names}, {ratio:.2f} of BF16's bytes.")
+        yield plain("size", f"Smallest checkpoint: {names}, {ratio:.2f} of BF16's bytes.")
 
 
 def _emulated(comparison: Comparison) -> Iterable[Sentence]:
     rows = [row.label for row in comparison.rows if row.emulated]
     if rows:
-        yield _plain(
+        yield plain(
             "caveat",
-            f"Emulated on this machine, so no speed claim: {_list(rows)}. Their accuracy is that of the format.",
+            f"Emulated on this machine, so no speed claim: {listing(rows)}. Their accuracy is that of the format.",
         )
 
 
@@ -252,11 +233,11 @@ def _absent(comparison: Comparison) -> Iterable[Sentence]:
             cell.reason for cell in (row.speed[THROUGHPUT.name], *row.tasks.values()) if isinstance(cell, Missing)
         )
         if reasons:
-            yield _plain("caveat", f"{row.label}: {'; '.join(reason.rstrip('.…') for reason in reasons)}.")
+            yield plain("caveat", f"{row.label}: {'; '.join(reason.rstrip('.…') for reason in reasons)}.")
 
 
 def _scope(comparison: Comparison, model: str, machine: str) -> Sentence:
-    return _plain("scope", f"Measured with {model} on {machine}; it holds for that machine, load and software.")
+    return plain("scope", f"Measured with {model} on {machine}; it holds for that machine, load and software.")
 
 
 def _baseline(comparison: Comparison) -> Row | None:
@@ -332,40 +313,6 @@ def _claim(row: Row, column: str, change: Change | PairedDifference) -> Claim:
     return Claim(variant=row.name, against="bf16", column=column, interval=change.interval)
 
 
-def _plain(kind: Kind, text: str) -> Sentence:
-    return Sentence(kind=kind, text=text)
-
-
-def _signed(value: float, digits: int = 1) -> str:
-    text = f"{value:+.{digits}f}"
-    # A rounded zero has no sign.
-    return text[1:] if float(text) == 0 else text.replace("-", "−")
-
-
 def _serves_more(row: Row, change: Change) -> str:
-    return (
-        f"{row.label} serves {change.percent:.1f} % more tokens per second than BF16 (95 % interval {_range(change)} %)"
-    )
-
-
-def _ends(change: PairedDifference) -> str:
-    assert change.interval is not None
-    return f"{_points(change.interval.low)} to {_points(change.interval.high)}"
-
-
-def _range(change: Change) -> str:
-    assert change.interval is not None
-    return f"{_signed(change.interval.low)} to {_signed(change.interval.high)}"
-
-
-def _points(difference: float) -> str:
-    return _signed(100 * difference)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _list(names: Iterable[str]) -> str:
-    *head, last = list(names)
-    return f"{', '.join(head)} and {last}" if head else last
+    around = percent_range(change)
+    return f"{row.label} serves {change.percent:.1f} % more tokens per second than BF16 (95 % interval {around} %)"

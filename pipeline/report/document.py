@@ -9,6 +9,11 @@ from typing import Literal
 
 from pipeline.compare.calibration import LayerRange, Spread
 from pipeline.compare.estimates import Frozen, Missing
+from pipeline.compare.frontier import Frontier
+from pipeline.compare.history import History
+from pipeline.compare.recommendation import Recommendation
+from pipeline.compare.reference import Reproduction
+from pipeline.compare.roofline import Roofline, RooflineCheck
 from pipeline.compare.sweep import Sweep
 from pipeline.compare.table import Comparison
 from pipeline.compare.verdict import Verdict
@@ -143,3 +148,10 @@ class Report(Frozen):
     cards: tuple[Card, ...]
     calibrations: tuple[Calibration, ...] = ()
     sweeps: tuple[Sweep, ...] = ()
+    frontiers: tuple[Frontier, ...] = ()
+    recommendation: Recommendation | None = None
+    reproductions: tuple[Reproduction, ...] = ()
+    # The machine that was measured first, then the GPUs of report.what_if.
+    rooflines: tuple[Roofline, ...] = ()
+    roofline_check: RooflineCheck | None = None
+    history: History | None = None
