@@ -1,9 +1,9 @@
 """`report`: tables and charts from what `compare/` computes; reads manifests and result files, makes nothing else.
 
-* `sources`, `extract`, `cards`: from manifests to plain data,
-* `summary`, `calibration`: what the calibrations behind the rows saw; `sweeps`: results of other calibrations,
-* `document`: the report as data; `cells`, `sweep_cells`: its tables as text,
-* `terminal`, `markdown`, `flat`, `page` (with `charts`, and `calibration_view` for its section): the renderers,
+* `gather/`: from manifests to plain data,
+* `document`: the report as data, which `build` puts together,
+* `tables/`, `charts/`: what it shows, as text and as Vega-Lite,
+* `formats/`: the renderers,
 * `files`: where the results are written.
 """
 
@@ -23,9 +23,10 @@ def make(jobs: Sequence[Job], failures: Mapping[str, PipelineError]) -> None:
     Raises:
         StageError: when the report's folder cannot be written.
     """
-    from pipeline.report import files, flat, markdown, terminal
+    from pipeline.report import files
     from pipeline.report.build import build
-    from pipeline.report.cells import Table
+    from pipeline.report.formats import flat, markdown, terminal
+    from pipeline.report.tables.study import Table
 
     report = build(jobs, failures)
     table = Table.of(report.comparison)
@@ -33,7 +34,7 @@ def make(jobs: Sequence[Job], failures: Mapping[str, PipelineError]) -> None:
     contents: dict[str, str] = {}
     for kind in settings.report.formats:
         if kind == "html":
-            from pipeline.report.page import render
+            from pipeline.report.formats.page import render
 
             contents[kind] = render(report, table)
         elif kind == "md":

@@ -8,12 +8,12 @@ from pipeline.compare import compare, judge
 from pipeline.config import Settings, Stage
 from pipeline.errors import PipelineError
 from pipeline.job import Job
-from pipeline.report.calibration import calibrations
-from pipeline.report.cards import card_of
 from pipeline.report.document import Report
-from pipeline.report.extract import machine_of, record_of, server_of
-from pipeline.report.sources import Source, sources
-from pipeline.report.sweeps import sweeps
+from pipeline.report.gather.calibration import calibrations
+from pipeline.report.gather.cards import card_of
+from pipeline.report.gather.extract import machine_of, record_of, server_of
+from pipeline.report.gather.sources import Source, sources
+from pipeline.report.gather.sweeps import sweeps
 from pipeline.report.text import clean, plain
 
 

@@ -17,7 +17,7 @@ from pipeline.compare.roofline import Roofline, RooflineCheck
 from pipeline.compare.sweep import Sweep
 from pipeline.compare.table import Comparison
 from pipeline.compare.verdict import Verdict
-from pipeline.report.summary import Channel, Histogram, SetCard
+from pipeline.report.gather.summary import Channel, Histogram, SetCard
 
 SCHEMA_VERSION = 1
 

@@ -75,3 +75,10 @@ def plain(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "none" if value is None else clean(value)
+
+
+def figure(value: float) -> str:
+    """A magnitude to about four digits; a very small or large one with its power of ten."""
+    if value and not 1e-4 <= abs(value) < 1e7:
+        return f"{value:.3g}"
+    return number(value, min(decimals([value]), 0 if value == round(value) else 4))

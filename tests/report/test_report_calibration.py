@@ -15,10 +15,14 @@ import pipeline.quantize
 from pipeline import report
 from pipeline.compare.estimates import Missing
 from pipeline.config import Stage
-from pipeline.report import calibration_charts, calibration_details
 from pipeline.report.build import build
+from pipeline.report.charts import calibration as calibration_charts
+from pipeline.report.charts import every_chart
+from pipeline.report.charts.vega import decades
 from pipeline.report.document import Seen
-from pipeline.report.summary import read_summary
+from pipeline.report.gather.summary import read_summary
+from pipeline.report.tables import calibration as calibration_details
+from pipeline.report.text import figure
 
 FEW = ("bf16", "fp8_static", "awq")
 
@@ -244,26 +248,22 @@ def test_figures_of_the_pictures_are_those_of_the_file(tmp_path):
     site = content["sites"][3]
     table = calibration_details.range_figures(seen)
     row, column = table.rows[site["layer"]], table.head.index(site["kind"])
-    assert row[column] == calibration_details.figure(max(-site["minimum"], site["maximum"]))
+    assert row[column] == figure(max(-site["minimum"], site["maximum"]))
     clips = {row[0]: row for row in calibration_details.clip_figures(seen).rows}
     head = calibration_details.clip_figures(seen).head
-    assert clips[site["name"]][head.index("minmax")] == calibration_details.figure(site["clip"]["int8"]["minmax"])
+    assert clips[site["name"]][head.index("minmax")] == figure(site["clip"]["int8"]["minmax"])
     # Only techniques that weigh errors clip differently for each format.
     assert "mse, int8" in head and "percentile, int8" not in head
     assert len(calibration_details.histogram_figures(seen)) == len(content["worst"])
 
 
-def test_charts_are_valid_vega_lite(tmp_path, monkeypatch):
+def test_charts_are_valid_vega_lite(tmp_path):
     alt = pytest.importorskip("altair")
-    seen = seen_of(summary(4), tmp_path)
-    drawn = []
-    monkeypatch.setattr(calibration_charts, "draw", lambda spec, name, description: drawn.append(spec) or "")
-    for chart in (calibration_charts.range_chart, calibration_charts.outlier_chart, calibration_charts.settling_chart):
-        chart(seen, "chart")
-    calibration_charts.length_chart(seen.card.lengths, "lengths")
-    assert len(drawn) == 8
-    for spec in drawn:
-        alt.Chart.from_dict(spec)
+    charts = every_chart(build(made(tmp_path, content=summary(4)).jobs, {}))
+    assert {"ranges-0", "outliers-0", "settling-0", "lengths-0"} <= set(charts)
+    for chart in charts.values():
+        for spec in chart.specs.values():
+            alt.Chart.from_dict(spec)
 
 
 @pytest.mark.parametrize("palette", palettes(), ids=["light", "dark"])
@@ -274,7 +274,7 @@ def test_marks_stand_out_from_the_page(palette):
 
 @pytest.mark.parametrize(("low", "high"), [(1, 200), (0.02, 9000), (1e-7, 1e5), (3, 4), (5, 5)])
 def test_logarithmic_axes_have_labels_inside(low, high):
-    ticks = calibration_charts.decades(low, high, 6)
+    ticks = decades(low, high, 6)
     assert len(ticks) <= 7 and all(low <= tick <= high * 1.0001 for tick in ticks)
 
 

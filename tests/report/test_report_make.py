@@ -173,7 +173,7 @@ def test_a_folder_that_cannot_be_written_is_an_error_with_a_remedy(tmp_path):
 
 def test_neither_torch_nor_vllm_nor_a_plotting_library_is_imported():
     code = (
-        "import sys, pipeline.compare, pipeline.report, pipeline.report.build, pipeline.report.page\n"
+        "import sys, pipeline.compare, pipeline.report, pipeline.report.build, pipeline.report.formats.page\n"
         "heavy = {'torch', 'vllm', 'transformers', 'altair', 'scipy.stats', 'lm_eval', 'pandas'} & set(sys.modules)\n"
         "sys.exit(f'imported: {heavy}' if heavy else 0)"
     )

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from synthetic_results import STUDY, TITLES, Run
 
 from pipeline import report
-from pipeline.report import charts, text
+from pipeline.report import text
 from pipeline.report.build import build
-from pipeline.report.markdown import escape
-from pipeline.report.placing import Box, place
+from pipeline.report.charts import every_chart
+from pipeline.report.charts.placing import Box, place
+from pipeline.report.formats.markdown import escape
 
 ATTACK = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\"'&{{7*7}}{% x %}|`*_[a](b)[red]x[/] \x1b[31m‮"
 FORMULA = "=cmd|'/C calc'!A0"
@@ -127,7 +128,7 @@ def contrast(one, other):
 
 
 def palettes():
-    style = (Path(report.__file__).parent / "templates" / "page.css").read_text()
+    style = (Path(report.__file__).parent / "formats" / "templates" / "page.css").read_text()
     blocks = re.findall(r":root \{(.*?)\}", style, re.DOTALL)[:2]
     return [dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", block)) for block in blocks]
 
@@ -145,20 +146,12 @@ def test_contrast_meets_wcag_aa(palette):
 
 def test_charts_are_valid_vega_lite(study):
     alt = pytest.importorskip("altair")
-    comparison = build(study.jobs, {}).comparison
-    drawn = []
-
-    def keep(spec, name, description):
-        drawn.append(spec)
-        return ""
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(charts, "draw", keep)
-        for chart in (charts.quality_chart, charts.forest_chart, charts.size_chart):
-            chart(comparison)
-    assert len(drawn) == 6
-    for spec in drawn:
-        alt.Chart.from_dict(spec)
+    charts = every_chart(build(study.jobs, {}))
+    assert list(charts) == ["quality", "forest", "size"]
+    for chart in charts.values():
+        assert list(chart.specs) == ["wide", "narrow"]
+        for spec in chart.specs.values():
+            alt.Chart.from_dict(spec)
 
 
 def test_labels_stay_in_the_plot_and_off_each_other():

@@ -7,15 +7,15 @@ from collections.abc import Iterator
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from pipeline.report import charts
-from pipeline.report.calibration_charts import FORMAT
-from pipeline.report.calibration_details import moving_sites
-from pipeline.report.calibration_view import view
-from pipeline.report.cells import Cell, Table
-from pipeline.report.details import divergence_figures, every_metric, quality_figures, size_figures, task_figures
+from pipeline.report.charts import draw, every_chart
+from pipeline.report.charts.looks import FAMILY_COLOURS, FAMILY_SHAPES
+from pipeline.report.charts.outliers import FORMAT
 from pipeline.report.document import Report
-from pipeline.report.svg import drawn
-from pipeline.report.sweep_cells import SweepTable
+from pipeline.report.formats.view import view
+from pipeline.report.tables.calibration import moving_sites
+from pipeline.report.tables.study import Cell, Table
+from pipeline.report.tables.sweep import SweepTable
+from pipeline.report.tables.twins import divergence_figures, every_metric, quality_figures, size_figures, task_figures
 from pipeline.report.text import MINUS, duration
 
 KINDS = {"speed": "Speed", "quality": "Accuracy", "size": "Size", "caveat": "Caveats", "scope": "Scope"}
@@ -24,7 +24,7 @@ KINDS = {"speed": "Speed", "quality": "Accuracy", "size": "Size", "caveat": "Cav
 def render(report: Report, table: Table) -> str:
     """The whole page."""
     environment = Environment(
-        loader=PackageLoader("pipeline.report"),
+        loader=PackageLoader("pipeline.report.formats"),
         autoescape=select_autoescape(default=True, default_for_string=True),
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -39,10 +39,8 @@ def render(report: Report, table: Table) -> str:
         table=table,
         points=[(KINDS[kind], [p for p in report.verdict.points if p.kind == kind]) for kind in KINDS],
         cells=merged,
-        quality=drawn(charts.quality_chart(report.comparison)),
-        forest=drawn(charts.forest_chart(report.comparison)),
-        sizes=drawn(charts.size_chart(report.comparison)),
-        families=[(family, charts.COLOURS[family], charts.SHAPES[family]) for family in families],
+        charts=draw.svgs(every_chart(report).values()),
+        families=[(family, FAMILY_COLOURS[family], FAMILY_SHAPES[family]) for family in families],
         has_emulated=any(not row.claims_speed for row in report.comparison.rows),
         has_baseline=report.comparison.baseline is not None,
         quality_figures=quality_figures(report.comparison),

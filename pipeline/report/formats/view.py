@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.report import calibration_charts as charts
-from pipeline.report import calibration_details as details
+from pipeline.report.charts import calibration as charts
 from pipeline.report.document import Calibration, Seen
-from pipeline.report.svg import drawn
+from pipeline.report.tables import calibration as details
 
 
 def view(calibration: Calibration, index: int) -> dict[str, Any]:
@@ -16,9 +15,6 @@ def view(calibration: Calibration, index: int) -> dict[str, Any]:
     users = details.users(calibration)
     if not isinstance(seen, Seen):
         return {"users": users, "missing": seen.reason}
-
-    def name(chart: str) -> str:
-        return f"{chart}-{index}"
 
     return {
         "users": users,
@@ -30,14 +26,14 @@ def view(calibration: Calibration, index: int) -> dict[str, Any]:
         "overlap": details.overlap_figures(seen),
         "kinds": charts.kind_styles(seen),
         "techniques": charts.technique_styles(seen),
-        "ranges": drawn(charts.range_chart(seen, name("ranges"))),
+        "ranges": f"ranges-{index}",
         "range_figures": details.range_figures(seen),
-        "outliers": drawn(charts.outlier_chart(seen, name("outliers"))),
+        "outliers": f"outliers-{index}",
         "outlier_figures": details.clip_figures(seen, details.outlier_names(seen)),
         "histograms": details.histogram_figures(seen),
-        "settling": drawn(charts.settling_chart(seen, name("settling"))),
+        "settling": f"settling-{index}",
         "settling_figures": details.settling_figures(seen),
-        "lengths": drawn(charts.length_chart(seen.card.lengths, name("lengths"))),
+        "lengths": f"lengths-{index}",
         "length_figures": details.length_figures(seen.card.lengths),
         "clip_figures": details.clip_figures(seen),
         "stability_figures": details.stability_figures(seen),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from pipeline.report.calibration_charts import drawn_ranges, figure, outliers
-from pipeline.report.details import Twin
+from pipeline.report.charts.calibration import drawn_ranges
+from pipeline.report.charts.outliers import outliers
 from pipeline.report.document import Calibration, Seen, TechniqueFinding
-from pipeline.report.summary import Lengths, Overlap
-from pipeline.report.text import number
+from pipeline.report.gather.summary import Lengths, Overlap
+from pipeline.report.tables.twins import Twin
+from pipeline.report.text import figure, number
 
 NAMED = 3
 

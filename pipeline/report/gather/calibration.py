@@ -12,8 +12,8 @@ from pipeline.config import Stage
 from pipeline.errors import PipelineError
 from pipeline.job import Job
 from pipeline.report.document import Calibration, Seen, SiteFinding, TechniqueFinding, Use
-from pipeline.report.sources import Source
-from pipeline.report.summary import Site, Summary, read_summary
+from pipeline.report.gather.sources import Source
+from pipeline.report.gather.summary import Site, Summary, read_summary
 from pipeline.report.text import clean, plain
 
 # A model of experts has thousands of sites; a page lists those with the largest outlier ratio.

@@ -9,7 +9,7 @@ from pipeline.compare.divergence import DivergenceCell
 from pipeline.compare.estimates import Missing
 from pipeline.compare.sweep import Sweep, SweepRow
 from pipeline.compare.table import DIVERGENCE
-from pipeline.report.cells import Cell, Column, divergence_cell, divergence_scale, task_cell
+from pipeline.report.tables.study import Cell, Column, divergence_cell, divergence_scale, task_cell
 from pipeline.report.text import number, signed
 
 DIGITS = 2

@@ -11,8 +11,8 @@ from pipeline.compare.divergence import Estimate
 from pipeline.compare.estimates import Interval, Missing
 from pipeline.compare.repeats import Change
 from pipeline.compare.table import Comparison, Row, SpeedCell, TaskCell
-from pipeline.report.cells import Table, divergence_scale
-from pipeline.report.charts import quality_points
+from pipeline.report.charts.quality import quality_points
+from pipeline.report.tables.study import Table, divergence_scale
 from pipeline.report.text import clean, decimals, number, signed
 
 ABBREVIATIONS = ("ttft", "tpot", "itl", "e2el")

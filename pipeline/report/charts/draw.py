@@ -1,44 +1,56 @@
-"""From a Vega-Lite chart to SVG that belongs to the page: it takes the page's colours and font, and needs no script.
+"""From Vega-Lite charts to SVG that belongs to the page, and to PNG; vl-convert draws without a browser.
 
-vl-convert draws without a browser. Colours are CSS variables, so one drawing serves the light and the dark page. A
-mark's description becomes its `<title>`, which browsers show to whoever points at it.
+Colours are CSS variables, so that one drawing serves the light and the dark page. A mark's description becomes its
+`<title>`, which browsers show to whoever points at it.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
 from xml.etree import ElementTree
 
 from markupsafe import Markup
+
+from pipeline.report.charts.vega import Chart
 
 NAMESPACE = "{http://www.w3.org/2000/svg}"
 VEGA_LITE = "6.1"
 REFERENCES = ("clip-path", "fill", "stroke", "filter", "mask")
 
 
-def draw(spec: dict[str, Any], name: str, description: str) -> str:
-    """The chart as an `<svg>` element to be put into HTML; `name` keeps the ids of several charts apart."""
+def svgs(charts: Iterable[Chart]) -> dict[str, Markup]:
+    """Each chart by its name, as one `<svg>` element for each layout.
+
+    Every text in them is escaped, because they are built as trees.
+    """
+    drawings = [(chart, layout) for chart in charts for layout in chart.specs]
+    # vl-convert lets go of Python's lock while it draws.
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        drawn = list(pool.map(lambda drawing: _svg(*drawing), drawings))
+    found: dict[str, Markup] = {}
+    for (chart, _), text in zip(drawings, drawn, strict=True):
+        found[chart.name] = found.get(chart.name, Markup()) + Markup(text)
+    return found
+
+
+def _svg(chart: Chart, layout: str) -> str:
     import vl_convert
 
-    text = vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE, allowed_base_urls=[])
+    text = vl_convert.vegalite_to_svg(chart.specs[layout], vl_version=VEGA_LITE, allowed_base_urls=[])
     root = ElementTree.fromstring(text)
     for element in list(root.iter()):
         element.tag = element.tag.removeprefix(NAMESPACE)
-        _adopt(element, name)
+        _adopt(element, f"{chart.name}-{layout}")
     root.attrib = {
         "viewBox": root.attrib["viewBox"],
         "role": "img",
-        "aria-label": description,
-        "class": f"chart {name.rpartition('-')[2]}",
+        "aria-label": chart.text,
+        "class": f"chart {layout}",
         "style": f"--natural: {root.attrib['width']}px",
     }
     return ElementTree.tostring(root, encoding="unicode", short_empty_elements=True)
-
-
-def drawn(drawings: Iterable[str]) -> Markup:
-    """Charts as markup: `draw` has built them as a tree, so every text in them is escaped."""
-    return Markup("").join(Markup(drawing) for drawing in drawings)
 
 
 def _adopt(element: ElementTree.Element, name: str) -> None:

@@ -5,7 +5,8 @@ Charts are Vega-Lite, written as it is; these are the parts that they share.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,22 @@ class Layout:
 
 WIDE, NARROW = Layout("wide", 900, 13, 4), Layout("narrow", 290, 11, 1)
 LAYOUTS = (WIDE, NARROW)
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A picture before it is drawn: a name for files and ids, what it shows, and its Vega-Lite for each layout."""
+
+    name: str
+    text: str
+    specs: Mapping[str, dict[str, Any]]
+
+    @classmethod
+    def of(cls, name: str, text: str, spec: Callable[[Layout], dict[str, Any]]) -> Chart:
+        """The chart that `spec` makes of each layout."""
+        return cls(name, text, {layout.name: finish(spec(layout), layout) for layout in LAYOUTS})
+
+
 NAMES: dict[str, Any] = {"ticks": False, "domain": False, "labelPadding": 8, "grid": False}
 
 
@@ -74,4 +91,45 @@ def finish(chart: dict[str, Any], layout: Layout) -> dict[str, Any]:
         "background": "transparent",
         "padding": 4,
         "config": {"font": "sans-serif", "view": {"stroke": None}, "axis": axis, "axisY": {"labelColor": INK}},
+    }
+
+
+def decades(low: float, high: float, most: int) -> list[float]:
+    """Where a logarithmic axis is labelled: powers of ten, with steps of 1, 2, 5 where there are few."""
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    powers = [10.0**p for p in range(first, last + 1) if low <= 10.0**p <= high]
+    if len(powers) > most:
+        return powers[:: math.ceil(len(powers) / most)]
+    finer = [m * 10.0**p for p in range(first, last + 1) for m in (1, 2, 5) if low <= m * 10.0**p <= high]
+    if len(powers) >= 3 or len(finer) < 2:
+        return powers or finer
+    return finer[:: math.ceil(len(finer) / most)]
+
+
+def logarithmic(
+    field: str, values: Sequence[float], title: str | None = None, margin: float = 1.25, most: int = 7, **more: Any
+) -> dict[str, Any]:
+    """A logarithmic scale around values above zero, with its own labels."""
+    ends = [min(values) / margin, max(values) * margin]
+    ticks = {"values": decades(ends[0], ends[1], most), "format": "~g", **more.pop("axis", {})}
+    return {**quantity(field, domain=ends, title=title, axis=ticks, **more), **log_scale(ends)}
+
+
+def log_scale(ends: Sequence[float]) -> dict[str, Any]:
+    """The scale alone."""
+    return {"scale": {"type": "log", "domain": list(ends), "nice": False, "zero": False}}
+
+
+def heading(text: str, below: str, layout: Layout, width: int) -> dict[str, Any]:
+    """A panel's heading, cut to its width."""
+    characters = int(width / layout.font / 0.5)
+    return {
+        "text": shorten(text, characters),
+        "subtitle": shorten(below, characters + 6),
+        "anchor": "start",
+        "frame": "group",
+        "fontSize": layout.font,
+        "subtitleFontSize": layout.font - 1.5,
+        "color": INK,
+        "subtitleColor": MUTED,
     }

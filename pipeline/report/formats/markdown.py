@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
-from pipeline.report.calibration_details import facts, headline, overlap_text, verdict_of
-from pipeline.report.cells import Cell, Table
 from pipeline.report.document import Report, Seen
-from pipeline.report.sweep_cells import SweepTable
+from pipeline.report.tables.calibration import facts, headline, overlap_text, verdict_of
+from pipeline.report.tables.study import Cell, Table
+from pipeline.report.tables.sweep import SweepTable
 
 SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~$&])")
 

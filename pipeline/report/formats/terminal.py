@@ -10,10 +10,10 @@ from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from pipeline.report.calibration_details import headline
-from pipeline.report.cells import Cell, Column, Table
 from pipeline.report.document import Report
-from pipeline.report.sweep_cells import SweepTable
+from pipeline.report.tables.calibration import headline
+from pipeline.report.tables.study import Cell, Column, Table
+from pipeline.report.tables.sweep import SweepTable
 
 WIDTH_OF_COLUMN = 13
 

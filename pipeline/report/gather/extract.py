@@ -16,7 +16,7 @@ import numpy as np
 from pipeline.compare.estimates import Missing
 from pipeline.compare.records import Logprobs, Metric, Record, Size, Speed, TaskScores
 from pipeline.config import Stage
-from pipeline.report.sources import Source
+from pipeline.report.gather.sources import Source
 from pipeline.report.text import clean
 from pipeline.workspace import Manifest
 

@@ -11,9 +11,9 @@ from pipeline.compare.records import Record
 from pipeline.compare.sweep import Choice, Sweep, sweep
 from pipeline.config import Stage
 from pipeline.job import Job
-from pipeline.report.calibration import observer_of, payload_of
-from pipeline.report.extract import record_of
-from pipeline.report.sources import Source, conditions
+from pipeline.report.gather.calibration import observer_of, payload_of
+from pipeline.report.gather.extract import record_of
+from pipeline.report.gather.sources import Source, conditions
 from pipeline.workspace import Manifest
 
 Found = dict[Stage, list[tuple[Path, Manifest]]]

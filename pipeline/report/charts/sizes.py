@@ -1,0 +1,55 @@
+"""Checkpoint sizes as bars."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.compare.table import Comparison, SizeCell
+from pipeline.report.charts.looks import FAMILY_COLOURS
+from pipeline.report.charts.vega import INK, NAMES, NARROW, WIDE, Chart, Layout, layer, own, quantity
+from pipeline.report.text import decimals, number, size_unit
+
+
+def size_chart(comparison: Comparison) -> Chart | None:
+    """Checkpoint sizes as bars, in the order of the table."""
+    cells = [(row, row.size) for row in comparison.rows if isinstance(row.size, SizeCell)]
+    if not cells:
+        return None
+    unit, scale = size_unit(cell.bytes for _, cell in cells)
+    digits = min(2, decimals(cell.bytes / scale for _, cell in cells))
+    rows = [
+        {
+            "label": row.label,
+            "value": cell.bytes / scale,
+            "color": FAMILY_COLOURS[row.family],
+            "text": f"{number(cell.bytes / scale, digits)} {unit}"
+            + (f" · {cell.ratio:.2f}×" if isinstance(cell.ratio, float) else ""),
+        }
+        for row, cell in cells
+    ]
+    text = "Checkpoint size of each variant; the table below it has the figures."
+    return Chart.of("size", text, lambda layout: _bars(rows, unit, layout))
+
+
+def _bars(rows: list[dict[str, Any]], unit: str, layout: Layout) -> dict[str, Any]:
+    names = 165 if layout is WIDE else 128
+    labels = [row["label"] for row in rows]
+    # The longest bar leaves room for its text.
+    room = 1.2 if layout is WIDE else 1.85
+    encoding = {
+        "x": quantity("value", domain=[0, room * max(row["value"] for row in rows)], axis=None),
+        "y": {
+            "field": "label",
+            "type": "nominal",
+            "scale": {"domain": labels},
+            "title": None,
+            "axis": {**NAMES, "labelLimit": names},
+        },
+    }
+    text = {"type": "text", "align": "left", "dx": 7, "color": INK, "fontSize": layout.font}
+    layers = [
+        layer({"type": "bar", "height": 15, "cornerRadiusEnd": 3}, encoding, {"color": own("color")}),
+        layer(text, encoding, {"text": {"field": "text", "type": "nominal"}}),
+    ]
+    width = layout.width - names + (40 if layout is NARROW else 0)
+    return {"width": width, "height": 28 * len(rows), "data": {"values": rows}, "layer": layers}
