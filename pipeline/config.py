@@ -332,7 +332,9 @@ class ReportSettings(_Section):
 
     name: str
     title: str = "Which quantization should I deploy?"
-    formats: tuple[Literal["html", "md", "csv", "json"], ...] = ("html", "md", "csv", "json")
+    formats: tuple[Literal["html", "md", "csv", "json", "png"], ...] = Field(
+        ("html", "md", "csv", "json"), description="png: each chart as a file for slides"
+    )
 
 
 class Variant(BaseModel):
