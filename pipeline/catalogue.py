@@ -23,6 +23,7 @@ class Gpu:
         int8_tops: INT8 products; None where vLLM's builds have none for it.
         fp4_tflops: FP4 products; None where it has none.
         source: the document.
+        driver_name: what NVIDIA's driver calls it, at the end.
     """
 
     name: str
@@ -34,16 +35,25 @@ class Gpu:
     int8_tops: float | None
     fp4_tflops: float | None
     source: str
+    driver_name: str
 
 
 GPUS = (
-    Gpu("RTX 4090", 8.9, 24, 1008, 165.2, 330.3, 660.6, None, "Ada GPU architecture white paper, 2023, appendix A"),
-    Gpu("L4", 8.9, 24, 300, 121, 242.5, 242.5, None, "L4 data sheet, 2023"),
-    Gpu("L40S", 8.9, 48, 864, 362.1, 733, 733, None, "L40S data sheet, 2023"),
-    Gpu("A100 80GB PCIe", 8.0, 80, 1935, 312, None, 624, None, "A100 data sheet, 2022"),
-    Gpu("A100 80GB SXM", 8.0, 80, 2039, 312, None, 624, None, "A100 data sheet, 2022"),
-    Gpu("H100 PCIe", 9.0, 80, 2000, 756, 1513, 1513, None, "H100 data sheet, 2023"),
-    Gpu("H100 SXM", 9.0, 80, 3350, 989.4, 1978.9, 1978.9, None, "H100 data sheet, 2023"),
-    Gpu("H200", 9.0, 141, 4800, 989.4, 1978.9, 1978.9, None, "H200 data sheet, 2024"),
-    Gpu("B200", 10.0, 180, 7700, 2250, 4500, None, 9000, "HGX B200 data sheet, 2025"),
+    Gpu("RTX 4090", 8.9, 24, 1008, 165.2, 330.3, 660.6, None, "Ada white paper, 2023, appendix A", "RTX 4090"),
+    Gpu("L4", 8.9, 24, 300, 121, 242.5, 242.5, None, "L4 data sheet, 2023", "L4"),
+    Gpu("L40S", 8.9, 48, 864, 362.1, 733, 733, None, "L40S data sheet, 2023", "L40S"),
+    Gpu("A100 80GB PCIe", 8.0, 80, 1935, 312, None, 624, None, "A100 data sheet, 2022", "A100 80GB PCIe"),
+    Gpu("A100 80GB SXM", 8.0, 80, 2039, 312, None, 624, None, "A100 data sheet, 2022", "A100-SXM4-80GB"),
+    Gpu("H100 PCIe", 9.0, 80, 2000, 756, 1513, 1513, None, "H100 data sheet, 2023", "H100 PCIe"),
+    Gpu("H100 SXM", 9.0, 80, 3350, 989.4, 1978.9, 1978.9, None, "H100 data sheet, 2023", "H100 80GB HBM3"),
+    Gpu("H200", 9.0, 141, 4800, 989.4, 1978.9, 1978.9, None, "H200 data sheet, 2024", "H200"),
+    Gpu("B200", 10.0, 180, 7700, 2250, 4500, None, 9000, "HGX B200 data sheet, 2025", "B200"),
 )
+
+
+def gpu_of(name: str) -> Gpu | None:
+    """The GPU that the driver, or a user, calls so; None where the catalogue does not have it."""
+    for gpu in GPUS:
+        if name == gpu.name or f" {name}".endswith(f" {gpu.driver_name}"):
+            return gpu
+    return None

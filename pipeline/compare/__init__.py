@@ -8,7 +8,8 @@
 * `table`: all variants against BF16,
 * `sentences`: statements with the differences that they rest on; `verdict`: those that the table supports,
 * `frontier`: who is best in quality for its cost; `recommendation`: what to deploy under constraints,
-* `roofline`: what a device allows at best; `reference`: a published study beside these results,
+* `roofline`: what a device allows at best,
+* `published`: a study's tables; `reference`: those beside these results,
 * `history`: this run beside earlier ones,
 * `calibration`: what was observed at single sites, over all of them,
 * `sweep`: one variant under several calibrations.

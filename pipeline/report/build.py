@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from pipeline.catalogue import gpu_of
 from pipeline.compare import compare, judge
+from pipeline.compare.reference import reproduce
 from pipeline.config import Settings, Stage
 from pipeline.errors import PipelineError
 from pipeline.job import Job
@@ -12,6 +14,7 @@ from pipeline.report.document import Report
 from pipeline.report.gather.calibration import calibrations
 from pipeline.report.gather.cards import card_of
 from pipeline.report.gather.extract import machine_of, record_of, server_of
+from pipeline.report.gather.references import published_tables
 from pipeline.report.gather.sources import Source, sources
 from pipeline.report.gather.sweeps import sweeps
 from pipeline.report.text import clean, plain
@@ -23,6 +26,7 @@ def build(jobs: Sequence[Job], failures: Mapping[str, PipelineError]) -> Report:
     found = sources(jobs, failures)
     comparison = compare([record_of(source) for source in found], [clean(label, 60) for label in settings.eval.tasks])
     model, machine = _model(settings), _machine(found, jobs[0])
+    gpu = gpu_of(machine)
     return Report(
         title=clean(settings.report.title, 200),
         model=model,
@@ -34,6 +38,9 @@ def build(jobs: Sequence[Job], failures: Mapping[str, PipelineError]) -> Report:
         cards=tuple(card_of(source, jobs[0].workspace.root) for source in found),
         calibrations=calibrations(jobs, found),
         sweeps=sweeps(jobs, found, comparison.tasks),
+        reproductions=tuple(
+            reproduce(table, comparison, model, gpu.name if gpu else None) for table in published_tables()
+        ),
     )
 
 

@@ -2,13 +2,13 @@
 
 import re
 
+from compare_records import TASKS, anything, record
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from pipeline.compare import compare, judge
 from pipeline.compare.accuracy import PairedDifference
 from pipeline.compare.estimates import Missing
-from pipeline.compare.records import Metric, Record, Size, Speed, TaskScores
+from pipeline.compare.records import Metric, Speed, TaskScores
 from pipeline.compare.repeats import Change
 from pipeline.compare.table import METRICS, SpeedCell, TaskCell
 
@@ -16,31 +16,6 @@ CLAIM = re.compile(
     r"more tokens per second than BF16|Lower throughput than BF16|scores (lower|higher) than BF16|% throughput|"
     r"% mean T|loses accuracy"
 )
-TASKS = ("MMLU", "GSM8K")
-NOISE = (1.0, 1.01, 0.99)
-
-
-def record(
-    name, throughput=1000.0, wrong=0, emulated=(), size=100, noise=NOISE, n=100, speed=None, tasks=None, machine="box"
-):
-    metrics = {
-        metric.name: Metric(unit=metric.unit, values=tuple(throughput * f for f in noise))
-        if metric.better == "higher"
-        else Metric(unit=metric.unit, values=tuple(1e6 / throughput * f for f in noise))
-        for metric in METRICS
-    }
-    items = tuple((f"item {i}", float(i >= wrong)) for i in range(n))
-    scored = TaskScores(task="t", metric="acc", value=1 - wrong / n, n=n, asked=n, scores=items)
-    return Record(
-        name=name,
-        label=name.upper(),
-        family="baseline" if name == "bf16" else "other",
-        is_baseline=name == "bf16",
-        emulated=emulated,
-        size=Size(bytes=size),
-        speed=speed or Speed(machine=machine, metrics=metrics, asked=3, completed=3, failed=0),
-        tasks=dict.fromkeys(TASKS, scored) if tasks is None else tasks,
-    )
 
 
 def judged(*records):
@@ -133,29 +108,6 @@ def test_what_was_lost_on_the_way_is_noted():
     partly = {"MMLU": TaskScores(task="t", metric="acc", value=0.9, n=8, asked=10, scores=(("a", 1.0),))}
     notes = " ".join(compare([record("bf16"), record("part", tasks=partly)], TASKS).notes)
     assert "8 of 10 items" in notes and "its items average 100.00 %" in notes
-
-
-FACTORS = st.lists(st.floats(0.7, 1.3), min_size=1, max_size=4).map(tuple)
-
-
-@st.composite
-def anything(draw):
-    """Several variants with any speed, noise, losses, emulation and gaps, with or without a baseline."""
-    names = draw(st.lists(st.sampled_from(["bf16", "a", "b", "c"]), min_size=1, max_size=4, unique=True))
-    return [
-        record(
-            name,
-            throughput=draw(st.sampled_from([500.0, 950.0, 1000.0, 1050.0, 2000.0])),
-            wrong=draw(st.integers(0, 15)),
-            emulated=draw(st.sampled_from([(), (), ("fp8",)])),
-            size=draw(st.integers(1, 200)),
-            noise=draw(FACTORS),
-            n=draw(st.sampled_from([40, 40, 40, 39])),
-            speed=draw(st.sampled_from([None, None, None, Missing(reason="gone")])),
-            tasks=draw(st.sampled_from([None, None, None, Missing(reason="gone")])),
-        )
-        for name in names
-    ]
 
 
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -44,10 +44,8 @@ def forest_chart(comparison: Comparison) -> Chart | None:
     ]
     if not rows:
         return None
-    key = "Points on the same items with 95 % intervals. Ring: within noise; diamond: not."
-    return Chart.of(
-        "forest", "Accuracy against BF16, task by task", key, lambda layout: _forest(rows, comparison, layout)
-    )
+    text = "Accuracy difference from BF16 for each task and variant; the table below it has the figures."
+    return Chart.of("forest", text, lambda layout: _forest(rows, comparison, layout))
 
 
 def _verdict_colour(change: PairedDifference) -> str:
