@@ -310,6 +310,9 @@ class EvalSettings(_Section):
     include_path: Path | None = Field(None, description="folder of further lm-eval task files")
     limit: PositiveInt | None = Field(None, description="items of each task; null: all")
     num_concurrent: PositiveInt = Field(16, description="requests in flight")
+    prefix_caching: bool = Field(
+        True, description="the examples that questions begin with are computed once; costs a server of its own"
+    )
     max_gen_toks: PositiveInt = Field(256, description="new tokens where the task sets none")
     seed: int = 0
     code_timeout_s: PositiveFloat = Field(5, description="seconds of CPU time a generated program may take")
@@ -329,7 +332,9 @@ class ReportSettings(_Section):
 
     name: str
     title: str = "Which quantization should I deploy?"
-    formats: tuple[Literal["html", "md", "csv", "json"], ...] = ("html", "md", "csv", "json")
+    formats: tuple[Literal["html", "md", "csv", "json", "png"], ...] = Field(
+        ("html", "md", "csv", "json"), description="png: each chart as a file for slides"
+    )
 
 
 class Variant(BaseModel):

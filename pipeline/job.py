@@ -86,9 +86,13 @@ class Job:
         """The folder that vLLM loads; there once `quantize` is done."""
         return self.artifact(Stage.QUANTIZE).folder / "checkpoint"
 
-    def server(self) -> Server:
-        """The running server of this variant's checkpoint, started when first asked for."""
-        return self.serving.serve(self.checkpoint, self.settings, str(self.variant))
+    def server(self, *, prefix_caching: bool = False) -> Server:
+        """The running server of this variant's checkpoint, started when first asked for.
+
+        Args:
+            prefix_caching: compute what requests begin with in common once; a benchmark must not.
+        """
+        return self.serving.serve(self.checkpoint, self.settings, str(self.variant), prefix_caching=prefix_caching)
 
     def closure(self, stages: tuple[Stage, ...]) -> Iterator[Stage]:
         """The asked stages and all that they need, in the order of the data."""

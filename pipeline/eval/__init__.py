@@ -13,7 +13,7 @@ from pipeline.workspace import Digests, Draft
 SHARED = False
 # Settings that say how and where the questions are asked; the answers are the same.
 # The divergence has an identity of its own, by what is in its file.
-NOT_IDENTITY = {"name", "include_path", "num_concurrent", "unsafe_code", "divergence"}
+NOT_IDENTITY = {"name", "include_path", "num_concurrent", "prefix_caching", "unsafe_code", "divergence"}
 
 
 def needs(settings: Settings) -> tuple[Stage, ...]:

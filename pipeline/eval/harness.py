@@ -51,7 +51,7 @@ def evaluate(job: Job, draft: Draft) -> None:
         tokenizer = _tokenizer(job.checkpoint, job.settings.model.trust_remote_code)
         held_out = settings.divergence
         texts = divergence.read_texts(held_out, tokenizer) if held_out else []
-        server = job.server()
+        server = job.server(prefix_caching=settings.prefix_caching)
         endpoint = Endpoint(server.url, SERVED_NAME, settings.num_concurrent, server.check_alive)
         seconds: dict[str, float] = {}
         figures: dict[str, Row] = {}

@@ -8,33 +8,38 @@ from pathlib import Path
 
 from pipeline.errors import StageError
 
-NAMES = {"html": "index.html", "md": "report.md", "csv": "report.csv", "json": "report.json"}
+# What a report may be made of; whatever else lies in its folder is not ours to remove.
+OWN = ("index.html", "report.md", "report.csv", "report.json", "charts/*.png")
 
 
-def publish(folder: Path, contents: Mapping[str, str]) -> dict[str, Path]:
-    """Writes each format, and removes those of an earlier report that were not asked for now.
+def publish(folder: Path, contents: Mapping[str, str | bytes]) -> None:
+    """Writes each file, by its name below `folder`, and removes those of an earlier report that are not among them.
 
     Raises:
         StageError: when the folder cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        written = {}
-        for kind, name in NAMES.items():
-            path = folder / name
-            if kind not in contents:
-                path.unlink(missing_ok=True)
-                continue
-            partial = folder / f".{name}.{os.getpid()}.tmp"
-            try:
-                partial.write_text(contents[kind], encoding="utf-8")
-                partial.replace(path)
-            finally:
-                partial.unlink(missing_ok=True)
-            written[kind] = path
+        for name, content in contents.items():
+            _replace(folder / name, content.encode() if isinstance(content, str) else content)
+        for path in [path for pattern in OWN for path in folder.glob(pattern)]:
+            if path.relative_to(folder).as_posix() not in contents:
+                path.unlink()
+        charts = folder / "charts"
+        if charts.is_dir() and not any(charts.iterdir()):
+            charts.rmdir()
     except OSError as error:
         raise StageError(
             f"report: {error.strerror or error}: {error.filename or folder}.",
             "Free some space or set outputs=<a folder on another disk>.",
         ) from error
-    return written
+
+
+def _replace(path: Path, content: bytes) -> None:
+    path.parent.mkdir(exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -234,15 +234,15 @@ class Serving:
         serve = settings.serve.model_dump(exclude=NOT_IDENTITY)
         return {"vllm": vllm_version(settings.serve.python), "kv_cache": settings.kv_cache.dtype, **serve}
 
-    def serve(self, checkpoint: Path, settings: Settings, variant: str) -> Server:
-        """The server of a checkpoint, started unless it is the one that runs.
+    def serve(self, checkpoint: Path, settings: Settings, variant: str, *, prefix_caching: bool = False) -> Server:
+        """The server of a checkpoint, started unless it is the one that runs; it caches prefixes only where asked to.
 
         Raises:
             ServerError: when it ends, or is not ready within `serve.start_timeout_s`.
             InputError: when `serve.port` is taken.
         """
         serve = settings.serve
-        argv = self._arguments(checkpoint, settings)
+        argv = self._arguments(checkpoint, settings, prefix_caching)
         if self.server is not None and self.server.argv == argv and self.server.checkpoint == checkpoint:
             self.server.check_alive()
             return self.server
@@ -302,7 +302,7 @@ class Serving:
             _launchers[key] = Launcher(python, {**os.environ, **quiet}, self.logs / "launcher.log")
         return _launchers[key]
 
-    def _arguments(self, checkpoint: Path, settings: Settings) -> list[str]:
+    def _arguments(self, checkpoint: Path, settings: Settings, prefix_caching: bool) -> list[str]:
         """VLLM's command line, without the port."""
         serve, cpu = settings.serve, self.hardware.device == "cpu"
         eager = cpu if serve.enforce_eager is None else serve.enforce_eager
@@ -320,7 +320,8 @@ class Serving:
         }
         if not cpu:
             options["--gpu-memory-utilization"] = serve.gpu_memory_utilization
-        flags = ["--no-enable-prefix-caching", *(["--enforce-eager"] if eager else [])]
+        caching = "--enable-prefix-caching" if prefix_caching else "--no-enable-prefix-caching"
+        flags = [caching, *(["--enforce-eager"] if eager else [])]
         if settings.model.trust_remote_code:
             flags.append("--trust-remote-code")
         given = [str(part) for option in options.items() if option[1] is not None for part in option]

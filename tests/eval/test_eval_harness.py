@@ -126,7 +126,9 @@ def run(server: CompletionsServer, checkpoint: Path, folder: Path, tmp_path: Pat
                 eval=settings, model=SimpleNamespace(trust_remote_code=False), is_baseline=is_baseline
             ),
             checkpoint=checkpoint,
-            server=lambda: SimpleNamespace(url=server.url, check_alive=lambda: None, facts=lambda: {"toy": True}),
+            server=lambda **asked: SimpleNamespace(
+                url=server.url, check_alive=lambda: None, facts=lambda: {"toy": True, **asked}
+            ),
             progress=SimpleNamespace(detail=said.append),
         )
         place = tmp_path / f"draft{len(list(tmp_path.iterdir()))}"
@@ -166,7 +168,7 @@ def test_every_sample_is_kept_and_the_figure_is_their_mean(run: Evaluate) -> Non
     assert figures["Words"]["filters"].keys() == {"whole", "digit"}
     assert figures["Words"]["value"] == figures["Words"]["filters"]["digit"]
     assert all("response" in row and "filtered" in row and row["scores"].keys() == {"whole", "digit"} for row in words)
-    assert draft.results["server"] == {"toy": True}
+    assert draft.results["server"] == {"toy": True, "prefix_caching": True}
     assert draft.results["seconds"].keys() == {"Choice", "Words"}
     assert "Choice 40/40" in draft.results["said"]
     assert "Words 20/20" in draft.results["said"]

@@ -42,7 +42,7 @@ def settings() -> Any:
 def server(settings: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     serving = Serving(probe(settings.hardware), tmp_path_factory.mktemp("logs"), Progress())
     try:
-        yield serving.serve(CHECKPOINT, settings, "bf16")
+        yield serving.serve(CHECKPOINT, settings, "bf16", prefix_caching=True)
     finally:
         serving.stop()
 

@@ -164,6 +164,20 @@ def test_only_the_formats_asked_for_are_there(tmp_path, capsys):
     assert [path.name for path in folder.iterdir()] == ["report.csv"]
 
 
+def test_charts_for_slides(tmp_path, capsys):
+    run = Run(tmp_path, {name: STUDY[name] for name in ("bf16", "fp8_static", "gptq")}, formats=("png",))
+    report.make(run.jobs, {})
+    folder = run.outputs / "tiny" / "report"
+    pictures = {path.name: path.read_bytes() for path in (folder / "charts").iterdir()}
+    assert {"quality.png", "forest.png", "size.png"} <= set(pictures)
+    for content in pictures.values():
+        assert content.startswith(b"\x89PNG") and int.from_bytes(content[16:20]) > 1200
+    (folder / "charts" / "mine.txt").write_text("kept")
+    run.formats = ("csv",)
+    report.make(run.jobs, {})
+    assert [path.name for path in (folder / "charts").iterdir()] == ["mine.txt"]
+
+
 def test_a_folder_that_cannot_be_written_is_an_error_with_a_remedy(tmp_path):
     run = Run(tmp_path, {"bf16": STUDY["bf16"]}, formats=("csv",))
     (run.outputs / "tiny" / "report").write_text("a file")

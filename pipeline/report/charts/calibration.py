@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.compare.calibration import LayerRange
-from pipeline.report.charts.looks import COLOURS, Style, styles
+from pipeline.report.charts.looks import COLOURS, Style, said, styles
 from pipeline.report.charts.vega import (
     INK,
     MUTED,
@@ -72,8 +72,12 @@ def range_chart(seen: Seen, name: str) -> Chart | None:
         }
         for item in items
     ]
-    text = "Largest magnitude by layer for each kind of input; the table below it has the figures."
-    return Chart.of(name, text, lambda layout: _ranges(rows, looks, layout))
+    return Chart.of(
+        name,
+        "Largest magnitude by layer",
+        said({name: look.shape for name, look in looks.items()}),
+        lambda layout: _ranges(rows, looks, layout),
+    )
 
 
 def _ranges(rows: list[dict[str, Any]], looks: Mapping[str, Style], layout: Layout) -> dict[str, Any]:
@@ -103,8 +107,10 @@ def settling_chart(seen: Seen, name: str) -> Chart | None:
     shown = [finding.technique for finding in seen.techniques if len(seen.convergence.get(finding.technique, ())) > 1]
     if not shown:
         return None
-    text = "Clip points relative to their final values by samples seen, for each technique; the table has the figures."
-    return Chart.of(name, text, lambda layout: _settling(seen, shown, layout))
+    key = "Line: median of all sites; band: 5th to 95th percentile; grey: the tolerance."
+    return Chart.of(
+        name, "How clip points settle as samples are seen", key, lambda layout: _settling(seen, shown, layout)
+    )
 
 
 def _settling(seen: Seen, shown: Sequence[str], layout: Layout) -> dict[str, Any]:
@@ -182,8 +188,9 @@ def length_chart(lengths: Lengths, name: str) -> Chart | None:
         {"low": low, "high": high, "count": count, "hover": f"{figure(low)} to {figure(high)} tokens: {count:,}"}
         for low, high, count in bins
     ]
-    text = "Histogram of conversation lengths in tokens; the table below it has the figures."
-    return Chart.of(name, text, lambda layout: _lengths(rows, lengths, layout))
+    return Chart.of(
+        name, "Lengths of the conversations of the calibration set", "", lambda layout: _lengths(rows, lengths, layout)
+    )
 
 
 def _lengths(rows: list[dict[str, Any]], lengths: Lengths, layout: Layout) -> dict[str, Any]:

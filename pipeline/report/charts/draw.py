@@ -46,7 +46,7 @@ def _svg(chart: Chart, layout: str) -> str:
     root.attrib = {
         "viewBox": root.attrib["viewBox"],
         "role": "img",
-        "aria-label": chart.text,
+        "aria-label": f"{chart.title}. {chart.key} The table below it has the figures.",
         "class": f"chart {layout}",
         "style": f"--natural: {root.attrib['width']}px",
     }

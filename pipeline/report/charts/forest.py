@@ -44,8 +44,10 @@ def forest_chart(comparison: Comparison) -> Chart | None:
     ]
     if not rows:
         return None
-    text = "Accuracy difference from BF16 for each task and variant; the table below it has the figures."
-    return Chart.of("forest", text, lambda layout: _forest(rows, comparison, layout))
+    key = "Points on the same items with 95 % intervals. Ring: within noise; diamond: not."
+    return Chart.of(
+        "forest", "Accuracy against BF16, task by task", key, lambda layout: _forest(rows, comparison, layout)
+    )
 
 
 def _verdict_colour(change: PairedDifference) -> str:

@@ -25,6 +25,7 @@ FAMILY_SHAPES: Mapping[Family, str] = {
     "KV cache": "square",
     "other": "cross",
 }
+WORDS = {"triangle-up": "triangle", "triangle-down": "triangle pointing down"}
 COLOURS = tuple(f"var(--s-{index})" for index in range(1, 9))
 SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "circle", "square")
 DASHES = ("1 0", "7 3", "2 2", "8 2 2 2", "4 4", "10 3 2 3 2 3", "1 3", "12 4")
@@ -43,3 +44,9 @@ def styles(names: Sequence[str]) -> dict[str, Style]:
     """A look for each name."""
     looks = list(zip(COLOURS, SHAPES, DASHES, strict=True))
     return {name: Style(*looks[index % len(looks)]) for index, name in enumerate(names)}
+
+
+def said(shapes: Mapping[str, str]) -> str:
+    """What each name's shape is, in words, for where no key stands beside the chart."""
+    marks = ", ".join(f"{name}: {WORDS.get(shape, shape)}" for name, shape in shapes.items())
+    return f"{marks[:1].upper()}{marks[1:]}."

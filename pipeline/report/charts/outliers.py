@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 from pipeline.report.charts.calibration import technique_styles
-from pipeline.report.charts.looks import Style
+from pipeline.report.charts.looks import Style, said
 from pipeline.report.charts.vega import (
     MUTED,
     SURFACE,
@@ -75,8 +75,12 @@ def outlier_chart(seen: Seen, name: str) -> Chart | None:
     if not found:
         return None
     looks = technique_styles(seen)
-    text = "Histogram of magnitudes at each of the worst sites with every technique's clip point; figures are below."
-    return Chart.of(name, text, lambda layout: _outliers(found, looks, layout))
+    return Chart.of(
+        name,
+        "Sites with the largest outliers, and where techniques clip them",
+        said({name: look.shape for name, look in looks.items()}),
+        lambda layout: _outliers(found, looks, layout),
+    )
 
 
 def _outliers(found: Sequence[Outlier], looks: Mapping[str, Style], layout: Layout) -> dict[str, Any]:

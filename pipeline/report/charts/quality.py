@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.compare.accuracy import Mean
 from pipeline.compare.records import Family
 from pipeline.compare.table import THROUGHPUT, Comparison, Row, SpeedCell
-from pipeline.report.charts.looks import FAMILY_COLOURS, FAMILY_SHAPES
+from pipeline.report.charts.looks import FAMILY_COLOURS, FAMILY_SHAPES, said
 from pipeline.report.charts.placing import Box, place
 from pipeline.report.charts.vega import (
     INK,
@@ -78,8 +78,10 @@ def quality_chart(comparison: Comparison) -> Chart | None:
     if len(points) < 2:
         return None
     title = "Accuracy against BF16 (points)" if comparison.baseline else "Mean accuracy (%)"
-    text = "Accuracy against throughput for each variant; the table below it has the figures."
-    return Chart.of("quality", text, lambda layout: _scatter(points, comparison, title, layout))
+    key = said({p.family: FAMILY_SHAPES[p.family] for p in points}) + " Hollow: emulated, no speed claim."
+    return Chart.of(
+        "quality", "Accuracy against throughput", key, lambda layout: _scatter(points, comparison, title, layout)
+    )
 
 
 def _quality(row: Row, comparison: Comparison) -> tuple[float, float, float] | None:

@@ -27,8 +27,9 @@ def size_chart(comparison: Comparison) -> Chart | None:
         }
         for row, cell in cells
     ]
-    text = "Checkpoint size of each variant; the table below it has the figures."
-    return Chart.of("size", text, lambda layout: _bars(rows, unit, layout))
+    return Chart.of(
+        "size", "Checkpoint size", "Beside each bar its ratio to BF16.", lambda layout: _bars(rows, unit, layout)
+    )
 
 
 def _bars(rows: list[dict[str, Any]], unit: str, layout: Layout) -> dict[str, Any]:

@@ -29,16 +29,24 @@ LAYOUTS = (WIDE, NARROW)
 
 @dataclass(frozen=True)
 class Chart:
-    """A picture before it is drawn: a name for files and ids, what it shows, and its Vega-Lite for each layout."""
+    """A picture before it is drawn.
+
+    Attributes:
+        name: for files and ids.
+        title: its heading where no page gives it one.
+        key: how to read it where no page says so.
+        specs: its Vega-Lite for each layout.
+    """
 
     name: str
-    text: str
+    title: str
+    key: str
     specs: Mapping[str, dict[str, Any]]
 
     @classmethod
-    def of(cls, name: str, text: str, spec: Callable[[Layout], dict[str, Any]]) -> Chart:
+    def of(cls, name: str, title: str, key: str, spec: Callable[[Layout], dict[str, Any]]) -> Chart:
         """The chart that `spec` makes of each layout."""
-        return cls(name, text, {layout.name: finish(spec(layout), layout) for layout in LAYOUTS})
+        return cls(name, title, key, {layout.name: finish(spec(layout), layout) for layout in LAYOUTS})
 
 
 NAMES: dict[str, Any] = {"ticks": False, "domain": False, "labelPadding": 8, "grid": False}
