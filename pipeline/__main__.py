@@ -21,9 +21,11 @@ from omegaconf import DictConfig, OmegaConf
 from rich.markup import escape
 
 from pipeline import capabilities, provenance
+from pipeline.capabilities import Vllm
+from pipeline.catalogue import GPUS
 from pipeline.config import PROJECT_ROOT, Settings, Stage, Variant, validate
 from pipeline.errors import ConfigError, NotApplicable, PipelineError
-from pipeline.hardware import probe
+from pipeline.hardware import Hardware, probe
 from pipeline.job import Job, module_of
 from pipeline.matrix import show
 from pipeline.models import ModelSource
@@ -42,13 +44,16 @@ def compose_variants(config: DictConfig, overrides: list[str]) -> list[Settings]
     Raises:
         ConfigError: with the errors of all variants.
     """
-    first = validate(_plain(config))
-    if first.variants is None:
-        return [first]
+    plain = _plain(config)
+    if plain["variants"] is None:
+        return [validate(plain)]
+    # Held against the scheme of each variant that names no kernel of its own.
+    kernel, plain["serve"]["kernel"] = plain["serve"]["kernel"], "auto"
+    first = validate(plain)
     base = [o for o in overrides if not o.startswith(("quant=", "kv_cache=", "serve.kernel="))]
     settings, problems = [], []
-    for text in first.variants:
-        variant = Variant.parse(text)
+    for text in first.variants or ():
+        variant = Variant.parse(text, kernel)
         try:
             own = [f"quant={variant.quant}", f"kv_cache={variant.kv_cache}", f"serve.kernel={variant.kernel}"]
             composed = hydra.compose("config", [*base, *own])
@@ -75,6 +80,7 @@ class Run:
         Raises:
             PipelineError: when one of them cannot work.
         """
+        from pipeline.serve.installed import packages
         from pipeline.serve.server import Serving
 
         first = variants[0]
@@ -91,11 +97,9 @@ class Run:
         ]
         self.failures: dict[str, PipelineError] = {}
         self.not_applicable: dict[str, str] = {}
-        self.unserved = {
-            str(job.variant): found.reason
-            for job in self.jobs
-            if (found := capabilities.of_settings(job.settings, hardware)).support == "no"
-        }
+        self.gpu = next((gpu for gpu in GPUS if gpu.key == first.hardware.gpu), None)
+        self.vllm = Vllm.of(packages(first.serve.python))
+        self.unserved = self._unserved(hardware)
         for job in self.jobs:
             model.check(job.settings.quant)
             for stage in job.closure(self.stages):
@@ -103,8 +107,30 @@ class Run:
                 if stage is Stage.QUANTIZE and self.workspace.why(artifact):
                     check_engine(job.settings.quant)
 
+    def _unserved(self, here: Hardware) -> dict[str, str]:
+        """The variants that cannot be served, each with the reason.
+
+        Raises:
+            ConfigError: on a variant that the GPU asked for cannot serve.
+        """
+        gpu = self.gpu
+        machine, vllm = (gpu, capabilities.LOCKED) if gpu else (here, self.vllm)
+        found = {str(job.variant): capabilities.of_settings(job.settings, machine, vllm) for job in self.jobs}
+        reasons = {variant: capability.reason for variant, capability in found.items() if capability.support == "no"}
+        if gpu is None:
+            return reasons
+        if reasons:
+            raise ConfigError(
+                "\n".join(f"{variant} on hardware.gpu={gpu.key}: {reason}." for variant, reason in reasons.items()),
+                f"Leave it out, or see `python -m pipeline stage=capabilities hardware.gpu={gpu.key}`.",
+            )
+        if gpu.compute_capability == here.compute_capability:
+            return {}
+        return dict.fromkeys(found, f"{gpu.name} is not here: {here.name} can quantize for it, and not measure it")
+
     def plan(self) -> int:
         """Prints each step with run or skip, and why; returns the exit code of the command."""
+        self._warn()
         for job, stage in self._steps():
             artifact = job.artifact(stage)
             why = self.workspace.why(artifact)
@@ -117,8 +143,9 @@ class Run:
     def execute(self) -> int:
         """Runs every step that is due; returns the exit code of the command."""
         hardware = self.jobs[0].hardware
+        self._warn()
         if self.stages == (Stage.CAPABILITIES,):
-            show(hardware, self.progress.console)
+            show(hardware, self.vllm, self.gpu, self.progress.console)
             return 0
         names = ", ".join(str(job.variant) for job in self.jobs)
         self.progress.say(f"{self.jobs[0].settings.model.name} on {hardware.name} ({hardware.device}): {names}")
@@ -134,6 +161,10 @@ class Run:
             self.progress.say("")
             report.make(self.jobs, self.failures)
         return self._conclude()
+
+    def _warn(self) -> None:
+        if self.vllm.warning and not self.gpu:
+            self.progress.say(f"[yellow]{escape(self.vllm.warning)}[/]")
 
     def _steps(self) -> Iterable[tuple[Job, Stage]]:
         """Offline stages over all variants first, then each variant's served stages together."""

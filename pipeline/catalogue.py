@@ -37,6 +37,11 @@ class Gpu:
     source: str
     driver_name: str
 
+    @property
+    def key(self) -> str:
+        """Its name as a setting, `hardware.gpu`."""
+        return self.name.lower().replace(" ", "_")
+
 
 GPUS = (
     Gpu("RTX 4090", 8.9, 24, 1008, 165.2, 330.3, 660.6, None, "Ada white paper, 2023, appendix A", "RTX 4090"),

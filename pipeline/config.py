@@ -22,7 +22,9 @@ from pydantic import (
     model_validator,
 )
 
+from pipeline.catalogue import GPUS
 from pipeline.errors import ConfigError
+from pipeline.kernels import TITLES, choices
 from pipeline.schemes import SCHEMES, Scheme
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
@@ -242,20 +244,7 @@ class ServeSettings(_Section):
     port: int | None = Field(None, ge=1, le=65535, description="null: a free one")
     start_timeout_s: PositiveFloat = Field(600, description="seconds until a start has failed")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field("auto")
-    kernel: Literal[
-        "auto",
-        "marlin",
-        "machete",
-        "exllama",
-        "conch",
-        "cutlass",
-        "flashinfer_cutlass",
-        "flashinfer_cudnn",
-        "flashinfer_trtllm",
-        "deep_gemm",
-        "triton",
-        "torch",
-    ] = Field("auto", description="kernel of the quantized layers, vLLM's --linear-backend; auto: its own choice")
+    kernel: str = Field("auto", description="of the quantized layers, vLLM's --linear-backend; auto: its own choice")
     max_model_len: PositiveInt | None = Field(None, description="context in tokens; null: the model's")
     max_num_seqs: PositiveInt | None = Field(None, description="sequences batched; null: vLLM's default")
     gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
@@ -267,6 +256,13 @@ class ServeSettings(_Section):
     )
     prefix_caching: Literal[False] = Field(False, description="a warm prefix is not the load measured")
     extra_args: tuple[str, ...] = Field((), description="passed to vLLM as they are")
+
+    @field_validator("kernel")
+    @classmethod
+    def _known_kernel(cls, value: str) -> str:
+        if value != "auto" and value not in TITLES:
+            raise ValueError(f"{value}: there is no kernel of that name, but auto, {', '.join(TITLES)}")
+        return value
 
 
 class BenchSettings(_Section):
@@ -325,6 +321,14 @@ class HardwareSettings(_Section):
 
     name: str
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    gpu: str | None = Field(None, description="a GPU of the catalogue that need not be here: what could it serve?")
+
+    @field_validator("gpu")
+    @classmethod
+    def _in_catalogue(cls, value: str | None) -> str | None:
+        if value is not None and value not in (known := [gpu.key for gpu in GPUS]):
+            raise ValueError(f"{value}: the catalogue has no GPU of that name, but {', '.join(known)}")
+        return value
 
 
 class ReportSettings(_Section):
@@ -346,11 +350,11 @@ class Variant(BaseModel):
     kernel: str = "auto"
 
     @classmethod
-    def parse(cls, text: str) -> Variant:
-        """Reads `quant[+kv_cache][@kernel]`, the way the folders under outputs/ are named."""
+    def parse(cls, text: str, default: str = "auto") -> Variant:
+        """Reads `quant[+kv_cache][@kernel]`, the way the folders under outputs/ are named; `default`: the kernel."""
         weights, _, kernel = text.partition("@")
         quant, _, kv_cache = weights.partition("+")
-        return cls(quant=quant, kv_cache=kv_cache or "auto", kernel=kernel or "auto")
+        return cls(quant=quant, kv_cache=kv_cache or "auto", kernel=kernel or default)
 
     @property
     def checkpoint(self) -> Variant:
@@ -390,6 +394,17 @@ class Settings(_Section):
             return tuple(stage for stage in Stage if stage is not Stage.CAPABILITIES)
         return (value,) if isinstance(value, str) else value
 
+    @model_validator(mode="after")
+    def _kernel_fits_the_scheme(self) -> Settings:
+        known = choices(self.quant.scheme)
+        if self.serve.kernel not in ("auto", *known):
+            ways = f"{', '.join(known)} can be asked for" if known else "none can be asked for"
+            raise ValueError(
+                f"serve.kernel={self.serve.kernel}: vLLM has no such kernel for {self.quant.scheme or 'BF16'} "
+                f"(quant={self.quant.name}); {ways}, or auto"
+            )
+        return self
+
     @property
     def needs_calibration(self) -> bool:
         """Whether the checkpoint depends on calibration data at all."""
@@ -428,10 +443,12 @@ def validate(config: dict[str, Any]) -> Settings:
 
 def _sentence(item: Any) -> str:
     """One error of pydantic's as a line that names setting, value and what is allowed."""
-    where = ".".join(str(part) for part in item["loc"]) or "settings"
+    where = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
         return f"{where}: there is no such setting."
     message = item["msg"].removeprefix("Value error, ")
+    if not where:  # of settings in different sections, which the message names
+        return f"{message}."
     if item["type"] == "value_error":
         return f"{where}: {message}."
     return f"{where}={item['input']!r}: {message[:1].lower()}{message[1:]}."

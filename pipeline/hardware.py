@@ -1,7 +1,4 @@
-"""What this machine is and what it can run, found out without torch.
-
-Figures of GPUs that are not here belong into this module's catalogue, as data.
-"""
+"""What this machine is and what it can run, found out without torch. GPUs that are not here: `catalogue.py`."""
 
 from __future__ import annotations
 
@@ -15,6 +12,7 @@ from typing import Literal
 from pydantic import BaseModel
 
 from pipeline.config import HardwareSettings
+from pipeline.errors import ConfigError
 
 
 class Hardware(BaseModel):
@@ -36,16 +34,25 @@ class Hardware(BaseModel):
 
 
 # Vector extensions that decide what vLLM's CPU back end can serve.
-CPU_FEATURES = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8")
+CPU_FEATURES = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8", "amx_fp8")
 
 
 @cache
 def probe(settings: HardwareSettings) -> Hardware:
-    """Looks at this machine; takes milliseconds."""
+    """Looks at this machine; takes milliseconds.
+
+    Raises:
+        ConfigError: when a GPU is asked for and there is none.
+    """
     import psutil
 
     flags, cpu_name = _cpu()
     gpu = None if settings.device == "cpu" else _gpu()
+    if gpu is None and settings.device == "cuda":
+        raise ConfigError(
+            "hardware.device=cuda: nvidia-smi finds no GPU on this machine.",
+            "Leave it at auto, or ask with hardware.gpu what a GPU of the catalogue could serve.",
+        )
     memory = psutil.virtual_memory().total / 2**30
     common = {
         "cores": psutil.cpu_count() or 1,

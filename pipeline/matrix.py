@@ -1,4 +1,4 @@
-"""`stage=capabilities`: which format is served where, for this machine and every GPU of the catalogue."""
+"""`stage=capabilities`: which format is served where, for this machine and every GPU of the catalogue, or for one."""
 
 from __future__ import annotations
 
@@ -9,31 +9,60 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline import capabilities
-from pipeline.capabilities import Capability, Machine
-from pipeline.catalogue import GPUS
+from pipeline import capabilities, kernels
+from pipeline.capabilities import LOCKED, Asked, Capability, Machine, Vllm
+from pipeline.catalogue import GPUS, Gpu
 from pipeline.hardware import Hardware
 from pipeline.schemes import SCHEMES
 
 MARKS = {"native": ("yes", "green"), "emulated": ("emulated", "yellow"), "no": ("no", "red")}
 CACHES = ("fp8_e4m3", "fp8_e5m2")
+Ask = Callable[[Machine, Vllm], Capability]
 
 
-def rows() -> dict[str, Callable[[Machine], Capability]]:
+def rows() -> dict[str, Ask]:
     """Each format by its name, and how to ask for it."""
 
-    def weights(scheme: str | None) -> Callable[[Machine], Capability]:
-        return lambda machine: capabilities.of_scheme(scheme, machine)
+    def weights(scheme: str | None) -> Ask:
+        return lambda machine, vllm: capabilities.of_scheme(scheme, machine, vllm)
 
-    def cache(dtype: str) -> Callable[[Machine], Capability]:
-        return lambda machine: capabilities.of_kv_cache(dtype, machine)
+    def cache(dtype: str) -> Ask:
+        return lambda machine, vllm: capabilities.of_kv_cache(dtype, machine, vllm)
 
     found = {"BF16": weights(None), **{scheme: weights(scheme) for scheme in SCHEMES}}
     return found | {f"KV cache {dtype}": cache(dtype) for dtype in CACHES}
 
 
-def show(here: Hardware, console: Console) -> None:
-    """Prints the matrix, and below it what the marks stand for."""
+def show(here: Hardware, vllm: Vllm, gpu: Gpu | None, console: Console) -> None:
+    """Prints the matrix, or what the GPU asked for can do."""
+    if gpu is None:
+        _all(here, vllm, console)
+    else:
+        _one(gpu, console)
+    first, last = (".".join(map(str, release)) for release in kernels.VLLM)
+    said = f"Read in the sources of vLLM {first} to {last}; GPUs as with {last}."
+    console.print(Text(f"{said} emulated: the format's numbers, no claim on speed."))
+
+
+def _one(gpu: Gpu, console: Console) -> None:
+    """One GPU, with the kernels that can be asked for there."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    for title in ("Format", gpu.name, "kernel", "serve.kernel can be", "to know"):
+        table.add_column(title, no_wrap=title in ("Format", gpu.name))
+    for name, ask in rows().items():
+        found = ask(gpu, LOCKED)
+        choices = [
+            choice
+            for choice in kernels.choices(name)
+            for asked in (Asked(choice), Asked(choice, dtype="float16"))
+            if capabilities.of_scheme(name, gpu, LOCKED, asked).support != "no"
+        ]
+        table.add_row(name, Text(*MARKS[found.support]), found.by, ", ".join(dict.fromkeys(choices)), found.reason)
+    console.print(table)
+
+
+def _all(here: Hardware, vllm: Vllm, console: Console) -> None:
+    """This machine and the catalogue, and below it what the marks stand for."""
     machines: list[Machine] = [here, *GPUS]
     # A column for each kind of GPU: those of one compute capability can do the same.
     columns: dict[float | None, list[Machine]] = {}
@@ -44,11 +73,12 @@ def show(here: Hardware, console: Console) -> None:
     notes: dict[str, int] = {}
     for key, members in columns.items():
         names = "\n".join(member.name for member in members)
-        table.add_column(f"here:\n{names}" if key == -1.0 else f"{names}\n({key})", justify="center")
+        version = "no vLLM" if vllm.release is None else "vLLM " + ".".join(map(str, vllm.release))
+        table.add_column(f"here:\n{names}\n{version}" if key == -1.0 else f"{names}\n({key})", justify="center")
     for name, ask in rows().items():
         cells = []
-        for members in columns.values():
-            found = ask(members[0])
+        for key, members in columns.items():
+            found = ask(members[0], vllm if key == -1.0 else LOCKED)
             mark, style = MARKS[found.support]
             note = "; ".join(filter(None, (found.by, _general(found.reason, members[0]))))
             number = notes.setdefault(note, len(notes) + 1) if note else 0
@@ -57,7 +87,6 @@ def show(here: Hardware, console: Console) -> None:
     console.print(table)
     for note, number in notes.items():
         console.print(Text(f"{number:>3}  {note}", style="dim"))
-    console.print(Text(f"Written for vLLM {capabilities.VLLM}; emulated: the format's numbers, no claim on speed."))
 
 
 def _general(reason: str, machine: Machine) -> str:

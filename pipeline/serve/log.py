@@ -1,0 +1,82 @@
+"""What a vLLM server's log says: how far its start is, and by which kernels it serves.
+
+The formats are those of vLLM 0.26 to 0.32, and of 0.9 where it had the line already.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from pipeline.serve.vllm_plugin import EMULATION_LOG_PATTERN
+
+MILESTONES = {
+    "Starting to load model": "loading the weights",
+    "Loading weights took": "preparing the engine",
+    "KV cache size": "warming up",
+    "Application startup complete": "ready",
+}
+KV_CACHE_TOKENS = re.compile(r"KV cache size: ([\d,]+) tokens")
+# "Using MarlinLinearKernel for CompressedTensorsWNA16", "Selected CutlassFP8ScaledMMLinearKernel for
+# CompressedTensorsW8A8Fp8", "Using FlashInferCutlassNvFp4LinearKernel for NVFP4 GEMM": every class is a ...Kernel.
+LINEAR = re.compile(r"\b(?:Using|Selected) (\w+Kernel) for [\w-]+")
+# What takes another path than those classes.
+ELSEWHERE = {
+    # FP8 weights where there are no FP8 products; no class is named.
+    re.compile(r"Weight-only FP8 compression will be used leveraging the Marlin kernel"): (
+        "MarlinFP8ScaledMMLinearKernel"
+    ),
+    re.compile(r"is not supported by (?:AutoAWQMarlin|AWQMarlin)\. Falling back to unoptimized AWQ kernels"): "AWQ",
+    # Neither plugin logs: the engine's own line, "Initializing a V1 LLM engine (...) with config: ...", names them.
+    re.compile(r"\bquantization=gguf\b"): "GGUF",
+    re.compile(r"\bquantization=bitsandbytes\b"): "bitsandbytes",
+}
+# "Using FLASH_ATTN attention backend out of potential backends: ['FLASH_ATTN', ...].", where one was asked for "Using
+# AttentionBackendEnum.FLASHINFER backend.", and of old "Using Flash Attention backend on V1 engine."
+ATTENTION = re.compile(
+    r"\bUsing (?:AttentionBackendEnum\.)?([A-Z]\w*(?: Attention)?)"
+    r"(?: attention backend out of| backend out of| backend on V1| backend\.| backend \(selected)"
+)
+FLASH_VERSION = re.compile(r"\bUsing FlashAttention version (\d)")
+
+
+def kernels(text: str) -> list[str]:
+    """The kernels of the quantized layers, by vLLM's names, each once."""
+    found = {match[1] for match in LINEAR.finditer(text)}
+    return sorted(found | {name for pattern, name in ELSEWHERE.items() if pattern.search(text)})
+
+
+def attention(text: str) -> str | None:
+    """The attention backend, by vLLM's name; None where the log names none, as on a CPU."""
+    found, version = ATTENTION.search(text), FLASH_VERSION.search(text)
+    return None if found is None else found[1] + (f" {version[1]}" if version else "")
+
+
+def kv_cache_tokens(text: str) -> int | None:
+    """How many tokens fit into the KV cache."""
+    found = KV_CACHE_TOKENS.search(text)
+    return int(found[1].replace(",", "")) if found else None
+
+
+def emulated(text: str) -> list[str]:
+    """What the project's plugin emulated."""
+    return sorted(set(re.findall(EMULATION_LOG_PATTERN, text)))
+
+
+def doing(text: str) -> str:
+    """What a starting server is at."""
+    reached = [label for mark, label in MILESTONES.items() if mark in text]
+    return reached[-1] if reached else "starting vLLM"
+
+
+def read(log: Path) -> str:
+    """A log's text; empty while there is none."""
+    return log.read_text(errors="replace") if log.is_file() else ""
+
+
+def tail(log: Path, lines: int = 12) -> str:
+    """The last lines of a log that say something."""
+    if not log.is_file():
+        return "(no log)"
+    found = [line for line in read(log).splitlines() if line.strip()]
+    return "\n".join(f"    {line[:220]}" for line in found[-lines:])
