@@ -40,6 +40,10 @@ TITLES = {
     "w4a16": "W4A16",
     "awq": "AWQ",
     "gptq": "GPTQ",
+    "gptq_int8": "GPTQ INT8",
+    "bnb_nf4": "bitsandbytes NF4",
+    "gguf_q4_k_m": "GGUF Q4_K_M",
+    "nvfp4": "NVFP4",
 }
 SCHEMES = {
     "bf16": None,
@@ -49,7 +53,12 @@ SCHEMES = {
     "w4a16": "W4A16",
     "awq": "W4A16_ASYM",
     "gptq": "W4A16",
+    "gptq_int8": "W8A16",
+    "bnb_nf4": "NF4",
+    "gguf_q4_k_m": "Q4_K_M",
+    "nvfp4": "NVFP4",
 }
+ENGINES = {"bf16": "none", "gptq_int8": "gptqmodel", "bnb_nf4": "bitsandbytes", "gguf_q4_k_m": "gguf"}
 
 
 @dataclass
@@ -81,6 +90,13 @@ STUDY = {
     "awq": Figures(1299, 521, 42.0, lost=12, gained=8, bytes=9_180_000),
     "gptq": Figures(1322, 509, 41.0, lost=14, gained=9, bytes=9_112_344),
     "bf16+fp8_e4m3": Figures(1330, 505, 40.9, lost=2, gained=2, bytes=21_433_344),
+}
+TWELVE = {
+    **STUDY,
+    "gptq_int8": Figures(1301, 521, 41.4, lost=2, gained=2, bytes=13_020_448),
+    "bnb_nf4": Figures(902, 730, 60.2, lost=16, gained=9, bytes=9_010_112),
+    "gguf_q4_k_m": Figures(1107, 611, 49.0, lost=9, gained=7, bytes=9_404_128, emulated=("gguf",)),
+    "nvfp4": Figures(missing={"verify": "FP4 needs compute capability 10.0 (Blackwell)."}),
 }
 STAGES = (Stage.CALIBRATE, Stage.QUANTIZE, Stage.VERIFY, Stage.BENCH, Stage.EVAL)
 
@@ -158,9 +174,9 @@ class Run:
                 "quant": {
                     "name": quant,
                     "title": self.titles.get(quant, quant),
-                    "engine": "none" if SCHEMES[quant] is None else "llmcompressor",
+                    "engine": ENGINES.get(quant, "llmcompressor"),
                     "scheme": SCHEMES[quant],
-                    "algorithm": quant if quant in ("awq", "gptq") else "rtn",
+                    "algorithm": quant.partition("_")[0] if quant.startswith(("awq", "gptq")) else "rtn",
                 },
                 "kv_cache": {"name": kv_cache or "auto", "dtype": kv_cache or "auto"},
                 "serve": {"name": "vllm"},

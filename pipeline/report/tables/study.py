@@ -48,6 +48,8 @@ class Cell:
     is_best: bool = False
     note: str = ""
     missing: str = ""
+    # The figure itself, for sorting.
+    order: float | None = None
 
     @property
     def star(self) -> str:
@@ -198,6 +200,7 @@ def _speed(row: Row, cell: SpeedCell | Missing, column: Column, best: bool) -> C
     repeats = f"{len(measured.values)} repeat{'' if len(measured.values) == 1 else 's'}"
     shown = Cell(
         value=show(measured.mean),
+        order=measured.mean,
         interval=_range(measured.interval, show),
         evidence=f"{repeats}, {_range(measured.spread, show)}",
         is_best=best,
@@ -221,6 +224,7 @@ def _size(cell: SizeCell | Missing, column: Column, best: bool) -> Cell:
         return Cell(missing=cell.reason)
     return Cell(
         value=number(cell.bytes / column.scale, column.digits),
+        order=cell.bytes,
         change="" if isinstance(cell.ratio, Missing) else f"{cell.ratio:.2f}×",
         change_missing=cell.ratio.reason if isinstance(cell.ratio, Missing) else "",
         evidence=f"{cell.bytes:,} bytes",
@@ -242,6 +246,7 @@ def task_cell(cell: TaskCell | Missing, column: Column, best: bool) -> Cell:
 
     shown = Cell(
         value=show(score.value),
+        order=score.value,
         interval=f"{_range(score.interval, show)} %" if score.interval else "",
         evidence=f"{score.n:,} items",
         is_best=best,
@@ -263,7 +268,7 @@ def _divergence(row: Row, column: Column, best: bool) -> Cell:
     cell = row.divergence
     if row.is_baseline and row.perplexity is not None:
         again = isinstance(cell, DivergenceCell) and number(cell.kl.value / column.scale, column.digits)
-        return Cell(value="baseline", evidence=f"from itself, asked again: {again}" if again else "")
+        return Cell(value="baseline", order=0.0, evidence=f"from itself, asked again: {again}" if again else "")
     return replace(divergence_cell(cell, column), is_best=best)
 
 
@@ -278,6 +283,7 @@ def divergence_cell(cell: DivergenceCell | Missing, column: Column) -> Cell:
     ends = _range(cell.kl.interval, show)
     return Cell(
         value=show(cell.kl.value),
+        order=cell.kl.value,
         interval=f"{ends} {column.unit}" if ends else "",
         change=ends or "no interval",
         evidence=f"{cell.tokens:,} tokens of {cell.sequences:,} sequences",

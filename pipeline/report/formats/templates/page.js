@@ -1,0 +1,62 @@
+"use strict";
+
+// Printed pages have no one to open what is closed.
+addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((d) => { d.dataset.was = d.open; d.open = true; }));
+addEventListener("afterprint", () => document.querySelectorAll("details").forEach((d) => { d.open = d.dataset.was === "true"; }));
+
+// Tables: a button in each heading sorts by its column: best first, then worst first, then as it was.
+// A cell's figure is in data-sort; one without a figure stays at the end.
+for (const table of document.querySelectorAll("table.sortable")) {
+  const body = table.tBodies[0], original = [...body.rows];
+  const figure = (row, column) => {
+    let index = 0;
+    for (const cell of row.cells) {
+      index += cell.colSpan;
+      if (index > column) return cell.dataset.sort === undefined ? null : Number(cell.dataset.sort);
+    }
+    return null;
+  };
+  const heads = [...table.tHead.rows[table.tHead.rows.length - 1].cells];
+  heads.forEach((head, column) => {
+    if (!head.dataset.better) return;
+    const first = head.dataset.better === "lower" ? "ascending" : "descending";
+    const second = first === "ascending" ? "descending" : "ascending";
+    const button = document.createElement("button");
+    button.type = "button";
+    button.append(...head.childNodes);
+    head.append(button);
+    button.addEventListener("click", () => {
+      const now = head.ariaSort, next = now === first ? second : now === second ? null : first;
+      heads.forEach((other) => other.removeAttribute("aria-sort"));
+      if (next) head.setAttribute("aria-sort", next);
+      const sign = next === "ascending" ? 1 : -1;
+      const rows = next === null ? original : [...original].sort((a, b) => {
+        const x = figure(a, column), y = figure(b, column);
+        return x === null || y === null ? (x === null) - (y === null) : sign * (x - y);
+      });
+      body.append(...rows);
+    });
+  });
+}
+
+// Charts: what a mark stands for, beside the pointer. Without this script the browser shows the mark's <title>.
+const tip = document.getElementById("tip");
+for (const title of document.querySelectorAll("svg.chart title")) {
+  title.parentNode.dataset.tip = title.textContent;
+  title.remove();
+}
+const hide = () => { tip.hidden = true; };
+const show = (event) => {
+  const mark = event.target.closest?.("[data-tip]");
+  if (!mark) return hide();
+  tip.textContent = mark.dataset.tip;
+  tip.hidden = false;
+  const box = mark.getBoundingClientRect(), size = tip.getBoundingClientRect();
+  const left = Math.min(Math.max(8, box.left + box.width / 2 - size.width / 2), document.documentElement.clientWidth - size.width - 8);
+  const above = box.top - size.height - 8;
+  tip.style.transform = `translate(${left}px, ${above < 8 ? box.bottom + 8 : above}px)`;
+};
+addEventListener("pointerover", show);
+addEventListener("pointerdown", show);
+addEventListener("scroll", hide, { passive: true });
+addEventListener("keydown", (event) => { if (event.key === "Escape") hide(); });
