@@ -5,7 +5,6 @@ Debian's Chromium, driven by Playwright. Where it is not installed these tests a
 
 import os
 import shutil
-from pathlib import Path
 
 import pytest
 from synthetic_calibration import write_summary

@@ -54,9 +54,8 @@ const show = (event) => {
   const box = mark.getBoundingClientRect(), size = tip.getBoundingClientRect();
   const left = Math.min(Math.max(8, box.left + box.width / 2 - size.width / 2), document.documentElement.clientWidth - size.width - 8);
   const above = box.top - size.height - 8;
-  tip.style.transform = `translate(${left}px, ${above < 8 ? box.bottom + 8 : above}px)`;
+  tip.style.transform = `translate(${left}px, ${scrollY + (above < 8 ? box.bottom + 8 : above)}px)`;
 };
 addEventListener("pointerover", show);
 addEventListener("pointerdown", show);
-addEventListener("scroll", hide, { passive: true });
 addEventListener("keydown", (event) => { if (event.key === "Escape") hide(); });
