@@ -11,6 +11,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Iterable
+from itertools import groupby, product
 from typing import Any
 
 import hydra
@@ -39,32 +40,43 @@ _exit_code = 0
 
 
 def compose_variants(config: DictConfig, overrides: list[str]) -> list[Settings]:
-    """The settings of each variant asked for, all checked before any runs.
+    """The settings of each variant asked for, under each protocol, all checked before any runs.
 
     Raises:
         ConfigError: with the errors of all variants.
     """
     plain = _plain(config)
-    if plain["variants"] is None:
+    if plain["variants"] is None and plain["protocols"] is None:
         return [validate(plain)]
-    # Held against the scheme of each variant that names no kernel of its own.
-    kernel, plain["serve"]["kernel"] = plain["serve"]["kernel"], "auto"
+    kernel = plain["serve"]["kernel"]
+    if plain["variants"] is not None:
+        # Held against the scheme of each variant that names no kernel of its own.
+        plain["serve"]["kernel"] = "auto"
     first = validate(plain)
-    base = [o for o in overrides if not o.startswith(("quant=", "kv_cache=", "serve.kernel="))]
+    replaced = ("quant=", "kv_cache=", "serve.kernel=") if first.variants else ()
+    base = [o for o in overrides if not o.startswith((*replaced, *(("bench=",) if first.protocols else ())))]
     settings, problems = [], []
-    for text in first.variants or ():
-        variant = Variant.parse(text, kernel)
+    for text, protocol in product(first.variants or (None,), first.protocols or (None,)):
+        named = " ".join(f"{what}: {name}" for what, name in (("variants", text), ("protocols", protocol)) if name)
         try:
-            own = [f"quant={variant.quant}", f"kv_cache={variant.kv_cache}", f"serve.kernel={variant.kernel}"]
-            composed = hydra.compose("config", [*base, *own])
+            composed = hydra.compose("config", [*base, *_choices(text, protocol, kernel)])
             settings.append(validate(_plain(composed)))
         except HydraException as error:
-            problems.append(f"variants: {text}: {str(error).strip()}")
+            problems.append(f"{named}: {str(error).strip()}")
         except ConfigError as error:
-            problems.append(f"variants: {text}: {error.problem}")
+            problems.append(f"{named}: {error.problem}")
     if problems:
         raise ConfigError("\n".join(dict.fromkeys(problems)))
     return settings
+
+
+def _choices(text: str | None, protocol: str | None, kernel: str) -> list[str]:
+    """The overrides that make one variant and one protocol of a run over several."""
+    found = [f"bench={protocol}"] if protocol is not None else []
+    if text is not None:
+        variant = Variant.parse(text, kernel)
+        found += [f"quant={variant.quant}", f"kv_cache={variant.kv_cache}", f"serve.kernel={variant.kernel}"]
+    return found
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:
@@ -115,7 +127,8 @@ class Run:
         """
         gpu = self.gpu
         machine, vllm = (gpu, capabilities.LOCKED) if gpu else (here, self.vllm)
-        found = {str(job.variant): capabilities.of_settings(job.settings, machine, vllm) for job in self.jobs}
+        served = [job for job in self.jobs if job.settings.serve.url is None]
+        found = {str(job.variant): capabilities.of_settings(job.settings, machine, vllm) for job in served}
         reasons = {variant: capability.reason for variant, capability in found.items() if capability.support == "no"}
         if gpu is None:
             return reasons
@@ -147,7 +160,7 @@ class Run:
         if self.stages == (Stage.CAPABILITIES,):
             show(hardware, self.vllm, self.gpu, self.progress.console)
             return 0
-        names = ", ".join(str(job.variant) for job in self.jobs)
+        names = ", ".join(dict.fromkeys(str(job.variant) for job in self.jobs))
         self.progress.say(f"{self.jobs[0].settings.model.name} on {hardware.name} ({hardware.device}): {names}")
         try:
             for job, stage in self._steps():
@@ -170,7 +183,9 @@ class Run:
         """Offline stages over all variants first, then each variant's served stages together."""
         seen = set()
         order = [(job, stage) for stage in OFFLINE for job in self.jobs]
-        order += [(job, stage) for job in self.jobs for stage in Stage if stage not in OFFLINE]
+        for _, same in groupby(self.jobs, key=lambda job: str(job.variant)):
+            jobs = list(same)
+            order += [(job, stage) for stage in Stage if stage not in OFFLINE for job in jobs]
         for job, stage in order:
             if stage in self._wanted(job):
                 folder = job.artifact(stage).folder

@@ -24,7 +24,7 @@ from pipeline.workspace import Artifact, Digests, Draft, Workspace
 
 if TYPE_CHECKING:
     from pipeline.progress import Progress
-    from pipeline.serve.server import Server, Serving
+    from pipeline.serve.server import Server, Serving, Target
 
 
 class StageModule(Protocol):
@@ -85,6 +85,16 @@ class Job:
     def checkpoint(self) -> Path:
         """The folder that vLLM loads; there once `quantize` is done."""
         return self.artifact(Stage.QUANTIZE).folder / "checkpoint"
+
+    @property
+    def tokenizer(self) -> Path:
+        """A folder with the model's tokenizer, without the weights where nothing is served from here."""
+        return self.model.shape_folder if self.settings.serve.url else self.checkpoint
+
+    def target(self) -> Target:
+        """What a benchmark puts its loads on: the server of this variant, or the one that the user runs."""
+        serve = self.settings.serve
+        return self.server() if serve.url is None else self.serving.attach(serve.url, self.tokenizer, self.settings)
 
     def server(self, *, prefix_caching: bool = False) -> Server:
         """The running server of this variant's checkpoint, started when first asked for.

@@ -12,7 +12,7 @@ import time
 from datetime import datetime
 from pathlib import Path
 from queue import Empty, Queue
-from typing import Any
+from typing import Any, Protocol
 
 from pipeline.config import ServeSettings, Settings
 from pipeline.errors import InputError, ServerError
@@ -27,7 +27,7 @@ from pipeline.serve.log import tail
 
 LAUNCHER = Path(__file__).with_name("launcher.py")
 # Settings that change how a server is reached or watched, not what it answers or how fast.
-NOT_IDENTITY = {"name", "host", "port", "python", "start_timeout_s"}
+NOT_IDENTITY = {"name", "url", "host", "port", "python", "start_timeout_s"}
 SERVED_NAME = "model"
 
 
@@ -151,8 +151,44 @@ class Launcher:
         self._answers.put(None)
 
 
+class Target(Protocol):
+    """What a load is put on: a server of ours, or one that the user runs (`attached`)."""
+
+    @property
+    def launcher(self) -> Launcher:
+        """Where clients are started."""
+
+    @property
+    def url(self) -> str:
+        """`http://host:port`."""
+
+    @property
+    def model(self) -> str:
+        """The model's name in requests."""
+
+    @property
+    def checkpoint(self) -> Path:
+        """A folder with the model's tokenizer."""
+
+    @property
+    def pid(self) -> int | None:
+        """Its process; None where it is not ours."""
+
+    @property
+    def log(self) -> Path | None:
+        """Its log; None where it is not ours."""
+
+    def check_alive(self) -> None:
+        """Raises a ServerError once it has ended."""
+
+    def facts(self) -> dict[str, Any]:
+        """What is known of how it serves."""
+
+
 class Server:
     """One running vLLM server."""
+
+    model = SERVED_NAME
 
     def __init__(self, launcher: Launcher, pid: int, url: str, log: Path, checkpoint: Path, argv: list[str]) -> None:
         """Describes a server that has been asked for; `Serving` waits until it answers."""
@@ -236,7 +272,15 @@ class Serving:
         self.server: Server | None = None
 
     def identity(self, settings: Settings) -> dict[str, Any]:
-        """What served results depend on, beside the checkpoint: vLLM's version and how it is told to serve."""
+        """What served results depend on, beside the checkpoint: vLLM's version and how it is told to serve.
+
+        Raises:
+            InputError: when `serve.url` is set and no server answers there.
+        """
+        if settings.serve.url is not None:
+            from pipeline.serve.attached import describe
+
+            return describe(settings.serve.url)
         serve = settings.serve.model_dump(exclude=NOT_IDENTITY)
         return {"vllm": vllm_version(settings.serve.python), "kv_cache": settings.kv_cache.dtype, **serve}
 
@@ -273,16 +317,36 @@ class Serving:
         server.ready_s = time.monotonic() - started
         return server
 
-    def benchmark(self, server: Server, argv: list[str], log: Path) -> None:
+    def attach(self, url: str, tokenizer: Path, settings: Settings) -> Target:
+        """A server that runs already, with the load generator of this machine.
+
+        Raises:
+            InputError: when no OpenAI-compatible server answers there.
+            ServerError: when the load generator cannot be imported.
+        """
+        from pipeline.serve.attached import Attached
+
+        launcher = self._launcher(settings.serve.python or sys.executable)
+        self.progress.detail("importing vLLM's load generator")
+        launcher.wait_ready(settings.serve.start_timeout_s)
+        return Attached(launcher, url, tokenizer)
+
+    def benchmark(self, server: Target, argv: list[str], log: Path, timeout_s: float) -> None:
         """Runs vLLM's serving benchmark against a server, with its own client.
 
         Raises:
-            ServerError: when the server or the client ends early.
+            ServerError: when the server or the client ends early, or the client has not ended after `timeout_s`.
         """
+        deadline = time.monotonic() + timeout_s
         pid = server.launcher.start("benchmark", BENCHMARK, argv, {}, log)
         try:
             while (code := server.launcher.exit_code(pid)) is None:
                 server.check_alive()
+                if time.monotonic() > deadline:
+                    raise ServerError(
+                        f"{server.url} had not answered every request after {timeout_s:g} s.",
+                        f"The client's log is {log}. Raise bench.timeout_s if the server was only slow.",
+                    )
                 time.sleep(0.1)
         finally:
             server.launcher.stop(pid, grace_s=1)

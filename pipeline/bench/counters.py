@@ -1,0 +1,68 @@
+"""What vLLM counts about itself, read from its Prometheus endpoint `/metrics`.
+
+Counters only grow, so a load's share is the difference of two readings; gauges are sampled while the load runs. Other
+servers call them otherwise or have none: a figure that is not there is None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+COUNTERS = {
+    "prefix_queries": "vllm:prefix_cache_queries_total",
+    "prefix_hits": "vllm:prefix_cache_hits_total",
+    "preemptions": "vllm:num_preemptions_total",
+    "prompt_tokens": "vllm:prompt_tokens_total",
+    "generation_tokens": "vllm:generation_tokens_total",
+    "queue_s": "vllm:request_queue_time_seconds_sum",
+    "queued": "vllm:request_queue_time_seconds_count",
+}
+GAUGES = {
+    "kv_cache_usage": "vllm:kv_cache_usage_perc",
+    "running": "vllm:num_requests_running",
+    "waiting": "vllm:num_requests_waiting",
+}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One look at the endpoint: samples of all engines added up, by the names above."""
+
+    values: Mapping[str, float]
+
+    def since(self, earlier: Reading) -> dict[str, float | None]:
+        """How much each counter grew; None for one that is not there."""
+        return {
+            name: self.values[name] - earlier.values.get(name, 0.0) if name in self.values else None
+            for name in COUNTERS
+        }
+
+
+def parse(text: str) -> Reading:
+    """Reads the text format; a usage is the mean over engines, everything else their sum.
+
+    Raises:
+        ValueError: when it is not that format.
+    """
+    wanted = {metric: name for name, metric in {**COUNTERS, **GAUGES}.items()}
+    found: dict[str, list[float]] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if sample.name in wanted:
+                found.setdefault(wanted[sample.name], []).append(float(sample.value))
+    return Reading(
+        {name: sum(values) / (len(values) if name == "kv_cache_usage" else 1) for name, values in found.items()}
+    )
+
+
+def read(url: str, timeout_s: float = 5) -> Reading | None:
+    """The server's counters, or None where it has no such endpoint or does not answer in time."""
+    try:
+        answer = httpx.get(f"{url}/metrics", timeout=timeout_s)
+        return parse(answer.text) if answer.status_code == 200 else None
+    except (httpx.HTTPError, ValueError):
+        return None
