@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import InstanceOf
+from pydantic import Field, InstanceOf
 
 from pipeline.compare.estimates import Frozen, Missing
 
@@ -18,14 +18,88 @@ Family = Literal["baseline", "weights and activations", "weights only", "KV cach
 
 
 class Metric(Frozen):
-    """One figure of a benchmark, once per repeat."""
+    """One figure of a benchmark, once per repeat.
+
+    Attributes:
+        unit: of the values.
+        values: one a repeat.
+        errors: of a percentile, its standard error over the requests of each repeat; empty or None where unknown.
+    """
 
     unit: str
     values: tuple[float, ...]
+    errors: tuple[float | None, ...] = ()
+
+
+class LoadResult(Frozen):
+    """What was measured under one load of a protocol.
+
+    Attributes:
+        name: what tells it from the others, the same for every variant.
+        request_rate: requests per second; "inf" sends all at once.
+        max_concurrency: requests in flight; None for no limit.
+        num_prompts: requests of one repeat.
+        metrics: by vLLM's names.
+        asked: requests of all repeats; `completed` and `failed` of them.
+        input_tokens: of all prompts, a sum for each repeat.
+        output_tokens: generated, a sum for each repeat.
+    """
+
+    name: str
+    request_rate: float | Literal["inf"]
+    max_concurrency: int | None
+    num_prompts: int
+    metrics: dict[str, Metric]
+    asked: int
+    completed: int
+    failed: int
+    input_tokens: tuple[int, ...] = ()
+    output_tokens: tuple[int, ...] = ()
+
+
+class Guard(Frozen):
+    """Whether a load measured what it says; `passed` is None where that cannot be told, `load` None for the whole."""
+
+    name: str
+    passed: bool | None
+    text: str
+    load: str | None = None
+
+
+class Probe(Frozen):
+    """One rate of the search for the highest good one, with the percentile of each limited metric, milliseconds."""
+
+    rate: float
+    met: bool
+    seen: dict[str, float | None]
+
+
+class Goodput(Frozen):
+    """The highest rate that met the SLO and the lowest that did not, requests per second; None where none showed."""
+
+    slo: dict[str, float]
+    met: float | None
+    unmet: float | None
+    probes: tuple[Probe, ...]
+
+
+class Memory(Frozen):
+    """What the server held, in bytes; None for what is not known. `peak_of` says what the peak is of."""
+
+    weights_bytes: int | None
+    kv_bytes_per_token: int | None
+    kv_cache_tokens: int | None
+    kv_cache_bytes: int | None
+    peak_bytes: int | None
+    peak_of: str = ""
 
 
 class Speed(Frozen):
-    """A finished benchmark."""
+    """A finished benchmark.
+
+    `metrics`, `asked`, `completed` and `failed` are those of the load named `headline`, which the tables show; `loads`
+    are all of them. Results of an earlier release have no loads.
+    """
 
     machine: str
     metrics: dict[str, Metric]
@@ -34,6 +108,19 @@ class Speed(Frozen):
     failed: int
     kv_cache_tokens: int | None = None
     ready_s: float | None = None
+    protocol: str = ""
+    headline: str | None = None
+    loads: tuple[LoadResult, ...] = ()
+    guards: tuple[Guard, ...] = ()
+    goodput: Goodput | None = None
+    memory: Memory | None = None
+    # Bytes per second that the machine reads, measured.
+    memory_bandwidth: float | None = None
+    left_out: tuple[str, ...] = ()
+
+    def load(self, name: str | None) -> LoadResult | None:
+        """The load of that name."""
+        return next((load for load in self.loads if load.name == name), None)
 
 
 class Size(Frozen):
@@ -94,6 +181,8 @@ class Record(Frozen):
     emulated: tuple[str, ...]
     size: Size | Missing
     speed: Speed | Missing
+    # The same variant under further protocols, by their names.
+    protocols: dict[str, Speed] = Field(default_factory=dict)
     tasks: dict[str, TaskScores] | Missing
     divergence: InstanceOf[Logprobs] | Missing = Missing(reason="not measured")
     # The baseline is asked twice: what it differs from itself by is the resolution of the comparison.

@@ -11,9 +11,10 @@ from pipeline.config import Settings, Stage
 from pipeline.errors import PipelineError
 from pipeline.job import Job
 from pipeline.report.document import Report
+from pipeline.report.gather.benchmarks import machine_of
 from pipeline.report.gather.calibration import calibrations
 from pipeline.report.gather.cards import card_of
-from pipeline.report.gather.extract import machine_of, record_of, server_of
+from pipeline.report.gather.extract import record_of, server_of
 from pipeline.report.gather.references import published_tables
 from pipeline.report.gather.sources import Source, sources
 from pipeline.report.gather.sweeps import sweeps

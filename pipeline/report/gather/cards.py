@@ -9,7 +9,8 @@ from typing import Any
 
 from pipeline.config import PROJECT_ROOT, Stage
 from pipeline.report.document import Answer, Card, Check, Digest, Step
-from pipeline.report.gather.extract import UNREADABLE, emulated, server_of
+from pipeline.report.gather.benchmarks import UNREADABLE
+from pipeline.report.gather.extract import emulated, server_of
 from pipeline.report.gather.sources import READ, Source
 from pipeline.report.text import clean, duration, plain
 

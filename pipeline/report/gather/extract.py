@@ -14,13 +14,12 @@ from typing import Any
 import numpy as np
 
 from pipeline.compare.estimates import Missing
-from pipeline.compare.records import Logprobs, Metric, Record, Size, Speed, TaskScores
+from pipeline.compare.records import Logprobs, Record, Size, Speed, TaskScores
 from pipeline.config import Stage
+from pipeline.report.gather.benchmarks import UNREADABLE, speed_of
 from pipeline.report.gather.sources import Source
 from pipeline.report.text import clean
 from pipeline.workspace import Manifest
-
-UNREADABLE = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 
 
 def record_of(source: Source) -> Record:
@@ -33,7 +32,8 @@ def record_of(source: Source) -> Record:
         is_baseline=source.is_baseline,
         emulated=emulated(source),
         size=_size(source),
-        speed=_speed(bench) if bench else Missing(reason=source.why_not(Stage.BENCH)),
+        speed=speed_of(bench) if bench else Missing(reason=source.why_not(Stage.BENCH)),
+        protocols={speed.protocol: speed for m in source.benchmarks if isinstance(speed := speed_of(m), Speed)},
         tasks=_tasks(scores, source.folders[Stage.EVAL]) if scores else Missing(reason=source.why_not(Stage.EVAL)),
         divergence=_logprobs(source, "file"),
         divergence_again=_logprobs(source, "file_again"),
@@ -61,13 +61,6 @@ def emulated(source: Source) -> tuple[str, ...]:
     return tuple(names)
 
 
-def machine_of(manifest: Manifest) -> str:
-    """The machine of a result, in a few words."""
-    hardware = manifest.hardware
-    name = clean(hardware.get("name", "an unknown machine"), 80)
-    return f"{name}, {hardware['cores']} cores" if hardware.get("device") == "cpu" and "cores" in hardware else name
-
-
 def _size(source: Source) -> Size | Missing:
     made, checked = source.finished(Stage.QUANTIZE), source.finished(Stage.VERIFY)
     results = {**(made.results if made else {}), **(checked.results if checked else {})}
@@ -78,27 +71,6 @@ def _size(source: Source) -> Size | Missing:
         return Size(bytes=int(results["bytes"]), baseline_bytes=None if reference is None else int(reference))
     except UNREADABLE:
         return Missing(reason="the recorded size is not a number")
-
-
-def _speed(manifest: Manifest) -> Speed | Missing:
-    results = manifest.results
-    try:
-        server = results.get("server") or {}
-        tokens, ready = server.get("kv_cache_tokens"), server.get("ready_s")
-        return Speed(
-            machine=machine_of(manifest),
-            metrics={
-                clean(name): Metric(unit=clean(item["unit"], 20), values=tuple(float(v) for v in item["values"]))
-                for name, item in results["metrics"].items()
-            },
-            asked=int(results["asked"]),
-            completed=int(results["completed"]),
-            failed=int(results.get("failed", 0)),
-            kv_cache_tokens=None if tokens is None else int(tokens),
-            ready_s=None if ready is None else float(ready),
-        )
-    except UNREADABLE:
-        return Missing(reason="the benchmark's manifest cannot be read")
 
 
 def _tasks(manifest: Manifest, folder: Path) -> dict[str, TaskScores] | Missing:

@@ -35,6 +35,8 @@ class Source:
     failure: str = ""
     manifests: dict[Stage, Manifest] = field(default_factory=dict)
     folders: dict[Stage, Path] = field(default_factory=dict)
+    # Of all protocols asked for, the first of which is the one among `manifests` too.
+    benchmarks: list[Manifest] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -74,7 +76,12 @@ class Source:
 
 def sources(jobs: Sequence[Job], failures: Mapping[str, PipelineError]) -> list[Source]:
     """One entry for each row of the report, the baseline first."""
-    found = [_of_job(job, failures.get(str(job.variant))) for job in jobs]
+    rows: dict[str, Source] = {}
+    for job in jobs:
+        source = _of_job(job, failures.get(str(job.variant)))
+        benchmark = source.finished(Stage.BENCH)
+        rows.setdefault(source.name, source).benchmarks += [benchmark] if benchmark else []
+    found = list(rows.values())
     if jobs[0].settings.variants is None:
         found += _peers(jobs[0], {source.name for source in found})
     found.sort(key=lambda source: not source.is_baseline)
@@ -154,6 +161,7 @@ def _peer(
             everything[Stage.CALIBRATE] = (folder, manifest)
     for stage, (folder, manifest) in everything.items():
         source.manifests[stage], source.folders[stage] = manifest, folder
+    source.benchmarks = [source.manifests[Stage.BENCH]] if Stage.BENCH in source.manifests else []
     return source
 
 
