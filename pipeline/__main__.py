@@ -21,7 +21,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from rich.markup import escape
 
-from pipeline import capabilities, provenance
+from pipeline import capabilities, provenance, publish
 from pipeline.capabilities import Vllm
 from pipeline.catalogue import GPUS
 from pipeline.config import PROJECT_ROOT, Settings, Stage, Variant, validate
@@ -108,6 +108,8 @@ class Run:
             Job(s, self.workspace, hardware, digests, model, self.progress, self.serving, overrides) for s in variants
         ]
         self.failures: dict[str, PipelineError] = {}
+        if Stage.PUBLISH in self.stages:
+            publish.check(variants)
         self.not_applicable: dict[str, str] = {}
         self.gpu = next((gpu for gpu in GPUS if gpu.key == first.hardware.gpu), None)
         self.vllm = Vllm.of(packages(first.serve.python))
@@ -173,6 +175,8 @@ class Run:
 
             self.progress.say("")
             report.make(self.jobs, self.failures)
+        if Stage.PUBLISH in self.stages:
+            self.failures |= publish.make(self.jobs, self.failures)
         return self._conclude()
 
     def _warn(self) -> None:

@@ -32,7 +32,10 @@ PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
 
 class Stage(StrEnum):
-    """The stages in the order in which data flows; capabilities stands beside them and makes no artifact."""
+    """The stages in the order in which data flows; capabilities stands beside them and makes no artifact.
+
+    `all` ends with the report: what others shall download is published when somebody asks for it.
+    """
 
     CALIBRATE = "calibrate"
     QUANTIZE = "quantize"
@@ -40,6 +43,7 @@ class Stage(StrEnum):
     BENCH = "bench"
     EVAL = "eval"
     REPORT = "report"
+    PUBLISH = "publish"
     CAPABILITIES = "capabilities"
 
 
@@ -426,6 +430,17 @@ class ReportSettings(_Section):
     )
 
 
+class PublishSettings(_Section):
+    """Where checkpoints go on the Hugging Face hub, and what their cards cannot know."""
+
+    name: str = "hub"
+    repo_id: str | None = Field(None, description="owner/name; {model} and {variant} stand for theirs")
+    private: bool = Field(True, description="a repository that is made new is private")
+    dry_run: bool = Field(True, description="write the folder and say what would be uploaded, and upload nothing")
+    base_model: str | None = Field(None, description="hub id of the BF16 checkpoint; null: model.hub_id")
+    license: str | None = Field(None, description="the hub's name of it; null: what the BF16 checkpoint's card says")
+
+
 class Variant(BaseModel):
     """One row of the report: a weight format, a KV-cache format, and the kernel that serves it."""
 
@@ -474,12 +489,13 @@ class Settings(_Section):
     eval: EvalSettings
     hardware: HardwareSettings
     report: ReportSettings
+    publish: PublishSettings = PublishSettings()
 
     @field_validator("stage", mode="before")
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
         if value == "all":
-            return tuple(stage for stage in Stage if stage is not Stage.CAPABILITIES)
+            return tuple(stage for stage in Stage if stage not in (Stage.PUBLISH, Stage.CAPABILITIES))
         return (value,) if isinstance(value, str) else value
 
     @model_validator(mode="after")

@@ -115,6 +115,8 @@ class Job:
                     add(needed)
 
         for stage in stages:
-            if stage not in (Stage.REPORT, Stage.CAPABILITIES):
+            if stage is Stage.PUBLISH:
+                add(Stage.VERIFY)
+            elif stage not in (Stage.REPORT, Stage.CAPABILITIES):
                 add(stage)
         yield from (stage for stage in Stage if stage in wanted)

@@ -10,6 +10,7 @@ from pipeline.report.tables.twins import Twin
 from pipeline.report.text import figure, number
 
 NAMED = 3
+USERS = "Used by"
 
 
 def verdict_of(finding: TechniqueFinding) -> str:
@@ -57,7 +58,7 @@ def facts(calibration: Calibration, seen: Seen) -> dict[str, str]:
     thinking = {None: "as the template does by itself", True: "on", False: "off"}[template.enable_thinking]
     lengths = card.lengths
     found = {
-        "Used by": users(calibration),
+        USERS: users(calibration),
         "Conversations": f"{seen.conversations:,}",
         "Tokens": f"{card.tokens:,}; {lengths.min:,} to {lengths.max:,} a conversation, "
         f"median {figure(lengths.median)}, mean {figure(lengths.mean)}",
