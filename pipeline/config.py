@@ -425,9 +425,17 @@ class ReportSettings(_Section):
 
     name: str
     title: str = "Which quantization should I deploy?"
+    what_if: tuple[str, ...] = Field((), description="GPUs of the catalogue to predict for, see pipeline/catalogue.py")
     formats: tuple[Literal["html", "md", "csv", "json", "png"], ...] = Field(
         ("html", "md", "csv", "json"), description="png: each chart as a file for slides"
     )
+
+    @field_validator("what_if")
+    @classmethod
+    def _known_gpus(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := [name for name in value if name not in {gpu.name for gpu in GPUS}]:
+            raise ValueError(f"{', '.join(unknown)}: the catalogue has {', '.join(gpu.name for gpu in GPUS)}")
+        return value
 
 
 class PublishSettings(_Section):

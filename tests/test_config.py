@@ -98,3 +98,8 @@ def test_the_command_answers_without_heavy_imports(arguments: list[str]) -> None
     assert "HEAVY set()" in answer.stdout, answer.stderr
     # About a second where nothing else runs; the bound leaves room for a busy machine.
     assert time.monotonic() - started < 10
+
+
+def test_a_gpu_that_the_catalogue_does_not_have_is_refused(compose) -> None:
+    with pytest.raises(ConfigError, match=r"report.what_if: H100: the catalogue has .*H100 SXM"):
+        validate(compose("report.what_if=[H100]"))

@@ -8,12 +8,13 @@ with the interval (p - q) +- z sqrt(p(1-p)/n + q(1-q)/n) (A. Agresti, Categorica
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from pipeline.compare.accuracy import Z
 from pipeline.compare.estimates import Frozen, Interval, excludes_zero
+from pipeline.compare.scheduling import Load
 
 BASELINE = "bf16"
 
@@ -99,7 +100,25 @@ class AccuracyTable(_Table):
         return self
 
 
-PublishedTable = Annotated[SpeedTable | AccuracyTable, Field(discriminator="kind")]
+class Protocol(Frozen):
+    """What speed tables were measured with: the fields of the model's config.json that name its shape, and the load.
+
+    `utilization` is the share of the memory that the server used; `assumptions` are what the study does not say.
+    """
+
+    kind: Literal["protocol"]
+    name: str
+    tables: tuple[str, ...]
+    model: str
+    config_source: str
+    config: dict[str, Any]
+    load: Load
+    utilization: float = Field(gt=0, le=1)
+    assumptions: tuple[str, ...]
+
+
+PublishedTable = SpeedTable | AccuracyTable
+Published = Annotated[SpeedTable | AccuracyTable | Protocol, Field(discriminator="kind")]
 
 
 class PrintedCheck(Frozen):

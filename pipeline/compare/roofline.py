@@ -1,22 +1,31 @@
 """What a device's memory and arithmetic allow at best, and how much of it was reached.
 
-The roofline of S. Williams, A. Waterman and D. Patterson (Comm. ACM 52, 2009): a piece of work that moves so many bytes
-and makes so many products takes at least the longer of the two times. It knows no kernels: the unpacking of weights,
-launches, sampling and scheduling are left out, so floors are lower than what is reached, by more for formats whose
-kernels unpack weights on the way.
+The roofline of S. Williams, A. Waterman and D. Patterson (Comm. ACM 52, 2009): work that moves so many bytes and makes
+so many products takes at least the longer of the two times. Here it is taken of three kinds of work, one after another:
+the Linear layers (each weight is read once a step, and makes a product with each token), the output layer (in BF16,
+for tokens that are sampled), and attention (keys and values of all contexts are read; products are in BF16).
+
+It knows no kernels. Unpacking of weights, rounding of activations, launches, sampling and scheduling are left out: what
+is reached is less, by more for formats whose kernels unpack weights on the way.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+from pipeline.catalogue import Gpu
 from pipeline.compare.estimates import Frozen, Interval, Missing
+from pipeline.compare.scheduling import Limits, Load, Served, Step, serve
 from pipeline.schemes import Activations
+
+Figure = TypeVar("Figure", int, float)
+UNKNOWN_ARITHMETIC = Missing(reason="products per second of this machine are not known")
+UNKNOWN_BANDWIDTH = Missing(reason="the memory bandwidth of this machine was not measured")
 
 
 class Device(Frozen):
-    """A GPU or CPU; products per second in TFLOP/s (or TOP/s), dense, by the format of activations.
-
-    `predicted` where nothing was measured on it.
-    """
+    """A GPU or CPU; products per second in TFLOP/s (or TOP/s), dense, by the format of activations."""
 
     name: str
     memory_gb: float | None
@@ -24,63 +33,67 @@ class Device(Frozen):
     tflops: dict[Activations, float | None]
     source: str
 
+    @classmethod
+    def of(cls, gpu: Gpu) -> Device:
+        """A GPU of the catalogue."""
+        peaks: dict[Activations, float | None] = {
+            "bf16": gpu.bf16_tflops,
+            "fp8": gpu.fp8_tflops,
+            "int8": gpu.int8_tops,
+            "fp4": gpu.fp4_tflops,
+        }
+        return cls(
+            name=gpu.name,
+            memory_gb=gpu.memory_gb,
+            bandwidth_gb_s=gpu.bandwidth_gb_s,
+            tflops=peaks,
+            source=gpu.source,
+        )
+
+    def products_s(self, activations: Activations) -> float | None:
+        """Products per second (two floating-point operations each); in BF16 where the device has no units for it."""
+        tflops = self.tflops.get(activations) or self.tflops.get("bf16")
+        return None if tflops is None else tflops * 1e12 / 2
+
 
 class Footprint(Frozen):
-    """What one variant moves and computes.
+    """What one variant stores, moves and computes.
 
-    `weight_bytes` are all of them, `step_bytes` those that one step reads (not the embedding's rows);
-    `kv_bytes_per_token` are of one token of context; `flops_per_token` are of the Linear layers (two per weight),
-    `head_flops` of the output layer, once per sequence and step; `attention_flops` are per token and token of context.
+    `weight_bytes` are all of them, `step_bytes` those that a step reads: all but the embedding's, of which it reads a
+    row a token. `products` are those of the Linear layers for a token, made in `activations`; `head_products` those of
+    the output layer; `attention_products` those of a token with one token of its context.
     """
 
     weight_bytes: float
     step_bytes: float
     kv_bytes_per_token: float
-    flops_per_token: float
-    head_flops: float
-    attention_flops: float
-    products: Activations
-
-
-class Load(Frozen):
-    """The load that throughput is predicted for: all requests at once, lengths in tokens; `source` says whence."""
-
-    requests: int
-    mean_input: float
-    mean_output: float
-    source: str
-
-
-class Serving(Frozen):
-    """What a device reaches at best under a load, in the study's units."""
-
-    throughput_tok_s: float
-    mean_ttft_ms: float
-    mean_tpot_ms: float
-    concurrency: float
+    products: float
+    head_products: float
+    attention_products: float
+    activations: Activations
 
 
 class RooflineRow(Frozen):
     """One variant on one device.
 
-    `decode_ms` is the floor of one token at concurrency 1 and `context` tokens, `prefill_ms` that of a prompt of so
-    many. `gain_percent` is the predicted gain in throughput over BF16, beside what was measured.
-    `share` is decode_ms over the measured TPOT at concurrency 1.
+    `decode_ms` is the floor of one token at concurrency 1 after `context` tokens, `prefill_ms` that of a prompt of as
+    many; `kv_tokens` fit beside the weights. `best` is what the load reaches at best, `gain_percent` its throughput
+    against BF16's. `decode_share` is decode_ms over the measured mean TPOT at concurrency 1, `throughput_share` the
+    measured throughput over the best.
     """
 
     name: str
     label: str
     footprint: Footprint | Missing
-    fits: bool | None
     kv_tokens: int | Missing
     decode_ms: float | Missing
     prefill_ms: float | Missing
-    best: Serving | Missing
+    best: Served | Missing
     gain_percent: float | Missing
     measured_gain: float | Missing
     measured_gain_interval: Interval | None
-    measured_tpot_ms: float | Missing
-    share: float | Missing
+    decode_share: float | Missing
+    throughput_share: float | Missing
 
 
 class Roofline(Frozen):
@@ -91,39 +104,166 @@ class Roofline(Frozen):
     load: Load
     context: int
     rows: tuple[RooflineRow, ...]
-    notes: tuple[str, ...]
 
 
-class ModelCell(Frozen):
-    """One published figure beside what the roofline says about it; gains over BF16 in percent.
+class Measured(Frozen):
+    """What was measured of a variant, to be held against the roofline."""
 
-    `beyond_floor`: the published figure is better than the device's peak allows under the assumed load.
-    """
+    throughput_tok_s: float | Missing
+    gain_percent: float | Missing
+    gain_interval: Interval | None
+    tpot_ms_alone: float | Missing
 
-    table: str
+
+class Candidate(Frozen):
+    """A variant, what it costs, and why it cannot be served on the device if it cannot."""
+
+    name: str
     label: str
-    metric: str
-    published: float
-    floor: float
-    published_gain: float | None
-    predicted_gain: float | None
-    beyond_floor: bool
+    footprint: Footprint | Missing
+    unserved: str = ""
 
 
-class ModelError(Frozen):
-    """How well the roofline tells the published gains of one metric: Spearman's rank correlation, absolute errors."""
+def roofline(
+    device: Device,
+    candidates: Sequence[Candidate],
+    load: Load,
+    utilization: float,
+    context: int,
+    measured: Mapping[str, Measured] | None = None,
+) -> Roofline:
+    """All candidates on one device, the first of them BF16.
 
-    metric: str
-    cells: int
-    rank_correlation: float
-    median_error_points: float
-    worst_error_points: float
-    worst: str
+    Args:
+        device: where.
+        candidates: what; the gain is against the first.
+        load: the requests that throughput is predicted for.
+        utilization: the share of the memory that the server may use.
+        context: tokens of context for the floors of one token and of a prompt.
+        measured: results on this very device, by variant; None for a what-if.
+    """
+    best = {c.name: _best(c, device, load, utilization) for c in candidates}
+    reference = best[candidates[0].name] if candidates else UNKNOWN_ARITHMETIC
+    rows = []
+    for candidate in candidates:
+        ours, seen = best[candidate.name], (measured or {}).get(candidate.name)
+        footprint = Missing(reason=candidate.unserved) if candidate.unserved else candidate.footprint
+        decode = _of(footprint, lambda f: decode_ms(f, device, 1, context))
+        rows.append(
+            RooflineRow(
+                name=candidate.name,
+                label=candidate.label,
+                footprint=candidate.footprint,
+                kv_tokens=_of(footprint, lambda f: kv_tokens(f, device, utilization)),
+                decode_ms=decode,
+                prefill_ms=_of(footprint, lambda f: prefill_ms(f, device, context)),
+                best=ours,
+                gain_percent=_gain(ours, reference),
+                measured_gain=seen.gain_percent if seen else _NOT_HERE,
+                measured_gain_interval=seen.gain_interval if seen else None,
+                decode_share=_ratio(decode, seen.tpot_ms_alone if seen else _NOT_HERE),
+                throughput_share=_ratio(
+                    seen.throughput_tok_s if seen else _NOT_HERE,
+                    ours if isinstance(ours, Missing) else ours.throughput_tok_s,
+                ),
+            )
+        )
+    return Roofline(device=device, predicted=measured is None, load=load, context=context, rows=tuple(rows))
 
 
-class RooflineCheck(Frozen):
-    """The roofline against all published tables."""
+def decode_ms(footprint: Footprint, device: Device, batch: int, context: float) -> float | Missing:
+    """The floor of TPOT with so many sequences, each after so many tokens; of memory alone where no more is known."""
+    if device.bandwidth_gb_s is None:
+        return UNKNOWN_BANDWIDTH
+    return 1000 * step_seconds(footprint, device)(Step(batch, round(batch * context), 0, 0.0, 0))
 
-    cells: tuple[ModelCell, ...]
-    errors: tuple[ModelError, ...]
-    assumptions: tuple[str, ...]
+
+def prefill_ms(footprint: Footprint, device: Device, tokens: int) -> float | Missing:
+    """The floor of TTFT for a prompt of so many tokens, alone on the device."""
+    if device.bandwidth_gb_s is None:
+        return UNKNOWN_BANDWIDTH
+    if device.products_s("bf16") is None:
+        return UNKNOWN_ARITHMETIC
+    return 1000 * step_seconds(footprint, device)(Step(0, 0, tokens, tokens * (tokens + 1) / 2, 1))
+
+
+def kv_tokens(footprint: Footprint, device: Device, utilization: float) -> int | Missing:
+    """Tokens whose keys and values fit beside the weights; 0 where the weights alone do not fit.
+
+    Activations and CUDA graphs take memory too, which is not counted.
+    """
+    if device.memory_gb is None:
+        return Missing(reason="the memory of this machine is not known")
+    free = utilization * device.memory_gb * 1e9 - footprint.weight_bytes
+    return max(0, int(free / footprint.kv_bytes_per_token))
+
+
+def step_seconds(footprint: Footprint, device: Device) -> Callable[[Step], float]:
+    """How long a step takes at least."""
+    assert device.bandwidth_gb_s is not None
+    bytes_s = device.bandwidth_gb_s * 1e9
+    # Without a figure for arithmetic a product takes no time: the floor is that of memory.
+    linear = 1 / rate if (rate := device.products_s(footprint.activations)) else 0.0
+    sixteen = 1 / rate if (rate := device.products_s("bf16")) else 0.0
+    head_bytes = 2 * footprint.head_products  # in BF16, a product a weight
+    layer_bytes = footprint.step_bytes - head_bytes
+
+    def seconds(step: Step) -> float:
+        tokens, sampled = step.decoding + step.prompt_tokens, step.decoding + step.prompts_done
+        pairs = step.context + step.prompt_pairs
+        layers = max(layer_bytes / bytes_s, tokens * footprint.products * linear)
+        head = max(head_bytes / bytes_s, sampled * footprint.head_products * sixteen) if sampled else 0.0
+        read = step.context * footprint.kv_bytes_per_token / bytes_s
+        return layers + head + max(read, pairs * footprint.attention_products * sixteen)
+
+    return seconds
+
+
+def limits_of(device: Device, kv: int) -> Limits:
+    """VLLM's defaults for its OpenAI server, from `EngineArgs.get_batch_defaults` of vLLM 0.32."""
+    gib = (device.memory_gb or 0) * 1e9 / 2**30
+    if gib >= 160:
+        return Limits(max_num_seqs=1024, max_num_batched_tokens=16384, kv_tokens=kv)
+    if gib >= 70 and "A100" not in device.name:
+        return Limits(max_num_seqs=1024, max_num_batched_tokens=8192, kv_tokens=kv)
+    return Limits(max_num_seqs=256, max_num_batched_tokens=2048, kv_tokens=kv)
+
+
+_NOT_HERE = Missing(reason="nothing was measured on this device")
+
+
+def _best(candidate: Candidate, device: Device, load: Load, utilization: float) -> Served | Missing:
+    footprint = candidate.footprint
+    if candidate.unserved:
+        return Missing(reason=candidate.unserved)
+    if isinstance(footprint, Missing):
+        return footprint
+    if device.bandwidth_gb_s is None:
+        return UNKNOWN_BANDWIDTH
+    if device.products_s("bf16") is None:
+        return UNKNOWN_ARITHMETIC
+    room = kv_tokens(footprint, device, utilization)
+    if isinstance(room, Missing):
+        return room
+    if not room:
+        return Missing(reason=f"the weights do not fit into {device.memory_gb:g} GB")
+    served = serve(load, limits_of(device, room), step_seconds(footprint, device))
+    return served or Missing(reason=f"the longest request does not fit beside the weights into {device.memory_gb:g} GB")
+
+
+def _of(value: Footprint | Missing, compute: Callable[[Footprint], Figure | Missing]) -> Figure | Missing:
+    return value if isinstance(value, Missing) else compute(value)
+
+
+def _gain(ours: Served | Missing, reference: Served | Missing) -> float | Missing:
+    if isinstance(ours, Missing):
+        return ours
+    if isinstance(reference, Missing):
+        return Missing(reason=f"BF16: {reference.reason}")
+    return 100 * (ours.throughput_tok_s / reference.throughput_tok_s - 1)
+
+
+def _ratio(ours: float | Missing, best: float | Missing) -> float | Missing:
+    if isinstance(ours, Missing):
+        return ours
+    return best if isinstance(best, Missing) else ours / best

@@ -16,6 +16,7 @@ from pipeline.report.gather.calibration import calibrations
 from pipeline.report.gather.cards import card_of
 from pipeline.report.gather.extract import record_of, server_of
 from pipeline.report.gather.references import published_tables
+from pipeline.report.gather.rooflines import rooflines, study_check
 from pipeline.report.gather.sources import Source, sources
 from pipeline.report.gather.sweeps import sweeps
 from pipeline.report.text import clean, plain
@@ -25,7 +26,8 @@ def build(jobs: Sequence[Job], failures: Mapping[str, PipelineError]) -> Report:
     """The report of these jobs as data."""
     settings = jobs[0].settings
     found = sources(jobs, failures)
-    comparison = compare([record_of(source) for source in found], [clean(label, 60) for label in settings.eval.tasks])
+    records = [record_of(source) for source in found]
+    comparison = compare(records, [clean(label, 60) for label in settings.eval.tasks])
     model, machine = _model(settings), _machine(found, jobs[0])
     gpu = gpu_of(machine)
     return Report(
@@ -42,6 +44,8 @@ def build(jobs: Sequence[Job], failures: Mapping[str, PipelineError]) -> Report:
         reproductions=tuple(
             reproduce(table, comparison, model, gpu.name if gpu else None) for table in published_tables()
         ),
+        rooflines=rooflines(settings, found, records, comparison, machine),
+        roofline_check=study_check(),
     )
 
 

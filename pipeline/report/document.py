@@ -13,7 +13,8 @@ from pipeline.compare.frontier import Frontier
 from pipeline.compare.history import History
 from pipeline.compare.recommendation import Recommendation
 from pipeline.compare.reference import Reproduction
-from pipeline.compare.roofline import Roofline, RooflineCheck
+from pipeline.compare.roofline import Roofline
+from pipeline.compare.roofline_check import RooflineCheck
 from pipeline.compare.sweep import Sweep
 from pipeline.compare.table import Comparison
 from pipeline.compare.verdict import Verdict

@@ -17,7 +17,7 @@ from pipeline.compare.published import published_differences, recompute
 from pipeline.compare.reference import reproduce
 from pipeline.config import PROJECT_ROOT
 from pipeline.errors import InputError
-from pipeline.report.gather.references import FOLDER, published_tables, read_table
+from pipeline.report.gather.references import FOLDER, published_tables, read
 
 TABLES = {table.name: table for table in published_tables()}
 SPEED = [table for table in TABLES.values() if table.kind == "speed"]
@@ -153,7 +153,7 @@ def test_a_file_that_is_no_table_is_named(what, tmp_path):
     path = tmp_path / "study_rtx4090.yaml"
     path.write_text(yaml.safe_dump(data))
     with pytest.raises(InputError, match=re.escape(str(path))):
-        read_table(path)
+        read(path)
 
 
 def test_a_share_that_is_no_number_of_items_is_refused(tmp_path):
@@ -162,4 +162,4 @@ def test_a_share_that_is_no_number_of_items_is_refused(tmp_path):
     path = tmp_path / "angelslim_qwen3_8b.yaml"
     path.write_text(yaml.safe_dump(data))
     with pytest.raises(InputError, match="whole number of items"):
-        read_table(path)
+        read(path)

@@ -1,4 +1,4 @@
-"""The published tables of `conf/reference/`, checked against their schema."""
+"""The published tables of `conf/reference/` and what they were measured with, checked against their schema."""
 
 from __future__ import annotations
 
@@ -8,29 +8,35 @@ from pathlib import Path
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from pipeline.compare.published import PublishedTable
+from pipeline.compare.published import AccuracyTable, Protocol, Published, PublishedTable, SpeedTable
 from pipeline.config import PROJECT_ROOT
 from pipeline.errors import InputError
 
 FOLDER = PROJECT_ROOT / "conf" / "reference"
-_SCHEMA: TypeAdapter[PublishedTable] = TypeAdapter(PublishedTable)
+_SCHEMA: TypeAdapter[SpeedTable | AccuracyTable | Protocol] = TypeAdapter(Published)
+
+
+def published_tables() -> tuple[PublishedTable, ...]:
+    """Every table, by file name."""
+    return tuple(each for each in _everything() if not isinstance(each, Protocol))
+
+
+def protocols() -> tuple[tuple[Protocol, tuple[SpeedTable, ...]], ...]:
+    """What tables were measured with, and those tables."""
+    tables = {table.name: table for table in _everything() if isinstance(table, SpeedTable)}
+    return tuple((p, tuple(tables[name] for name in p.tables)) for p in _everything() if isinstance(p, Protocol))
 
 
 @cache
-def published_tables(folder: Path = FOLDER) -> tuple[PublishedTable, ...]:
-    """Every table, by file name.
+def _everything() -> tuple[SpeedTable | AccuracyTable | Protocol, ...]:
+    return tuple(read(path) for path in sorted(FOLDER.glob("*.yaml")))
+
+
+def read(path: Path) -> SpeedTable | AccuracyTable | Protocol:
+    """One file.
 
     Raises:
-        InputError: when a file is no such table, naming it and what is wrong.
-    """
-    return tuple(read_table(path) for path in sorted(folder.glob("*.yaml")))
-
-
-def read_table(path: Path) -> PublishedTable:
-    """One table.
-
-    Raises:
-        InputError: when it is none.
+        InputError: when it is no published table and no protocol, naming it and what is wrong.
     """
     try:
         table = _SCHEMA.validate_python(yaml.safe_load(path.read_text(encoding="utf-8")))

@@ -1,0 +1,126 @@
+"""What a dense decoder of a given config.json consists of: its tensors by name, and what a token costs it.
+
+Read from the config alone, so that a model that is not here can be reckoned with.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.errors import InputError
+
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+_MIXTURES = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+
+
+@dataclass(frozen=True)
+class DecoderShape:
+    """A decoder with a gated MLP and grouped-query attention: Qwen3, Qwen2, Llama, Mistral and their like.
+
+    Attributes:
+        layers: decoder layers.
+        hidden: width of the residual stream.
+        intermediate: width of the MLP.
+        heads: query heads.
+        kv_heads: key and value heads.
+        head_dim: width of a head.
+        vocabulary: rows of the embedding.
+        tied: whether the output layer is the embedding.
+        head_norms: whether queries and keys are normalized (Qwen3).
+        biased: whether q, k and v have a bias (Qwen2).
+    """
+
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+    tied: bool
+    head_norms: bool
+    biased: bool
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> DecoderShape:
+        """The shape that a config.json names.
+
+        Raises:
+            InputError: on a mixture of experts, and on a config that lacks a width.
+        """
+        config = config.get("text_config", config)
+        if any(config.get(name) for name in _MIXTURES):
+            raise InputError(f"{config.get('model_type')} is a mixture of experts, whose cost depends on the routing.")
+        try:
+            heads, kind = int(config["num_attention_heads"]), str(config.get("model_type", ""))
+            return cls(
+                layers=int(config["num_hidden_layers"]),
+                hidden=int(config["hidden_size"]),
+                intermediate=int(config["intermediate_size"]),
+                heads=heads,
+                kv_heads=int(config.get("num_key_value_heads") or heads),
+                head_dim=int(config.get("head_dim") or config["hidden_size"] // heads),
+                vocabulary=int(config["vocab_size"]),
+                tied=bool(config.get("tie_word_embeddings", False)),
+                head_norms=kind == "qwen3",
+                biased=kind == "qwen2" or bool(config.get("attention_bias")),
+            )
+        except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+            raise InputError(f"config.json names no dense decoder ({error}).") from None
+
+    @property
+    def linears(self) -> dict[str, tuple[int, int]]:
+        """The Linear modules of one layer: (out, in)."""
+        queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        return {
+            "self_attn.q_proj": (queries, self.hidden),
+            "self_attn.k_proj": (keys, self.hidden),
+            "self_attn.v_proj": (keys, self.hidden),
+            "self_attn.o_proj": (self.hidden, queries),
+            "mlp.gate_proj": (self.intermediate, self.hidden),
+            "mlp.up_proj": (self.intermediate, self.hidden),
+            "mlp.down_proj": (self.hidden, self.intermediate),
+        }
+
+    @property
+    def tensors(self) -> dict[str, tuple[int, ...]]:
+        """Every tensor of the BF16 checkpoint with its shape, as transformers names them."""
+        found: dict[str, tuple[int, ...]] = {EMBEDDING: (self.vocabulary, self.hidden)}
+        for index in range(self.layers):
+            layer = f"model.layers.{index}"
+            found |= {f"{layer}.{name}.weight": shape for name, shape in self.linears.items()}
+            if self.biased:
+                found |= {f"{layer}.self_attn.{n}_proj.bias": self.linears[f"self_attn.{n}_proj"][:1] for n in "qkv"}
+            if self.head_norms:
+                found |= {f"{layer}.self_attn.{n}_norm.weight": (self.head_dim,) for n in "qk"}
+            found |= {f"{layer}.{n}_layernorm.weight": (self.hidden,) for n in ("input", "post_attention")}
+        found["model.norm.weight"] = (self.hidden,)
+        return found if self.tied else {**found, HEAD: (self.vocabulary, self.hidden)}
+
+    @property
+    def parameters(self) -> int:
+        """All of them, a tied embedding once."""
+        return sum(math.prod(shape) for shape in self.tensors.values())
+
+    @property
+    def linear_parameters(self) -> int:
+        """Weights of all Linear modules of the layers, each of which makes one product a token."""
+        return self.layers * sum(out * width for out, width in self.linears.values())
+
+    @property
+    def head_parameters(self) -> int:
+        """Weights of the output layer."""
+        return self.vocabulary * self.hidden
+
+    @property
+    def kv_values_per_token(self) -> int:
+        """Keys and values that one token of context keeps."""
+        return 2 * self.layers * self.kv_heads * self.head_dim
+
+    @property
+    def attention_products(self) -> int:
+        """Products of one token with one token of its context: queries with keys, weights with values."""
+        return 2 * self.layers * self.heads * self.head_dim
