@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 import subprocess
@@ -80,12 +81,25 @@ def _cpu() -> tuple[set[str], str]:
     return set(fields.get("flags", "").split()), fields.get("model name") or platform.machine()
 
 
+def nvidia_smi(query: str) -> list[str]:
+    """What `nvidia-smi` answers to a query of the GPU that CUDA will take, a line each; empty where it cannot be asked.
+
+    It lists every GPU of the machine, whatever `CUDA_VISIBLE_DEVICES` leaves to this process.
+    """
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
+    if shutil.which("nvidia-smi") is None or first in ("", "-1"):
+        return []
+    command = ["nvidia-smi", query, "--format=csv,noheader,nounits", "-i", first]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    except subprocess.TimeoutExpired:
+        return []
+    return answer.stdout.splitlines() if answer.returncode == 0 else []
+
+
 def _gpu() -> tuple[str, float, float] | None:
-    if shutil.which("nvidia-smi") is None:
+    lines = nvidia_smi("--query-gpu=name,memory.total,compute_cap")
+    if not lines:
         return None
-    query = "--query-gpu=name,memory.total,compute_cap"
-    answer = subprocess.run(["nvidia-smi", query, "--format=csv,noheader,nounits"], capture_output=True, text=True)
-    if answer.returncode != 0 or not answer.stdout.strip():
-        return None
-    name, memory, capability = (part.strip() for part in answer.stdout.splitlines()[0].split(","))
+    name, memory, capability = (part.strip() for part in lines[0].split(","))
     return name, float(memory), float(capability)

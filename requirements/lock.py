@@ -1,4 +1,4 @@
-"""Writes the locked environments from `pyproject.toml`: run it as `make lock` (`make lock ARGS=--upgrade` for all anew).
+"""Writes the locked environments from `pyproject.toml`: run it as `make lock`, or `make lock ARGS=--upgrade`.
 
 The locks are complete: pip installs them with `--no-deps --require-hashes`, which is how the overrides of
 `overrides.txt` reach somebody who has pip alone. Two facts shape the CPU side:

@@ -7,8 +7,6 @@ server's nor this pipeline's are foreign: what they take is missing from what is
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 import threading
 import time
 from collections.abc import Iterable
@@ -17,6 +15,7 @@ from typing import Any
 import psutil
 
 from pipeline.bench import counters
+from pipeline.hardware import nvidia_smi
 
 INTERVAL_S = 2.0
 GPU_FIELDS = {
@@ -30,8 +29,8 @@ GPU_FIELDS = {
 
 
 def gpu() -> dict[str, float]:
-    """Clock, temperature, power and memory of the first GPU; empty where there is none."""
-    line = _nvidia_smi(f"--query-gpu={','.join(GPU_FIELDS.values())}")[:1]
+    """Clock, temperature, power and memory of the GPU; empty where there is none."""
+    line = nvidia_smi(f"--query-gpu={','.join(GPU_FIELDS.values())}")[:1]
     found = {}
     for name, text in zip(GPU_FIELDS, line[0].split(",") if line else (), strict=False):
         try:
@@ -44,25 +43,13 @@ def gpu() -> dict[str, float]:
 def gpu_processes() -> dict[int, float]:
     """MiB held on the GPU by each process that computes on it."""
     found = {}
-    for line in _nvidia_smi("--query-compute-apps=pid,used_memory"):
+    for line in nvidia_smi("--query-compute-apps=pid,used_memory"):
         pid, _, memory = line.partition(",")
         try:
             found[int(pid)] = float(memory)
         except ValueError:
             continue
     return found
-
-
-def _nvidia_smi(query: str) -> list[str]:
-    if shutil.which("nvidia-smi") is None:
-        return []
-    try:
-        answer = subprocess.run(
-            ["nvidia-smi", query, "--format=csv,noheader,nounits"], capture_output=True, text=True, timeout=20
-        )
-    except subprocess.TimeoutExpired:
-        return []
-    return answer.stdout.splitlines() if answer.returncode == 0 else []
 
 
 def family(pid: int) -> list[psutil.Process]:
