@@ -393,7 +393,10 @@ class EvalSettings(_Section):
     name: str
     tasks: dict[str, TaskSettings] = Field(min_length=1, description="column label -> task")
     include_path: Path | None = Field(None, description="folder of further lm-eval task files")
-    limit: PositiveInt | None = Field(None, description="items of each task; null: all")
+    data_dir: Path | None = Field(None, description="folder with the benchmarks' files; null: from the hub")
+    limit: PositiveInt | None = Field(None, description="items of each task, drawn by subject; null: all")
+    chat_template: bool = Field(False, description="ask under the model's chat template, examples as turns of it")
+    enable_thinking: bool | None = Field(None, description="Qwen3's switch; null: what the template does by itself")
     num_concurrent: PositiveInt = Field(16, description="requests in flight")
     prefix_caching: bool = Field(
         True, description="the examples that questions begin with are computed once; costs a server of its own"
@@ -403,6 +406,12 @@ class EvalSettings(_Section):
     code_timeout_s: PositiveFloat = Field(5, description="seconds of CPU time a generated program may take")
     unsafe_code: bool = Field(False, description="run generated programs even where this machine cannot isolate them")
     divergence: DivergenceSettings | None = Field(None, description="KL divergence from BF16; null: not measured")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> EvalSettings:
+        if self.enable_thinking is not None and not self.chat_template:
+            raise ValueError(f"enable_thinking={self.enable_thinking} is the template's switch: set chat_template=true")
+        return self
 
 
 class HardwareSettings(_Section):

@@ -207,7 +207,8 @@ class Workspace:
             raise InputError(f"outputs={self.root}: {error.strerror}.", "Set outputs=<a folder>.") from None
         with FileLock(parent / f".{artifact.folder.name}.lock"):
             _sweep(parent, artifact.folder.name)
-            draft = Draft(parent / f".{artifact.folder.name}.{os.getpid()}.tmp")
+            kept = parent / f".{artifact.folder.name}.kept"
+            draft = Draft(parent / f".{artifact.folder.name}.{os.getpid()}.tmp", kept)
             draft.folder.mkdir()
             started, clock = datetime.now(UTC), time.monotonic()
 
@@ -231,6 +232,7 @@ class Workspace:
             try:
                 yield draft
                 publish("ok")
+                shutil.rmtree(kept, ignore_errors=True)
             except NotApplicable as reason:
                 publish("not_applicable", str(reason))
                 raise
@@ -249,11 +251,16 @@ class Workspace:
 
 
 class Draft:
-    """An artifact in the making: put files into `folder`, the figures that others read into `results`."""
+    """An artifact in the making: put files into `folder`, the figures that others read into `results`.
 
-    def __init__(self, folder: Path) -> None:
+    `kept` is a folder, made by who needs it, that an interruption or failure leaves for the next making of the same
+    artifact: work that need not be done twice.
+    """
+
+    def __init__(self, folder: Path, kept: Path) -> None:
         """Fills `folder`."""
         self.folder = folder
+        self.kept = kept
         self.results: dict[str, Any] = {}
 
 

@@ -83,7 +83,7 @@ def _checked(job: Job) -> dict[str, Any]:
 
     return {
         "tasks": {label: task.task for label, task in scoring.tasks.items()},
-        "task_files": key_of(task_files(scoring.include_path, job.digests)),
+        "task_files": key_of(task_files(scoring, job.digests)),
         **calibration.model_dump(include={"overlap_ngram", "max_overlap", "allow_contamination"}),
     }
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from pipeline.config import DivergenceSettings, Settings, Stage
+from pipeline.config import DivergenceSettings, EvalSettings, Settings, Stage
 from pipeline.datasets import identity_of
+from pipeline.eval import local
 from pipeline.job import Job
 from pipeline.workspace import Digests, Draft
 
 SHARED = False
 # Settings that say how and where the questions are asked; the answers are the same.
 # The divergence has an identity of its own, by what is in its file.
-NOT_IDENTITY = {"name", "include_path", "num_concurrent", "prefix_caching", "unsafe_code", "divergence"}
+NOT_IDENTITY = {"name", "include_path", "data_dir", "num_concurrent", "prefix_caching", "unsafe_code", "divergence"}
 
 
 def needs(settings: Settings) -> tuple[Stage, ...]:
@@ -31,7 +31,7 @@ def identity(job: Job) -> dict[str, Any]:
         "serve": job.serving.identity(job.settings),
         "eval": settings.model_dump(exclude=NOT_IDENTITY),
         "divergence": _divergence(settings.divergence, job.digests),
-        "task_files": task_files(settings.include_path, job.digests),
+        "task_files": task_files(settings, job.digests),
         "lm_eval": versions().get("lm-eval"),
     }
 
@@ -44,12 +44,11 @@ def _divergence(settings: DivergenceSettings | None, digests: Digests) -> dict[s
     return {**settings.model_dump(exclude={"dataset"}), "dataset": dataset}
 
 
-def task_files(folder: Path | None, digests: Digests) -> dict[str, str]:
-    """SHA-256 of every file below the folder of further tasks, their data included, by its path in there."""
-    if folder is None or not folder.is_dir():
-        return {}
-    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and "__pycache__" not in path.parts]
-    return {path.relative_to(folder).as_posix(): digests.of(path) for path in paths}
+def task_files(settings: EvalSettings, digests: Digests) -> dict[str, str]:
+    """SHA-256 of every file that defines tasks, by its path in `include_path`, and one of all that `data_dir` holds."""
+    folder, data = settings.include_path, local.identity(settings.data_dir)
+    found = digests.of_folder(folder) if folder is not None and folder.is_dir() else {}
+    return found if data is None else {**found, "data_dir": data}
 
 
 def make(job: Job, draft: Draft) -> None:

@@ -125,13 +125,16 @@ def collect(
     parts: list[Reported] = [([], [], [])] * len(texts)
     done = 0
 
-    def arrived(index: int, choices: list[Choice]) -> None:
+    def read(index: int, choices: list[Choice]) -> Reported:
+        return _read(texts[index], choices[0].get("prompt_logprobs"), top_k)
+
+    def arrived(index: int, reported: Reported) -> None:
         nonlocal done
-        parts[index] = _read(texts[index], choices[0].get("prompt_logprobs"), top_k)
+        parts[index] = reported
         done += 1
         progress(done, len(texts))
 
-    endpoint.complete(bodies, endpoint.num_concurrent, arrived)
+    endpoint.complete(bodies, endpoint.num_concurrent, read, arrived)
     return {
         "sequence": np.repeat(np.arange(len(texts), dtype=np.int32), [len(text.counted) for text in texts]),
         "position": np.array([place for text in texts for place in text.counted], dtype=np.int32),

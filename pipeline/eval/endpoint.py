@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from pipeline.errors import ServerError
+from pipeline.eval.journal import Journal
 
 ATTEMPTS = 4
 FIRST_PAUSE_S = 0.5
@@ -21,12 +22,20 @@ TIMEOUT_S = 3600.0
 
 Body = dict[str, Any]
 Choice = dict[str, Any]
+Arrived = Callable[[int, Any], None]
 
 
 class Endpoint:
     """One server's completions API."""
 
-    def __init__(self, url: str, model: str, num_concurrent: int, check_alive: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        num_concurrent: int,
+        check_alive: Callable[[], None],
+        journal: Journal | None = None,
+    ) -> None:
         """Talks to `url`.
 
         Args:
@@ -34,11 +43,13 @@ class Endpoint:
             model: the name that it serves the checkpoint under.
             num_concurrent: prompts in flight.
             check_alive: raises ServerError once the server has ended.
+            journal: of answers, which are not asked for again; by default none is kept.
         """
         self.url = url
         self.model = model
         self.num_concurrent = num_concurrent
         self._check_alive = check_alive
+        self._journal = journal or Journal()
 
     @cached_property
     def context(self) -> int:
@@ -57,20 +68,25 @@ class Endpoint:
             self._check_alive()
             raise ServerError(f"{self.url}/v1/models does not say the context's length ({error!r}).") from error
 
-    def complete(self, bodies: Iterable[Body], in_flight: int, arrived: Callable[[int, list[Choice]], None]) -> None:
-        """Sends every request and hands over each one's choices, in the order of its prompts.
+    def complete(
+        self, bodies: Iterable[Body], in_flight: int, read: Callable[[int, list[Choice]], Any], arrived: Arrived
+    ) -> None:
+        """Sends every request that the journal does not answer, and hands over what is read from each answer.
 
         Args:
             bodies: the requests, without the model's name.
             in_flight: requests at a time.
-            arrived: called with the request's index and its choices, in the order in which answers come.
+            read: makes plain JSON of a request's choices, which are in the order of its prompts; that is what is kept.
+            arrived: called with the request's index and what was read, in the order in which answers come.
 
         Raises:
             ServerError: when the server ends, refuses a request, or keeps failing on one.
         """
-        asyncio.run(self._all(bodies, in_flight, arrived))
+        asyncio.run(self._all(bodies, in_flight, read, arrived))
 
-    async def _all(self, bodies: Iterable[Body], in_flight: int, arrived: Callable[[int, list[Choice]], None]) -> None:
+    async def _all(
+        self, bodies: Iterable[Body], in_flight: int, read: Callable[[int, list[Choice]], Any], arrived: Arrived
+    ) -> None:
         import httpx
 
         waiting = iter(enumerate(bodies))
@@ -78,7 +94,11 @@ class Endpoint:
 
         async def worker() -> None:
             for index, body in waiting:
-                arrived(index, await self._one(client, body))
+                key, answer = self._journal.recall(body)
+                if answer is None:
+                    answer = read(index, await self._one(client, body))
+                    self._journal.append(key, answer)
+                arrived(index, answer)
 
         async with httpx.AsyncClient(timeout=TIMEOUT_S, limits=limits) as client:
             watch = asyncio.create_task(self._watch())

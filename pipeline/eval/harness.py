@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from pipeline.workspace import Draft
 
 Row = dict[str, Any]
+# Items that one checkpoint has right and the other wrong, as a share; 4-bit weights of 8B models are at about this.
+USUALLY_DIFFERING = 0.06
 
 
 def evaluate(job: Job, draft: Draft) -> None:
@@ -35,7 +37,7 @@ def evaluate(job: Job, draft: Draft) -> None:
         InputError: when a task's data or the tokenizer cannot be read.
         ServerError: when the server ends or does not answer.
     """
-    from pipeline.eval import divergence
+    from pipeline.eval import divergence, journal
     from pipeline.eval.endpoint import Endpoint
     from pipeline.eval.model import ServedModel
     from pipeline.serve.server import SERVED_NAME
@@ -45,6 +47,8 @@ def evaluate(job: Job, draft: Draft) -> None:
     for label, wanted in settings.tasks.items():
         job.progress.detail(f"reading {label}")
         columns.append(tasks.load(label, wanted, settings))
+        if (asked := columns[-1]).count < asked.available:
+            job.progress.say(f"  {label}: {asked.count} of {asked.available} items, {implied(asked.count)}")
     runs_code = any(asked.runs_code for asked in columns)
     isolation = sandbox.choose(unsafe=settings.unsafe_code).kind if runs_code else None
     with sandbox.policy(unsafe=settings.unsafe_code, timeout_s=settings.code_timeout_s):
@@ -52,7 +56,8 @@ def evaluate(job: Job, draft: Draft) -> None:
         held_out = settings.divergence
         texts = divergence.read_texts(held_out, tokenizer) if held_out else []
         server = job.server(prefix_caching=settings.prefix_caching)
-        endpoint = Endpoint(server.url, SERVED_NAME, settings.num_concurrent, server.check_alive)
+        answers = journal.Journal(draft.kept / journal.FILE)
+        endpoint = Endpoint(server.url, SERVED_NAME, settings.num_concurrent, server.check_alive, answers)
         seconds: dict[str, float] = {}
         figures: dict[str, Row] = {}
         reports: dict[str, Any] = {}
@@ -63,29 +68,34 @@ def evaluate(job: Job, draft: Draft) -> None:
                 tokenizer,
                 max_gen_toks=settings.max_gen_toks,
                 seed=settings.seed,
+                enable_thinking=settings.enable_thinking,
                 progress=_progress(job.progress.detail, asked.label, asked.count),
             )
-            reports[asked.label], rows = ask(asked, model)
+            reports[asked.label], rows = ask(asked, model, chat_template=settings.chat_template)
             _write_rows(draft.folder / "samples" / f"{file_name(asked.label)}.jsonl", rows)
             figures[asked.label] = {**summarize(asked, rows), **model.tally.facts()}
             seconds[asked.label] = round(time.monotonic() - started, 3)
+            for sentence in remarks(asked.label, figures[asked.label]):
+                job.progress.say(f"  [yellow]{sentence}[/]")
         if held_out:
             shown = _progress(job.progress.detail, "divergence", len(texts))
             diverged = divergence.measure(
                 texts, held_out.top_k, endpoint, draft.folder, shown, twice=job.settings.is_baseline
             )
+        answers.close()
     _write_json(draft.folder / "lm_eval.json", reports)
     draft.results = {
         "tasks": figures,
         "server": server.facts(),
         "seconds": seconds,
+        "recalled": answers.recalled,
         "sandbox": isolation,
     }
     if held_out:
         draft.results["divergence"] = diverged
 
 
-def ask(asked: Asked, model: ServedModel) -> tuple[dict[str, Any], list[Row]]:
+def ask(asked: Asked, model: ServedModel, *, chat_template: bool = False) -> tuple[dict[str, Any], list[Row]]:
     """Runs lm-eval over one column; its own aggregated results, and one row for each item."""
     from lm_eval.evaluator import evaluate as lm_eval_evaluate
 
@@ -99,6 +109,8 @@ def ask(asked: Asked, model: ServedModel) -> tuple[dict[str, Any], list[Row]]:
             bootstrap_iters=100,
             log_samples=True,
             confirm_run_unsafe_code=True,
+            apply_chat_template=chat_template,
+            fewshot_as_multiturn=chat_template,
         )
     samples = report.pop("samples")
     rows = [row for name in asked.tasks for row in _rows(asked, name, samples[name])]
@@ -171,7 +183,7 @@ def summarize(asked: Asked, rows: Sequence[Row]) -> Row:
         "stderr": stderr,
         "n": len(rows),
         "asked": asked.count,
-        "available": sum(len(task.eval_docs) for task in asked.tasks.values()),
+        "available": asked.available,
         "filters": filters,
     }
 
@@ -191,12 +203,45 @@ def file_name(label: str) -> str:
 
 
 def _progress(detail: Callable[[str], None], label: str, items: int) -> Callable[[int, int], None]:
-    """Turns requests answered into items answered: a question of four options is one item."""
+    """Turns requests answered into items answered (a question of four options is one), with an estimate of the rest."""
+    from rich.progress import Progress
+
+    pace = Progress(disable=True, speed_estimate_period=30)
+    bar = pace.add_task(label, total=items)
 
     def show(done: int, total: int) -> None:
-        detail(f"{label} {done * items // max(1, total)}/{items}")
+        answered = done * items // max(1, total)
+        pace.update(bar, completed=answered)
+        left = pace.tasks[bar].time_remaining
+        detail(f"{label} {answered}/{items}" + (f", about {clock(left)} left" if left and answered < items else ""))
 
     return show
+
+
+def clock(seconds: float) -> str:
+    """A duration for people."""
+    minutes = round(seconds / 60)
+    return f"{seconds:.0f} s" if seconds < 90 else f"{minutes} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+
+
+def implied(n: int) -> str:
+    """What a sample of `n` items can tell at 95 %: of a share, at worst, and of a difference on the same items."""
+    share = 1.96 * math.sqrt(0.25 / n)
+    difference = 1.96 * math.sqrt(USUALLY_DIFFERING / n)
+    return (
+        f"drawn by subject: a score to +-{100 * share:.1f} points, a difference from BF16 to about "
+        f"+-{100 * difference:.1f} where {100 * USUALLY_DIFFERING:.0f} % of the answers differ"
+    )
+
+
+def remarks(label: str, figures: Row) -> list[str]:
+    """What of a task's figures must not go by in silence."""
+    found = []
+    if cut := figures["truncated"]:
+        found.append(f"{label}: {cut} of {figures['n']} prompts exceeded the context and lost their beginning.")
+    if cut := figures["unfinished"]:
+        found.append(f"{label}: {cut} of {figures['n']} answers ended at their budget of tokens.")
+    return found
 
 
 def _tokenizer(checkpoint: Path, trust_remote_code: bool) -> Any:

@@ -3,7 +3,9 @@
 lm-eval's own client asks one `echo` request for each option of a question, and the server computes the same prompt
 once for each. Where all options are single tokens after the same context, one request for one token answers the whole
 question: vLLM reports the log-probabilities of exactly the tokens named in `logprob_token_ids`, over the full
-vocabulary and before any sampling parameter, so the values are those of `echo`. Everything else goes the `echo` way.
+vocabulary and before any sampling parameter, so the values are those of `echo`. Options that begin with the same
+tokens and differ in the last (a chat template ends in blank lines, which tokenizers give to what follows) take one
+more request for each of those, over a prefix that the server has computed. Everything else goes the `echo` way.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import Any
 
 from lm_eval.api.model import LM
 
+from pipeline.errors import InputError
 from pipeline.eval.endpoint import Body, Choice, Endpoint
 
 # vLLM takes at most so many (MAX_LOGPROB_TOKEN_IDS).
@@ -76,6 +79,7 @@ class ServedModel(LM):  # type: ignore[misc]
         max_gen_toks: int,
         seed: int = 0,
         fast_choice: bool = True,
+        enable_thinking: bool | None = None,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
         """Speaks to `endpoint`.
@@ -86,6 +90,7 @@ class ServedModel(LM):  # type: ignore[misc]
             max_gen_toks: new tokens where a task sets no limit.
             seed: of sampling, where a task samples.
             fast_choice: False to ask by `echo` alone.
+            enable_thinking: Qwen3's switch of the chat template; None: what the template does by itself.
             progress: called with the requests of lm-eval that are answered, and their number.
         """
         super().__init__()
@@ -94,6 +99,7 @@ class ServedModel(LM):  # type: ignore[misc]
         self.max_gen_toks = max_gen_toks
         self.seed = seed
         self.fast_choice = fast_choice
+        self.enable_thinking = enable_thinking
         self.progress = progress
         self.tally = Tally()
         bos = tokenizer.bos_token_id
@@ -119,6 +125,32 @@ class ServedModel(LM):  # type: ignore[misc]
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
         """The token ids of a text."""
         return list(self._encode([string])[string])
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """The conversation as text, up to where the model replies, or goes on with the reply that is there.
+
+        Raises:
+            InputError: when the template fails on it.
+        """
+        switch = {} if self.enable_thinking is None else {"enable_thinking": self.enable_thinking}
+        try:
+            text = str(
+                self.tokenizer.apply_chat_template(
+                    chat_history,
+                    tokenize=False,
+                    add_generation_prompt=add_generation_prompt,
+                    continue_final_message=not add_generation_prompt,
+                    **switch,
+                )
+            )
+        except Exception as error:
+            roles = ", ".join(message["role"] for message in chat_history)
+            raise InputError(
+                f"eval.chat_template=true: the model's chat template fails on the turns {roles}: {error}.",
+                "Set eval.chat_template=false, or evaluate a checkpoint whose template takes them.",
+            ) from error
+        # The BOS token that a template writes is the one that `_encode` would add.
+        return text.removeprefix(self.tokenizer.bos_token) if self._prefix else text
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[LogLikelihood]:
         """The log-likelihood of each continuation, and whether greedy decoding would have written it."""
@@ -165,15 +197,18 @@ class ServedModel(LM):  # type: ignore[misc]
         texts = [""] * len(requests)
         done = 0
 
-        def arrived(index: int, choices: list[Choice]) -> None:
+        def read(_: int, choices: list[Choice]) -> list[Any]:
+            return [choices[0]["text"], choices[0].get("finish_reason")]
+
+        def arrived(index: int, answer: list[Any]) -> None:
             nonlocal done
-            text = choices[0]["text"]
+            text, reason = answer
             texts[index] = until_first(text, _stops(requests[index].args[1]))
-            self.tally.unfinished += choices[0].get("finish_reason") == "length" and texts[index] == text
+            self.tally.unfinished += reason == "length" and texts[index] == text
             done += 1
             self.progress(done, len(requests))
 
-        self.endpoint.complete(self._generations(requests, prompts), self.endpoint.num_concurrent, arrived)
+        self.endpoint.complete(self._generations(requests, prompts), self.endpoint.num_concurrent, read, arrived)
         self.tally.generated += len(requests)
         return texts
 
@@ -243,40 +278,52 @@ class ServedModel(LM):  # type: ignore[misc]
         return tokens
 
     def _ask_once(self, questions: Sequence[list[_Option]], values: dict[int, LogLikelihood], total: int) -> None:
-        """Scores each question by one request for one token; leaves out what an older server does not answer."""
-        kinds: dict[tuple[int, ...], list[list[_Option]]] = defaultdict(list)
-        for group in questions:
-            kinds[tuple(sorted({option.continuation[0] for option in group}))].append(group)
+        """Scores each question by requests for one token; leaves out what an older server does not answer."""
+        # Of each question: what was reported of each label at each place of the continuations.
+        found: list[list[dict[int, LogLikelihood] | None]] = [
+            [None] * len(group[0].continuation) for group in questions
+        ]
+        kinds: dict[tuple[int, ...], list[tuple[int, int]]] = defaultdict(list)
+        for number, group in enumerate(questions):
+            for place in range(len(found[number])):
+                kinds[tuple(sorted({option.continuation[place] for option in group}))].append((number, place))
         size = max(1, min(PROMPTS_PER_REQUEST, self.endpoint.num_concurrent))
         batches = [
-            (labels, groups[start : start + size])
-            for labels, groups in kinds.items()
-            for start in range(0, len(groups), size)
+            (labels, asked[start : start + size])
+            for labels, asked in kinds.items()
+            for start in range(0, len(asked), size)
         ]
+
+        def prompt(number: int, place: int) -> list[int]:
+            context, continuation = self._fit(questions[number][0])
+            return [*context, *continuation[:place]]
+
         bodies = (
             {
-                "prompt": [list(self._fit(group[0])[0]) for group in groups],
+                "prompt": [prompt(*each) for each in asked],
                 "max_tokens": 1,
                 "logprobs": 1,
                 "logprob_token_ids": list(labels),
                 "return_tokens_as_token_ids": True,
                 **GREEDY,
             }
-            for labels, groups in batches
+            for labels, asked in batches
         )
 
-        def arrived(index: int, choices: list[Choice]) -> None:
-            for group, choice in zip(batches[index][1], choices, strict=True):
-                (written,) = choice["logprobs"]["tokens"]
-                (reported,) = choice["logprobs"]["top_logprobs"]
-                names = [f"token_id:{option.continuation[0]}" for option in group]
-                if all(name in reported for name in names):
-                    # Not `name == written`: a tie with the token written is greedy, too, as it is by echo.
-                    for option, name in zip(group, names, strict=True):
-                        values[option.index] = (float(reported[name]), reported[name] >= reported[written])
+        def read(index: int, choices: list[Choice]) -> list[list[LogLikelihood] | None]:
+            return [_of_labels(batches[index][0], choice) for choice in choices]
+
+        def arrived(index: int, answers: list[list[LogLikelihood] | None]) -> None:
+            labels, asked = batches[index]
+            for (number, place), answer in zip(asked, answers, strict=True):
+                found[number][place] = None if answer is None else dict(zip(labels, answer, strict=True))
+                if all(found[number]):
+                    for option in questions[number]:
+                        parts = [at[t] for at, t in zip(found[number], option.continuation, strict=True) if at]
+                        values[option.index] = (sum(part[0] for part in parts), all(part[1] for part in parts))
             self.progress(len(values), total)
 
-        self.endpoint.complete(bodies, max(1, self.endpoint.num_concurrent // size), arrived)
+        self.endpoint.complete(bodies, max(1, self.endpoint.num_concurrent // size), read, arrived)
 
     def _echo(self, options: Sequence[_Option], values: dict[int, LogLikelihood], total: int) -> None:
         """Scores each continuation by the log-probabilities of its own prompt."""
@@ -293,16 +340,19 @@ class ServedModel(LM):  # type: ignore[misc]
             for context, continuation in fitted
         )
 
-        def arrived(index: int, choices: list[Choice]) -> None:
+        def read(index: int, choices: list[Choice]) -> LogLikelihood:
             reported = choices[0]["logprobs"]
             # The last token is the one that was generated.
             scored = slice(-1 - len(self._fit(options[index])[1]), -1)
             scores = reported["token_logprobs"][scored]
             best = [max(top.values()) for top in reported["top_logprobs"][scored]]
-            values[options[index].index] = (float(sum(scores)), scores == best)
+            return float(sum(scores)), scores == best
+
+        def arrived(index: int, answer: LogLikelihood) -> None:
+            values[options[index].index] = (answer[0], answer[1])
             self.progress(len(values), total)
 
-        self.endpoint.complete(bodies, self.endpoint.num_concurrent, arrived)
+        self.endpoint.complete(bodies, self.endpoint.num_concurrent, read, arrived)
 
     def _fit(self, option: _Option) -> tuple[Tokens[int], Tokens[int]]:
         """The context and continuation, cut from the left where they and one more token exceed the context."""
@@ -335,10 +385,28 @@ def _without_trailing_space(context: str, continuation: str) -> tuple[str, str]:
 
 
 def _is_choice(group: Sequence[_Option]) -> bool:
-    """Whether one request answers the question: one context, single-token options, not too many."""
+    """Whether requests for one token answer the question: one context, options that differ in a single last token.
+
+    Fewer of them than options, too: else nothing is won over `echo`.
+    """
     first = group[0]
+    shared = first.continuation[:-1]
     return (
         len(group) <= MAX_LABELS
         and len(first.context) > 0
-        and all(option.context == first.context and len(option.continuation) == 1 for option in group)
+        and len(first.continuation) > 0
+        and len(shared) < max(1, len(group) - 1)
+        and all(len(option.continuation) == len(first.continuation) for option in group)
+        and all(option.context == first.context and option.continuation[:-1] == shared for option in group)
     )
+
+
+def _of_labels(labels: Sequence[int], choice: Choice) -> list[LogLikelihood] | None:
+    """What the server reports of each label at the token that it wrote; None where it does not know how."""
+    (written,) = choice["logprobs"]["tokens"]
+    (reported,) = choice["logprobs"]["top_logprobs"]
+    names = [f"token_id:{label}" for label in labels]
+    if not all(name in reported for name in names):
+        return None
+    # Not `name == written`: a tie with the token written is greedy, too, as it is by echo.
+    return [(float(reported[name]), reported[name] >= reported[written]) for name in names]

@@ -14,6 +14,7 @@ from typing import Any
 
 from pipeline.config import EvalSettings, TaskSettings
 from pipeline.errors import ConfigError, InputError
+from pipeline.eval import local
 from pipeline.eval.sampling import stratified
 from pipeline.eval.scoring import local_metrics, runs_code, score_side_by_side, scores_by_function
 
@@ -28,6 +29,7 @@ class Asked:
     groups: dict[str, Any]
     items: dict[str, list[int]]
     subjects: dict[str, list[str] | None]
+    available: int
 
     @property
     def count(self) -> int:
@@ -57,7 +59,7 @@ def load(label: str, wanted: TaskSettings, settings: EvalSettings) -> Asked:
     loaded = _load(setting, wanted.task, settings)
     tasks, groups = dict(loaded["tasks"]), dict(loaded.get("groups") or {})
     for task in tasks.values():
-        _check(setting, wanted, task)
+        _check(setting, wanted, task, settings)
         if wanted.num_fewshot is not None:
             task.set_config(key="num_fewshot", value=wanted.num_fewshot)
         elif task.get_config("num_fewshot") is None:
@@ -67,7 +69,7 @@ def load(label: str, wanted: TaskSettings, settings: EvalSettings) -> Asked:
             score_side_by_side(task)
     subjects = {name: _subjects(task) for name, task in tasks.items()}
     sizes = {name: len(task.eval_docs) for name, task in tasks.items()}
-    asked = Asked(label, wanted, tasks, groups, {}, subjects)
+    asked = Asked(label, wanted, tasks, groups, {}, subjects, sum(sizes.values()))
     strata = [((name, index), asked.subject(name, index)) for name, size in sizes.items() for index in range(size)]
     if not strata:
         raise InputError(f"{setting}: the data of {wanted.task} has no items.", "Check the task's data files.")
@@ -78,12 +80,18 @@ def load(label: str, wanted: TaskSettings, settings: EvalSettings) -> Asked:
     return asked
 
 
-def _check(setting: str, wanted: TaskSettings, task: Any) -> None:
-    """Refuses a filter or metric that the task is known not to have.
+def _check(setting: str, wanted: TaskSettings, task: Any, settings: EvalSettings) -> None:
+    """Refuses a filter or metric that the task is known not to have, and thinking where nothing is written.
 
     Raises:
         ConfigError: naming those that it has.
     """
+    if settings.enable_thinking and task.OUTPUT_TYPE != "generate_until":
+        raise ConfigError(
+            f"eval.enable_thinking=true: {task.task_name} compares options at the first token of the reply, where a "
+            "thinking model has yet to think.",
+            "Set eval.enable_thinking=false, or ask tasks alone whose answers are written.",
+        )
     filters = [ensemble.name for ensemble in getattr(task, "_filters", [])]
     if filters and wanted.filter not in filters:
         raise ConfigError(
@@ -116,7 +124,7 @@ def _subjects(task: Any) -> list[str] | None:
 def _load(setting: str, name: str, settings: EvalSettings) -> Any:
     manager = _manager_with(setting, name, settings.include_path)
     try:
-        with quiet(), local_metrics():
+        with quiet(), local_metrics(), local.from_folder(settings.data_dir):
             return manager.load([name])
     except (ConfigError, InputError):
         raise
@@ -124,8 +132,9 @@ def _load(setting: str, name: str, settings: EvalSettings) -> Any:
         if _is_about_data(error):
             raise InputError(
                 f"{setting}: the data of {name} cannot be reached ({_first_line(error)}).",
-                "Offline, run it once on a machine that reaches the hub, copy that machine's Hugging Face cache and "
-                "set HF_HOME to the copy and HF_HUB_OFFLINE=1; or use the embedded tasks, eval=demo.",
+                "Offline, set eval.data_dir to a folder with the benchmarks' files; or run it once on a machine that "
+                "reaches the hub, copy that machine's Hugging Face cache and set HF_HOME to the copy and "
+                "HF_HUB_OFFLINE=1; or use the embedded tasks, eval=demo.",
             ) from error
         raise InputError(
             f"{setting}: lm-eval cannot load {name} ({_first_line(error)}).",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_tasks as tiny
 from completions_server import CompletionsServer
 
 
@@ -40,6 +41,12 @@ def checkpoint(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path
     folder = tmp_path_factory.mktemp("checkpoint")
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of tiny tasks of every kind."""
+    return tiny.make(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +12,7 @@ from typing import Any
 
 import pytest
 from completions_server import CompletionsServer
+from tiny_tasks import CHOICE, LOADER
 
 from pipeline.config import EvalSettings, TaskSettings
 from pipeline.errors import ConfigError, InputError
@@ -17,128 +20,41 @@ from pipeline.eval import tasks
 from pipeline.eval.harness import evaluate, file_name, mean_and_error
 from pipeline.workspace import Draft
 
-LOADER = """
-import json
-from pathlib import Path
-
-def load(name, **_):
-    from datasets import Dataset, DatasetDict
-    rows = Path(__file__).parent.joinpath(name + ".jsonl").read_text().splitlines()
-    return DatasetDict({"test": Dataset.from_list([json.loads(row) for row in rows])})
-
-def build(resps, docs):
-    return [[doc["code"] for _ in answers] for answers, doc in zip(resps, docs)]
-"""
-CHOICE = """
-task: {name}
-custom_dataset: !function tiny.load
-dataset_kwargs: {{name: {data}}}
-output_type: multiple_choice
-test_split: test
-doc_to_text: "{{{{question}}}}"
-doc_to_choice: ["A", "B", "C", "D"]
-doc_to_target: answer
-target_delimiter: ""
-metric_list: [{{metric: acc, aggregation: mean, higher_is_better: true}}]
-"""
-WORDS = """
-task: tiny_words
-custom_dataset: !function tiny.load
-dataset_kwargs: {name: words}
-output_type: generate_until
-test_split: test
-doc_to_text: "{{question}}"
-doc_to_target: "{{answer}}"
-generation_kwargs: {until: ["\\n"], max_gen_toks: 12, do_sample: false}
-metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
-filter_list:
-  - {name: whole, filter: [{function: take_first}]}
-  - {name: digit, filter: [{function: regex, regex_pattern: "([0-9])"}, {function: take_first}]}
-"""
-CODE = """
-task: tiny_code
-custom_dataset: !function tiny.load
-dataset_kwargs: {name: code}
-unsafe_code: true
-output_type: generate_until
-test_split: test
-doc_to_text: "{{question}}"
-doc_to_target: "{{test}}"
-generation_kwargs: {until: ["\\n"], max_gen_toks: 4}
-metric_list: [{metric: !function metrics.pass_at_k, aggregation: mean, higher_is_better: true, k: [1]}]
-filter_list: [{name: program, filter: [{function: custom, filter_fn: !function tiny.build}]}]
-"""
-# The way lm-eval's own code tasks get at their metric: at import, from the hub's library.
-METRICS = """
-import evaluate
-compute_ = evaluate.load("code_eval")
-compute_.compute(references=["assert add(2, 3) == 5"], predictions=[["def add(a, b): return a * b"]], k=[1])
-
-def pass_at_k(references, predictions, k=None):
-    return compute_.compute(references=references, predictions=predictions, k=k)[0]
-"""
-GROUP = """
-group: tiny_group
-task: [tiny_big, tiny_small]
-aggregate_metric_list: [{metric: acc, weight_by_size: true}]
-"""
-
-
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("tiny")
-    choice = [{"question": f"{'x' * (i % 7)} {i}:", "answer": i % 4, "subject": "ab"[i >= 30]} for i in range(40)]
-    plain = [{"question": row["question"], "answer": row["answer"]} for row in choice]
-    write(place / "choice.jsonl", choice)
-    write(place / "big.jsonl", plain[:30])
-    write(place / "small.jsonl", plain[30:])
-    write(place / "words.jsonl", [{"question": f"say {i}", "answer": str(i % 10)} for i in range(20)])
-    programs = [
-        {"question": str(i), "code": f"def f():\n    return {i % 3}", "test": "assert f() == 0"} for i in range(9)
-    ]
-    write(place / "code.jsonl", programs)
-    (place / "tiny.py").write_text(LOADER)
-    (place / "metrics.py").write_text(METRICS)
-    for name, data in {"tiny_choice": "choice", "tiny_big": "big", "tiny_small": "small", "tiny_gone": "gone"}.items():
-        (place / f"{name}.yaml").write_text(CHOICE.format(name=name, data=data))
-    (place / "tiny_words.yaml").write_text(WORDS)
-    (place / "tiny_code.yaml").write_text(CODE)
-    (place / "tiny_group.yaml").write_text(GROUP)
-    return place
-
-
-def write(path: Path, rows: list[dict[str, Any]]) -> None:
-    path.write_text("\n".join(map(json.dumps, rows)))
-
-
 Evaluate = Callable[..., Draft]
 
 
 @pytest.fixture
-def run(server: CompletionsServer, checkpoint: Path, folder: Path, tmp_path: Path) -> Evaluate:
+def run(server: CompletionsServer, checkpoint: Path, tiny_tasks: Path, tmp_path: Path) -> Evaluate:
     """Evaluates columns on the toy server."""
 
-    def evaluated(is_baseline: bool = False, **changes: Any) -> Draft:
-        settings = EvalSettings(**{"name": "tiny", "include_path": folder, "max_gen_toks": 16, **changes})
+    def evaluated(is_baseline: bool = False, template: str | None = None, **changes: Any) -> Draft:
+        settings = EvalSettings(**{"name": "tiny", "include_path": tiny_tasks, "max_gen_toks": 16, **changes})
         said: list[str] = []
         job: Any = SimpleNamespace(
             settings=SimpleNamespace(
                 eval=settings, model=SimpleNamespace(trust_remote_code=False), is_baseline=is_baseline
             ),
-            checkpoint=checkpoint,
+            checkpoint=checkpoint if template is None else with_template(checkpoint, tmp_path / "chat", template),
             server=lambda **asked: SimpleNamespace(
                 url=server.url, check_alive=lambda: None, facts=lambda: {"toy": True, **asked}
             ),
-            progress=SimpleNamespace(detail=said.append),
+            progress=SimpleNamespace(detail=said.append, say=said.append),
         )
         place = tmp_path / f"draft{len(list(tmp_path.iterdir()))}"
         place.mkdir()
-        draft = Draft(place)
+        draft = Draft(place, place.with_suffix(".kept"))
         evaluate(job, draft)
         draft.results["said"] = said
         return draft
 
     return evaluated
+
+
+def with_template(checkpoint: Path, place: Path, template: str) -> Path:
+    """A copy of the checkpoint whose tokenizer has a chat template."""
+    shutil.copytree(checkpoint, place)
+    (place / "chat_template.jinja").write_text(template)
+    return place
 
 
 def column(task: str, metric: str = "acc", **more: Any) -> TaskSettings:
@@ -243,7 +159,55 @@ def test_lm_evals_own_humaneval_gets_our_metric() -> None:
 def test_prompts_that_are_cut_are_counted(run: Evaluate, server: CompletionsServer) -> None:
     server.context = 8
     draft = run(tasks={"Choice": column("tiny_choice")})
-    assert draft.results["tasks"]["Choice"]["truncated"] == sum(len(f"{'x' * (i % 7)} {i}:") + 1 > 7 for i in range(40))
+    cut = sum(len(f"{'x' * (i % 7)} {i}:") + 1 > 7 for i in range(40))
+    assert draft.results["tasks"]["Choice"]["truncated"] == cut
+    assert any(f"Choice: {cut} of 40 prompts exceeded the context" in line for line in draft.results["said"])
+
+
+def test_what_a_sample_can_tell_is_said_before_anything_is_asked(run: Evaluate) -> None:
+    said = run(tasks={"Choice": column("tiny_choice")}, limit=25).results["said"]
+    (line,) = [line for line in said if "drawn by subject" in line]
+    # 1.96 sqrt(.25 / 25), and of a difference 1.96 sqrt(.06 / 25).
+    assert "25 of 40 items" in line and "+-19.6 points" in line and "+-9.6" in line
+    assert said.index(line) < next(i for i, text in enumerate(said) if text.startswith("Choice "))
+
+
+def test_under_the_template_examples_are_turns_of_a_conversation(
+    run: Evaluate, server: CompletionsServer, tokenizer: Any
+) -> None:
+    switch = "{% if enable_thinking is false %} no{% endif %}"
+    draft = run(
+        tasks={
+            "Choice": column("tiny_choice", num_fewshot=1),
+            "Words": column("tiny_words", "exact_match", filter="digit"),
+        },
+        limit=2,
+        template="{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant:" + switch + "{{ '\\n\\n' }}{% endif %}",
+        chat_template=True,
+        enable_thinking=False,
+    )
+    prompts = [p for r in server.requests for p in (r["prompt"] if isinstance(r["prompt"][0], list) else [r["prompt"]])]
+    texts = [tokenizer.decode(prompt) for prompt in prompts]
+    choices = [text for text in texts if "say" not in text]
+    for text in choices:
+        assert re.fullmatch(r"user: [^\n]*:\nassistant: [A-D]\nuser: [^\n]*:\nassistant: no\n{0,2}", text)
+    # The blank lines belong to the options: each is asked for by itself, then the letters after both.
+    assert sorted(text[-2:] for text in choices) == sorted(2 * ["no", "o\n", "\n\n"])
+    assert all(re.fullmatch(r"user: say \d+\nassistant: no\n\n", text) for text in texts if "say" in text)
+    figures = draft.results["tasks"]
+    assert (figures["Choice"]["asked_by_echo"], figures["Words"]["generated"]) == (0, 2)
+
+
+def test_a_template_that_fails_is_named(run: Evaluate) -> None:
+    template = "{{ raise_exception('no such role') }}"
+    with pytest.raises(InputError, match=r"eval.chat_template=true.*turns user: no such role"):
+        run(tasks={"Choice": column("tiny_choice")}, template=template, chat_template=True)
+
+
+def test_a_thinking_model_is_not_asked_for_its_first_token(run: Evaluate) -> None:
+    with pytest.raises(ConfigError, match=r"enable_thinking=true: tiny_choice compares options"):
+        run(tasks={"Choice": column("tiny_choice")}, chat_template=True, enable_thinking=True)
 
 
 REFUSED = {
@@ -281,11 +245,11 @@ def test_a_data_set_of_the_hub_that_is_out_of_reach_says_what_to_do(
     assert "HF_HUB_OFFLINE=1" in caught.value.remedy
 
 
-def test_a_metric_of_the_hub_is_refused(run: Evaluate, folder: Path, tmp_path: Path) -> None:
+def test_a_metric_of_the_hub_is_refused(run: Evaluate, tiny_tasks: Path, tmp_path: Path) -> None:
     place = tmp_path / "tasks"
     place.mkdir()
     (place / "tiny.py").write_text(LOADER)
-    (place / "choice.jsonl").write_text((folder / "choice.jsonl").read_text())
+    (place / "choice.jsonl").write_text((tiny_tasks / "choice.jsonl").read_text())
     text = CHOICE.format(name="tiny_hub", data="choice").replace("metric: acc", "metric: bertscore, hf_evaluate: true")
     (place / "tiny_hub.yaml").write_text(text)
     with pytest.raises(ConfigError, match=r"bertscore.*fetched from the hub"):

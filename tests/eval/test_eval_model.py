@@ -84,6 +84,20 @@ def test_other_options_go_by_echo(server: CompletionsServer, tokenizer: Any, opt
     assert all(request["echo"] for request in server.requests)
 
 
+def test_options_that_differ_in_the_last_token_alone_are_asked_for_token_by_token(
+    server: CompletionsServer, tokenizer: Any
+) -> None:
+    fast, echo = make(server, tokenizer), make(server, tokenizer, fast_choice=False)
+    # A trailing space goes to the options, as the blank lines do that end a chat template.
+    asked = [instance for i in range(20) for instance in choice(i, f"question {i}: ", list("ABCD"))]
+    values = fast.loglikelihood(asked)
+    assert (fast.tally.fast, fast.tally.echo) == (20, 0)
+    prompts = [prompt for request in server.requests for prompt in request["prompt"]]
+    assert len(prompts) == 2 * 20
+    for (ours, greedy_), (theirs, greedy_too) in zip(values, echo.loglikelihood(asked), strict=True):
+        assert (ours, greedy_) == (pytest.approx(theirs), greedy_too)
+
+
 def test_options_after_different_contexts_go_by_echo(server: CompletionsServer, tokenizer: Any) -> None:
     model = make(server, tokenizer)
     instances = [Instance("loglikelihood", {}, (text, "A"), i, ("task", 0, 1)) for i, text in enumerate(["ab", "cd"])]

@@ -1,0 +1,36 @@
+"""One evaluation of tiny tasks in a process of its own, for a test to kill; its options are JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from pipeline.config import EvalSettings
+from pipeline.eval.harness import evaluate
+from pipeline.workspace import Workspace
+
+
+def main() -> None:
+    options = json.loads(sys.argv[1])
+    settings = EvalSettings.model_validate(options["eval"])
+    served = SimpleNamespace(url=options["url"], check_alive=lambda: None, facts=dict)
+    job: Any = SimpleNamespace(
+        settings=SimpleNamespace(
+            eval=settings, model=SimpleNamespace(trust_remote_code=False), is_baseline=options["is_baseline"]
+        ),
+        checkpoint=Path(options["checkpoint"]),
+        server=lambda **_: served,
+        progress=SimpleNamespace(detail=lambda _: None, say=lambda _: None),
+    )
+    workspace = Workspace(Path(options["outputs"]))
+    artifact = workspace.artifact("eval", "toy", "bf16", {})
+    with workspace.making(artifact, {}) as draft:
+        evaluate(job, draft)
+    print(artifact.folder)
+
+
+if __name__ == "__main__":
+    main()
