@@ -3,6 +3,7 @@
 * `records`: what was measured, as plain data,
 * `estimates`: a figure with its interval, and its absence with a reason,
 * `repeats`: means over repeats, and the relative change of a mean,
+* `speed`: a benchmark against BF16's, load by load; `bootstrap`: how sure a percentile is within its repeat,
 * `accuracy`: shares of correct answers, and their difference on the same items,
 * `divergence`: how far next-token distributions are from the baseline's,
 * `table`: all variants against BF16,

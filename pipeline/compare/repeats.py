@@ -1,6 +1,8 @@
 """Means over repeats of a benchmark, and how much a mean has changed against the baseline's.
 
-The interval of a mean is Student's: m +- t(n-1) * s / sqrt(n).
+The interval of a mean is Student's: m +- t(n-1) * s / sqrt(n). Three repeats agree by chance now and then; so where
+each value has a standard error e over its own requests (a percentile has, see `bootstrap`), the interval is no narrower
+than what those alone would give: m +- z * sqrt(sum(e^2)) / n. It covers at least as often as Student's.
 
 The change is the ratio of two means, with an interval by the delta method on its logarithm, which keeps it above -100 %
 and makes it the same whichever of the two is called the baseline (G. Casella, R. Berger, Statistical Inference, 2nd
@@ -15,11 +17,15 @@ a0^2 / (n0 - 1)). Repeats of two variants share their seeds, but they ran at dif
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 
-from scipy.special import stdtrit
+from scipy.special import ndtri, stdtrit
 
 from pipeline.compare.estimates import LEVEL, Frozen, Interval, Missing, excludes_zero
+
+Errors = Sequence[float | None]
+Z = float(ndtri((1 + LEVEL) / 2))
 
 
 class Repeated(Frozen):
@@ -30,6 +36,11 @@ class Repeated(Frozen):
     mean: float
     interval: Interval | None
     spread: Interval
+
+    @property
+    def median(self) -> float:
+        """The middle one of all repeats."""
+        return statistics.median(self.values)
 
     @property
     def repeats(self) -> int:
@@ -50,14 +61,23 @@ class Change(Frozen):
         return excludes_zero(self.interval)
 
 
-def summarize(unit: str, values: Sequence[float]) -> Repeated | Missing:
-    """Mean, interval and range of one metric; a mean of a single value has no interval."""
+def summarize(unit: str, values: Sequence[float], errors: Errors = ()) -> Repeated | Missing:
+    """Mean, interval and range of one metric; a mean of a single value has no interval.
+
+    Args:
+        unit: of the values.
+        values: one a repeat.
+        errors: the standard error of each value over the requests of its repeat, where known.
+    """
     if not values:
         return Missing(reason="no repeat finished")
     if not all(math.isfinite(value) for value in values):
         return Missing(reason="a repeat's figure is not finite")
     mean = _mean(values)
-    half = _t(len(values) - 1) * math.sqrt(_variance(values) / len(values)) if len(values) > 1 else None
+    half = None
+    if len(values) > 1:
+        half = _t(len(values) - 1) * math.sqrt(_variance(values) / len(values))
+        half = max(half, Z * math.sqrt(_floor(values, errors)))
     return Repeated(
         unit=unit,
         values=tuple(values),
@@ -67,8 +87,17 @@ def summarize(unit: str, values: Sequence[float]) -> Repeated | Missing:
     )
 
 
-def relative_change(values: Sequence[float], baseline: Sequence[float]) -> Change | Missing:
-    """The change of the mean from `baseline` to `values`, in percent."""
+def relative_change(
+    values: Sequence[float], baseline: Sequence[float], errors: Errors = (), baseline_errors: Errors = ()
+) -> Change | Missing:
+    """The change of the mean from `baseline` to `values`, in percent.
+
+    Args:
+        values: one a repeat.
+        baseline: one a repeat.
+        errors: the standard error of each value over the requests of its repeat, where known.
+        baseline_errors: the same of the baseline.
+    """
     if not values or not baseline:
         return Missing(reason="no repeat finished")
     mean, reference = _mean(values), _mean(baseline)
@@ -80,13 +109,22 @@ def relative_change(values: Sequence[float], baseline: Sequence[float]) -> Chang
     ours = _variance(values) / (len(values) * mean**2)
     theirs = _variance(baseline) / (len(baseline) * reference**2)
     total = ours + theirs
+    half = Z * math.sqrt(_floor(values, errors) / mean**2 + _floor(baseline, baseline_errors) / reference**2)
     # Identical repeats say nothing about how much others would differ; rounding leaves about 1e-32 of them.
-    if total < 1e-28:
+    if total < 1e-28 and not half:
         return Change(percent=percent, interval=None, reason="the repeats do not differ, so their noise is unknown")
-    share = ours / total
-    freedom = 1 / (share**2 / (len(values) - 1) + (1 - share) ** 2 / (len(baseline) - 1))
-    centre, half = math.log(mean / reference), _t(freedom) * math.sqrt(total)
+    if total >= 1e-28:
+        share = ours / total
+        freedom = 1 / (share**2 / (len(values) - 1) + (1 - share) ** 2 / (len(baseline) - 1))
+        half = max(half, _t(freedom) * math.sqrt(total))
+    centre = math.log(mean / reference)
     return Change(percent=percent, interval=Interval(low=_percent(centre - half), high=_percent(centre + half)))
+
+
+def _floor(values: Sequence[float], errors: Errors) -> float:
+    """The variance of the mean that the requests within the repeats alone would make; zero where not known."""
+    known = [error for error in errors if error is not None]
+    return math.fsum(error**2 for error in known) / len(values) ** 2 if len(known) == len(values) else 0.0
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -14,7 +14,9 @@ from pipeline.compare.accuracy import paired_difference as paired
 from pipeline.compare.divergence import DivergenceCell, diverge, perplexity
 from pipeline.compare.estimates import LEVEL, Frozen, Interval, Missing
 from pipeline.compare.records import Family, Record, Speed, TaskScores
-from pipeline.compare.repeats import Change, Repeated, relative_change, summarize
+from pipeline.compare.repeats import Change
+from pipeline.compare.speed import Benchmark, benchmark, headline_cell, marks
+from pipeline.compare.speed import SpeedCell as SpeedCell
 
 Direction = Literal["higher", "lower"]
 
@@ -34,13 +36,6 @@ TPOT = MetricColumn(name="mean_tpot_ms", title="Mean TPOT", unit="ms", better="l
 METRICS = (THROUGHPUT, TTFT, TPOT)
 SIZE = "size"
 DIVERGENCE = "kl_from_bf16"
-
-
-class SpeedCell(Frozen):
-    """A metric with its change from the baseline."""
-
-    measured: Repeated
-    change: Change | Missing
 
 
 class SizeCell(Frozen):
@@ -71,6 +66,10 @@ class Row(Frozen):
     size: SizeCell | Missing
     speed: dict[str, SpeedCell | Missing]
     details: dict[str, SpeedCell | Missing]
+    # Guards that failed where these figures were measured: they stand, and are marked.
+    marks: tuple[str, ...]
+    # Everything that was measured, by protocol.
+    benchmarks: dict[str, Benchmark]
     kv_cache_tokens: int | None
     ready_s: float | None
     tasks: dict[str, TaskCell | Missing]
@@ -142,8 +141,12 @@ def _row(record: Record, baseline: Record | None, tasks: Sequence[str]) -> Row:
         emulated=record.emulated,
         claims_speed=not record.emulated and not (baseline is not None and baseline.emulated),
         size=_size(record, baseline),
-        speed={column.name: _speed(record, baseline, column.name, column.unit) for column in METRICS},
-        details={} if speed is None else {n: _speed(record, baseline, n, m.unit) for n, m in speed.metrics.items()},
+        speed={column.name: headline_cell(record, baseline, column.name, column.unit) for column in METRICS},
+        details={}
+        if speed is None
+        else {n: headline_cell(record, baseline, n, m.unit) for n, m in speed.metrics.items()},
+        marks=marks(record, baseline),
+        benchmarks={name: benchmark(each, record, baseline) for name, each in record.protocols.items()},
         kv_cache_tokens=speed.kv_cache_tokens if speed else None,
         ready_s=speed.ready_s if speed else None,
         tasks=cells,
@@ -157,37 +160,6 @@ def _row(record: Record, baseline: Record | None, tasks: Sequence[str]) -> Row:
 def _mean(parts: list[tuple[float, Interval | None]], tasks: Sequence[str]) -> Mean | Missing:
     """The mean over all tasks; over other tasks than the neighbours' it would be another quantity."""
     return mean_over_tasks(parts) if len(parts) == len(tasks) else Missing(reason="not every task has a figure")
-
-
-def _speed(record: Record, baseline: Record | None, name: str, unit: str) -> SpeedCell | Missing:
-    if isinstance(record.speed, Missing):
-        return record.speed
-    metric = record.speed.metrics.get(name)
-    if metric is None:
-        return Missing(reason=f"the benchmark has no {name}")
-    if metric.unit != unit:
-        return Missing(reason=f"measured in {metric.unit}, not {unit}")
-    measured = summarize(metric.unit, metric.values)
-    if isinstance(measured, Missing):
-        return measured
-    return SpeedCell(measured=measured, change=_speed_change(record, baseline, name, measured))
-
-
-def _speed_change(record: Record, baseline: Record | None, name: str, measured: Repeated) -> Change | Missing:
-    if record.is_baseline:
-        return Missing(reason="the baseline itself")
-    if baseline is None:
-        return Missing(reason="no BF16 baseline among the results")
-    if isinstance(baseline.speed, Missing):
-        return Missing(reason=f"BF16 has no benchmark: {baseline.speed.reason}")
-    assert isinstance(record.speed, Speed)
-    if record.speed.machine != baseline.speed.machine:
-        return Missing(reason=f"BF16 was measured on another machine ({baseline.speed.machine})")
-    metric = baseline.speed.metrics.get(name)
-    reference = None if metric is None else summarize(metric.unit, metric.values)
-    if metric is None or metric.unit != measured.unit or not isinstance(reference, Repeated):
-        return Missing(reason=f"BF16 has no {name} to compare with")
-    return relative_change(measured.values, reference.values)
 
 
 def _size(record: Record, baseline: Record | None) -> SizeCell | Missing:
@@ -275,6 +247,7 @@ def _notes(records: Sequence[Record], baseline: Record | None) -> list[str]:
     for record in records:
         if isinstance(record.speed, Speed) and record.speed.failed:
             found.append(f"{record.label}: {record.speed.failed} of {record.speed.asked} benchmark requests failed.")
+        found += [f"{record.label}, marked: {mark}." for mark in marks(record, baseline)]
         for label, task in {} if isinstance(record.tasks, Missing) else record.tasks.items():
             if task.n < task.asked:
                 found.append(f"{record.label}: {task.n} of {task.asked} items of {label} were scored.")

@@ -17,6 +17,7 @@ from pipeline.compare.table import DIVERGENCE, SIZE, Comparison, Row, SizeCell, 
 from pipeline.report.text import decimals, number, signed, size_unit
 
 NO_SPEED_CLAIM = "emulated: no speed claim"
+MARKED = "marked"
 EMULATED_BASELINE = "BF16 emulated: no speed claim"
 
 
@@ -131,10 +132,12 @@ class Table:
                 "the 95 % interval."
             )
         if any(cell.star for cell in cells):
-            lines.append("*: the 95 % interval of the difference excludes zero; without a star it may be noise.")
+            lines.append("*: the 95 % interval of the difference excludes zero; without a star no difference is shown.")
         if any(cell.is_best for cell in cells):
             lines.append("Best: the best figure of a column; it need not be clearly better than the next.")
-        if any(cell.note for cell in cells):
+        if any(MARKED in cell.note for cell in cells):
+            lines.append("Marked: a guard failed while it was measured; it is named below.")
+        if any(NO_SPEED_CLAIM in cell.note or EMULATED_BASELINE in cell.note for cell in cells):
             lines.append(
                 "Emulated: this machine has no kernel for the format; its accuracy counts, its speed does not."
             )
@@ -204,11 +207,13 @@ def _speed(row: Row, cell: SpeedCell | Missing, column: Column, best: bool) -> C
         interval=_range(measured.interval, show),
         evidence=f"{repeats}, {_range(measured.spread, show)}",
         is_best=best,
-        note="" if row.claims_speed else NO_SPEED_CLAIM if row.emulated else EMULATED_BASELINE,
+        note="; ".join(_speed_notes(row)),
     )
     if isinstance(change, Missing):
         return replace(shown, change_missing=change.reason)
     clear = row.claims_speed and change.is_clear
+    if change.interval is not None and not clear and row.claims_speed:
+        shown = replace(shown, evidence=f"{shown.evidence}; no difference shown")
     return replace(
         shown,
         change=f"{signed(change.percent)} %",
@@ -217,6 +222,12 @@ def _speed(row: Row, cell: SpeedCell | Missing, column: Column, best: bool) -> C
         is_clear=clear,
         is_gain=clear and (change.percent > 0) == (column.better == "higher"),
     )
+
+
+def _speed_notes(row: Row) -> list[str]:
+    """What a reader must know of a speed: emulated, or measured while a guard failed."""
+    emulated = NO_SPEED_CLAIM if row.emulated else EMULATED_BASELINE
+    return [*([] if row.claims_speed else [emulated]), *([MARKED] if row.marks else [])]
 
 
 def _size(cell: SizeCell | Missing, column: Column, best: bool) -> Cell:
