@@ -15,7 +15,9 @@ import torch
 from engine_on_demo import DEMO, made
 from safetensors.torch import load_file
 
-from pipeline.config import PROJECT_ROOT
+from pipeline import capabilities
+from pipeline.config import PROJECT_ROOT, HardwareSettings
+from pipeline.hardware import probe
 from pipeline.quantize import checkpoint as disk
 from pipeline.quantize import packing_bnb, packing_gguf
 from pipeline.serve import vllm_plugin
@@ -126,6 +128,12 @@ def test_served_probabilities_are_those_of_the_dequantized_weights(settings, tmp
     assert vllm_plugin.GGUF in vllm_plugin.emulated_in(done.stdout)
     assert "inputs will be cast" not in done.stdout
     answer = json.loads((tmp_path / "answer.json").read_text())
+    assert not answer["refused"]
+    here = probe(HardwareSettings(name="cpu", device="cpu"))
+    for name, emulated in answer["emulated"].items():
+        quant = settings(f"quant={name.split()[0]}").quant
+        found = [what for what in emulated if not what.startswith("kv_cache")]
+        assert bool(found) == (capabilities.of_quant(quant, here).support == "emulated"), name
     unquantized = log_probabilities(demo_model(), prompt)
     for quant, (_, _, dtype, tolerance) in CASES.items():
         effect = rms(references[quant] - unquantized)

@@ -69,13 +69,17 @@ def kernels() -> dict[str, Any]:
     }
 
 
-def serve(checkpoint: str, dtype: str, prompts: list[list[int]]) -> list[float]:
+def serve(
+    checkpoint: str, dtype: str, prompts: list[list[int]], kv_cache: str = "auto", kernel: str = "auto"
+) -> list[float]:
     """Return the log-probability of each prompt token but the first."""
     from vllm import LLM, SamplingParams
 
     llm = LLM(
         checkpoint,
         dtype=dtype,
+        kv_cache_dtype=kv_cache,
+        linear_backend=kernel,
         skip_tokenizer_init=True,
         enforce_eager=True,
         max_model_len=64,
@@ -94,7 +98,15 @@ def serve(checkpoint: str, dtype: str, prompts: list[list[int]]) -> list[float]:
 
 if __name__ == "__main__":
     request = json.loads(Path(sys.argv[1]).read_text())
-    answer: dict[str, Any] = {"kernels": kernels()}
+    answer: dict[str, Any] = {"kernels": kernels(), "emulated": {}, "refused": {}}
+    from pipeline.serve.vllm_plugin import announce, emulated_in
+
     for job in request["jobs"]:
-        answer[job["name"]] = serve(job["checkpoint"], job["dtype"], request["prompts"])
+        name = job.pop("name")
+        announce._said.clear()
+        try:
+            answer[name] = serve(prompts=request["prompts"], **job)
+        except Exception as error:
+            answer["refused"][name] = f"{type(error).__name__}: {error}"
+        answer["emulated"][name] = emulated_in("\n".join(announce._said))
     Path(sys.argv[2]).write_text(json.dumps(answer))

@@ -20,6 +20,7 @@ from transformers.models.qwen3 import modeling_qwen3
 
 GROUP = 32
 INPUT_SCALE, KEY_SCALE, VALUE_SCALE = 0.02, 0.011, 0.013
+STATIC_SCALE = 0.03125  # of INT8 activations
 CONFIG: dict[str, Any] = {
     "vocab_size": 192,
     "hidden_size": 128,
@@ -34,6 +35,7 @@ CONFIG: dict[str, Any] = {
     "attn_implementation": "eager",
 }
 _TENSOR: dict[str, Any] = {"num_bits": 8, "type": "float", "strategy": "tensor", "symmetric": True, "dynamic": False}
+_DYNAMIC: dict[str, Any] = {"strategy": "token", "dynamic": True}
 _GROUP: dict[str, Any] = {**_TENSOR, "num_bits": 4, "type": "int", "strategy": "group", "group_size": GROUP}
 
 
@@ -100,23 +102,78 @@ def fp8_static_with_fp8_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return model
 
 
-def w4a16(folder: Path) -> Any:
-    """Write a symmetric 4-bit weight-only checkpoint; return its reference."""
+def wna16(folder: Path, bits: int = 4, zero_points: bool = False) -> Any:
+    """Write a weight-only checkpoint of integers, with zero points or symmetric; return its reference."""
     model = base_model()
     replaced: dict[str, torch.Tensor] = {}
+    half = 2 ** (bits - 1)
     with torch.no_grad():
         for name, layer in linear_layers(model).items():
             grouped = layer.weight.reshape(layer.out_features, -1, GROUP)
-            scale = (grouped.abs().amax(-1) / 7.5).to(torch.bfloat16)
-            stored = (grouped / scale.to(torch.float32).unsqueeze(-1)).round().clamp(-8, 7).to(torch.int8)
-            weight = (stored.to(torch.bfloat16) * scale.unsqueeze(-1)).reshape_as(layer.weight)
-            layer.weight.copy_(weight.to(torch.float32))
-            replaced[f"{name}.weight_packed"] = pack_to_int32(stored.reshape_as(layer.weight), 4)
-            replaced[f"{name}.weight_scale"] = scale
+            low, high = grouped.amin(-1, keepdim=True), grouped.amax(-1, keepdim=True)
+            width = (
+                (high - low) / (2 * half - 1) if zero_points else grouped.abs().amax(-1, keepdim=True) / (half - 0.5)
+            )
+            scale = width.to(torch.bfloat16)
+            zero = (-half - low / scale).round().clamp(-half, half - 1) if zero_points else torch.zeros_like(low)
+            stored = ((grouped / scale.float()).round() + zero).clamp(-half, half - 1)
+            layer.weight.copy_(((stored - zero).to(torch.bfloat16) * scale).float().reshape_as(layer.weight))
+            replaced[f"{name}.weight_packed"] = pack_to_int32(stored.to(torch.int8).reshape_as(layer.weight), bits)
+            replaced[f"{name}.weight_scale"] = scale[..., 0].contiguous()
             replaced[f"{name}.weight_shape"] = torch.tensor(layer.weight.shape)
-    group = {"targets": ["Linear"], "weights": _GROUP, "input_activations": None}
+            if zero_points:
+                packed = pack_to_int32(zero[..., 0].to(torch.int8), bits, packed_dim=0)
+                replaced[f"{name}.weight_zero_point"] = packed.contiguous()
+    weights = {**_GROUP, "num_bits": bits, "symmetric": not zero_points}
+    group = {"targets": ["Linear"], "weights": weights, "input_activations": None}
     _write(folder, model, replaced, {"format": "pack-quantized", "config_groups": {"group_0": group}})
     return model
+
+
+def fp8_dynamic(folder: Path) -> Any:
+    """Write an FP8 W8A8 checkpoint with a scale per channel and per token; return its reference."""
+    model = base_model()
+    replaced: dict[str, torch.Tensor] = {}
+
+    def round_rows(_: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
+        scale = inputs[0].abs().amax(-1, keepdim=True) / 448
+        return ((inputs[0] / scale).clamp(-448, 448).to(torch.float8_e4m3fn).float() * scale,)
+
+    with torch.no_grad():
+        for name, layer in linear_layers(model).items():
+            scale = layer.weight.abs().amax(-1, keepdim=True) / 448
+            stored = (layer.weight / scale).clamp(-448, 448).to(torch.float8_e4m3fn)
+            layer.weight.copy_(stored.float() * scale)
+            layer.register_forward_pre_hook(round_rows)
+            replaced[f"{name}.weight"], replaced[f"{name}.weight_scale"] = stored, scale
+    weights = {**_TENSOR, "strategy": "channel"}
+    group = {"targets": ["Linear"], "weights": weights, "input_activations": {**_TENSOR, **_DYNAMIC}}
+    _write(folder, model, replaced, {"format": "float-quantized", "config_groups": {"group_0": group}})
+    return model
+
+
+def fp4(folder: Path, kind: str) -> None:
+    """Write a checkpoint of blocks of FP4, `nvfp4` or `mxfp4`, whose values do not matter."""
+    model = base_model()
+    replaced: dict[str, torch.Tensor] = {}
+    nvidia = kind == "nvfp4"
+    block, scales = (16, torch.float8_e4m3fn) if nvidia else (32, torch.uint8)
+    for name, layer in linear_layers(model).items():
+        rows, columns = layer.weight.shape
+        replaced[f"{name}.weight_packed"] = torch.full((rows, columns // 2), 0x21, dtype=torch.uint8)
+        replaced[f"{name}.weight_scale"] = torch.ones(rows, columns // block).to(scales)
+        if nvidia:
+            replaced[f"{name}.weight_global_scale"] = torch.tensor([1.0])
+            replaced[f"{name}.input_global_scale"] = torch.tensor([1.0])
+    strategy = "tensor_group" if nvidia else "group"
+    weights = {**_TENSOR, "num_bits": 4, "strategy": strategy, "group_size": block, "scale_dtype": str(scales)}
+    group = {
+        "targets": ["Linear"],
+        "weights": weights,
+        "input_activations": {**weights, "dynamic": "local" if nvidia else True},
+        "format": f"{kind}-pack-quantized",
+    }
+    _write(folder, model, replaced, {"format": f"{kind}-pack-quantized", "config_groups": {"group_0": group}})
 
 
 def _packed(values: torch.Tensor, bits: int) -> torch.Tensor:
@@ -169,12 +226,14 @@ def native_gptq(folder: Path, bits: int) -> Any:
     return model
 
 
-def w8a8(folder: Path) -> Any:
-    """Write an INT8 W8A8 checkpoint with dynamic activations; return its reference."""
+def w8a8(folder: Path, static: bool = False) -> Any:
+    """Write an INT8 W8A8 checkpoint; return its reference."""
     model = base_model()
     replaced: dict[str, torch.Tensor] = {}
 
     def round_rows(_: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
+        if static:
+            return ((inputs[0] / STATIC_SCALE).round().clamp(-128, 127) * STATIC_SCALE,)
         largest = inputs[0].abs().amax(-1, keepdim=True)
         return ((inputs[0] * torch.div(127.0, largest)).round() * (largest / 127),)
 
@@ -186,8 +245,10 @@ def w8a8(folder: Path) -> Any:
             layer.register_forward_pre_hook(round_rows)
             replaced[f"{name}.weight"] = stored
             replaced[f"{name}.weight_scale"] = scale
+            if static:
+                replaced[f"{name}.input_scale"] = torch.tensor([STATIC_SCALE])
     weights = {**_TENSOR, "type": "int", "strategy": "channel"}
-    activations = {**_TENSOR, "type": "int", "strategy": "token", "dynamic": True}
+    activations = {**_TENSOR, "type": "int", **({} if static else _DYNAMIC)}
     group = {"targets": ["Linear"], "weights": weights, "input_activations": activations}
     _write(folder, model, replaced, {"format": "int-quantized", "config_groups": {"group_0": group}})
     return model
