@@ -434,6 +434,9 @@ class ReportSettings(_Section):
 
     name: str
     title: str = "Which quantization should I deploy?"
+    recorded: bool = Field(
+        False, description="show what outputs holds of the model, under whatever settings and wherever it was measured"
+    )
     what_if: tuple[str, ...] = Field((), description="GPUs of the catalogue to predict for, see pipeline/catalogue.py")
     formats: tuple[Literal["html", "md", "csv", "json", "png"], ...] = Field(
         ("html", "md", "csv", "json"), description="png: each chart as a file for slides"

@@ -134,7 +134,7 @@ class Run:
         self.outputs = root / "outputs"
         self.variants = STUDY if variants is None else variants
         self.title, self.titles, self.tasks, self.formats = title, titles or TITLES, tasks or TASKS, formats
-        self.single = single
+        self.single, self.recorded = single, False
         self.dataset = root / "conversations.json"
         self.dataset.write_text("[]")
         self.workspace = Workspace(self.outputs)
@@ -191,7 +191,12 @@ class Run:
                 },
                 "eval": {"name": "few", "tasks": self.tasks, "limit": ITEMS, "divergence": text},
                 "hardware": {"name": "auto"},
-                "report": {"name": "default", "title": self.title, "formats": list(self.formats)},
+                "report": {
+                    "name": "default",
+                    "title": self.title,
+                    "formats": list(self.formats),
+                    "recorded": self.recorded,
+                },
             }
         )
 

@@ -140,6 +140,20 @@ def test_peers_of_other_settings_are_left_out(tmp_path, capsys):
     assert [row["name"] for row in rows] == ["gptq"]
 
 
+def test_what_was_recorded_is_shown_whatever_the_settings_are_now(tmp_path, capsys):
+    variants = {name: STUDY[name] for name in ("gptq", "bf16+fp8_e4m3", "bf16", "w4a16")}
+    variants["w4a16"] = replace(variants["w4a16"], missing={"bench": NO_KERNEL})
+    run = Run(tmp_path, variants, formats=("json",))
+    # Another conversation set here, and by it other keys: nothing of the run itself is found under them.
+    run.single, run.recorded = "bf16", True
+    run.dataset.write_text("[1]")
+    report.make(run.jobs, {})
+    rows = json.loads(written(run, "report.json"))["comparison"]["rows"]
+    assert [row["name"] for row in rows] == ["bf16", "gptq", "bf16+fp8_e4m3", "w4a16"]
+    assert "interval" in rows[1]["speed"]["mean_ttft_ms"]["change"]
+    assert rows[3]["speed"]["mean_ttft_ms"] == {"reason": NO_KERNEL}
+
+
 def test_results_that_cannot_be_read_are_not_applicable(tmp_path, capsys):
     run = Run(tmp_path, {name: STUDY[name] for name in ("bf16", "gptq")}, formats=("html", "json"))
     bench, scores = (run.job("gptq").artifact(stage).folder for stage in (Stage.BENCH, Stage.EVAL))

@@ -2,6 +2,7 @@
 
 A run over several variants shows exactly those. A run of one variant shows it among its peers: every variant of the
 same model whose benchmark or scores were made under the same settings, so that yesterday's baseline is there today.
+`report.recorded` shows whatever the folder holds of the model, as where it was measured on another machine.
 """
 
 from __future__ import annotations
@@ -76,6 +77,8 @@ class Source:
 
 def sources(jobs: Sequence[Job], failures: Mapping[str, PipelineError]) -> list[Source]:
     """One entry for each row of the report, the baseline first."""
+    if jobs[0].settings.report.recorded:
+        return _ordered(list(_recorded(jobs[0])))
     rows: dict[str, Source] = {}
     for job in jobs:
         source = _of_job(job, failures.get(str(job.variant)))
@@ -84,6 +87,11 @@ def sources(jobs: Sequence[Job], failures: Mapping[str, PipelineError]) -> list[
     found = list(rows.values())
     if jobs[0].settings.variants is None:
         found += _peers(jobs[0], {source.name for source in found})
+    return _ordered(found)
+
+
+def _ordered(found: list[Source]) -> list[Source]:
+    """The baseline first, and every row with a label of its own."""
     found.sort(key=lambda source: not source.is_baseline)
     _make_unique(found)
     return found
@@ -119,7 +127,7 @@ def _stages(job: Job) -> Iterator[Stage]:
 
 def _peers(job: Job, known: set[str]) -> Iterator[Source]:
     """The other variants with a finished result under this job's settings."""
-    found: Found = {stage: list(job.workspace.manifests(job.settings.model.name, stage.value)) for stage in READ}
+    found = _everything(job)
     results: dict[str, dict[Stage, tuple[Path, Manifest]]] = {}
     for stage in (Stage.BENCH, Stage.EVAL):
         try:
@@ -139,6 +147,29 @@ def _peers(job: Job, known: set[str]) -> Iterator[Source]:
             continue
         same = {s: item for s, item in stages.items() if item[1].payload.get("quantize") == key}
         yield _peer(variant, checkpoint, same, found)
+
+
+def _everything(job: Job) -> Found:
+    """Every manifest of the model, oldest first."""
+    return {stage: list(job.workspace.manifests(job.settings.model.name, stage.value)) for stage in READ}
+
+
+def _recorded(job: Job) -> Iterator[Source]:
+    """Every variant that was served, with the results of its latest checkpoint, whatever the settings are now."""
+    found = _everything(job)
+    served = {stage: found[stage] for stage in (Stage.VERIFY, Stage.BENCH, Stage.EVAL)}
+    for variant in dict.fromkeys(m.variant for items in served.values() for _, m in items if m.variant):
+        own = {stage: [item for item in items if item[1].variant == variant] for stage, items in served.items()}
+        latest = max((manifest for items in own.values() for _, manifest in items), key=lambda m: m.started)
+        key = latest.payload.get("quantize")
+        checkpoint = next((item for item in found[Stage.QUANTIZE] if item[1].key == key), None)
+        if checkpoint is None:
+            continue
+        made = {s: [item for item in items if item[1].payload.get("quantize") == key] for s, items in own.items()}
+        source = _peer(variant, checkpoint, {stage: items[-1] for stage, items in made.items() if items}, found)
+        protocols = {str(m.results.get("protocol")): m for _, m in made[Stage.BENCH] if m.status == "ok"}
+        source.benchmarks = list(protocols.values())
+        yield source
 
 
 def _peer(
