@@ -44,7 +44,7 @@ def prepare(settings: BenchSettings, source: Path, folder: Path, tokenizer: Toke
     rows = read_rows(source)
     pairs = [_first_turns(row, settings.output_len) for row in rows]
     found = [pair for pair in pairs if pair is not None]
-    wanted = max(settings.num_prompts, settings.warmup_prompts)
+    wanted, setting = _most(settings)
     if not found:
         without = "" if settings.output_len else ", or set bench.output_len to send prompts without answers"
         raise InputError(
@@ -55,13 +55,14 @@ def prepare(settings: BenchSettings, source: Path, folder: Path, tokenizer: Toke
     fitting = _fitting(found, tokenizer, settings.output_len, longest, wanted)
     if len(fitting) < wanted:
         raise InputError(
-            f"bench.num_prompts={wanted}: {source.name} has {len(fitting)} conversations that vLLM's client would send "
+            f"{setting}={wanted}: {source.name} has {len(fitting)} conversations that vLLM's client would send "
             f"({MIN_TOKENS} to {MAX_PROMPT} tokens of prompt, {longest} with the reply) among {len(pairs)} rows.",
             "Ask for fewer prompts, or name a larger set; sending one twice would measure a warm cache."
             if longest == MAX_TOTAL
             else "Ask for fewer prompts, name shorter conversations, or raise the context (serve.max_model_len).",
         )
-    if longest == MAX_TOTAL and _is_sharegpt(source, rows) and (settings.output_len is None or None not in pairs):
+    answered = settings.output_len is None or all(pair is not None and pair[1] for pair in pairs)
+    if longest == MAX_TOTAL and answered and _is_sharegpt(source, rows):
         return source
     if longest < MAX_TOTAL:
         found = _fitting(found, tokenizer, settings.output_len, longest, len(found))
@@ -75,6 +76,15 @@ def prepare(settings: BenchSettings, source: Path, folder: Path, tokenizer: Toke
         )
     )
     return path
+
+
+def _most(settings: BenchSettings) -> tuple[int, str]:
+    """The largest number of prompts in one load, and the setting that asks for it."""
+    asked = {"bench.num_prompts": settings.num_prompts, "bench.warmup_prompts": settings.warmup_prompts}
+    if settings.slo.limits and settings.slo.probes:
+        asked["bench.slo.prompts"] = settings.slo.prompts
+    setting = max(asked, key=lambda name: asked[name])
+    return asked[setting], setting
 
 
 def check_lengths(settings: BenchSettings, context: int | None) -> None:

@@ -44,7 +44,9 @@ def bench(job: Job, draft: Draft) -> None:
         job.progress.detail("measuring the memory bandwidth")
         read = None if job.settings.serve.url else bandwidth.measured(job.hardware.device)
         failures: list[str] = []
-        for attempt in range(1, ATTEMPTS + 1):
+        # A server that the user runs cannot be started anew from here.
+        attempts = 1 if job.settings.serve.url else ATTEMPTS
+        for attempt in range(1, attempts + 1):
             protocol = Protocol(job, draft.folder, settings, prompts, Path(scratch))
             try:
                 protocol.run()
@@ -53,7 +55,7 @@ def bench(job: Job, draft: Draft) -> None:
                 failures.append(str(error))
                 draft.results = protocol.results() | {"failures": failures}
                 job.serving.stop()
-                if attempt == ATTEMPTS:
+                if attempt == attempts:
                     raise
                 job.progress.say(f"  bench {job.variant}: {error.problem.splitlines()[0]} Trying a fresh server.")
     draft.results = protocol.results() | {"failures": failures, "memory_bandwidth": read}

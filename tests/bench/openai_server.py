@@ -1,0 +1,88 @@
+"""An OpenAI-compatible server that streams words, or misbehaves as it is told: what a user may attach to."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Literal
+
+Behaviour = Literal["well", "500", "hang", "close", "close sometimes"]
+
+
+class OpenAIServer:
+    """Serves on a free port until closed; `requests` are the bodies that it was sent."""
+
+    def __init__(self, behaviour: Behaviour = "well", metrics: str = "", token_s: float = 0.001) -> None:
+        self.behaviour, self.metrics, self.token_s = behaviour, metrics, token_s
+        self.requests: list[dict[str, Any]] = []
+        self.released = threading.Event()
+        served = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                if self.path == "/v1/models":
+                    self.answer(200, json.dumps({"data": [{"id": "theirs"}]}))
+                elif self.path == "/metrics" and served.metrics:
+                    self.answer(200, served.metrics)
+                else:
+                    self.answer(404, "{}")
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                if "completions" not in self.path:
+                    self.answer(404, "{}")
+                    return
+                served.requests.append(body)
+                if served.behaviour == "500":
+                    self.answer(500, "{}")
+                elif served.behaviour == "hang":
+                    served.released.wait(60)
+                else:
+                    self.stream(body, len(served.requests))
+
+            def stream(self, body: dict[str, Any], number: int) -> None:
+                self.send_response(200)
+                self.send_header("Content-Type", "text/event-stream")
+                self.send_header("Transfer-Encoding", "chunked")
+                self.end_headers()
+                wanted = body.get("max_completion_tokens") or body["max_tokens"]
+                for _ in range(wanted):
+                    self.event({"choices": [{"index": 0, "delta": {"content": "word "}, "text": "word "}]})
+                    if served.behaviour == "close" or (served.behaviour == "close sometimes" and number % 4 == 0):
+                        self.close_connection = True
+                        return
+                    time.sleep(served.token_s)
+                self.event({"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": wanted}})
+                self.chunk(b"data: [DONE]\n\n")
+                self.chunk(b"")
+
+            def event(self, content: dict[str, Any]) -> None:
+                self.chunk(f"data: {json.dumps(content)}\n\n".encode())
+
+            def chunk(self, data: bytes) -> None:
+                self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+                self.wfile.flush()
+
+            def answer(self, status: int, text: str) -> None:
+                data = text.encode()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.http.server_port}"
+        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self.released.set()
+        self.http.shutdown()
+        self.http.server_close()
