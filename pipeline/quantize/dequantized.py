@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,45 +12,79 @@ from pipeline.quantize import packing, packing_bnb, packing_gguf
 from pipeline.quantize.checkpoint import gguf_file, quantization_config, quantized_modules
 
 
-def weights(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    """Each quantized module with its weight, float32 of shape (out, in).
+class Tensors:
+    """The tensors of a checkpoint's safetensors files, each read when it is asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        """Reads headers alone."""
+        self.files = tensor_files(folder)
+
+    def __contains__(self, name: str) -> bool:
+        """Whether there is a tensor of that name."""
+        return name in self.files
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        """A tensor as it is stored; KeyError where there is none."""
+        from safetensors import safe_open
+
+        with safe_open(self.files[name], framework="pt") as file:
+            tensor: torch.Tensor = file.get_tensor(name)
+        return tensor
+
+
+class Weights:
+    """The weights of a checkpoint's quantized modules, each read when it is asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        """Reads headers alone.
+
+        Raises:
+            KeyError: on a format whose numbers are not known here.
+        """
+        self.modules = sorted(quantized_modules(folder))
+        path = gguf_file(folder)
+        self._blocks = packing_gguf.tensors(path) if path else {}
+        self._tensors = Tensors(folder)
+        self._parts: dict[str, list[str]] = {module: [] for module in self.modules}
+        for name in self._tensors.files:
+            # A module's tensors are named below it: `<module>.qweight`, `<module>.weight.absmax`.
+            owner = name
+            while owner and owner not in self._parts:
+                owner = owner.rpartition(".")[0]
+            if owner:
+                self._parts[owner].append(name)
+        self._kind, self._bits = _format(quantization_config(folder))
+
+    def __getitem__(self, module: str) -> torch.Tensor:
+        """A module's weight, float32 of shape (out, in)."""
+        if self._blocks:
+            return packing_gguf.weight(self._blocks[f"{module}.weight"])
+        tensors = {name: self._tensors[name] for name in self._parts[module]}
+        if self._kind == "bitsandbytes":
+            return packing_bnb.dequantize(module, tensors)
+        own = {name.removeprefix(f"{module}."): tensor for name, tensor in tensors.items()}
+        return packing.dequantize(self._kind, own, self._bits)  # type: ignore[arg-type]
+
+    def block_format(self, module: str) -> str | None:
+        """The name of a module's own format where a file mixes several (llama.cpp's, such as Q6_K)."""
+        return str(self._blocks[f"{module}.weight"].tensor_type.name) if self._blocks else None
+
+
+def _format(config: dict[str, Any]) -> tuple[str, int]:
+    """How weights are stored, and the bits of an integer where they are packed.
 
     Raises:
-        KeyError: on a format whose numbers are not known here.
+        KeyError: on what is not known here.
     """
-    from safetensors import safe_open
-
-    if (path := gguf_file(folder)) is not None:
-        modules = quantized_modules(folder)
-        found = ((name.removesuffix(".weight"), weight) for name, weight in packing_gguf.weights(path))
-        yield from ((module, weight) for module, weight in found if module in modules)
-        return
-    places = tensor_files(folder)
-    parts: dict[str, list[str]] = {module: [] for module in sorted(quantized_modules(folder))}
-    for name in places:
-        # A module's tensors are named below it: `<module>.qweight`, `<module>.weight.absmax`.
-        owner = name
-        while owner and owner not in parts:
-            owner = owner.rpartition(".")[0]
-        if owner:
-            parts[owner].append(name)
-    config = quantization_config(folder)
     method = str(config.get("quant_method"))
-    for module, names in parts.items():
-        tensors = {}
-        for name in names:
-            with safe_open(places[name], framework="pt") as file:
-                tensors[name] = file.get_tensor(name)
-        if method == "bitsandbytes":
-            yield module, packing_bnb.dequantize(module, tensors)
-            continue
-        own = {name.removeprefix(f"{module}."): tensor for name, tensor in tensors.items()}
-        if method == "compressed-tensors":
-            scheme = next(iter(config["config_groups"].values()))["weights"]
-            kind, bits = str(config["format"]), int(scheme["num_bits"])
-        else:
-            kind, bits = str(config.get("checkpoint_format") or method), int(config["bits"])
-            kind = "awq" if method == "awq" else kind
-        if kind not in packing.NAMES:
-            raise KeyError(kind)
-        yield module, packing.dequantize(kind, own, bits)  # type: ignore[arg-type]
+    if method in ("bitsandbytes", "gguf"):
+        return method, 0
+    if method == "compressed-tensors":
+        scheme = next(iter(config["config_groups"].values()))["weights"]
+        kind, bits = str(config["format"]), int(scheme["num_bits"])
+    else:
+        kind = method if method == "awq" else str(config.get("checkpoint_format") or method)
+        bits = int(config["bits"])
+    if kind not in packing.NAMES:
+        raise KeyError(kind)
+    return kind, bits

@@ -8,6 +8,8 @@ The formats differ in which way a matrix lies, in which order integers stand in 
 * GPTQ (`quant_method: gptq`): (in, out), packed along the inputs; zero points packed along the outputs, and one too
   small (`checkpoint_format: gptq`; `gptq_v2` stores them as they are). `g_idx` names each input's group.
 * compressed-tensors `int-quantized`, `float-quantized`: the 8-bit numbers themselves.
+* compressed-tensors `nvfp4-pack-quantized`, `mxfp4-pack-quantized`: (out, in), two FP4 numbers a byte along the inputs,
+  the first in the low bits; scales of blocks are FP8 E4M3 numbers below a divisor of the tensor, or powers of two.
 """
 
 from __future__ import annotations
@@ -17,15 +19,30 @@ from typing import Literal, get_args
 
 import torch
 
-Format = Literal["pack-quantized", "int-quantized", "float-quantized", "awq", "gptq", "gptq_v2"]
+Format = Literal[
+    "pack-quantized",
+    "int-quantized",
+    "float-quantized",
+    "nvfp4-pack-quantized",
+    "mxfp4-pack-quantized",
+    "awq",
+    "gptq",
+    "gptq_v2",
+]
 Tensors = Mapping[str, torch.Tensor]
 # Where AWQ puts the integer of each output channel of eight.
 AWQ_PLACES = (0, 4, 1, 5, 2, 6, 3, 7)
+# FP4 E2M1: the numbers of codes 0 to 7; the fourth bit is the sign (OCP Microscaling formats, 2023, 5.3.3).
+E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+# E8M0's code of a scale of 1 (the same, 5.4.1).
+E8M0_BIAS = 127
 # What a module's tensors are called, by what tells that it is rounded.
 NAMES: Mapping[str, tuple[str, ...]] = {
     "pack-quantized": ("weight_packed", "weight_scale", "weight_zero_point", "weight_shape", "weight_g_idx"),
     "int-quantized": ("weight", "weight_scale"),
     "float-quantized": ("weight", "weight_scale"),
+    "nvfp4-pack-quantized": ("weight_packed", "weight_scale", "weight_global_scale"),
+    "mxfp4-pack-quantized": ("weight_packed", "weight_scale"),
     "awq": ("qweight", "qzeros", "scales"),
     "gptq": ("qweight", "qzeros", "scales", "g_idx"),
     "gptq_v2": ("qweight", "qzeros", "scales", "g_idx"),
@@ -47,6 +64,8 @@ def dequantize(kind: Format, tensors: Tensors, bits: int = 4) -> torch.Tensor:
         return _pack_quantized(tensors, bits)
     if kind in ("int-quantized", "float-quantized"):
         return tensors["weight"].float() * tensors["weight_scale"].float().reshape(-1, 1)
+    if kind in ("nvfp4-pack-quantized", "mxfp4-pack-quantized"):
+        return _fp4(tensors)
     if kind == "awq":
         return _awq(tensors, bits)
     if kind in ("gptq", "gptq_v2"):
@@ -74,6 +93,17 @@ def _pack_quantized(tensors: Tensors, bits: int) -> torch.Tensor:
         order = tensors["weight_g_idx"].long()
         return (values - zero[:, order]) * scale[:, order]
     return (values - _spread(zero, columns)) * _spread(scale, columns)
+
+
+def _fp4(tensors: Tensors) -> torch.Tensor:
+    packed, scale = tensors["weight_packed"], tensors["weight_scale"]
+    codes = torch.stack([packed & 15, packed >> 4], dim=-1).flatten(1).long()
+    values = torch.tensor([*E2M1, *(-number for number in E2M1)])[codes]
+    if scale.dtype is torch.uint8:
+        factors = torch.exp2(scale.float() - E8M0_BIAS)
+    else:
+        factors = scale.float() / tensors["weight_global_scale"].float()
+    return values * _spread(factors, values.shape[1])
 
 
 def _awq(tensors: Tensors, bits: int) -> torch.Tensor:

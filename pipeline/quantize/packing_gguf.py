@@ -74,10 +74,20 @@ def file_type(path: Path) -> str:
     return str(LlamaFileType(_reader(path).get_field("general.file_type").contents()).name).removeprefix("MOSTLY_")
 
 
+def tensors(path: Path) -> dict[str, Any]:
+    """Every tensor of the file under its original name, as `weight` takes it; none is read."""
+    return {original_name(tensor.name): tensor for tensor in _reader(path).tensors}
+
+
+def weight(tensor: Any) -> torch.Tensor:
+    """The numbers of one of `tensors`, as float32."""
+    return dequantize(tensor.data, tensor.tensor_type.name)
+
+
 def weights(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
     """Every tensor under its original name, as float32, one at a time."""
-    for tensor in _reader(path).tensors:
-        yield original_name(tensor.name), dequantize(tensor.data, tensor.tensor_type.name)
+    for name, tensor in tensors(path).items():
+        yield name, weight(tensor)
 
 
 def dequantize(blocks: Any, kind: str) -> torch.Tensor:

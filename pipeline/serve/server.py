@@ -236,18 +236,29 @@ class Server:
 
     def complete(self, prompts: list[str], max_tokens: int) -> list[str]:
         """Greedy completions of raw prompts, each of exactly `max_tokens` tokens."""
+        length = {"min_tokens": max_tokens, "max_tokens": max_tokens}
+        return [choice["text"] for choice in self._choices(prompts, length)]
+
+    def prompt_logprobs(self, prompts: list[str]) -> list[list[tuple[int, float]]]:
+        """Of each prompt the tokens but the first, each with its log-probability after those before it."""
+        choices = self._choices(prompts, {"max_tokens": 1, "prompt_logprobs": 0})
+        reported = [[place for place in choice["prompt_logprobs"] if place] for choice in choices]
+        return [
+            [(int(token), float(item["logprob"])) for place in text for token, item in place.items()]
+            for text in reported
+        ]
+
+    def _choices(self, prompts: list[str], asked: dict[str, Any]) -> list[dict[str, Any]]:
         import httpx
 
-        length = {"min_tokens": max_tokens, "max_tokens": max_tokens}
-        body = {"model": SERVED_NAME, "prompt": prompts, "temperature": 0, **length}
+        body = {"model": SERVED_NAME, "prompt": prompts, "temperature": 0, **asked}
         try:
             answer = httpx.post(f"{self.url}/v1/completions", json=body, timeout=300)
             answer.raise_for_status()
         except httpx.HTTPError as error:
             self.check_alive()
             raise ServerError(f"vLLM did not answer: {error}.", f"Its log is {self.log}.") from None
-        choices = sorted(answer.json()["choices"], key=lambda choice: choice["index"])
-        return [choice["text"] for choice in choices]
+        return sorted(answer.json()["choices"], key=lambda choice: int(choice["index"]))
 
 
 # The launchers of this process: the jobs of a sweep share them, and each import of vLLM takes many seconds.

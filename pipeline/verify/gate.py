@@ -1,4 +1,4 @@
-"""The checks: files, sizes, every layer accounted for, sane scales, loads in vLLM, answers canary prompts."""
+"""The checks: files, sizes, layers, scales, weights against BF16's; then loaded in vLLM, canaries against BF16's."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import PipelineError, StageError
+from pipeline.errors import PipelineError, ServerError, StageError
 from pipeline.models import check_safetensors, companions
 from pipeline.quantize import checkpoint as disk
 from pipeline.quantize import packing_gguf
-from pipeline.verify.weights import RESCALING, compare
+from pipeline.verify import canary, sizes
+from pipeline.verify.weights import changed, compare
 from pipeline.workspace import Draft, sha256_of
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ CANARIES = (
     "def add(a, b):\n",
 )
 CANARY_TOKENS = 16
+SIZE_TOLERANCE = 0.01
 
 
 class Failed(Exception):
@@ -31,21 +33,26 @@ class Failed(Exception):
 def verify(job: Job, draft: Draft) -> None:
     """Runs the checks in order; cheap ones first, so that a broken checkpoint is not served."""
     folder, source = job.checkpoint, job.model.folder
-    draft.results = {
+    results = draft.results
+    results |= {
         "checks": [],
         "bytes": disk.weight_bytes(folder),
         "baseline_bytes": disk.weight_bytes(source),
         "quantized_layers": len(disk.quantized_modules(folder)),
     }
-    draft.results["size_ratio"] = draft.results["bytes"] / draft.results["baseline_bytes"]
+    results["size_ratio"] = results["bytes"] / results["baseline_bytes"]
     checks: dict[str, Callable[[], str]] = {
         "files": lambda: files(folder, source),
-        "size": lambda: size(job, draft.results["size_ratio"]),
         "layers": lambda: layers(folder, source, job),
+        "size": lambda: size(folder, source, job, results),
         "scales": lambda: scales(folder),
-        "weights": lambda: weights(job, draft.results),
+        "untouched": lambda: untouched(folder, source, job),
+        "weights": lambda: weights(job, results),
+        # Before the variant is loaded: there is room for one server at a time.
+        "BF16 reference": lambda: _reference(job, results),
         "loads in vLLM": lambda: _loads(job),
-        "canary prompts": lambda: _canaries(job, draft.results),
+        "canary prompts": lambda: _canaries(job, results),
+        "canary log-probabilities": lambda: log_probabilities(job, results, canary.ask(job.server())),
     }
     for name, check in checks.items():
         job.progress.detail(name)
@@ -53,10 +60,10 @@ def verify(job: Job, draft: Draft) -> None:
             outcome = {"name": name, "ok": True, "detail": check()}
         except Failed as seen:
             outcome = {"name": name, "ok": False, "detail": str(seen)}
-        draft.results["checks"].append(outcome)
+        results["checks"].append(outcome)
         if not outcome["ok"]:
             raise StageError(f"{job.variant} did not pass the gate: {name}: {outcome['detail']}.", _REMEDY)
-    draft.results["server"] = job.server().facts()
+    results["server"] = job.server().facts()
 
 
 _REMEDY = "Its checkpoint is kept for a look; make it again with another engine, algorithm or calibration."
@@ -82,12 +89,16 @@ def files(folder: Path, source: Path) -> str:
     return f"{len(weights)} weight file(s), tokenizer unchanged"
 
 
-def size(job: Job, ratio: float) -> str:
-    """A quantized checkpoint is smaller than BF16; the baseline is exactly as large."""
-    quantized = job.settings.quant.scheme is not None
-    if quantized and not ratio < 0.95:
-        raise Failed(f"{ratio:.3f} of the BF16 size")
-    return f"{ratio:.3f} of the BF16 size"
+def size(folder: Path, source: Path, job: Job, results: dict[str, Any]) -> str:
+    """The weight files weigh what the scheme and the shapes predict, to 1 %."""
+    expected = sizes.predicted(source, job.settings.quant, job.settings.kv_cache.needs_data)
+    results["predicted_bytes"] = promised = sum(expected.values())
+    seen = disk.weight_bytes(folder)
+    said = f"{seen:,} bytes, {promised:,} predicted ({seen / promised - 1:+.2%})"
+    if abs(seen / promised - 1) > SIZE_TOLERANCE:
+        other = sizes.differences(expected, folder)
+        raise Failed(f"{said}; {other[0] if other else 'beside the tensors'}")
+    return said
 
 
 def layers(folder: Path, source: Path, job: Job) -> str:
@@ -118,17 +129,22 @@ def layers(folder: Path, source: Path, job: Job) -> str:
     return f"{len(quantized - beyond)} of {len(linears)} decoder Linears quantized, lm_head and embeddings {others}"
 
 
+def untouched(folder: Path, source: Path, job: Job) -> str:
+    """Norms, embeddings and whatever else the scheme leaves alone are BF16's."""
+    if other := changed(folder, source, job.settings.quant):
+        raise Failed(f"{len(other)} tensors are not BF16's though nothing rounds them, {other[0]} first")
+    return "what no scheme rounds is BF16's, bit for bit"
+
+
 def weights(job: Job, results: dict[str, Any]) -> str:
     """Every weight is as near to BF16's as its format allows (see `rounding`)."""
     quant = job.settings.quant
     if quant.scheme is None:
         return "as they were"
-    if quant.algorithm in RESCALING:
-        return f"not compared: {quant.algorithm} scales them with their activations"
     try:
         found = compare(job.checkpoint, job.model.folder, quant)
     except KeyError as error:
-        return f"not compared: the numbers of the format {error} are not known"
+        return f"not compared: not known here: {error.args[0]}"
     results["weight_errors"] = found
     worst = max(found, key=lambda item: item["error"] / (item["allowed"] or 1e-9), default=None)
     if worst is None:
@@ -137,6 +153,24 @@ def weights(job: Job, results: dict[str, Any]) -> str:
     if not worst["error"] <= worst["allowed"]:
         raise Failed(said)
     return f"{len(found)} compared with BF16; worst: {said}"
+
+
+def log_probabilities(job: Job, results: dict[str, Any], answers: dict[str, Any]) -> str:
+    """What the served checkpoint thinks of fixed texts is as near to BF16 as its formats allow (see `canary`)."""
+    reference = results.pop("reference")
+    if reference is None:
+        return "not compared: the BF16 model was not served"
+    if answers["tokens"] != reference["tokens"]:
+        raise Failed("the server cuts the texts into other tokens than BF16's")
+    errors = [item["error"] for item in results.get("weight_errors", [])]
+    layers = int(job.model.config.get("text_config", job.model.config)["num_hidden_layers"])
+    limit = canary.allowed(job.settings, layers, errors, reference["logprobs"])
+    seen = canary.distance(reference["logprobs"], answers["logprobs"])
+    results["canary_logprobs"] = {"distance": seen, "allowed": limit, "tokens": len(answers["tokens"])}
+    said = f"{seen:.4f} of their spread away from BF16's, {limit:.4f} would be explained"
+    if not seen <= limit:
+        raise Failed(said)
+    return f"{len(answers['tokens'])} tokens; {said}"
 
 
 def scales(folder: Path) -> str:
@@ -165,6 +199,18 @@ def _tensors(folder: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str,
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
             yield from ((name, file.get_tensor(name)) for name in file.keys() if wanted(name))  # noqa: SIM118
+
+
+def _reference(job: Job, results: dict[str, Any]) -> str:
+    """A BF16 model that this machine cannot serve is no fault of a variant."""
+    try:
+        results["reference"] = canary.reference(job)
+    except ServerError as error:
+        if job.settings.is_baseline:
+            raise
+        results["reference"] = None
+        return f"not there, the BF16 model could not be served: {error.problem.splitlines()[0]}"
+    return "log-probabilities of the same texts"
 
 
 def _loads(job: Job) -> str:

@@ -9,12 +9,14 @@ is off by one makes sqrt(1 + 12) = 3.6 times the error, a scale that belongs els
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 
+# SmoothQuant and AWQ round to nearest what they have rescaled; AWQ's own project clips the largest weights before that.
+TOLERANCE = {"rtn": 1.25, "smoothquant": 1.25, "awq": 1.5}
 # Rounding that looks at data may trade errors of weights for errors of outputs.
-TOLERANCE = {"rtn": 1.25}
 TOLERANCE_WITH_DATA = 3.0
 # FP8 E4M3's and FP4 E2M1's largest numbers: Micikevicius et al., 2022, table 1; OCP Microscaling formats, 2023, 5.3.3.
 E4M3, E2M1 = 448.0, 6.0
@@ -55,10 +57,21 @@ def rounded(weight: torch.Tensor, scheme: str, group: int | None) -> torch.Tenso
     return _ROUND[scheme](weight, group)
 
 
-def allowed(weight: torch.Tensor, scheme: str, group: int | None, algorithm: str) -> float:
-    """The relative error that a weight may have in this format when it was rounded by this algorithm."""
-    nearest = relative_error(weight, rounded(weight, scheme, group))
-    return nearest * TOLERANCE.get(algorithm, TOLERANCE_WITH_DATA)
+def allowed(
+    weight: torch.Tensor, scheme: str, group: int | None, algorithm: str, scale: torch.Tensor | float = 1.0
+) -> float:
+    """The relative error that a weight may have in this format when it was rounded by this algorithm.
+
+    Args:
+        weight: BF16's, of shape (out, in).
+        scheme: the format.
+        group: input channels that share a scale.
+        algorithm: how it was rounded.
+        scale: what each weight was multiplied with before it was rounded, to be divided by again.
+    """
+    nearest = relative_error(weight, rounded(weight * scale, scheme, group) / scale)
+    # Factors that are no numbers explain nothing.
+    return nearest * TOLERANCE.get(algorithm, TOLERANCE_WITH_DATA) if math.isfinite(nearest) else 0.0
 
 
 def _blocks(weight: torch.Tensor, size: int | None) -> torch.Tensor:
@@ -124,8 +137,9 @@ _ROUND: dict[str, Callable[[torch.Tensor, int | None], torch.Tensor]] = {
     "W8A16": _symmetric(8),
     "NF4": _table(NF4, 1.0),
     "LLM_INT8": lambda weight, group: _symmetric(8)(weight, None),
-    # Its blocks of 32 have a scale and a minimum; those that it keeps in six bits are better.
-    "Q4_K_M": lambda weight, group: _asymmetric(4)(weight, 32),
+    # llama.cpp's blocks: a scale and a minimum for 32 weights, a scale for 16, a scale for 32.
+    "Q4_K": lambda weight, group: _asymmetric(4)(weight, 32),
+    "Q6_K": lambda weight, group: _symmetric(6)(weight, 16),
     "Q8_0": lambda weight, group: _symmetric(8)(weight, 32),
     "NVFP4": _table(FP4, E2M1),
     "MXFP4": _table(FP4, E2M1, powers_of_two=True),

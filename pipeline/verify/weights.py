@@ -1,39 +1,81 @@
-"""Every quantized weight against the BF16 one: a wrong scale, order or zero point loads and answers all the same."""
+"""Every tensor against the BF16 one: a wrong scale, order or zero point loads and answers all the same."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 from pipeline.config import QuantSettings
-from pipeline.models import tensor_files
+from pipeline.quantize import packing_gguf
+from pipeline.quantize.checkpoint import gguf_file, quantized_modules
+from pipeline.verify.rescaling import NORMS, Factors
 from pipeline.verify.rounding import allowed, relative_error
 
-# These scale weights by what their activations make important, and the modules before them by the inverse.
+# These multiply weights by what their activations make important, and divide what is in front of them (`rescaling`).
 RESCALING = ("awq", "smoothquant")
 
 
 def compare(folder: Path, source: Path, quant: QuantSettings) -> list[dict[str, Any]]:
     """Each quantized module with its relative error and the largest one that its format and algorithm explain.
 
+    What was rescaled is compared as it acts, with the factors taken out again, so that the errors of one format mean
+    the same whatever algorithm made it.
+
     Raises:
-        KeyError: on a format whose numbers are not known.
+        KeyError: on a format, or a model, whose weights cannot be compared.
     """
-    from safetensors import safe_open
+    from pipeline.quantize.dequantized import Tensors, Weights
 
-    from pipeline.quantize.dequantized import weights
-
+    images, before, after = Weights(folder), Tensors(source), Tensors(folder)
+    factors: Factors | None = None
+    if quant.algorithm in RESCALING:
+        config = json.loads((source / "config.json").read_text())
+        factors = Factors(
+            config.get("text_config", config),
+            original=lambda name: before[name].float(),
+            stored=lambda name: after[name].float(),
+            weight=images.__getitem__,
+        )
     found = []
-    places = tensor_files(source)
-    for module, image in weights(folder):
-        name = f"{module}.weight"
-        if name not in places:
+    for module in images.modules:
+        if f"{module}.weight" not in before:
             continue
-        with safe_open(places[name], framework="pt") as file:
-            original = file.get_tensor(name).float()
+        original, image = before[f"{module}.weight"].float(), images[module]
         if original.shape != image.shape:
             found.append({"module": module, "error": float("inf"), "allowed": 0.0})
             continue
-        limit = allowed(original, str(quant.scheme), quant.effective_group_size, quant.algorithm)
-        found.append({"module": module, "error": relative_error(original, image), "allowed": limit})
+        scale = 1.0 if factors is None else factors.inputs(module) * factors.outputs(module)[:, None]
+        scheme = images.block_format(module) or str(quant.scheme)
+        limit = allowed(original, scheme, quant.effective_group_size, quant.algorithm, scale)
+        found.append({"module": module, "error": relative_error(original, image / scale), "allowed": limit})
+    return found
+
+
+def changed(folder: Path, source: Path, quant: QuantSettings) -> list[str]:
+    """The tensors that no scheme rounds and that are missing, or not bit for bit as in the BF16 checkpoint.
+
+    What a rescaling divided is not looked at: it is held against the weights behind it.
+    """
+    import torch
+
+    from pipeline.quantize.dequantized import Tensors
+
+    before, after, path = Tensors(source), Tensors(folder), gguf_file(folder)
+    blocks = packing_gguf.tensors(path) if path else {}
+    config = json.loads((source / "config.json").read_text())
+    tied = config.get("text_config", config).get("tie_word_embeddings")
+    moved = (*(f"{norm}.weight" for norm in NORMS.values()), ".bias") if quant.algorithm in RESCALING else ()
+    modules, found = quantized_modules(folder), []
+    for name in sorted(before.files):
+        if name.removesuffix(".weight") in modules or name.endswith(moved):
+            continue
+        if name not in after and name not in blocks:
+            if not (tied and name == "lm_head.weight"):
+                found.append(name)
+            continue
+        image = packing_gguf.weight(blocks[name]) if blocks else after[name]
+        original = before[name].to(image.dtype)
+        if image.shape != original.shape or not torch.equal(image, original):
+            found.append(name)
     return found

@@ -16,6 +16,7 @@ from pipeline.errors import ConfigError
 from pipeline.progress import Progress
 from pipeline.quantize import autogptq, isolated
 from pipeline.quantize.checkpoint import quantization_config
+from pipeline.verify.weights import compare
 
 DEMO = PROJECT_ROOT / "pipeline" / "demo" / "checkpoint"
 WORKER = runpy.run_path(str(autogptq.WORKER))
@@ -86,6 +87,28 @@ def check(settings, outputs: Path, scheme: str, bits: int) -> None:
 @pytest.mark.parametrize(("scheme", "bits"), [("W4A16", 4), ("W8A16", 8)])
 def test_the_weights_are_right(settings, tmp_path: Path, scheme: str, bits: int) -> None:
     check(settings, tmp_path, scheme, bits)
+
+
+@INSTALLED
+def test_the_gate_finds_8_bits_that_were_made_from_bfloat16(settings, tmp_path: Path) -> None:
+    """auto-gptq computes integers with scales of the model's type: the worker takes float16 for this reason."""
+    worker = tmp_path / "worker.py"
+    text = autogptq.WORKER.read_text()
+    assert text.count("torch_dtype=torch.float16") == 1
+    worker.write_text(text.replace("torch_dtype=torch.float16", "torch_dtype=torch.bfloat16"))
+    ids = torch.arange(1, 257, dtype=torch.int32).repeat(4)
+    save_file({"input_ids": ids, "lengths": torch.full((8,), 128, dtype=torch.int32)}, tmp_path / "tokens.safetensors")
+    quant = settings("quant=gptq_autogptq", "quant.scheme=W8A16").quant
+    for script, right in ((autogptq.WORKER, True), (worker, False)):
+        folder = tmp_path / script.stem
+        folder.mkdir()
+        request = {"model": str(DEMO), "tokens": str(tmp_path / "tokens.safetensors"), "samples": None}
+        request |= {"bits": 8, "group_size": 128, "dampening": 0.01, "checkpoint": str(folder), "device": "cpu"}
+        assert isolated.call("autogptq", script, request, tmp_path / "log", Progress())["layers"] == 28
+        autogptq.write_config(DEMO, folder, quant)
+        found = compare(folder, DEMO, quant)
+        assert len(found) == 28
+        assert all((item["error"] <= item["allowed"]) == right for item in found)
 
 
 @NEEDS_3_11

@@ -19,6 +19,8 @@ from pipeline.models import companions
 from pipeline.quantize import autoawq, autoround, check_engine, engine, gptqmodel, llmcompressor
 from pipeline.quantize.checkpoint import describe, headers, ignored, quantization_config, quantized_modules
 from pipeline.quantize.packing import dequantize
+from pipeline.verify import sizes
+from pipeline.verify.weights import compare as gate_compare
 
 DEMO = PROJECT_ROOT / "pipeline" / "demo" / "checkpoint"
 CONFIG = json.loads((DEMO / "config.json").read_text())
@@ -71,8 +73,7 @@ class Bench:
         pytest.importorskip(NEEDS[name])
         key = (scheme, name, *overrides)
         if key not in self.made or again:
-            quant = (f"quant.scheme={scheme}", f"quant.engine={name}", f"quant.algorithm={MAKERS[scheme][name]}")
-            job, draft = self.job("quant=awq", *quant, *overrides)
+            job, draft = self.job(*asked(scheme, name), *overrides)
             with pytest.MonkeyPatch.context() as patch:
                 patch.chdir(draft.folder)
                 patch.setattr(socket.socket, "connect", refused)
@@ -81,6 +82,12 @@ class Bench:
             assert {path.name for path in draft.folder.iterdir()} == {"checkpoint", "quantize.log"}
             self.made[key] = draft.folder / "checkpoint"
         return self.made[key]
+
+
+def asked(scheme: str, name: str) -> tuple[str, ...]:
+    """The overrides that make an engine's checkpoint of a scheme."""
+    algorithm = MAKERS[scheme][name]
+    return ("quant=awq", f"quant.scheme={scheme}", f"quant.engine={name}", f"quant.algorithm={algorithm}")
 
 
 def refused(*_: Any) -> None:
@@ -122,6 +129,9 @@ def test_the_checkpoint_is_of_the_native_format(scheme: str, name: str, bench: B
     expected = {name.removesuffix(".weight") for name in headers(DEMO) if name.endswith("_proj.weight")}
     assert quantized_modules(folder) == expected
     assert describe(folder)["quantized_layers"] == 28
+    quant = bench.settings(*asked(scheme, name)).quant
+    assert sizes.differences(sizes.predicted(DEMO, quant, False), folder) == []
+    assert all(item["error"] <= item["allowed"] for item in gate_compare(folder, DEMO, quant))
     untouched = [item for item in found if not item.startswith(tuple(f"{name}." for name in expected))]
     assert sorted(untouched) == sorted(item for item in headers(DEMO) if not item.endswith("_proj.weight"))
     assert {found[item]["dtype"] for item in untouched} == {"BF16"}

@@ -11,7 +11,8 @@ from pipeline.errors import ConfigError, NotApplicable
 from pipeline.models import ModelSource
 from pipeline.quantize import checkpoint as disk
 from pipeline.quantize import packing_gguf
-from pipeline.verify import gate
+from pipeline.verify import gate, sizes
+from pipeline.verify.weights import compare
 from pipeline.workspace import Digests
 
 gguf = pytest.importorskip("gguf")
@@ -46,7 +47,10 @@ def test_a_checkpoint_passes_the_gate(folder: Path, variant: str, settings) -> N
     assert "1 weight file" in gate.files(folder, DEMO)
     assert "28 of 28" in gate.layers(folder, DEMO, Asked())
     assert "finite" in gate.scales(folder)
-    assert disk.weight_bytes(folder) < 0.6 * disk.weight_bytes(DEMO)
+    assert sum(sizes.predicted(DEMO, settings(f"quant={variant}").quant, False).values()) == pytest.approx(
+        disk.weight_bytes(folder), rel=0.001
+    )
+    assert all(item["error"] < item["allowed"] for item in compare(folder, DEMO, settings(f"quant={variant}").quant))
     assert disk.describe(folder)["format"] == variant.replace("_", " ", 1).replace("q", "Q").replace("k_m", "K_M")
     assert {path.name for path in folder.iterdir()} >= {"model.gguf", "config.json", "tokenizer.json"}
 
@@ -70,6 +74,15 @@ def test_the_mixture_is_llama_cpps(folder: Path, variant: str) -> None:
         assert kinds["lm_head.weight"] == "Q6_K"
         assert set(kinds.values()) == {"F32", "Q4_K", "Q6_K"}
     assert {kind for name, kind in kinds.items() if "norm" in name} == {"F32"}
+
+
+def test_the_predicted_mixture_is_llama_cpps_at_every_depth() -> None:
+    from auto_round.export.export_to_gguf.gguf_dtype import _use_more_bits
+
+    for layers in range(1, 100):
+        for index in range(layers):
+            more = "Q6_K" if _use_more_bits(index, layers) else "Q4_K"
+            assert sizes.q4_k_m(f"model.layers.{index}.mlp.down_proj.weight", layers) == more
 
 
 def test_8_bits_are_rounded_as_llama_cpp_rounds_them(settings, folders: dict[str, Path], tmp_path: Path) -> None:

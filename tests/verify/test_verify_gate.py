@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.config import PROJECT_ROOT
 from pipeline.quantize import checkpoint as disk
-from pipeline.verify import gate
+from pipeline.verify import gate, sizes
 
 DEMO = PROJECT_ROOT / "pipeline" / "demo" / "checkpoint"
 
@@ -23,20 +23,9 @@ class Asked:
 
 
 @pytest.fixture(scope="module")
-def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A W4A16 checkpoint of the demo, made by the command."""
-    import subprocess
-    import sys
-
-    outputs = tmp_path_factory.mktemp("gate")
-    subprocess.run(
-        [sys.executable, "-m", "pipeline", "stage=quantize", "quant=w4a16", f"outputs={outputs}"],
-        check=True,
-        cwd=PROJECT_ROOT,
-        capture_output=True,
-    )
-    (folder,) = outputs.glob("demo/w4a16/quantize-*/checkpoint")
-    return folder
+def good(checkpoint) -> Path:
+    """A W4A16 checkpoint of the demo."""
+    return checkpoint("w4a16")
 
 
 @pytest.fixture
@@ -111,6 +100,38 @@ def test_a_truncated_weight_file_is_named(copy: Path) -> None:
         gate.files(copy, DEMO)
 
 
+@pytest.mark.parametrize("quant", ["w4a16", "fp8_static", "awq", "nvfp4", "mxfp4"])
+def test_the_size_is_predicted_by_tensor(quant: str, checkpoint, settings) -> None:
+    results: dict = {}
+    assert "predicted" in gate.size(checkpoint(quant), DEMO, Asked(settings(f"quant={quant}")), results)
+    assert results["predicted_bytes"] == pytest.approx(disk.weight_bytes(checkpoint(quant)), rel=0.0005)
+    assert sizes.differences(sizes.predicted(DEMO, settings(f"quant={quant}").quant, False), checkpoint(quant)) == []
+
+
 def test_a_checkpoint_as_large_as_bf16_is_named(settings) -> None:
-    with pytest.raises(gate.Failed, match="of the BF16 size"):
-        gate.size(Asked(settings("quant=w4a16")), 0.99)
+    with pytest.raises(gate.Failed, match=r"11,020,712 bytes, 5,190,\d+ predicted \(\+112"):
+        gate.size(DEMO, DEMO, Asked(settings("quant=w4a16")), {})
+
+
+def test_a_tensor_that_is_stored_twice_is_named(copy: Path, settings) -> None:
+    edit(copy, lambda tensors: tensors.update({"lm_head.weight_again": tensors["lm_head.weight"].clone()}))
+    with pytest.raises(gate.Failed, match=r"lm_head\.weight_again: 1,572,864 bytes instead of 0"):
+        gate.size(copy, DEMO, Asked(settings("quant=w4a16")), {})
+
+
+def test_tied_embeddings_are_stored_once(tmp_path: Path, settings) -> None:
+    weight = torch.zeros(64, 32, dtype=torch.bfloat16)
+    tied = {"model.embed_tokens.weight": weight, "lm_head.weight": weight.clone()}
+    save_file(tied, tmp_path / "model.safetensors")
+    config = {"num_hidden_layers": 0, "tie_word_embeddings": True}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    quant = settings("quant=w4a16").quant
+    assert "lm_head.weight" not in sizes.predicted(tmp_path, quant, False)
+    (tmp_path / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}))
+    assert sizes.predicted(tmp_path, quant, False)["lm_head.weight"] == 4096
+
+
+def test_scales_of_the_kv_cache_are_counted(settings) -> None:
+    quant = settings("quant=bf16").quant
+    without, with_scales = (sizes.predicted(DEMO, quant, given) for given in (False, True))
+    assert set(with_scales) - set(without) == {f"model.layers.{n}.self_attn.{x}_scale" for n in range(4) for x in "kv"}

@@ -9,40 +9,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from pipeline.__main__ import Run
-from pipeline.config import PROJECT_ROOT, Stage
+from pipeline.config import PROJECT_ROOT, QuantSettings
 from pipeline.schemes import SCHEMES
 from pipeline.verify import rounding
-from pipeline.verify.weights import compare
+from pipeline.verify.rescaling import Factors
+from pipeline.verify.weights import changed, compare
 
 DEMO = PROJECT_ROOT / "pipeline" / "demo" / "checkpoint"
 MODULE = "model.layers.1.mlp.up_proj"
+NORM = "model.layers.1.post_attention_layernorm.weight"
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A real W4A16 checkpoint of the demo model."""
-    import hydra
-    from omegaconf import OmegaConf
-
-    from pipeline.config import validate
-
-    given = ["stage=quantize", "quant=w4a16", f"outputs={tmp_path_factory.mktemp('w4a16')}"]
-    with hydra.initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base=None):
-        settings = validate(OmegaConf.to_container(hydra.compose("config", given), resolve=True))  # type: ignore[arg-type]
-    run = Run([settings], given)
-    assert run.execute() == 0
-    return run.jobs[0].artifact(Stage.QUANTIZE).folder / "checkpoint"
-
-
-def failures(folder: Path, settings) -> set[str]:
-    found = compare(folder, DEMO, settings("quant=w4a16").quant)
+def failures(folder: Path, quant: QuantSettings) -> set[str]:
+    found = compare(folder, DEMO, quant)
     assert len(found) == 28
     return {item["module"] for item in found if not item["error"] <= item["allowed"]}
 
 
-def test_what_the_engine_wrote_is_what_rounding_explains(checkpoint: Path, settings) -> None:
-    assert failures(checkpoint, settings) == set()
+@pytest.mark.parametrize("quant", ["w4a16", "awq", "mxfp4", "nvfp4"])
+def test_what_the_engine_wrote_is_what_rounding_explains(quant: str, checkpoint, settings) -> None:
+    assert failures(checkpoint(quant), settings(f"quant={quant}").quant) == set()
 
 
 def wrong_scale(tensors: dict[str, torch.Tensor]) -> None:
@@ -73,17 +59,115 @@ def not_a_number(tensors: dict[str, torch.Tensor]) -> None:
     tensors[f"{MODULE}.weight_scale"][0, 0] = float("nan")
 
 
+def forgotten_norm(tensors: dict[str, torch.Tensor]) -> None:
+    tensors[NORM] = load_file(DEMO / "model.safetensors")[NORM]
+
+
+def factors_of_other_channels(tensors: dict[str, torch.Tensor]) -> None:
+    tensors[NORM] = tensors[NORM].roll(1)
+
+
+def shifted_zero_points(tensors: dict[str, torch.Tensor]) -> None:
+    from pipeline.quantize.packing import unpack
+
+    packed = tensors[f"{MODULE}.weight_zero_point"]
+    moved = (unpack(packed, 4, 0) ^ 1).t().reshape(packed.shape[1], -1, 8)
+    shifts = torch.arange(0, 32, 4, dtype=torch.int32)
+    tensors[f"{MODULE}.weight_zero_point"] = (moved << shifts).sum(-1, dtype=torch.int32).t().contiguous()
+
+
+def swapped_nibbles(tensors: dict[str, torch.Tensor]) -> None:
+    packed = tensors[f"{MODULE}.weight_packed"]
+    tensors[f"{MODULE}.weight_packed"] = (packed << 4) | (packed >> 4)
+
+
+def scales_off_by_a_power_of_two(tensors: dict[str, torch.Tensor]) -> None:
+    tensors[f"{MODULE}.weight_scale"] += 1
+
+
+def divisor_taken_for_a_factor(tensors: dict[str, torch.Tensor]) -> None:
+    tensors[f"{MODULE}.weight_global_scale"] = 1 / tensors[f"{MODULE}.weight_global_scale"]
+
+
+def wrong_scale_in_front(tensors: dict[str, torch.Tensor]) -> None:
+    tensors["model.layers.1.mlp.up_proj.weight_scale"] *= 1.25
+
+
+GATE, UP, DOWN = (f"model.layers.1.mlp.{name}_proj" for name in ("gate", "up", "down"))
+FAULTS: list[tuple[str, Callable[[dict[str, torch.Tensor]], None], set[str]]] = [
+    *(
+        ("w4a16", damage, {MODULE})
+        for damage in (wrong_scale, scales_of_another_order, swapped_packing, shifted_zero_point, not_a_number)
+    ),
+    ("awq", forgotten_norm, {GATE, UP}),
+    ("awq", factors_of_other_channels, {GATE, UP}),
+    ("awq", shifted_zero_points, {UP}),
+    ("awq", swapped_packing, {UP, DOWN}),
+    ("awq", not_a_number, {UP, DOWN}),
+    # Least squares take it for what AWQ moved from up_proj to down_proj, where it is missing.
+    ("awq", wrong_scale_in_front, {DOWN}),
+    ("mxfp4", swapped_nibbles, {MODULE}),
+    ("mxfp4", scales_off_by_a_power_of_two, {MODULE}),
+    ("nvfp4", swapped_nibbles, {MODULE}),
+    ("nvfp4", divisor_taken_for_a_factor, {MODULE}),
+]
+
+
 @pytest.mark.parametrize(
-    "damage", [wrong_scale, scales_of_another_order, swapped_packing, shifted_zero_point, not_a_number]
+    ("quant", "damage", "found"), FAULTS, ids=[f"{quant}-{damage.__name__}" for quant, damage, _ in FAULTS]
 )
 def test_a_planted_fault_is_found_in_its_module(
-    checkpoint: Path, tmp_path: Path, settings, damage: Callable[[dict[str, torch.Tensor]], None]
+    quant: str,
+    damage: Callable[[dict[str, torch.Tensor]], None],
+    found: set[str],
+    checkpoint,
+    tmp_path: Path,
+    settings,
 ) -> None:
-    tensors = load_file(checkpoint / "model.safetensors")
+    tensors = load_file(checkpoint(quant) / "model.safetensors")
     damage(tensors)
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    (tmp_path / "config.json").write_bytes((checkpoint / "config.json").read_bytes())
-    assert failures(tmp_path, settings) == {MODULE}
+    (tmp_path / "config.json").write_bytes((checkpoint(quant) / "config.json").read_bytes())
+    seen = failures(tmp_path, settings(f"quant={quant}").quant)
+    assert seen
+    assert seen <= found
+
+
+@pytest.mark.parametrize("quant", ["w4a16", "awq"])
+def test_what_nothing_rounds_is_bf16s_bit_for_bit(quant: str, checkpoint, tmp_path: Path, settings) -> None:
+    asked = settings(f"quant={quant}").quant
+    assert changed(checkpoint(quant), DEMO, asked) == []
+    tensors = load_file(checkpoint(quant) / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["lm_head.weight"].roll(1, 0)
+    tensors["model.layers.3.self_attn.q_norm.weight"][5] *= 1.01
+    del tensors["model.norm.weight"]
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    expected = ["lm_head.weight", "model.layers.3.self_attn.q_norm.weight", "model.norm.weight"]
+    assert changed(tmp_path, DEMO, asked) == expected
+
+
+@given(seed=st.integers(0, 1000), spread=st.floats(0.1, 2))
+def test_what_was_rescaled_is_recovered(seed: int, spread: float) -> None:
+    """A rescaled weight that was rounded to nearest is as near as rounding explains, however far it was rescaled."""
+    draw = torch.Generator().manual_seed(seed)
+    factors = {name: (torch.randn(size, generator=draw) * spread).exp() for name, size in (("norm", 128), ("up", 256))}
+    original = {
+        "layers.0.post_attention_layernorm.weight": torch.rand(128, generator=draw) + 0.5,
+        "layers.0.mlp.up_proj.weight": torch.randn(256, 128, generator=draw),
+        "layers.0.mlp.down_proj.weight": torch.randn(128, 256, generator=draw),
+    }
+    norm, up, down = original
+    stored = {norm: (original[norm] / factors["norm"]).bfloat16().float()}
+    moved = {
+        "layers.0.mlp.up_proj": original[up] * factors["norm"] / factors["up"][:, None],
+        "layers.0.mlp.down_proj": original[down] * factors["up"],
+    }
+    images = {name: rounding.rounded(weight, "W4A16_ASYM", 32) for name, weight in moved.items()}
+    found = Factors({"model_type": "llama"}, original.__getitem__, stored.__getitem__, images.__getitem__)
+    for module, weight in (("layers.0.mlp.up_proj", original[up]), ("layers.0.mlp.down_proj", original[down])):
+        scale = found.inputs(module) * found.outputs(module)[:, None]
+        limit = rounding.allowed(weight, "W4A16_ASYM", 32, "rtn", scale)
+        assert rounding.relative_error(weight, images[module] / scale) <= limit
 
 
 @given(st.integers(0, 1000), st.sampled_from([name for name in SCHEMES if SCHEMES[name].bits >= 8]))
@@ -93,7 +177,7 @@ def test_eight_bits_are_close_to_the_weight(seed: int, scheme: str) -> None:
     assert error < (0.05 if "FP8" in scheme else 0.02)
 
 
-@given(st.integers(0, 1000), st.sampled_from([name for name in SCHEMES if SCHEMES[name].bits < 8]))
+@given(st.integers(0, 1000), st.sampled_from([name for name in SCHEMES if SCHEMES[name].bits < 8 and name != "Q4_K_M"]))
 def test_four_bits_are_about_a_tenth_away(seed: int, scheme: str) -> None:
     weight = torch.randn(4, 256, generator=torch.Generator().manual_seed(seed))
     error = rounding.relative_error(weight, rounding.rounded(weight, scheme, SCHEMES[scheme].group))

@@ -1,0 +1,96 @@
+"""What AWQ and SmoothQuant multiplied weights with, read from what they divided in front of them.
+
+Both leave the model's function as it was: they multiply the columns of a weight by s, one factor an input channel, and
+divide what makes those channels by the same s (Lin et al., "AWQ", 2023, section 3.2; Xiao et al., "SmoothQuant", 2022,
+section 4). So s is in the checkpoint a second time, and a weight is compared with BF16's by dividing its columns by it:
+
+* behind a norm, s is the norm's BF16 weight over its new one, exact up to the rounding of both to BF16 (2^-9 each);
+* behind a Linear (v_proj in front of o_proj, up_proj in front of down_proj), which is quantized itself, s is the least
+  squares factor between a row of BF16's weight and the row that is stored. Its relative error is that of the row over
+  the square root of the row's length: below a tenth of a weight's own error from 100 inputs on.
+
+A factor that was forgotten on either side, or put on another channel, is therefore an error of the weight behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+# A module's own name -> the norm that makes its inputs; (out, in) of all of them as in Llama and its kin.
+NORMS: Mapping[str, str] = {
+    "self_attn.q_proj": "input_layernorm",
+    "self_attn.k_proj": "input_layernorm",
+    "self_attn.v_proj": "input_layernorm",
+    "mlp.gate_proj": "post_attention_layernorm",
+    "mlp.up_proj": "post_attention_layernorm",
+}
+# A module's own name -> the Linear whose outputs are its inputs, or their factor.
+PRODUCERS: Mapping[str, str] = {"self_attn.o_proj": "self_attn.v_proj", "mlp.down_proj": "mlp.up_proj"}
+# Its norms multiply by one plus the stored weight.
+OTHERWISE = "gemma"
+
+Read = Callable[[str], torch.Tensor]
+
+
+class Factors:
+    """The factor of each input channel of each weight of a checkpoint that was rescaled."""
+
+    def __init__(self, config: Mapping[str, Any], original: Read, stored: Read, weight: Read) -> None:
+        """Looks factors up when asked.
+
+        Args:
+            config: of the model.
+            original: a tensor of the BF16 checkpoint by name, float32.
+            stored: a tensor of the quantized checkpoint by name, float32.
+            weight: what a module's stored weight stands for, by the module's name, float32 of shape (out, in).
+
+        Raises:
+            KeyError: on a model whose layers are built otherwise than is known here.
+        """
+        kind = str(config.get("model_type", ""))
+        if kind.startswith(OTHERWISE):
+            raise KeyError(f"{kind}: which norm is in front of which weight")
+        self._config, self._original, self._stored, self._weight = config, original, stored, weight
+
+    def inputs(self, module: str) -> torch.Tensor:
+        """The factor of each input channel, of shape (in,).
+
+        Raises:
+            KeyError: on a module that is not known.
+        """
+        layer, own = split(module)
+        if own in NORMS:
+            return self._norm(f"{layer}.{NORMS[own]}.weight")
+        if own not in PRODUCERS:
+            raise KeyError(f"{module}: what makes its inputs")
+        factors = 1 / self.outputs(f"{layer}.{PRODUCERS[own]}")
+        return self._for_each_head(factors) if own == "self_attn.o_proj" else factors
+
+    def outputs(self, module: str) -> torch.Tensor:
+        """The factor of each output channel, of shape (out,): 1 where nothing behind it was rescaled."""
+        _, own = split(module)
+        original = self._original(f"{module}.weight")
+        if own not in PRODUCERS.values():
+            return torch.ones(len(original))
+        # Among what was rounded, where every input has the same error.
+        moved = original * self.inputs(module)
+        return (self._weight(module) * moved).sum(1) / moved.square().sum(1).clamp_min(1e-30)
+
+    def _norm(self, name: str) -> torch.Tensor:
+        before, after = self._original(name), self._stored(name)
+        # A channel that is switched off stays so, whatever it is divided by.
+        return torch.where(before == after, torch.ones_like(before), before / after)
+
+    def _for_each_head(self, factors: torch.Tensor) -> torch.Tensor:
+        """Several heads of queries read the values of one head, in the order of the heads."""
+        heads, groups = int(self._config["num_attention_heads"]), int(self._config["num_key_value_heads"])
+        return factors.reshape(groups, -1).repeat_interleave(heads // groups, dim=0).flatten()
+
+
+def split(module: str) -> tuple[str, str]:
+    """The layer of a module, and its name in there: `model.layers.3`, `mlp.up_proj`."""
+    parts = module.split(".")
+    return ".".join(parts[:-2]), ".".join(parts[-2:])
