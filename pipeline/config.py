@@ -429,6 +429,28 @@ class HardwareSettings(_Section):
         return value
 
 
+class ConstraintSettings(_Section):
+    """What a deployment has to hold; null: no such constraint."""
+
+    memory_gib: PositiveFloat | None = Field(None, description="of the card that weights and KV cache have to fit on")
+    ttft_p99_ms: PositiveFloat | None = Field(None, description="largest p99 of the time to the first token")
+    tpot_p99_ms: PositiveFloat | None = Field(None, description="largest p99 of the time per output token")
+    max_loss_points: dict[str, NonNegativeFloat] = Field(
+        {}, description="task label -> largest loss of accuracy against BF16, in points"
+    )
+    hardware: str | None = Field(None, description="GPU of the catalogue that has to serve it natively")
+
+    @field_validator("max_loss_points", mode="before")
+    @classmethod
+    def _none_is_no_limit(cls, value: Any) -> Any:
+        return {} if value is None else value
+
+    @field_validator("hardware")
+    @classmethod
+    def _known_gpu(cls, value: str | None) -> str | None:
+        return value if value is None else _in_catalogue((value,))[0]
+
+
 class ReportSettings(_Section):
     """What is rendered, beside the terminal."""
 
@@ -437,6 +459,9 @@ class ReportSettings(_Section):
     recorded: bool = Field(
         False, description="show what outputs holds of the model, under whatever settings and wherever it was measured"
     )
+    constraints: ConstraintSettings = ConstraintSettings()
+    margin_points: PositiveFloat = Field(1, description="loss of accuracy, in points, that still counts as no worse")
+    margin_percent: PositiveFloat = Field(1, description="loss of speed, in percent, that still counts as no worse")
     what_if: tuple[str, ...] = Field((), description="GPUs of the catalogue to predict for, see pipeline/catalogue.py")
     formats: tuple[Literal["html", "md", "csv", "json", "png"], ...] = Field(
         ("html", "md", "csv", "json"), description="png: each chart as a file for slides"
@@ -445,9 +470,13 @@ class ReportSettings(_Section):
     @field_validator("what_if")
     @classmethod
     def _known_gpus(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if unknown := [name for name in value if name not in {gpu.name for gpu in GPUS}]:
-            raise ValueError(f"{', '.join(unknown)}: the catalogue has {', '.join(gpu.name for gpu in GPUS)}")
-        return value
+        return _in_catalogue(value)
+
+
+def _in_catalogue(names: tuple[str, ...]) -> tuple[str, ...]:
+    if unknown := [name for name in names if name not in {gpu.name for gpu in GPUS}]:
+        raise ValueError(f"{', '.join(unknown)}: the catalogue has {', '.join(gpu.name for gpu in GPUS)}")
+    return names
 
 
 class PublishSettings(_Section):
@@ -517,6 +546,15 @@ class Settings(_Section):
         if value == "all":
             return tuple(stage for stage in Stage if stage not in (Stage.PUBLISH, Stage.CAPABILITIES))
         return (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _limits_known_tasks(self) -> Settings:
+        if unknown := [task for task in self.report.constraints.max_loss_points if task not in self.eval.tasks]:
+            raise ValueError(
+                f"report.constraints.max_loss_points={', '.join(unknown)}: eval={self.eval.name} has "
+                f"{', '.join(self.eval.tasks)}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _kernel_fits_the_scheme(self) -> Settings:

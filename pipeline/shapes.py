@@ -31,6 +31,7 @@ class DecoderShape:
         tied: whether the output layer is the embedding.
         head_norms: whether queries and keys are normalized (Qwen3).
         biased: whether q, k and v have a bias (Qwen2).
+        context: tokens of the longest context; 0 where the config does not say.
     """
 
     layers: int
@@ -43,6 +44,7 @@ class DecoderShape:
     tied: bool
     head_norms: bool
     biased: bool
+    context: int
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> DecoderShape:
@@ -67,6 +69,7 @@ class DecoderShape:
                 tied=bool(config.get("tie_word_embeddings", False)),
                 head_norms=kind == "qwen3",
                 biased=kind == "qwen2" or bool(config.get("attention_bias")),
+                context=int(config.get("max_position_embeddings") or 0),
             )
         except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
             raise InputError(f"config.json names no dense decoder ({error}).") from None

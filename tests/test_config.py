@@ -103,3 +103,14 @@ def test_the_command_answers_without_heavy_imports(arguments: list[str]) -> None
 def test_a_gpu_that_the_catalogue_does_not_have_is_refused(compose) -> None:
     with pytest.raises(ConfigError, match=r"report.what_if: H100: the catalogue has .*H100 SXM"):
         validate(compose("report.what_if=[H100]"))
+
+
+def test_constraints_name_tasks_and_gpus_that_there_are(compose, settings) -> None:
+    limits = settings("report.constraints.max_loss_points={MMLU: 1, GSM8K: 2.5}").report.constraints.max_loss_points
+    assert limits == {"MMLU": 1.0, "GSM8K": 2.5}
+    with pytest.raises(ConfigError, match=r"max_loss_points=ARC: eval=demo has C-Eval, MMLU"):
+        validate(compose("report.constraints.max_loss_points={ARC: 1}"))
+    with pytest.raises(ConfigError, match=r"report.constraints.hardware: H100: the catalogue has"):
+        validate(compose("report.constraints.hardware=H100"))
+    with pytest.raises(ConfigError, match=r"report.constraints.ttft_p99_ms"):
+        validate(compose("report.constraints.ttft_p99_ms=-1"))

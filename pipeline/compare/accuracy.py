@@ -94,6 +94,8 @@ def wilson(share: float, n: int) -> Interval:
 
 def pair(scores: Scores, baseline: Scores) -> list[tuple[float, float]] | Missing:
     """The two scores of each item, matched by its hash; an item that is there twice is matched in order."""
+    if scores and [item for item, _ in scores] == [item for item, _ in baseline]:
+        return _finite([(ours, theirs) for (_, ours), (_, theirs) in zip(scores, baseline, strict=True)])
     ours, theirs = _by_item(scores), _by_item(baseline)
     if not ours or not theirs:
         return Missing(reason="no samples were kept")
@@ -102,9 +104,7 @@ def pair(scores: Scores, baseline: Scores) -> list[tuple[float, float]] | Missin
     if only_ours or only_theirs:
         return Missing(reason=f"the items differ from the baseline's ({only_ours} only here, {only_theirs} only there)")
     matched = [couple for item, rows in ours.items() for couple in zip(rows, theirs[item], strict=True)]
-    if not all(math.isfinite(score) for couple in matched for score in couple):
-        return Missing(reason="an item's score is not finite")
-    return matched
+    return _finite(matched)
 
 
 def paired_difference(scores: Scores, baseline: Scores) -> PairedDifference | Missing:
@@ -163,6 +163,12 @@ def mean_over_tasks(parts: Sequence[tuple[float, Interval | None]]) -> Mean | Mi
     centre = math.fsum((i.high + i.low) / 2 for i in intervals) / len(parts)
     interval = Interval(low=min(mean, centre - half), high=max(mean, centre + half))
     return Mean(value=mean, interval=interval, tasks=len(parts))
+
+
+def _finite(matched: list[tuple[float, float]]) -> list[tuple[float, float]] | Missing:
+    if not all(math.isfinite(score) for couple in matched for score in couple):
+        return Missing(reason="an item's score is not finite")
+    return matched
 
 
 def _by_item(scores: Scores) -> dict[str, list[float]]:

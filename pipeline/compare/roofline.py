@@ -61,7 +61,8 @@ class Footprint(Frozen):
 
     `weight_bytes` are all of them, `step_bytes` those that a step reads: all but the embedding's, of which it reads a
     row a token. `products` are those of the Linear layers for a token, made in `activations`; `head_products` those of
-    the output layer; `attention_products` those of a token with one token of its context.
+    the output layer; `attention_products` those of a token with one token of its context. `context` is the longest
+    that the model takes, in tokens; 0 where it does not say.
     """
 
     weight_bytes: float
@@ -71,6 +72,7 @@ class Footprint(Frozen):
     head_products: float
     attention_products: float
     activations: Activations
+    context: int = 0
 
 
 class RooflineRow(Frozen):

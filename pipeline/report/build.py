@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from pipeline.catalogue import gpu_of
 from pipeline.compare import compare, judge
+from pipeline.compare.frontier import frontiers
+from pipeline.compare.recommendation import recommend
 from pipeline.compare.reference import reproduce
 from pipeline.config import Settings, Stage
 from pipeline.errors import PipelineError
@@ -15,6 +17,8 @@ from pipeline.report.gather.benchmarks import machine_of
 from pipeline.report.gather.calibration import calibrations
 from pipeline.report.gather.cards import card_of
 from pipeline.report.gather.extract import record_of, server_of
+from pipeline.report.gather.footprints import of_source
+from pipeline.report.gather.needs import constraints_of, needs_of
 from pipeline.report.gather.references import published_tables
 from pipeline.report.gather.rooflines import rooflines, study_check
 from pipeline.report.gather.sources import Source, sources
@@ -30,13 +34,17 @@ def build(jobs: Sequence[Job], failures: Mapping[str, PipelineError]) -> Report:
     comparison = compare(records, [clean(label, 60) for label in settings.eval.tasks])
     model, machine = _model(settings), _machine(found, jobs[0])
     gpu = gpu_of(machine)
+    footprints = {source.name: of_source(source) for source in found}
+    constraints = constraints_of(settings)
+    recommendation = recommend(comparison, constraints, needs_of(settings, found, footprints))
+    margins = (settings.report.margin_points, settings.report.margin_percent)
     return Report(
         title=clean(settings.report.title, 200),
         model=model,
         machine=machine,
         measured=_measured(found),
         setup=_setup(settings, found, model, machine),
-        verdict=judge(comparison, model, machine),
+        verdict=judge(comparison, model, machine, recommendation),
         comparison=comparison,
         cards=tuple(card_of(source, jobs[0].workspace.root) for source in found),
         calibrations=calibrations(jobs, found),
@@ -44,7 +52,9 @@ def build(jobs: Sequence[Job], failures: Mapping[str, PipelineError]) -> Report:
         reproductions=tuple(
             reproduce(table, comparison, model, gpu.name if gpu else None) for table in published_tables()
         ),
-        rooflines=rooflines(settings, found, records, comparison, machine),
+        frontiers=frontiers(records, comparison, *margins),
+        recommendation=recommendation,
+        rooflines=rooflines(settings, found, records, footprints, comparison, machine),
         roofline_check=study_check(),
     )
 

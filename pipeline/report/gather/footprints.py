@@ -12,15 +12,31 @@ import yaml
 
 from pipeline.compare.estimates import Missing
 from pipeline.compare.roofline import Footprint
-from pipeline.config import PROJECT_ROOT, QuantSettings, Variant
+from pipeline.config import PROJECT_ROOT, QuantSettings, Stage, Variant
 from pipeline.errors import InputError
 from pipeline.quantize.checkpoint import headers
+from pipeline.report.gather.sources import Source
 from pipeline.schemes import SCHEMES
 from pipeline.shapes import EMBEDDING, DecoderShape
 from pipeline.storage import bytes_of, stored
 
 CONF = PROJECT_ROOT / "conf"
 KV_BYTES = {"auto": 2, "fp8_e4m3": 1, "fp8_e5m2": 1}
+
+
+def of_source(source: Source) -> Footprint | Missing:
+    """What a row's checkpoint moves; of one that stayed where it was made, as its scheme would store it."""
+    made = source.finished(Stage.QUANTIZE)
+    if made is None:
+        return Missing(reason=source.why_not(Stage.QUANTIZE))
+    folder = source.folders[Stage.QUANTIZE] / "checkpoint"
+    model = made.payload.get("model")
+    shape = model.get("random") if isinstance(model, Mapping) else None
+    if shape and not (folder / "config.json").is_file():
+        return _as_stored(
+            shape, _settings({"name": source.name, "title": source.label, **source.quant}), source.kv_dtype
+        )
+    return of_checkpoint(folder, source.quant.get("scheme"), source.kv_dtype)
 
 
 def of_checkpoint(folder: Path, scheme: str | None, kv_dtype: str) -> Footprint | Missing:
@@ -40,13 +56,26 @@ def of_checkpoint(folder: Path, scheme: str | None, kv_dtype: str) -> Footprint 
 
 def of_config(config: Mapping[str, Any], variant: Variant) -> Footprint | Missing:
     """What a variant of a model would move, from the model's config alone."""
+    return _as_stored(config, settings_of(variant.quant), variant.kv_cache)
+
+
+def _as_stored(config: Mapping[str, Any], quant: QuantSettings | Missing, kv_dtype: str) -> Footprint | Missing:
+    if isinstance(quant, Missing):
+        return quant
     try:
         shape = DecoderShape.of(config)
     except InputError as error:
         return Missing(reason=error.problem)
-    quant = settings_of(variant.quant)
     original = {name: ("BF16", dimensions) for name, dimensions in shape.tensors.items()}
-    return _footprint(shape, bytes_of(stored(original, config, quant)), quant.scheme, variant.kv_cache)
+    return _footprint(shape, bytes_of(stored(original, config, quant)), quant.scheme, kv_dtype)
+
+
+def _settings(recorded: Mapping[str, Any]) -> QuantSettings | Missing:
+    """A format as a manifest recorded it, perhaps by an earlier release."""
+    try:
+        return QuantSettings.model_validate(recorded)
+    except ValueError:
+        return Missing(reason="the recorded format is not one of this release")
 
 
 @cache
@@ -67,4 +96,5 @@ def _footprint(shape: DecoderShape, weights: Mapping[str, int], scheme: str | No
         head_products=shape.head_parameters,
         attention_products=shape.attention_products,
         activations="bf16" if scheme is None else SCHEMES[scheme].activations,
+        context=shape.context,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from pipeline import capabilities
 from pipeline.catalogue import GPUS, Gpu, gpu_of
@@ -15,16 +15,20 @@ from pipeline.compare.roofline_check import RooflineCheck, check
 from pipeline.compare.scheduling import Load
 from pipeline.compare.table import THROUGHPUT, TPOT, Comparison, Row
 from pipeline.config import Settings, Stage, Variant
-from pipeline.report.gather.footprints import of_checkpoint, of_config
+from pipeline.report.gather.footprints import of_config
 from pipeline.report.gather.references import protocols
 from pipeline.report.gather.sources import Source
 
 
 def rooflines(
-    settings: Settings, found: Sequence[Source], records: Sequence[Record], comparison: Comparison, machine: str
+    settings: Settings,
+    found: Sequence[Source],
+    records: Sequence[Record],
+    footprints: Mapping[str, Footprint | Missing],
+    comparison: Comparison,
+    machine: str,
 ) -> tuple[Roofline, ...]:
     """The machine that measured first, then each GPU of `report.what_if`; nothing where nothing was made."""
-    footprints = {source.name: _footprint(source) for source in found}
     if all(isinstance(footprint, Missing) for footprint in footprints.values()):
         return ()
     load = _load(settings, records)
@@ -64,18 +68,8 @@ def study_check() -> RooflineCheck | None:
     return None
 
 
-def _footprint(source: Source) -> Footprint | Missing:
-    if source.finished(Stage.QUANTIZE) is None:
-        return Missing(reason=source.why_not(Stage.QUANTIZE))
-    scheme = source.quant.get("scheme")
-    return of_checkpoint(source.folders[Stage.QUANTIZE] / "checkpoint", scheme, source.kv_dtype)
-
-
-def _unserved(source: Source, gpu: Gpu | None) -> str:
-    """Why a variant is not served: as was seen here, or as is known of a GPU that is not here."""
-    if gpu is None:
-        manifest = source.manifests.get(Stage.BENCH)
-        return manifest.reason or "" if manifest is not None and manifest.status == "not_applicable" else ""
+def unserved(source: Source, gpu: Gpu, native: bool = False) -> str:
+    """Why a GPU that is not here does not serve a variant, or not natively; empty where it does."""
     engine = str(source.quant.get("engine", ""))
     asked = capabilities.Asked(
         kernel=source.variant.kernel,
@@ -84,7 +78,17 @@ def _unserved(source: Source, gpu: Gpu | None) -> str:
     )
     weights = capabilities.of_scheme(source.quant.get("scheme"), gpu, asked=asked)
     limit = capabilities.weaker(weights, capabilities.of_kv_cache(source.kv_dtype, gpu))
+    if limit.support == "emulated" and native:
+        return f"it is emulated there ({limit.by})"
     return limit.reason if limit.support == "no" else ""
+
+
+def _unserved(source: Source, gpu: Gpu | None) -> str:
+    """Why a variant is not served: as was seen here, or as is known of a GPU that is not here."""
+    if gpu is not None:
+        return unserved(source, gpu)
+    manifest = source.manifests.get(Stage.BENCH)
+    return manifest.reason or "" if manifest is not None and manifest.status == "not_applicable" else ""
 
 
 def _device(machine: str, records: Sequence[Record]) -> Device:

@@ -1,0 +1,44 @@
+"""What each variant needs of the card and the GPU that `report.constraints` names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from pipeline.catalogue import gpu_of
+from pipeline.compare.constraints import Constraints, Needs
+from pipeline.compare.estimates import Missing
+from pipeline.compare.roofline import Footprint
+from pipeline.config import Settings
+from pipeline.report.gather.rooflines import unserved
+from pipeline.report.gather.sources import Source
+from pipeline.report.text import clean
+
+
+def constraints_of(settings: Settings) -> Constraints:
+    """The constraints, with task labels as the table has them."""
+    asked = settings.report.constraints
+    limits = {clean(task, 60): points for task, points in asked.max_loss_points.items()}
+    return Constraints.model_validate({**asked.model_dump(), "max_loss_points": limits})
+
+
+def needs_of(
+    settings: Settings, found: Sequence[Source], footprints: Mapping[str, Footprint | Missing]
+) -> dict[str, Needs]:
+    """By variant: memory for the weights and one full context, and whether the GPU serves it natively."""
+    gpu = gpu_of(settings.report.constraints.hardware or "")
+    found_needs = {}
+    for source in found:
+        memory, of = _memory(settings, footprints[source.name])
+        there = unserved(source, gpu, native=True) if gpu else ""
+        found_needs[source.name] = Needs(memory_gib=memory, memory_of=of, unserved=there)
+    return found_needs
+
+
+def _memory(settings: Settings, footprint: Footprint | Missing) -> tuple[float | Missing, str]:
+    """GiB of the card, of which vLLM uses `serve.gpu_memory_utilization`."""
+    if isinstance(footprint, Missing):
+        return footprint, ""
+    tokens = settings.serve.max_model_len or footprint.context
+    share = settings.serve.gpu_memory_utilization
+    needed = footprint.weight_bytes + tokens * footprint.kv_bytes_per_token
+    return needed / share / 2**30, f"weights and the KV cache of {tokens:,} tokens, in {share:g} of the card"
