@@ -5,6 +5,7 @@
 * `repeats`: means over repeats, and the relative change of a mean,
 * `speed`: a benchmark against BF16's, load by load; `bootstrap`: how sure a percentile is within its repeat,
 * `accuracy`: shares of correct answers, and their difference on the same items,
+* `noninferiority`: whether a variant is no worse than BF16 on a task, within a margin,
 * `divergence`: how far next-token distributions are from the baseline's,
 * `table`: all variants against BF16,
 * `sentences`: statements with the differences that they rest on; `verdict`: those that the table supports,

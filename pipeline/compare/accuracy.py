@@ -12,6 +12,9 @@ D. Bonett and R. Price (J. Educ. Behav. Stat. 37, 2012), one of those that M. Fa
 
 The p-value is McNemar's exact one, 2 P(X <= min(b, c)) for X ~ Binomial(b + c, 1/2), at most 1. Scores that are not
 0 or 1 have Student's interval and test on the items' differences instead.
+
+Beside it stands the percentile interval of B. Efron's bootstrap over items (Ann. Statist. 7, 1979), as a second
+opinion: it is the narrower one, and with fewer than about twenty items that differ it covers less than it says.
 """
 
 from __future__ import annotations
@@ -21,11 +24,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
+import numpy as np
 from scipy.special import bdtr, ndtri, stdtr, stdtrit
 
 from pipeline.compare.estimates import LEVEL, Frozen, Interval, Missing, excludes_zero
 
 Z = float(ndtri((1 + LEVEL) / 2))
+RESAMPLES = 9999
+SEED = 0
 Scores = Sequence[tuple[str, float]]
 
 
@@ -43,6 +49,7 @@ class PairedDifference(Frozen):
 
     difference: float
     interval: Interval | None
+    bootstrap: Interval | None
     p_value: float
     n: int
     gained: int
@@ -112,22 +119,25 @@ def paired_difference(scores: Scores, baseline: Scores) -> PairedDifference | Mi
     matched = pair(scores, baseline)
     if isinstance(matched, Missing):
         return matched
+    differences = [ours - theirs for ours, theirs in matched]
+    bootstrap = bootstrap_mean(differences)
     gained = sum(ours > theirs for ours, theirs in matched)
     lost = sum(ours < theirs for ours, theirs in matched)
     if _is_binary(score for couple in matched for score in couple):
         return PairedDifference(
             difference=(gained - lost) / len(matched),
             interval=adjusted_wald(gained, lost, len(matched)),
+            bootstrap=bootstrap,
             p_value=mcnemar(gained, lost),
             n=len(matched),
             gained=gained,
             lost=lost,
             method="adjusted Wald, McNemar",
         )
-    differences = [ours - theirs for ours, theirs in matched]
     return PairedDifference(
         difference=math.fsum(differences) / len(differences),
         interval=_t_interval(differences),
+        bootstrap=bootstrap,
         p_value=_t_test(differences),
         n=len(matched),
         gained=gained,
@@ -141,6 +151,20 @@ def adjusted_wald(gained: int, lost: int, n: int) -> Interval:
     p, q = (gained + 1) / (n + 2), (lost + 1) / (n + 2)
     half = Z * math.sqrt((p + q - (p - q) ** 2) / (n + 2))
     return Interval(low=max(-1.0, p - q - half), high=min(1.0, p - q + half))
+
+
+def bootstrap_mean(differences: Sequence[float]) -> Interval | None:
+    """The percentile bootstrap's interval of a mean; None where the items do not differ.
+
+    Items are drawn with replacement; of items with equal differences only the number drawn matters, so that numbers
+    are drawn, which is the same and takes milliseconds.
+    """
+    values, counts = np.unique(np.asarray(differences, dtype=np.float64), return_counts=True)
+    if len(values) < 2:
+        return None
+    draws = np.random.default_rng(SEED).multinomial(len(differences), counts / counts.sum(), size=RESAMPLES)
+    low, high = np.quantile(draws @ values / len(differences), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(low=float(low), high=float(high))
 
 
 def mcnemar(gained: int, lost: int) -> float:

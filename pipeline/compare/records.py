@@ -131,13 +131,20 @@ class Size(Frozen):
 
 
 class TaskScores(Frozen):
-    """A finished task; `scores` are the items' (hash, score), or why they are not at hand."""
+    """A finished task; `scores` are the items' (hash, score), or why they are not at hand.
+
+    `truncated` prompts exceeded the context, `unfinished` answers their budget; `filters` has the figure under each
+    filter that the task has.
+    """
 
     task: str
     metric: str
     value: float
     n: int
     asked: int
+    truncated: int = 0
+    unfinished: int = 0
+    filters: dict[str, float] = Field({})
     scores: tuple[tuple[str, float], ...] | Missing
 
 

@@ -13,6 +13,7 @@ from pipeline.compare.accuracy import Accuracy, Mean, PairedDifference, accuracy
 from pipeline.compare.accuracy import paired_difference as paired
 from pipeline.compare.divergence import DivergenceCell, diverge, perplexity
 from pipeline.compare.estimates import LEVEL, Frozen, Interval, Missing
+from pipeline.compare.noninferiority import LossVerdict, holm, judge_loss
 from pipeline.compare.records import Family, Record, Speed, TaskScores
 from pipeline.compare.repeats import Change
 from pipeline.compare.speed import Benchmark, benchmark, headline_cell, marks
@@ -34,6 +35,8 @@ THROUGHPUT = MetricColumn(name="total_token_throughput", title="Throughput", uni
 TTFT = MetricColumn(name="mean_ttft_ms", title="Mean TTFT", unit="ms", better="lower")
 TPOT = MetricColumn(name="mean_tpot_ms", title="Mean TPOT", unit="ms", better="lower")
 METRICS = (THROUGHPUT, TTFT, TPOT)
+# The loss on a task that nobody minds, as a share: one point.
+MARGIN = 0.01
 SIZE = "size"
 DIVERGENCE = "kl_from_bf16"
 
@@ -52,6 +55,8 @@ class TaskCell(Frozen):
     metric: str
     accuracy: Accuracy
     change: PairedDifference | Missing
+    # Corrected for all comparisons of the table, so it is there once the table is.
+    loss: LossVerdict | Missing = Missing(reason="the baseline itself")
 
 
 class Row(Frozen):
@@ -113,11 +118,11 @@ class Comparison(Frozen):
         return found
 
 
-def compare(records: Sequence[Record], tasks: Sequence[str]) -> Comparison:
-    """The table of all records, in their order, the baseline first."""
+def compare(records: Sequence[Record], tasks: Sequence[str], margin: float = MARGIN) -> Comparison:
+    """The table of all records, in their order, the baseline first; losses are judged at `margin`, a share."""
     ordered = sorted(records, key=lambda record: not record.is_baseline)
     baseline = next((record for record in ordered if record.is_baseline), None)
-    rows = tuple(_row(record, baseline, tasks) for record in ordered)
+    rows = _judged([_row(record, baseline, tasks) for record in ordered], margin)
     return Comparison(
         baseline=None if baseline is None else baseline.name,
         tasks=tuple(tasks),
@@ -154,6 +159,27 @@ def _row(record: Record, baseline: Record | None, tasks: Sequence[str]) -> Row:
         mean_change=_mean([(change.difference, change.interval) for change in changes], tasks),
         divergence=_divergence(record, baseline),
         perplexity=None if isinstance(record.divergence, Missing) else perplexity(record.divergence),
+    )
+
+
+def _judged(rows: Sequence[Row], margin: float) -> tuple[Row, ...]:
+    """The rows with a verdict on each task's loss, p-values corrected for all differences of the table."""
+    changes = {
+        (row.name, task): cell.change
+        for row in rows
+        for task, cell in row.tasks.items()
+        if isinstance(cell, TaskCell) and isinstance(cell.change, PairedDifference)
+    }
+    corrected = holm({key: change.p_value for key, change in changes.items()})
+
+    def judged(row: Row, task: str, cell: TaskCell | Missing) -> TaskCell | Missing:
+        if isinstance(cell, Missing) or isinstance(cell.change, Missing):
+            return cell if isinstance(cell, Missing) else cell.model_copy(update={"loss": cell.change})
+        return cell.model_copy(update={"loss": judge_loss(cell.change, corrected[row.name, task], margin)})
+
+    return tuple(
+        row.model_copy(update={"tasks": {task: judged(row, task, cell) for task, cell in row.tasks.items()}})
+        for row in rows
     )
 
 
@@ -251,6 +277,15 @@ def _notes(records: Sequence[Record], baseline: Record | None) -> list[str]:
         for label, task in {} if isinstance(record.tasks, Missing) else record.tasks.items():
             if task.n < task.asked:
                 found.append(f"{record.label}: {task.n} of {task.asked} items of {label} were scored.")
+            if task.truncated:
+                found.append(
+                    f"{record.label}: {task.truncated} of {task.n} prompts of {label} exceeded the context and lost "
+                    "their beginning."
+                )
+            if task.unfinished:
+                found.append(
+                    f"{record.label}: {task.unfinished} of {task.n} answers of {label} ended at their budget of tokens."
+                )
             if not isinstance(task.scores, Missing) and task.scores:
                 mean = sum(score for _, score in task.scores) / len(task.scores)
                 # Half a unit of the last digit shown; a weighted mean over subtasks may differ by rounding alone.

@@ -82,6 +82,9 @@ def _tasks(manifest: Manifest, folder: Path) -> dict[str, TaskScores] | Missing:
                 value=float(item["value"]),
                 n=int(item["n"]),
                 asked=int(item.get("asked", item["n"])),
+                truncated=int(item.get("truncated", 0)),
+                unfinished=int(item.get("unfinished", 0)),
+                filters={clean(name, 40): float(value) for name, value in (item.get("filters") or {}).items()},
                 scores=_scores(manifest, folder, str(label)),
             )
             for label, item in manifest.results["tasks"].items()

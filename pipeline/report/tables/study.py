@@ -269,10 +269,16 @@ def task_cell(cell: TaskCell | Missing, column: Column, best: bool) -> Cell:
         shown,
         change=points(change.difference),
         change_interval=f"{_range(change.interval, points)} points" if change.interval else "",
-        evidence=f"{shown.evidence}, {counts}, p = {change.p_value:.2g}",
+        evidence=f"{shown.evidence}, {counts}, p = {change.p_value:.2g}{_loss(cell)}",
         is_clear=change.is_clear,
         is_gain=change.is_clear and change.difference > 0,
     )
+
+
+def _loss(cell: TaskCell) -> str:
+    """The verdict on the loss, with the p-value that it rests on."""
+    loss = cell.loss
+    return "" if isinstance(loss, Missing) else f" ({loss.p_holm:.2g} by Holm over the table), {loss.text}"
 
 
 def _divergence(row: Row, column: Column, best: bool) -> Cell:

@@ -50,13 +50,14 @@ def task_figures(table: Table) -> Twin:
             if isinstance(cell, TaskCell):
                 share, change = cell.accuracy, cell.change
                 figures = (_percent(share.value), _ends(share.interval, _percent))
-                rows.append((row.label, task, *figures, *_difference(change, row.is_baseline), f"{share.n:,}"))
+                loss = "" if isinstance(cell.loss, Missing) else cell.loss.text
+                rows.append((row.label, task, *figures, *_difference(change, row.is_baseline), f"{share.n:,}", loss))
         if isinstance(row.mean_accuracy, Mean) and len(row.tasks) > 1:
             mean = row.mean_accuracy
             figures = (_percent(mean.value), _ends(mean.interval, _percent))
-            rows.append((row.label, "mean", *figures, *_mean_change(row), ""))
+            rows.append((row.label, "mean", *figures, *_mean_change(row), "", ""))
     head = ("Variant", "Task", "Accuracy (%)", "95 %", "Difference (points)", "95 %", "Within noise")
-    return Twin((*head, "Only here / only BF16", "p", "Items"), tuple(rows))
+    return Twin((*head, "Only here / only BF16", "p", "Items", "Loss"), tuple(rows))
 
 
 def _difference(change: PairedDifference | Missing, is_baseline: bool) -> tuple[str, str, str, str, str]:
