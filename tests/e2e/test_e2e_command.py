@@ -181,6 +181,24 @@ def test_an_end_by_force_leaves_no_server_behind(tmp_path: Path, number: signal.
     assert all(record["status"] == "failed" for record in records)
 
 
+@pytest.mark.parametrize("seen", ["the draft", "weights in it"])
+def test_a_kill_in_the_middle_of_an_engine_leaves_nothing_half_made(tmp_path: Path, seen: str) -> None:
+    asked = [sys.executable, "-m", "pipeline", "stage=quantize", "quant=bnb_nf4", f"outputs={tmp_path}"]
+    process = subprocess.Popen(asked, cwd=PROJECT_ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wanted = "demo/bnb_nf4/.quantize-*.tmp" + ("" if seen == "the draft" else "/checkpoint")
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob(wanted)) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.kill()
+    assert process.wait(30) == -signal.SIGKILL
+    assert not manifests(tmp_path, "quantize")
+    assert not list(tmp_path.glob("demo/bnb_nf4/quantize-*"))
+    again = run(tmp_path, "stage=quantize", "quant=bnb_nf4")
+    assert again.returncode == 0, again.stderr
+    assert manifests(tmp_path, "quantize")["bnb_nf4"]["status"] == "ok"
+    assert not list(tmp_path.glob("demo/bnb_nf4/.*.tmp"))
+
+
 def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

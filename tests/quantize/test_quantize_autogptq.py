@@ -1,11 +1,15 @@
 """auto-gptq in its own environment: what it writes is what the layers hold; what it cannot do is named."""
 
+import contextlib
 import json
 import runpy
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -109,6 +113,38 @@ def test_the_gate_finds_8_bits_that_were_made_from_bfloat16(settings, tmp_path: 
         found = compare(folder, DEMO, quant)
         assert len(found) == 28
         assert all((item["error"] <= item["allowed"]) == right for item in found)
+
+
+def worker_of(process: psutil.Process) -> psutil.Process | None:
+    """The engine's own process below the command, once it is there."""
+    for child in process.children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if str(autogptq.WORKER) in child.cmdline():
+                return child
+    return None
+
+
+@INSTALLED
+@pytest.mark.slow
+def test_a_worker_that_is_killed_is_its_variants_failure_and_no_others(tmp_path: Path) -> None:
+    small = ("calibration.num_samples=8", "calibration.max_seq_length=128", f"outputs={tmp_path}")
+    asked = [sys.executable, "-m", "pipeline", "stage=quantize", "variants=[gptq_autogptq,bnb_nf4]", *small]
+    command = psutil.Popen(asked, cwd=PROJECT_ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while (worker := worker_of(command)) is None and command.poll() is None:
+        time.sleep(0.02)
+    assert worker is not None
+    worker.kill()
+    _, said = command.communicate(timeout=300)
+    assert command.returncode == 1
+    told = " ".join(said.split())
+    assert "gptq_autogptq failed: autogptq was ended by SIGKILL (out of memory?). Its log is" in told
+    records = {
+        path.parts[-3]: json.loads(path.read_text()) for path in tmp_path.glob("demo/*/quantize-*/manifest.json")
+    }
+    assert {name: record["status"] for name, record in records.items()} == {"gptq_autogptq": "failed", "bnb_nf4": "ok"}
+    assert not list(tmp_path.glob("demo/gptq_autogptq/quantize-*/checkpoint/*.safetensors"))
+    again = subprocess.run(asked, cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=600)
+    assert again.returncode == 0, again.stderr
 
 
 @NEEDS_3_11

@@ -89,6 +89,31 @@ def test_a_half_made_environment_is_never_used(fresh: Path, monkeypatch: pytest.
     assert [path.name for path in fresh.iterdir() if path.is_dir()] == [isolated.folder_of("stub").name]
 
 
+def test_a_kill_while_it_is_made_leaves_nothing_that_looks_finished(fresh: Path, ready: Path) -> None:
+    source = f"""
+import time
+from pathlib import Path
+from pipeline.quantize import isolated
+class Told:
+    def say(self, text): print(text, flush=True)
+    def detail(self, text): pass
+isolated.LOCKS = Path({str(ready)!r})
+isolated._link_torch = lambda site: (print("half", flush=True), time.sleep(600))
+isolated.environment("stub", Told())
+"""
+    caller = subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE, text=True)
+    assert caller.stdout is not None
+    assert [caller.stdout.readline().strip() for _ in range(2)] == ["installing stub (once)", "half"]
+    caller.kill()
+    caller.communicate(timeout=30)
+    (half,) = [path for path in fresh.iterdir() if path.is_dir()]
+    assert (half / "bin" / "python").exists()
+    assert half.name.startswith(".")
+    assert not isolated.folder_of("stub").exists()
+    assert isolated.environment("stub", Said()).exists()
+    assert [path.name for path in fresh.iterdir() if path.is_dir()] == [isolated.folder_of("stub").name]
+
+
 def test_an_environment_that_lost_its_interpreter_is_made_again(fresh: Path) -> None:
     python = isolated.environment("stub", Said())
     python.unlink()

@@ -1,0 +1,168 @@
+"""What the pipeline costs over its engines: time and memory of each, beside the engine used by hand as its README does.
+
+    python benchmarks/engines.py [--pairs 3] [--cases gptq,awq] [--output FOLDER] [overrides, like model=qwen3_0_6b]
+
+A process each, in turn (ours, by hand, by hand, ours, ...), so that what else the machine does slows both. Time is from
+the start of loading the model to the written checkpoint, imports left out on both sides; memory is the peak of the
+process and, for an engine in an environment of its own, of its worker too. Both get the same conversations.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+BY_HAND = Path(__file__).with_name("by_hand.py")
+# Case -> how the pipeline is asked for it, and what its engine imports.
+CASES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "fp8_dynamic": (("quant=fp8_dynamic",), ("llmcompressor",)),
+    "gptq": (("quant=gptq",), ("llmcompressor",)),
+    "awq": (("quant=awq",), ("llmcompressor",)),
+    "awq_autoawq": (("quant=awq_autoawq",), ("awq",)),
+    "gptq_int4": (("quant=gptq_int4",), ("gptqmodel",)),
+    "autoround": (("quant=gptq", "quant.engine=autoround", "quant.algorithm=signround"), ("auto_round",)),
+    "bnb_nf4": (("quant=bnb_nf4",), ("transformers", "bitsandbytes")),
+    "gguf_q4_k_m": (("quant=gguf_q4_k_m",), ("gguf", "auto_round")),
+    "gptq_autogptq": (("quant=gptq_autogptq",), ()),
+}
+LIMIT = 1.1
+
+
+def job_of(case: str, outputs: Path, overrides: list[str]) -> Any:
+    """The pipeline's job for a case, its calibration in `outputs`."""
+    import hydra
+
+    from pipeline.__main__ import Run, compose_variants
+    from pipeline.config import PROJECT_ROOT
+
+    asked = ["stage=quantize", *CASES[case][0], f"outputs={outputs}", *overrides]
+    with hydra.initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base=None):
+        return Run(compose_variants(hydra.compose("config", asked), asked), asked).jobs[0]
+
+
+def ours(case: str, outputs: Path, overrides: list[str]) -> float:
+    """Seconds that the pipeline takes for a checkpoint."""
+    from pipeline import quantize
+
+    job = job_of(case, outputs, overrides)
+    folder = job.model.folder
+    for name in ("torch", "transformers", *CASES[case][1]):
+        importlib.import_module(name)
+    assert folder.is_dir()
+    with tempfile.TemporaryDirectory(dir=outputs) as scratch:
+        started = time.perf_counter()
+        quantize.make(job, SimpleNamespace(folder=Path(scratch), results={}))  # type: ignore[arg-type]
+        return time.perf_counter() - started
+
+
+def measure(command: list[str], log: Path) -> dict[str, float]:
+    """Seconds and peak memory (MiB) of one process and of what it started."""
+    with log.open("a") as errors:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
+        assert process.stdout is not None
+        said = process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"{' '.join(command)} failed; see {log}")
+    found = json.loads(said.splitlines()[-1])
+    return {"seconds": found["seconds"], "mib": usage.ru_maxrss / 1024 + found.get("worker_mib", 0)}
+
+
+def command_of(side: str, case: str, outputs: Path, scratch: Path, overrides: list[str]) -> list[str]:
+    """How a case is run on one side."""
+    if side == "ours":
+        return [sys.executable, __file__, "--only", case, "--output", str(outputs), *overrides]
+    job = job_of(case, outputs, overrides)
+    from pipeline.calibrate import TOKENS
+    from pipeline.config import Stage
+
+    tokens = job.artifact(Stage.CALIBRATE).folder / TOKENS if job.settings.needs_calibration else tokens_of(outputs)
+    python = sys.executable
+    if case == "gptq_autogptq":
+        from pipeline.quantize import isolated
+
+        python = str(isolated.environment("autogptq", job.progress))
+    return [python, str(BY_HAND), case, str(job.model.folder.resolve()), str(tokens), str(scratch)]
+
+
+def tokens_of(outputs: Path) -> Path:
+    """The tokens of the calibration that is there, for examples that only look at how many there are."""
+    return next(outputs.glob("*/calibrate-*/tokens.safetensors"))
+
+
+def main() -> None:
+    """Measures the cases and prints a table, and the same as one line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--cases", type=lambda text: text.split(","), default=list(CASES))
+    parser.add_argument("--output", type=Path, help="keeps the calibration and the logs")
+    parser.add_argument("--only", choices=CASES, help="ours, once, in this process")
+    options, overrides = parser.parse_known_args()
+    if options.only:
+        channel, sys.stdout = sys.stdout, sys.stderr
+        seconds = ours(options.only, options.output, overrides)
+        worker = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024 if not CASES[options.only][1] else 0
+        print(json.dumps({"seconds": round(seconds, 3), "worker_mib": worker}), file=channel)
+        return
+    outputs = options.output or Path(tempfile.mkdtemp(prefix="engines-"))
+    outputs.mkdir(parents=True, exist_ok=True)
+    calibrate = ["stage=calibrate", "quant=gptq", f"outputs={outputs}", *overrides]
+    subprocess.run([sys.executable, "-m", "pipeline", *calibrate], check=True, stdout=subprocess.DEVNULL)
+    rows = []
+    for case in options.cases:
+        found: dict[str, list[dict[str, float]]] = {"ours": [], "by hand": []}
+        for number in range(options.pairs):
+            for side in ("ours", "by hand") if number % 2 == 0 else ("by hand", "ours"):
+                with tempfile.TemporaryDirectory(dir=outputs) as scratch:
+                    command = command_of(side, case, outputs, Path(scratch), overrides)
+                    found[side].append(measure(command, outputs / f"{case}-{side.replace(' ', '-')}.log"))
+        rows.append(row(case, found))
+        print(json.dumps(rows[-1]), file=sys.stderr)
+    show(rows)
+    print(json.dumps({"load": os.getloadavg()[0], "cores": os.cpu_count(), "cases": rows}))
+
+
+def row(case: str, found: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
+    """Medians of both sides, and the medians of the pairs' ratios."""
+    result: dict[str, Any] = {"case": case}
+    for what in ("seconds", "mib"):
+        mine, theirs = ([each[what] for each in found[side]] for side in ("ours", "by hand"))
+        result |= {f"ours_{what}": round(statistics.median(mine), 2)}
+        result |= {f"by_hand_{what}": round(statistics.median(theirs), 2)}
+        ratios = [one / other for one, other in zip(mine, theirs, strict=True)]
+        result[f"ratio_{what}"] = round(statistics.median(ratios), 3)
+    return result
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    """The table for people."""
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", title="ours against each engine by hand, medians")
+    for name in ("case", "ours, s", "by hand, s", "ratio", "ours, MiB", "by hand, MiB", "ratio"):
+        table.add_column(name, justify="left" if name == "case" else "right")
+    for each in rows:
+        cells = [each["case"]]
+        for what in ("seconds", "mib"):
+            over = each[f"ratio_{what}"] > LIMIT
+            cells += [f"{each[f'{side}_{what}']:.1f}" for side in ("ours", "by_hand")]
+            cells.append(f"[red]{each[f'ratio_{what}']:.2f}[/]" if over else f"{each[f'ratio_{what}']:.2f}")
+        table.add_row(*cells)
+    Console(stderr=True).print(table)
+
+
+if __name__ == "__main__":
+    main()
