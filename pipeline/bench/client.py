@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from pipeline.serve.server import Serving, Target
 ENDPOINTS = {"openai": "/v1/completions", "openai-chat": "/v1/chat/completions"}
 LATENCIES = ("ttft", "tpot", "itl", "e2el")
 PERCENTILES = (50, 90, 99)
+DYING_S = 4.0
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,8 @@ class Client:
         content = json.loads(result.read_text())
         result.unlink()
         run = Run(summary_of(content), Requests.of(content))
+        if not run.requests.good.all():
+            self._check_alive()
         if not content["completed"]:
             errors = run.summary["first_errors"]
             reason = errors[0].strip().splitlines()[-1] if errors else "no reason given"
@@ -74,6 +78,13 @@ class Client:
                 f"None of {load.num_prompts} requests succeeded: {reason[:300]}.", f"See {self.server.log or log}."
             )
         return run
+
+    def _check_alive(self) -> None:
+        """Where requests failed, the server may be about to end: an engine's death takes it some seconds."""
+        deadline = time.monotonic() + DYING_S
+        while time.monotonic() < deadline:
+            self.server.check_alive()
+            time.sleep(0.2)
 
     def arguments(self, load: Load, seed: int, result: Path) -> list[str]:
         """The command line of `vllm bench serve`: the study's, with the seed and all percentiles added."""

@@ -193,6 +193,8 @@ def main() -> None:
                 if code is not None:
                     del children[pid]
                     say(exited=pid, code=code)
+                    # One that crashed may have left its engine behind, and what that holds.
+                    stop(pid, 2.0)
     finally:
         for pid in children:
             stop(pid, 2.0)

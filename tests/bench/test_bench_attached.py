@@ -15,17 +15,9 @@ from pipeline.__main__ import Run, compose_variants
 from pipeline.config import PROJECT_ROOT
 from pipeline.errors import InputError
 from pipeline.serve import attached
-from pipeline.serve.server import close_launchers
 
 pytestmark = pytest.mark.vllm
 SMALL = ("bench.num_prompts=8", "bench.repeats=2", "bench.warmup_prompts=4", "bench.warmup_rounds=1")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def launcher() -> Iterator[None]:
-    """All tests here share the process that has the client imported."""
-    yield
-    close_launchers()
 
 
 @pytest.fixture
