@@ -26,7 +26,7 @@ from pydantic import (
 from pipeline.catalogue import GPUS
 from pipeline.errors import ConfigError
 from pipeline.kernels import TITLES, choices
-from pipeline.schemes import SCHEMES, Scheme
+from pipeline.schemes import AWQ, GPTQ, SCHEMES, SIGNROUND, Scheme
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
@@ -169,6 +169,15 @@ class QuantSettings(_Section):
     dampening: float = Field(0.01, gt=0, description="GPTQ's dampening, fraction of the mean diagonal")
     double_quant: bool = Field(False, description="NF4's scales are quantized too, to 8 bits in blocks of 256")
     ignore: tuple[str, ...] = Field(("lm_head",), description="modules left in BF16")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _autorounds_only_algorithm(cls, given: Any) -> Any:
+        """Lets `quant=awq quant.engine=autoround` compare engines: its one algorithm is nobody else's."""
+        takes_data = isinstance(given, dict) and given.get("algorithm") in (AWQ, GPTQ)
+        if takes_data and given.get("engine") == "autoround":
+            return {**given, "algorithm": SIGNROUND}
+        return given
 
     @model_validator(mode="after")
     def _fits_together(self) -> QuantSettings:

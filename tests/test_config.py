@@ -114,3 +114,10 @@ def test_constraints_name_tasks_and_gpus_that_there_are(compose, settings) -> No
         validate(compose("report.constraints.hardware=H100"))
     with pytest.raises(ConfigError, match=r"report.constraints.ttft_p99_ms"):
         validate(compose("report.constraints.ttft_p99_ms=-1"))
+
+
+@pytest.mark.parametrize("engine", ["llmcompressor", "autoawq", "gptqmodel", "autoround"])
+def test_one_override_chooses_the_engine_of_awq(engine: str, settings) -> None:
+    quant = settings("quant=awq", f"quant.engine={engine}").quant
+    assert (quant.engine, quant.scheme) == (engine, "W4A16_ASYM")
+    assert quant.algorithm == ("signround" if engine == "autoround" else "awq")

@@ -14,7 +14,7 @@
 * `published`: a study's tables; `reference`: those beside these results,
 * `history`: this run beside earlier ones,
 * `calibration`: what was observed at single sites, over all of them,
-* `sweep`: one variant under several calibrations.
+* `sweep`: one variant under several calibrations; `engines`: one format by several engines.
 """
 
 from pipeline.compare.table import Comparison, compare

@@ -16,6 +16,7 @@ from pipeline.report.document import Report
 from pipeline.report.gather.benchmarks import machine_of
 from pipeline.report.gather.calibration import calibrations
 from pipeline.report.gather.cards import card_of
+from pipeline.report.gather.engines import engines
 from pipeline.report.gather.extract import record_of, server_of
 from pipeline.report.gather.footprints import of_source
 from pipeline.report.gather.needs import constraints_of, needs_of
@@ -51,6 +52,7 @@ def build(jobs: Sequence[Job], failures: Mapping[str, PipelineError]) -> Report:
         cards=tuple(card_of(source, jobs[0].workspace.root) for source in found),
         calibrations=calibrations(jobs, found),
         sweeps=sweeps(jobs, found, comparison.tasks),
+        engines=engines(found),
         reproductions=tuple(
             reproduce(table, comparison, model, gpu.name if gpu else None) for table in published_tables()
         ),

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Literal
 
 from pipeline.compare.calibration import LayerRange, Spread
+from pipeline.compare.engines import Engines
 from pipeline.compare.estimates import Frozen, Missing
 from pipeline.compare.frontier import Frontier
 from pipeline.compare.history import History
@@ -149,6 +150,7 @@ class Report(Frozen):
     cards: tuple[Card, ...]
     calibrations: tuple[Calibration, ...] = ()
     sweeps: tuple[Sweep, ...] = ()
+    engines: tuple[Engines, ...] = ()
     frontiers: tuple[Frontier, ...] = ()
     recommendation: Recommendation | None = None
     reproductions: tuple[Reproduction, ...] = ()

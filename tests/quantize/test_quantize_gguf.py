@@ -11,6 +11,7 @@ from pipeline.errors import ConfigError, NotApplicable
 from pipeline.models import ModelSource
 from pipeline.quantize import checkpoint as disk
 from pipeline.quantize import packing_gguf
+from pipeline.storage import q4_k_m
 from pipeline.verify import gate, sizes
 from pipeline.verify.weights import compare
 from pipeline.workspace import Digests
@@ -82,7 +83,7 @@ def test_the_predicted_mixture_is_llama_cpps_at_every_depth() -> None:
     for layers in range(1, 100):
         for index in range(layers):
             more = "Q6_K" if _use_more_bits(index, layers) else "Q4_K"
-            assert sizes.q4_k_m(f"model.layers.{index}.mlp.down_proj.weight", layers) == more
+            assert q4_k_m(f"model.layers.{index}.mlp.down_proj.weight", layers) == more
 
 
 def test_8_bits_are_rounded_as_llama_cpp_rounds_them(settings, folders: dict[str, Path], tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pipeline.report.document import Report, Seen
 from pipeline.report.tables.calibration import facts, headline, overlap_text, verdict_of
 from pipeline.report.tables.study import Cell, Table
 from pipeline.report.tables.sweep import SweepTable
+from pipeline.report.tables.twins import engine_figures
 
 SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~$&])")
 
@@ -27,6 +28,7 @@ def render(report: Report, table: Table) -> str:
         lines.append(_line([escape(row.label), *(_cell(cell) for cell in row.cells)]))
     lines += ["", *(f"- {escape(line)}" for line in table.legend)]
     lines += _sweeps(report)
+    lines += _engines(report)
     lines += _calibrations(report)
     lines += ["", "## Setup", "", *(f"- {escape(name)}: {escape(value)}" for name, value in report.setup.items()), ""]
     return "\n".join(lines)
@@ -44,6 +46,16 @@ def _sweeps(report: Report) -> list[str]:
         for line in table.lines:
             name = escape(line.technique) + (" (shown above)" if line.is_current else "")
             lines.append(_line([name, line.samples, *(escape(cell.text) for cell in line.cells)]))
+    return lines
+
+
+def _engines(report: Report) -> list[str]:
+    lines = ["", "## Do the engines agree?"] if report.engines else []
+    for engines in report.engines:
+        twin = engine_figures(engines)
+        lines += ["", f"### {escape(engines.scheme)}", "", _line([escape(name) for name in twin.head])]
+        lines.append(_line(["---"] * len(twin.head)))
+        lines += [_line([escape(cell) for cell in row]) for row in twin.rows]
     return lines
 
 

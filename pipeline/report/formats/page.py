@@ -15,7 +15,14 @@ from pipeline.report.formats.view import view
 from pipeline.report.tables.calibration import moving_sites
 from pipeline.report.tables.study import Cell, Table
 from pipeline.report.tables.sweep import SweepTable
-from pipeline.report.tables.twins import divergence_figures, every_metric, quality_figures, size_figures, task_figures
+from pipeline.report.tables.twins import (
+    divergence_figures,
+    engine_figures,
+    every_metric,
+    quality_figures,
+    size_figures,
+    task_figures,
+)
 from pipeline.report.text import MINUS, duration
 
 KINDS = {"speed": "Speed", "quality": "Accuracy", "size": "Size", "caveat": "Caveats", "scope": "Scope"}
@@ -53,6 +60,7 @@ def render(report: Report, table: Table) -> str:
         calibrations=[view(calibration, index) for index, calibration in enumerate(report.calibrations)],
         moving_sites=moving_sites,
         format=FORMAT,
+        engines=[(each.scheme, engine_figures(each)) for each in report.engines],
         sweeps=[SweepTable.of(sweep) for sweep in report.sweeps],
     )
 

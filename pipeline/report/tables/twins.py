@@ -8,6 +8,7 @@ from functools import partial
 
 from pipeline.compare.accuracy import Mean, PairedDifference
 from pipeline.compare.divergence import Estimate
+from pipeline.compare.engines import Engines
 from pipeline.compare.estimates import Interval, Missing
 from pipeline.compare.repeats import Change
 from pipeline.compare.table import Comparison, Row, SpeedCell, TaskCell
@@ -106,6 +107,25 @@ def divergence_figures(comparison: Comparison) -> Twin:
     quarters = [f"{name} quarter" for name in ("First", "Second", "Third", "Last")]
     head = ("Variant", f"KL ({unit})", "95 %", "Same top token (%)", "95 %", "Perplexity ratio", "95 %", *quarters)
     return Twin((*head, "In the worst 1 % of tokens (%)", "Tokens", "Perplexity"), tuple(rows))
+
+
+def engine_figures(engines: Engines) -> Twin:
+    """Whether the engines of one format agree."""
+    rows = [
+        (
+            row.label,
+            row.engine,
+            row.algorithm,
+            number(row.mean, 4),
+            "n/a" if row.ratio is None else number(row.ratio, 3),
+            {None: "n/a", True: "yes", False: "no"}[row.agrees],
+            f"{number(row.worst, 4)} ({row.worst_module})",
+            "n/a" if row.distance is None else number(row.distance, 4),
+        )
+        for row in engines.rows
+    ]
+    head = ("Variant", "Engine", "Algorithm", "Weight error", "Of the best of its algorithm", "Within 10 %")
+    return Twin((*head, "Worst layer", "Log-probabilities from BF16's"), tuple(rows))
 
 
 def size_figures(table: Table) -> Twin:
