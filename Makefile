@@ -20,7 +20,7 @@ COMMA := ,
 LIST := [$(subst $(EMPTY) $(EMPTY),$(COMMA),$(strip $(RUN)))]
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock run all $(STAGES) demo-model lint test test-slow clean
+.PHONY: help install lock run all gate $(STAGES) demo-model lint test test-slow clean
 
 help: ## This list
 	@echo "make quantize bench eval              every format of the study on the embedded demo model, one report"
@@ -59,6 +59,9 @@ verify: run ## The gate each checkpoint passes before it is measured
 bench: run ## Serve each checkpoint with vLLM and measure throughput and latency
 eval: run ## Score each served checkpoint with lm-eval
 report: run ## The table and the page from all results in outputs/
+
+gate: $(INSTALLED) ## Fail (exit code 5) where a variant became worse than a stored run: BASELINE=report.json
+	@$(PY) -m pipeline model=$(MODEL) experiment=$(EXPERIMENT) stage=gate report.baseline=$(BASELINE) $(ARGS)
 
 demo-model: $(INSTALLED) ## Train the embedded demo model again (about an hour on two cores)
 	$(PY) -m pipeline.demo.build

@@ -21,7 +21,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from rich.markup import escape
 
-from pipeline import capabilities, provenance, publish
+from pipeline import capabilities, provenance, publish, report
 from pipeline.capabilities import Vllm
 from pipeline.catalogue import GPUS
 from pipeline.config import PROJECT_ROOT, Settings, Stage, Variant, validate
@@ -110,6 +110,8 @@ class Run:
         self.failures: dict[str, PipelineError] = {}
         if Stage.PUBLISH in self.stages:
             publish.check(variants)
+        if {Stage.REPORT, Stage.GATE} & set(self.stages):
+            report.check(first)
         self.not_applicable: dict[str, str] = {}
         self.gpu = next((gpu for gpu in GPUS if gpu.key == first.hardware.gpu), None)
         self.vllm = Vllm.of(packages(first.serve.python))
@@ -170,11 +172,9 @@ class Run:
                     self._do(job, stage)
         finally:
             self.serving.stop()
-        if Stage.REPORT in self.stages:
-            from pipeline import report
-
+        if {Stage.REPORT, Stage.GATE} & set(self.stages):
             self.progress.say("")
-            report.make(self.jobs, self.failures)
+            self.failures |= report.make(self.jobs, self.failures)
         if Stage.PUBLISH in self.stages:
             self.failures |= publish.make(self.jobs, self.failures)
         return self._conclude()

@@ -43,8 +43,13 @@ class Stage(StrEnum):
     BENCH = "bench"
     EVAL = "eval"
     REPORT = "report"
+    GATE = "gate"
     PUBLISH = "publish"
     CAPABILITIES = "capabilities"
+
+
+# What stands beside the flow of data and makes no artifact.
+ASIDE = (Stage.GATE, Stage.PUBLISH, Stage.CAPABILITIES)
 
 
 class _Section(BaseModel):
@@ -472,6 +477,14 @@ class ReportSettings(_Section):
     margin_points: PositiveFloat = Field(1, description="loss of accuracy, in points, that still counts as no worse")
     margin_percent: PositiveFloat = Field(1, description="loss of speed, in percent, that still counts as no worse")
     what_if: tuple[str, ...] = Field((), description="GPUs of the catalogue to predict for, see pipeline/catalogue.py")
+    runs: tuple[Path, ...] = Field((), description="earlier runs, the oldest first: report.json or outputs folders")
+    baseline: Path | None = Field(
+        None, description="report.json or outputs folder that stage=gate holds this run against"
+    )
+    tolerance_percent: NonNegativeFloat = Field(
+        2, description="change of speed or size between sessions that counts as none"
+    )
+    mlflow: str | None = Field(None, description="tracking URI to log to; null: MLflow is not imported")
     formats: tuple[Literal["html", "md", "csv", "json", "png"], ...] = Field(
         ("html", "md", "csv", "json"), description="png: each chart as a file for slides"
     )
@@ -553,8 +566,14 @@ class Settings(_Section):
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
         if value == "all":
-            return tuple(stage for stage in Stage if stage not in (Stage.PUBLISH, Stage.CAPABILITIES))
+            return tuple(stage for stage in Stage if stage not in ASIDE)
         return (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _gates_against_something(self) -> Settings:
+        if Stage.GATE in self.stage and self.report.baseline is None:
+            raise ValueError("stage=gate needs report.baseline=<report.json of the run to hold this one against>")
+        return self
 
     @model_validator(mode="after")
     def _limits_known_tasks(self) -> Settings:

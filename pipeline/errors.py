@@ -44,3 +44,9 @@ class ServerError(PipelineError):
 
 class StageError(PipelineError):
     """A stage failed on its own work."""
+
+
+class Regression(PipelineError):
+    """A variant became worse than the stored baseline."""
+
+    exit_code = 5

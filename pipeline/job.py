@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from pipeline.config import Settings, Stage, Variant
+from pipeline.config import ASIDE, Settings, Stage, Variant
 from pipeline.hardware import Hardware
 from pipeline.models import ModelSource
 from pipeline.workspace import Artifact, Digests, Draft, Workspace
@@ -117,6 +117,6 @@ class Job:
         for stage in stages:
             if stage is Stage.PUBLISH:
                 add(Stage.VERIFY)
-            elif stage not in (Stage.REPORT, Stage.CAPABILITIES):
+            elif stage not in (Stage.REPORT, *ASIDE):
                 add(stage)
         yield from (stage for stage in Stage if stage in wanted)

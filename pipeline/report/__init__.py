@@ -4,45 +4,86 @@
 * `document`: the report as data, which `build` puts together,
 * `tables/`, `charts/`: what it shows, as text and as Vega-Lite,
 * `formats/`: the renderers,
-* `files`: where the results are written.
+* `files`: where the results are written,
+* `regression`: this run against a stored one; `tracking`: the same figures in MLflow.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.config import Settings, Stage
+
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from pipeline.errors import PipelineError
     from pipeline.job import Job
     from pipeline.report.document import Report
     from pipeline.report.tables.study import Table
 
 
-def make(jobs: Sequence[Job], failures: Mapping[str, PipelineError]) -> None:
-    """Writes the report of these jobs, shows it on the terminal, and prints it as one JSON line last.
+def check(settings: Settings) -> None:
+    """Refuses, before anything is made, what the report could not do at the end.
 
     Raises:
-        StageError: when the report's folder cannot be written.
+        PipelineError: when an earlier run cannot be read, or MLflow is asked for and not installed.
     """
-    from pipeline.report import files
+    if settings.report.runs or settings.report.baseline:
+        from pipeline.report.gather.runs import earlier
+
+        earlier(settings)
+    if settings.report.mlflow:
+        from pipeline.report import tracking
+
+        tracking.check(settings.report.mlflow)
+
+
+def make(jobs: Sequence[Job], failures: Mapping[str, PipelineError]) -> dict[str, PipelineError]:
+    """Writes the report of these jobs and holds it against a stored one, as far as each was asked for.
+
+    The last line of standard output is the result as JSON.
+
+    Returns:
+        what became worse than the baseline, by variant.
+
+    Raises:
+        StageError: when the report's folder or the tracking store cannot be written.
+    """
+    from pipeline.report import regression
     from pipeline.report.build import build
+
+    report, settings, console = build(jobs, failures), jobs[0].settings, jobs[0].progress.console
+    worse: dict[str, PipelineError] = {}
+    if Stage.GATE in settings.stage:
+        worse |= regression.gate(report, settings, console)
+    if Stage.REPORT in settings.stage:
+        _write(report, settings, jobs[0].workspace.root, console)
+    return worse
+
+
+def _write(report: Report, settings: Settings, outputs: Path, console: Console) -> None:
+    from pipeline.report import files
     from pipeline.report.formats import flat, terminal
     from pipeline.report.tables.study import Table
 
-    report = build(jobs, failures)
     table = Table.of(report.comparison)
-    settings, workspace, console = jobs[0].settings, jobs[0].workspace, jobs[0].progress.console
     contents: dict[str, str | bytes] = {}
     for kind in settings.report.formats:
         contents |= _files(kind, report, table)
-    folder = workspace.root / settings.model.name / "report"
+    folder = outputs / settings.model.name / "report"
     files.publish(folder, contents)
     terminal.render(report, table, console)
     first = next((name for name in (*files.OWN, *contents) if name in contents), None)
     page = str(folder / first) if first else ""
     console.print(f"\nReport: {page}" if page else "", markup=False, soft_wrap=True)
     print(flat.to_line(report, page), flush=True)
+    if settings.report.mlflow:
+        from pipeline.report import tracking
+
+        tracking.log(report, folder, settings.report.mlflow)
 
 
 def _files(kind: str, report: Report, table: Table) -> dict[str, str | bytes]:

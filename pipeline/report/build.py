@@ -22,6 +22,7 @@ from pipeline.report.gather.footprints import of_source
 from pipeline.report.gather.needs import constraints_of, needs_of
 from pipeline.report.gather.references import published_tables
 from pipeline.report.gather.rooflines import rooflines, study_check
+from pipeline.report.gather.runs import earlier, side_by_side
 from pipeline.report.gather.sources import Source, sources
 from pipeline.report.gather.sweeps import sweeps
 from pipeline.report.text import clean, plain
@@ -41,7 +42,7 @@ def build(jobs: Sequence[Job], failures: Mapping[str, PipelineError]) -> Report:
     constraints = constraints_of(settings)
     recommendation = recommend(comparison, constraints, needs_of(settings, found, footprints))
     margins = (settings.report.margin_points, settings.report.margin_percent)
-    return Report(
+    report = Report(
         title=clean(settings.report.title, 200),
         model=model,
         machine=machine,
@@ -61,6 +62,8 @@ def build(jobs: Sequence[Job], failures: Mapping[str, PipelineError]) -> Report:
         rooflines=rooflines(settings, found, records, footprints, comparison, machine),
         roofline_check=study_check(),
     )
+    past = side_by_side(earlier(settings), report, settings.report.tolerance_percent)
+    return report.model_copy(update={"history": past})
 
 
 def _text_of(settings: Settings) -> str:

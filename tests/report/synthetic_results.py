@@ -135,6 +135,8 @@ class Run:
         self.variants = STUDY if variants is None else variants
         self.title, self.titles, self.tasks, self.formats = title, titles or TITLES, tasks or TASKS, formats
         self.single, self.recorded = single, False
+        self.stage: list[str] = ["report"]
+        self.report: dict[str, Any] = {}
         self.dataset = root / "conversations.json"
         self.dataset.write_text("[]")
         self.workspace = Workspace(self.outputs)
@@ -168,7 +170,7 @@ class Run:
         text = {"dataset": data, "num_sequences": SEQUENCES, "max_seq_length": 64}
         return validate(
             {
-                "stage": ["report"],
+                "stage": self.stage,
                 "variants": None if self.single else list(self.variants),
                 "outputs": str(self.outputs),
                 "model": {"name": "tiny", "path": "/nowhere/tiny"},
@@ -196,6 +198,7 @@ class Run:
                     "title": self.title,
                     "formats": list(self.formats),
                     "recorded": self.recorded,
+                    **self.report,
                 },
             }
         )
