@@ -4,6 +4,7 @@
 * `estimates`: a figure with its interval, and its absence with a reason,
 * `repeats`: means over repeats, and the relative change of a mean,
 * `speed`: a benchmark against BF16's, load by load; `bootstrap`: how sure a percentile is within its repeat,
+* `memory`: whether a variant fits into a GPU of another size,
 * `accuracy`: shares of correct answers, and their difference on the same items,
 * `noninferiority`: whether a variant is no worse than BF16 on a task, within a margin,
 * `divergence`: how far next-token distributions are from the baseline's,

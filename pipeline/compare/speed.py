@@ -7,6 +7,7 @@ drift is the guard that needs both: from the same prompts, a variant that says m
 from __future__ import annotations
 
 from pipeline.compare.estimates import Frozen, Missing
+from pipeline.compare.memory import Fit, fit
 from pipeline.compare.records import Goodput, Guard, LoadResult, Memory, Metric, Record, Speed
 from pipeline.compare.repeats import Change, Repeated, relative_change, summarize
 
@@ -39,7 +40,7 @@ class Benchmark(Frozen):
         loads: all of them, in the order in which they ran; probes of the search for goodput are among them.
         guards: of all loads, with the drift of generated tokens against the baseline.
         goodput: the highest rate that meets the SLO, where one was asked for.
-        memory: what the server held.
+        memory: what the server held; `fit` says whether it would on 24 GB, the study's smallest GPU.
         memory_bandwidth: bytes per second that the machine reads.
         left_out: loads that the time did not allow.
     """
@@ -50,6 +51,7 @@ class Benchmark(Frozen):
     guards: tuple[Guard, ...]
     goodput: Goodput | None
     memory: Memory | None
+    fit: Fit | Missing
     memory_bandwidth: float | None
     left_out: tuple[str, ...]
 
@@ -64,6 +66,7 @@ def benchmark(speed: Speed, record: Record, baseline: Record | None) -> Benchmar
         guards=guards(speed, reference),
         goodput=speed.goodput,
         memory=speed.memory,
+        fit=fit(speed.memory),
         memory_bandwidth=speed.memory_bandwidth,
         left_out=speed.left_out,
     )

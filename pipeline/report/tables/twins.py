@@ -10,6 +10,7 @@ from pipeline.compare.accuracy import Mean, PairedDifference
 from pipeline.compare.divergence import Estimate
 from pipeline.compare.engines import Engines
 from pipeline.compare.estimates import Interval, Missing
+from pipeline.compare.memory import Fit
 from pipeline.compare.repeats import Change
 from pipeline.compare.table import Comparison, Row, SpeedCell, TaskCell
 from pipeline.report.charts.quality import quality_points
@@ -160,7 +161,28 @@ def every_metric(comparison: Comparison) -> list[tuple[str, Twin]]:
         head = ("Variant", f"Mean ({unit})", "95 %", "Range", "Repeats", "Against BF16", "95 %")
         found.append((_title(name), Twin(head, tuple(rows))))
     capacity = tuple((r.label, f"{r.kv_cache_tokens:,}") for r in comparison.rows if r.kv_cache_tokens is not None)
-    return [*found, ("KV-cache capacity", Twin(("Variant", "Tokens"), capacity))] if capacity else found
+    found += [("KV-cache capacity", Twin(("Variant", "Tokens"), capacity))] if capacity else []
+    return [*found, *_memory(comparison)]
+
+
+def _memory(comparison: Comparison) -> list[tuple[str, Twin]]:
+    """What each server held, and whether that would fit into 24 GB."""
+    rows = []
+    for row in comparison.rows:
+        measured = next((each for each in row.benchmarks.values() if each.memory is not None), None)
+        if measured is None or measured.memory is None:
+            continue
+        parts = (measured.memory.weights_bytes, measured.memory.kv_cache_bytes, measured.memory.peak_bytes)
+        shown = [f"n/a ({measured.fit.reason})"] if isinstance(measured.fit, Missing) else _fits(measured.fit)
+        rows.append((row.label, *("n/a" if part is None else f"{part / 1e9:.2f}" for part in parts), *shown))
+    if not rows:
+        return []
+    return [("Memory", Twin(("Variant", "Weights (GB)", "KV cache (GB)", "Peak (GB)", "In 24 GB"), tuple(rows)))]
+
+
+def _fits(fit: Fit) -> list[str]:
+    beside = "" if fit.overhead_bytes is not None else ", activations not counted"
+    return [f"yes, with {fit.kv_tokens:,} tokens of KV cache{beside}" if fit.fits else "no"]
 
 
 def _title(name: str) -> str:
