@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from pipeline.compare.constraints import LATENCIES, Candidate, Check, Constraints, Needs, examine
-from pipeline.compare.estimates import Frozen
+from pipeline.compare.estimates import Frozen, Missing
 from pipeline.compare.planning import items_needed, repeats_needed
 from pipeline.compare.reading import (
     baseline_of,
@@ -203,7 +203,7 @@ class _Decision:
         for row in self.comparison.rows:
             candidate = self.candidates[row.name]
             beside = best is None or (row.claims_speed and mean_throughput(row) >= floor)
-            if row is best or candidate.standing != "open" or not beside:
+            if row is best or candidate.standing != "open" or not beside or not _is_measured(row):
                 continue
             for check in candidate.open:
                 if (found := self._measurement(row, check)) is not None:
@@ -304,6 +304,11 @@ def _open_measurement(
     row: Row, column: str, kind: Literal["items", "benchmark", "evaluation"], needed: int | None, text: str
 ) -> Measurement:
     return Measurement(variant=row.name, against="bf16", column=column, kind=kind, needed=needed, text=text)
+
+
+def _is_measured(row: Row) -> bool:
+    """Whether it has any figure: what is not served here needs other hardware, not more measurements."""
+    return any(not isinstance(cell, Missing) for cell in (*row.speed.values(), *row.tasks.values()))
 
 
 def _is_clearly_faster(row: Row, other: Row) -> bool:

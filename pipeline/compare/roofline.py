@@ -11,7 +11,7 @@ is reached is less, by more for formats whose kernels unpack weights on the way.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from pipeline.catalogue import Gpu
@@ -20,6 +20,8 @@ from pipeline.compare.scheduling import Limits, Load, Served, Step, serve
 from pipeline.schemes import Activations
 
 Figure = TypeVar("Figure", int, float)
+# A hundred launches of a few microseconds.
+LAUNCHES_MS = 0.3
 UNKNOWN_ARITHMETIC = Missing(reason="products per second of this machine are not known")
 UNKNOWN_BANDWIDTH = Missing(reason="the memory bandwidth of this machine was not measured")
 
@@ -106,6 +108,7 @@ class Roofline(Frozen):
     load: Load
     context: int
     rows: tuple[RooflineRow, ...]
+    notes: tuple[str, ...] = ()
 
 
 class Measured(Frozen):
@@ -170,7 +173,14 @@ def roofline(
                 ),
             )
         )
-    return Roofline(device=device, predicted=measured is None, load=load, context=context, rows=tuple(rows))
+    return Roofline(
+        device=device,
+        predicted=measured is None,
+        load=load,
+        context=context,
+        rows=tuple(rows),
+        notes=tuple(_notes(device, rows)),
+    )
 
 
 def decode_ms(footprint: Footprint, device: Device, batch: int, context: float) -> float | Missing:
@@ -229,6 +239,18 @@ def limits_of(device: Device, kv: int) -> Limits:
     if gib >= 70 and "A100" not in device.name:
         return Limits(max_num_seqs=1024, max_num_batched_tokens=8192, kv_tokens=kv)
     return Limits(max_num_seqs=256, max_num_batched_tokens=2048, kv_tokens=kv)
+
+
+def _notes(device: Device, rows: Sequence[RooflineRow]) -> Iterable[str]:
+    """What to know before believing these figures."""
+    floors = [row.decode_ms for row in rows if not isinstance(row.decode_ms, Missing)]
+    if floors and min(floors) < LAUNCHES_MS:
+        yield (
+            f"A token takes at least {min(floors):.2g} ms by these floors, less than launching the kernels of its "
+            "layers does: the model is too small for the roofline to tell anything about it."
+        )
+    if floors and device.products_s("bf16") is None:
+        yield "Products per second are not known, so the floors are those of memory alone."
 
 
 _NOT_HERE = Missing(reason="nothing was measured on this device")

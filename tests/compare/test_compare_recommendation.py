@@ -101,6 +101,12 @@ def test_equals_are_told_apart_by_more_repeats():
     assert any("cannot be told from that of A" in s.text for s in found.reasons)
 
 
+def test_what_is_not_served_here_is_not_asked_for_more_measurements():
+    gone = record("a", speed=Missing(reason="no kernel"), tasks=Missing(reason="no kernel"))
+    half = record("b", 1500, tasks=Missing(reason="it was not asked"))
+    assert {m.variant for m in decided(record("bf16"), gone, half).settle} == {"b"}
+
+
 def test_an_emulated_variant_is_never_the_fastest():
     found = decided(record("bf16"), record("a", 9000, emulated=("fp8",)), max_loss_points={"MMLU": 50, "GSM8K": 50})
     assert found.recommended is None and found.answer.text.startswith("No speed verdict")

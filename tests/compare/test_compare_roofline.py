@@ -119,6 +119,14 @@ def test_shares_are_of_what_was_measured_there(qwen3_8b):
     assert what_if.predicted and isinstance(what_if.rows[0].throughput_share, Missing)
 
 
+def test_a_model_too_small_for_a_roofline_says_so(qwen3_8b):
+    small = Candidate(name="bf16", label="BF16", footprint=of_checkpoint(DEMO, None, "auto"))
+    large = Candidate(name="bf16", label="BF16", footprint=qwen3_8b("bf16"))
+    assert "too small for the roofline" in " ".join(roofline(H100, [small], LOAD, 0.9, 100).notes)
+    assert not roofline(H100, [large], LOAD, 0.9, 100).notes
+    assert "those of memory alone" in " ".join(roofline(UNKNOWN, [large], LOAD, 0.9, 100).notes)
+
+
 FOOTPRINTS = st.builds(
     Footprint,
     weight_bytes=st.floats(1e9, 1e10),

@@ -14,7 +14,7 @@ from pipeline.compare.estimates import Missing
 from pipeline.compare.roofline import Footprint
 from pipeline.config import PROJECT_ROOT, QuantSettings, Stage, Variant
 from pipeline.errors import InputError
-from pipeline.quantize.checkpoint import headers
+from pipeline.quantize.checkpoint import gguf_file, headers
 from pipeline.report.gather.sources import Source
 from pipeline.schemes import SCHEMES
 from pipeline.shapes import EMBEDDING, DecoderShape
@@ -32,11 +32,23 @@ def of_source(source: Source) -> Footprint | Missing:
     folder = source.folders[Stage.QUANTIZE] / "checkpoint"
     model = made.payload.get("model")
     shape = model.get("random") if isinstance(model, Mapping) else None
-    if shape and not (folder / "config.json").is_file():
+    if gguf_file(folder):
+        # Its header holds the whole vocabulary, and takes a second to read.
+        shape = _config(folder)
+    elif (folder / "config.json").is_file():
+        shape = None
+    if shape:
         return _as_stored(
             shape, _settings({"name": source.name, "title": source.label, **source.quant}), source.kv_dtype
         )
     return of_checkpoint(folder, source.quant.get("scheme"), source.kv_dtype)
+
+
+def _config(folder: Path) -> dict[str, Any] | None:
+    try:
+        return dict(json.loads((folder / "config.json").read_text()))
+    except (OSError, ValueError):
+        return None
 
 
 def of_checkpoint(folder: Path, scheme: str | None, kv_dtype: str) -> Footprint | Missing:
