@@ -245,7 +245,8 @@ class KVCacheSettings(_Section):
     @model_validator(mode="after")
     def _fits_together(self) -> KVCacheSettings:
         if self.scales == "calibrated" and self.dtype != "fp8_e4m3":
-            raise ValueError(f"scales=calibrated goes with dtype fp8_e4m3, not {self.dtype}")
+            why = " (vLLM refuses fp8_e5m2 on a checkpoint that has scales)" if self.dtype == "fp8_e5m2" else ""
+            raise ValueError(f"scales=calibrated goes with dtype fp8_e4m3, not {self.dtype}{why}")
         return self
 
     @property

@@ -10,8 +10,9 @@ import importlib.metadata
 from typing import Any
 
 from pipeline.calibrate import observations_key
+from pipeline.capabilities import why_no_kv_scales
 from pipeline.config import CalibrationSettings, QuantSettings, Settings, Stage
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, NotApplicable
 from pipeline.job import Job
 from pipeline.workspace import Draft
 
@@ -79,9 +80,15 @@ def _is_installed(distribution: str) -> bool:
 
 
 def make(job: Job, draft: Draft) -> None:
-    """Writes `checkpoint/`, made by the engine that the scheme names, with scales of the KV cache where asked for."""
+    """Writes `checkpoint/`, made by the engine that the scheme names, with scales of the KV cache where asked for.
+
+    Raises:
+        NotApplicable: before anything is made, when its format has no place for scales of the KV cache.
+    """
     from pipeline.quantize.checkpoint import describe
 
+    if reason := why_no_kv_scales(job.settings):
+        raise NotApplicable(f"{reason}.")
     engine = job.settings.quant.engine
     importlib.import_module(f"pipeline.quantize.{'link' if engine == 'none' else engine}").quantize(job, draft)
     if job.settings.kv_cache.needs_data:

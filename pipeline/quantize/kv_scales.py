@@ -1,7 +1,7 @@
 """Calibrated scales of an FP8 KV cache, added to a finished checkpoint of any weights.
 
-vLLM reads `kv_cache_scheme` and `<attention>.k_scale`, `.v_scale` in the compressed-tensors format. The scales are a
-file of their own, so weights are linked or left as they are.
+vLLM reads `kv_cache_scheme` and `<attention>.k_scale`, `.v_scale` in the compressed-tensors format (who cannot have
+them: `capabilities.why_no_kv_scales`). The scales are a file of their own, so weights are linked or left as they are.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config import Stage
-from pipeline.errors import NotApplicable, StageError
+from pipeline.errors import StageError
 from pipeline.models import WEIGHTS
-from pipeline.quantize.checkpoint import headers, quantization_config
+from pipeline.quantize.checkpoint import headers
 from pipeline.workspace import Draft
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ def add_scales(job: Job, draft: Draft) -> None:
     """Writes the scales of every attention layer beside the weights, and names them in config.json and the index.
 
     Raises:
-        NotApplicable: when the checkpoint's own format has no place for them.
         StageError: when an attention layer was never observed.
     """
     import torch
@@ -38,12 +37,6 @@ def add_scales(job: Job, draft: Draft) -> None:
     from pipeline.calibrate.artifact import read_scales
 
     folder = draft.folder / "checkpoint"
-    method = quantization_config(folder).get("quant_method", METHOD)
-    if method != METHOD:
-        raise NotApplicable(
-            f"a checkpoint of the format {method} has no place for calibrated KV-cache scales.",
-            "Set kv_cache.scales=one.",
-        )
     number = job.settings.kv_cache.dtype
     scales = read_scales(job.artifact(Stage.CALIBRATE).folder, job.settings.calibration, number)
     found = {name: value for name, value in scales.items() if name.endswith((".k", ".v"))}

@@ -6,11 +6,14 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from pipeline import capabilities
 from pipeline.__main__ import Run
+from pipeline.catalogue import GPUS
 from pipeline.config import PROJECT_ROOT, Stage
 from pipeline.errors import ConfigError
 from pipeline.quantize.checkpoint import headers, quantization_config
 
+H100 = next(gpu for gpu in GPUS if gpu.name == "H100 SXM")
 DEMO = PROJECT_ROOT / "pipeline" / "demo" / "checkpoint"
 
 
@@ -54,3 +57,43 @@ def test_a_scale_of_one_needs_no_calibration_and_no_copy(quantized) -> None:
 def test_formats_without_calibrated_scales_are_refused_by_name(settings) -> None:
     with pytest.raises(ConfigError, match=r"kv_cache: scales=calibrated goes with dtype fp8_e4m3, not fp8_e5m2"):
         settings("kv_cache=fp8_e5m2", "kv_cache.scales=calibrated")
+
+
+@pytest.mark.parametrize("quant", ["awq_autoawq", "gptq_int4", "bnb_nf4", "gguf_q8_0"])
+def test_a_format_without_a_place_for_scales_is_not_applicable_before_work(
+    quant: str, settings, tmp_path: Path
+) -> None:
+    asked = settings(f"quant={quant}", "kv_cache=fp8_e4m3")
+    found = capabilities.of_settings(asked, H100)
+    assert found.support == "no"
+    assert "kv_cache.scales=one" in found.reason
+    assert ("quant.engine=llmcompressor" in found.reason) == (quant in ("awq_autoawq", "gptq_int4"))
+    unscaled = settings(f"quant={quant}", "kv_cache=fp8_e4m3", "kv_cache.scales=one")
+    assert capabilities.of_settings(unscaled, H100).support == "native"
+    given = (
+        "stage=quantize",
+        f"quant={quant}",
+        "kv_cache=fp8_e4m3",
+        f"outputs={tmp_path}",
+        "calibration.num_samples=2",
+    )
+    run = Run([settings(*given)], list(given))
+    run.execute()
+    assert "compressed-tensors" in next(iter(run.not_applicable.values()))
+    assert not list(tmp_path.glob("demo/*/quantize-*/checkpoint"))
+
+
+def test_vllm_gives_attention_layers_scales_in_one_of_the_formats_made_here() -> None:
+    """What `why_no_kv_scales` says, read from the installed vLLM."""
+    import importlib.util
+
+    (root,) = importlib.util.find_spec("vllm").submodule_search_locations
+    methods = Path(root, "model_executor", "layers", "quantization")
+    named = {path.name for path in methods.rglob("*.py") if "(BaseKVCacheMethod)" in path.read_text()}
+    assert "compressed_tensors.py" in named
+    assert not named & {"auto_awq.py", "auto_gptq.py"}
+    for plugin in ("vllm_bnb_plugin", "vllm_gguf_plugin"):
+        spec = importlib.util.find_spec(plugin)
+        if spec is not None:
+            texts = [path.read_text() for path in Path(spec.submodule_search_locations[0]).rglob("*.py")]
+            assert not any("BaseKVCacheMethod" in text for text in texts)
