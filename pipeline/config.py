@@ -399,6 +399,9 @@ class DivergenceSettings(_Section):
     num_sequences: PositiveInt = Field(description="conversations, each one sequence")
     max_seq_length: int = Field(ge=2, description="tokens kept of a conversation")
     top_k: PositiveInt = Field(20, description="log-probabilities a token; vLLM allows 20, more with --max-logprobs")
+    layer_tokens: PositiveInt | None = Field(
+        256, description="tokens of it on which each quantized layer's output error is taken; null: not measured"
+    )
     seed: int = Field(0, description="seed of the sampling")
 
 

@@ -50,14 +50,16 @@ class Estimate(Frozen):
 class DivergenceCell(Frozen):
     """A variant against BF16, in nats per token.
 
-    `by_position` is the divergence in each quarter of a sequence; `worst_share` is how much of it the worst hundredth
-    of the tokens has.
+    `by_position` and its like have the figure in each quarter of a sequence; `worst_share` is how much of the
+    divergence the worst hundredth of the tokens has.
     """
 
     kl: Estimate
     agreement: Estimate
     perplexity_ratio: Estimate
     by_position: tuple[Estimate, ...]
+    agreement_by_position: tuple[Estimate, ...] = ()
+    perplexity_ratio_by_position: tuple[Estimate, ...] = ()
     worst_share: float | None
     sequences: int
     tokens: int
@@ -85,19 +87,23 @@ def diverge(variant: Logprobs, reference: Logprobs) -> DivergenceCell | Missing:
     if not all(part.any() for part in parts):
         # Sequences of a few tokens have no quarters.
         parts = []
-    weights = [everywhere, everywhere, everywhere, *parts]
-    values = [kl, agrees, lost, *(kl * part for part in parts)]
+    weights = [everywhere, everywhere, everywhere, *parts, *parts, *parts]
+    values = [kl, agrees, lost, *(figure * part for figure in (kl, agrees, lost) for part in parts)]
 
     def sums(columns: list[Floats]) -> Floats:
         return np.stack([np.bincount(sequence, column, len(lengths)) for column in columns])
 
-    mean, agreement, log_ratio, *by_position = _ratios(sums(values), sums(weights))
+    mean, agreement, log_ratio, *quarters = _ratios(sums(values), sums(weights))
+    of = [tuple(quarters[start : start + len(parts)]) for start in range(0, 3 * len(parts), len(parts) or 1)]
+    by_position, agreement_by_position, log_ratio_by_position = of or [(), (), ()]
     worst = np.sort(kl)[-math.ceil(WORST * len(kl)) :]
     return DivergenceCell(
         kl=mean,
         agreement=agreement,
         perplexity_ratio=_exponential(log_ratio),
-        by_position=tuple(by_position),
+        by_position=by_position,
+        agreement_by_position=agreement_by_position,
+        perplexity_ratio_by_position=tuple(_exponential(each) for each in log_ratio_by_position),
         worst_share=float(worst.sum() / kl.sum()) if kl.sum() > 0 else None,
         sequences=len(lengths),
         tokens=len(kl),

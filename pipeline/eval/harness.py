@@ -19,6 +19,7 @@ from pipeline.errors import ConfigError, InputError
 from pipeline.eval import sandbox, tasks
 
 if TYPE_CHECKING:
+    from pipeline.eval.divergence import Text
     from pipeline.eval.model import ServedModel
     from pipeline.eval.tasks import Asked
     from pipeline.job import Job
@@ -55,6 +56,7 @@ def evaluate(job: Job, draft: Draft) -> None:
         tokenizer = _tokenizer(job.checkpoint, job.settings.model.trust_remote_code)
         held_out = settings.divergence
         texts = divergence.read_texts(held_out, tokenizer) if held_out else []
+        by_layer = _by_layer(job, texts, draft.folder)
         server = job.server(prefix_caching=settings.prefix_caching)
         answers = journal.Journal(draft.kept / journal.FILE)
         endpoint = Endpoint(server.url, SERVED_NAME, settings.num_concurrent, server.check_alive, answers)
@@ -93,6 +95,27 @@ def evaluate(job: Job, draft: Draft) -> None:
     }
     if held_out:
         draft.results["divergence"] = diverged
+    if by_layer is not None:
+        draft.results["layers"] = by_layer
+
+
+def _by_layer(job: Job, texts: Sequence[Text], folder: Path) -> Row | None:
+    """Each quantized layer's output error, before the server takes the memory; None where it is not asked for."""
+    held_out = job.settings.eval.divergence
+    if held_out is None or held_out.layer_tokens is None or job.settings.is_baseline:
+        return None
+    from pipeline.eval import layers
+
+    if job.hardware.device == "cuda":
+        job.serving.stop()
+    found = layers.measure(job, texts, held_out.layer_tokens, folder)
+    if "worst" in found:
+        worst = found["worst"][0]
+        job.progress.say(
+            f"  of {found['modules']} quantized layers, {worst['module']} has the largest output error: "
+            f"{worst['snr_db']:.1f} dB (median {found['median_db']:.1f} dB)"
+        )
+    return found
 
 
 def ask(asked: Asked, model: ServedModel, *, chat_template: bool = False) -> tuple[dict[str, Any], list[Row]]:

@@ -126,7 +126,20 @@ def test_quarters_are_those_of_each_sequence():
     found = diverge(logprobs(noisy, 5, lengths), logprobs(logits, 5, lengths))
     assert [part.value > 0 for part in found.by_position] == [False, False, False, True]
     short = diverge(logprobs(noisy[:4], 5, (1, 3)), logprobs(logits[:4], 5, (1, 3)))
-    assert short.by_position == ()
+    assert short.by_position == short.agreement_by_position == short.perplexity_ratio_by_position == ()
+
+
+def test_agreement_and_perplexity_have_their_quarters_too():
+    variant, reference, *_ = many()
+    found = diverge(variant, reference)
+    assert len(found.agreement_by_position) == len(found.perplexity_ratio_by_position) == 4
+    # Sequences are of one length here: the quarters' means are the whole's.
+    agreement = [part.value for part in found.agreement_by_position]
+    assert np.mean(agreement) == pytest.approx(found.agreement.value, rel=0.05)
+    logs = [np.log(part.value) for part in found.perplexity_ratio_by_position]
+    assert np.mean(logs) == pytest.approx(np.log(found.perplexity_ratio.value), rel=0.05, abs=0.005)
+    for figure in (*found.agreement_by_position, *found.perplexity_ratio_by_position):
+        assert figure.interval.low < figure.value < figure.interval.high
 
 
 def test_the_interval_is_scipys_bootstrap_over_sequences():
