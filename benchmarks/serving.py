@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -22,7 +23,7 @@ from rich.table import Table
 
 from pipeline.compare.repeats import Change, Repeated, relative_change, summarize
 from pipeline.config import PROJECT_ROOT
-from pipeline.models import read_header
+from pipeline.models import safetensors_header
 
 FORMATS = ("bf16", "int8_dynamic", "w4a16", "gptq", "awq")
 BY_HAND = """
@@ -55,7 +56,7 @@ def client(outputs: Path, rounds: int, prompts: int, overrides: list[str]) -> No
         *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(checkpoint), "--port", str(port)),
         *("--host", "127.0.0.1", "--served-model-name", "model", "--no-enable-prefix-caching", "--enforce-eager"),
     ]
-    environment = {**__import__("os").environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
     with log.open("w") as out:
         server = subprocess.Popen(serve, stdout=out, stderr=out, env=environment)
     url = f"http://127.0.0.1:{port}"
@@ -93,10 +94,11 @@ def client(outputs: Path, rounds: int, prompts: int, overrides: list[str]) -> No
         assert isinstance(change, Change)
         spread = f"{halves.percent:+.1f} %" if isinstance(halves, Change) else "n/a"
         ends = f"{change.interval.low:+.1f} to {change.interval.high:+.1f} %" if change.interval else "no interval"
+        verdict = "DIFFERENT" if change.is_clear else "no difference shown"
         print(
-            f"{name}: ours {median(one):.1f}, by hand {median(other):.1f}: {change.percent:+.1f} % ({ends}); ", end=""
+            f"{name}: ours {median(one):.1f}, by hand {median(other):.1f}, {change.percent:+.1f} % ({ends}), {verdict}"
         )
-        print(f"ours against ours {spread}", "no difference shown" if not change.is_clear else "DIFFERENT")
+        print(f"  ours against ours, every other round: {spread}")
 
 
 def _wait(url: str, server: subprocess.Popen[bytes]) -> None:
@@ -121,8 +123,8 @@ def decode_bytes(checkpoint: Path) -> int:
     tied = bool(json.loads((checkpoint / "config.json").read_text()).get("tie_word_embeddings"))
     total = 0
     for path in checkpoint.glob("*.safetensors"):
-        for name, entry in read_header(path).items():
-            if name != "__metadata__" and (tied or "embed_tokens" not in name) and not (tied and "lm_head" in name):
+        for name, entry in safetensors_header(path).items():
+            if (tied or "embed_tokens" not in name) and not (tied and "lm_head" in name):
                 start, end = entry["data_offsets"]
                 total += end - start
     return total

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError, ServerError
-from pipeline.serve.server import Launcher
+from pipeline.serve.launching import Launcher
 
 
 @cache

@@ -16,6 +16,11 @@ MILESTONES = {
     "KV cache size": "warming up",
     "Application startup complete": "ready",
 }
+# vLLM's progress bars of the two steps that take long.
+BARS = (
+    re.compile(r"Loading safetensors checkpoint shards:\s+(\d+)%"),
+    re.compile(r"Capturing CUDA graphs[^:\n]*:\s+(\d+)%"),
+)
 KV_CACHE_TOKENS = re.compile(r"KV cache size: ([\d,]+) tokens")
 # "Using MarlinLinearKernel for CompressedTensorsWNA16", "Selected CutlassFP8ScaledMMLinearKernel for
 # CompressedTensorsW8A8Fp8", "Using FlashInferCutlassNvFp4LinearKernel for NVFP4 GEMM": every class is a ...Kernel.
@@ -64,9 +69,13 @@ def emulated(text: str) -> list[str]:
 
 
 def doing(text: str) -> str:
-    """What a starting server is at."""
-    reached = [label for mark, label in MILESTONES.items() if mark in text]
-    return reached[-1] if reached else "starting vLLM"
+    """What a starting server is at, with how much of it is done where the log says so."""
+    reached = [(mark, label) for mark, label in MILESTONES.items() if mark in text]
+    if not reached:
+        return "starting vLLM"
+    mark, label = reached[-1]
+    bars = [match for pattern in BARS for match in pattern.finditer(text, text.index(mark))]
+    return f"{label}, {max(bars, key=lambda bar: bar.start())[1]} %" if bars else label
 
 
 def read(log: Path) -> str:

@@ -1,17 +1,12 @@
-"""The pipeline's side of vLLM: asks the launcher for servers and benchmark clients, watches them, reads their logs."""
+"""Servers of vLLM, one at a time, and the load generator against them: started, watched, stopped."""
 
 from __future__ import annotations
 
-import atexit
-import json
 import socket
-import subprocess
 import sys
-import threading
 import time
 from datetime import datetime
 from pathlib import Path
-from queue import Empty, Queue
 from typing import Any, Protocol
 
 from pipeline.config import ServeSettings, Settings
@@ -23,132 +18,12 @@ from pipeline.progress import Progress
 from pipeline.serve import log as serverlog
 from pipeline.serve.installed import vllm_version
 from pipeline.serve.launcher import BENCHMARK, SERVER
+from pipeline.serve.launching import Launcher, launcher_of
 from pipeline.serve.log import tail
 
-LAUNCHER = Path(__file__).with_name("launcher.py")
 # Settings that change how a server is reached or watched, not what it answers or how fast.
 NOT_IDENTITY = {"name", "url", "host", "port", "python", "start_timeout_s"}
 SERVED_NAME = "model"
-
-
-class Launcher:
-    """The process that has vLLM imported (see `launcher.py`)."""
-
-    def __init__(self, python: str, environment: dict[str, str], log: Path) -> None:
-        """Starts it; importing goes on in the background.
-
-        Raises:
-            ServerError: when `python` cannot be run.
-        """
-        self.python = python
-        self.log = log
-        log.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with log.open("a") as errors:
-                self._process = subprocess.Popen(
-                    [python, "-u", str(LAUNCHER)],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=errors,
-                    env=environment,
-                    text=True,
-                    bufsize=1,
-                )
-        except OSError as error:
-            raise ServerError(
-                f"serve.python={python} cannot be run: {error.strerror}.", "Name a Python interpreter that has vLLM."
-            ) from None
-        self._answers: Queue[dict[str, Any] | None] = Queue()
-        self._codes: dict[int, int] = {}
-        threading.Thread(target=self._listen, daemon=True).start()
-        self.versions: dict[str, str] = {}
-
-    def wait_ready(self, timeout_s: float) -> None:
-        """Waits until vLLM is imported.
-
-        Raises:
-            ServerError: when it cannot be.
-        """
-        if self.versions:
-            return
-        answer = self._next(timeout_s)
-        if "ready" not in answer:
-            raise ServerError(
-                f"vLLM cannot be imported by {self.python}: {answer.get('error', 'no answer')}.\n{tail(self.log)}",
-                f"The log is {self.log}. Install vLLM there, or set serve.python.",
-            )
-        self.versions = answer["packages"]
-
-    def start(self, name: str, module: str, argv: list[str], env: dict[str, str], log: Path) -> int:
-        """Forks a child; returns its pid."""
-        self._send({"start": name, "module": module, "argv": argv, "env": env, "log": str(log)})
-        while True:
-            answer = self._next(60)
-            if "pid" in answer:
-                return int(answer["pid"])
-
-    def exit_code(self, pid: int) -> int | None:
-        """The exit code of a child, or None while it runs."""
-        while True:
-            try:
-                self._note(self._answers.get_nowait())
-            except Empty:
-                break
-        return self._codes.get(pid)
-
-    def stop(self, pid: int, grace_s: float = 15) -> None:
-        """Ends a child and everything it started, and waits until it is gone."""
-        if self.exit_code(pid) is None and self._process.poll() is None:
-            self._send({"stop": pid, "grace": grace_s})
-            deadline = time.monotonic() + grace_s + 15
-            while self.exit_code(pid) is None and time.monotonic() < deadline:
-                time.sleep(0.05)
-
-    def is_running(self) -> bool:
-        """Whether it can start something."""
-        return self._process.poll() is None
-
-    def close(self) -> None:
-        """Ends the launcher and all its children."""
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        try:
-            self._process.wait(30)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
-    def _send(self, request: dict[str, Any]) -> None:
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
-        except OSError:
-            raise self._gone() from None
-
-    def _next(self, timeout_s: float) -> dict[str, Any]:
-        try:
-            answer = self._answers.get(timeout=timeout_s)
-        except Empty:
-            raise ServerError(f"The vLLM launcher said nothing for {timeout_s:.0f} s.", f"See {self.log}.") from None
-        return self._note(answer)
-
-    def _note(self, answer: dict[str, Any] | None) -> dict[str, Any]:
-        if answer is None:
-            self._answers.put(None)
-            raise self._gone()
-        if "exited" in answer:
-            self._codes[int(answer["exited"])] = int(answer["code"])
-        return answer
-
-    def _gone(self) -> ServerError:
-        return ServerError(f"The vLLM launcher ended.\n{tail(self.log)}", f"Its log is {self.log}.")
-
-    def _listen(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._answers.put(json.loads(line))
-        self._answers.put(None)
 
 
 class Target(Protocol):
@@ -261,17 +136,6 @@ class Server:
         return sorted(answer.json()["choices"], key=lambda choice: int(choice["index"]))
 
 
-# The launchers of this process: the jobs of a sweep share them, and each import of vLLM takes many seconds.
-_launchers: dict[tuple[str, str], Launcher] = {}
-
-
-@atexit.register
-def close_launchers() -> None:
-    """Ends every launcher and all that it started."""
-    while _launchers:
-        _launchers.popitem()[1].close()
-
-
 class Serving:
     """All servers of a run: at most one at a time, reused while the variant stays the same."""
 
@@ -309,7 +173,7 @@ class Serving:
             return self.server
         self.stop()
         release_gpu()
-        launcher = self._launcher(serve.python or sys.executable)
+        launcher = launcher_of(serve.python or sys.executable, self.hardware, self.logs)
         started = time.monotonic()
         deadline = started + serve.start_timeout_s
         self.progress.detail("importing vLLM")
@@ -337,7 +201,7 @@ class Serving:
         """
         from pipeline.serve.attached import Attached
 
-        launcher = self._launcher(settings.serve.python or sys.executable)
+        launcher = launcher_of(settings.serve.python or sys.executable, self.hardware, self.logs)
         self.progress.detail("importing vLLM's load generator")
         launcher.wait_ready(settings.serve.start_timeout_s)
         return Attached(launcher, url, tokenizer)
@@ -369,20 +233,6 @@ class Serving:
         if self.server is not None:
             server, self.server = self.server, None
             server.launcher.stop(server.pid)
-
-    def _launcher(self, python: str) -> Launcher:
-        import os
-
-        quiet = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "TOKENIZERS_PARALLELISM": "false"}
-        if self.hardware.device == "cpu":
-            # Read when vLLM's CPU worker decides how many threads the engine's own process may use.
-            quiet["CUDA_VISIBLE_DEVICES"] = ""
-        key = (python, self.hardware.device)
-        if key in _launchers and not _launchers[key].is_running():
-            _launchers.pop(key).close()
-        if key not in _launchers:
-            _launchers[key] = Launcher(python, {**os.environ, **quiet}, self.logs / "launcher.log")
-        return _launchers[key]
 
     def _arguments(self, checkpoint: Path, settings: Settings, prefix_caching: bool) -> list[str]:
         """VLLM's command line, without the port."""
@@ -422,9 +272,11 @@ class Serving:
     def _wait(self, server: Server, deadline: float) -> None:
         import httpx
 
+        began = time.monotonic()
         while time.monotonic() < deadline:
             server.check_alive()
-            self.progress.detail(serverlog.doing(serverlog.read(server.log)))
+            doing = serverlog.doing(serverlog.read(server.log))
+            self.progress.detail(f"{doing} ({time.monotonic() - began:.0f} s)")
             try:
                 if httpx.get(f"{server.url}/health", timeout=2).status_code == 200:
                     return

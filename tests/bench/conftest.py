@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline.serve.server import close_launchers
+from pipeline.serve.launching import close_launchers
 
 
 @pytest.fixture(scope="package", autouse=True)

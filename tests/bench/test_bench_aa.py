@@ -19,7 +19,8 @@ METRICS = ("total_token_throughput", "median_ttft_ms", "p99_ttft_ms", "median_tp
 def test_a_variant_differs_from_itself_by_less_than_its_interval_in_nine_of_ten_pairs(tmp_path: Path) -> None:
     """One run, twenty benchmarks on one server: the seeds differ, as they would between two runs.
 
-    Pair i is benchmarks 2i and 2i+1; for each metric at least nine of ten intervals of the change hold zero.
+    Pair i is benchmarks 2i and 2i+1. Of all intervals of a change, over pairs and metrics, nine of ten hold zero: those
+    of a single metric, right in 95 of 100 cases, would miss that bound once in twelve runs by chance.
     """
     seeds = [1000 * index for index in range(2 * PAIRS)]
     answer = subprocess.run(
@@ -50,4 +51,4 @@ def test_a_variant_differs_from_itself_by_less_than_its_interval_in_nine_of_ten_
             print(f"{name:<24} seeds {one:>5} {other:>5}: {change.percent:+6.1f} % ({ends})")
         inside[name] = covered
     print(inside)
-    assert all(covered >= 0.9 * PAIRS for covered in inside.values()), inside
+    assert sum(inside.values()) >= 0.9 * PAIRS * len(METRICS), inside

@@ -107,3 +107,13 @@ def test_how_far_a_start_is(tmp_path) -> None:
     path.write_text(f"{PREFIX}Starting to load model /m...\n\n{PREFIX}Loading weights took 0.02 seconds\n")
     assert log.doing(log.read(path)) == "preparing the engine"
     assert log.tail(path, 1).strip().endswith("took 0.02 seconds")
+
+
+def test_progress_bars_say_how_much_is_done(tmp_path) -> None:
+    path = tmp_path / "serve.log"
+    shards = "\rLoading safetensors checkpoint shards:  {}% Completed | {}/5 [00:01<00:02,  1.2it/s]"
+    path.write_text(f"{PREFIX}Starting to load model /m...\n{shards.format(20, 1)}{shards.format(60, 3)}")
+    assert log.doing(log.read(path)) == "loading the weights, 60 %"
+    bars = "Capturing CUDA graphs (mixed prefill-decode, PIECEWISE):  40%|####      | 27/67 [00:02<00:03]"
+    path.write_text(f"{path.read_text()}\n{PREFIX}GPU KV cache size: 692,224 tokens\n{bars}")
+    assert log.doing(log.read(path)) == "warming up, 40 %"
