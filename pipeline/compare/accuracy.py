@@ -120,13 +120,14 @@ def paired_difference(scores: Scores, baseline: Scores) -> PairedDifference | Mi
     if isinstance(matched, Missing):
         return matched
     differences = [ours - theirs for ours, theirs in matched]
+    difference, interval = paired_interval(matched)
     bootstrap = bootstrap_mean(differences)
     gained = sum(ours > theirs for ours, theirs in matched)
     lost = sum(ours < theirs for ours, theirs in matched)
     if _is_binary(score for couple in matched for score in couple):
         return PairedDifference(
-            difference=(gained - lost) / len(matched),
-            interval=adjusted_wald(gained, lost, len(matched)),
+            difference=difference,
+            interval=interval,
             bootstrap=bootstrap,
             p_value=mcnemar(gained, lost),
             n=len(matched),
@@ -135,8 +136,8 @@ def paired_difference(scores: Scores, baseline: Scores) -> PairedDifference | Mi
             method="adjusted Wald, McNemar",
         )
     return PairedDifference(
-        difference=math.fsum(differences) / len(differences),
-        interval=_t_interval(differences),
+        difference=difference,
+        interval=interval,
         bootstrap=bootstrap,
         p_value=_t_test(differences),
         n=len(matched),
@@ -144,6 +145,15 @@ def paired_difference(scores: Scores, baseline: Scores) -> PairedDifference | Mi
         lost=lost,
         method="paired t",
     )
+
+
+def paired_interval(matched: Sequence[tuple[float, float]]) -> tuple[float, Interval | None]:
+    """The mean difference of pairs of scores, with its interval."""
+    if _is_binary(score for couple in matched for score in couple):
+        gained, lost = sum(ours > theirs for ours, theirs in matched), sum(ours < theirs for ours, theirs in matched)
+        return (gained - lost) / len(matched), adjusted_wald(gained, lost, len(matched))
+    differences = [ours - theirs for ours, theirs in matched]
+    return math.fsum(differences) / len(differences), _t_interval(differences)
 
 
 def adjusted_wald(gained: int, lost: int, n: int) -> Interval:

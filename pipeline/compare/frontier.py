@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from pipeline.compare.accuracy import Mean, PairedDifference, mean_over_tasks, paired_difference
+from pipeline.compare.accuracy import Mean, mean_over_tasks, pair, paired_interval
 from pipeline.compare.estimates import LEVEL, Frozen, Interval, Missing
 from pipeline.compare.records import Record, Speed
 from pipeline.compare.repeats import Change, relative_change
@@ -203,14 +203,10 @@ def _accuracy(ours: Record, theirs: Record, tasks: Sequence[str]) -> Difference:
     parts = []
     for task in tasks:
         one, other = ours.tasks[task].scores, theirs.tasks[task].scores
-        paired = (
-            Missing(reason="")
-            if isinstance(one, Missing) or isinstance(other, Missing)
-            else paired_difference(one, other)
-        )
-        if not isinstance(paired, PairedDifference):
+        matched = one if isinstance(one, Missing) else other if isinstance(other, Missing) else pair(one, other)
+        if isinstance(matched, Missing):
             return Difference(0.0, None)
-        parts.append((paired.difference, paired.interval))
+        parts.append(paired_interval(matched))
     mean = mean_over_tasks(parts)
     if not isinstance(mean, Mean) or mean.interval is None:
         return Difference(0.0, None)

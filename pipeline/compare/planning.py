@@ -9,21 +9,22 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from scipy.special import ndtri, stdtrit
+from scipy.special import stdtrit
 
 from pipeline.compare.accuracy import PairedDifference
 from pipeline.compare.estimates import LEVEL
+from pipeline.compare.noninferiority import POWERED, TWO_SIDED
 
-POWER = 0.8
 MOST_REPEATS = 100
 MOST_ITEMS = 1_000_000
 
 
-def items_needed(difference: PairedDifference, margin: float) -> int | None:
-    """Items in all, until the interval of a paired difference lies on one side of minus the margin.
+def items_to_settle(difference: PairedDifference, margin: float) -> int | None:
+    """Items in all, until the whole interval of a paired difference lies on one side of minus the margin.
 
     With a share p of items on which the two disagree and a difference d, the variance of one item is p - d^2, and
     n = (z(1 - a/2) + z(power))^2 (p - d^2) / (d + margin)^2 (R. Connor, Biometrics 43, 1987, with a margin).
+    The verdict of `noninferiority` is one-sided and comes with fewer.
 
     Args:
         difference: as seen so far, a share.
@@ -38,8 +39,7 @@ def items_needed(difference: PairedDifference, margin: float) -> int | None:
     distance = difference.difference + margin
     if abs(distance) < 1e-12:
         return None
-    z = float(ndtri((1 + LEVEL) / 2) + ndtri(POWER))
-    needed = math.ceil(z**2 * max(disagree - difference.difference**2, 1 / n) / distance**2)
+    needed = math.ceil((TWO_SIDED + POWERED) ** 2 * max(disagree - difference.difference**2, 1 / n) / distance**2)
     return None if needed > MOST_ITEMS else max(needed, n + 1)
 
 
@@ -58,7 +58,7 @@ def repeats_needed(values: Sequence[float], others: Sequence[float]) -> int | No
     if spread <= 0 or distance == 0:
         return None
     for repeats in range(max(len(values), len(others)) + 1, MOST_REPEATS + 1):
-        half = float(stdtrit(2 * repeats - 2, (1 + LEVEL) / 2) + ndtri(POWER)) * math.sqrt(spread / repeats)
+        half = (float(stdtrit(2 * repeats - 2, (1 + LEVEL) / 2)) + POWERED) * math.sqrt(spread / repeats)
         if half < distance:
             return repeats
     return None

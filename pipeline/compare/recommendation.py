@@ -12,7 +12,7 @@ from typing import Literal
 
 from pipeline.compare.constraints import LATENCIES, Candidate, Check, Constraints, Needs, examine
 from pipeline.compare.estimates import Frozen, Missing
-from pipeline.compare.planning import items_needed, repeats_needed
+from pipeline.compare.planning import items_to_settle, repeats_needed
 from pipeline.compare.reading import (
     baseline_of,
     change_of,
@@ -230,7 +230,7 @@ class _Decision:
         if change is None:
             text = f"{row.label}: {task} has to be scored on the items that BF16 was scored on."
             return _open_measurement(row, task, "evaluation", None, text)
-        needed = items_needed(change, self.constraints.max_loss_points.get(task, 0.0) / 100)
+        needed = items_to_settle(change, self.constraints.max_loss_points.get(task, 0.0) / 100)
         text = (
             f"{row.label}: its loss on {task} is too near to the limit for any benchmark to tell."
             if needed is None

@@ -40,7 +40,7 @@ def build(jobs: Sequence[Job], failures: Mapping[str, PipelineError]) -> Report:
     gpu = gpu_of(machine)
     footprints = {source.name: of_source(source) for source in found}
     constraints = constraints_of(settings)
-    recommendation = recommend(comparison, constraints, needs_of(settings, found, footprints))
+    recommendation = recommend(comparison, constraints, needs_of(settings, found, records, footprints))
     margins = (settings.report.margin_points, settings.report.margin_percent)
     report = Report(
         title=clean(settings.report.title, 200),

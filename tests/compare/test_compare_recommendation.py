@@ -12,7 +12,7 @@ from pipeline.compare import compare
 from pipeline.compare.accuracy import PairedDifference, adjusted_wald
 from pipeline.compare.constraints import Constraints, Needs
 from pipeline.compare.estimates import Missing
-from pipeline.compare.planning import items_needed, repeats_needed
+from pipeline.compare.planning import items_to_settle, repeats_needed
 from pipeline.compare.recommendation import recommend
 from pipeline.compare.records import Metric
 from pipeline.compare.repeats import relative_change
@@ -167,13 +167,14 @@ def test_as_many_items_would_settle_it(n, share, lean, margin):
     seen = PairedDifference(
         difference=(gained - lost) / n,
         interval=adjusted_wald(gained, lost, n),
+        bootstrap=None,
         p_value=1.0,
         n=n,
         gained=gained,
         lost=lost,
         method="adjusted Wald, McNemar",
     )
-    needed = items_needed(seen, margin)
+    needed = items_to_settle(seen, margin)
     if needed is None or abs(seen.difference + margin) < 0.001:
         return
     more = math.ceil(1.05 * needed)

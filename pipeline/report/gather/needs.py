@@ -7,7 +7,10 @@ from collections.abc import Mapping, Sequence
 from pipeline.catalogue import gpu_of
 from pipeline.compare.constraints import Constraints, Needs
 from pipeline.compare.estimates import Missing
+from pipeline.compare.memory import fit
+from pipeline.compare.records import Record, Speed
 from pipeline.compare.roofline import Footprint
+from pipeline.compare.sentences import listing
 from pipeline.config import Settings
 from pipeline.report.gather.rooflines import unserved
 from pipeline.report.gather.sources import Source
@@ -22,23 +25,31 @@ def constraints_of(settings: Settings) -> Constraints:
 
 
 def needs_of(
-    settings: Settings, found: Sequence[Source], footprints: Mapping[str, Footprint | Missing]
+    settings: Settings,
+    found: Sequence[Source],
+    records: Sequence[Record],
+    footprints: Mapping[str, Footprint | Missing],
 ) -> dict[str, Needs]:
     """By variant: memory for the weights and one full context, and whether the GPU serves it natively."""
     gpu = gpu_of(settings.report.constraints.hardware or "")
     found_needs = {}
-    for source in found:
-        memory, of = _memory(settings, footprints[source.name])
+    for source, record in zip(found, records, strict=True):
+        memory, of = _memory(settings, footprints[source.name], record)
         there = unserved(source, gpu, native=True) if gpu else ""
         found_needs[source.name] = Needs(memory_gib=memory, memory_of=of, unserved=there)
     return found_needs
 
 
-def _memory(settings: Settings, footprint: Footprint | Missing) -> tuple[float | Missing, str]:
-    """GiB of the card, of which vLLM uses `serve.gpu_memory_utilization`."""
+def _memory(settings: Settings, footprint: Footprint | Missing, record: Record) -> tuple[float | Missing, str]:
+    """GiB of the card, of which vLLM uses `serve.gpu_memory_utilization`; with what a GPU held beside, if one did."""
     if isinstance(footprint, Missing):
         return footprint, ""
     tokens = settings.serve.max_model_len or footprint.context
     share = settings.serve.gpu_memory_utilization
-    needed = footprint.weight_bytes + tokens * footprint.kv_bytes_per_token
-    return needed / share / 2**30, f"weights and the KV cache of {tokens:,} tokens, in {share:g} of the card"
+    seen = fit(record.speed.memory) if isinstance(record.speed, Speed) else Missing(reason="not benchmarked")
+    beside = 0 if isinstance(seen, Missing) else seen.overhead_bytes or 0
+    needed = footprint.weight_bytes + tokens * footprint.kv_bytes_per_token + beside
+    parts = ["weights", f"the KV cache of {tokens:,} tokens"]
+    if beside:
+        parts.append(f"{beside / 2**30:.1f} GiB as measured beside them")
+    return needed / share / 2**30, f"{listing(parts)}, in {share:g} of the card"
