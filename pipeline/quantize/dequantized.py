@@ -15,9 +15,10 @@ from pipeline.quantize.checkpoint import gguf_file, quantization_config, quantiz
 class Tensors:
     """The tensors of a checkpoint's safetensors files, each read when it is asked for."""
 
-    def __init__(self, folder: Path) -> None:
-        """Reads headers alone."""
+    def __init__(self, folder: Path, device: str = "cpu") -> None:
+        """Reads headers alone; tensors will be on `device`."""
         self.files = tensor_files(folder)
+        self.device = device
 
     def __contains__(self, name: str) -> bool:
         """Whether there is a tensor of that name."""
@@ -27,7 +28,7 @@ class Tensors:
         """A tensor as it is stored; KeyError where there is none."""
         from safetensors import safe_open
 
-        with safe_open(self.files[name], framework="pt") as file:
+        with safe_open(self.files[name], framework="pt", device=self.device) as file:
             tensor: torch.Tensor = file.get_tensor(name)
         return tensor
 
@@ -35,8 +36,8 @@ class Tensors:
 class Weights:
     """The weights of a checkpoint's quantized modules, each read when it is asked for."""
 
-    def __init__(self, folder: Path) -> None:
-        """Reads headers alone.
+    def __init__(self, folder: Path, device: str = "cpu") -> None:
+        """Reads headers alone; weights will be on `device`.
 
         Raises:
             KeyError: on a format whose numbers are not known here.
@@ -44,7 +45,7 @@ class Weights:
         self.modules = sorted(quantized_modules(folder))
         path = gguf_file(folder)
         self._blocks = packing_gguf.tensors(path) if path else {}
-        self._tensors = Tensors(folder)
+        self._tensors = Tensors(folder, device)
         self._parts: dict[str, list[str]] = {module: [] for module in self.modules}
         for name in self._tensors.files:
             # A module's tensors are named below it: `<module>.qweight`, `<module>.weight.absmax`.
@@ -58,7 +59,7 @@ class Weights:
     def __getitem__(self, module: str) -> torch.Tensor:
         """A module's weight, float32 of shape (out, in)."""
         if self._blocks:
-            return packing_gguf.weight(self._blocks[f"{module}.weight"])
+            return packing_gguf.weight(self._blocks[f"{module}.weight"]).to(self._tensors.device)
         tensors = {name: self._tensors[name] for name in self._parts[module]}
         if self._kind == "bitsandbytes":
             return packing_bnb.dequantize(module, tensors)

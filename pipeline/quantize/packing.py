@@ -98,7 +98,7 @@ def _pack_quantized(tensors: Tensors, bits: int) -> torch.Tensor:
 def _fp4(tensors: Tensors) -> torch.Tensor:
     packed, scale = tensors["weight_packed"], tensors["weight_scale"]
     codes = torch.stack([packed & 15, packed >> 4], dim=-1).flatten(1).long()
-    values = torch.tensor([*E2M1, *(-number for number in E2M1)])[codes]
+    values = torch.tensor([*E2M1, *(-number for number in E2M1)], device=codes.device)[codes]
     if scale.dtype is torch.uint8:
         factors = torch.exp2(scale.float() - E8M0_BIAS)
     else:

@@ -74,7 +74,7 @@ class Factors:
         _, own = split(module)
         original = self._original(f"{module}.weight")
         if own not in PRODUCERS.values():
-            return torch.ones(len(original))
+            return original.new_ones(len(original))
         # Among what was rounded, where every input has the same error.
         moved = original * self.inputs(module)
         return (self._weight(module) * moved).sum(1) / moved.square().sum(1).clamp_min(1e-30)

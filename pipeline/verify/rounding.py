@@ -115,7 +115,7 @@ def _table(
     numbers: tuple[float, ...], largest: float, powers_of_two: bool = False
 ) -> Callable[[torch.Tensor, int | None], torch.Tensor]:
     def apply(weight: torch.Tensor, group: int | None) -> torch.Tensor:
-        table = torch.tensor(numbers)
+        table = torch.tensor(numbers, device=weight.device)
         middle = (table[1:] + table[:-1]) / 2
         blocks = _blocks(weight, group)
         maximum = blocks.abs().amax(1, keepdim=True).clamp_min(1e-12)

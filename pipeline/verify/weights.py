@@ -25,9 +25,13 @@ def compare(folder: Path, source: Path, quant: QuantSettings) -> list[dict[str, 
     Raises:
         KeyError: on a format, or a model, whose weights cannot be compared.
     """
+    import torch
+
     from pipeline.quantize.dequantized import Tensors, Weights
 
-    images, before, after = Weights(folder), Tensors(source), Tensors(folder)
+    # Billions of weights are a minute's work on a CPU, and seconds on a GPU.
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    images, before, after = Weights(folder, device), Tensors(source, device), Tensors(folder, device)
     factors: Factors | None = None
     if quant.algorithm in RESCALING:
         config = json.loads((source / "config.json").read_text())
