@@ -35,7 +35,7 @@ CASES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "awq": (("quant=awq",), ("llmcompressor",)),
     "awq_autoawq": (("quant=awq_autoawq",), ("awq",)),
     "gptq_int4": (("quant=gptq_int4",), ("gptqmodel",)),
-    "autoround": (("quant=gptq", "quant.engine=autoround", "quant.algorithm=signround"), ("auto_round",)),
+    "autoround": (("quant=gptq_autoround",), ("auto_round",)),
     "bnb_nf4": (("quant=bnb_nf4",), ("transformers", "bitsandbytes")),
     "gguf_q4_k_m": (("quant=gguf_q4_k_m",), ("gguf", "auto_round")),
     "gptq_autogptq": (("quant=gptq_autogptq",), ()),
