@@ -146,11 +146,10 @@ def gguf(model_id: str, tokens: Path, output: str) -> Seconds:
     # Its converter names an architecture that the released gguf does not have; any other will do.
     library.MODEL_ARCH.DFLASH = getattr(library.MODEL_ARCH, "DFLASH", library.MODEL_ARCH.QWEN3)
     from auto_round import AutoRound
-    from auto_round.export.export_to_gguf.llama_cpp_conversion import base
+    from auto_round.export.export_to_gguf.conversion.base import TextModel
 
     # llama.cpp knows no tokenizer but those that it has seen; the demo's is not among them.
-    kind = next(each for each in vars(base).values() if isinstance(each, type) and hasattr(each, "get_vocab_base_pre"))
-    kind.get_vocab_base_pre = lambda *_: "default"
+    TextModel.get_vocab_base_pre = lambda *_: "default"
     started = time.perf_counter()
     AutoRound(model_id, scheme="gguf:q4_k_m", iters=0).quantize_and_save(output_dir=output, format="gguf:q4_k_m")
     return time.perf_counter() - started
@@ -187,7 +186,7 @@ CASES: dict[str, Callable[[str, Path, str], Seconds]] = {
     "awq": llmcompressor(_awq, with_data=True),
     "awq_autoawq": autoawq,
     "gptq_int4": gptqmodel,
-    "autoround": autoround,
+    "gptq_autoround": autoround,
     "bnb_nf4": bitsandbytes,
     "gguf_q4_k_m": gguf,
     "gptq_autogptq": autogptq,

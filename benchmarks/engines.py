@@ -28,18 +28,27 @@ from rich.console import Console
 from rich.table import Table
 
 BY_HAND = Path(__file__).with_name("by_hand.py")
-# Case -> how the pipeline is asked for it, and what its engine imports.
-CASES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "fp8_dynamic": (("quant=fp8_dynamic",), ("llmcompressor",)),
-    "gptq": (("quant=gptq",), ("llmcompressor",)),
-    "awq": (("quant=awq",), ("llmcompressor",)),
-    "awq_autoawq": (("quant=awq_autoawq",), ("awq",)),
-    "gptq_int4": (("quant=gptq_int4",), ("gptqmodel",)),
-    "autoround": (("quant=gptq_autoround",), ("auto_round",)),
-    "bnb_nf4": (("quant=bnb_nf4",), ("transformers", "bitsandbytes")),
-    "gguf_q4_k_m": (("quant=gguf_q4_k_m",), ("gguf", "auto_round")),
-    "gptq_autogptq": (("quant=gptq_autogptq",), ()),
+# Case, a file of conf/quant -> what the engine's example imports before the clock starts, and so does ours.
+TRANSFORMERS = ("transformers.AutoModelForCausalLM", "transformers.AutoTokenizer", "loguru.logger")
+LLMCOMPRESSOR = (
+    "llmcompressor.oneshot",
+    "llmcompressor.modifiers.gptq.GPTQModifier",
+    "llmcompressor.modifiers.quantization.QuantizationModifier",
+    "llmcompressor.modifiers.transform.awq.AWQModifier",
+    "llmcompressor.modifiers.transform.smoothquant.SmoothQuantModifier",
+)
+IMPORTS: dict[str, tuple[str, ...]] = {
+    "fp8_dynamic": LLMCOMPRESSOR,
+    "gptq": LLMCOMPRESSOR,
+    "awq": LLMCOMPRESSOR,
+    "awq_autoawq": ("awq.AutoAWQForCausalLM",),
+    "gptq_int4": ("gptqmodel.GPTQModel",),
+    "gptq_autoround": ("auto_round.AutoRound",),
+    "bnb_nf4": ("transformers.BitsAndBytesConfig",),
+    "gguf_q4_k_m": ("auto_round.AutoRound", "auto_round.export.export_to_gguf.conversion.get_model_architecture"),
+    "gptq_autogptq": (),
 }
+ISOLATED = "gptq_autogptq"
 LIMIT = 1.1
 
 
@@ -50,7 +59,7 @@ def job_of(case: str, outputs: Path, overrides: list[str]) -> Any:
     from pipeline.__main__ import Run, compose_variants
     from pipeline.config import PROJECT_ROOT
 
-    asked = ["stage=quantize", *CASES[case][0], f"outputs={outputs}", *overrides]
+    asked = ["stage=quantize", f"quant={case}", f"outputs={outputs}", *overrides]
     with hydra.initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base=None):
         return Run(compose_variants(hydra.compose("config", asked), asked), asked).jobs[0]
 
@@ -61,8 +70,9 @@ def ours(case: str, outputs: Path, overrides: list[str]) -> float:
 
     job = job_of(case, outputs, overrides)
     folder = job.model.folder
-    for name in ("torch", "transformers", *CASES[case][1]):
-        importlib.import_module(name)
+    for path in (*TRANSFORMERS, *IMPORTS[case]) if case != ISOLATED else ():
+        module, _, name = path.rpartition(".")
+        getattr(importlib.import_module(module), name)
     assert folder.is_dir()
     with tempfile.TemporaryDirectory(dir=outputs) as scratch:
         started = time.perf_counter()
@@ -93,7 +103,7 @@ def command_of(side: str, case: str, outputs: Path, scratch: Path, overrides: li
 
     tokens = job.artifact(Stage.CALIBRATE).folder / TOKENS if job.settings.needs_calibration else tokens_of(outputs)
     python = sys.executable
-    if case == "gptq_autogptq":
+    if case == ISOLATED:
         from pipeline.quantize import isolated
 
         python = str(isolated.environment("autogptq", job.progress))
@@ -109,14 +119,14 @@ def main() -> None:
     """Measures the cases and prints a table, and the same as one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument("--cases", type=lambda text: text.split(","), default=list(CASES))
+    parser.add_argument("--cases", type=lambda text: text.split(","), default=list(IMPORTS))
     parser.add_argument("--output", type=Path, help="keeps the calibration and the logs")
-    parser.add_argument("--only", choices=CASES, help="ours, once, in this process")
+    parser.add_argument("--only", choices=IMPORTS, help="ours, once, in this process")
     options, overrides = parser.parse_known_args()
     if options.only:
         channel, sys.stdout = sys.stdout, sys.stderr
         seconds = ours(options.only, options.output, overrides)
-        worker = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024 if not CASES[options.only][1] else 0
+        worker = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024 if options.only == ISOLATED else 0
         print(json.dumps({"seconds": round(seconds, 3), "worker_mib": worker}), file=channel)
         return
     outputs = options.output or Path(tempfile.mkdtemp(prefix="engines-"))

@@ -1,0 +1,48 @@
+"""Every format of `experiment=formats` by the command: served, emulated or `n/a` as the matrix of capabilities says."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import hydra
+import pytest
+
+from pipeline import capabilities
+from pipeline.__main__ import compose_variants
+from pipeline.config import PROJECT_ROOT, HardwareSettings
+from pipeline.hardware import probe
+from pipeline.serve import log
+from pipeline.serve.installed import packages
+
+ASKED = ["experiment=formats", "stage=bench"]
+SMALL = [
+    *("calibration.num_samples=8", "calibration.max_seq_length=256"),
+    *("bench.num_prompts=8", "bench.repeats=1", "bench.warmup_prompts=2", "bench.warmup_rounds=1"),
+]
+
+
+@pytest.mark.vllm
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_every_format_is_what_the_matrix_says(tmp_path: Path) -> None:
+    pytest.importorskip("vllm")
+    command = [sys.executable, "-m", "pipeline", *ASKED, *SMALL, f"outputs={tmp_path}"]
+    answer = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT_ROOT, timeout=3500)
+    assert answer.returncode == 0, answer.stderr[-6000:]
+    with hydra.initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base=None):
+        variants = compose_variants(hydra.compose("config", ASKED), ASKED)
+    here, vllm = probe(HardwareSettings(name="cpu", device="cpu")), capabilities.Vllm.of(packages(None))
+    for settings in variants:
+        said, name = capabilities.of_settings(settings, here, vllm), str(settings.variant)
+        if said.support == "no":
+            (record,) = [json.loads(path.read_text()) for path in tmp_path.glob(f"demo/{name}/verify-*/manifest.json")]
+            assert (record["status"], record["reason"]) == ("not_applicable", said.reason)
+            continue
+        (record,) = [json.loads(path.read_text()) for path in tmp_path.glob(f"demo/{name}/bench-*/manifest.json")]
+        server = record["results"]["server"]
+        assert bool(server["emulated"]) == (said.support == "emulated"), name
+        # The KV cache alone leaves BF16 layers, which are no kernel's.
+        assert bool(server["kernels"]) == (settings.quant.scheme is not None), name
+        assert server["kernels"] == log.kernels(log.read(Path(server["log"])))
+        assert server["kv_cache_tokens"] > 0
