@@ -110,7 +110,8 @@ def _memory(row: Row, constraints: Constraints, needs: Needs | None) -> Iterable
         return
     fits = needed <= limit
     assert needs is not None
-    text = f"{row.label} needs {needed:.1f} GiB ({needs.memory_of}), {'within' if fits else 'more than'} {limit:g} GiB."
+    size = f"{needed:.1f}" if needed >= 0.1 else f"{needed:.1g}"
+    text = f"{row.label} needs {size} GiB ({needs.memory_of}), {'within' if fits else 'more than'} {limit:g} GiB."
     # Bytes are counted, not sampled.
     yield "memory_gib", "met" if fits else "broken", Sentence(kind="size", text=text)
 

@@ -5,14 +5,15 @@ What cannot be told (another machine, another load, no interval) is shown and do
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.compare.history import ResultChange
-from pipeline.errors import Regression
+from pipeline.compare.history import History, ResultChange
+from pipeline.errors import PipelineError, Regression, StageError
 from pipeline.report.gather.runs import earlier, side_by_side
 from pipeline.report.text import number, signed
 
@@ -22,44 +23,67 @@ if TYPE_CHECKING:
     from pipeline.config import Settings
     from pipeline.report.document import Report
 
+WORDS = {"unknown": "cannot tell"}
 STYLES = {"worse": "red", "gone": "red", "better": "green", "new": "green", "same": "dim", "unknown": "yellow"}
 
 
-def gate(report: Report, settings: Settings, console: Console) -> dict[str, Regression]:
-    """Shows every figure against the baseline's; the variants that became worse, each with what did.
+def gate(report: Report, settings: Settings, console: Console) -> dict[str, PipelineError]:
+    """Shows what moved against the baseline, and what cannot be told.
+
+    Returns:
+        the variants that became worse, each with what did.
 
     Raises:
         InputError: when the baseline cannot be read.
+        StageError: when nothing at all could be compared: that is no pass.
     """
     stored = earlier(settings)[-1:]
     found = side_by_side(stored, report, settings.report.tolerance_percent)
     assert found is not None
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", title=f"Against {stored[0][0]}")
-    for heading in ("Variant", "Figure", "before", "now", "change (95 % interval)", ""):
-        table.add_column(heading)
-    for change in found.results:
-        table.add_row(*_cells(change), Text(change.movement, style=STYLES[change.movement]))
-    console.print(table)
+    name = stored[0][0]
+    _show(found, name, console)
+    told = [change for change in found.results if change.movement not in ("unknown", "new")]
+    if not told:
+        reasons = dict.fromkeys(change.reason for change in found.results if change.reason)
+        raise StageError(
+            f"stage=gate: nothing of this run can be compared with {name} ({'; '.join(reasons) or 'no results'}).",
+            "Measure both on one machine, under one load, with at least two repeats.",
+        )
     worse: dict[str, list[ResultChange]] = {}
     for change in found.regressions:
         worse.setdefault(change.variant, []).append(change)
-    console.print(
-        f"{len(found.regressions)} of {len(found.results)} figures became worse than the baseline's beyond noise."
-    )
     return {
         variant: Regression(
-            f"worse than {stored[0][0]}: {'; '.join(_sentence(change) for change in changes)}.",
+            f"worse than {name}: {'; '.join(_sentence(change) for change in changes)}.",
             "Find the cause, or make this run the baseline.",
         )
         for variant, changes in worse.items()
     }
 
 
+def _show(found: History, name: str, console: Console) -> None:
+    """What is the same is counted alone."""
+    table = Table(
+        box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", title=f"Against {name}", title_justify="left"
+    )
+    for heading in ("Variant", "Figure", "before", "now", "change"):
+        table.add_column(heading)
+    table.add_column("")
+    for change in found.results:
+        if change.movement != "same":
+            table.add_row(*_cells(change), Text(WORDS.get(change.movement, change.movement), STYLES[change.movement]))
+    if table.row_count:
+        console.print(table)
+    counts = Counter(change.movement for change in found.results)
+    console.print(", ".join(f"{count} {WORDS.get(movement, movement)}" for movement, count in counts.items()))
+
+
 def _cells(change: ResultChange) -> list[str]:
     then, now = change.figures[-2:]
     digits = 5 if change.unit == "nats/token" else 0 if change.unit == "bytes" else 2
     figures = ["" if figure is None else number(figure.value, digits) for figure in (then, now)]
-    return [change.label, f"{change.title} ({change.unit})", *figures, _size(change) or change.reason]
+    moved = "; ".join(filter(None, (_size(change), change.reason)))
+    return [change.label, f"{change.title} ({change.unit})", *figures, moved]
 
 
 def _size(change: ResultChange) -> str:

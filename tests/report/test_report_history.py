@@ -10,7 +10,7 @@ from synthetic_results import STUDY, Run
 
 from pipeline import report
 from pipeline.config import PROJECT_ROOT
-from pipeline.errors import ConfigError, InputError, Regression
+from pipeline.errors import ConfigError, InputError, Regression, StageError
 from pipeline.report import tracking
 from pipeline.report.document import Report
 from pipeline.report.gather.runs import read
@@ -40,7 +40,11 @@ def test_a_stored_report_reads_back_as_it_was(stored):
 def test_an_unchanged_run_passes_the_gate(tmp_path, stored):
     run = second(tmp_path, stored)
     assert report.make(run.jobs, {}) == {}
-    assert "0 of" in run.shown.getvalue() and not (run.outputs / "tiny" / "report").exists()
+    assert (
+        " same" in run.shown.getvalue()
+        and "worse" not in run.shown.getvalue()
+        and not (run.outputs / "tiny" / "report").exists()
+    )
 
 
 def test_a_variant_that_became_worse_fails_the_gate_by_name(tmp_path, stored):
@@ -54,6 +58,15 @@ def test_a_variant_that_became_worse_fails_the_gate_by_name(tmp_path, stored):
 def test_a_variant_that_is_gone_fails_the_gate(tmp_path, stored):
     run = second(tmp_path, stored, gptq=replace(STUDY["gptq"], missing={"bench": "it does not start"}))
     assert "Throughput is gone (it does not start)" in report.make(run.jobs, {})["gptq"].problem
+
+
+def test_nothing_that_could_be_compared_is_no_pass(tmp_path, stored):
+    def elsewhere(content):
+        content["model"] = "another"
+
+    run = second(tmp_path, spoiled(stored, tmp_path, elsewhere))
+    with pytest.raises(StageError, match="nothing of this run can be compared.*another model"):
+        report.make(run.jobs, {})
 
 
 def test_the_report_has_all_runs_side_by_side(tmp_path, stored, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -58,7 +59,7 @@ def of_checkpoint(folder: Path, scheme: str | None, kv_dtype: str) -> Footprint 
         found = headers(folder)
     except InputError as error:
         return Missing(reason=error.problem)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, struct.error) as error:
         return Missing(reason=f"the checkpoint cannot be read ({type(error).__name__})")
     if not found:
         return Missing(reason="the checkpoint is gone")
