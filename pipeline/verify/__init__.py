@@ -9,6 +9,20 @@ from pipeline.job import Job
 from pipeline.workspace import Draft
 
 SHARED = False
+# In order; cheap ones first, so that a broken checkpoint is not served.
+CHECKS = (
+    "files",
+    "layers",
+    "size",
+    "scales",
+    "untouched",
+    "weights",
+    # Before the variant is loaded: there is room for one server at a time.
+    "BF16 reference",
+    "loads in vLLM",
+    "canary prompts",
+    "canary log-probabilities",
+)
 
 
 def needs(settings: Settings) -> tuple[Stage, ...]:
@@ -17,8 +31,9 @@ def needs(settings: Settings) -> tuple[Stage, ...]:
 
 
 def identity(job: Job) -> dict[str, Any]:
-    """The checkpoint, and the server that has to load it."""
-    return {"quantize": job.artifact(Stage.QUANTIZE).key, "serve": job.serving.identity(job.settings)}
+    """The checkpoint, the server that has to load it, and what is checked: a gate with more checks is passed anew."""
+    serve = job.serving.identity(job.settings)
+    return {"quantize": job.artifact(Stage.QUANTIZE).key, "serve": serve, "checks": list(CHECKS)}
 
 
 def make(job: Job, draft: Draft) -> None:

@@ -10,7 +10,7 @@ from pipeline.errors import PipelineError, ServerError, StageError
 from pipeline.models import check_safetensors, companions
 from pipeline.quantize import checkpoint as disk
 from pipeline.quantize import packing_gguf
-from pipeline.verify import canary, sizes
+from pipeline.verify import CHECKS, canary, sizes
 from pipeline.verify.weights import changed, compare
 from pipeline.workspace import Draft, sha256_of
 
@@ -31,7 +31,11 @@ class Failed(Exception):
 
 
 def verify(job: Job, draft: Draft) -> None:
-    """Runs the checks in order; cheap ones first, so that a broken checkpoint is not served."""
+    """Runs the checks in order and stops at the first that fails.
+
+    Raises:
+        StageError: naming it, with what was seen.
+    """
     folder, source = job.checkpoint, job.model.folder
     results = draft.results
     results |= {
@@ -48,16 +52,15 @@ def verify(job: Job, draft: Draft) -> None:
         "scales": lambda: scales(folder),
         "untouched": lambda: untouched(folder, source, job),
         "weights": lambda: weights(job, results),
-        # Before the variant is loaded: there is room for one server at a time.
         "BF16 reference": lambda: _reference(job, results),
         "loads in vLLM": lambda: _loads(job),
         "canary prompts": lambda: _canaries(job, results),
         "canary log-probabilities": lambda: log_probabilities(job, results, canary.ask(job.server())),
     }
-    for name, check in checks.items():
+    for name in CHECKS:
         job.progress.detail(name)
         try:
-            outcome = {"name": name, "ok": True, "detail": check()}
+            outcome = {"name": name, "ok": True, "detail": checks[name]()}
         except Failed as seen:
             outcome = {"name": name, "ok": False, "detail": str(seen)}
         results["checks"].append(outcome)
