@@ -1,12 +1,12 @@
 """The same variant twice: what differs then is noise, and an interval has to say so."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
+import hydra
 import pytest
 
+from pipeline.__main__ import Run, compose_variants
 from pipeline.compare.repeats import Change, relative_change
 from pipeline.config import PROJECT_ROOT
 
@@ -23,16 +23,12 @@ def test_a_variant_differs_from_itself_by_less_than_its_interval_in_nine_of_ten_
     of a single metric, right in 95 of 100 cases, would miss that bound once in twelve runs by chance.
     """
     seeds = [1000 * index for index in range(2 * PAIRS)]
-    answer = subprocess.run(
-        [
-            *(sys.executable, "-m", "pipeline", "-m", "stage=bench", "quant=bf16", f"outputs={tmp_path}"),
-            *("bench.num_prompts=48", f"bench.seed={','.join(map(str, seeds))}"),
-        ],
-        capture_output=True,
-        text=True,
-        cwd=PROJECT_ROOT,
-    )
-    assert answer.returncode == 0, answer.stderr
+    settings, given = [], ["stage=bench", "quant=bf16", f"outputs={tmp_path}", "bench.num_prompts=48"]
+    with hydra.initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base=None):
+        for seed in seeds:
+            own = [*given, f"bench.seed={seed}"]
+            settings += compose_variants(hydra.compose("config", own), own)
+    assert Run(settings, given).execute() == 0
     found = {}
     for path in tmp_path.glob("demo/bf16/bench-*/manifest.json"):
         content = json.loads(path.read_text())
