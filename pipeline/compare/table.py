@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+from pydantic import Field
+
 from pipeline.compare.accuracy import Accuracy, Mean, PairedDifference, accuracy, mean_over_tasks
 from pipeline.compare.accuracy import paired_difference as paired
 from pipeline.compare.divergence import DivergenceCell, diverge, perplexity
@@ -55,6 +57,8 @@ class TaskCell(Frozen):
     metric: str
     accuracy: Accuracy
     change: PairedDifference | Missing
+    # The figure under each filter that the task has, where it has several: gsm8k's strict-match and flexible-extract.
+    filters: dict[str, float] = Field({})
     # Corrected for all comparisons of the table, so it is there once the table is.
     loss: LossVerdict | Missing = Missing(reason="the baseline itself")
 
@@ -209,7 +213,11 @@ def _task(record: Record, baseline: Record | None, task: str) -> TaskCell | Miss
     if isinstance(figure, Missing):
         return figure
     return TaskCell(
-        task=result.task, metric=result.metric, accuracy=figure, change=_task_change(record, baseline, task, result)
+        task=result.task,
+        metric=result.metric,
+        accuracy=figure,
+        change=_task_change(record, baseline, task, result),
+        filters=result.filters if len(result.filters) > 1 else {},
     )
 
 

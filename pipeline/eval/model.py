@@ -10,7 +10,6 @@ more request for each of those, over a prefix that the server has computed. Ever
 
 from __future__ import annotations
 
-from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,9 +19,8 @@ from lm_eval.api.model import LM
 
 from pipeline.errors import InputError
 from pipeline.eval.endpoint import Body, Choice, Endpoint
+from pipeline.eval.options import LogLikelihood, Option, Tokens, is_choice, of_labels
 
-# vLLM takes at most so many (MAX_LOGPROB_TOKEN_IDS).
-MAX_LABELS = 128
 # Prompts of a request where answers come at once: spares the server's front end, which is Python, most of its work.
 PROMPTS_PER_REQUEST = 16
 # vLLM refuses more, though tasks have five and seven; what is not sent is cut off here.
@@ -32,9 +30,6 @@ LIMIT_NAMES = ("max_gen_toks", "max_new_tokens", "max_tokens")
 
 # Texts tokenized at a time; ids are kept as arrays, since a list of a benchmark's ids would take gigabytes.
 TEXTS_PER_BATCH = 2048
-
-LogLikelihood = tuple[float, bool]
-Tokens = array  # of token ids, 32 bits each
 
 
 @dataclass
@@ -56,16 +51,6 @@ class Tally:
             "truncated": len(self.truncated),
             "unfinished": self.unfinished,
         }
-
-
-@dataclass(frozen=True)
-class _Option:
-    """A continuation to be scored: where its value goes, and the tokens."""
-
-    index: int
-    question: Hashable
-    context: Tokens[int]
-    continuation: Tokens[int]
 
 
 class ServedModel(LM):  # type: ignore[misc]
@@ -156,10 +141,10 @@ class ServedModel(LM):  # type: ignore[misc]
         """The log-likelihood of each continuation, and whether greedy decoding would have written it."""
         options = list(self._options(requests))
         values: dict[int, LogLikelihood] = {}
-        questions: dict[Hashable, list[_Option]] = defaultdict(list)
+        questions: dict[Hashable, list[Option]] = defaultdict(list)
         for option in options:
             questions[option.question].append(option)
-        fast = [group for group in questions.values() if self.fast_choice and _is_choice(group)]
+        fast = [group for group in questions.values() if self.fast_choice and is_choice(group)]
         self._ask_once(fast, values, len(options))
         self.tally.fast += sum(group[0].index in values for group in fast)
         rest = [option for option in options if option.index not in values]
@@ -171,7 +156,7 @@ class ServedModel(LM):  # type: ignore[misc]
         """The log-likelihood of whole texts, in windows of the context's length."""
         from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-        options: list[_Option] = []
+        options: list[Option] = []
         owners: list[int] = []
         for owner, request in enumerate(requests):
             windows = get_rolling_token_windows(
@@ -181,7 +166,7 @@ class ServedModel(LM):  # type: ignore[misc]
                 context_len=1,
             )
             for context, continuation in map(make_disjoint_window, windows):
-                options.append(_Option(len(options), None, Tokens("i", context), Tokens("i", continuation)))
+                options.append(Option(len(options), None, Tokens("i", context), Tokens("i", continuation)))
                 owners.append(owner)
         values: dict[int, LogLikelihood] = {}
         self._echo(options, values, len(options))
@@ -254,7 +239,7 @@ class ServedModel(LM):  # type: ignore[misc]
                 strings.append(stop)
         return strings[:STOP_STRINGS], ids
 
-    def _options(self, requests: Sequence[Any]) -> Iterator[_Option]:
+    def _options(self, requests: Sequence[Any]) -> Iterator[Option]:
         """Splits each context and continuation into tokens the way lm-eval does: as one text, cut after the context."""
         for start in range(0, len(requests), TEXTS_PER_BATCH):
             batch = requests[start : start + TEXTS_PER_BATCH]
@@ -265,7 +250,7 @@ class ServedModel(LM):  # type: ignore[misc]
                 if not context:
                     before = Tokens("i", [self.prefix_token_id])
                     whole = whole if whole[:1] == before else before + whole
-                yield _Option(index, (request.task_name, request.doc_id), before, whole[len(before) :])
+                yield Option(index, (request.task_name, request.doc_id), before, whole[len(before) :])
 
     def _encode(self, texts: Iterable[str]) -> dict[str, Tokens[int]]:
         """Token ids of each distinct text."""
@@ -277,7 +262,7 @@ class ServedModel(LM):  # type: ignore[misc]
             tokens |= {text: self._prefix + Tokens("i", ids) for text, ids in zip(batch, encoded, strict=True)}
         return tokens
 
-    def _ask_once(self, questions: Sequence[list[_Option]], values: dict[int, LogLikelihood], total: int) -> None:
+    def _ask_once(self, questions: Sequence[list[Option]], values: dict[int, LogLikelihood], total: int) -> None:
         """Scores each question by requests for one token; leaves out what an older server does not answer."""
         # Of each question: what was reported of each label at each place of the continuations.
         found: list[list[dict[int, LogLikelihood] | None]] = [
@@ -311,7 +296,7 @@ class ServedModel(LM):  # type: ignore[misc]
         )
 
         def read(index: int, choices: list[Choice]) -> list[list[LogLikelihood] | None]:
-            return [_of_labels(batches[index][0], choice) for choice in choices]
+            return [of_labels(batches[index][0], choice) for choice in choices]
 
         def arrived(index: int, answers: list[list[LogLikelihood] | None]) -> None:
             labels, asked = batches[index]
@@ -325,7 +310,7 @@ class ServedModel(LM):  # type: ignore[misc]
 
         self.endpoint.complete(bodies, max(1, self.endpoint.num_concurrent // size), read, arrived)
 
-    def _echo(self, options: Sequence[_Option], values: dict[int, LogLikelihood], total: int) -> None:
+    def _echo(self, options: Sequence[Option], values: dict[int, LogLikelihood], total: int) -> None:
         """Scores each continuation by the log-probabilities of its own prompt."""
         fitted = (self._fit(option) for option in options)
         bodies = (
@@ -354,7 +339,7 @@ class ServedModel(LM):  # type: ignore[misc]
 
         self.endpoint.complete(bodies, self.endpoint.num_concurrent, read, arrived)
 
-    def _fit(self, option: _Option) -> tuple[Tokens[int], Tokens[int]]:
+    def _fit(self, option: Option) -> tuple[Tokens[int], Tokens[int]]:
         """The context and continuation, cut from the left where they and one more token exceed the context."""
         room = self.endpoint.context - 1
         excess = len(option.context) + len(option.continuation) - room
@@ -382,31 +367,3 @@ def _without_trailing_space(context: str, continuation: str) -> tuple[str, str]:
     """Moves a context's trailing space to the continuation, where tokenizers have it."""
     end = len(context.rstrip())
     return context[:end], context[end:] + continuation
-
-
-def _is_choice(group: Sequence[_Option]) -> bool:
-    """Whether requests for one token answer the question: one context, options that differ in a single last token.
-
-    Fewer of them than options, too: else nothing is won over `echo`.
-    """
-    first = group[0]
-    shared = first.continuation[:-1]
-    return (
-        len(group) <= MAX_LABELS
-        and len(first.context) > 0
-        and len(first.continuation) > 0
-        and len(shared) < max(1, len(group) - 1)
-        and all(len(option.continuation) == len(first.continuation) for option in group)
-        and all(option.context == first.context and option.continuation[:-1] == shared for option in group)
-    )
-
-
-def _of_labels(labels: Sequence[int], choice: Choice) -> list[LogLikelihood] | None:
-    """What the server reports of each label at the token that it wrote; None where it does not know how."""
-    (written,) = choice["logprobs"]["tokens"]
-    (reported,) = choice["logprobs"]["top_logprobs"]
-    names = [f"token_id:{label}" for label in labels]
-    if not all(name in reported for name in names):
-        return None
-    # Not `name == written`: a tie with the token written is greedy, too, as it is by echo.
-    return [(float(reported[name]), reported[name] >= reported[written]) for name in names]

@@ -194,6 +194,14 @@ def test_prompts_that_were_cut_and_answers_that_did_not_end_are_noted() -> None:
     assert "AWQ: 2 of 2 answers of T ended at their budget of tokens." in table.notes
 
 
+def test_a_task_with_several_filters_keeps_the_figure_of_each() -> None:
+    one, several = record("bf16", [1.0, 0.0]), record("awq", [1.0, 0.0])
+    figures = {"strict-match": 0.25, "flexible-extract": 0.5}
+    task = several.tasks["T"].model_copy(update={"filters": figures})
+    table = compare([one, several.model_copy(update={"tasks": {"T": task}})], ["T"])
+    assert [row.tasks["T"].filters for row in table.rows] == [{}, figures]
+
+
 def test_the_bootstrap_is_scipys() -> None:
     differences = [1.0] * 14 + [-1.0] * 22 + [0.0] * 264
     found = bootstrap_mean(differences)

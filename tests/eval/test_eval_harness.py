@@ -103,7 +103,7 @@ def test_the_log_probabilities_of_held_out_text_are_kept(
 ) -> None:
     path = tmp_path / "held_out.txt"
     path.write_text("one line\nanother line\nand a third one")
-    divergence = {"dataset": {"path": path}, "num_sequences": 3, "max_seq_length": 12, "top_k": 4}
+    divergence = {"dataset": {"path": path}, "num_sequences": 3, "max_seq_length": 12, "top_k": 4, "layer_tokens": None}
     draft = run(is_baseline, tasks={"Choice": column("tiny_choice")}, limit=4, divergence=divergence)
     facts = draft.results["divergence"]
     assert (facts["sequences"], facts["tokens"], facts["top_k"]) == (3, 7 + 11 + 11, 4)

@@ -205,7 +205,8 @@ def test_under_qwen3s_template_a_question_is_still_asked_for_single_tokens(data_
     from transformers import AutoTokenizer
 
     from pipeline.eval.endpoint import Endpoint
-    from pipeline.eval.model import ServedModel, _is_choice
+    from pipeline.eval.model import ServedModel
+    from pipeline.eval.options import is_choice
 
     tokenizer = AutoTokenizer.from_pretrained(data_dir / "qwen3")
     nowhere = Endpoint("http://127.0.0.1:9", "model", 1, lambda: None)
@@ -222,6 +223,6 @@ def test_under_qwen3s_template_a_question_is_still_asked_for_single_tokens(data_
     assert context.count("<|im_start|>user\n") == 5 and context.count("<|im_start|>assistant\n") == 5
     assert context.endswith("\nAnswer:<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n") and option == "A"
     options = list(model._options(task.instances))
-    assert _is_choice(options)
+    assert is_choice(options)
     # The blank line is a token of its own, then come the letters.
     assert [tokenizer.decode(each.continuation) for each in options] == ["\n\nA", "\n\nB", "\n\nC", "\n\nD"]

@@ -46,7 +46,13 @@ def test_after_kill_9_only_the_rest_is_asked(
         "include_path": str(tiny_tasks),
         "tasks": TASKS,
         "num_concurrent": CONCURRENT,
-        "divergence": {"dataset": {"path": str(held_out)}, "num_sequences": 3, "max_seq_length": 12, "top_k": 4},
+        "divergence": {
+            "dataset": {"path": str(held_out)},
+            "num_sequences": 3,
+            "max_seq_length": 12,
+            "top_k": 4,
+            "layer_tokens": None,
+        },
     }
 
     def start(outputs: Path) -> subprocess.Popen[str]:

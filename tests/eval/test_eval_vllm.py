@@ -122,6 +122,19 @@ def test_asked_twice_the_choices_are_the_same(model: Callable[..., ServedModel],
     assert first == second
 
 
+def test_asked_twice_greedy_generations_are_nearly_the_same(model: Callable[..., ServedModel], settings: Any) -> None:
+    wanted = TaskSettings(task="demo_gsm8k", metric="exact_match", filter="strict-match")
+    asked = tasks.load("x", wanted, settings.eval)
+    (task,) = asked.tasks.values()
+    with tasks.quiet():
+        task.build_all_requests(samples=asked.items["demo_gsm8k"][:100])
+    first, second = (model().generate_until(task.instances) for _ in range(2))
+    differing = sum(a != b for a, b in zip(first, second, strict=True)) / len(first)
+    print(f"{differing:.1%} of {len(first)} greedy generations differ when asked again", file=sys.stderr)
+    # Batches are put together otherwise, and sums may round otherwise.
+    assert differing <= 0.05
+
+
 def test_generation_is_lm_evals(model: Callable[..., ServedModel], standard: Any, settings: Any) -> None:
     asked = tasks.load("x", TaskSettings(task="demo_gsm8k", metric="exact_match", filter="strict-match"), settings.eval)
     (task,) = asked.tasks.values()

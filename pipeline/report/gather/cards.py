@@ -23,6 +23,7 @@ def card_of(source: Source, outputs: Path) -> Card:
     """Everything a reader may want to check about one variant."""
     server = server_of(source)
     made, checked = source.finished(Stage.QUANTIZE), source.finished(Stage.VERIFY)
+    scored = source.finished(Stage.EVAL)
     latest = next((m for s in reversed(READ) if (m := source.manifests.get(s)) is not None), None)
     versions = {**(latest.versions if latest else {}), **_mapping(server.get("versions"))}
     commit = (latest.provenance if latest else {}).get("commit")
@@ -36,7 +37,12 @@ def card_of(source: Source, outputs: Path) -> Card:
         name=source.name,
         label=source.label,
         failure=short(source.failure) if source.failure else "",
-        recipe={"KV cache": source.kv_dtype, **_recipe(source), **_made(made.results if made else {})},
+        recipe={
+            "KV cache": source.kv_dtype,
+            **_recipe(source),
+            **_made(made.results if made else {}),
+            **_layers(scored.results if scored else {}),
+        },
         calibration=_calibration(source),
         serving=_serving(server),
         machine={clean(name): plain(value) for name, value in (latest.hardware if latest else {}).items()},
@@ -85,6 +91,16 @@ def _made(results: Mapping[str, Any]) -> dict[str, str]:
     if isinstance(results.get("seconds"), int | float):
         found["made in"] = duration(results["seconds"])
     return found
+
+
+def _layers(results: Mapping[str, Any]) -> dict[str, str]:
+    """The layers whose outputs are furthest from BF16's, where that was measured."""
+    found = _mapping(results.get("layers"))
+    try:
+        worst = [f"{clean(each['module'], 80)} {float(each['snr_db']):.1f} dB" for each in found["worst"][:3]]
+        return {"largest output errors": f"{', '.join(worst)}; median {float(found['median_db']):.1f} dB"}
+    except UNREADABLE:
+        return {}
 
 
 def _calibration(source: Source) -> dict[str, str]:

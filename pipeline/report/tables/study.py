@@ -259,7 +259,9 @@ def task_cell(cell: TaskCell | Missing, column: Column, best: bool) -> Cell:
         value=show(score.value),
         order=score.value,
         interval=f"{_range(score.interval, show)} %" if score.interval else "",
-        evidence=f"{score.n:,} items",
+        evidence=", ".join(
+            [f"{score.n:,} items", *(f"{show(each)} % by {name}" for name, each in cell.filters.items())]
+        ),
         is_best=best,
     )
     if isinstance(change, Missing):
