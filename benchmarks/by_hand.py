@@ -4,7 +4,8 @@
 
 Where an example loads a data set from the hub, it is given the same sequences as the pipeline's run instead, in the
 form that the engine takes. Where an example does not run as it is, a comment says what keeps it from running. Prints
-how long it took from the start of loading the model to the written checkpoint, imports left out, as a line of JSON.
+how long it took from the start of loading the model to the written checkpoint, imports left out, and how much of the
+cores' time it used, as a line of JSON.
 """
 
 from __future__ import annotations
@@ -16,7 +17,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-Seconds = float
+Measured = dict[str, float]
+
+
+def now() -> tuple[float, float]:
+    """The time, and that of all cores that this process has used."""
+    return time.perf_counter(), time.process_time()
+
+
+def since(started: tuple[float, float]) -> Measured:
+    """Seconds since then: passed, and used."""
+    passed, used = (after - before for after, before in zip(now(), started, strict=True))
+    return {"seconds": round(passed, 3), "cpu_seconds": round(used, 3)}
 
 
 def sequences(tokens: Path) -> list[Any]:
@@ -27,10 +39,10 @@ def sequences(tokens: Path) -> list[Any]:
     return [part.long() for part in tensors["input_ids"].split(tensors["lengths"].tolist())]
 
 
-def llmcompressor(recipe: Callable[[], Any], with_data: bool) -> Callable[[str, Path, str], Seconds]:
+def llmcompressor(recipe: Callable[[], Any], with_data: bool) -> Callable[[str, Path, str], Measured]:
     """`oneshot` with a recipe."""
 
-    def run(model_id: str, tokens: Path, output: str) -> Seconds:
+    def run(model_id: str, tokens: Path, output: str) -> Measured:
         import torch
         from datasets import Dataset
         from llmcompressor import oneshot
@@ -41,7 +53,7 @@ def llmcompressor(recipe: Callable[[], Any], with_data: bool) -> Callable[[str, 
             # Without an accelerator it stops at pinning memory for one (0.14.0.1).
             IntermediatesCache.pin_memory = lambda *_, **__: None
         made, found = recipe(), sequences(tokens)
-        started = time.perf_counter()
+        started = now()
         model = AutoModelForCausalLM.from_pretrained(model_id)
         tokenizer = AutoTokenizer.from_pretrained(model_id)
         data: dict[str, Any] = {}
@@ -51,7 +63,7 @@ def llmcompressor(recipe: Callable[[], Any], with_data: bool) -> Callable[[str, 
         oneshot(model=model, recipe=made, **data)
         model.save_pretrained(output, save_compressed=True)
         tokenizer.save_pretrained(output)
-        return time.perf_counter() - started
+        return since(started)
 
     return run
 
@@ -75,13 +87,13 @@ def _awq() -> Any:
     return [AWQModifier(), QuantizationModifier(targets="Linear", scheme="W4A16_ASYM", ignore=["lm_head"])]
 
 
-def autoawq(model_id: str, tokens: Path, output: str) -> Seconds:
+def autoawq(model_id: str, tokens: Path, output: str) -> Measured:
     """Its texts are joined and cut into blocks of 512 tokens: as many tokens as elsewhere, less what the last lacks."""
     from awq import AutoAWQForCausalLM
     from transformers import AutoTokenizer
 
     found = sequences(tokens)
-    started = time.perf_counter()
+    started = now()
     # Without a GPU it has to be told to stay on the CPU.
     model = AutoAWQForCausalLM.from_pretrained(model_id, device_map="cpu")
     tokenizer = AutoTokenizer.from_pretrained(model_id)
@@ -90,10 +102,10 @@ def autoawq(model_id: str, tokens: Path, output: str) -> Seconds:
     model.quantize(tokenizer, quant_config=quant_config, calib_data=texts, max_calib_samples=len(texts))
     model.save_quantized(output)
     tokenizer.save_pretrained(output)
-    return time.perf_counter() - started
+    return since(started)
 
 
-def gptqmodel(model_id: str, tokens: Path, output: str) -> Seconds:
+def gptqmodel(model_id: str, tokens: Path, output: str) -> Measured:
     """Its threads are told of two cores, on which it stops otherwise."""
     import os
 
@@ -102,15 +114,15 @@ def gptqmodel(model_id: str, tokens: Path, output: str) -> Seconds:
     from gptqmodel import GPTQModel, QuantizeConfig
 
     data = [{"input_ids": ids.tolist(), "attention_mask": [1] * len(ids)} for ids in sequences(tokens)]
-    started = time.perf_counter()
+    started = now()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = GPTQModel.load(model_id, QuantizeConfig(bits=4, group_size=128, device=device))
     model.quantize(data, batch_size=1)
     model.save(output)
-    return time.perf_counter() - started
+    return since(started)
 
 
-def autoround(model_id: str, tokens: Path, output: str) -> Seconds:
+def autoround(model_id: str, tokens: Path, output: str) -> Measured:
     """With samples of one length, which it needs for its batches."""
     import torch
     from auto_round import AutoRound
@@ -120,26 +132,26 @@ def autoround(model_id: str, tokens: Path, output: str) -> Seconds:
     padded = [torch.nn.functional.pad(ids, (0, longest - len(ids)))[None] for ids in found]
     masks = [torch.nn.functional.pad(torch.ones_like(ids), (0, longest - len(ids)))[None] for ids in found]
     data = [{"input_ids": ids, "attention_mask": mask} for ids, mask in zip(padded, masks, strict=True)]
-    started = time.perf_counter()
+    started = now()
     rounding = AutoRound(model_id, scheme="W4A16", dataset=data, nsamples=len(data), seqlen=1)
     rounding.quantize_and_save(output_dir=output, format="auto_gptq")
-    return time.perf_counter() - started
+    return since(started)
 
 
-def bitsandbytes(model_id: str, tokens: Path, output: str) -> Seconds:
+def bitsandbytes(model_id: str, tokens: Path, output: str) -> Measured:
     """NF4, as transformers' documentation does it."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-    started = time.perf_counter()
+    started = now()
     config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
     model = AutoModelForCausalLM.from_pretrained(model_id, quantization_config=config, device_map="auto")
     model.save_pretrained(output)
     AutoTokenizer.from_pretrained(model_id).save_pretrained(output)
-    return time.perf_counter() - started
+    return since(started)
 
 
-def gguf(model_id: str, tokens: Path, output: str) -> Seconds:
+def gguf(model_id: str, tokens: Path, output: str) -> Measured:
     """AutoRound without its own rounding, which is llama.cpp's."""
     import gguf as library
 
@@ -150,12 +162,12 @@ def gguf(model_id: str, tokens: Path, output: str) -> Seconds:
 
     # llama.cpp knows no tokenizer but those that it has seen; the demo's is not among them.
     TextModel.get_vocab_base_pre = lambda *_: "default"
-    started = time.perf_counter()
+    started = now()
     AutoRound(model_id, scheme="gguf:q4_k_m", iters=0).quantize_and_save(output_dir=output, format="gguf:q4_k_m")
-    return time.perf_counter() - started
+    return since(started)
 
 
-def autogptq(model_id: str, tokens: Path, output: str) -> Seconds:
+def autogptq(model_id: str, tokens: Path, output: str) -> Measured:
     """In the engine's own environment. The README's `from_pretrained` asks for CUDA and for a model that it knows."""
     import torch
     from auto_gptq import BaseQuantizeConfig
@@ -169,7 +181,7 @@ def autogptq(model_id: str, tokens: Path, output: str) -> Seconds:
     if not torch.cuda.is_available():
         _base.CUDA_0, torch.cuda.synchronize = torch.device("cpu"), lambda *_: None
     found = sequences(tokens)
-    started = time.perf_counter()
+    started = now()
     content = json.loads(Path(model_id, "config.json").read_text())
     content["rope_theta"] = (content.pop("rope_parameters", None) or {}).get("rope_theta", 10000.0)
     config = AutoConfig.for_model(**content)
@@ -177,10 +189,10 @@ def autogptq(model_id: str, tokens: Path, output: str) -> Seconds:
     model = Qwen3GPTQForCausalLM(loaded, False, BaseQuantizeConfig(bits=4, group_size=128, desc_act=False))
     model.quantize([{"input_ids": ids[None], "attention_mask": torch.ones_like(ids[None])} for ids in found])
     model.save_quantized(output, use_safetensors=True)
-    return time.perf_counter() - started
+    return since(started)
 
 
-CASES: dict[str, Callable[[str, Path, str], Seconds]] = {
+CASES: dict[str, Callable[[str, Path, str], Measured]] = {
     "fp8_dynamic": llmcompressor(_fp8, with_data=False),
     "gptq": llmcompressor(_gptq, with_data=True),
     "awq": llmcompressor(_awq, with_data=True),
@@ -198,8 +210,7 @@ def main() -> None:
     case, model, tokens, output = sys.argv[1:]
     channel = sys.stdout
     sys.stdout = sys.stderr
-    seconds = CASES[case](model, Path(tokens), output)
-    print(json.dumps({"seconds": round(seconds, 3)}), file=channel, flush=True)
+    print(json.dumps(CASES[case](model, Path(tokens), output)), file=channel, flush=True)
 
 
 if __name__ == "__main__":

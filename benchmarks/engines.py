@@ -3,8 +3,10 @@
     python benchmarks/engines.py [--pairs 3] [--cases gptq,awq] [--output FOLDER] [overrides, like model=qwen3_0_6b]
 
 A process each, in turn (ours, by hand, by hand, ours, ...), so that what else the machine does slows both. Time is from
-the start of loading the model to the written checkpoint, imports left out on both sides; memory is the peak of the
-process and, for an engine in an environment of its own, of its worker too. Both get the same conversations.
+the start of loading the model to the written checkpoint, imports left out on both sides: seconds that passed, and the
+cores' time, which a busy machine hardly changes. Memory is the peak of the process. An engine in an environment of its
+own has a process more on our side, whose imports, time and memory count; so the imports by hand count there too. Both
+get the same conversations.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import by_hand  # beside this file
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -49,6 +52,7 @@ IMPORTS: dict[str, tuple[str, ...]] = {
     "gptq_autogptq": (),
 }
 ISOLATED = "gptq_autogptq"
+MEASURED = {"seconds": "s", "cpu_seconds": "cores' s", "mib": "MiB"}
 LIMIT = 1.1
 
 
@@ -64,8 +68,8 @@ def job_of(case: str, outputs: Path, overrides: list[str]) -> Any:
         return Run(compose_variants(hydra.compose("config", asked), asked), asked).jobs[0]
 
 
-def ours(case: str, outputs: Path, overrides: list[str]) -> float:
-    """Seconds that the pipeline takes for a checkpoint."""
+def ours(case: str, outputs: Path, overrides: list[str]) -> dict[str, float]:
+    """What the pipeline takes for a checkpoint, and the peak memory (MiB) of the worker that it started."""
     from pipeline import quantize
 
     job = job_of(case, outputs, overrides)
@@ -75,13 +79,19 @@ def ours(case: str, outputs: Path, overrides: list[str]) -> float:
         getattr(importlib.import_module(module), name)
     assert folder.is_dir()
     with tempfile.TemporaryDirectory(dir=outputs) as scratch:
-        started = time.perf_counter()
+        started = by_hand.now()
         quantize.make(job, SimpleNamespace(folder=Path(scratch), results={}))  # type: ignore[arg-type]
-        return time.perf_counter() - started
+        found = by_hand.since(started)
+    if case == ISOLATED:
+        worker = resource.getrusage(resource.RUSAGE_CHILDREN)
+        found["cpu_seconds"] += worker.ru_utime + worker.ru_stime
+        found["worker_mib"] = worker.ru_maxrss / 1024
+    return found
 
 
-def measure(command: list[str], log: Path) -> dict[str, float]:
-    """Seconds and peak memory (MiB) of one process and of what it started."""
+def measure(command: list[str], log: Path, with_imports: bool) -> dict[str, float]:
+    """Seconds, the cores' seconds, and peak memory (MiB) of one process and its worker."""
+    started = time.perf_counter()
     with log.open("a") as errors:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
         assert process.stdout is not None
@@ -89,8 +99,10 @@ def measure(command: list[str], log: Path) -> dict[str, float]:
         _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"{' '.join(command)} failed; see {log}")
-    found = json.loads(said.splitlines()[-1])
-    return {"seconds": found["seconds"], "mib": usage.ru_maxrss / 1024 + found.get("worker_mib", 0)}
+    found: dict[str, float] = json.loads(said.splitlines()[-1])
+    if with_imports:
+        found |= {"seconds": time.perf_counter() - started, "cpu_seconds": usage.ru_utime + usage.ru_stime}
+    return {**found, "mib": usage.ru_maxrss / 1024 + found.get("worker_mib", 0)}
 
 
 def command_of(side: str, case: str, outputs: Path, scratch: Path, overrides: list[str]) -> list[str]:
@@ -125,9 +137,7 @@ def main() -> None:
     options, overrides = parser.parse_known_args()
     if options.only:
         channel, sys.stdout = sys.stdout, sys.stderr
-        seconds = ours(options.only, options.output, overrides)
-        worker = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024 if options.only == ISOLATED else 0
-        print(json.dumps({"seconds": round(seconds, 3), "worker_mib": worker}), file=channel)
+        print(json.dumps(ours(options.only, options.output, overrides)), file=channel)
         return
     outputs = options.output or Path(tempfile.mkdtemp(prefix="engines-"))
     outputs.mkdir(parents=True, exist_ok=True)
@@ -140,7 +150,8 @@ def main() -> None:
             for side in ("ours", "by hand") if number % 2 == 0 else ("by hand", "ours"):
                 with tempfile.TemporaryDirectory(dir=outputs) as scratch:
                     command = command_of(side, case, outputs, Path(scratch), overrides)
-                    found[side].append(measure(command, outputs / f"{case}-{side.replace(' ', '-')}.log"))
+                    log = outputs / f"{case}-{side.replace(' ', '-')}.log"
+                    found[side].append(measure(command, log, case == ISOLATED and side == "by hand"))
         rows.append(row(case, found))
         print(json.dumps(rows[-1]), file=sys.stderr)
     show(rows)
@@ -150,7 +161,7 @@ def main() -> None:
 def row(case: str, found: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
     """Medians of both sides, and the medians of the pairs' ratios."""
     result: dict[str, Any] = {"case": case}
-    for what in ("seconds", "mib"):
+    for what in MEASURED:
         mine, theirs = ([each[what] for each in found[side]] for side in ("ours", "by hand"))
         result |= {f"ours_{what}": round(statistics.median(mine), 2)}
         result |= {f"by_hand_{what}": round(statistics.median(theirs), 2)}
@@ -162,13 +173,15 @@ def row(case: str, found: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
 def show(rows: list[dict[str, Any]]) -> None:
     """The table for people."""
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", title="ours against each engine by hand, medians")
-    for name in ("case", "ours, s", "by hand, s", "ratio", "ours, MiB", "by hand, MiB", "ratio"):
-        table.add_column(name, justify="left" if name == "case" else "right")
+    table.add_column("case")
+    for unit in MEASURED.values():
+        for name in (f"ours / by hand, {unit}", "ratio"):
+            table.add_column(name, justify="right")
     for each in rows:
         cells = [each["case"]]
-        for what in ("seconds", "mib"):
+        for what in MEASURED:
             over = each[f"ratio_{what}"] > LIMIT
-            cells += [f"{each[f'{side}_{what}']:.1f}" for side in ("ours", "by_hand")]
+            cells.append(f"{each[f'ours_{what}']:.1f} / {each[f'by_hand_{what}']:.1f}")
             cells.append(f"[red]{each[f'ratio_{what}']:.2f}[/]" if over else f"{each[f'ratio_{what}']:.2f}")
         table.add_row(*cells)
     Console(stderr=True).print(table)
