@@ -75,6 +75,8 @@ class Figures:
     gained: int = 3
     emulated: tuple[str, ...] = ()
     repeats: int = 3
+    # Whether two levels of concurrency were measured, the prefix cache warm at the second, and goodput was searched.
+    ladder: bool = False
     # Noise on BF16's logits; None: not measured.
     divergence: float | None = 0.2
     text: str = ""
@@ -293,6 +295,46 @@ def write_benchmark(run: Run, job: Job, figures: Figures, draft: Draft) -> None:
         "failed": 0,
         "metrics": {name: {"unit": unit, "values": repeats(mean)} for name, (unit, mean) in metrics.items()},
         "server": run.server(job, figures),
+    }
+    if figures.ladder:
+        draft.results |= climbed(draft.results, figures.text)
+
+
+def climbed(results: dict[str, Any], text: str) -> dict[str, Any]:
+    """What a ladder adds to a result: loads, a guard that failed at the second of them, the search for goodput."""
+    loads = [
+        {
+            "name": f"concurrency {slots}",
+            "num_prompts": 48,
+            "request_rate": "inf",
+            "max_concurrency": slots,
+            "asked": 144,
+            "completed": 144,
+            "failed": 0,
+            "input_tokens": [4800] * 3,
+            "output_tokens": [2400] * 3,
+            "metrics": {
+                name: {**metric, "values": [value * share for value in metric["values"]]}
+                for name, metric in results["metrics"].items()
+            },
+        }
+        for slots, share in ((1, 0.25), (16, 1.0))
+    ]
+    seen = f"9 of 4800 tokens looked up in the prefix cache were there {text}"
+    guards = [
+        {"name": "prefix cache", "passed": False, "text": seen, "load": "concurrency 16"},
+        {"name": "preemptions", "passed": True, "text": "0 requests were preempted", "load": "concurrency 16"},
+        {"name": "GPU processes", "passed": None, "text": "cannot be seen from here", "load": "concurrency 1"},
+    ]
+    probes = [{"rate": rate, "met": rate < 4, "seen": {"ttft_ms": 100 * rate}} for rate in (8.0, 4.0, 2.0)]
+    goodput = {"slo": {"ttft_ms": 300.0, "e2el_ms": 2000.0}, "met": 2.0, "unmet": 4.0, "probes": probes}
+    return {
+        "protocol": "ladder",
+        "headline": "concurrency 16",
+        "loads": loads,
+        "guards": guards,
+        "goodput": goodput,
+        "left_out": [],
     }
 
 

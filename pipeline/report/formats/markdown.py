@@ -6,9 +6,10 @@ import re
 
 from pipeline.report.document import Report, Seen
 from pipeline.report.tables.calibration import facts, headline, overlap_text, verdict_of
+from pipeline.report.tables.loads import load_tables
 from pipeline.report.tables.study import Cell, Table
 from pipeline.report.tables.sweep import SweepTable
-from pipeline.report.tables.twins import engine_figures
+from pipeline.report.tables.twins import Twin, engine_figures
 
 SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~$&])")
 
@@ -27,8 +28,9 @@ def render(report: Report, table: Table) -> str:
     for row in table.rows:
         lines.append(_line([escape(row.label), *(_cell(cell) for cell in row.cells)]))
     lines += ["", *(f"- {escape(line)}" for line in table.legend)]
+    lines += _twins("Load by load", load_tables(report.comparison))
     lines += _sweeps(report)
-    lines += _engines(report)
+    lines += _twins("Do the engines agree?", [(each.scheme, engine_figures(each)) for each in report.engines])
     lines += _calibrations(report)
     lines += ["", "## Setup", "", *(f"- {escape(name)}: {escape(value)}" for name, value in report.setup.items()), ""]
     return "\n".join(lines)
@@ -49,11 +51,11 @@ def _sweeps(report: Report) -> list[str]:
     return lines
 
 
-def _engines(report: Report) -> list[str]:
-    lines = ["", "## Do the engines agree?"] if report.engines else []
-    for engines in report.engines:
-        twin = engine_figures(engines)
-        lines += ["", f"### {escape(engines.scheme)}", "", _line([escape(name) for name in twin.head])]
+def _twins(title: str, tables: list[tuple[str, Twin]]) -> list[str]:
+    """Small tables under one heading."""
+    lines = ["", f"## {title}"] if tables else []
+    for name, twin in tables:
+        lines += ["", f"### {escape(name)}", "", _line([escape(title) for title in twin.head])]
         lines.append(_line(["---"] * len(twin.head)))
         lines += [_line([escape(cell) for cell in row]) for row in twin.rows]
     return lines

@@ -13,6 +13,7 @@ from pipeline.report.charts.outliers import FORMAT
 from pipeline.report.document import Report
 from pipeline.report.formats.view import view
 from pipeline.report.tables.calibration import moving_sites
+from pipeline.report.tables.loads import load_tables
 from pipeline.report.tables.study import Cell, Table
 from pipeline.report.tables.sweep import SweepTable
 from pipeline.report.tables.twins import (
@@ -55,6 +56,7 @@ def render(report: Report, table: Table) -> str:
         divergence_figures=divergence_figures(report.comparison),
         size_figures=size_figures(table),
         every_metric=every_metric(report.comparison),
+        load_tables=load_tables(report.comparison),
         minus=MINUS,
         is_measured=report.comparison.is_measured,
         calibrations=[view(calibration, index) for index, calibration in enumerate(report.calibrations)],

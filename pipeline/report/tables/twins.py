@@ -58,28 +58,29 @@ def task_figures(table: Table) -> Twin:
             mean = row.mean_accuracy
             figures = (_percent(mean.value), _ends(mean.interval, _percent))
             rows.append((row.label, "mean", *figures, *_mean_change(row), "", ""))
-    head = ("Variant", "Task", "Accuracy (%)", "95 %", "Difference (points)", "95 %", "Within noise")
-    return Twin((*head, "Only here / only BF16", "p", "Items", "Loss"), tuple(rows))
+    head = ("Variant", "Task", "Accuracy (%)", "95 %", "Difference (points)", "95 %", "95 %, bootstrap")
+    return Twin((*head, "Within noise", "Only here / only BF16", "p", "Items", "Loss"), tuple(rows))
 
 
-def _difference(change: PairedDifference | Missing, is_baseline: bool) -> tuple[str, str, str, str, str]:
+def _difference(change: PairedDifference | Missing, is_baseline: bool) -> tuple[str, ...]:
     if isinstance(change, Missing):
-        return ("baseline" if is_baseline else f"n/a: {change.reason}", "", "", "", "")
+        return ("baseline" if is_baseline else f"n/a: {change.reason}", "", "", "", "", "")
     return (
         _points(change.difference),
         _ends(change.interval, _points),
+        _ends(change.bootstrap, _points),
         "yes" if change.within_noise else "no",
         f"{change.gained} / {change.lost}",
         "< 0.001" if change.p_value < 0.001 else f"{change.p_value:.3f}",
     )
 
 
-def _mean_change(row: Row) -> tuple[str, str, str, str, str]:
+def _mean_change(row: Row) -> tuple[str, ...]:
     mean = row.mean_change
     if isinstance(mean, Missing):
-        return ("baseline" if row.is_baseline else f"n/a: {mean.reason}", "", "", "", "")
+        return ("baseline" if row.is_baseline else f"n/a: {mean.reason}", "", "", "", "", "")
     noise = "n/a" if mean.interval is None else "yes" if mean.interval.contains(0.0) else "no"
-    return (_points(mean.value), _ends(mean.interval, _points), noise, "", "")
+    return (_points(mean.value), _ends(mean.interval, _points), "", noise, "", "")
 
 
 def divergence_figures(comparison: Comparison) -> Twin:
