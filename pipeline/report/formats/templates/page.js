@@ -12,7 +12,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
     let index = 0;
     for (const cell of row.cells) {
       index += cell.colSpan;
-      if (index > column) return cell.dataset.sort === undefined ? null : Number(cell.dataset.sort);
+      if (index > column) return "sort" in cell.dataset ? Number(cell.dataset.sort) : null;
     }
     return null;
   };
