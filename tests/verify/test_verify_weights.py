@@ -26,9 +26,12 @@ def failures(folder: Path, quant: QuantSettings) -> set[str]:
     return {item["module"] for item in found if not item["error"] <= item["allowed"]}
 
 
-@pytest.mark.parametrize("quant", ["w4a16", "awq", "mxfp4", "nvfp4"])
-def test_what_the_engine_wrote_is_what_rounding_explains(quant: str, checkpoint, settings) -> None:
-    assert failures(checkpoint(quant), settings(f"quant={quant}").quant) == set()
+@pytest.mark.parametrize(
+    "given", [("w4a16",), ("awq",), ("int8_dynamic", "quant.algorithm=smoothquant"), ("mxfp4",), ("nvfp4",)]
+)
+def test_what_the_engine_wrote_is_what_rounding_explains(given: tuple[str, ...], checkpoint, settings) -> None:
+    quant, *overrides = given
+    assert failures(checkpoint(*given), settings(f"quant={quant}", *overrides).quant) == set()
 
 
 def wrong_scale(tensors: dict[str, torch.Tensor]) -> None:
