@@ -54,7 +54,10 @@ def make(jobs: Sequence[Job], failures: Mapping[str, PipelineError]) -> dict[str
     """
     from pipeline.report import regression
     from pipeline.report.build import build
+    from pipeline.report.charts import draw
 
+    if Stage.REPORT in jobs[0].settings.stage and {"html", "png"} & set(jobs[0].settings.report.formats):
+        draw.warm_up()
     report, settings, console = build(jobs, failures), jobs[0].settings, jobs[0].progress.console
     worse: dict[str, PipelineError] = {}
     if Stage.GATE in settings.stage:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
+
+from pipeline.compare.estimates import Interval
 
 MINUS = "−"
 
@@ -82,3 +84,8 @@ def figure(value: float) -> str:
     if value and not 1e-4 <= abs(value) < 1e7:
         return f"{value:.3g}"
     return number(value, min(decimals([value]), 0 if value == round(value) else 4))
+
+
+def ends(interval: Interval | None, show: Callable[[float], str]) -> str:
+    """The ends of an interval, each as `show` says it."""
+    return "n/a" if interval is None else f"{show(interval.low)} to {show(interval.high)}"

@@ -68,15 +68,20 @@ def test_page_is_self_contained(page):
     found = Page(page)
     assert not found.open
     assert not {"link", "iframe", "object", "embed", "base", "form", "img"} & set(found.tags)
-    assert not [item for item in found.attributes if item[1] in ("src", "href", "xlink:href", "srcset", "action")]
+    links = [item for item in found.attributes if item[1] in ("src", "href", "xlink:href", "srcset", "action")]
+    ids = {value for _, name, value in found.attributes if name == "id"}
+    # Nothing but the contents, which lead to sections of the page.
+    assert links and all(tag == "a" and value[0] == "#" and value[1:] in ids for tag, _, value in links)
 
 
-def test_every_chart_has_a_table_twin_and_a_description(page):
+def test_every_chart_has_a_table_twin_and_a_description(study, page):
     found = Page(page)
-    assert found.tags.count("figure") == 3
-    assert page.count("The figures of this chart") == 3
+    charts = every_chart(build(study.jobs, {}))
+    assert {"quality", "latency", "ladder", "forest", "memory", "size", "roofline", "what-if"} <= set(charts)
+    assert found.tags.count("figure") == len(charts)
+    assert page.count("The figures of this chart") == len(charts)
     described = [v for tag, name, v in found.attributes if tag == "svg" and name == "aria-label"]
-    assert len(described) == 6
+    assert len(described) == 2 * len(charts) and all(len(text) > 30 for text in described)
     assert page.count("<title>") > 30
 
 
@@ -147,11 +152,17 @@ def test_contrast_meets_wcag_aa(palette):
 def test_charts_are_valid_vega_lite(study):
     alt = pytest.importorskip("altair")
     charts = every_chart(build(study.jobs, {}))
-    assert list(charts) == ["quality", "forest", "size"]
     for chart in charts.values():
         assert list(chart.specs) == ["wide", "narrow"]
         for spec in chart.specs.values():
-            alt.Chart.from_dict(spec)
+            alt.Chart.from_dict(shortened(spec))
+
+
+def shortened(spec):
+    """The spec with two rows of each of its data: the schema says little of rows and takes long over each."""
+    if isinstance(spec, dict):
+        return {k: v[:2] if k == "values" else shortened(v) for k, v in spec.items()}
+    return [shortened(each) for each in spec] if isinstance(spec, list) else spec
 
 
 def test_labels_stay_in_the_plot_and_off_each_other():

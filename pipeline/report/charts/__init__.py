@@ -10,8 +10,13 @@ from collections.abc import Iterator
 
 from pipeline.report.charts.calibration import length_chart, range_chart, settling_chart
 from pipeline.report.charts.forest import forest_chart
+from pipeline.report.charts.ladder import ladder_chart
+from pipeline.report.charts.latency import latency_chart
+from pipeline.report.charts.memory import memory_chart
 from pipeline.report.charts.outliers import outlier_chart
 from pipeline.report.charts.quality import quality_chart
+from pipeline.report.charts.reference import published_chart, reproduction_chart
+from pipeline.report.charts.roofline import check_chart, share_chart, what_if_chart
 from pipeline.report.charts.sizes import size_chart
 from pipeline.report.charts.vega import Chart
 from pipeline.report.document import Report, Seen
@@ -25,7 +30,16 @@ def every_chart(report: Report) -> dict[str, Chart]:
 def _charts(report: Report) -> Iterator[Chart | None]:
     yield quality_chart(report.comparison)
     yield forest_chart(report.comparison)
+    yield latency_chart(report.comparison)
+    yield ladder_chart(report.comparison)
+    yield memory_chart(report.comparison)
     yield size_chart(report.comparison)
+    yield share_chart(report.rooflines)
+    yield what_if_chart(report.rooflines)
+    yield check_chart(report.roofline_check)
+    for reproduction in report.reproductions:
+        yield reproduction_chart(reproduction)
+        yield published_chart(reproduction)
     for index, calibration in enumerate(report.calibrations):
         if isinstance(seen := calibration.seen, Seen):
             yield range_chart(seen, f"ranges-{index}")

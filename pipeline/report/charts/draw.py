@@ -6,9 +6,10 @@ Colours are CSS variables, so that one drawing serves the light and the dark pag
 
 from __future__ import annotations
 
-import os
+import json
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from threading import Thread
 from xml.etree import ElementTree
 
 from markupsafe import Markup
@@ -25,21 +26,28 @@ def svgs(charts: Iterable[Chart]) -> dict[str, Markup]:
 
     Every text in them is escaped, because they are built as trees.
     """
-    drawings = [(chart, layout) for chart in charts for layout in chart.specs]
-    # vl-convert lets go of Python's lock while it draws.
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        drawn = list(pool.map(lambda drawing: _svg(*drawing), drawings))
-    found: dict[str, Markup] = {}
-    for (chart, _), text in zip(drawings, drawn, strict=True):
-        found[chart.name] = found.get(chart.name, Markup()) + Markup(text)
-    return found
+    return {chart.name: Markup("").join(Markup(_svg(chart, layout)) for layout in chart.specs) for chart in charts}
+
+
+def warm_up() -> None:
+    """Starts vl-convert's engine, which takes half a second, beside whatever is done until there is something to draw.
+
+    It has one thread of its own, and lets go of Python's lock while it works: drawings wait for each other.
+    """
+    Thread(target=_drawn, args=(json.dumps({"mark": "point"}),), daemon=True).start()
+
+
+# A sweep makes the report anew after each of its jobs, most of whose charts are as they were.
+@lru_cache(maxsize=256)
+def _drawn(spec: str) -> str:
+    import vl_convert
+
+    text: str = vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE, allowed_base_urls=[])
+    return text
 
 
 def _svg(chart: Chart, layout: str) -> str:
-    import vl_convert
-
-    text = vl_convert.vegalite_to_svg(chart.specs[layout], vl_version=VEGA_LITE, allowed_base_urls=[])
-    root = ElementTree.fromstring(text)
+    root = ElementTree.fromstring(_drawn(json.dumps(chart.specs[layout])))
     for element in list(root.iter()):
         element.tag = element.tag.removeprefix(NAMESPACE)
         _adopt(element, f"{chart.name}-{layout}")

@@ -6,20 +6,8 @@ from typing import Any
 
 from pipeline.compare.accuracy import PairedDifference
 from pipeline.compare.table import Comparison, TaskCell
-from pipeline.report.charts.vega import (
-    INK,
-    MUTED,
-    NAMES,
-    SURFACE,
-    WIDE,
-    Chart,
-    Layout,
-    domain,
-    layer,
-    own,
-    quantity,
-    shorten,
-)
+from pipeline.report.charts.strips import Strip, diamond, interval, line_at, ring, strips
+from pipeline.report.charts.vega import MUTED, Chart, Layout, domain, quantity
 from pipeline.report.text import signed
 
 
@@ -57,55 +45,12 @@ def _verdict_colour(change: PairedDifference) -> str:
 
 
 def _forest(rows: list[dict[str, Any]], comparison: Comparison, layout: Layout) -> dict[str, Any]:
-    tasks = [task for task in comparison.tasks if any(row["task"] == task for row in rows)]
-    labels = list(dict.fromkeys(row["label"] for row in rows))
-    panels = min(layout.panels, len(tasks))
     ends = domain([value for row in rows for value in (row["low"], row["high"])] + [0.0], 0.06)
-    names = 165 if layout is WIDE else 128
-    width = (layout.width - names) // panels - (22 if panels > 1 else 0) + (40 if panels == 1 else 0)
-    drawn = []
-    for index, task in enumerate(tasks):
-        axis = {**NAMES, "labels": index % panels == 0, "labelLimit": names}
-        encoding = {
-            "x": quantity("value", domain=ends, axis={"tickCount": 5, "labelFlush": False}),
-            "y": {"field": "label", "type": "nominal", "scale": {"domain": labels}, "title": None, "axis": axis},
-        }
-        ring = {"type": "point", "filled": True, "shape": "circle", "size": 64, "fill": SURFACE, "strokeWidth": 2}
-        diamond = {"type": "point", "filled": True, "shape": "diamond", "size": 110}
-        hover = {"description": {"field": "hover", "type": "nominal"}}
-        layers = [
-            {
-                "data": {"values": [{"zero": 0}]},
-                "mark": {"type": "rule", "color": INK, "strokeWidth": 1},
-                "encoding": {"x": quantity("zero", domain=ends)},
-            },
-            layer(
-                {"type": "rule", "strokeWidth": 2},
-                encoding,
-                {"x": {"field": "low"}, "x2": {"field": "high"}, "color": own("color")},
-            ),
-            {
-                "transform": [{"filter": "datum.kind == 'noise'"}],
-                **layer({**ring, "opacity": 1}, encoding, {"stroke": own("color"), **hover}),
-            },
-            {
-                "transform": [{"filter": "datum.kind == 'clear'"}],
-                **layer({**diamond, "opacity": 1}, encoding, {"color": own("color"), **hover}),
-            },
-        ]
-        drawn.append(
-            {
-                "width": width,
-                "height": 26 * len(labels),
-                "title": {
-                    "text": shorten(task, 40),
-                    "anchor": "start",
-                    "frame": "group",
-                    "fontSize": layout.font + 1,
-                    "color": INK,
-                },
-                "data": {"values": [row for row in rows if row["task"] == task]},
-                "layer": layers,
-            }
-        )
-    return {"concat": drawn, "columns": panels, "spacing": 22}
+    x = quantity("value", domain=ends, axis={"tickCount": 5, "labelFlush": False})
+    layers = [line_at(0), interval(), ring("datum.kind == 'noise'"), diamond("datum.kind == 'clear'")]
+    panels = [
+        Strip(task, [row for row in rows if row["task"] == task], x, layers)
+        for task in comparison.tasks
+        if any(row["task"] == task for row in rows)
+    ]
+    return strips(panels, list(dict.fromkeys(row["label"] for row in rows)), layout)

@@ -42,8 +42,11 @@ class Style:
 
 def styles(names: Sequence[str]) -> dict[str, Style]:
     """A look for each name."""
-    looks = list(zip(COLOURS, SHAPES, DASHES, strict=True))
-    return {name: Style(*looks[index % len(looks)]) for index, name in enumerate(names)}
+    # A second round of the colours comes with other shapes and dashes.
+    return {
+        name: Style(COLOURS[i % 8], SHAPES[(i + 3 * (i // 8)) % 8], DASHES[(i + 3 * (i // 8)) % 8])
+        for i, name in enumerate(names)
+    }
 
 
 def said(shapes: Mapping[str, str]) -> str:

@@ -33,7 +33,6 @@ def size_chart(comparison: Comparison) -> Chart | None:
 
 
 def _bars(rows: list[dict[str, Any]], unit: str, layout: Layout) -> dict[str, Any]:
-    names = 165 if layout is WIDE else 128
     labels = [row["label"] for row in rows]
     # The longest bar leaves room for its text.
     room = 1.2 if layout is WIDE else 1.85
@@ -44,7 +43,7 @@ def _bars(rows: list[dict[str, Any]], unit: str, layout: Layout) -> dict[str, An
             "type": "nominal",
             "scale": {"domain": labels},
             "title": None,
-            "axis": {**NAMES, "labelLimit": names},
+            "axis": {**NAMES, "labelLimit": layout.names},
         },
     }
     text = {"type": "text", "align": "left", "dx": 7, "color": INK, "fontSize": layout.font}
@@ -52,5 +51,5 @@ def _bars(rows: list[dict[str, Any]], unit: str, layout: Layout) -> dict[str, An
         layer({"type": "bar", "height": 15, "cornerRadiusEnd": 3}, encoding, {"color": own("color")}),
         layer(text, encoding, {"text": {"field": "text", "type": "nominal"}}),
     ]
-    width = layout.width - names + (40 if layout is NARROW else 0)
+    width = layout.width - layout.names + (40 if layout is NARROW else 0)
     return {"width": width, "height": 28 * len(rows), "data": {"values": rows}, "layer": layers}

@@ -15,15 +15,16 @@ INK, MUTED, GRID, SURFACE = "var(--ink)", "var(--muted)", "var(--grid)", "var(--
 
 @dataclass(frozen=True)
 class Layout:
-    """How large a drawing is, and how large its text."""
+    """How large a drawing is, how large its text, how many panels stand side by side, and the room for names."""
 
     name: str
     width: int
     font: int
     panels: int
+    names: int
 
 
-WIDE, NARROW = Layout("wide", 900, 13, 4), Layout("narrow", 290, 11, 1)
+WIDE, NARROW = Layout("wide", 1080, 13, 4, 170), Layout("narrow", 290, 11, 1, 128)
 LAYOUTS = (WIDE, NARROW)
 
 
@@ -108,8 +109,12 @@ def decades(low: float, high: float, most: int) -> list[float]:
     powers = [10.0**p for p in range(first, last + 1) if low <= 10.0**p <= high]
     if len(powers) > most:
         return powers[:: math.ceil(len(powers) / most)]
-    finer = [m * 10.0**p for p in range(first, last + 1) for m in (1, 2, 5) if low <= m * 10.0**p <= high]
-    if len(powers) >= 3 or len(finer) < 2:
+    if len(powers) >= 3:
+        return powers
+    steps = ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8))
+    sets = [[m * 10.0**p for p in range(first, last + 1) for m in each if low <= m * 10.0**p <= high] for each in steps]
+    finer = next((each for each in sets if len(each) >= 3), sets[0])
+    if len(finer) < 2:
         return powers or finer
     return finer[:: math.ceil(len(finer) / most)]
 
@@ -119,7 +124,7 @@ def logarithmic(
 ) -> dict[str, Any]:
     """A logarithmic scale around values above zero, with its own labels."""
     ends = [min(values) / margin, max(values) * margin]
-    ticks = {"values": decades(ends[0], ends[1], most), "format": "~g", **more.pop("axis", {})}
+    ticks = {"values": decades(ends[0], ends[1], most), "format": ",~g", **more.pop("axis", {})}
     return {**quantity(field, domain=ends, title=title, axis=ticks, **more), **log_scale(ends)}
 
 
@@ -130,10 +135,10 @@ def log_scale(ends: Sequence[float]) -> dict[str, Any]:
 
 def heading(text: str, below: str, layout: Layout, width: int) -> dict[str, Any]:
     """A panel's heading, cut to its width."""
-    characters = int(width / layout.font / 0.5)
+    characters = int(width / layout.font / 0.6)
     return {
         "text": shorten(text, characters),
-        "subtitle": shorten(below, characters + 6),
+        **({"subtitle": shorten(below, int(1.3 * characters))} if below else {}),
         "anchor": "start",
         "frame": "group",
         "fontSize": layout.font,

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
 from typing import Any
 
@@ -22,10 +20,7 @@ def render(report: Report) -> dict[str, bytes]:
     """A PNG for each chart, by its file name."""
     colours = light_colours()
     source = f"{report.model} on {report.machine}{f', {report.measured}' if report.measured else ''}"
-    charts = every_chart(report).values()
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        drawn = pool.map(lambda chart: _png(_slide(chart, source), colours), charts)
-        return {f"{chart.name}.png": content for chart, content in zip(charts, drawn, strict=True)}
+    return {f"{chart.name}.png": _png(_slide(chart, source), colours) for chart in every_chart(report).values()}
 
 
 def light_colours() -> dict[str, str]:

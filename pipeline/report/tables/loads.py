@@ -13,6 +13,7 @@ from pipeline.compare.table import Comparison, Row
 from pipeline.report.tables.twins import Twin
 from pipeline.report.text import clean, decimals, number, signed
 
+OUTCOMES = {True: "passed", False: "failed", None: "told, not judged"}
 THROUGHPUT, GOODPUT = "total_token_throughput", "request_goodput"
 LATENCIES = {
     f"{title} {latency.upper()} (ms)": f"{name}_{latency}_ms"
@@ -22,7 +23,16 @@ LATENCIES = {
 
 
 def load_tables(comparison: Comparison) -> list[tuple[str, Twin]]:
-    """A table for each protocol, then goodput and guards where there are any."""
+    """A table for each protocol, then goodput and the guards that failed, where there are any."""
+    found = load_figures(comparison)
+    for title, twin in (("Goodput", goodput_figures(comparison)), ("Guards that failed", failed_guards(comparison))):
+        if twin.rows:
+            found.append((title, twin))
+    return found
+
+
+def load_figures(comparison: Comparison) -> list[tuple[str, Twin]]:
+    """A table for each protocol."""
     found = []
     for protocol in dict.fromkeys(name for row in comparison.rows for name in row.benchmarks):
         measured = [
@@ -33,9 +43,6 @@ def load_tables(comparison: Comparison) -> list[tuple[str, Twin]]:
         ]
         if measured:
             found.append((f"Loads of {protocol}", _loads(measured)))
-    for title, twin in (("Goodput", _goodput(comparison)), ("Guards that failed", _failed(comparison))):
-        if twin.rows:
-            found.append((title, twin))
     return found
 
 
@@ -94,7 +101,7 @@ def _speaks_against(guard: Guard, load: str) -> bool:
     return guard.passed is False and guard.load in (None, load)
 
 
-def _goodput(comparison: Comparison) -> Twin:
+def goodput_figures(comparison: Comparison) -> Twin:
     """Between which rates the highest one lies that meets the SLO."""
     rows = [
         (row.label, name, _slo(found), _rate(found.met), _rate(found.unmet), str(len(found.probes)))
@@ -114,13 +121,20 @@ def _rate(rate: float | None) -> str:
     return "n/a" if rate is None else f"{rate:g}"
 
 
-def _failed(comparison: Comparison) -> Twin:
+def failed_guards(comparison: Comparison) -> Twin:
     """What speaks against single figures, in words."""
-    rows = [
-        (row.label, name, guard.load or "all", guard.name, guard.text)
-        for row in comparison.rows
-        for name, benchmark in row.benchmarks.items()
-        for guard in benchmark.guards
-        if guard.passed is False
-    ]
+    rows = [(*where, guard.name, guard.text) for where, guard in _guards(comparison) if guard.passed is False]
     return Twin(("Variant", "Protocol", "Load", "Guard", "What was seen"), tuple(rows))
+
+
+def guard_figures(comparison: Comparison) -> Twin:
+    """All that was looked at while it was measured."""
+    rows = [(*where, guard.name, OUTCOMES[guard.passed], guard.text) for where, guard in _guards(comparison)]
+    return Twin(("Variant", "Protocol", "Load", "Guard", "Outcome", "What was seen"), tuple(rows))
+
+
+def _guards(comparison: Comparison) -> Iterator[tuple[tuple[str, str, str], Guard]]:
+    for row in comparison.rows:
+        for name, benchmark in row.benchmarks.items():
+            for guard in benchmark.guards:
+                yield (row.label, name, guard.load or "all"), guard

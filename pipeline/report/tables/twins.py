@@ -9,13 +9,12 @@ from functools import partial
 from pipeline.compare.accuracy import Mean, PairedDifference
 from pipeline.compare.divergence import Estimate
 from pipeline.compare.engines import Engines
-from pipeline.compare.estimates import Interval, Missing
-from pipeline.compare.memory import Fit
+from pipeline.compare.estimates import Missing
 from pipeline.compare.repeats import Change
 from pipeline.compare.table import Comparison, Row, SpeedCell, TaskCell
 from pipeline.report.charts.quality import quality_points
 from pipeline.report.tables.study import Table, divergence_scale
-from pipeline.report.text import clean, decimals, number, signed
+from pipeline.report.text import clean, decimals, ends, number, signed
 
 ABBREVIATIONS = ("ttft", "tpot", "itl", "e2el")
 
@@ -51,12 +50,12 @@ def task_figures(table: Table) -> Twin:
         for task, cell in row.tasks.items():
             if isinstance(cell, TaskCell):
                 share, change = cell.accuracy, cell.change
-                figures = (_percent(share.value), _ends(share.interval, _percent))
+                figures = (_percent(share.value), ends(share.interval, _percent))
                 loss = "" if isinstance(cell.loss, Missing) else cell.loss.text
                 rows.append((row.label, task, *figures, *_difference(change, row.is_baseline), f"{share.n:,}", loss))
         if isinstance(row.mean_accuracy, Mean) and len(row.tasks) > 1:
             mean = row.mean_accuracy
-            figures = (_percent(mean.value), _ends(mean.interval, _percent))
+            figures = (_percent(mean.value), ends(mean.interval, _percent))
             rows.append((row.label, "mean", *figures, *_mean_change(row), "", ""))
     head = ("Variant", "Task", "Accuracy (%)", "95 %", "Difference (points)", "95 %", "95 %, bootstrap")
     return Twin((*head, "Within noise", "Only here / only BF16", "p", "Items", "Loss"), tuple(rows))
@@ -67,8 +66,8 @@ def _difference(change: PairedDifference | Missing, is_baseline: bool) -> tuple[
         return ("baseline" if is_baseline else f"n/a: {change.reason}", "", "", "", "", "")
     return (
         _points(change.difference),
-        _ends(change.interval, _points),
-        _ends(change.bootstrap, _points),
+        ends(change.interval, _points),
+        ends(change.bootstrap, _points),
         "yes" if change.within_noise else "no",
         f"{change.gained} / {change.lost}",
         "< 0.001" if change.p_value < 0.001 else f"{change.p_value:.3f}",
@@ -80,7 +79,7 @@ def _mean_change(row: Row) -> tuple[str, ...]:
     if isinstance(mean, Missing):
         return ("baseline" if row.is_baseline else f"n/a: {mean.reason}", "", "", "", "", "")
     noise = "n/a" if mean.interval is None else "yes" if mean.interval.contains(0.0) else "no"
-    return (_points(mean.value), _ends(mean.interval, _points), "", noise, "", "")
+    return (_points(mean.value), ends(mean.interval, _points), "", noise, "", "")
 
 
 def divergence_figures(comparison: Comparison) -> Twin:
@@ -91,7 +90,7 @@ def divergence_figures(comparison: Comparison) -> Twin:
         return number(value / scale, digits)
 
     def pair(figure: Estimate, show: Callable[[float], str]) -> tuple[str, str]:
-        return show(figure.value), _ends(figure.interval, show)
+        return show(figure.value), ends(figure.interval, show)
 
     rows = []
     for row in comparison.rows:
@@ -155,35 +154,14 @@ def every_metric(comparison: Comparison) -> list[tuple[str, Twin]]:
             # A figure in another unit would not belong under this heading.
             if measured.unit == unit:
                 mean = number(measured.mean, digits) + ("" if row.claims_speed else " (emulated: no speed claim)")
-                inside = (_ends(ends, partial(number, digits=digits)) for ends in (measured.interval, measured.spread))
+                inside = (ends(each, partial(number, digits=digits)) for each in (measured.interval, measured.spread))
                 against = f"{signed(change.percent)} %" if isinstance(change, Change) else ""
-                around = f"{_ends(change.interval, signed)} %" if isinstance(change, Change) and change.interval else ""
+                around = f"{ends(change.interval, signed)} %" if isinstance(change, Change) and change.interval else ""
                 rows.append((row.label, mean, *inside, str(len(measured.values)), against, around))
         head = ("Variant", f"Mean ({unit})", "95 %", "Range", "Repeats", "Against BF16", "95 %")
         found.append((_title(name), Twin(head, tuple(rows))))
     capacity = tuple((r.label, f"{r.kv_cache_tokens:,}") for r in comparison.rows if r.kv_cache_tokens is not None)
-    found += [("KV-cache capacity", Twin(("Variant", "Tokens"), capacity))] if capacity else []
-    return [*found, *_memory(comparison)]
-
-
-def _memory(comparison: Comparison) -> list[tuple[str, Twin]]:
-    """What each server held, and whether that would fit into 24 GB."""
-    rows = []
-    for row in comparison.rows:
-        measured = next((each for each in row.benchmarks.values() if each.memory is not None), None)
-        if measured is None or measured.memory is None:
-            continue
-        parts = (measured.memory.weights_bytes, measured.memory.kv_cache_bytes, measured.memory.peak_bytes)
-        shown = [f"n/a ({measured.fit.reason})"] if isinstance(measured.fit, Missing) else _fits(measured.fit)
-        rows.append((row.label, *("n/a" if part is None else f"{part / 1e9:.2f}" for part in parts), *shown))
-    if not rows:
-        return []
-    return [("Memory", Twin(("Variant", "Weights (GB)", "KV cache (GB)", "Peak (GB)", "In 24 GB"), tuple(rows)))]
-
-
-def _fits(fit: Fit) -> list[str]:
-    beside = "" if fit.overhead_bytes is not None else ", activations not counted"
-    return [f"yes, with {fit.kv_tokens:,} tokens of KV cache{beside}" if fit.fits else "no"]
+    return [*found, ("KV-cache capacity", Twin(("Variant", "Tokens"), capacity))] if capacity else found
 
 
 def _title(name: str) -> str:
@@ -198,7 +176,3 @@ def _percent(share: float) -> str:
 
 def _points(difference: float) -> str:
     return signed(100 * difference, 2)
-
-
-def _ends(interval: Interval | None, show: Callable[[float], str]) -> str:
-    return "n/a" if interval is None else f"{show(interval.low)} to {show(interval.high)}"

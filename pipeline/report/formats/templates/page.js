@@ -59,3 +59,16 @@ const show = (event) => {
 addEventListener("pointerover", show);
 addEventListener("pointerdown", show);
 addEventListener("keydown", (event) => { if (event.key === "Escape") hide(); });
+
+// Contents: which section is being read.
+const links = new Map([...document.querySelectorAll(".contents a")].map((link) => [link.hash.slice(1), link]));
+const reading = new IntersectionObserver((entries) => {
+  for (const entry of entries) {
+    if (!entry.isIntersecting) continue;
+    for (const link of links.values()) link.removeAttribute("aria-current");
+    const link = links.get(entry.target.id), list = link.closest("ul");
+    link.setAttribute("aria-current", "true");
+    list.scrollTo({ left: link.offsetLeft - list.clientWidth / 2, behavior: "instant" });
+  }
+}, { rootMargin: "-20% 0px -70% 0px" });
+document.querySelectorAll("main > section").forEach((section) => reading.observe(section));

@@ -1,0 +1,84 @@
+"""What devices allow at best, as text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pipeline.compare.estimates import Missing
+from pipeline.compare.roofline import Roofline, RooflineRow
+from pipeline.compare.roofline_check import RooflineCheck
+from pipeline.report.charts.roofline import METRICS
+from pipeline.report.tables.twins import Twin
+from pipeline.report.text import ends, figure, number, signed
+
+
+def roofline_figures(roofline: Roofline) -> Twin:
+    """Bytes, floors, what the load reaches at best, and how much of it was reached, for each variant."""
+    rows = tuple(_row(row, roofline.predicted) for row in roofline.rows)
+    head = ("Variant", "Weights (GB)", "KV a token (kB)", "Tokens that fit", "Decode floor (ms)", "Prefill floor (ms)")
+    best = ("Best throughput (tok/s)", "Gain over BF16")
+    reached = () if roofline.predicted else ("Measured gain", "95 %", "Of the decode floor", "Of the best throughput")
+    return Twin((*head, *best, *reached), rows)
+
+
+def _row(row: RooflineRow, predicted: bool) -> tuple[str, ...]:
+    footprint = row.footprint
+    if isinstance(footprint, Missing):
+        return (row.label, f"n/a: {footprint.reason}", *[""] * (6 if predicted else 10))
+    moved = (number(footprint.weight_bytes / 1e9, 3), number(footprint.kv_bytes_per_token / 1e3, 1))
+    best = row.best if isinstance(row.best, Missing) else row.best.throughput_tok_s
+    floors = (_show(row.kv_tokens, lambda n: f"{n:,.0f}"), _show(row.decode_ms, figure), _show(row.prefill_ms, figure))
+    shown = (row.label, *moved, *floors, _show(best, figure), _show(row.gain_percent, _percent))
+    if predicted:
+        return shown
+    around = ends(row.measured_gain_interval, signed)
+    gain = (_show(row.measured_gain, _percent), around if around == "n/a" else f"{around} %")
+    return (*shown, *gain, _show(row.decode_share, _share), _show(row.throughput_share, _share))
+
+
+def check_figures(check: RooflineCheck) -> Twin:
+    """Each published figure beside the predicted one."""
+    rows = tuple(
+        (
+            cell.label,
+            cell.table,
+            METRICS.get(cell.metric, cell.metric),
+            figure(cell.published),
+            _show(cell.predicted, figure),
+            "baseline" if cell.published_gain is None else _percent(cell.published_gain),
+            "baseline" if cell.predicted_gain is None else _percent(cell.predicted_gain),
+            "yes" if cell.beyond_bound else "",
+        )
+        for cell in check.cells
+    )
+    head = ("Variant", "Table", "Metric", "Published", "Predicted", "Published gain", "Predicted gain")
+    return Twin((*head, "Beyond what any schedule allows"), rows)
+
+
+def error_figures(check: RooflineCheck) -> Twin:
+    """How well the predicted gains tell the published ones."""
+    rows = tuple(
+        (
+            METRICS.get(each.metric, each.metric),
+            f"{each.cells}",
+            "n/a" if each.rank_correlation is None else number(each.rank_correlation, 2),
+            number(each.median_error, 1),
+            number(each.largest_error, 1),
+            each.largest,
+        )
+        for each in check.errors
+    )
+    head = ("Metric", "Cells", "Rank correlation", "Median error (points)", "Largest error (points)", "Where")
+    return Twin(head, rows)
+
+
+def _show(value: float | int | Missing, show: Callable[[float], str]) -> str:
+    return f"n/a: {value.reason}" if isinstance(value, Missing) else show(value)
+
+
+def _percent(value: float) -> str:
+    return f"{signed(value)} %"
+
+
+def _share(value: float) -> str:
+    return f"{number(100 * value, 1)} %"
