@@ -24,7 +24,7 @@ ARGUMENTS = (
 SCHEMES, WIDTHS = ("light", "dark"), (390, 1440)
 OUTSIDE = """() => [...document.querySelectorAll("body *")].filter((e) => {
   const box = e.getBoundingClientRect();
-  return box.width && !e.closest(".scroll, .sr, svg") && (box.right > innerWidth + 0.5 || box.left < -0.5);
+  return box.width && !e.closest(".scroll, .contents, .sr, svg") && (box.right > innerWidth + 0.5 || box.left < -0.5);
 }).map((e) => e.tagName + "." + e.className)"""
 # Every text against the nearest background behind it, by WCAG 2.2: 4.5, or 3 where it is large.
 FAINT = """() => {

@@ -28,7 +28,7 @@ def every_chart(report: Report) -> dict[str, Chart]:
 
 
 def _charts(report: Report) -> Iterator[Chart | None]:
-    yield quality_chart(report.comparison)
+    yield quality_chart(report.comparison, report.frontiers)
     yield forest_chart(report.comparison)
     yield latency_chart(report.comparison)
     yield ladder_chart(report.comparison)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.compare.accuracy import Mean
+from pipeline.compare.frontier import Frontier, Standing
 from pipeline.compare.records import Family
 from pipeline.compare.table import THROUGHPUT, Comparison, Row, SpeedCell
 from pipeline.report.charts.looks import FAMILY_COLOURS, FAMILY_SHAPES, said
@@ -26,6 +27,8 @@ from pipeline.report.charts.vega import (
 )
 from pipeline.report.text import decimals, number, signed
 
+STANDING = {None: "", "on": "; on the frontier", "off": "; off the frontier", "undecided": "; undecided"}
+
 
 @dataclass(frozen=True)
 class Point:
@@ -41,10 +44,12 @@ class Point:
     y_low: float
     y_high: float
     hover: str
+    standing: Standing | None = None
 
 
-def quality_points(comparison: Comparison) -> list[Point]:
-    """The variants that have both a throughput and a quality."""
+def quality_points(comparison: Comparison, frontier: Frontier | None = None) -> list[Point]:
+    """The variants that have both a throughput and a quality, with their standing on the frontier of the two."""
+    standings = {place.name: place.standing for place in frontier.places} if frontier else {}
     points = []
     for row in comparison.rows:
         cell, quality = row.speed[THROUGHPUT.name], _quality(row, comparison)
@@ -66,19 +71,22 @@ def quality_points(comparison: Comparison) -> list[Point]:
                     y_high=high,
                     hover=f"{row.label}: {number(x, decimals([x]))} tok/s{claim}, accuracy "
                     f"{signed(y, 2) if comparison.baseline else number(y, 1)} {unit} "
-                    f"({number(low, 2)} to {number(high, 2)})",
+                    f"({number(low, 2)} to {number(high, 2)}){STANDING[standings.get(row.name)]}",
+                    standing=standings.get(row.name),
                 )
             )
     return points
 
 
-def quality_chart(comparison: Comparison) -> Chart | None:
+def quality_chart(comparison: Comparison, frontiers: Sequence[Frontier] = ()) -> Chart | None:
     """Accuracy against throughput with 95 % intervals; nothing where fewer than two variants have both."""
-    points = quality_points(comparison)
+    points = quality_points(comparison, next((f for f in frontiers if f.cost.name == THROUGHPUT.name), None))
     if len(points) < 2:
         return None
     title = "Accuracy against BF16 (points)" if comparison.baseline else "Mean accuracy (%)"
     key = said({p.family: FAMILY_SHAPES[p.family] for p in points}) + " Hollow: emulated, no speed claim."
+    if any(point.standing == "on" for point in points):
+        key += " Circled: on the frontier; grey name: off it."
     return Chart.of(
         "quality", "Accuracy against throughput", key, lambda layout: _scatter(points, comparison, title, layout)
     )
@@ -127,6 +135,8 @@ def _scatter(points: Sequence[Point], comparison: Comparison, title: str, layout
             "text_x": xs[0] + places[i].x / layout.width * (xs[1] - xs[0]),
             "text_y": ys[1] - places[i].y / height * (ys[1] - ys[0]),
             "is_far": places[i].is_far,
+            "standing": p.standing or "",
+            "ink": MUTED if p.standing == "off" else INK,
         }
         for i, p in enumerate(points)
     ]
@@ -145,8 +155,17 @@ def _scatter(points: Sequence[Point], comparison: Comparison, title: str, layout
         "shape": own("shape"),
         "description": {"field": "hover", "type": "nominal"},
     }
-    text = {"type": "text", "color": INK, "fontSize": layout.font}
-    halo = {**text, "stroke": SURFACE, "strokeWidth": 3, "strokeJoin": "round"}
+    text = {"type": "text", "fontSize": layout.font}
+    circle = {
+        "type": "point",
+        "filled": False,
+        "shape": "circle",
+        "size": 330,
+        "color": "var(--accent)",
+        "opacity": 1,
+        "aria": False,
+    }
+    halo = {**text, "color": INK, "stroke": SURFACE, "strokeWidth": 3, "strokeJoin": "round"}
     name = {"text": {"field": "label", "type": "nominal"}}
     layers: list[dict[str, Any]] = []
     home = next((p for p in points if p.family == "baseline"), None)
@@ -161,8 +180,9 @@ def _scatter(points: Sequence[Point], comparison: Comparison, title: str, layout
         },
         layer({"type": "rule", "strokeWidth": 1.6, "opacity": 0.75}, encoding, across),
         layer({"type": "rule", "strokeWidth": 1.6, "opacity": 0.75}, encoding, upright),
+        {"transform": [{"filter": "datum.standing == 'on'"}], **layer({**circle, "strokeWidth": 2}, encoding, {})},
         layer({"type": "point", "filled": True, "size": 110, "opacity": 1, "strokeWidth": 2}, encoding, mark),
         layer(halo, encoding, {**place_of_text, **name}),
-        layer(text, encoding, {**place_of_text, **name}),
+        layer(text, encoding, {**place_of_text, **name, "color": own("ink")}),
     ]
     return {"width": layout.width, "height": height, "data": {"values": rows}, "layer": layers}

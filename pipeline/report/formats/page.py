@@ -71,6 +71,7 @@ def render(report: Report, table: Table) -> str:
         ladder_looks=ladder_styles(report.comparison),
         memory_parts=list(PARTS.items()),
         has_emulated=any(not row.claims_speed for row in report.comparison.rows),
+        has_frontier=any(place.standing == "on" for frontier in report.frontiers[:1] for place in frontier.places),
         has_baseline=report.comparison.baseline is not None,
         quality_figures=twins.quality_figures(report.comparison),
         task_figures=twins.task_figures(table),

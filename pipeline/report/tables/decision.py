@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pipeline.compare.frontier import Frontier
 from pipeline.compare.recommendation import Recommendation
+from pipeline.compare.table import Comparison
+from pipeline.report.document import Report
 from pipeline.report.tables.twins import Twin
 
 
@@ -18,8 +20,19 @@ def constraint_figures(recommendation: Recommendation) -> Twin:
     return Twin(("Variant", "Standing", *(name.replace("_", " ") for name in names)), tuple(rows))
 
 
-def frontier_figures(frontier: Frontier) -> Twin:
+def standing_figures(report: Report) -> Twin:
+    """Where each variant stands: accuracy against each cost."""
+    names = [frontier.cost.title for frontier in report.frontiers]
+    rows = []
+    for row in report.comparison.rows:
+        places = [{place.name: place.standing for place in frontier.places} for frontier in report.frontiers]
+        rows.append((row.label, *(standings.get(row.name, "n/a") for standings in places)))
+    return Twin(("Variant", *(f"Accuracy against {name[:1].lower()}{name[1:]}" for name in names)), tuple(rows))
+
+
+def frontier_figures(frontier: Frontier, comparison: Comparison) -> Twin:
     """Where each variant stands, and why."""
+    labels = {row.name: row.label for row in comparison.rows}
     rows: list[tuple[str, ...]] = [(place.label, place.standing, place.statement.text) for place in frontier.places]
-    rows += [(name, "n/a", reason) for name, reason in frontier.absent.items()]
+    rows += [(labels.get(name, name), "n/a", reason) for name, reason in frontier.absent.items()]
     return Twin(("Variant", "Standing", "Why"), tuple(rows))
