@@ -261,10 +261,8 @@ def test_figures_of_the_pictures_are_those_of_the_file(tmp_path):
 def test_charts_are_valid_vega_lite(tmp_path):
     alt = pytest.importorskip("altair")
     charts = every_chart(build(made(tmp_path, content=summary(4)).jobs, {}))
-    assert {"ranges-0", "outliers-0", "settling-0", "lengths-0"} <= set(charts)
-    for chart in charts.values():
-        for spec in chart.specs.values():
-            alt.Chart.from_dict(shortened(spec))
+    for name in ("ranges-0", "outliers-0", "settling-0", "lengths-0"):
+        alt.Chart.from_dict(shortened(charts[name].specs["wide"]))
 
 
 @pytest.mark.parametrize("palette", palettes(), ids=["light", "dark"])
