@@ -101,7 +101,7 @@ def frontiers(
         cost = Axis(name=column.name, title=column.title, unit="%", better=column.better, margin=margin_percent)
         absent = _untimed(comparison, column) | unscored
         found.append(_frontier(comparison, quality, cost, accuracy, _speed_of(by_name, column), absent))
-    size = Axis(name=SIZE, title="Checkpoint", unit="%", better="lower", margin=margin_percent)
+    size = Axis(name=SIZE, title="Checkpoint size", unit="%", better="lower", margin=margin_percent)
     unweighed = {r.name: r.size.reason for r in records if isinstance(r.size, Missing)}
     found.append(
         _frontier(comparison, quality, size, accuracy, lambda a, b: _size(by_name[a], by_name[b]), unweighed | unscored)
@@ -189,7 +189,7 @@ def _gain(axis: Axis, difference: Difference) -> str:
 
 
 def _spoken(axis: Axis) -> str:
-    return axis.title if axis.title.split()[-1].isupper() else axis.title.lower()
+    return axis.title[:1].lower() + axis.title[1:]
 
 
 def _claim(name: str, other: str, axis: Axis, difference: Difference) -> Claim:

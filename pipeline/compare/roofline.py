@@ -120,7 +120,7 @@ class Measured(Frozen):
     tpot_ms_alone: float | Missing
 
 
-class Candidate(Frozen):
+class Entry(Frozen):
     """A variant, what it costs, and why it cannot be served on the device if it cannot."""
 
     name: str
@@ -131,34 +131,34 @@ class Candidate(Frozen):
 
 def roofline(
     device: Device,
-    candidates: Sequence[Candidate],
+    entries: Sequence[Entry],
     load: Load,
     utilization: float,
     context: int,
     measured: Mapping[str, Measured] | None = None,
 ) -> Roofline:
-    """All candidates on one device, the first of them BF16.
+    """All entries on one device, the first of them BF16.
 
     Args:
         device: where.
-        candidates: what; the gain is against the first.
+        entries: what; the gain is against the first.
         load: the requests that throughput is predicted for.
         utilization: the share of the memory that the server may use.
         context: tokens of context for the floors of one token and of a prompt.
         measured: results on this very device, by variant; None for a what-if.
     """
-    best = {c.name: _best(c, device, load, utilization) for c in candidates}
-    reference = best[candidates[0].name] if candidates else UNKNOWN_ARITHMETIC
+    best = {c.name: _best(c, device, load, utilization) for c in entries}
+    reference = best[entries[0].name] if entries else UNKNOWN_ARITHMETIC
     rows = []
-    for candidate in candidates:
-        ours, seen = best[candidate.name], (measured or {}).get(candidate.name)
-        footprint = Missing(reason=candidate.unserved) if candidate.unserved else candidate.footprint
+    for entry in entries:
+        ours, seen = best[entry.name], (measured or {}).get(entry.name)
+        footprint = Missing(reason=entry.unserved) if entry.unserved else entry.footprint
         decode = _of(footprint, lambda f: decode_ms(f, device, 1, context))
         rows.append(
             RooflineRow(
-                name=candidate.name,
-                label=candidate.label,
-                footprint=candidate.footprint,
+                name=entry.name,
+                label=entry.label,
+                footprint=entry.footprint,
                 kv_tokens=_of(footprint, lambda f: kv_tokens(f, device, utilization)),
                 decode_ms=decode,
                 prefill_ms=_of(footprint, lambda f: prefill_ms(f, device, context)),
@@ -256,10 +256,10 @@ def _notes(device: Device, rows: Sequence[RooflineRow]) -> Iterable[str]:
 _NOT_HERE = Missing(reason="nothing was measured on this device")
 
 
-def _best(candidate: Candidate, device: Device, load: Load, utilization: float) -> Served | Missing:
-    footprint = candidate.footprint
-    if candidate.unserved:
-        return Missing(reason=candidate.unserved)
+def _best(entry: Entry, device: Device, load: Load, utilization: float) -> Served | Missing:
+    footprint = entry.footprint
+    if entry.unserved:
+        return Missing(reason=entry.unserved)
     if isinstance(footprint, Missing):
         return footprint
     if device.bandwidth_gb_s is None:

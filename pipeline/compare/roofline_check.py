@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 
 from pipeline.compare.estimates import Frozen, Missing
 from pipeline.compare.published import SpeedTable
-from pipeline.compare.roofline import Candidate, Device, Footprint, decode_ms, roofline, step_seconds
+from pipeline.compare.roofline import Device, Entry, Footprint, decode_ms, roofline, step_seconds
 from pipeline.compare.scheduling import Load, Served, Step, lengths
 from pipeline.compare.table import METRICS, THROUGHPUT, TPOT, TTFT
 
@@ -97,14 +97,14 @@ def _cells(
 ) -> list[ModelCell]:
     rows = [row for row in table.rows if row.figures]
     rows.sort(key=lambda row: row is not table.baseline)
-    candidates = [Candidate(name=r.label, label=r.label, footprint=footprints[r.variants[0]]) for r in rows]
-    predicted = {row.name: row.best for row in roofline(device, candidates, load, utilization, 1).rows}
+    entries = [Entry(name=r.label, label=r.label, footprint=footprints[r.variants[0]]) for r in rows]
+    predicted = {row.name: row.best for row in roofline(device, entries, load, utilization, 1).rows}
     found = []
-    for row, candidate in zip(rows, candidates, strict=True):
+    for row, entry in zip(rows, entries, strict=True):
         best, reference = predicted[row.label], predicted[table.baseline.label]
         for metric in METRICS:
             value = row.figures[metric.name]
-            bound = _bound(metric.name, candidate.footprint, device, load)
+            bound = _bound(metric.name, entry.footprint, device, load)
             better = 1 if metric.better == "higher" else -1
             is_gain = row is not table.baseline
             found.append(

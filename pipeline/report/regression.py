@@ -5,6 +5,7 @@ What cannot be told (another machine, another load, no interval) is shown and do
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -49,6 +50,7 @@ def gate(report: Report, settings: Settings, console: Console) -> dict[str, Pipe
             f"stage=gate: nothing of this run can be compared with {name} ({'; '.join(reasons) or 'no results'}).",
             "Measure both on one machine, under one load, with at least two repeats.",
         )
+    print(_line(found, name), flush=True)
     worse: dict[str, list[ResultChange]] = {}
     for change in found.regressions:
         worse.setdefault(change.variant, []).append(change)
@@ -76,6 +78,19 @@ def _show(found: History, name: str, console: Console) -> None:
         console.print(table)
     counts = Counter(change.movement for change in found.results)
     console.print(", ".join(f"{count} {WORDS.get(movement, movement)}" for movement, count in counts.items()))
+
+
+def _line(found: History, name: str) -> str:
+    """The same as one line of JSON."""
+    line = {
+        "baseline": name,
+        "figures": Counter(change.movement for change in found.results),
+        "regressions": [
+            change.model_dump(include={"variant", "column", "unit", "change", "interval"})
+            for change in found.regressions
+        ],
+    }
+    return json.dumps(line, ensure_ascii=False, allow_nan=False)
 
 
 def _cells(change: ResultChange) -> list[str]:

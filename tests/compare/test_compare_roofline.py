@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from pipeline.catalogue import GPUS, gpu_of
 from pipeline.compare.estimates import Interval, Missing
 from pipeline.compare.roofline import (
-    Candidate,
     Device,
+    Entry,
     Footprint,
     Measured,
     decode_ms,
@@ -82,7 +82,7 @@ def test_what_is_not_known_is_said(qwen3_8b):
     bf16 = qwen3_8b("bf16")
     assert decode_ms(bf16, UNKNOWN, 1, 0) == pytest.approx(1000 * bf16.step_bytes / 20e9)
     assert "not known" in prefill_ms(bf16, UNKNOWN, 100).reason
-    (row,) = roofline(UNKNOWN, [Candidate(name="bf16", label="BF16", footprint=bf16)], LOAD, 0.9, 100).rows
+    (row,) = roofline(UNKNOWN, [Entry(name="bf16", label="BF16", footprint=bf16)], LOAD, 0.9, 100).rows
     assert isinstance(row.best, Missing) and isinstance(row.kv_tokens, Missing)
     silent = UNKNOWN.model_copy(update={"bandwidth_gb_s": None})
     assert "was not measured" in decode_ms(bf16, silent, 1, 0).reason
@@ -93,9 +93,9 @@ def test_what_does_not_fit_or_is_not_served_says_so(qwen3_8b):
     rows = roofline(
         small,
         [
-            Candidate(name="bf16", label="BF16", footprint=qwen3_8b("bf16")),
-            Candidate(name="w4a16", label="W4A16", footprint=qwen3_8b("w4a16")),
-            Candidate(name="fp8", label="FP8", footprint=qwen3_8b("fp8_static"), unserved="no kernel"),
+            Entry(name="bf16", label="BF16", footprint=qwen3_8b("bf16")),
+            Entry(name="w4a16", label="W4A16", footprint=qwen3_8b("w4a16")),
+            Entry(name="fp8", label="FP8", footprint=qwen3_8b("fp8_static"), unserved="no kernel"),
         ],
         LOAD,
         0.9,
@@ -111,17 +111,17 @@ def test_shares_are_of_what_was_measured_there(qwen3_8b):
     seen = Measured(
         throughput_tok_s=1000.0, gain_percent=5.0, gain_interval=Interval(low=1, high=9), tpot_ms_alone=9.04
     )
-    candidates = [Candidate(name="bf16", label="BF16", footprint=qwen3_8b("bf16"))]
-    (row,) = roofline(H100, candidates, LOAD, 0.9, 0, {"bf16": seen}).rows
+    entries = [Entry(name="bf16", label="BF16", footprint=qwen3_8b("bf16"))]
+    (row,) = roofline(H100, entries, LOAD, 0.9, 0, {"bf16": seen}).rows
     assert row.decode_share == pytest.approx(0.5, rel=0.01)
     assert row.throughput_share == pytest.approx(1000 / row.best.throughput_tok_s)
-    what_if = roofline(H100, candidates, LOAD, 0.9, 0)
+    what_if = roofline(H100, entries, LOAD, 0.9, 0)
     assert what_if.predicted and isinstance(what_if.rows[0].throughput_share, Missing)
 
 
 def test_a_model_too_small_for_a_roofline_says_so(qwen3_8b):
-    small = Candidate(name="bf16", label="BF16", footprint=of_checkpoint(DEMO, None, "auto"))
-    large = Candidate(name="bf16", label="BF16", footprint=qwen3_8b("bf16"))
+    small = Entry(name="bf16", label="BF16", footprint=of_checkpoint(DEMO, None, "auto"))
+    large = Entry(name="bf16", label="BF16", footprint=qwen3_8b("bf16"))
     assert "too small for the roofline" in " ".join(roofline(H100, [small], LOAD, 0.9, 100).notes)
     assert not roofline(H100, [large], LOAD, 0.9, 100).notes
     assert "those of memory alone" in " ".join(roofline(UNKNOWN, [large], LOAD, 0.9, 100).notes)

@@ -136,6 +136,21 @@ def test_the_report_is_there_in_every_format_and_offline(outputs: Path) -> None:
     assert 'href="http' not in page
 
 
+@pytest.mark.vllm
+def test_the_gate_passes_a_run_held_against_itself_and_fails_a_smaller_past(outputs: Path, tmp_path: Path) -> None:
+    """Exit code 0 and 5, for CI; the past is this run's own report, in which one checkpoint was smaller."""
+    stored = outputs / "demo" / "report" / "report.json"
+    asked = ("stage=gate", "variants=[bf16,fp8_static,bf16+fp8_e4m3]", *SMALL)
+    same = run(outputs, *asked, f"report.baseline={stored}")
+    assert same.returncode == 0 and json.loads(same.stdout.splitlines()[-1])["regressions"] == []
+    past = json.loads(stored.read_text())
+    past["comparison"]["rows"][1]["size"]["bytes"] //= 2
+    (tmp_path / "past.json").write_text(json.dumps(past))
+    grown = run(outputs, *asked, f"report.baseline={tmp_path / 'past.json'}")
+    assert grown.returncode == 5 and "fp8_static failed: worse than" in grown.stderr
+    assert [r["column"] for r in json.loads(grown.stdout.splitlines()[-1])["regressions"]] == ["size"]
+
+
 def test_a_failing_variant_does_not_stop_the_others(tmp_path: Path) -> None:
     # Two of the four need calibration, and this set has too few conversations.
     answer = run(

@@ -47,11 +47,15 @@ def test_an_unchanged_run_passes_the_gate(tmp_path, stored):
     )
 
 
-def test_a_variant_that_became_worse_fails_the_gate_by_name(tmp_path, stored):
+def test_a_variant_that_became_worse_fails_the_gate_by_name(tmp_path, stored, capsys):
     slow = replace(STUDY["gptq"], throughput=STUDY["gptq"].throughput * 0.7, lost=90)
     run = second(tmp_path, stored, gptq=slow)
     worse = report.make(run.jobs, {})
     assert list(worse) == ["gptq"] and isinstance(worse["gptq"], Regression) and worse["gptq"].exit_code == 5
+    line = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert {r["variant"] for r in line["regressions"]} == {"gptq"} and line["figures"]["worse"] == len(
+        line["regressions"]
+    )
     assert "Throughput −30" in worse["gptq"].problem and "MMLU −" in worse["gptq"].problem
 
 

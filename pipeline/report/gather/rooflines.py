@@ -10,7 +10,7 @@ from pipeline.catalogue import GPUS, Gpu, gpu_of
 from pipeline.compare.estimates import Missing
 from pipeline.compare.records import Record, Speed
 from pipeline.compare.repeats import Change
-from pipeline.compare.roofline import Candidate, Device, Footprint, Measured, Roofline, roofline
+from pipeline.compare.roofline import Device, Entry, Footprint, Measured, Roofline, roofline
 from pipeline.compare.roofline_check import RooflineCheck, check
 from pipeline.compare.scheduling import Load
 from pipeline.compare.table import THROUGHPUT, TPOT, Comparison, Row
@@ -35,19 +35,18 @@ def rooflines(
     context = round(load.mean_input + load.mean_output / 2)
     utilization = settings.serve.gpu_memory_utilization
 
-    def candidates(gpu: Gpu | None) -> list[Candidate]:
+    def entries(gpu: Gpu | None) -> list[Entry]:
         return [
-            Candidate(name=s.name, label=s.label, footprint=footprints[s.name], unserved=_unserved(s, gpu))
-            for s in found
+            Entry(name=s.name, label=s.label, footprint=footprints[s.name], unserved=_unserved(s, gpu)) for s in found
         ]
 
     alone = {record.name: _tpot_alone(record) for record in records}
     measured = {row.name: _measured(row, alone[row.name]) for row in comparison.rows}
     here = _device(machine, records)
     return (
-        roofline(here, candidates(None), load, utilization, context, measured),
+        roofline(here, entries(None), load, utilization, context, measured),
         *(
-            roofline(Device.of(gpu), candidates(gpu), load, utilization, context)
+            roofline(Device.of(gpu), entries(gpu), load, utilization, context)
             for gpu in GPUS
             if gpu.name in settings.report.what_if and gpu.name != here.name
         ),
