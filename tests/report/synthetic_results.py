@@ -89,7 +89,7 @@ class Figures:
     gained: int = 3
     emulated: tuple[str, ...] = ()
     repeats: int = 3
-    # Whether every load of the ladder is in the result, as earlier releases had it not.
+    # Whether a ladder was climbed; else there is one load, without guards and a search for goodput.
     ladder: bool = True
     # A guard of its benchmark fails.
     disturbed: bool = False
@@ -311,7 +311,7 @@ def write_benchmark(run: Run, job: Job, figures: Figures, draft: Draft) -> None:
         "protocol": "ladder",
         "headline": loads[-1]["name"],
         **{name: loads[-1][name] for name in ("asked", "completed", "failed", "metrics", "output_tokens")},
-        "loads": loads if figures.ladder else [],
+        "loads": loads,
         "guards": [
             {"name": "warm-up", "passed": True, "text": "3 rounds of 8 distinct prompts: 900, 1000, 1003 tok/s"},
             {"name": "prefix cache", "passed": True, "text": "0 of 9000 tokens were there", "load": "concurrency 16"},
@@ -336,6 +336,8 @@ def write_benchmark(run: Run, job: Job, figures: Figures, draft: Draft) -> None:
         "left_out": [],
         "server": server,
     }
+    if not figures.ladder:
+        draft.results |= {"protocol": "", "loads": [], "guards": [], "goodput": None}
 
 
 def write_load(job: Job, figures: Figures, slots: int) -> dict[str, Any]:
