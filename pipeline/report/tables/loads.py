@@ -48,24 +48,21 @@ def load_figures(comparison: Comparison) -> list[tuple[str, Twin]]:
 
 def _loads(measured: list[tuple[Row, Benchmark, LoadRow]]) -> Twin:
     """A row for each variant under each load, a load's variants together."""
-    names = [THROUGHPUT, *LATENCIES.values(), GOODPUT]
+    names = [*LATENCIES.values(), GOODPUT]
     shown = [name for name in names if any(isinstance(load.cells.get(name), SpeedCell) for _, _, load in measured)]
     digits = {
-        name: decimals(
-            cell.measured.mean for _, _, load in measured if isinstance(cell := load.cells.get(name), SpeedCell)
-        )
-        for name in shown
+        name: decimals(c.measured.mean for _, _, load in measured if isinstance(c := load.cells.get(name), SpeedCell))
+        for name in (THROUGHPUT, *shown)
     }
-    titles = {THROUGHPUT: "Throughput (tok/s)", GOODPUT: "Goodput (req/s)"} | {v: k for k, v in LATENCIES.items()}
+    titles = {GOODPUT: "Goodput (req/s)"} | {name: title for title, name in LATENCIES.items()}
     order = list(dict.fromkeys(load.name for _, _, load in measured))
     rows = []
     for row, benchmark, load in sorted(measured, key=lambda each: order.index(each[2].name)):
-        cells = [_cell(load, name, digits[name]) for name in shown]
-        change = _change(row, load)
-        rows.append((load.name, row.label, *cells, change, ", ".join(_marks(row, benchmark, load.name))))
-    return Twin(
-        ("Load", "Variant", *(titles[name] for name in shown), "Throughput against BF16", "Marked"), tuple(rows)
-    )
+        throughput, *cells = (_cell(load, name, digits[name]) for name in (THROUGHPUT, *shown))
+        marks = ", ".join(_marks(row, benchmark, load.name))
+        rows.append((load.name, row.label, throughput, _change(row, load), *cells, marks))
+    head = ("Load", "Variant", "Throughput (tok/s)", "Against BF16", *(titles[name] for name in shown), "Marked")
+    return Twin(head, tuple(rows))
 
 
 def _cell(load: LoadRow, name: str, digits: int) -> str:
