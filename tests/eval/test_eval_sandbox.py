@@ -18,7 +18,8 @@ import pytest
 from pipeline.config import PROJECT_ROOT
 from pipeline.errors import ConfigError
 from pipeline.eval import sandbox
-from pipeline.eval.sandbox import Outcome, Sandbox, run_program, run_programs
+from pipeline.eval.sandbox import Sandbox, run_program, run_programs
+from pipeline.eval.supervisor import GONE_TIMEOUT_S, WALL_PER_CPU, Outcome
 
 DATA = Path(os.environ.get("PIPELINE_DATA_DIR", PROJECT_ROOT.parent / "shared" / "data"))
 HUMANEVAL = DATA / "humaneval" / "HumanEval.jsonl"
@@ -37,7 +38,7 @@ def run(box: Sandbox, source: str, timeout_s: float = 2) -> Outcome:
     started = time.monotonic()
     outcome = box.run(source, timeout_s=timeout_s)
     # Nothing that a program does may hold the evaluation up for much longer than its wall time.
-    assert time.monotonic() - started < sandbox.WALL_PER_CPU * timeout_s + sandbox.GONE_TIMEOUT_S + 10
+    assert time.monotonic() - started < WALL_PER_CPU * timeout_s + GONE_TIMEOUT_S + 10
     return outcome
 
 
@@ -266,7 +267,7 @@ for source in json.loads(sys.argv[3]) if box.trouble is None else ():
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder, "pipeline", "eval")
         package.mkdir(parents=True)
-        for name in ("errors.py", "eval/sandbox.py", "eval/_jail.py", "eval/_runner.py"):
+        for name in ("errors.py", "eval/sandbox.py", "eval/supervisor.py", "eval/_jail.py", "eval/_runner.py"):
             shutil.copy(PROJECT_ROOT / "pipeline" / name, package.parent / name)
         for place in (package, package.parent):
             (place / "__init__.py").touch()

@@ -1,0 +1,155 @@
+"""Follows one program that was started in the sandbox to its verdict or the first limit, and ends all that is left."""
+
+from __future__ import annotations
+
+import os
+import resource
+import selectors
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+MIB = 2**20
+MEMORY_BYTES = 1024 * MIB
+OUTPUT_BYTES = MIB
+PROCESSES = 32
+# Wall time is what stops a program that sleeps. It is wider than CPU time: a busy machine must not fail a program.
+WALL_PER_CPU = 3.0
+START_TIMEOUT_S = 60.0
+TICK_S = 0.05
+GONE_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a program."""
+
+    passed: bool
+    detail: str
+
+
+class Supervisor:
+    """Follows one started program to its verdict, then ends all that is left of it."""
+
+    def __init__(self, process: subprocess.Popen[bytes], verdict: IO[bytes], secret: bytes) -> None:
+        """Follows `process`, which reports on `verdict` what `_runner` writes there, with the secret."""
+        self.process = process
+        self.verdict = verdict
+        self.secret = secret
+        self.report = b""
+        self.output = 0
+        self.tail = b""
+
+    def outcome(self, timeout_s: float) -> Outcome:
+        """Waits for the verdict or the first limit."""
+        try:
+            stopped = self._follow(timeout_s)
+        finally:
+            self._end()
+        return self._judge(stopped)
+
+    def _follow(self, timeout_s: float) -> str | None:
+        """Reads what the program writes until it has a verdict or ended; the limit it met, if any."""
+        deadline = time.monotonic() + START_TIMEOUT_S
+        started = False
+        assert self.process.stdout is not None
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.verdict, selectors.EVENT_READ)
+            selector.register(self.process.stdout, selectors.EVENT_READ)
+            next_tick = time.monotonic() + TICK_S
+            while True:
+                ready = selector.select(max(0.0, next_tick - time.monotonic()))
+                for key, _ in ready:
+                    chunk = os.read(key.fd, 65536)
+                    if not chunk:
+                        selector.unregister(key.fileobj)
+                    elif key.fileobj is self.verdict:
+                        self.report = (self.report + chunk)[:4096]
+                    else:
+                        self.output += len(chunk)
+                        self.tail = (self.tail + chunk)[-500:]
+                now = time.monotonic()
+                if self.report and not started:
+                    started, deadline = True, now + WALL_PER_CPU * timeout_s
+                if self.report.endswith(b"\n"):
+                    return None
+                if self.verdict not in _registered(selector):
+                    # No process is left that could report; the one that holds them ends with their exit code.
+                    with suppress(subprocess.TimeoutExpired):
+                        self.process.wait(GONE_TIMEOUT_S)
+                    return None
+                if self.output > OUTPUT_BYTES:
+                    return f"wrote more than {OUTPUT_BYTES // MIB} MiB"
+                if now > deadline:
+                    return f"timed out: {WALL_PER_CPU * timeout_s:g} s of wall time" if started else "did not start"
+                if now >= next_tick:
+                    if self.process.poll() is not None and not ready:
+                        return None
+                    next_tick = now + TICK_S
+                    resident, processes = _usage(self.process.pid)
+                    if resident > MEMORY_BYTES:
+                        return f"used more than {MEMORY_BYTES // MIB} MiB of memory"
+                    if processes > 2 * PROCESSES:
+                        return f"started more than {PROCESSES} processes"
+
+    def _judge(self, stopped: str | None) -> Outcome:
+        """The outcome, from the report and the way the process ended."""
+        answer = self.report.removeprefix(b"\0")
+        if answer.startswith(self.secret):
+            text = answer.removeprefix(self.secret).decode(errors="replace").strip()
+            return Outcome(text == "passed", text)
+        if stopped is not None:
+            return Outcome(False, stopped)
+        code = self.process.returncode
+        if not self.report:
+            said = self.tail.decode(errors="replace").strip().split("\n")[-1]
+            return Outcome(False, f"did not start: {said or f'exit code {code}'}")
+        if code in (-signal.SIGKILL, 128 + signal.SIGKILL):
+            return Outcome(False, "timed out or killed")
+        return Outcome(False, f"left early with exit code {code}")
+
+    def _end(self) -> None:
+        """Kills every process of the program and waits until none holds the verdict's pipe."""
+        left = [pid for pid, _ in _descendants(self.process.pid)]
+        if self.process.poll() is None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+        for pid in left:
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+        deadline = time.monotonic() + GONE_TIMEOUT_S
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.verdict, selectors.EVENT_READ)
+            while (left_s := deadline - time.monotonic()) > 0:
+                if selector.select(left_s) and not os.read(self.verdict.fileno(), 65536):
+                    return
+
+
+def _registered(selector: selectors.BaseSelector) -> set[object]:
+    return {key.fileobj for key in selector.get_map().values()}
+
+
+def _descendants(pid: int) -> Iterator[tuple[int, int]]:
+    """Every process that comes from `pid`, itself included, with its resident bytes."""
+    waiting = [pid]
+    while waiting:
+        pid = waiting.pop()
+        try:
+            pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+            for task in os.listdir(f"/proc/{pid}/task"):
+                waiting += map(int, Path(f"/proc/{pid}/task/{task}/children").read_text().split())
+        except (OSError, IndexError):
+            continue
+        yield pid, pages * resource.getpagesize()
+
+
+def _usage(pid: int) -> tuple[int, int]:
+    """Resident bytes and number of the processes that come from `pid`."""
+    sizes = [size for _, size in _descendants(pid)]
+    return sum(sizes), len(sizes)
