@@ -82,21 +82,21 @@ class Requests:
         }
 
     def meeting(self, limits: Mapping[str, float]) -> int:
-        """Answered requests that meet every limit, given in milliseconds by `ttft_ms`, `tpot_ms` and `e2el_ms`.
-
-        As in vLLM's own goodput, a reply of one token has a TPOT of zero.
-        """
-        figures = {"ttft_ms": self.ttft, "tpot_ms": np.nan_to_num(self.tpot), "e2el_ms": self.latency}
+        """Answered requests that meet every limit, given in milliseconds by `ttft_ms`, `tpot_ms` and `e2el_ms`."""
         met = self.good.copy()
         for name, limit in limits.items():
-            met &= 1000 * figures[name] <= limit
+            met &= self._limited(name) <= limit
         return int(met.sum())
 
     def percentile(self, name: str, percentile: float) -> float:
         """A percentile of `ttft_ms`, `tpot_ms` or `e2el_ms` over all requests; a failed one took forever."""
-        figures = {"ttft_ms": self.ttft, "tpot_ms": np.nan_to_num(self.tpot), "e2el_ms": self.latency}
-        values = np.where(self.good, 1000 * figures[name], np.inf)
+        values = np.where(self.good, self._limited(name), np.inf)
         return float(np.percentile(values, percentile, method="higher"))
+
+    def _limited(self, name: str) -> Floats:
+        """What an SLO limits, in milliseconds; as in vLLM's own goodput, a reply of one token has a TPOT of zero."""
+        figures = {"ttft_ms": self.ttft, "tpot_ms": np.nan_to_num(self.tpot), "e2el_ms": self.latency}
+        return 1000 * figures[name]
 
     def save(self, path: Path) -> None:
         """Writes one compressed file of arrays."""

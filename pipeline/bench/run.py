@@ -23,6 +23,7 @@ from pipeline.bench.watch import Watch
 from pipeline.config import BenchSettings
 from pipeline.datasets import local_file
 from pipeline.errors import ServerError
+from pipeline.serve.attached import describe
 from pipeline.workspace import Draft
 
 if TYPE_CHECKING:
@@ -213,9 +214,10 @@ def _prompts(job: Job, scratch: Path) -> Path | None:
 
 
 def _context(job: Job) -> int | None:
-    """Tokens that prompt and reply may have together, by the setting or by the model's config."""
+    """Tokens that prompt and reply may have together, as the server tells, or by the setting and the model's config."""
     if job.settings.serve.url:
-        return None
+        told = describe(job.settings.serve.url)["context"]
+        return told if isinstance(told, int) else None
     config = job.model.config.get("text_config", job.model.config)
     known = [job.settings.serve.max_model_len, config.get("max_position_embeddings")]
     return min((int(length) for length in known if length), default=None)

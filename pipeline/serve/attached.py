@@ -15,8 +15,8 @@ from pipeline.serve.launching import Launcher
 
 
 @cache
-def describe(url: str) -> dict[str, str]:
-    """The model that a server names first, and its version where it tells (vLLM does).
+def describe(url: str) -> dict[str, Any]:
+    """The model that a server names first; its version, and the tokens of its context, where it tells (vLLM does).
 
     Raises:
         InputError: when nothing answers there, or it is no OpenAI-compatible API.
@@ -26,8 +26,9 @@ def describe(url: str) -> dict[str, str]:
     try:
         answer = httpx.get(f"{url}/v1/models", timeout=10)
         answer.raise_for_status()
-        model = str(answer.json()["data"][0]["id"])
-    except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
+        served = answer.json()["data"][0]
+        model, context = str(served["id"]), served.get("max_model_len")
+    except (httpx.HTTPError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise InputError(
             f"serve.url={url}: {url}/v1/models does not name a model ({type(error).__name__}: {error}).",
             "Start the server first; it must have an OpenAI-compatible API.",
@@ -36,7 +37,7 @@ def describe(url: str) -> dict[str, str]:
         version = str(httpx.get(f"{url}/version", timeout=10).json()["version"])
     except (httpx.HTTPError, ValueError, LookupError, TypeError):
         version = "not told"
-    return {"url": url, "model": model, "version": version}
+    return {"url": url, "model": model, "version": version, "context": context}
 
 
 class Attached:
@@ -55,7 +56,7 @@ class Attached:
         self.url = url
         self.checkpoint = tokenizer
         self.told = describe(url)
-        self.model = self.told["model"]
+        self.model = str(self.told["model"])
 
     def check_alive(self) -> None:
         """Nothing to look at between requests: what the client sees is what counts."""

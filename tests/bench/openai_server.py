@@ -14,7 +14,9 @@ Behaviour = Literal["well", "500", "hang", "close", "close sometimes"]
 class OpenAIServer:
     """Serves on a free port until closed; `requests` are the bodies that it was sent."""
 
-    def __init__(self, behaviour: Behaviour = "well", metrics: str = "", token_s: float = 0.001) -> None:
+    def __init__(
+        self, behaviour: Behaviour = "well", metrics: str = "", token_s: float = 0.001, context: int | None = None
+    ) -> None:
         self.behaviour, self.metrics, self.token_s = behaviour, metrics, token_s
         self.requests: list[dict[str, Any]] = []
         self.released = threading.Event()
@@ -25,7 +27,7 @@ class OpenAIServer:
 
             def do_GET(self) -> None:
                 if self.path == "/v1/models":
-                    self.answer(200, json.dumps({"data": [{"id": "theirs"}]}))
+                    self.answer(200, json.dumps({"data": [{"id": "theirs", "max_model_len": context}]}))
                 elif self.path == "/metrics" and served.metrics:
                     self.answer(200, served.metrics)
                 else:

@@ -48,7 +48,12 @@ def test_any_openai_server_is_measured_and_named(serving: Callable[..., OpenAISe
     code, manifest = measure(tmp_path, server, "bench.slo.ttft_ms=60000", "bench.slo.probes=0")
     results = manifest["results"]
     assert code == 0
-    assert manifest["payload"]["serve"] == {"url": server.url, "model": "theirs", "version": "not told"}
+    assert manifest["payload"]["serve"] == {
+        "url": server.url,
+        "model": "theirs",
+        "version": "not told",
+        "context": None,
+    }
     assert "quantize" not in manifest["payload"]
     assert (results["asked"], results["completed"], results["failed"]) == (16, 16, 0)
     assert {request["model"] for request in server.requests} == {"theirs"}
@@ -139,6 +144,17 @@ def test_a_server_that_closes_some_streams_is_measured_and_marked(
     assert (results["completed"], results["failed"]) == (12, 4)
     (guard,) = (guard for guard in results["guards"] if guard["name"] == "requests")
     assert guard == {**guard, "passed": False, "text": "4 of 16 requests failed"}
+
+
+def test_a_context_that_is_too_short_is_refused_before_anything_is_sent(
+    serving: Callable[..., OpenAIServer], tmp_path: Path
+) -> None:
+    server = serving(context=16)
+    lengths = ("bench=throughput", "bench.input_len=12", "bench.output_len=5", *SMALL)
+    code, manifest = measure(tmp_path, server, *lengths)
+    assert code != 0
+    assert "bench.input_len=12 and bench.output_len=5 do not fit into a context of 16 tokens" in manifest["reason"]
+    assert server.requests == []
 
 
 def test_nothing_at_the_address_is_refused_before_work(settings: Any, tmp_path: Path) -> None:
