@@ -1,9 +1,17 @@
-"""What the serving benchmark promises, measured: `python benchmarks/serving.py client|table ...`.
+r"""What the serving benchmark promises, measured: `python benchmarks/serving.py client|table ...`.
 
 * `client`: our client adds nothing. vLLM's own command, run by hand as a user would, against the server that
   `bench=study` measured, in turns with it; throughput and TTFT of both, and what two of ours differ by.
 * `table`: BF16, INT8-dynamic, W4A16, GPTQ and AWQ of one shape with random weights, at concurrency 1: TPOT with its
   interval, and the share of this machine's measured memory bandwidth that reading the weights takes.
+
+Each prints its figures as people read them, and the same as one JSON line at the end. At the shape of Qwen3-0.6B, with
+the real tokenizer and conversations, few of which are enough where only speed is looked at:
+
+    mkdir qwen3-0.6b; cp $DATA/qwen3/*.json* qwen3-0.6b/; cp $DATA/qwen3/config.qwen3-0.6b.json qwen3-0.6b/config.json
+    python benchmarks/serving.py table model=qwen3_0_6b model.path=qwen3-0.6b eval.data_dir=$DATA \
+        calibration.dataset.path=$DATA/sharegpt/sharegpt_gpt4_256.jsonl calibration.num_samples=16 \
+        calibration.max_seq_length=256 calibration.max_overlap=1
 """
 
 from __future__ import annotations
@@ -87,18 +95,30 @@ def client(outputs: Path, rounds: int, prompts: int, overrides: list[str]) -> No
     finally:
         server.terminate()
         server.wait(60)
-    for name in names:
-        one, other = [each[name] for each in ours], [each[name] for each in theirs]
-        change = relative_change(one, other)
-        halves = relative_change(one[::2], one[1::2])
-        assert isinstance(change, Change)
-        spread = f"{halves.percent:+.1f} %" if isinstance(halves, Change) else "n/a"
-        ends = f"{change.interval.low:+.1f} to {change.interval.high:+.1f} %" if change.interval else "no interval"
-        verdict = "DIFFERENT" if change.is_clear else "no difference shown"
+    found = {name: _side_by_side([each[name] for each in ours], [each[name] for each in theirs]) for name in names}
+    for name, figures in found.items():
         print(
-            f"{name}: ours {median(one):.1f}, by hand {median(other):.1f}, {change.percent:+.1f} % ({ends}), {verdict}"
+            f"{name}: ours {figures['ours']:.1f}, by hand {figures['by_hand']:.1f}, {figures['change_percent']:+.1f} % "
+            f"({figures['low']:+.1f} to {figures['high']:+.1f} %), "
+            f"{'DIFFERENT' if figures['differs'] else 'no difference shown'}; "
+            f"ours against ours, every other round: {figures['ours_against_ours_percent']:+.1f} %"
         )
-        print(f"  ours against ours, every other round: {spread}")
+    print(json.dumps({"rounds": rounds, "prompts": prompts, "load_average": os.getloadavg()[0], **found}))
+
+
+def _side_by_side(ours: list[float], theirs: list[float]) -> dict[str, Any]:
+    """One metric of both clients over all rounds."""
+    change, halves = relative_change(ours, theirs), relative_change(ours[::2], ours[1::2])
+    assert isinstance(change, Change) and isinstance(halves, Change) and change.interval is not None
+    return {
+        "ours": median(ours),
+        "by_hand": median(theirs),
+        "change_percent": change.percent,
+        "low": change.interval.low,
+        "high": change.interval.high,
+        "differs": change.is_clear,
+        "ours_against_ours_percent": halves.percent,
+    }
 
 
 def _wait(url: str, server: subprocess.Popen[bytes]) -> None:
@@ -138,34 +158,46 @@ def table(outputs: Path, overrides: list[str]) -> None:
         *("bench.prompts=random", "bench.input_len=32", "bench.output_len=32", "bench.endpoint=openai"),
         *("bench.num_prompts=4", "bench.repeats=3", "bench.warmup_prompts=2", "bench.warmup_rounds=3", *overrides),
     )
+    base = results(outputs, FORMATS[0])[-1]
+    found = [_decoding(outputs, variant, base) for variant in FORMATS]
     shown = Table("Format", "TPOT (ms)", "95 %", "against BF16", "read a token (MB)", "share of bandwidth", "note")
-    base = None
-    for variant in FORMATS:
-        found = results(outputs, variant)[-1]
-        values = found["metrics"]["median_tpot_ms"]
-        measured = summarize("ms", values["values"], values.get("errors", ()))
-        assert isinstance(measured, Repeated)
-        base = base or values
-        change = relative_change(values["values"], base["values"], values["errors"], base["errors"])
-        read = decode_bytes(next(outputs.glob(f"*/{variant}/quantize-*/checkpoint")))
-        share = read / (measured.mean / 1000) / found["memory_bandwidth"]
-        emulated, ends = found["server"]["emulated"], measured.interval
-        assert ends is not None
-        against = "baseline"
-        if values is not base and isinstance(change, Change) and change.interval:
-            word = "" if change.is_clear else ", no difference shown"
-            against = f"{change.percent:+.1f} % ({change.interval.low:+.1f} to {change.interval.high:+.1f}{word})"
+    for row in found:
         shown.add_row(
-            variant,
-            f"{measured.mean:.1f}",
-            f"{ends.low:.1f} to {ends.high:.1f}",
-            against,
-            f"{read / 1e6:.0f}",
-            f"{100 * share:.0f} %",
-            "emulated: no speed claim" if emulated else "",
+            row["variant"],
+            f"{row['tpot_ms']:.1f}",
+            f"{row['tpot_low']:.1f} to {row['tpot_high']:.1f}",
+            row["against_bf16"],
+            f"{row['read_bytes'] / 1e6:.0f}",
+            f"{100 * row['share_of_bandwidth']:.0f} %",
+            "emulated: no speed claim" if row["emulated"] else "",
         )
-        print(variant, "memory bandwidth", f"{found['memory_bandwidth'] / 1e9:.1f} GB/s", found["left_out"] or "")
     Console(width=150).print(shown)
+    print(json.dumps({"memory_bandwidth": base["memory_bandwidth"], "rows": found}))
+
+
+def _decoding(outputs: Path, variant: str, base: dict[str, Any]) -> dict[str, Any]:
+    """One format: TPOT, against BF16's, and the share of the bandwidth that was measured beside it."""
+    found = results(outputs, variant)[-1]
+    values, reference = found["metrics"]["median_tpot_ms"], base["metrics"]["median_tpot_ms"]
+    measured = summarize("ms", values["values"], values["errors"])
+    assert isinstance(measured, Repeated) and measured.interval is not None
+    change = relative_change(values["values"], reference["values"], values["errors"], reference["errors"])
+    against = "baseline"
+    if variant != FORMATS[0] and isinstance(change, Change) and change.interval is not None:
+        word = "" if change.is_clear else ", no difference shown"
+        against = f"{change.percent:+.1f} % ({change.interval.low:+.1f} to {change.interval.high:+.1f}{word})"
+    read = decode_bytes(next(outputs.glob(f"*/{variant}/quantize-*/checkpoint")))
+    return {
+        "variant": variant,
+        "tpot_ms": measured.mean,
+        "tpot_low": measured.interval.low,
+        "tpot_high": measured.interval.high,
+        "against_bf16": against,
+        "read_bytes": read,
+        "share_of_bandwidth": read / (measured.mean / 1000) / found["memory_bandwidth"],
+        "emulated": found["server"]["emulated"],
+        "marked": [guard["text"] for guard in found["guards"] if guard["passed"] is False],
+    }
 
 
 def main() -> None:
