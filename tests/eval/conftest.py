@@ -1,4 +1,4 @@
-"""A tokenizer and a server that the tests of the evaluation share."""
+"""A tokenizer, a toy server and a server of vLLM's that the tests of the evaluation share."""
 
 from __future__ import annotations
 
@@ -6,9 +6,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hydra
 import pytest
 import tiny_tasks as tiny
 from completions_server import CompletionsServer
+
+from pipeline.__main__ import compose_variants
+from pipeline.config import PROJECT_ROOT
+from pipeline.demo import CHECKPOINT
+from pipeline.hardware import probe
+from pipeline.progress import Progress
+from pipeline.serve.server import Server, Serving
 
 
 def tiny_tokenizer() -> Any:
@@ -54,3 +62,15 @@ def server(tokenizer: Any) -> Iterator[CompletionsServer]:
     toy = CompletionsServer(lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True)))
     yield toy
     toy.close()
+
+
+@pytest.fixture(scope="package")
+def vllm_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The demo model, served as an evaluation serves it."""
+    with hydra.initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base=None):
+        (settings,) = compose_variants(hydra.compose("config", ["quant=bf16"]), ["quant=bf16"])
+    serving = Serving(probe(settings.hardware), tmp_path_factory.mktemp("logs"), Progress())
+    try:
+        yield serving.serve(CHECKPOINT, settings, "bf16", prefix_caching=True)
+    finally:
+        serving.stop()

@@ -1,4 +1,4 @@
-"""One evaluation of tiny tasks in a process of its own, for a test to kill; its options are JSON."""
+"""One evaluation of tiny tasks; as a script in a process of its own, for a test to kill, with its options as JSON."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pipeline.eval.harness import evaluate
 from pipeline.workspace import Workspace
 
 
-def main() -> None:
-    options = json.loads(sys.argv[1])
+def evaluate_toy(options: dict[str, Any]) -> Path:
+    """The folder of the finished evaluation."""
     settings = EvalSettings.model_validate(options["eval"])
     served = SimpleNamespace(url=options["url"], check_alive=lambda: None, facts=dict)
     job: Any = SimpleNamespace(
@@ -29,8 +29,8 @@ def main() -> None:
     artifact = workspace.artifact("eval", "toy", "bf16", {})
     with workspace.making(artifact, {}) as draft:
         evaluate(job, draft)
-    print(artifact.folder)
+    return artifact.folder
 
 
 if __name__ == "__main__":
-    main()
+    evaluate_toy(json.loads(sys.argv[1]))

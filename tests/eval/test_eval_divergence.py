@@ -21,6 +21,7 @@ from pipeline.demo import CHECKPOINT
 from pipeline.errors import InputError, ServerError
 from pipeline.eval.divergence import FILE, Text, collect, encode, measure, read_texts
 from pipeline.eval.endpoint import Endpoint
+from pipeline.serve.server import SERVED_NAME, Server
 from pipeline.workspace import Digests
 
 CHATML = (
@@ -230,25 +231,14 @@ def test_the_replies_of_the_demo_are_found(demo: tuple[Any, list[Text]]) -> None
 
 
 @pytest.mark.vllm
-def test_bf16_does_not_diverge_from_itself(
-    demo: tuple[Any, list[Text]], settings: Callable[..., Settings], tmp_path: Path
-) -> None:
-    from pipeline.hardware import probe
-    from pipeline.progress import Progress
-    from pipeline.serve.server import SERVED_NAME, Serving
-
-    given = settings()
-    serving = Serving(probe(given.hardware), tmp_path, Progress())
-    try:
-        served = serving.serve(CHECKPOINT, given, "bf16")
-        # Other batches, other sums: what is left is the floor of the instrument.
-        first, again = (
-            Logprobs(**collect(demo[1], 20, Endpoint(served.url, SERVED_NAME, n, served.check_alive))) for n in (2, 16)
-        )
-        with pytest.raises(ServerError, match="prompt_logprobs|logprobs"):
-            collect(demo[1], 21, Endpoint(served.url, SERVED_NAME, 2, served.check_alive))
-    finally:
-        serving.stop()
+def test_bf16_does_not_diverge_from_itself(demo: tuple[Any, list[Text]], vllm_server: Server) -> None:
+    # Other batches, other sums: what is left is the floor of the instrument.
+    first, again = (
+        Logprobs(**collect(demo[1], 20, Endpoint(vllm_server.url, SERVED_NAME, n, vllm_server.check_alive)))
+        for n in (2, 16)
+    )
+    with pytest.raises(ServerError, match="prompt_logprobs|logprobs"):
+        collect(demo[1], 21, Endpoint(vllm_server.url, SERVED_NAME, 2, vllm_server.check_alive))
     found = diverge(again, first)
     assert isinstance(found, DivergenceCell)
     assert found.kl.value < 1e-4 and found.agreement.value > 0.99

@@ -99,7 +99,7 @@ def test_the_bound_is_below_the_exact_divergence_and_close_to_it(
             endpoint = Endpoint(server.url, SERVED_NAME, 8, server.check_alive)
             answers.append(Logprobs(**collect(texts, TOP_K, endpoint)))
     finally:
-        serving.close()
+        serving.stop()
     served = kl_by_token(answers[1], answers[0]).mean()
     print(f"served in BF16 {served:.5f}")
     # vLLM computes in BF16, which has its own rounding.

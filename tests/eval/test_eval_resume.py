@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from completions_server import CompletionsServer
+from evaluate_toy import evaluate_toy
 
 from pipeline.eval.journal import Journal
 
@@ -25,7 +26,7 @@ CONCURRENT = 2
 class Killer(CompletionsServer):
     """Kills who asks when it has answered a number of requests."""
 
-    victim: subprocess.Popen[str] | None = None
+    victim: subprocess.Popen[bytes] | None = None
     kill_after = 10**9
 
     def complete(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
@@ -55,31 +56,24 @@ def test_after_kill_9_only_the_rest_is_asked(
         },
     }
 
-    def start(outputs: Path) -> subprocess.Popen[str]:
-        options = {"eval": asked, "url": server.url, "checkpoint": str(checkpoint), "outputs": str(outputs)}
-        command = [sys.executable, str(Path(__file__).with_name("evaluate_toy.py"))]
-        return subprocess.Popen(
-            [*command, json.dumps({**options, "is_baseline": is_baseline})], stdout=subprocess.PIPE, text=True
-        )
-
-    def finish(process: subprocess.Popen[str]) -> Path:
-        out, _ = process.communicate(timeout=300)
-        assert process.returncode == 0
-        return Path(out.strip())
+    def options(outputs: str) -> dict[str, Any]:
+        places = {"url": server.url, "checkpoint": str(checkpoint), "outputs": str(tmp_path / outputs)}
+        return {"eval": asked, "is_baseline": is_baseline, **places}
 
     try:
-        whole = finish(start(tmp_path / "whole"))
+        whole = evaluate_toy(options("whole"))
         total = len(server.requests)
         assert total == 20 + 20 + 3 * (1 + is_baseline)  # 40 questions go two in a request
         server.requests.clear()
         server.kill_after = 25
-        server.victim = start(tmp_path / "killed")
-        server.victim.communicate(timeout=300)
+        script = Path(__file__).with_name("evaluate_toy.py")
+        server.victim = subprocess.Popen([sys.executable, str(script), json.dumps(options("killed"))])
+        server.victim.wait(timeout=300)
         assert server.victim.returncode == -signal.SIGKILL
         server.victim = None
         before = len(server.requests)
         server.requests.clear()
-        resumed = finish(start(tmp_path / "killed"))
+        resumed = evaluate_toy(options("killed"))
     finally:
         server.close()
     # What was in flight when the kill came was asked and not heard.
