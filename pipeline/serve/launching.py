@@ -69,6 +69,7 @@ class Launcher:
 
     def start(self, name: str, module: str, argv: list[str], env: dict[str, str], log: Path) -> int:
         """Forks a child; returns its pid."""
+        log.parent.mkdir(parents=True, exist_ok=True)
         self._send({"start": name, "module": module, "argv": argv, "env": env, "log": str(log)})
         while True:
             answer = self._next(60)
