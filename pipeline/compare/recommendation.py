@@ -29,6 +29,10 @@ from pipeline.compare.reading import (
 from pipeline.compare.sentences import Claim, Sentence, count, listing, percent_range, plain
 from pipeline.compare.table import THROUGHPUT, Comparison, Row, SizeCell, SpeedCell
 
+# More variants than these are counted, not listed, in a headline.
+NAMED = 4
+MORE_REPEATS = "more repeats of each would tell their throughput apart, if they differ at all."
+
 
 class Measurement(Frozen):
     """What would settle something that is open: so many items or repeats in all, or a stage that has not run."""
@@ -147,7 +151,7 @@ class _Decision:
         return plain("answer", f"No variant is known to meet the constraints.{more}"), None
 
     def _no_gain(self, timed: Sequence[Row]) -> Sentence:
-        names = listing(row.label for row in timed)
+        names = listing(row.label for row in timed) if len(timed) <= NAMED else f"any of {len(timed)} variants"
         uncertain = all(is_uncertain(row) for row in timed)
         reason = "a single run each, or identical ones, so nothing is known of their noise" if uncertain else ""
         return plain(
@@ -291,13 +295,29 @@ def _repeats(best: Row, runner_up: Row) -> Measurement:
     needed = repeats_needed(ours.measured.values, theirs.measured.values)
     names = f"{best.label} and {runner_up.label}"
     text = (
-        f"{names}: more repeats of each would tell their throughput apart, if they differ at all."
+        f"{names}: {MORE_REPEATS}"
         if needed is None
         else f"{names}: about {needed} repeats of each would tell their throughput apart."
     )
     return Measurement(
         variant=best.name, against=runner_up.name, column=THROUGHPUT.name, kind="repeats", needed=needed, text=text
     )
+
+
+def open_points(recommendation: Recommendation) -> list[str]:
+    """What would settle what is open; pairs of which nothing but that is known are said in one line."""
+    labels = {candidate.name: candidate.label for candidate in recommendation.candidates}
+    points: dict[tuple[str, ...], list[Measurement]] = {}
+    for each in recommendation.settle:
+        alike = each.kind == "repeats" and each.needed is None
+        points.setdefault((each.against, each.column) if alike else (each.text,), []).append(each)
+    return [
+        first.text
+        if not others
+        else f"{listing(labels[each.variant] for each in (first, *others))}, each with "
+        f"{labels.get(first.against, first.against)}: {MORE_REPEATS}"
+        for first, *others in points.values()
+    ]
 
 
 def _open_measurement(

@@ -109,7 +109,7 @@ def _cells(
             is_gain = row is not table.baseline
             found.append(
                 ModelCell(
-                    table=table.name,
+                    table=table.title,
                     label=row.label,
                     metric=metric.name,
                     published=value,
@@ -143,6 +143,9 @@ def _bound(metric: str, footprint: Footprint | Missing, device: Device, load: Lo
     return total / seconds(Step(0, 0, total, pairs, outputs))
 
 
+TITLES = {metric.name: metric.title[:1].lower() + metric.title[1:] for metric in METRICS}
+
+
 def _error(metric: str, cells: Sequence[ModelCell]) -> ModelError | None:
     pairs = [
         (cell, cell.predicted_gain, cell.published_gain)
@@ -151,7 +154,7 @@ def _error(metric: str, cells: Sequence[ModelCell]) -> ModelError | None:
     ]
     if not pairs:
         return None
-    errors = [(abs(ours - theirs), f"{c.label}, {c.table}, {c.metric}") for c, ours, theirs in pairs]
+    errors = [(abs(ours - theirs), f"{c.label} on {c.table}, {TITLES[c.metric]}") for c, ours, theirs in pairs]
     return ModelError(
         metric=metric,
         cells=len(pairs),

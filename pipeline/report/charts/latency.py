@@ -82,7 +82,12 @@ def _latency(rows: dict[str, list[dict[str, Any]]], labels: list[str], layout: L
     panels = []
     for latency, found in rows.items():
         values = [row["value"] for row in found]
-        axis = {"tickCount": 4 if layout is WIDE else 5, "labelFlush": False}
+        axis = {
+            "tickCount": 3 if layout is WIDE else 5,
+            "labelFlush": False,
+            "labelOverlap": True,
+            "labelSeparation": 6,
+        }
         if min(values) > 0 and max(values) / min(values) > 12:
             x = logarithmic("value", values, margin=1.15, most=4, axis={"labelFlush": False})
         else:

@@ -129,10 +129,10 @@ def check_chart(check: RooflineCheck | None) -> Chart | None:
 
 def _against(metric: str, rows: list[dict[str, Any]], layout: Layout, side: int) -> dict[str, Any]:
     ends = domain([0.0, *(float(row[name]) for row in rows for name in ("x", "y"))], 0.06)
-    axis = {"tickCount": 4, "labelExpr": PERCENT}
+    axis = {"labelExpr": PERCENT}
     encoding = {
-        "x": quantity("x", domain=ends, title="Predicted gain", axis=axis),
-        "y": quantity("y", domain=ends, title="Published gain", axis=axis),
+        "x": quantity("x", domain=ends, title="Predicted gain", axis={**axis, "tickCount": 3}),
+        "y": quantity("y", domain=ends, title="Published gain", axis={**axis, "tickCount": 4}),
     }
     diagonal = {"values": [{"x": end, "y": end} for end in ends]}
     point = {"type": "point", "filled": True, "size": 60, "opacity": 0.8, "color": COLOURS[0]}

@@ -24,7 +24,7 @@ class Layout:
     names: int
 
 
-WIDE, NARROW = Layout("wide", 1080, 13, 4, 170), Layout("narrow", 290, 11, 1, 128)
+WIDE, NARROW = Layout("wide", 1080, 13, 4, 190), Layout("narrow", 290, 11, 1, 128)
 LAYOUTS = (WIDE, NARROW)
 
 

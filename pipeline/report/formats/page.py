@@ -9,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup
 
 from pipeline.compare.accuracy import Mean
+from pipeline.compare.recommendation import open_points
 from pipeline.report.charts import draw, every_chart
 from pipeline.report.charts.ladder import ladder_styles
 from pipeline.report.charts.latency import PERCENTILES, SHAPES
@@ -85,6 +86,7 @@ def render(report: Report, table: Table) -> str:
         references=reference,
         histories=history,
         decision=decision,
+        open_points=open_points,
         is_measured=report.comparison.is_measured,
         calibrations=[view(calibration, index) for index, calibration in enumerate(report.calibrations)],
         moving_sites=moving_sites,

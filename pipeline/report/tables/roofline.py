@@ -7,13 +7,17 @@ from collections.abc import Callable
 from pipeline.compare.estimates import Missing
 from pipeline.compare.roofline import Roofline, RooflineRow
 from pipeline.compare.roofline_check import RooflineCheck
+from pipeline.compare.sentences import listing
 from pipeline.report.charts.roofline import METRICS
 from pipeline.report.tables.twins import Twin
 from pipeline.report.text import ends, figure, number, signed
 
 
 def roofline_figures(roofline: Roofline) -> Twin:
-    """Bytes, floors, what the load reaches at best, and how much of it was reached, for each variant."""
+    """Bytes, floors, what the load reaches at best, and how much of it was reached, for each variant.
+
+    Why a figure is missing is said once, by `gaps`.
+    """
     rows = tuple(_row(row, roofline.predicted) for row in roofline.rows)
     head = ("Variant", "Weights (GB)", "KV a token (kB)", "Tokens that fit", "Decode floor (ms)", "Prefill floor (ms)")
     best = ("Best throughput (tok/s)", "Gain over BF16")
@@ -24,7 +28,7 @@ def roofline_figures(roofline: Roofline) -> Twin:
 def _row(row: RooflineRow, predicted: bool) -> tuple[str, ...]:
     footprint = row.footprint
     if isinstance(footprint, Missing):
-        return (row.label, f"n/a: {footprint.reason}", *[""] * (6 if predicted else 10))
+        return (row.label, *["n/a"] * (7 if predicted else 11))
     moved = (number(footprint.weight_bytes / 1e9, 3), number(footprint.kv_bytes_per_token / 1e3, 1))
     best = row.best if isinstance(row.best, Missing) else row.best.throughput_tok_s
     floors = (_show(row.kv_tokens, lambda n: f"{n:,.0f}"), _show(row.decode_ms, figure), _show(row.prefill_ms, figure))
@@ -72,8 +76,23 @@ def error_figures(check: RooflineCheck) -> Twin:
     return Twin(head, rows)
 
 
+def gaps(roofline: Roofline) -> list[str]:
+    """Why figures are missing, each reason with the variants that it holds for."""
+    found: dict[str, list[str]] = {}
+    for row in roofline.rows:
+        figures = (row.footprint, row.kv_tokens, row.decode_ms, row.prefill_ms, row.best, row.gain_percent)
+        reached = () if roofline.predicted else (row.measured_gain, row.decode_share, row.throughput_share)
+        for reason in dict.fromkeys(each.reason for each in (*figures, *reached) if isinstance(each, Missing)):
+            found.setdefault(reason, []).append(row.label)
+    everyone = len(roofline.rows)
+    return [
+        f"n/a: {why.rstrip('.')}{'' if len(names) == everyone else f' ({listing(names)})'}."
+        for why, names in found.items()
+    ]
+
+
 def _show(value: float | int | Missing, show: Callable[[float], str]) -> str:
-    return f"n/a: {value.reason}" if isinstance(value, Missing) else show(value)
+    return "n/a" if isinstance(value, Missing) else show(value)
 
 
 def _percent(value: float) -> str:
