@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import json
+import math
 import shutil
 import struct
 from functools import cached_property
@@ -120,10 +121,12 @@ class ModelSource:
         if wrong:
             listing = ", ".join(f"{name}={width}" for name, width in wrong.items())
             what = "group size" if group else "block size"
+            way_out = "choose a format without groups or blocks (fp8_dynamic, int8_dynamic)."
+            if quant.format is not None and quant.format.group_is_free:
+                way_out = f"set quant.group_size to a divisor of {math.gcd(*widths.values())}, or {way_out}"
             raise ConfigError(
                 f"quant={quant.name} on model={self.settings.name}: {what} {divisor} does not divide {listing}.",
-                f"Set quant.group_size to a divisor of {', '.join(str(w) for w in wrong.values())}, "
-                "or choose a format without groups (fp8_dynamic, int8_dynamic).",
+                way_out[0].upper() + way_out[1:],
             )
 
     def _input_widths(self) -> dict[str, int]:

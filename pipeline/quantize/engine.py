@@ -142,7 +142,8 @@ def copy_companions(source: Path, target: Path) -> None:
 def settle(source: Path, folder: Path, quantization: dict[str, Any]) -> None:
     """Makes an engine's folder a checkpoint: its weights, and everything else as in the original.
 
-    What was not rounded is stored in BF16, whatever it was computed in.
+    What was not rounded is stored in BF16, whatever it was computed in. Embeddings and lm_head are the original's: no
+    engine touches them, and some have them in float16, which loses the smallest numbers.
 
     Args:
         source: the BF16 checkpoint.
@@ -152,6 +153,9 @@ def settle(source: Path, folder: Path, quantization: dict[str, Any]) -> None:
     import torch
     from safetensors.torch import load_file, save_file
 
+    from pipeline.quantize.dequantized import Tensors
+
+    original = Tensors(source)
     for path in sorted(folder.glob(f"*{WEIGHTS}")):
         tensors = {name: tensor.contiguous() for name, tensor in load_file(path).items()}
         for name, tensor in tensors.items():
@@ -159,7 +163,9 @@ def settle(source: Path, folder: Path, quantization: dict[str, Any]) -> None:
                 # vLLM takes groups as runs of inputs, and would multiply with the wrong scales without a word.
                 raise StageError(f"{name}: the groups are not runs of inputs, which vLLM cannot serve.")
             # The formats' own scales are float16, as every loader expects them.
-            if tensor.is_floating_point() and not name.endswith(".scales"):
+            if name in original and ".layers." not in name:
+                tensors[name] = original[name]
+            elif tensor.is_floating_point() and not name.endswith(".scales"):
                 tensors[name] = tensor.to(torch.bfloat16)
         save_file(tensors, path, metadata={"format": "pt"})
     for path in {path for pattern in COMPANIONS for path in folder.glob(pattern)}:

@@ -11,7 +11,7 @@ from pipeline.models import check_safetensors, companions
 from pipeline.quantize import checkpoint as disk
 from pipeline.quantize import packing_gguf
 from pipeline.verify import CHECKS, canary, sizes
-from pipeline.verify.weights import changed, compare
+from pipeline.verify.weights import changed, compare, excess
 from pipeline.workspace import Draft, sha256_of
 
 if TYPE_CHECKING:
@@ -24,6 +24,10 @@ CANARIES = (
 )
 CANARY_TOKENS = 16
 SIZE_TOLERANCE = 0.01
+# What bitsandbytes' scales are called.
+LARGEST = (".SCB", "absmax")
+# The code of no number among MXFP4's scales (OCP Microscaling formats, 2023, 5.4.1).
+E8M0_NAN = 255
 
 
 class Failed(Exception):
@@ -149,11 +153,14 @@ def weights(job: Job, results: dict[str, Any]) -> str:
     except KeyError as error:
         return f"not compared: not known here: {error.args[0]}"
     results["weight_errors"] = found
-    worst = max(found, key=lambda item: item["error"] / (item["allowed"] or 1e-9), default=None)
+    worst = max(found, key=excess, default=None)
     if worst is None:
         raise Failed("no quantized weight could be compared")
-    said = f"{worst['module']} is {worst['error']:.4f} of its norm away, {worst['allowed']:.4f} would be explained"
-    if not worst["error"] <= worst["allowed"]:
+    said = (
+        f"{worst['module']} is {worst['error']:.4f} of its norm away, {worst['allowed']:.4f} would be explained; "
+        f"its groups' factors {worst['factor_error']:.4f} from 1, {worst['allowed_factor_error']:.4f} would be"
+    )
+    if excess(worst) > 1:
         raise Failed(said)
     return f"{len(found)} compared with BF16; worst: {said}"
 
@@ -177,7 +184,7 @@ def log_probabilities(job: Job, results: dict[str, Any], answers: dict[str, Any]
 
 
 def scales(folder: Path) -> str:
-    """Every scale is finite and positive."""
+    """Every scale is finite, and of a sign that its format takes."""
     count = 0
     if path := disk.gguf_file(folder):
         for name, weight in packing_gguf.weights(path):
@@ -185,15 +192,29 @@ def scales(folder: Path) -> str:
                 raise Failed(f"{name} holds a value that is not finite")
             count += weight.numel()
         return f"{count:,} weights of blocks with scales in them finite"
-    largest = (".SCB", "absmax")
-    for name, tensor in _tensors(folder, lambda name: name.endswith(("_scale", ".scales", *largest))):
-        values = tensor.float()
-        # bitsandbytes stores the largest magnitude (or a code of it), which is 0 where all weights are.
-        sane = values >= 0 if name.endswith(largest) else values > 0
-        if not bool((sane & values.isfinite()).all()):
-            raise Failed(f"{name} holds a value that is not finite and positive")
+    for name, tensor in _tensors(folder, lambda name: name.endswith(("_scale", ".scales", *LARGEST))):
+        if not bool(_sane(name, tensor).all()):
+            raise Failed(f"{name} holds a value that no scale can have")
         count += tensor.numel()
-    return f"{count:,} scales finite and positive"
+    return f"{count:,} scales finite and in range"
+
+
+def _sane(name: str, scales: Any) -> Any:
+    """Which values of a tensor of scales can be one."""
+    import torch
+
+    values = scales.float()
+    if name.endswith("_scale") and scales.dtype is torch.uint8:
+        sane = values != E8M0_NAN  # codes of powers of two, which are all positive
+    elif name.endswith(LARGEST):
+        # bitsandbytes stores the largest magnitude (or a code of it), which is 0 where all weights are.
+        sane = values >= 0
+    elif name.endswith(".scales"):
+        # AutoRound turns a group around where its largest weight is positive: one side has a step more than the other.
+        sane = values != 0
+    else:
+        sane = values > 0
+    return sane & values.isfinite()
 
 
 def _tensors(folder: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, Any]]:

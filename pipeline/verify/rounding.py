@@ -4,7 +4,12 @@ The error of a weight W and its quantized image V is the relative Frobenius norm
 it follows from the format alone (for b bits and a step s about s / sqrt(12) for each weight), so it is computed here
 from the BF16 weight with scales of its own. What an engine wrote may be worse by a factor: algorithms that compensate
 errors (GPTQ) or weigh them (AWQ, AutoRound) accept larger ones on the weights to gain on the outputs. A zero point that
-is off by one makes sqrt(1 + 12) = 3.6 times the error, a scale that belongs elsewhere or a wrong order far more.
+is off by one makes sqrt(1 + 12) = 3.6 times the error, a wrong order far more.
+
+A wrong scale may hide below such a factor, so the factor f between a group of weights w and its image v is looked at,
+too: f = <w, v> / <w, w>. Errors that know nothing of the weights leave f within e / sqrt(n) of 1 for n weights in a
+group and an error of e. Rounding to nearest is at 0.6 to 2.1 times of that, clipped weights (AWQ, AutoRound) at up to
+2.3; scales of the next channel make 6.7 times and more.
 """
 
 from __future__ import annotations
@@ -18,6 +23,7 @@ import torch
 TOLERANCE = {"rtn": 1.25, "smoothquant": 1.25, "awq": 1.5}
 # Rounding that looks at data may trade errors of weights for errors of outputs.
 TOLERANCE_WITH_DATA = 3.0
+TOLERANCE_OF_FACTORS = 4.0
 # FP8 E4M3's and FP4 E2M1's largest numbers: Micikevicius et al., 2022, table 1; OCP Microscaling formats, 2023, 5.3.3.
 E4M3, E2M1 = 448.0, 6.0
 # The sixteen numbers of NF4: Dettmers et al., "QLoRA", 2023, appendix E.
@@ -46,6 +52,20 @@ def relative_error(original: torch.Tensor, image: torch.Tensor) -> float:
     """|original - image| / |original|; infinite where the image holds what is not finite."""
     error = float((original - image).norm() / original.norm())
     return error if error == error else float("inf")
+
+
+def factor_error(original: torch.Tensor, image: torch.Tensor, group: int | None) -> float:
+    """How far the factors between groups of weights and their images are from 1, as rms over the groups."""
+    weights, images = _blocks(original, group), _blocks(image, group)
+    squares = weights.square().sum(1)
+    factors = (weights * images).sum(1)[squares > 0] / squares[squares > 0]
+    error = float((factors - 1).square().mean().sqrt())
+    return error if error == error else math.inf
+
+
+def allowed_factor_error(weight: torch.Tensor, group: int | None, error: float) -> float:
+    """The factor error that a relative error of the weight explains."""
+    return TOLERANCE_OF_FACTORS * error / math.sqrt(_blocks(weight, group).shape[1])
 
 
 def rounded(weight: torch.Tensor, scheme: str, group: int | None) -> torch.Tensor:

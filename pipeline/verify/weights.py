@@ -10,14 +10,16 @@ from pipeline.config import QuantSettings
 from pipeline.quantize import packing_gguf
 from pipeline.quantize.checkpoint import gguf_file, quantized_modules
 from pipeline.verify.rescaling import NORMS, Factors
-from pipeline.verify.rounding import allowed, relative_error
+from pipeline.verify.rounding import allowed, allowed_factor_error, factor_error, relative_error
 
 # These multiply weights by what their activations make important, and divide what is in front of them (`rescaling`).
 RESCALING = ("awq", "smoothquant")
+# What is found of a module, and the limit that it is held against.
+ERRORS = (("error", "allowed"), ("factor_error", "allowed_factor_error"))
 
 
 def compare(folder: Path, source: Path, quant: QuantSettings) -> list[dict[str, Any]]:
-    """Each quantized module with its relative error and the largest one that its format and algorithm explain.
+    """Each quantized module with its errors (see `rounding`), and the largest that its format and algorithm explain.
 
     What was rescaled is compared as it acts, with the factors taken out again, so that the errors of one format mean
     the same whatever algorithm made it.
@@ -47,13 +49,29 @@ def compare(folder: Path, source: Path, quant: QuantSettings) -> list[dict[str, 
             continue
         original, image = before[f"{module}.weight"].float(), images[module]
         if original.shape != image.shape:
-            found.append({"module": module, "error": float("inf"), "allowed": 0.0})
+            wrong = {"error": float("inf"), "allowed": 0.0, "factor_error": float("inf"), "allowed_factor_error": 0.0}
+            found.append({"module": module, **wrong})
             continue
         scale = 1.0 if factors is None else factors.inputs(module) * factors.outputs(module)[:, None]
         scheme = images.block_format(module) or str(quant.scheme)
-        limit = allowed(original, scheme, quant.effective_group_size, quant.algorithm, scale)
-        found.append({"module": module, "error": relative_error(original, image / scale), "allowed": limit})
+        group, image = quant.effective_group_size, image / scale
+        limit = allowed(original, scheme, group, quant.algorithm, scale)
+        found.append(
+            {
+                "module": module,
+                "error": relative_error(original, image),
+                "allowed": limit,
+                "factor_error": factor_error(original, image, group),
+                "allowed_factor_error": allowed_factor_error(original, group, limit),
+            }
+        )
     return found
+
+
+def excess(item: dict[str, Any]) -> float:
+    """The larger one of a module's two errors, in parts of what is explained: up to 1 where all is well."""
+    parts = [item[name] / (item[limit] or 1e-9) for name, limit in ERRORS]
+    return float(max(parts)) if all(part == part for part in parts) else float("inf")
 
 
 def changed(folder: Path, source: Path, quant: QuantSettings) -> list[str]:

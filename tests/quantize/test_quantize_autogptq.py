@@ -20,7 +20,7 @@ from pipeline.errors import ConfigError
 from pipeline.progress import Progress
 from pipeline.quantize import autogptq, isolated
 from pipeline.quantize.checkpoint import quantization_config
-from pipeline.verify.weights import compare
+from pipeline.verify.weights import compare, excess
 
 DEMO = PROJECT_ROOT / "pipeline" / "demo" / "checkpoint"
 WORKER = runpy.run_path(str(autogptq.WORKER))
@@ -112,7 +112,7 @@ def test_the_gate_finds_8_bits_that_were_made_from_bfloat16(settings, tmp_path: 
         autogptq.write_config(DEMO, folder, quant)
         found = compare(folder, DEMO, quant)
         assert len(found) == 28
-        assert all((item["error"] <= item["allowed"]) == right for item in found)
+        assert all((excess(item) <= 1) == right for item in found)
 
 
 def worker_of(process: psutil.Process) -> psutil.Process | None:

@@ -20,8 +20,9 @@ from pipeline.models import companions
 from pipeline.quantize import autoawq, autoround, check_engine, engine, gptqmodel, llmcompressor
 from pipeline.quantize.checkpoint import describe, headers, ignored, quantization_config, quantized_modules
 from pipeline.quantize.dequantized import Tensors, Weights
-from pipeline.verify import sizes
+from pipeline.verify import gate, sizes
 from pipeline.verify.rescaling import Factors
+from pipeline.verify.weights import changed, excess
 from pipeline.verify.weights import compare as gate_compare
 
 DEMO = PROJECT_ROOT / "pipeline" / "demo" / "checkpoint"
@@ -133,7 +134,10 @@ def test_the_checkpoint_is_of_the_native_format(scheme: str, name: str, bench: B
     assert describe(folder)["quantized_layers"] == 28
     quant = bench.settings(*asked(scheme, name)).quant
     assert sizes.differences(sizes.predicted(DEMO, quant, False), folder) == []
-    assert all(item["error"] <= item["allowed"] for item in gate_compare(folder, DEMO, quant))
+    assert all(excess(item) <= 1 for item in gate_compare(folder, DEMO, quant))
+    assert changed(folder, DEMO, quant) == []
+    assert "28 of 28" in gate.layers(folder, DEMO, SimpleNamespace(settings=SimpleNamespace(quant=quant)))
+    assert "in range" in gate.scales(folder)
     untouched = [item for item in found if not item.startswith(tuple(f"{name}." for name in expected))]
     assert sorted(untouched) == sorted(item for item in headers(DEMO) if not item.endswith("_proj.weight"))
     assert {found[item]["dtype"] for item in untouched} == {"BF16"}
@@ -147,6 +151,48 @@ def test_the_checkpoint_is_of_the_native_format(scheme: str, name: str, bench: B
     kept = {key: value for key, value in json.loads((folder / "config.json").read_text()).items() if key in CONFIG}
     assert kept == CONFIG
     assert (folder.parent / "quantize.log").stat().st_size > 0
+
+
+def zero_points_of_the_other_version(_: dict[str, torch.Tensor], config: dict[str, Any]) -> None:
+    config["checkpoint_format"] = "gptq_v2"
+
+
+def shifted_zero_points(tensors: dict[str, torch.Tensor], _: dict[str, Any]) -> None:
+    tensors[f"{DAMAGED}.qzeros"] ^= 0x11111111
+
+
+def another_packing_order(tensors: dict[str, torch.Tensor], _: dict[str, Any]) -> None:
+    packed = tensors[f"{DAMAGED}.qweight"]
+    tensors[f"{DAMAGED}.qweight"] = ((packed & 0x0F0F0F0F) << 4) | ((packed >> 4) & 0x0F0F0F0F)
+
+
+def scales_of_other_channels(tensors: dict[str, torch.Tensor], _: dict[str, Any]) -> None:
+    tensors[f"{DAMAGED}.scales"] = tensors[f"{DAMAGED}.scales"].roll(1, 1)
+
+
+DAMAGED = "model.layers.2.self_attn.q_proj"
+FAULTS = [
+    *((scheme, "gptqmodel", zero_points_of_the_other_version) for scheme in ("W4A16", "W8A16")),
+    ("W4A16_ASYM", "autoawq", shifted_zero_points),
+    *(
+        (*maker, damage)
+        for maker in (("W4A16", "gptqmodel"), ("W8A16", "gptqmodel"), ("W4A16_ASYM", "autoawq"))
+        for damage in (another_packing_order, scales_of_other_channels)
+    ),
+]
+
+
+@pytest.mark.parametrize(("scheme", "name", "damage"), FAULTS, ids=lambda value: getattr(value, "__name__", value))
+def test_the_gate_finds_a_planted_fault(scheme: str, name: str, damage: Any, bench: Bench, tmp_path: Path) -> None:
+    folder = bench.checkpoint(scheme, name)
+    tensors, config = load_file(folder / "model.safetensors"), json.loads((folder / "config.json").read_text())
+    damage(tensors, config["quantization_config"])
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    found = gate_compare(tmp_path, DEMO, bench.settings(*asked(scheme, name)).quant)
+    wrong = {item["module"] for item in found if excess(item) > 1}
+    everywhere = damage is zero_points_of_the_other_version
+    assert wrong == ({item["module"] for item in found} if everywhere else {DAMAGED})
 
 
 def second_moments(sequences: list[torch.Tensor]) -> dict[str, torch.Tensor]:

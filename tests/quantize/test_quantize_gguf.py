@@ -1,6 +1,7 @@
 """GGUF files hold llama.cpp's formats under llama.cpp's names, and are read back under the original ones."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from pipeline.quantize import checkpoint as disk
 from pipeline.quantize import packing_gguf
 from pipeline.storage import q4_k_m
 from pipeline.verify import gate, sizes
-from pipeline.verify.weights import compare
+from pipeline.verify.weights import compare, excess
 from pipeline.workspace import Digests
 
 gguf = pytest.importorskip("gguf")
@@ -51,9 +52,25 @@ def test_a_checkpoint_passes_the_gate(folder: Path, variant: str, settings) -> N
     assert sum(sizes.predicted(DEMO, settings(f"quant={variant}").quant, False).values()) == pytest.approx(
         disk.weight_bytes(folder), rel=0.001
     )
-    assert all(item["error"] < item["allowed"] for item in compare(folder, DEMO, settings(f"quant={variant}").quant))
+    assert all(excess(item) <= 1 for item in compare(folder, DEMO, settings(f"quant={variant}").quant))
     assert disk.describe(folder)["format"] == variant.replace("_", " ", 1).replace("q", "Q").replace("k_m", "K_M")
     assert {path.name for path in folder.iterdir()} >= {"model.gguf", "config.json", "tokenizer.json"}
+
+
+def test_the_gate_finds_scales_of_other_blocks(folder: Path, variant: str, settings, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    tensors = {
+        packing_gguf.original_name(tensor.name): tensor
+        for tensor in gguf.GGUFReader(tmp_path / "model.gguf", "r+").tensors
+    }
+    damaged = tensors["model.layers.1.mlp.up_proj.weight"]
+    # A block begins with its scale (Q8_0), or with its scale and that of its minima (Q4_K), in float16.
+    size, scales = (34, 2) if variant == "gguf_q8_0" else (144, 4)
+    blocks = damaged.data.reshape(-1, size)
+    blocks[:, :scales] = blocks[::-1, :scales].copy()
+    found = compare(tmp_path, DEMO, settings(f"quant={variant}").quant)
+    wrong = [item["module"] for item in found if excess(item) > 1]
+    assert wrong == ["model.layers.1.mlp.up_proj"]
 
 
 def test_every_tensor_has_its_original_name_shape_and_nearly_its_values(folder: Path, variant: str) -> None:
@@ -117,7 +134,7 @@ def test_widths_that_blocks_do_not_divide_are_refused(
     config.write_text(json.dumps(json.loads(config.read_text()) | overrides))
     asked = settings(f"quant={quant}", f"model.path={broken_model}")
     source = ModelSource(asked.model, tmp_path / "cache", Digests(tmp_path / "digests"))
-    with pytest.raises(ConfigError, match=f"does not divide.*{width}"):
+    with pytest.raises(ConfigError, match=f"does not divide.*{width}.*Choose a format without groups"):
         source.check(asked.quant)
 
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from safetensors.torch import load_file
@@ -12,6 +13,7 @@ from pipeline.catalogue import GPUS
 from pipeline.config import PROJECT_ROOT, Stage
 from pipeline.errors import ConfigError
 from pipeline.quantize.checkpoint import headers, quantization_config
+from pipeline.verify import gate
 
 H100 = next(gpu for gpu in GPUS if gpu.name == "H100 SXM")
 DEMO = PROJECT_ROOT / "pipeline" / "demo" / "checkpoint"
@@ -42,10 +44,19 @@ def test_bf16_weights_are_linked_and_scales_are_a_file_of_their_own(quantized) -
     assert not quantization_config(DEMO)
 
 
-def test_quantized_weights_keep_their_own_scheme(quantized) -> None:
-    config = quantization_config(quantized("quant=fp8_static", "kv_cache=fp8_e4m3"))
-    assert config["config_groups"]["group_0"]["input_activations"]["dynamic"] is False
+@pytest.mark.parametrize("quant", ["fp8_static", "int8_dynamic", "w4a16", "mxfp4"])
+def test_quantized_weights_keep_their_own_scheme(quant: str, quantized, settings) -> None:
+    folder = quantized(f"quant={quant}", "quant.algorithm=rtn", "kv_cache=fp8_e4m3")
+    config = quantization_config(folder)
+    assert config["config_groups"]["group_0"]["weights"]["num_bits"] == settings(f"quant={quant}").quant.bits
     assert config["kv_cache_scheme"]["num_bits"] == 8
+    scales = load_file(folder / "kv_scales.safetensors")
+    assert len(scales) == 8
+    assert set(scales) < set(headers(folder))
+    results: dict = {}
+    job = SimpleNamespace(settings=settings(f"quant={quant}", "quant.algorithm=rtn", "kv_cache=fp8_e4m3"))
+    assert "predicted" in gate.size(folder, DEMO, job, results)
+    assert "finite and in range" in gate.scales(folder)
 
 
 def test_a_scale_of_one_needs_no_calibration_and_no_copy(quantized) -> None:

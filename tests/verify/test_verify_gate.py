@@ -45,7 +45,7 @@ def test_a_good_checkpoint_passes(good: Path, settings) -> None:
     job = Asked(settings("quant=w4a16"))
     assert "unchanged" in gate.files(good, DEMO)
     assert "28 of 28" in gate.layers(good, DEMO, job)
-    assert "finite and positive" in gate.scales(good)
+    assert "finite and in range" in gate.scales(good)
     assert disk.weight_bytes(good) < 0.5 * disk.weight_bytes(DEMO)
 
 
@@ -57,6 +57,16 @@ def test_a_bad_scale_is_named(copy: Path, value: float) -> None:
     edit(copy, change)
     with pytest.raises(gate.Failed, match=r"layers\.2\.mlp\.up_proj"):
         gate.scales(copy)
+
+
+def test_mxfp4s_code_of_no_number_is_named_and_blocks_of_zeros_are_not(checkpoint, tmp_path: Path) -> None:
+    folder = shutil.copytree(checkpoint("mxfp4"), tmp_path / "checkpoint")
+    name = "model.layers.1.self_attn.k_proj.weight_scale"
+    assert not load_file(folder / "model.safetensors")[name].all()
+    assert "in range" in gate.scales(folder)
+    edit(folder, lambda tensors: tensors[name][0, :1].fill_(255))
+    with pytest.raises(gate.Failed, match=name):
+        gate.scales(folder)
 
 
 def test_a_layer_left_in_bf16_is_named(copy: Path, settings) -> None:
