@@ -2,10 +2,11 @@ r"""Multiple choice by one request a question beside lm-eval's own client: quest
 
     python benchmarks/multiple_choice.py [--column MMLU] [--questions 200] [overrides]
 
-Both ask the same server about the same prompts, one after the other, ours first: lm-eval's `echo` requests cannot use
-the prefix cache, but would fill it. Prints a table, every question on which the two choose differently with the gap in
-log-probability between the two options, and the same as one JSON line at the end. At the shape of Qwen3-0.6B, with the
-real tokenizer and MMLU:
+Both ask the same server about the same prompts, in turns of fifty questions, so that whatever else the machine does
+falls on both; ours first: lm-eval's `echo` requests cannot use the prefix cache, but would fill it. Prints a table,
+every question on which the two choose differently with the gap in log-probability between the two options, and the
+same as one JSON line at the end. At the shape of Qwen3-0.6B, with the real tokenizer and MMLU (hours of `echo` on two
+cores; `eval.tasks.MMLU.task=mmlu_miscellaneous`, a subject of short prompts, takes less than half of it):
 
     mkdir qwen3-0.6b; cp $DATA/qwen3/*.json* qwen3-0.6b/; cp $DATA/qwen3/config.qwen3-0.6b.json qwen3-0.6b/config.json
     python benchmarks/multiple_choice.py model=qwen3_0_6b model.weights=random model.path=qwen3-0.6b \
@@ -19,11 +20,13 @@ import json
 import os
 import tempfile
 import time
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
 CLIENTS = ("one request", "lm-eval", "one request, again")
+# Questions that one client is given before it is the other's turn.
+TURN = 50
 
 
 def settings_of(overrides: list[str]) -> Any:
@@ -50,6 +53,12 @@ def instances_of(settings: Any, column: str, questions: int) -> list[Any]:
             task.build_all_requests(samples=asked.items[name])
         found += task.instances
     return found
+
+
+def turns(instances: list[Any]) -> list[list[Any]]:
+    """The requests of `TURN` questions at a time, in their order."""
+    questions = [list(group) for _, group in groupby(instances, key=lambda each: (each.task_name, each.doc_id))]
+    return [list(chain(*questions[start : start + TURN])) for start in range(0, len(questions), TURN)]
 
 
 def choices(instances: list[Any], values: list[tuple[float, bool]]) -> list[tuple[int, list[float]]]:
@@ -95,11 +104,18 @@ def compare(settings: Any, column: str, questions: int, folder: Path) -> dict[st
             max_length=endpoint.context,
             timeout=3600,
         )
-        seconds, chosen = {}, {}
-        for name, client in zip(CLIENTS, (ours, theirs, ours), strict=True):
+        seconds, chosen = dict.fromkeys(CLIENTS, 0.0), {name: [] for name in CLIENTS}
+
+        def ask(name: str, client: Any, part: list[Any]) -> None:
             started = time.perf_counter()
-            chosen[name] = choices(instances, client.loglikelihood(instances))
-            seconds[name] = time.perf_counter() - started
+            chosen[name] += choices(part, client.loglikelihood(part))
+            seconds[name] += time.perf_counter() - started
+
+        for part in turns(instances):
+            ask(CLIENTS[0], ours, part)
+            ask(CLIENTS[1], theirs, part)
+        for part in turns(instances):
+            ask(CLIENTS[2], ours, part)
     finally:
         serving.stop()
     return figures(settings, column, instances, ours.tally.facts(), seconds, chosen)

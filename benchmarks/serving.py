@@ -73,25 +73,34 @@ def client(outputs: Path, rounds: int, prompts: int, overrides: list[str]) -> No
         ours: list[dict[str, float]] = []
         theirs: list[dict[str, float]] = []
         names = ("total_token_throughput", "mean_ttft_ms", "median_ttft_ms")
-        for index in range(rounds):
+
+        def by_us(seed: int) -> None:
             shared = [f"bench.dataset.path={dataset}", f"bench.num_prompts={prompts}", "bench.repeats=1"]
             pipeline(
                 outputs / "ours",
-                *("stage=bench", "quant=bf16", "bench=study", f"serve.url={url}", f"bench.seed={index}"),
+                *("stage=bench", "quant=bf16", "bench=study", f"serve.url={url}", f"bench.seed={seed}"),
                 *("bench.warmup_prompts=16", "bench.warmup_rounds=2", *shared, *overrides),
             )
             values = results(outputs / "ours", "bf16")[-1]["metrics"]
             ours.append({name: values[name]["values"][0] for name in names})
-            file = outputs / f"theirs-{index}.json"
+
+        def by_hand(seed: int) -> None:
+            file = outputs / f"theirs-{seed}.json"
             command = [
                 *("--backend", "openai-chat", "--endpoint", "/v1/chat/completions", "--base-url", url),
                 *("--model", "model", "--tokenizer", str(checkpoint), "--dataset-name", "sharegpt"),
-                *("--dataset-path", str(dataset), "--num-prompts", str(prompts), "--seed", str(index)),
+                *("--dataset-path", str(dataset), "--num-prompts", str(prompts), "--seed", str(seed)),
                 *("--temperature", "0", "--save-result", "--result-dir", str(outputs), "--result-filename", file.name),
             ]
-            subprocess.run([sys.executable, "-c", BY_HAND, *command], check=True, stdout=subprocess.DEVNULL)
+            quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+            subprocess.run([sys.executable, "-c", BY_HAND, *command], check=True, **quiet)
             content = json.loads(file.read_text())
             theirs.append({name: float(content[name]) for name in names})
+
+        for index in range(rounds):
+            # Who comes first takes turns, too.
+            for send in (by_us, by_hand) if index % 2 == 0 else (by_hand, by_us):
+                send(index)
     finally:
         server.terminate()
         server.wait(60)
@@ -208,7 +217,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=6, help="of client: each is one of ours and one by hand")
     parser.add_argument("--prompts", type=int, default=200, help="of client: requests of each")
     parser.add_argument("overrides", nargs="*", help="further settings, as model=qwen3_0_6b model.path=...")
-    given = parser.parse_args()
+    # Settings may stand anywhere among the options.
+    given = parser.parse_intermixed_args()
     outputs = given.outputs.resolve()
     if given.what == "client":
         client(outputs, given.rounds, given.prompts, given.overrides)
