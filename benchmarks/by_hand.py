@@ -152,18 +152,20 @@ def bitsandbytes(model_id: str, tokens: Path, output: str) -> Measured:
 
 
 def gguf(model_id: str, tokens: Path, output: str) -> Measured:
-    """AutoRound without its own rounding, which is llama.cpp's."""
+    """AutoRound without its own rounding and without data, which is llama.cpp's."""
     import gguf as library
 
     # Its converter names an architecture that the released gguf does not have; any other will do.
     library.MODEL_ARCH.DFLASH = getattr(library.MODEL_ARCH, "DFLASH", library.MODEL_ARCH.QWEN3)
     from auto_round import AutoRound
-    from auto_round.export.export_to_gguf.conversion.base import TextModel
+    from auto_round.export.export_to_gguf.llama_cpp_conversion import get_conversion
 
     # llama.cpp knows no tokenizer but those that it has seen; the demo's is not among them.
-    TextModel.get_vocab_base_pre = lambda *_: "default"
+    (architecture,) = json.loads(Path(model_id, "config.json").read_text())["architectures"]
+    get_conversion(Path(model_id)).get_model_class(architecture).get_vocab_base_pre = lambda *_: "default"
     started = now()
-    AutoRound(model_id, scheme="gguf:q4_k_m", iters=0).quantize_and_save(output_dir=output, format="gguf:q4_k_m")
+    rounding = AutoRound(model_id, scheme="gguf:q4_k_m", iters=0, disable_opt_rtn=True)
+    rounding.quantize_and_save(output_dir=output, format="gguf:q4_k_m")
     return since(started)
 
 

@@ -6,7 +6,7 @@ A process each, in turn (ours, by hand, by hand, ours, ...), so that what else t
 the start of loading the model to the written checkpoint, imports left out on both sides: seconds that passed, and the
 cores' time, which a busy machine hardly changes. Memory is the peak of the process. An engine in an environment of its
 own has a process more on our side, whose imports, time and memory count; so the imports by hand count there too. Both
-get the same conversations.
+get the same conversations: those that the pipeline shows an engine (`calibration.algorithm_samples`).
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ IMPORTS: dict[str, tuple[str, ...]] = {
     "gptq_autogptq": (),
 }
 ISOLATED = "gptq_autogptq"
+SHOWN = "shown.safetensors"
 MEASURED = {"seconds": "s", "cpu_seconds": "cores' s", "mib": "MiB"}
 LIMIT = 1.1
 
@@ -110,21 +111,24 @@ def command_of(side: str, case: str, outputs: Path, scratch: Path, overrides: li
     if side == "ours":
         return [sys.executable, __file__, "--only", case, "--output", str(outputs), *overrides]
     job = job_of(case, outputs, overrides)
-    from pipeline.calibrate import TOKENS
-    from pipeline.config import Stage
-
-    tokens = job.artifact(Stage.CALIBRATE).folder / TOKENS if job.settings.needs_calibration else tokens_of(outputs)
     python = sys.executable
     if case == ISOLATED:
         from pipeline.quantize import isolated
 
         python = str(isolated.environment("autogptq", job.progress))
-    return [python, str(BY_HAND), case, str(job.model.folder.resolve()), str(tokens), str(scratch)]
+    return [python, str(BY_HAND), case, str(job.model.folder.resolve()), str(outputs / SHOWN), str(scratch)]
 
 
-def tokens_of(outputs: Path) -> Path:
-    """The tokens of the calibration that is there, for examples that only look at how many there are."""
-    return next(outputs.glob("*/calibrate-*/tokens.safetensors"))
+def keep_shown(outputs: Path, overrides: list[str]) -> None:
+    """Writes the sequences that the pipeline shows its engines, of all that the calibration kept."""
+    import torch
+    from safetensors.torch import save_file
+
+    from pipeline.quantize import engine
+
+    found = [ids[0].int() for ids in engine.sequences(job_of("gptq", outputs, overrides))]
+    lengths = torch.tensor([len(ids) for ids in found], dtype=torch.int32)
+    save_file({"input_ids": torch.cat(found), "lengths": lengths}, outputs / SHOWN)
 
 
 def main() -> None:
@@ -143,6 +147,7 @@ def main() -> None:
     outputs.mkdir(parents=True, exist_ok=True)
     calibrate = ["stage=calibrate", "quant=gptq", f"outputs={outputs}", *overrides]
     subprocess.run([sys.executable, "-m", "pipeline", *calibrate], check=True, stdout=subprocess.DEVNULL)
+    keep_shown(outputs, overrides)
     rows = []
     for case in options.cases:
         found: dict[str, list[dict[str, float]]] = {"ours": [], "by hand": []}
@@ -184,7 +189,7 @@ def show(rows: list[dict[str, Any]]) -> None:
             cells.append(f"{each[f'ours_{what}']:.1f} / {each[f'by_hand_{what}']:.1f}")
             cells.append(f"[red]{each[f'ratio_{what}']:.2f}[/]" if over else f"{each[f'ratio_{what}']:.2f}")
         table.add_row(*cells)
-    Console(stderr=True).print(table)
+    Console(stderr=True, width=110).print(table)
 
 
 if __name__ == "__main__":
