@@ -2,7 +2,7 @@ r"""Multiple choice by one request a question beside lm-eval's own client: quest
 
     python benchmarks/multiple_choice.py [--column MMLU] [--questions 200] [overrides]
 
-Both ask the same server about the same prompts, in turns of fifty questions, so that whatever else the machine does
+Both ask the same server about the same prompts, in turns of a hundred questions, so that whatever else the machine does
 falls on both; ours first: lm-eval's `echo` requests cannot use the prefix cache, but would fill it. Prints a table,
 every question on which the two choose differently with the gap in log-probability between the two options, and the
 same as one JSON line at the end. At the shape of Qwen3-0.6B, with the real tokenizer and MMLU (hours of `echo` on two
@@ -26,7 +26,9 @@ from typing import Any
 
 CLIENTS = ("one request", "lm-eval", "one request, again")
 # Questions that one client is given before it is the other's turn.
-TURN = 50
+TURN = 100
+# Of so many questions, one is asked before anything is timed: a server's first batches are slower than all others.
+WARM_UP = 9
 
 
 def settings_of(overrides: list[str]) -> Any:
@@ -41,24 +43,31 @@ def settings_of(overrides: list[str]) -> Any:
         return compose_variants(config, overrides)[0]
 
 
-def instances_of(settings: Any, column: str, questions: int) -> list[Any]:
-    """The requests of lm-eval for a sample of a column's questions, drawn by subject."""
+def instances_of(settings: Any, column: str, questions: int) -> tuple[list[Any], list[Any]]:
+    """The requests of lm-eval for a sample of a column's questions, drawn by subject; those of others to warm up."""
     from pipeline.eval import tasks
 
-    chosen = settings.eval.model_copy(update={"limit": questions})
+    chosen = settings.eval.model_copy(update={"limit": questions + -(-questions // (WARM_UP - 1))})
     asked = tasks.load(column, chosen.tasks[column], chosen)
     found = []
     for name, task in asked.tasks.items():
         with tasks.quiet():
             task.build_all_requests(samples=asked.items[name])
         found += task.instances
-    return found
+    asked = questions_of(found)
+    timed = [requests for index, requests in enumerate(asked) if index % WARM_UP]
+    return list(chain(*timed[:questions])), list(chain(*asked[::WARM_UP]))
+
+
+def questions_of(instances: list[Any]) -> list[list[Any]]:
+    """The requests of each question."""
+    return [list(group) for _, group in groupby(instances, key=lambda each: (each.task_name, each.doc_id))]
 
 
 def turns(instances: list[Any]) -> list[list[Any]]:
     """The requests of `TURN` questions at a time, in their order."""
-    questions = [list(group) for _, group in groupby(instances, key=lambda each: (each.task_name, each.doc_id))]
-    return [list(chain(*questions[start : start + TURN])) for start in range(0, len(questions), TURN)]
+    asked = questions_of(instances)
+    return [list(chain(*asked[start : start + TURN])) for start in range(0, len(asked), TURN)]
 
 
 def choices(instances: list[Any], values: list[tuple[float, bool]]) -> list[tuple[int, list[float]]]:
@@ -77,7 +86,7 @@ def compare(settings: Any, column: str, questions: int, folder: Path) -> dict[st
     from transformers import AutoTokenizer
 
     from pipeline.eval.endpoint import Endpoint
-    from pipeline.eval.model import ServedModel
+    from pipeline.eval.model import ServedModel, Tally
     from pipeline.hardware import probe
     from pipeline.models import ModelSource
     from pipeline.progress import Progress
@@ -85,15 +94,13 @@ def compare(settings: Any, column: str, questions: int, folder: Path) -> dict[st
     from pipeline.workspace import Digests
 
     os.environ["TQDM_DISABLE"] = "1"
-    instances = instances_of(settings, column, questions)
+    instances, others = instances_of(settings, column, questions)
     checkpoint = ModelSource(settings.model, folder, Digests(folder / "digests.json")).folder
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     serving = Serving(probe(settings.hardware), folder / "logs", Progress())
     try:
         server = serving.serve(checkpoint, settings, "bf16", prefix_caching=True)
         endpoint = Endpoint(server.url, SERVED_NAME, settings.eval.num_concurrent, server.check_alive)
-        # A server's first batches are slower than all others.
-        server.complete([f"{number} and {number}" for number in range(8)], 2)
         ours = ServedModel(endpoint, tokenizer, max_gen_toks=16)
         theirs = LocalCompletionsAPI(
             base_url=f"{server.url}/v1/completions",
@@ -104,6 +111,9 @@ def compare(settings: Any, column: str, questions: int, folder: Path) -> dict[st
             max_length=endpoint.context,
             timeout=3600,
         )
+        for client in (ours, theirs):
+            client.loglikelihood(others)
+        ours.tally = Tally()
         seconds, chosen = dict.fromkeys(CLIENTS, 0.0), {name: [] for name in CLIENTS}
 
         def ask(name: str, client: Any, part: list[Any]) -> None:
