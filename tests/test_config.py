@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import PROJECT_ROOT, Stage, Variant, validate
+from pipeline.config import ASIDE, PROJECT_ROOT, Stage, Variant, validate
 from pipeline.errors import ConfigError
 
 CONF = PROJECT_ROOT / "conf"
@@ -69,9 +69,7 @@ def test_all_errors_come_at_once(compose) -> None:
 def test_stage_takes_one_many_or_all(settings) -> None:
     assert settings("stage=bench").stage == (Stage.BENCH,)
     assert settings("stage=[quantize,eval]").stage == (Stage.QUANTIZE, Stage.EVAL)
-    assert settings("stage=all").stage == tuple(
-        stage for stage in Stage if stage not in (Stage.PUBLISH, Stage.CAPABILITIES)
-    )
+    assert settings("stage=all").stage == tuple(stage for stage in Stage if stage not in ASIDE)
 
 
 def test_a_model_brings_the_sets_that_fit_it_and_the_user_still_decides(settings) -> None:

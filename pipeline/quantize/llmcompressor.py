@@ -28,6 +28,7 @@ def quantize(job: Job, draft: Draft) -> None:
 def _quantize(job: Job, draft: Draft) -> None:
     import torch
     from llmcompressor import oneshot
+    from llmcompressor.core import reset_session
 
     from pipeline.loading import load_model
 
@@ -43,8 +44,12 @@ def _quantize(job: Job, draft: Draft) -> None:
             "num_calibration_samples": len(batches),
         }
     job.progress.detail(f"{quant.algorithm} over {data.get('num_calibration_samples', 0)} conversations")
-    with _without_pinning():
-        oneshot(model=model, recipe=recipe(quant), **data)
+    try:
+        with _without_pinning():
+            oneshot(model=model, recipe=recipe(quant), **data)
+    finally:
+        # Its session is global and holds the model, and with it the GPU memory that the server wants next.
+        reset_session()
     if quant.static_activations is not None:
         folder = job.artifact(Stage.CALIBRATE).folder
         set_input_scales(model, folder, job.settings.calibration, quant.static_activations)

@@ -9,13 +9,16 @@ is off by one makes sqrt(1 + 12) = 3.6 times the error, a wrong order far more.
 A wrong scale may hide below such a factor, so the factor f between a group of weights w and its image v is looked at,
 too: f = <w, v> / <w, w>. Errors that know nothing of the weights leave f within e / sqrt(n) of 1 for n weights in a
 group and an error of e. Rounding to nearest is at 0.6 to 2.1 times of that, clipped weights (AWQ, AutoRound) at up to
-2.3; scales of the next channel make 6.7 times and more.
+2.3; scales of the next channel make 6.7 times and more. Rows of thousands of weights average that out and leave the
+format's own bias (FP8's steps double at powers of two: .0026 for rows of 4,096 weights), so rounding to nearest is the
+yardstick there.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 
@@ -24,6 +27,7 @@ TOLERANCE = {"rtn": 1.25, "smoothquant": 1.25, "awq": 1.5}
 # Rounding that looks at data may trade errors of weights for errors of outputs.
 TOLERANCE_WITH_DATA = 3.0
 TOLERANCE_OF_FACTORS = 4.0
+TOLERANCE_OF_BIAS = 1.5
 # FP8 E4M3's and FP4 E2M1's largest numbers: Micikevicius et al., 2022, table 1; OCP Microscaling formats, 2023, 5.3.3.
 E4M3, E2M1 = 448.0, 6.0
 # The sixteen numbers of NF4: Dettmers et al., "QLoRA", 2023, appendix E.
@@ -63,11 +67,6 @@ def factor_error(original: torch.Tensor, image: torch.Tensor, group: int | None)
     return error if error == error else math.inf
 
 
-def allowed_factor_error(weight: torch.Tensor, group: int | None, error: float) -> float:
-    """The factor error that a relative error of the weight explains."""
-    return TOLERANCE_OF_FACTORS * error / math.sqrt(_blocks(weight, group).shape[1])
-
-
 def rounded(weight: torch.Tensor, scheme: str, group: int | None) -> torch.Tensor:
     """A weight of shape (out, in), float32, rounded to the nearest numbers of a format.
 
@@ -77,10 +76,17 @@ def rounded(weight: torch.Tensor, scheme: str, group: int | None) -> torch.Tenso
     return _ROUND[scheme](weight, group)
 
 
-def allowed(
+class Limits(NamedTuple):
+    """What a format and an algorithm explain of a weight's two errors."""
+
+    error: float
+    factor_error: float
+
+
+def limits(
     weight: torch.Tensor, scheme: str, group: int | None, algorithm: str, scale: torch.Tensor | float = 1.0
-) -> float:
-    """The relative error that a weight may have in this format when it was rounded by this algorithm.
+) -> Limits:
+    """The errors that a weight may have in this format when it was rounded by this algorithm.
 
     Args:
         weight: BF16's, of shape (out, in).
@@ -89,9 +95,14 @@ def allowed(
         algorithm: how it was rounded.
         scale: what each weight was multiplied with before it was rounded, to be divided by again.
     """
-    nearest = relative_error(weight, rounded(weight * scale, scheme, group) / scale)
-    # Factors that are no numbers explain nothing.
-    return nearest * TOLERANCE.get(algorithm, TOLERANCE_WITH_DATA) if math.isfinite(nearest) else 0.0
+    image = rounded(weight * scale, scheme, group) / scale
+    nearest = relative_error(weight, image)
+    if not math.isfinite(nearest):
+        # Factors that are no numbers explain nothing.
+        return Limits(0.0, 0.0)
+    error = nearest * TOLERANCE.get(algorithm, TOLERANCE_WITH_DATA)
+    by_chance = TOLERANCE_OF_FACTORS * error / math.sqrt(_blocks(weight, group).shape[1])
+    return Limits(error, max(by_chance, TOLERANCE_OF_BIAS * factor_error(weight, image, group)))
 
 
 def _blocks(weight: torch.Tensor, size: int | None) -> torch.Tensor:

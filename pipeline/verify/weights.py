@@ -10,7 +10,7 @@ from pipeline.config import QuantSettings
 from pipeline.quantize import packing_gguf
 from pipeline.quantize.checkpoint import gguf_file, quantized_modules
 from pipeline.verify.rescaling import NORMS, Factors
-from pipeline.verify.rounding import allowed, allowed_factor_error, factor_error, relative_error
+from pipeline.verify.rounding import factor_error, limits, relative_error
 
 # These multiply weights by what their activations make important, and divide what is in front of them (`rescaling`).
 RESCALING = ("awq", "smoothquant")
@@ -55,14 +55,14 @@ def compare(folder: Path, source: Path, quant: QuantSettings) -> list[dict[str, 
         scale = 1.0 if factors is None else factors.inputs(module) * factors.outputs(module)[:, None]
         scheme = images.block_format(module) or str(quant.scheme)
         group, image = quant.effective_group_size, image / scale
-        limit = allowed(original, scheme, group, quant.algorithm, scale)
+        limit = limits(original, scheme, group, quant.algorithm, scale)
         found.append(
             {
                 "module": module,
                 "error": relative_error(original, image),
-                "allowed": limit,
+                "allowed": limit.error,
                 "factor_error": factor_error(original, image, group),
-                "allowed_factor_error": allowed_factor_error(original, group, limit),
+                "allowed_factor_error": limit.factor_error,
             }
         )
     return found

@@ -99,11 +99,13 @@ def test_a_second_crash_is_a_failure_with_the_log(tmp_path: Path) -> None:
 @pytest.mark.parametrize("who", ["Ctrl-C", "pipeline killed", "launcher killed"])
 def test_nothing_is_left_behind_in_mid_benchmark(tmp_path: Path, who: str) -> None:
     child = subprocess.Popen(
-        [sys.executable, "-m", "pipeline", *COMMAND, f"outputs={tmp_path}"],
+        [sys.executable, "-m", "pipeline", *COMMAND, "bench.num_prompts=200", f"outputs={tmp_path}"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         cwd=PROJECT_ROOT,
         start_new_session=True,
+        # A shell that runs the tests in the background has told all below it to ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 240
     while not measuring(tmp_path) and time.monotonic() < deadline:

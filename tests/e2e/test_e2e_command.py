@@ -71,6 +71,7 @@ def test_figures_come_from_a_real_server(outputs: Path) -> None:
 
 @pytest.mark.vllm
 def test_static_scales_are_those_of_the_observed_ranges(outputs: Path) -> None:
+    import torch
     from safetensors.torch import load_file
 
     (ranges,) = outputs.glob("demo/calibrate-*/ranges.safetensors")
@@ -81,7 +82,9 @@ def test_static_scales_are_those_of_the_observed_ranges(outputs: Path) -> None:
     assert len(scales) == 28
     for name, scale in scales.items():
         seen = observed[f"minmax.fp8_e4m3.{name.removesuffix('.input_scale')}"]
-        assert float(scale) == pytest.approx(float(seen.abs().max()) / 448, rel=1e-6)
+        # Scales are of the dtype that the model was quantized in, which is the hardware's.
+        rounding = max(1e-6, torch.finfo(scale.dtype).eps / 2)
+        assert float(scale) == pytest.approx(float(seen.abs().max()) / 448, rel=rounding)
     scales = load_file(cache)
     assert len(scales) == 8
     for name, scale in scales.items():

@@ -88,3 +88,15 @@ def test_a_bf16_checkpoint_is_described_from_its_headers() -> None:
     assert described["format"] == "bf16"
     assert quantized_modules(DEMO) == set()
     assert {item["dtype"] for item in headers(DEMO).values()} == {"BF16"}
+
+
+def test_no_model_outlives_its_quantizing(tmp_path: Path, settings) -> None:
+    """What llm-compressor's global session keeps would stay in the memory of the GPU that serves next."""
+    import gc
+
+    from pipeline.__main__ import Run
+
+    given = ("stage=quantize", "quant=fp8_dynamic", f"outputs={tmp_path}")
+    assert Run([settings(*given)], list(given)).execute() == 0
+    gc.collect()
+    assert not [found for found in gc.get_objects() if type(found).__name__ == "Qwen3ForCausalLM"]
