@@ -16,8 +16,8 @@ spread, and a log-probability, a logit less their mean under the softmax, by at 
 
 Errors of weights, activations, keys and values, and of BF16 itself add up in squares. Trained models damp what is
 added (the demo model stays below half of the bound in every format); random weights do not, and are at 0.6 to 1.2 of
-it from 4 to 28 layers, so they have a margin. What is unrelated to the reference is at 1 to 1.4. Four bits at the depth
-of 36 random layers are there, too (1.08 was seen): where random weights explain as much as the cap, nothing can be told.
+it from 4 to 28 layers, so they have a margin. What is unrelated to the reference is at 1 to 1.4. Four bits in 36 layers
+of random weights are there, too (1.08 was seen): where these explain as much as the cap, nothing can be told.
 """
 
 from __future__ import annotations
