@@ -23,7 +23,7 @@ from rich.markup import escape
 
 from pipeline import capabilities, provenance, publish, report
 from pipeline.capabilities import Vllm
-from pipeline.catalogue import GPUS
+from pipeline.catalogue import gpu_of
 from pipeline.config import PROJECT_ROOT, Settings, Stage, Variant, validate
 from pipeline.errors import ConfigError, NotApplicable, PipelineError
 from pipeline.hardware import Hardware, probe
@@ -113,7 +113,7 @@ class Run:
         if {Stage.REPORT, Stage.GATE} & set(self.stages):
             report.check(first)
         self.not_applicable: dict[str, str] = {}
-        self.gpu = next((gpu for gpu in GPUS if gpu.key == first.hardware.gpu), None)
+        self.gpu = gpu_of(first.hardware.gpu or "")
         self.vllm = Vllm.of(packages(first.serve.python))
         self.unserved = self._unserved(hardware)
         for job in self.jobs:

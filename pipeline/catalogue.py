@@ -39,7 +39,7 @@ class Gpu:
 
     @property
     def key(self) -> str:
-        """Its name as a setting, `hardware.gpu`."""
+        """Its name in settings, which take `name`, too."""
         return self.name.lower().replace(" ", "_")
 
 
@@ -59,6 +59,6 @@ GPUS = (
 def gpu_of(name: str) -> Gpu | None:
     """The GPU that the driver, or a user, calls so; None where the catalogue does not have it."""
     for gpu in GPUS:
-        if name == gpu.name or f" {name}".endswith(f" {gpu.driver_name}"):
+        if name in (gpu.name, gpu.key) or f" {name}".endswith(f" {gpu.driver_name}"):
             return gpu
     return None

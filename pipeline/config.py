@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -23,7 +24,7 @@ from pydantic import (
     model_validator,
 )
 
-from pipeline.catalogue import GPUS
+from pipeline.catalogue import GPUS, gpu_of
 from pipeline.errors import ConfigError
 from pipeline.kernels import TITLES, choices
 from pipeline.schemes import AWQ, GPTQ, SCHEMES, SIGNROUND, Scheme
@@ -432,19 +433,23 @@ class EvalSettings(_Section):
         return self
 
 
+def _in_catalogue(name: str) -> str:
+    """The catalogue's name of a GPU, whether it was called `H100 SXM` or `h100_sxm`."""
+    gpu = gpu_of(name)
+    if gpu is None:
+        raise ValueError(f"{name}: the catalogue has no GPU of that name, but {', '.join(gpu.key for gpu in GPUS)}")
+    return gpu.name
+
+
+GpuName = Annotated[str, AfterValidator(_in_catalogue)]
+
+
 class HardwareSettings(_Section):
     """The machine, where it should not be probed."""
 
     name: str
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    gpu: str | None = Field(None, description="a GPU of the catalogue that need not be here: what could it serve?")
-
-    @field_validator("gpu")
-    @classmethod
-    def _in_catalogue(cls, value: str | None) -> str | None:
-        if value is not None and value not in (known := [gpu.key for gpu in GPUS]):
-            raise ValueError(f"{value}: the catalogue has no GPU of that name, but {', '.join(known)}")
-        return value
+    gpu: GpuName | None = Field(None, description="a GPU of the catalogue that need not be here: what could it serve?")
 
 
 class ConstraintSettings(_Section):
@@ -456,17 +461,12 @@ class ConstraintSettings(_Section):
     max_loss_points: dict[str, NonNegativeFloat] = Field(
         {}, description="task label -> largest loss of accuracy against BF16, in points"
     )
-    hardware: str | None = Field(None, description="GPU of the catalogue that has to serve it natively")
+    hardware: GpuName | None = Field(None, description="GPU of the catalogue that has to serve it natively")
 
     @field_validator("max_loss_points", mode="before")
     @classmethod
     def _none_is_no_limit(cls, value: Any) -> Any:
         return {} if value is None else value
-
-    @field_validator("hardware")
-    @classmethod
-    def _known_gpu(cls, value: str | None) -> str | None:
-        return value if value is None else _in_catalogue((value,))[0]
 
 
 class ReportSettings(_Section):
@@ -480,7 +480,7 @@ class ReportSettings(_Section):
     constraints: ConstraintSettings = ConstraintSettings()
     margin_points: PositiveFloat = Field(1, description="loss of accuracy, in points, that still counts as no worse")
     margin_percent: PositiveFloat = Field(1, description="loss of speed, in percent, that still counts as no worse")
-    what_if: tuple[str, ...] = Field((), description="GPUs of the catalogue to predict for, see pipeline/catalogue.py")
+    what_if: tuple[GpuName, ...] = Field((), description="GPUs of pipeline/catalogue.py to predict for")
     runs: tuple[Path, ...] = Field((), description="earlier runs, the oldest first: report.json or outputs folders")
     baseline: Path | None = Field(
         None, description="report.json or outputs folder that stage=gate holds this run against"
@@ -492,17 +492,6 @@ class ReportSettings(_Section):
     formats: tuple[Literal["html", "md", "csv", "json", "png"], ...] = Field(
         ("html", "md", "csv", "json"), description="png: each chart as a file for slides"
     )
-
-    @field_validator("what_if")
-    @classmethod
-    def _known_gpus(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return _in_catalogue(value)
-
-
-def _in_catalogue(names: tuple[str, ...]) -> tuple[str, ...]:
-    if unknown := [name for name in names if name not in {gpu.name for gpu in GPUS}]:
-        raise ValueError(f"{', '.join(unknown)}: the catalogue has {', '.join(gpu.name for gpu in GPUS)}")
-    return names
 
 
 class PublishSettings(_Section):

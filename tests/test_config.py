@@ -98,8 +98,10 @@ def test_the_command_answers_without_heavy_imports(arguments: list[str]) -> None
     assert time.monotonic() - started < 10
 
 
-def test_a_gpu_that_the_catalogue_does_not_have_is_refused(compose) -> None:
-    with pytest.raises(ConfigError, match=r"report.what_if: H100: the catalogue has .*H100 SXM"):
+def test_a_gpu_has_one_name_however_it_is_written_and_others_are_refused(compose, settings) -> None:
+    assert settings("report.what_if=[h100_sxm, L40S]").report.what_if == ("H100 SXM", "L40S")
+    assert settings("hardware.gpu=h100_sxm").hardware.gpu == "H100 SXM"
+    with pytest.raises(ConfigError, match=r"report.what_if.*H100: the catalogue has no GPU of that name, .*h100_sxm"):
         validate(compose("report.what_if=[H100]"))
 
 

@@ -157,7 +157,8 @@ def _absent(comparison: Comparison) -> Iterable[Sentence]:
             cell.reason for cell in (row.speed[THROUGHPUT.name], *row.tasks.values()) if isinstance(cell, Missing)
         )
         if reasons:
-            yield plain("caveat", f"{row.label}: {'; '.join(reason.rstrip('.…') for reason in reasons)}.")
+            said = "; ".join(reason.rstrip(".") for reason in reasons)
+            yield plain("caveat", f"{row.label}: {said}{'' if said.endswith('…') else '.'}")
 
 
 def _scope(comparison: Comparison, model: str, machine: str) -> Sentence:

@@ -16,13 +16,19 @@ MINUS = "−"
 
 
 def clean(value: Any, limit: int | None = None) -> str:
-    """Text without control characters (terminals obey them) and direction overrides (readers are misled by them)."""
+    """Text without control characters (terminals obey them) and direction overrides (readers are misled by them).
+
+    With a limit, at most so many characters, and no word in halves.
+    """
     kept = "".join(
         character
         for character in str(value)
         if character in "\n\t" or unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Co", "Cn")
     )
-    return kept if limit is None or len(kept) <= limit else f"{kept[: limit - 1].rstrip()}…"
+    if limit is None or len(kept) <= limit:
+        return kept
+    short = kept[: limit - 1]
+    return f"{(short.rpartition(' ')[0] or short).rstrip(' .;:,')}…"
 
 
 def first_line(text: str, limit: int = 140) -> str:
