@@ -6,15 +6,20 @@ Colours are CSS variables, so that one drawing serves the light and the dark pag
 
 from __future__ import annotations
 
+import atexit
 import json
-from collections.abc import Iterable
-from functools import lru_cache
-from threading import Thread
+import sys
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, lru_cache
+from pathlib import Path
+from subprocess import DEVNULL, PIPE, Popen
+from threading import Lock, Thread
 from xml.etree import ElementTree
 
 from markupsafe import Markup
 
-from pipeline.report.charts.vega import Chart
+from pipeline.report.charts.vega import NARROW, WIDE, Chart
 
 NAMESPACE = "{http://www.w3.org/2000/svg}"
 VEGA_LITE = "6.1"
@@ -26,19 +31,27 @@ def svgs(charts: Iterable[Chart]) -> dict[str, Markup]:
 
     Every text in them is escaped, because they are built as trees.
     """
-    return {chart.name: Markup("").join(Markup(_svg(chart, layout)) for layout in chart.specs) for chart in charts}
+    found = list(charts)
+    with ThreadPoolExecutor(1) as aside:
+        narrow = [aside.submit(_svg, chart, NARROW.name, _drawn_aside) for chart in found]
+        wide = [_svg(chart, WIDE.name, _drawn) for chart in found]
+        return {
+            chart.name: Markup(one) + Markup(other.result())
+            for chart, one, other in zip(found, wide, narrow, strict=True)
+        }
 
 
 def warm_up() -> None:
-    """Starts vl-convert's engine, which takes half a second, beside whatever is done until there is something to draw.
+    """Starts vl-convert's engines, half a second each, beside whatever is done until there is something to draw.
 
-    It has one thread of its own, and lets go of Python's lock while it works: drawings wait for each other.
+    An engine has one thread of its own, and lets go of Python's lock while it works: its drawings wait for each other.
     """
-    Thread(target=_drawn, args=(json.dumps({"mark": "point"}),), daemon=True).start()
+    for draw in (_drawn, _drawn_aside):
+        Thread(target=draw, args=(json.dumps({"mark": "point"}),), daemon=True).start()
 
 
 # A sweep makes the report anew after each of its jobs, most of whose charts are as they were.
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=128)
 def _drawn(spec: str) -> str:
     import vl_convert
 
@@ -46,8 +59,34 @@ def _drawn(spec: str) -> str:
     return text
 
 
-def _svg(chart: Chart, layout: str) -> str:
-    root = ElementTree.fromstring(_drawn(json.dumps(chart.specs[layout])))
+@lru_cache(maxsize=128)
+def _drawn_aside(spec: str) -> str:
+    second = _second()
+    with _turn:
+        assert second.stdin is not None and second.stdout is not None
+        try:
+            second.stdin.write(f"{spec}\n")
+            second.stdin.flush()
+            answer = second.stdout.readline()
+        except OSError:
+            answer = ""
+    # Where there is no second one (no memory for it, killed), the first one draws it all.
+    return str(json.loads(answer)) if answer else _drawn(spec)
+
+
+_turn = Lock()
+
+
+@cache
+def _second() -> Popen[str]:
+    command = [sys.executable, str(Path(__file__).with_name("second.py")), VEGA_LITE]
+    second = Popen(command, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, text=True)
+    atexit.register(second.communicate)
+    return second
+
+
+def _svg(chart: Chart, layout: str, draw: Callable[[str], str]) -> str:
+    root = ElementTree.fromstring(draw(json.dumps(chart.specs[layout])))
     for element in list(root.iter()):
         element.tag = element.tag.removeprefix(NAMESPACE)
         _adopt(element, f"{chart.name}-{layout}")
