@@ -1,0 +1,41 @@
+"""The typed schema of everything under `conf/`: what may be set, of which type, and what fits together.
+
+Hydra composes the YAML files and overrides; `Settings` checks the result as a whole and reports every error at once,
+before any heavy import. The classes are pure: no file is opened and nothing is probed here. The first line of a module
+says which groups of `conf/` it holds.
+"""
+
+from pipeline.config.base import ASIDE, PROJECT_ROOT, Stage
+from pipeline.config.checkpoints import KVCacheSettings, ModelSettings, QuantSettings
+from pipeline.config.data import CalibrationSet, CalibrationSettings, DatasetSettings
+from pipeline.config.reporting import ConstraintSettings, HardwareSettings, PublishSettings, ReportSettings
+from pipeline.config.scoring import DivergenceSettings, EvalSettings, TaskSettings
+from pipeline.config.serving import SLO_METRICS, BenchSettings, LadderSettings, ServeSettings, SloSettings
+from pipeline.config.settings import Settings, Variant, validate
+
+__all__ = [
+    "ASIDE",
+    "PROJECT_ROOT",
+    "SLO_METRICS",
+    "BenchSettings",
+    "CalibrationSet",
+    "CalibrationSettings",
+    "ConstraintSettings",
+    "DatasetSettings",
+    "DivergenceSettings",
+    "EvalSettings",
+    "HardwareSettings",
+    "KVCacheSettings",
+    "LadderSettings",
+    "ModelSettings",
+    "PublishSettings",
+    "QuantSettings",
+    "ReportSettings",
+    "ServeSettings",
+    "Settings",
+    "SloSettings",
+    "Stage",
+    "TaskSettings",
+    "Variant",
+    "validate",
+]

@@ -1,0 +1,131 @@
+"""`conf/model`, `conf/quant`, `conf/kv_cache`: what is made, and from what."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import (
+    Field,
+    PositiveInt,
+    model_validator,
+)
+
+from pipeline.config.base import Section
+from pipeline.schemes import AWQ, GPTQ, SCHEMES, SIGNROUND, Scheme
+
+
+class ModelSettings(Section):
+    """The BF16 checkpoint that every variant is made from."""
+
+    name: str = Field(description="folder name under outputs/")
+    path: Path | None = Field(None, description="local folder with config.json; wins over hub_id")
+    hub_id: str | None = Field(None, description="Hugging Face hub id")
+    revision: str | None = Field(None, description="pinned hub commit")
+    weights: Literal["trained", "random"] = Field(
+        "trained", description="random: true shape from the config alone, for speed without the hub"
+    )
+    seed: int = Field(0, description="seed of random weights")
+    trust_remote_code: bool = Field(False, description="run code that the checkpoint brings")
+
+    @model_validator(mode="after")
+    def _has_source(self) -> ModelSettings:
+        if self.path is None and self.hub_id is None:
+            raise ValueError("set model.path (a local folder) or model.hub_id")
+        return self
+
+
+class QuantSettings(Section):
+    """A weight and activation format, and the algorithm that makes it."""
+
+    name: str
+    title: str = Field(description="row label in the report")
+    engine: str = Field(description="who makes the checkpoint; none: the checkpoint as it is")
+    scheme: str | None = Field(None, description="number format, see pipeline/schemes.py")
+    algorithm: str = Field("rtn", description="how weights are rounded")
+    group_size: PositiveInt | None = Field(
+        None, description="input channels that share a weight scale; null: the scheme's own"
+    )
+    smoothing_strength: float = Field(0.5, ge=0, le=1, description="SmoothQuant's alpha")
+    dampening: float = Field(0.01, gt=0, description="GPTQ's dampening, fraction of the mean diagonal")
+    double_quant: bool = Field(False, description="NF4's scales are quantized too, to 8 bits in blocks of 256")
+    ignore: tuple[str, ...] = Field(("lm_head",), description="modules left in BF16")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _autorounds_only_algorithm(cls, given: Any) -> Any:
+        """Lets `quant=awq quant.engine=autoround` compare engines: its one algorithm is nobody else's."""
+        takes_data = isinstance(given, dict) and given.get("algorithm") in (AWQ, GPTQ)
+        if takes_data and given.get("engine") == "autoround":
+            return {**given, "algorithm": SIGNROUND}
+        return given
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> QuantSettings:
+        if (self.engine == "none") != (self.scheme is None):
+            raise ValueError("engine=none goes with scheme=null, any other engine needs a scheme")
+        if self.scheme is None:
+            return self
+        if self.scheme not in SCHEMES:
+            raise ValueError(f"scheme={self.scheme}: there is none of that name, but {', '.join(SCHEMES)}")
+        engines = SCHEMES[self.scheme].engines
+        if self.engine not in engines:
+            raise ValueError(f"engine={self.engine} does not make {self.scheme}; {', '.join(engines)} can")
+        if self.algorithm not in engines[self.engine]:
+            known = ", ".join(engines[self.engine])
+            raise ValueError(f"algorithm={self.algorithm}: {self.engine} makes {self.scheme} by {known}")
+        if self.group_size is not None and not SCHEMES[self.scheme].group_is_free:
+            raise ValueError(f"group_size={self.group_size}: scheme {self.scheme} has no groups to choose")
+        if self.double_quant and self.scheme != "NF4":
+            raise ValueError(f"double_quant=true goes with scheme NF4, not {self.scheme}")
+        return self
+
+    @property
+    def format(self) -> Scheme | None:
+        """The number format; None for the checkpoint as it is."""
+        return None if self.scheme is None else SCHEMES[self.scheme]
+
+    @property
+    def bits(self) -> int | None:
+        """Whole bits of a stored weight, as engines are told; None for the checkpoint as it is."""
+        return None if self.format is None else int(self.format.bits)
+
+    @property
+    def effective_group_size(self) -> int | None:
+        """Input channels that share a weight scale, or None where the scheme has no groups."""
+        return None if self.format is None else self.group_size or self.format.group
+
+    @property
+    def static_activations(self) -> str | None:
+        """The format of activations whose scale comes from calibration; None where none does."""
+        return None if self.format is None else self.format.static
+
+    @property
+    def takes_tokens(self) -> bool:
+        """Whether the engine is shown calibration tokens."""
+        return self.algorithm != "rtn" or (self.format is not None and self.format.shown_tokens)
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether the weights or activation scales depend on calibration data."""
+        return self.static_activations is not None or self.takes_tokens
+
+
+class KVCacheSettings(Section):
+    """How keys and values are stored while serving."""
+
+    name: str
+    dtype: Literal["auto", "fp8_e4m3", "fp8_e5m2"]
+    scales: Literal["calibrated", "one"] = Field("one", description="a scale per layer from calibration, or 1.0")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> KVCacheSettings:
+        if self.scales == "calibrated" and self.dtype != "fp8_e4m3":
+            why = " (vLLM refuses fp8_e5m2 on a checkpoint that has scales)" if self.dtype == "fp8_e5m2" else ""
+            raise ValueError(f"scales=calibrated goes with dtype fp8_e4m3, not {self.dtype}{why}")
+        return self
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether the checkpoint carries scales of keys and values."""
+        return self.scales == "calibrated"

@@ -1,0 +1,164 @@
+"""All groups together: what fits, what a variant is, and every error at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from pipeline.config.base import ASIDE, Section, Stage
+from pipeline.config.checkpoints import KVCacheSettings, ModelSettings, QuantSettings
+from pipeline.config.data import CalibrationSettings
+from pipeline.config.reporting import HardwareSettings, PublishSettings, ReportSettings
+from pipeline.config.scoring import EvalSettings
+from pipeline.config.serving import BenchSettings, ServeSettings
+from pipeline.errors import ConfigError
+from pipeline.kernels import choices
+
+
+class Variant(BaseModel):
+    """One row of the report: a weight format, a KV-cache format, and the kernel that serves it."""
+
+    model_config = ConfigDict(frozen=True)
+    quant: str
+    kv_cache: str = "auto"
+    kernel: str = "auto"
+
+    @classmethod
+    def parse(cls, text: str, default: str = "auto") -> Variant:
+        """Reads `quant[+kv_cache][@kernel]`, the way the folders under outputs/ are named; `default`: the kernel."""
+        weights, _, kernel = text.partition("@")
+        quant, _, kv_cache = weights.partition("+")
+        return cls(quant=quant, kv_cache=kv_cache or "auto", kernel=kernel or default)
+
+    @property
+    def checkpoint(self) -> Variant:
+        """The variant whose checkpoint it is: one checkpoint under several kernels is made once."""
+        return self.model_copy(update={"kernel": "auto"})
+
+    def __str__(self) -> str:
+        """The folder name."""
+        cache = "" if self.kv_cache == "auto" else f"+{self.kv_cache}"
+        return f"{self.quant}{cache}{'' if self.kernel == 'auto' else f'@{self.kernel}'}"
+
+
+class Settings(Section):
+    """The whole configuration of one variant."""
+
+    stage: tuple[Stage, ...] = Field(min_length=1)
+    variants: tuple[str, ...] | None = Field(
+        None,
+        description="several variants in one run, `quant[+kv_cache][@kernel]`; null: the one set",
+    )
+    protocols: tuple[str, ...] | None = Field(
+        None, description="several files of bench/ in one run, on one server each variant; null: the one set"
+    )
+    dry_run: bool = Field(False, description="say what would run and why, and stop")
+    outputs: Path = Field(Path("outputs"), description="where artifacts are kept")
+    model: ModelSettings
+    calibration: CalibrationSettings
+    quant: QuantSettings
+    kv_cache: KVCacheSettings
+    serve: ServeSettings
+    bench: BenchSettings
+    eval: EvalSettings
+    hardware: HardwareSettings
+    report: ReportSettings
+    publish: PublishSettings = PublishSettings()
+
+    @field_validator("stage", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        if value == "all":
+            return tuple(stage for stage in Stage if stage not in ASIDE)
+        return (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _gates_against_something(self) -> Settings:
+        if Stage.GATE in self.stage and self.report.baseline is None:
+            raise ValueError("stage=gate needs report.baseline=<report.json of the run to hold this one against>")
+        return self
+
+    @model_validator(mode="after")
+    def _limits_known_tasks(self) -> Settings:
+        if unknown := [task for task in self.report.constraints.max_loss_points if task not in self.eval.tasks]:
+            raise ValueError(
+                f"report.constraints.max_loss_points={', '.join(unknown)}: eval={self.eval.name} has "
+                f"{', '.join(self.eval.tasks)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _kernel_fits_the_scheme(self) -> Settings:
+        known = choices(self.quant.scheme)
+        if self.serve.kernel not in ("auto", *known):
+            ways = f"{', '.join(known)} can be asked for" if known else "none can be asked for"
+            raise ValueError(
+                f"serve.kernel={self.serve.kernel}: vLLM has no such kernel for {self.quant.scheme or 'BF16'} "
+                f"(quant={self.quant.name}); {ways}, or auto"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _attaches_to_measure_alone(self) -> Settings:
+        if self.serve.url is not None and not set(self.stage) <= {Stage.BENCH, Stage.REPORT}:
+            raise ValueError(
+                f"serve.url={self.serve.url} goes with stage=bench or [bench,report]; the rest needs files"
+            )
+        return self
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether the checkpoint depends on calibration data at all."""
+        return self.quant.needs_data or self.kv_cache.needs_data
+
+    @property
+    def takes_ranges(self) -> bool:
+        """Whether scales in the checkpoint come from observed ranges."""
+        return self.quant.static_activations is not None or self.kv_cache.needs_data
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether this is the BF16 checkpoint, served as it is."""
+        return self.quant.engine == "none" and self.kv_cache.dtype == "auto"
+
+    @property
+    def variant(self) -> Variant:
+        """The variant that these settings describe."""
+        return Variant(quant=self.quant.name, kv_cache=self.kv_cache.name, kernel=self.serve.kernel)
+
+
+def validate(config: dict[str, Any]) -> Settings:
+    """Turns Hydra's composed configuration into `Settings`.
+
+    Raises:
+        ConfigError: naming each setting that is unknown, of the wrong type or impossible.
+    """
+    try:
+        return Settings.model_validate(config)
+    except ValidationError as error:
+        raise ConfigError(
+            "\n".join(_sentence(item) for item in error.errors()),
+            "\n`python -m pipeline --cfg job` prints every setting with its value.",
+        ) from None
+
+
+def _sentence(item: Any) -> str:
+    """One error of pydantic's as a line that names setting, value and what is allowed."""
+    where = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        return f"{where}: there is no such setting."
+    message = item["msg"].removeprefix("Value error, ")
+    if not where:  # of settings in different sections, which the message names
+        return f"{message}."
+    if item["type"] == "value_error":
+        return f"{where}: {message}."
+    return f"{where}={item['input']!r}: {message[:1].lower()}{message[1:]}."
