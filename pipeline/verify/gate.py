@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -178,7 +179,7 @@ def log_probabilities(job: Job, results: dict[str, Any], answers: dict[str, Any]
     seen = canary.distance(reference["logprobs"], answers["logprobs"])
     results["canary_logprobs"] = {"distance": seen, "allowed": limit, "tokens": len(answers["tokens"])}
     said = f"{seen:.4f} of their spread away from BF16's, {limit:.4f} would be explained"
-    if job.settings.model.weights == "random" and limit >= canary.CAP:
+    if job.settings.model.weights == "random" and limit >= canary.CAP and math.isfinite(seen):
         return f"not judged: {said}, and random weights this deep in so few bits answer like another model's"
     if not seen <= limit:
         raise Failed(said)
