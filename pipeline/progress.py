@@ -19,10 +19,17 @@ class Progress:
         self.console = console or Console(file=sys.stderr, highlight=False)
         self._status: Status | None = None
         self._step = ""
+        self._said = set[str]()
 
     def say(self, text: str) -> None:
         """Prints a line."""
         self.console.print(text, soft_wrap=True)
+
+    def say_once(self, text: str) -> None:
+        """Prints a line that holds for many steps, at the first of them."""
+        if text not in self._said:
+            self._said.add(text)
+            self.say(text)
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:

@@ -49,7 +49,7 @@ def evaluate(job: Job, draft: Draft) -> None:
         job.progress.detail(f"reading {label}")
         columns.append(tasks.load(label, wanted, settings))
         if (asked := columns[-1]).count < asked.available:
-            job.progress.say(f"  {label}: {asked.count} of {asked.available} items, {implied(asked.count)}")
+            job.progress.say_once(f"  {label}: {asked.count} of {asked.available} items, {implied(asked.count)}")
     runs_code = any(asked.runs_code for asked in columns)
     isolation = sandbox.choose(unsafe=settings.unsafe_code).kind if runs_code else None
     with sandbox.policy(unsafe=settings.unsafe_code, timeout_s=settings.code_timeout_s):

@@ -37,9 +37,9 @@ FACTORS = st.lists(st.floats(0.7, 1.3), min_size=1, max_size=4).map(tuple)
 
 
 @st.composite
-def anything(draw):
+def anything(draw, variants=("a", "b", "c")):
     """Several variants with any speed, noise, losses, emulation and gaps, with or without a baseline."""
-    names = draw(st.lists(st.sampled_from(["bf16", "a", "b", "c"]), min_size=1, max_size=4, unique=True))
+    names = draw(st.lists(st.sampled_from(["bf16", *variants]), min_size=1, max_size=4, unique=True))
     return [
         record(
             name,

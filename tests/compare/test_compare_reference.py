@@ -6,8 +6,8 @@ import re
 
 import pytest
 import yaml
-from compare_records import record
-from hypothesis import given
+from compare_records import anything, record
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.catalogue import GPUS
@@ -91,6 +91,31 @@ def test_rounding_is_no_slip_and_a_wrong_digit_is(printed, digits, noise):
             continue  # a last digit of zero is not written
         (check,) = recompute(type(TABLES["study_kv_cache"]).model_validate(data))
         assert check.is_slip == bool(wrong)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    anything(variants=("fp8_static", "gptq", "awq", "int8_dynamic")),
+    st.sampled_from(sorted(TABLES)),
+    st.sampled_from(["qwen3_8b", "demo"]),
+    st.sampled_from(["H100 SXM", None]),
+)
+def test_what_is_said_of_a_study_rests_on_intervals(records, table, model, gpu):
+    """No published difference within noise is called real, and agreement is told only where an interval holds it."""
+    found = reproduce(TABLES[table], compare(records, ("MMLU", "GSM8K")), model, gpu)
+    for sentence in found.statements:
+        for claim in sentence.claims:
+            assert not claim.interval.low <= 0 <= claim.interval.high
+        if "beyond" in sentence.text:
+            named = {(d.label, d.task) for d in found.differences if f"{d.label} on {d.task} (" in sentence.text}
+            assert named == {(claim.variant, claim.column) for claim in sentence.claims}
+            assert all(d.interval.low > 0 or d.interval.high < 0 for d in found.differences if not d.within_noise)
+        if "lie in the interval" in sentence.text:
+            told = [cell.agrees for cell in found.cells if cell.agrees is not None]
+            assert sentence.text.startswith(f"{sum(told)} of {len(told)} ")
+    for cell in found.cells:
+        if cell.agrees is not None:
+            assert (cell.measured_interval or cell.measured_change_interval) is not None
 
 
 def measured(**throughput):

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,6 +14,7 @@ from synthetic_results import MACHINE, STAGES, STUDY, Figures, Run
 from pipeline import report
 from pipeline.config import Stage
 from pipeline.errors import ServerError, StageError
+from pipeline.report.gather.sources import sources
 
 NO_KERNEL = "vLLM 0.99 has no kernel for this (needs AVX-512)."
 
@@ -152,6 +154,22 @@ def test_what_was_recorded_is_shown_whatever_the_settings_are_now(tmp_path, caps
     assert [row["name"] for row in rows] == ["bf16", "gptq", "bf16+fp8_e4m3", "w4a16"]
     assert "interval" in rows[1]["speed"]["mean_ttft_ms"]["change"]
     assert rows[3]["speed"]["mean_ttft_ms"] == {"reason": NO_KERNEL}
+
+
+def test_of_several_recorded_protocols_the_one_asked_for_is_in_the_main_table(tmp_path, capsys):
+    run = Run(tmp_path, {name: STUDY[name] for name in ("bf16", "gptq")}, formats=("json",))
+    run.single, run.recorded = "bf16", True
+    asked = run.settings("bf16").bench.name
+    for name in ("bf16", "gptq"):
+        folder = run.job(name).artifact(Stage.BENCH).folder
+        shutil.copytree(folder, folder.with_name("bench-ffffffff"))
+        manifest = json.loads((folder / "manifest.json").read_text())
+        assert manifest["results"]["protocol"] != asked
+        manifest["results"]["protocol"], manifest["started"] = asked, "1999-01-01T00:00:00.000+00:00"
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+    found = sources(run.jobs, {})
+    assert [source.finished(Stage.BENCH).results["protocol"] for source in found] == [asked] * 2
+    assert [[each.results["protocol"] for each in source.benchmarks] for source in found] == [[asked, "ladder"]] * 2
 
 
 def test_results_that_cannot_be_read_are_not_applicable(tmp_path, capsys):
