@@ -17,10 +17,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from pipeline.calibrate import sketches
@@ -44,11 +43,13 @@ class Format:
 
 
 def _e4m3(values: Floats) -> Floats:
-    rounded = torch.from_numpy(values.clip(-448.0, 448.0)).to(torch.float8_e4m3fn)
-    return np.asarray(rounded.double().numpy())
+    """To nearest, ties to even, as torch does it in 30 times the time: four bits from the first one, or from 2^-6."""
+    values = values.clip(-448.0, 448.0)
+    unit = np.ldexp(1.0, np.maximum(np.frexp(values)[1], -5) - 4)
+    return np.asarray(np.rint(values / unit) * unit)
 
 
-# E4M3's largest finite number: Micikevicius et al., "FP8 formats for deep learning", 2022, table 1.
+# E4M3's numbers: Micikevicius et al., "FP8 formats for deep learning", 2022, table 1.
 FORMATS = {
     "fp8_e4m3": Format(448.0, _e4m3),
     "int8": Format(127.0, lambda values: np.rint(values).clip(-127.0, 127.0)),
@@ -135,7 +136,8 @@ def _entropy(seen: Observed, number: Format) -> float:
     width = seen.largest / LINEAR_BINS
     sizes = np.unique(np.rint(LINEAR_BINS * CANDIDATES).astype(int))[::-1]
     sizes = sizes[sizes >= FEWEST_BINS]
-    divergences = [_divergence(reference, int(size), number) for size in sizes]
+    prefixes = _Prefixes.of(reference)
+    divergences = [_divergence(prefixes, int(size), number) for size in sizes]
     return float(width * sizes[int(np.argmin(divergences))])
 
 
@@ -149,28 +151,50 @@ def _linear(seen: Observed) -> Floats:
     return np.diff(shares)
 
 
-def _divergence(reference: Floats, size: int, number: Format) -> float:
-    """KL divergence in nats between the first `size` bins, outliers added to the last, and their quantized image."""
-    kept = reference[:size]
-    original = kept.copy()
-    original[-1] += reference[size:].sum()
-    starts, lengths = _levels(size, number)
-    is_used = kept > 0
-    mass, used = np.add.reduceat(kept, starts), np.add.reduceat(is_used.astype(np.float64), starts)
-    quantized = np.where(is_used, np.repeat(mass / np.maximum(used, 1), lengths), 0.0)
-    # An outlier in a bin that nothing else reached has no image: it is given half a count, as an unseen bin would be.
-    quantized = np.maximum(quantized, np.where(original > 0, 0.5, 0.0))
-    p, q = original / original.sum(), quantized / quantized.sum()
-    positive = p > 0
-    return float(np.sum(p[positive] * np.log(p[positive] / q[positive])))
+class _Prefixes(NamedTuple):
+    """Sums over the first bins of a distribution, (bins + 1,) each: of counts, used bins, and c log c."""
+
+    counts: Floats
+    used: Floats
+    logs: Floats
+
+    @classmethod
+    def of(cls, counts: Floats) -> _Prefixes:
+        sums = (np.cumsum(values, dtype=np.float64) for values in (counts, counts > 0, _xlogx(counts)))
+        return cls(*(np.concatenate([[0.0], each]) for each in sums))
+
+
+def _xlogx(values: Floats) -> Floats:
+    return np.asarray(values * np.log(np.where(values > 0, values, 1.0)))
+
+
+def _divergence(sums: _Prefixes, size: int, number: Format) -> float:
+    """KL divergence in nats between the first `size` bins, outliers added to the last, and their quantized image.
+
+    All bins of a level have the same image, so the sums need a term for each level and none for each bin.
+    """
+    starts, ends = _levels(size, number)
+    mass, used = sums.counts[ends] - sums.counts[starts], sums.used[ends] - sums.used[starts]
+    total, last = sums.counts[-1], sums.counts[size] - sums.counts[size - 1]
+    outliers = total - sums.counts[size]
+    # A bin that hardly anything reached is given half a count, as an unseen one would be.
+    image = np.maximum(mass / np.maximum(used, 1), 0.5)
+    images = float(used @ image)
+    crossed = float(mass @ np.log(image)) + float(outliers * np.log(image[-1]))
+    if outliers > 0 and not last > 0:
+        # Outliers in a bin that nothing else reached: its image is the half count.
+        images, crossed = images + 0.5, crossed + float(outliers * (np.log(0.5) - np.log(image[-1])))
+    ends_in = _xlogx(np.array([last, last + outliers]))
+    entropy = sums.logs[size] + float(ends_in[1] - ends_in[0])
+    return float((entropy - crossed) / total + np.log(images / total))
 
 
 @cache
 def _levels(size: int, number: Format) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Which of `size` equal bins below the clip point become the same number: where each run starts, and its length."""
+    """Which of `size` equal bins below the clip point become the same number: where each run starts and ends."""
     rounded = number.round((np.arange(size) + 0.5) / size * number.largest)
     starts = np.flatnonzero(np.diff(rounded, prepend=np.nan) != 0)
-    return starts, np.diff(np.append(starts, size))
+    return starts, np.append(starts[1:], size)
 
 
 @cache

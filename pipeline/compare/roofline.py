@@ -210,8 +210,8 @@ def kv_tokens(footprint: Footprint, device: Device, utilization: float) -> int |
     return max(0, int(free / footprint.kv_bytes_per_token))
 
 
-def step_seconds(footprint: Footprint, device: Device) -> Callable[[Step], float]:
-    """How long a step takes at least."""
+def step_seconds(footprint: Footprint, device: Device) -> Callable[..., float]:
+    """How long a step takes at least, or so many like it in a row, each of which adds its tokens to the context."""
     assert device.bandwidth_gb_s is not None
     bytes_s = device.bandwidth_gb_s * 1e9
     # Without a figure for arithmetic a product takes no time: the floor is that of memory.
@@ -220,13 +220,15 @@ def step_seconds(footprint: Footprint, device: Device) -> Callable[[Step], float
     head_bytes = 2 * footprint.head_products  # in BF16, a product a weight
     layer_bytes = footprint.step_bytes - head_bytes
 
-    def seconds(step: Step) -> float:
+    def seconds(step: Step, steps: int = 1) -> float:
         tokens, sampled = step.decoding + step.prompt_tokens, step.decoding + step.prompts_done
-        pairs = step.context + step.prompt_pairs
+        # Time is proportional to the context, so the step in the middle is the mean of all.
+        context = step.context + step.decoding * (steps - 1) / 2
+        pairs = context + step.prompt_pairs
         layers = max(layer_bytes / bytes_s, tokens * footprint.products * linear)
         head = max(head_bytes / bytes_s, sampled * footprint.head_products * sixteen) if sampled else 0.0
-        read = step.context * footprint.kv_bytes_per_token / bytes_s
-        return layers + head + max(read, pairs * footprint.attention_products * sixteen)
+        read = context * footprint.kv_bytes_per_token / bytes_s
+        return steps * (layers + head + max(read, pairs * footprint.attention_products * sixteen))
 
     return seconds
 

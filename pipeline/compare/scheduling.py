@@ -78,13 +78,13 @@ def lengths(load: Load) -> tuple[tuple[int, int], ...]:
     return tuple(found)
 
 
-def serve(load: Load, limits: Limits, seconds: Callable[[Step], float]) -> Served | None:
+def serve(load: Load, limits: Limits, seconds: Callable[[Step, int], float]) -> Served | None:
     """Runs the load to its end; None where a single request does not fit the KV cache.
 
     Args:
         load: the requests.
         limits: the server's.
-        seconds: the duration of a step.
+        seconds: the duration of a step, or of so many like it in a row, each of which adds its tokens to the context.
     """
     requests = lengths(load)
     if max(prompt + output for prompt, output in requests) > limits.kv_tokens:
@@ -94,9 +94,11 @@ def serve(load: Load, limits: Limits, seconds: Callable[[Step], float]) -> Serve
     started = [0.0] * len(requests)
     while batch.is_busy:
         step, prefilled = batch.schedule()
-        took = seconds(step)
+        # Without a prompt in it, nothing changes before the next sequence ends.
+        steps = 1 if step.prompt_tokens else batch.until_next_end
+        took = seconds(step, steps)
         now, running = now + took, running + took * batch.occupied
-        for index in batch.finish_decodes():
+        for index in batch.finish_decodes(steps):
             tpot += (now - started[index]) / (requests[index][1] - 1)
         for index in prefilled:
             started[index] = now
@@ -142,10 +144,15 @@ class _Batch:
         self.prefilling = cut + self.prefilling
         return Step(len(self.ends), self.context, tokens, pairs, len(completed)), completed
 
-    def finish_decodes(self) -> list[int]:
-        """Gives each decoding sequence its token, and lets go of those that have their last."""
-        self.steps += 1
-        self.context += len(self.ends)
+    @property
+    def until_next_end(self) -> int:
+        """Steps until a decoding sequence has its last token."""
+        return self.ends[0][0] - self.steps
+
+    def finish_decodes(self, steps: int) -> list[int]:
+        """Gives each decoding sequence so many tokens, and lets go of those that have their last."""
+        self.steps += steps
+        self.context += steps * len(self.ends)
         done = []
         while self.ends and self.ends[0][0] == self.steps:
             index = heapq.heappop(self.ends)[1]

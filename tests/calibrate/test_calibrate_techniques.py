@@ -7,7 +7,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.calibrate.sketches import BINS, codes, magnitudes
-from pipeline.calibrate.techniques import FORMATS, TECHNIQUES, Observed, clip_point, limits, moving_average
+from pipeline.calibrate.techniques import (
+    FORMATS,
+    TECHNIQUES,
+    Observed,
+    _divergence,
+    _Prefixes,
+    clip_point,
+    limits,
+    moving_average,
+)
 
 VALUES = st.lists(st.floats(-500, 500, width=32).filter(lambda v: abs(v) > 1e-3), min_size=1, max_size=200)
 
@@ -90,3 +99,29 @@ def test_fp8_rounds_to_the_nearest_of_its_numbers(values: list[float]) -> None:
     found = np.abs(FORMATS["fp8_e4m3"].round(array))
     nearest = np.abs(np.abs(array)[:, None] - grid[None, :]).min(1)
     assert np.allclose(np.abs(found - np.abs(array)), nearest)
+
+
+def test_fp8_rounds_as_torch_does_ties_too() -> None:
+    array = np.arange(-448, 448, 2.0**-4, dtype=np.float32)
+    array = np.concatenate([array, array * np.float32(2.0**-9)])
+    wanted = torch.from_numpy(array).to(torch.float8_e4m3fn).double().numpy()
+    assert np.array_equal(FORMATS["fp8_e4m3"].round(array.astype(np.float64)), wanted)
+
+
+COUNTS = st.lists(st.sampled_from([0.0, 0.0, 0.2, 1.0, 7.0, 300.0]), min_size=200, max_size=400).filter(any)
+
+
+@given(COUNTS, st.integers(128, 200), st.sampled_from(sorted(FORMATS)))
+def test_the_divergence_is_that_of_the_two_distributions_bin_by_bin(counts: list[float], size: int, name: str) -> None:
+    number, reference = FORMATS[name], np.array(counts)
+    original = reference[:size].copy()
+    original[-1] += reference[size:].sum()
+    level = np.cumsum(np.diff(number.round((np.arange(size) + 0.5) / size * number.largest), prepend=-1) != 0)
+    image = np.zeros(size)
+    for bins in (level == each for each in np.unique(level)):
+        used = bins & (reference[:size] > 0)
+        image[used] = reference[:size][bins].sum() / max(1, used.sum())
+    image = np.where(original > 0, np.maximum(image, 0.5), 0)
+    p, q, positive = original / original.sum(), image / image.sum(), original > 0
+    wanted = float(np.sum(p[positive] * np.log(p[positive] / q[positive])))
+    assert _divergence(_Prefixes.of(reference), size, number) == pytest.approx(wanted, abs=1e-9)

@@ -36,7 +36,7 @@ def of_source(source: Source) -> Footprint | Missing:
     if gguf_file(folder):
         # Its header holds the whole vocabulary, and takes a second to read.
         shape = _config(folder)
-    elif (folder / "config.json").is_file():
+    elif any(folder.glob("*.safetensors")):
         shape = None
     if shape:
         return _as_stored(
