@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator
 
+from pipeline.compare.history import History
+from pipeline.compare.recommendation import open_points
 from pipeline.report.document import Report, Seen
+from pipeline.report.tables import decision, reference, roofline, serving, twins
+from pipeline.report.tables import history as histories
 from pipeline.report.tables.calibration import facts, headline, overlap_text, verdict_of
 from pipeline.report.tables.loads import load_tables
 from pipeline.report.tables.study import Cell, Table
 from pipeline.report.tables.sweep import SweepTable
-from pipeline.report.tables.twins import Twin, engine_figures
+from pipeline.report.tables.twins import Twin
 
 SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~$&])")
 
@@ -20,20 +25,61 @@ def escape(text: str) -> str:
 
 
 def render(report: Report, table: Table) -> str:
-    """Verdict, table, legend and the setup."""
-    lines = [f"# {escape(report.title)}", "", f"**{escape(report.verdict.answer.text)}**", ""]
-    lines += [f"- {escape(point.text)}" for point in report.verdict.points]
+    """What the page says and its charts show, in its order: sentences and tables."""
+    chosen = report.recommendation
+    lines = [f"# {escape(report.title)}", "", f"**{escape((chosen or report.verdict).answer.text)}**", ""]
+    said = [
+        *([sentence.text for sentence in chosen.reasons] if chosen else []),
+        *(p.text for p in report.verdict.points),
+    ]
+    lines += _bullets(said + (open_points(chosen) if chosen else []))
+    if chosen and not chosen.constraints.is_empty:
+        lines += _twins("Under your constraints", [("Each variant", decision.constraint_figures(chosen))])
+    if report.comparison.is_measured and len(report.comparison.rows) > 1 and report.frontiers:
+        lines += _twins("Quality against cost", [("Who is on the frontier", decision.standing_figures(report))])
     titles = [f"{escape(column.title)} ({escape(column.unit)})" for column in table.columns]
     lines += ["", "## Results", "", _line(["Variant", *titles]), _line(["---", *(["---:"] * len(titles))])]
     for row in table.rows:
         lines.append(_line([escape(row.label), *(_cell(cell) for cell in row.cells)]))
-    lines += ["", *(f"- {escape(line)}" for line in table.legend)]
+    lines += ["", *_bullets(table.legend)]
     lines += _twins("Load by load", load_tables(report.comparison))
+    lines += _twins("Accuracy against BF16", list(_accuracy(report, table)))
+    lines += _twins("Memory", [("While serving", serving.memory_figures(report.comparison))])
+    lines += _twins("What the hardware would allow", list(_rooflines(report)))
+    lines += _study(report)
+    if report.history is not None:
+        lines += _twins("What changed between the runs", list(_history(report.history)))
+    lines += _twins("Do the engines agree?", [(each.scheme, twins.engine_figures(each)) for each in report.engines])
     lines += _sweeps(report)
-    lines += _twins("Do the engines agree?", [(each.scheme, engine_figures(each)) for each in report.engines])
     lines += _calibrations(report)
-    lines += ["", "## Setup", "", *(f"- {escape(name)}: {escape(value)}" for name, value in report.setup.items()), ""]
+    lines += ["", "## Setup", "", *_bullets(f"{name}: {value}" for name, value in report.setup.items()), ""]
     return "\n".join(lines)
+
+
+def _accuracy(report: Report, table: Table) -> Iterator[tuple[str, Twin]]:
+    yield "Task by task", twins.task_figures(table)
+    yield "KL divergence, agreement and perplexity", twins.divergence_figures(report.comparison)
+
+
+def _rooflines(report: Report) -> Iterator[tuple[str, Twin]]:
+    for each in report.rooflines:
+        yield f"{each.device.name}{', predicted' if each.predicted else ''}", roofline.roofline_figures(each)
+    if report.roofline_check is not None:
+        yield "How far to trust it: the same for the study's tables", roofline.error_figures(report.roofline_check)
+
+
+def _study(report: Report) -> list[str]:
+    lines = ["", "## The published study, again"] if report.reproductions else []
+    for each in report.reproductions:
+        lines += _table(f"{each.title}: {each.basis}, {each.why}", reference.reproduction_figures(each))
+        lines += ["", *_bullets(sentence.text for sentence in each.statements)] if each.statements else []
+    return lines
+
+
+def _history(history: History) -> Iterator[tuple[str, Twin]]:
+    yield "Results", histories.result_figures(history)
+    yield "Settings that differ", histories.setting_figures(history, history.settings)
+    yield "Versions that differ", histories.setting_figures(history, history.versions)
 
 
 def _sweeps(report: Report) -> list[str]:
@@ -52,13 +98,18 @@ def _sweeps(report: Report) -> list[str]:
 
 
 def _twins(title: str, tables: list[tuple[str, Twin]]) -> list[str]:
-    """Small tables under one heading."""
-    lines = ["", f"## {title}"] if tables else []
-    for name, twin in tables:
-        lines += ["", f"### {escape(name)}", "", _line([escape(title) for title in twin.head])]
-        lines.append(_line(["---"] * len(twin.head)))
-        lines += [_line([escape(cell) for cell in row]) for row in twin.rows]
-    return lines
+    """Small tables under one heading; those that hold nothing are left out."""
+    shown = [(name, twin) for name, twin in tables if twin.rows]
+    return [*(["", f"## {title}"] if shown else []), *(line for each in shown for line in _table(*each))]
+
+
+def _table(name: str, twin: Twin) -> list[str]:
+    lines = ["", f"### {escape(name)}", "", _line([escape(title) for title in twin.head])]
+    return [*lines, _line(["---"] * len(twin.head)), *(_line([escape(cell) for cell in row]) for row in twin.rows)]
+
+
+def _bullets(sentences: Iterable[str]) -> list[str]:
+    return [f"- {escape(sentence)}" for sentence in sentences]
 
 
 def _calibrations(report: Report) -> list[str]:
