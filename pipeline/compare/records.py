@@ -133,8 +133,8 @@ class Size(Frozen):
 class TaskScores(Frozen):
     """A finished task; `scores` are the items' (hash, score), or why they are not at hand.
 
-    `truncated` prompts exceeded the context, `unfinished` answers their budget; `filters` has the figure under each
-    filter that the task has.
+    `truncated` prompts exceeded the context, `unfinished` answers their budget; of the greedy answers `asked_again`,
+    `differing` came out otherwise; `filters` has the figure under each filter that the task has.
     """
 
     task: str
@@ -144,6 +144,8 @@ class TaskScores(Frozen):
     asked: int
     truncated: int = 0
     unfinished: int = 0
+    asked_again: int = 0
+    differing: int = 0
     filters: dict[str, float] = Field({})
     scores: tuple[tuple[str, float], ...] | Missing
 

@@ -294,6 +294,11 @@ def _notes(records: Sequence[Record], baseline: Record | None) -> list[str]:
                 found.append(
                     f"{record.label}: {task.unfinished} of {task.n} answers of {label} ended at their budget of tokens."
                 )
+            if task.asked_again:
+                found.append(
+                    f"{record.label}: asked again, {task.differing} of {task.asked_again} greedy answers of {label} "
+                    "came out otherwise, which no format explains."
+                )
             if not isinstance(task.scores, Missing) and task.scores:
                 mean = sum(score for _, score in task.scores) / len(task.scores)
                 # Half a unit of the last digit shown; a weighted mean over subtasks may differ by rounding alone.

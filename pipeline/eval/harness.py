@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 # Items that one checkpoint has right and the other wrong, as a share; 4-bit weights of 8B models are at about this.
 USUALLY_DIFFERING = 0.06
+# Of the baseline's greedy answers to a task: batches are put together otherwise, and sums may round otherwise.
+ASKED_AGAIN = 50
 
 
 def evaluate(job: Job, draft: Draft) -> None:
@@ -71,6 +73,7 @@ def evaluate(job: Job, draft: Draft) -> None:
                 max_gen_toks=settings.max_gen_toks,
                 seed=settings.seed,
                 enable_thinking=settings.enable_thinking,
+                ask_again=ASKED_AGAIN if job.settings.is_baseline else 0,
                 progress=_progress(job.progress.detail, asked.label, asked.count),
             )
             reports[asked.label], rows = ask(asked, model, chat_template=settings.chat_template)
@@ -264,6 +267,8 @@ def remarks(label: str, figures: Row) -> list[str]:
         found.append(f"{label}: {cut} of {figures['n']} prompts exceeded the context and lost their beginning.")
     if cut := figures["unfinished"]:
         found.append(f"{label}: {cut} of {figures['n']} answers ended at their budget of tokens.")
+    if differing := figures["differing"]:
+        found.append(f"{label}: {differing} of {figures['asked_again']} answers came out otherwise when asked again.")
     return found
 
 

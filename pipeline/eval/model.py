@@ -41,15 +41,23 @@ class Tally:
     generated: int = 0
     truncated: set[Hashable] = field(default_factory=set)
     unfinished: int = 0
+    asked_again: int = 0
+    differing: int = 0
 
     def facts(self) -> dict[str, int]:
-        """As figures: questions asked once, `echo` requests, generations, prompts cut, answers cut by their budget."""
+        """As figures.
+
+        Questions asked once, `echo` requests, generations, prompts cut, answers cut by their budget; greedy generations
+        asked again, and those of them that came out otherwise.
+        """
         return {
             "asked_once": self.fast,
             "asked_by_echo": self.echo,
             "generated": self.generated,
             "truncated": len(self.truncated),
             "unfinished": self.unfinished,
+            "asked_again": self.asked_again,
+            "differing": self.differing,
         }
 
 
@@ -65,6 +73,7 @@ class ServedModel(LM):  # type: ignore[misc]
         seed: int = 0,
         fast_choice: bool = True,
         enable_thinking: bool | None = None,
+        ask_again: int = 0,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
         """Speaks to `endpoint`.
@@ -76,6 +85,7 @@ class ServedModel(LM):  # type: ignore[misc]
             seed: of sampling, where a task samples.
             fast_choice: False to ask by `echo` alone.
             enable_thinking: Qwen3's switch of the chat template; None: what the template does by itself.
+            ask_again: greedy generations of a task that are asked for a second time, for how much they differ alone.
             progress: called with the requests of lm-eval that are answered, and their number.
         """
         super().__init__()
@@ -85,6 +95,7 @@ class ServedModel(LM):  # type: ignore[misc]
         self.seed = seed
         self.fast_choice = fast_choice
         self.enable_thinking = enable_thinking
+        self.ask_again = ask_again
         self.progress = progress
         self.tally = Tally()
         bos = tokenizer.bos_token_id
@@ -178,8 +189,22 @@ class ServedModel(LM):  # type: ignore[misc]
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """The continuation of each prompt, greedy unless the task says otherwise, up to its stop strings."""
+        answers = self._generate(requests, self.progress)
+        self.tally.generated += len(requests)
+        self.tally.unfinished += sum(cut for _, cut in answers)
+        greedy = [index for index, request in enumerate(requests) if not _is_sampled(request.args[1])]
+        if chosen := greedy[:: -(-len(greedy) // self.ask_again)] if self.ask_again else []:
+            again = self._generate([requests[index] for index in chosen])
+            self.tally.asked_again += len(chosen)
+            self.tally.differing += sum(answers[index] != other for index, other in zip(chosen, again, strict=True))
+        return [text for text, _ in answers]
+
+    def _generate(
+        self, requests: Sequence[Any], progress: Callable[[int, int], None] = lambda done, total: None
+    ) -> list[tuple[str, bool]]:
+        """Of each request the text, and whether its budget of tokens cut it."""
         prompts = self._encode(request.args[0] for request in requests)
-        texts = [""] * len(requests)
+        answers = [("", False)] * len(requests)
         done = 0
 
         def read(_: int, choices: list[Choice]) -> list[Any]:
@@ -188,14 +213,13 @@ class ServedModel(LM):  # type: ignore[misc]
         def arrived(index: int, answer: list[Any]) -> None:
             nonlocal done
             text, reason = answer
-            texts[index] = until_first(text, _stops(requests[index].args[1]))
-            self.tally.unfinished += reason == "length" and texts[index] == text
+            kept = until_first(text, _stops(requests[index].args[1]))
+            answers[index] = (kept, reason == "length" and kept == text)
             done += 1
-            self.progress(done, len(requests))
+            progress(done, len(requests))
 
         self.endpoint.complete(self._generations(requests, prompts), self.endpoint.num_concurrent, read, arrived)
-        self.tally.generated += len(requests)
-        return texts
+        return answers
 
     def _generations(self, requests: Sequence[Any], prompts: dict[str, Tokens[int]]) -> Iterator[Body]:
         """The requests; a prompt asked again is asked with another seed."""
@@ -209,7 +233,7 @@ class ServedModel(LM):  # type: ignore[misc]
         """One generation request; the prompt yields from the left where it leaves no room for an answer."""
         given = dict(request.args[1])
         budget = next((int(given[name]) for name in LIMIT_NAMES if given.get(name) is not None), self.max_gen_toks)
-        sampled = bool(given.get("do_sample", float(given.get("temperature") or 0) > 0))
+        sampled = _is_sampled(given)
         strings, ids = self._stops_as_sent(_stops(given))
         for name in (*LIMIT_NAMES, "until", "do_sample"):
             given.pop(name, None)
@@ -350,6 +374,10 @@ class ServedModel(LM):  # type: ignore[misc]
         # The first token of a prompt has no probability, so one of the context stays.
         kept = max(1, len(option.context) - excess)
         return option.context[-kept:], option.continuation[-(room - kept) :]
+
+
+def _is_sampled(arguments: dict[str, Any]) -> bool:
+    return bool(arguments.get("do_sample", float(arguments.get("temperature") or 0) > 0))
 
 
 def _stops(arguments: dict[str, Any]) -> list[str]:

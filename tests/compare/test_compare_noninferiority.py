@@ -194,6 +194,12 @@ def test_prompts_that_were_cut_and_answers_that_did_not_end_are_noted() -> None:
     assert "AWQ: 2 of 2 answers of T ended at their budget of tokens." in table.notes
 
 
+def test_what_greedy_answers_differ_by_alone_is_noted() -> None:
+    table = compare([record("bf16", [1.0, 0.0], asked_again=50, differing=1), record("awq", [1.0, 0.0])], ["T"])
+    (note,) = [note for note in table.notes if "asked again" in note]
+    assert note.startswith("BF16: asked again, 1 of 50 greedy answers of T came out otherwise")
+
+
 def test_a_task_with_several_filters_keeps_the_figure_of_each() -> None:
     one, several = record("bf16", [1.0, 0.0]), record("awq", [1.0, 0.0])
     figures = {"strict-match": 0.25, "flexible-extract": 0.5}

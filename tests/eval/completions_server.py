@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -42,6 +43,9 @@ class CompletionsServer:
         self.requests: list[dict[str, Any]] = []
         self.failures: list[int] = []
         self.knows_label_ids = self.knows_prompt_logprobs = True
+        # Whether every second answer to the same prompt is another one.
+        self.wavers = False
+        self.asked = Counter[tuple[int, ...]]()
         self.in_flight = self.most_in_flight = 0
         self.lock = threading.Lock()
         outer = self
@@ -96,6 +100,9 @@ class CompletionsServer:
 
     def choice(self, index: int, prompt: list[int], body: dict[str, Any], stops: list[str]) -> dict[str, Any]:
         written = greedy(prompt, body["max_tokens"])
+        self.asked[tuple(prompt)] += 1
+        if self.wavers and self.asked[tuple(prompt)] % 2:
+            written.reverse()
         reason = "length"
         for i, token in enumerate(written):
             if token in body.get("stop_token_ids", []):

@@ -38,7 +38,7 @@ def run(server: CompletionsServer, checkpoint: Path, tiny_tasks: Path, tmp_path:
             server=lambda **asked: SimpleNamespace(
                 url=server.url, check_alive=lambda: None, facts=lambda: {"toy": True, **asked}
             ),
-            progress=SimpleNamespace(detail=said.append, say=said.append),
+            progress=SimpleNamespace(detail=said.append, say=said.append, say_once=said.append),
         )
         place = tmp_path / f"draft{len(list(tmp_path.iterdir()))}"
         place.mkdir()

@@ -169,6 +169,19 @@ def test_a_budget_that_fills_the_context_gives_way_before_the_prompt_does(
     assert model.tally.facts()["unfinished"] == 2
 
 
+def test_some_greedy_answers_are_asked_for_again_and_compared(server: CompletionsServer, tokenizer: Any) -> None:
+    model = make(server, tokenizer, ask_again=3)
+    asked = [generation(number, "a" * (number + 1)) for number in range(7)]
+    asked.append(generation(7, "b", do_sample=True, temperature=0.8))
+    once = make(server, tokenizer).generate_until(asked)
+    assert model.generate_until(asked) == once
+    facts = model.tally.facts()
+    assert (facts["generated"], facts["asked_again"], facts["differing"]) == (8, 3, 0)
+    server.wavers = True
+    model.generate_until(asked)
+    assert model.tally.facts()["differing"] > 0
+
+
 def test_repeats_are_sampled_with_different_seeds(server: CompletionsServer, tokenizer: Any) -> None:
     instance = generation(0, "a", do_sample=True, temperature=0.8)
     make(server, tokenizer, seed=5).generate_until([instance, instance])

@@ -84,6 +84,8 @@ def _tasks(manifest: Manifest, folder: Path) -> dict[str, TaskScores] | Missing:
                 asked=int(item.get("asked", item["n"])),
                 truncated=int(item.get("truncated", 0)),
                 unfinished=int(item.get("unfinished", 0)),
+                asked_again=int(item.get("asked_again", 0)),
+                differing=int(item.get("differing", 0)),
                 filters={clean(name, 40): float(value) for name, value in (item.get("filters") or {}).items()},
                 scores=_scores(manifest, folder, str(label)),
             )
