@@ -102,18 +102,17 @@ class Endpoint:
 
         async with httpx.AsyncClient(timeout=TIMEOUT_S, limits=limits) as client:
             watch = asyncio.create_task(self._watch())
-            workers = [asyncio.create_task(worker()) for _ in range(in_flight)]
+            ended: asyncio.Future[Any] = asyncio.gather(*(worker() for _ in range(in_flight)))
             try:
-                ended: asyncio.Future[Any] = asyncio.gather(*workers)
                 pending: set[asyncio.Future[Any]] = {watch, ended}
                 await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
                 if watch.done():
                     watch.result()
                 await ended
             finally:
-                for task in (watch, *workers):
-                    task.cancel()
-                await asyncio.gather(watch, *workers, return_exceptions=True)
+                watch.cancel()
+                ended.cancel()
+                await asyncio.gather(watch, ended, return_exceptions=True)
 
     async def _watch(self) -> None:
         while True:

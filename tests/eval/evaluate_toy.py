@@ -23,7 +23,7 @@ def evaluate_toy(options: dict[str, Any]) -> Path:
         ),
         checkpoint=Path(options["checkpoint"]),
         server=lambda **_: served,
-        progress=SimpleNamespace(detail=lambda _: None, say=lambda _: None),
+        progress=SimpleNamespace(detail=lambda _: None, say=lambda _: None, say_once=lambda _: None),
     )
     workspace = Workspace(Path(options["outputs"]))
     artifact = workspace.artifact("eval", "toy", "bf16", {})
