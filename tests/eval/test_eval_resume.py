@@ -63,7 +63,8 @@ def test_after_kill_9_only_the_rest_is_asked(
     try:
         whole = evaluate_toy(options("whole"))
         total = len(server.requests)
-        assert total == 20 + 20 + 3 * (1 + is_baseline)  # 40 questions go two in a request
+        # 40 questions go two in a request; what is generated, and held-out text, is asked twice of the baseline.
+        assert total == 20 + (20 + 3) * (1 + is_baseline)
         server.requests.clear()
         server.kill_after = 25
         script = Path(__file__).with_name("evaluate_toy.py")
