@@ -80,9 +80,8 @@ class Protocol:
         """Sends everything."""
         self.job.progress.detail("starting the server")
         server = self.job.target()
-        self.client = Client(
-            self.job.serving, server, self.settings, self.prompts, self.scratch, self.job.serving.logs / "clients"
-        )
+        logs = self.job.serving.logs / "clients" / str(self.job.variant)
+        self.client = Client(self.job.serving, server, self.settings, self.prompts, self.scratch, logs)
         self.client.logs.mkdir(parents=True, exist_ok=True)
         self._warm_up()
         if self.settings.ladder is None:

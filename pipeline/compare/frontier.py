@@ -21,7 +21,7 @@ from pipeline.compare.accuracy import Mean, mean_over_tasks, pair, paired_interv
 from pipeline.compare.estimates import LEVEL, Frozen, Interval, Missing
 from pipeline.compare.records import Record, Speed
 from pipeline.compare.repeats import Change, relative_change
-from pipeline.compare.sentences import Claim, Sentence, listing, plain, signed
+from pipeline.compare.sentences import Claim, Sentence, listing, plain, signed, within_text
 from pipeline.compare.table import METRICS, SIZE, Comparison, Direction, MetricColumn, SpeedCell
 
 Standing = Literal["on", "off", "undecided"]
@@ -177,7 +177,7 @@ def _statement(
     ]
     if not claims:
         return plain("answer", f"{labels[name]} is the only one.")
-    either = f"{_spoken(axes[0])} or {_spoken(axes[1])}"
+    either = f"{within_text(axes[0].title)} or {within_text(axes[1].title)}"
     text = f"{labels[name]} is on the frontier: in {either} it is clearly better than each other one."
     return Sentence(kind="answer", text=text, claims=tuple(claims))
 
@@ -185,11 +185,7 @@ def _statement(
 def _gain(axis: Axis, difference: Difference) -> str:
     # Turned so that positive is better: a gain of a metric that is better when lower is a fall of it.
     value = difference.value if axis.better == "higher" else -difference.value
-    return f"{signed(value)} {axis.unit} {_spoken(axis)}"
-
-
-def _spoken(axis: Axis) -> str:
-    return axis.title[:1].lower() + axis.title[1:]
+    return f"{signed(value)} {axis.unit} {within_text(axis.title)}"
 
 
 def _claim(name: str, other: str, axis: Axis, difference: Difference) -> Claim:

@@ -26,7 +26,7 @@ from pipeline.compare.published import (
     recompute,
 )
 from pipeline.compare.repeats import Change
-from pipeline.compare.sentences import Claim, Sentence, count, listing, plain, signed
+from pipeline.compare.sentences import Claim, Sentence, count, listing, plain, signed, within_text
 from pipeline.compare.table import METRICS, Comparison, Row, SpeedCell, TaskCell
 
 
@@ -219,7 +219,7 @@ def _agreement(cells: list[ReproducedCell]) -> list[Sentence]:
 
 def _spoken(metric: str) -> str:
     title = next((column.title for column in METRICS if column.name == metric), metric)
-    return title[:1].lower() + title[1:]
+    return within_text(title)
 
 
 def _times(factor: float, interval: Interval | None) -> Interval | None:

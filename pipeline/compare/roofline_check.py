@@ -16,6 +16,7 @@ from pipeline.compare.estimates import Frozen, Missing
 from pipeline.compare.published import SpeedTable
 from pipeline.compare.roofline import Device, Entry, Footprint, decode_ms, roofline, step_seconds
 from pipeline.compare.scheduling import Load, Served, Step, lengths
+from pipeline.compare.sentences import within_text
 from pipeline.compare.table import METRICS, THROUGHPUT, TPOT, TTFT
 
 ALL = "all"
@@ -143,7 +144,7 @@ def _bound(metric: str, footprint: Footprint | Missing, device: Device, load: Lo
     return total / seconds(Step(0, 0, total, pairs, outputs))
 
 
-TITLES = {metric.name: metric.title[:1].lower() + metric.title[1:] for metric in METRICS}
+TITLES = {metric.name: within_text(metric.title) for metric in METRICS}
 
 
 def _error(metric: str, cells: Sequence[ModelCell]) -> ModelError | None:

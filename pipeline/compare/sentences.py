@@ -62,6 +62,11 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
+def within_text(title: str) -> str:
+    """A title where it does not begin the sentence."""
+    return title[:1].lower() + title[1:]
+
+
 def listing(names: Iterable[str]) -> str:
     """Names as people list them."""
     *head, last = list(names)

@@ -35,7 +35,7 @@ def measured_run(outputs: Path) -> Run:
 
 def measuring(outputs: Path) -> bool:
     """Whether the client of the measured load is at work."""
-    logs = outputs.glob("logs/clients/client-concurrency-1-0.log")
+    logs = outputs.glob("logs/clients/*/client-concurrency-1-0.log")
     return any("Starting main benchmark run" in log.read_text() for log in logs)
 
 
@@ -59,7 +59,7 @@ def killer(run: Run, outputs: Path, times: int) -> Iterator[list[list[psutil.Pro
                 server = run.serving.server
                 if server is not None and measuring(outputs):
                     killed.append(watch.family(server.pid))
-                    for log in outputs.glob("logs/clients/client-concurrency-1-0.log"):
+                    for log in outputs.glob("logs/clients/*/client-concurrency-1-0.log"):
                         log.rename(log.with_name(f"killed-{len(killed)}.log"))
                     os.kill(server.pid, signal.SIGKILL)
                     break

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pipeline.compare.frontier import Frontier
 from pipeline.compare.recommendation import Recommendation
+from pipeline.compare.sentences import within_text
 from pipeline.compare.table import Comparison
 from pipeline.report.document import Report
 from pipeline.report.tables.twins import Twin
@@ -27,7 +28,7 @@ def standing_figures(report: Report) -> Twin:
     for row in report.comparison.rows:
         places = [{place.name: place.standing for place in frontier.places} for frontier in report.frontiers]
         rows.append((row.label, *(standings.get(row.name, "n/a") for standings in places)))
-    return Twin(("Variant", *(f"Accuracy against {name[:1].lower()}{name[1:]}" for name in names)), tuple(rows))
+    return Twin(("Variant", *(f"Accuracy against {within_text(name)}" for name in names)), tuple(rows))
 
 
 def frontier_figures(frontier: Frontier, comparison: Comparison) -> Twin:
