@@ -67,9 +67,10 @@ def _fp8_linear() -> None:
 def _int8_linear() -> None:
     from vllm.model_executor.kernels import linear
 
-    from pipeline.serve.vllm_plugin.int8_linear import EmulatedInt8LinearKernel
+    from pipeline.serve.vllm_plugin.int8_linear import EmulatedInt8LinearKernel, OneDnnInt8LinearKernel
 
-    _register(linear, linear._POSSIBLE_INT8_KERNELS, EmulatedInt8LinearKernel, "int8")
+    for kernel in (EmulatedInt8LinearKernel, OneDnnInt8LinearKernel):
+        _register(linear, linear._POSSIBLE_INT8_KERNELS, kernel, "int8")
 
 
 def _weight_only_linear() -> None:

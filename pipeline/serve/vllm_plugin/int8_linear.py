@@ -9,6 +9,9 @@ whose value is known, and left in use where that comes out right.
 Elsewhere the same integers are multiplied as BF16 or float32 values (those of -128 ... 127 are exact
 in both, and their products in float32) with the arithmetic of `w8a8.py`. A float32 sum of such
 products is exact up to 2^24, which takes more than 1,000 terms of the largest size to pass.
+
+On AMX vLLM has a kernel of its own that rounds activations for each token, whatever the checkpoint
+says, and takes no float32. Static scales, and float32 models, are given to oneDNN there.
 """
 
 import functools
@@ -16,6 +19,7 @@ import functools
 import torch
 from vllm import _custom_ops as ops
 from vllm.model_executor.kernels.linear import Int8ScaledMMLinearKernel, Int8ScaledMMLinearLayerConfig
+from vllm.model_executor.kernels.linear.scaled_mm.cpu import CPUInt8ScaledMMLinearKernel
 from vllm.model_executor.layers.quantization.utils.w8a8_utils import convert_to_channelwise
 from vllm.platforms import current_platform
 
@@ -40,6 +44,29 @@ def native_product_is_exact() -> bool:
         if not bool((out == 127.0 * 127.0 * terms).all()):
             return False
     return True
+
+
+class OneDnnInt8LinearKernel(CPUInt8ScaledMMLinearKernel):  # type: ignore[misc]
+    """INT8 W8A8 by oneDNN where vLLM would take its AMX kernel and should not."""
+
+    @classmethod
+    def is_supported(cls, compute_capability: int | None = None) -> tuple[bool, str | None]:
+        """Accept CPUs with AMX, whose oneDNN products are exact."""
+        if not current_platform.is_cpu() or not torch.cpu._is_amx_tile_supported():
+            return False, "requires a CPU with AMX"
+        return native_product_is_exact(), None
+
+    @classmethod
+    def can_implement(cls, c: Int8ScaledMMLinearLayerConfig) -> tuple[bool, str | None]:
+        """Accept what the AMX kernel would round otherwise, or refuse."""
+        if c.is_static_input_scheme or torch.get_default_dtype() == torch.float32:
+            return True, None
+        return False, "vLLM's kernel for AMX serves dynamic scales"
+
+    def process_weights_after_loading(self, layer: torch.nn.Module) -> None:
+        """Give the weight to oneDNN."""
+        self.linear_method = self._apply_weights_onednn
+        self.process_weights_for_onednn(layer)
 
 
 class EmulatedInt8LinearKernel(Int8ScaledMMLinearKernel):  # type: ignore[misc]

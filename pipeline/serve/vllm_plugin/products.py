@@ -64,10 +64,13 @@ def dense(weight: torch.Tensor) -> Linear:
     """
     layer: Any = torch.nn.Module()
     layer.weight = torch.nn.Parameter(weight.contiguous(), requires_grad=False)
+    # On AMX, small products take a bias in float32: vLLM converts that of the layer, and so says what it wants.
+    layer.bias = torch.nn.Parameter(weight.new_zeros(len(weight)), requires_grad=False)
     dispatch_cpu_unquantized_gemm(layer, remove_weight=True)
+    wanted = layer.bias.dtype
 
     def apply(x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        result: torch.Tensor = layer.cpu_linear(x, layer.weight, bias)
+        result: torch.Tensor = layer.cpu_linear(x, layer.weight, None if bias is None else bias.to(wanted))
         return result
 
     return apply

@@ -28,7 +28,7 @@ def kernels() -> dict[str, Any]:
 
     load_general_plugins()
     from pipeline.serve.vllm_plugin import products, register
-    from pipeline.serve.vllm_plugin.int8_linear import native_product_is_exact
+    from pipeline.serve.vllm_plugin.int8_linear import OneDnnInt8LinearKernel, native_product_is_exact
     from pipeline.serve.vllm_plugin.weight_only_linear import native_kernel_missing
 
     register()
@@ -48,6 +48,17 @@ def kernels() -> dict[str, Any]:
     expected = (x * scale.reciprocal()).clamp(-448, 448).to(torch.float8_e4m3fn)
     quantize_op = bool((static.to(torch.float32) == expected.to(torch.float32)).all())
 
+    given_to_onednn = {}
+    for dtype in (torch.bfloat16, torch.float32):
+        for static in (True, False):
+            config = linear.Int8ScaledMMLinearLayerConfig(
+                is_static_input_scheme=static, is_channelwise=True, input_symmetric=True
+            )
+            torch.set_default_dtype(dtype)
+            accepted, _ = OneDnnInt8LinearKernel.can_implement(config)
+            torch.set_default_dtype(torch.float32)
+            given_to_onednn[f"{dtype} {'static' if static else 'dynamic'}"] = accepted
+
     errors = {}
     operand = torch.randint(-127, 128, (17, 96)).to(torch.bfloat16)
     weight = torch.randint(-127, 128, (48, 96)).to(torch.bfloat16)
@@ -65,6 +76,7 @@ def kernels() -> dict[str, Any]:
         "quantize_op": quantize_op,
         "products": errors,
         "int8_native": native_product_is_exact(),
+        "given_to_onednn": given_to_onednn,
         "weight_only_native": not native_kernel_missing(),
     }
 
