@@ -165,7 +165,8 @@ def table(outputs: Path, overrides: list[str]) -> None:
         outputs,
         *("stage=bench", f"variants=[{','.join(FORMATS)}]", "model.weights=random", "bench=latency"),
         *("bench.prompts=random", "bench.input_len=32", "bench.output_len=32", "bench.endpoint=openai"),
-        *("bench.num_prompts=4", "bench.repeats=3", "bench.warmup_prompts=2", "bench.warmup_rounds=3", *overrides),
+        *("bench.num_prompts=4", "bench.repeats=3", "bench.warmup_prompts=2", "bench.warmup_rounds=3"),
+        *("serve.max_model_len=2048", *overrides),
     )
     base = results(outputs, FORMATS[0])[-1]
     found = [_decoding(outputs, variant, base) for variant in FORMATS]

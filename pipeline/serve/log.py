@@ -17,6 +17,10 @@ MILESTONES = {
     "Application startup complete": "ready",
 }
 # vLLM's progress bars of the two steps that take long.
+# The engine's process logs its exception line by line; the API server then ends with one that says nothing.
+CAUSE = re.compile(
+    r"^\((?:EngineCore|Worker)[^)]*\) ERROR [^\n]*\] ([A-Z]\w*(?:Error|Exception): [^\n]+)", re.MULTILINE
+)
 BARS = (
     re.compile(r"Loading safetensors checkpoint shards:\s+(\d+)%"),
     re.compile(r"Capturing CUDA graphs[^:\n]*:\s+(\d+)%"),
@@ -81,6 +85,12 @@ def doing(text: str) -> str:
 def read(log: Path) -> str:
     """A log's text; empty while there is none."""
     return log.read_text(errors="replace") if log.is_file() else ""
+
+
+def cause(log: Path) -> str:
+    """Why the engine did not start, in its own words; its process says it long before the last lines; else empty."""
+    found = CAUSE.search(read(log))
+    return found[1][:500] if found else ""
 
 
 def tail(log: Path, lines: int = 12) -> str:

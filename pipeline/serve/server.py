@@ -79,7 +79,10 @@ class Server:
         """Raises a ServerError with the last lines of the log once the server has ended."""
         code = self.launcher.exit_code(self.pid)
         if code is not None:
-            raise ServerError(f"vLLM ended with exit code {code}:\n{tail(self.log)}", f"The whole log is {self.log}.")
+            why = f" because of {cause}" if (cause := serverlog.cause(self.log)) else ""
+            raise ServerError(
+                f"vLLM ended with exit code {code}{why}:\n{tail(self.log)}", f"The whole log is {self.log}."
+            )
 
     def facts(self) -> dict[str, Any]:
         """What the server's log says about how it serves, for the result that is measured on it."""

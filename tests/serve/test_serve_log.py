@@ -109,6 +109,20 @@ def test_how_far_a_start_is(tmp_path) -> None:
     assert log.tail(path, 1).strip().endswith("took 0.02 seconds")
 
 
+def test_why_an_engine_did_not_start_is_found_in_the_middle_of_its_log(tmp_path) -> None:
+    path = tmp_path / "serve.log"
+    path.write_text(
+        "ModuleNotFoundError: No module named 'triton'\n"
+        "(EngineCore pid=7) ERROR 11-27 22:16:02 [core.py:1510]     raise ValueError(\n"
+        "(EngineCore pid=7) ERROR 11-27 22:16:02 [core.py:1510] ValueError: To serve at least one request with the "
+        "model's max seq len (40960), 4.38 GiB KV cache is needed.\n"
+        "(APIServer pid=5) RuntimeError: Engine core initialization failed. See root cause above.\n"
+    )
+    assert log.cause(path).startswith("ValueError: To serve at least one request with the model's max seq len (40960)")
+    path.write_text("(APIServer pid=5) INFO 11-27 22:16:02 [x.py:1] ready\n")
+    assert log.cause(path) == log.cause(tmp_path / "none.log") == ""
+
+
 def test_progress_bars_say_how_much_is_done(tmp_path) -> None:
     path = tmp_path / "serve.log"
     shards = "\rLoading safetensors checkpoint shards:  {}% Completed | {}/5 [00:01<00:02,  1.2it/s]"
