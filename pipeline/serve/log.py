@@ -16,11 +16,11 @@ MILESTONES = {
     "KV cache size": "warming up",
     "Application startup complete": "ready",
 }
-# vLLM's progress bars of the two steps that take long.
 # The engine's process logs its exception line by line; the API server then ends with one that says nothing.
 CAUSE = re.compile(
     r"^\((?:EngineCore|Worker)[^)]*\) ERROR [^\n]*\] ([A-Z]\w*(?:Error|Exception): [^\n]+)", re.MULTILINE
 )
+# vLLM's progress bars of the two steps that take long.
 BARS = (
     re.compile(r"Loading safetensors checkpoint shards:\s+(\d+)%"),
     re.compile(r"Capturing CUDA graphs[^:\n]*:\s+(\d+)%"),
