@@ -41,6 +41,16 @@ def check(settings: Settings) -> None:
         tracking.check(settings.report.mlflow)
 
 
+def load() -> None:
+    """Imports what `make` needs and starts the drawing, for a caller that has to wait for something else."""
+    import scipy.stats  # noqa: F401
+
+    import pipeline.report.build
+    from pipeline.report.charts import draw
+
+    draw.warm_up()
+
+
 def make(jobs: Sequence[Job], failures: Mapping[str, PipelineError]) -> dict[str, PipelineError]:
     """Writes the report of these jobs and holds it against a stored one, as far as each was asked for.
 

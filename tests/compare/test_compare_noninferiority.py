@@ -252,6 +252,24 @@ def test_intervals_cover_as_often_as_they_say() -> None:
 
 
 @pytest.mark.slow
+def test_the_bootstrap_covers_as_often_as_it_says_where_twenty_items_differ() -> None:
+    draw = np.random.default_rng(0)
+    for n in SIZES[:-1]:
+        for rate in RATES:
+            for difference in (0.0, -0.02):
+                if n * rate < 20 or rate < -difference:
+                    continue
+                shares = [(rate + difference) / 2, (rate - difference) / 2, 1 - rate]
+                counts, times = np.unique(draw.multinomial(n, shares, size=4_000)[:, :2], axis=0, return_counts=True)
+                found = [bootstrap_mean(np.repeat((1.0, -1.0, 0.0), (b, c, n - b - c)).tolist()) for b, c in counts]
+                # The difference lies on the lattice of means, where the ends do, too.
+                inside = [i is not None and i.low - 1e-12 <= difference <= i.high + 1e-12 for i in found]
+                covered = float(np.dot(inside, times)) / 4_000
+                print(f"n {n:5d}, {100 * rate:2.0f} % differ, difference {100 * difference:+.0f}: {covered:.4f}")
+                assert 0.935 <= covered <= 0.965
+
+
+@pytest.mark.slow
 def test_no_worse_errs_in_at_most_five_percent() -> None:
     """A variant that loses exactly the margin is called no worse in at most one case of twenty."""
     draw = np.random.default_rng(0)
