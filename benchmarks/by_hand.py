@@ -26,9 +26,15 @@ def now() -> tuple[float, float]:
 
 
 def since(started: tuple[float, float]) -> Measured:
-    """Seconds since then: passed, and used."""
+    """Seconds since then, passed and used, and the peak memory of the process."""
     passed, used = (after - before for after, before in zip(now(), started, strict=True))
-    return {"seconds": round(passed, 3), "cpu_seconds": round(used, 3)}
+    return {"seconds": round(passed, 3), "cpu_seconds": round(used, 3), "mib": peak_mib()}
+
+
+def peak_mib() -> float:
+    """Peak resident memory of this program; what `getrusage` says may be that of the process it was forked from."""
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")]
+    return int(line.split()[1]) / 1024
 
 
 def sequences(tokens: Path) -> list[Any]:

@@ -5,8 +5,9 @@
 A process each, in turn (ours, by hand, by hand, ours, ...), so that what else the machine does slows both. Time is from
 the start of loading the model to the written checkpoint, imports left out on both sides: seconds that passed, and the
 cores' time, which a busy machine hardly changes. Memory is the peak of the process. An engine in an environment of its
-own has a process more on our side, whose imports, time and memory count; so the imports by hand count there too. Both
-get the same conversations: those that the pipeline shows an engine (`calibration.algorithm_samples`).
+own has a process more on our side, whose imports, time and memory (with what ours had by its end) count; so the imports
+by hand count there too. Both get the same conversations: those that the pipeline shows an engine
+(`calibration.algorithm_samples`).
 """
 
 from __future__ import annotations
@@ -70,8 +71,20 @@ def job_of(case: str, outputs: Path, overrides: list[str]) -> Any:
 
 
 def ours(case: str, outputs: Path, overrides: list[str]) -> dict[str, float]:
-    """What the pipeline takes for a checkpoint, and the peak memory (MiB) of the worker that it started."""
+    """What the pipeline takes for a checkpoint, and the peak memory (MiB) of a worker and of us beside it."""
     from pipeline import quantize
+    from pipeline.quantize import isolated
+
+    call, beside = isolated.call, 0.0
+
+    def watched(*arguments: Any) -> dict[str, Any]:
+        nonlocal beside
+        try:
+            return call(*arguments)
+        finally:
+            beside = by_hand.peak_mib()
+
+    isolated.call = watched
 
     job = job_of(case, outputs, overrides)
     folder = job.model.folder
@@ -86,12 +99,12 @@ def ours(case: str, outputs: Path, overrides: list[str]) -> dict[str, float]:
     if case == ISOLATED:
         worker = resource.getrusage(resource.RUSAGE_CHILDREN)
         found["cpu_seconds"] += worker.ru_utime + worker.ru_stime
-        found["worker_mib"] = worker.ru_maxrss / 1024
+        found["mib"] = max(found["mib"], worker.ru_maxrss / 1024 + beside)
     return found
 
 
 def measure(command: list[str], log: Path, with_imports: bool) -> dict[str, float]:
-    """Seconds, the cores' seconds, and peak memory (MiB) of one process and its worker."""
+    """What one process says that it took; with its imports: what it took from its start to its end."""
     started = time.perf_counter()
     with log.open("a") as errors:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
@@ -103,7 +116,7 @@ def measure(command: list[str], log: Path, with_imports: bool) -> dict[str, floa
     found: dict[str, float] = json.loads(said.splitlines()[-1])
     if with_imports:
         found |= {"seconds": time.perf_counter() - started, "cpu_seconds": usage.ru_utime + usage.ru_stime}
-    return {**found, "mib": usage.ru_maxrss / 1024 + found.get("worker_mib", 0)}
+    return found
 
 
 def command_of(side: str, case: str, outputs: Path, scratch: Path, overrides: list[str]) -> list[str]:
