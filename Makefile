@@ -74,7 +74,8 @@ lint: $(INSTALLED) ## ruff and mypy --strict
 	$(PY) -m mypy
 
 test: lint ## Lint, types and tests: what CI runs
-	$(PY) -m pytest -m 'not slow'
+	@# Two files at a time, a thread each: threads that wait for each other's cores take many times as long.
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m 'not slow' --numprocesses 2 --dist loadfile
 
 test-slow: $(INSTALLED) ## The proofs that take minutes
 	$(PY) -m pytest -m slow
