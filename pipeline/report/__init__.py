@@ -45,7 +45,7 @@ def load() -> None:
     """Imports what `make` needs and starts the drawing, for a caller that has to wait for something else."""
     import scipy.stats  # noqa: F401
 
-    import pipeline.report.build
+    import pipeline.report.build  # noqa: F401
     from pipeline.report.charts import draw
 
     draw.warm_up()

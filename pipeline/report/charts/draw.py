@@ -11,7 +11,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from subprocess import DEVNULL, PIPE, Popen
 from threading import Lock, Thread
@@ -19,6 +19,7 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 
+from pipeline.report.charts import kept
 from pipeline.report.charts.vega import NARROW, WIDE, Chart
 
 NAMESPACE = "{http://www.w3.org/2000/svg}"
@@ -35,10 +36,12 @@ def svgs(charts: Iterable[Chart]) -> dict[str, Markup]:
     with ThreadPoolExecutor(1) as aside:
         narrow = [aside.submit(_svg, chart, NARROW.name, _drawn_aside) for chart in found]
         wide = [_svg(chart, WIDE.name, _drawn) for chart in found]
-        return {
+        drawn = {
             chart.name: Markup(one) + Markup(other.result())
             for chart, one, other in zip(found, wide, narrow, strict=True)
         }
+    kept.forget()
+    return drawn
 
 
 def warm_up() -> None:
@@ -50,8 +53,6 @@ def warm_up() -> None:
         Thread(target=draw, args=(json.dumps({"mark": "point"}),), daemon=True).start()
 
 
-# A sweep makes the report anew after each of its jobs, most of whose charts are as they were.
-@lru_cache(maxsize=128)
 def _drawn(spec: str) -> str:
     import vl_convert
 
@@ -59,7 +60,6 @@ def _drawn(spec: str) -> str:
     return text
 
 
-@lru_cache(maxsize=128)
 def _drawn_aside(spec: str) -> str:
     second = _second()
     with _turn:
@@ -86,7 +86,7 @@ def _second() -> Popen[str]:
 
 
 def _svg(chart: Chart, layout: str, draw: Callable[[str], str]) -> str:
-    root = ElementTree.fromstring(draw(json.dumps(chart.specs[layout])))
+    root = ElementTree.fromstring(kept.drawing(json.dumps(chart.specs[layout]), draw))
     for element in list(root.iter()):
         element.tag = element.tag.removeprefix(NAMESPACE)
         _adopt(element, f"{chart.name}-{layout}")
