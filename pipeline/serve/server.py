@@ -16,6 +16,7 @@ from pipeline.kernels import is_asked_for
 from pipeline.loading import release_gpu
 from pipeline.progress import Progress
 from pipeline.serve import log as serverlog
+from pipeline.serve import vllm_plugin
 from pipeline.serve.installed import vllm_version
 from pipeline.serve.launcher import BENCHMARK, SERVER
 from pipeline.serve.launching import Launcher, launcher_of
@@ -150,7 +151,7 @@ class Serving:
         self.server: Server | None = None
 
     def identity(self, settings: Settings) -> dict[str, Any]:
-        """What served results depend on, beside the checkpoint: vLLM's version and how it is told to serve.
+        """What served results depend on, beside the checkpoint: vLLM's version, how it is told to serve, our plugin.
 
         Raises:
             InputError: when `serve.url` is set and no server answers there.
@@ -160,7 +161,8 @@ class Serving:
 
             return describe(settings.serve.url)
         serve = settings.serve.model_dump(exclude=NOT_IDENTITY)
-        return {"vllm": vllm_version(settings.serve.python), "kv_cache": settings.kv_cache.dtype, **serve}
+        plugin = {"plugin": vllm_plugin.REVISION} if self.hardware.device == "cpu" else {}
+        return {"vllm": vllm_version(settings.serve.python), "kv_cache": settings.kv_cache.dtype, **plugin, **serve}
 
     def serve(self, checkpoint: Path, settings: Settings, variant: str, *, prefix_caching: bool = False) -> Server:
         """The server of a checkpoint, started unless it is the one that runs; it caches prefixes only where asked to.
