@@ -63,7 +63,7 @@ def compose_variants(config: DictConfig, overrides: list[str]) -> list[Settings]
     with ProcessPoolExecutor(min(len(asked), cpu_count()), get_context("fork"), _leave_interrupts_to_parent) as pool:
         found = pool.map(_composed, options)
         if set(first.stage) <= {Stage.REPORT, Stage.GATE}:
-            report.load()
+            report.load(first)
         outcomes = list(zip(asked, found, strict=True))
     problems = []
     for (text, protocol), outcome in outcomes:

@@ -41,14 +41,15 @@ def check(settings: Settings) -> None:
         tracking.check(settings.report.mlflow)
 
 
-def load() -> None:
-    """Imports what `make` needs and starts the drawing, for a caller that has to wait for something else."""
+def load(settings: Settings) -> None:
+    """Imports what `make` needs and starts what draws; seconds that can pass while something else is waited for."""
     import scipy.stats  # noqa: F401
 
     import pipeline.report.build  # noqa: F401
     from pipeline.report.charts import draw
 
-    draw.warm_up()
+    if Stage.REPORT in settings.stage and {"html", "png"} & set(settings.report.formats):
+        draw.warm_up()
 
 
 def make(jobs: Sequence[Job], failures: Mapping[str, PipelineError]) -> dict[str, PipelineError]:
@@ -64,11 +65,10 @@ def make(jobs: Sequence[Job], failures: Mapping[str, PipelineError]) -> dict[str
     """
     from pipeline.report import regression
     from pipeline.report.build import build
-    from pipeline.report.charts import draw
 
-    if Stage.REPORT in jobs[0].settings.stage and {"html", "png"} & set(jobs[0].settings.report.formats):
-        draw.warm_up()
-    report, settings, console = build(jobs, failures), jobs[0].settings, jobs[0].progress.console
+    settings, console = jobs[0].settings, jobs[0].progress.console
+    load(settings)
+    report = build(jobs, failures)
     worse: dict[str, PipelineError] = {}
     if Stage.GATE in settings.stage:
         worse |= regression.gate(report, settings, console)

@@ -44,6 +44,7 @@ def svgs(charts: Iterable[Chart]) -> dict[str, Markup]:
     return drawn
 
 
+@cache
 def warm_up() -> None:
     """Starts vl-convert's engines, half a second each, beside whatever is done until there is something to draw.
 
