@@ -86,7 +86,9 @@ def _composed(overrides: list[str]) -> Settings | str:
 
 
 def _leave_interrupts_to_parent() -> None:
+    """What ends the command ends those that compose for it, without a word from each."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _choices(text: str | None, protocol: str | None, kernel: str) -> list[str]:
