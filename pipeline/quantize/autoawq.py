@@ -37,8 +37,8 @@ def _quantize(job: Job, draft: Draft) -> None:
     if kind not in AWQ_CAUSAL_LM_MODEL_MAP:
         raise StageError(f"AutoAWQ does not know models of the type {kind}.", "Choose quant.engine=llmcompressor.")
     job.progress.detail("loading the model")
-    # AutoAWQ is written for float16; on a CPU float32 holds the same weights and is many times faster.
-    model = load_model(job, torch.float16 if job.hardware.device == "cuda" else torch.float32)
+    # AutoAWQ is written for float16, in which most CPUs are many times slower than in what they are made for.
+    model = load_model(job, torch.float16 if job.hardware.device == "cuda" else None)
     model.config.use_cache = False
     kept = engine.ignored(engine.linears(model), quant.ignore)
     data = engine.sequences(job)
