@@ -36,6 +36,7 @@ def judge(comparison: Comparison, model: str, machine: str, recommendation: Reco
         *_divergence(comparison),
         *_smallest(comparison),
         *_emulated(comparison),
+        *_marked(comparison),
         *_absent(comparison),
     ]
     if comparison.is_measured:
@@ -149,6 +150,16 @@ def _emulated(comparison: Comparison) -> Iterable[Sentence]:
             "caveat",
             f"Emulated on this machine, so no speed claim: {listing(rows)}. Their accuracy is that of the format.",
         )
+
+
+def _marked(comparison: Comparison) -> Iterable[Sentence]:
+    """Whose speed is doubtful; where BF16's is, every change is."""
+    rows = [row for row in comparison.rows if row.marks]
+    if rows:
+        said = f"A guard speaks against the speed of {listing(row.label for row in rows)}, which the table marks"
+        if rows[0].is_baseline:
+            said += "; every change is one from BF16, so measure that again before you rely on any"
+        yield plain("caveat", f"{said}.")
 
 
 def _absent(comparison: Comparison) -> Iterable[Sentence]:

@@ -51,6 +51,21 @@ def test_noise_is_called_noise():
     assert any(point.text == "Throughput that cannot be told from BF16's: SAME." for point in verdict.points)
 
 
+def test_marked_speed_is_a_caveat_and_that_of_bf16_one_of_every_change():
+    comparison = compare([record("bf16"), record("int8", 1100), record("awq", 1000)], TASKS)
+
+    def caveats(*marked):
+        chosen = [row.model_copy(update={"marks": ("m",) if row.name in marked else ()}) for row in comparison.rows]
+        verdict = judge(comparison.model_copy(update={"rows": tuple(chosen)}), "tiny", "a machine")
+        return [point.text for point in verdict.points if "guard" in point.text]
+
+    assert caveats() == []
+    (caveat,) = caveats("int8", "awq")
+    assert caveat == "A guard speaks against the speed of INT8 and AWQ, which the table marks."
+    (caveat,) = caveats("bf16")
+    assert caveat.startswith("A guard speaks against the speed of BF16") and "measure that again" in caveat
+
+
 def test_emulated_speed_makes_no_claim():
     comparison = compare([record("bf16"), record("fp8", 9000, emulated=("fp8",)), record("int8", 1100)], TASKS)
     row = comparison.rows[1]
