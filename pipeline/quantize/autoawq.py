@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from pipeline.job import Job
 
 REQUIRES: tuple[str, ...] = ("autoawq",)
+# Sequences that are forwarded together.
+BATCH = 16
 
 
 def quantize(job: Job, draft: Draft) -> None:
@@ -74,17 +76,25 @@ def _tied(model: Any) -> list[str]:
 
 
 def _quantizer(kept: list[str]) -> type:
-    """AutoAWQ's quantizer, forwarding sequences of any lengths one by one, and leaving out modules by full name."""
+    """AutoAWQ's quantizer, forwarding sequences of any lengths, and leaving out modules by full name."""
     import torch
     from awq.quantize.quantizer import AwqQuantizer
+    from torch.nn.utils.rnn import pad_sequence
+
+    def _packed(padded: torch.Tensor, lengths: list[int]) -> torch.Tensor:
+        """The tokens of a batch (sequences, longest, width), one sequence after another: (1, tokens, width)."""
+        return torch.cat([part[:length] for part, length in zip(padded, lengths, strict=True)])[None]
 
     class Quantizer(AwqQuantizer):  # type: ignore[misc]
-        """Keeps all sequences in one tensor (1, tokens, width), and each one's arguments (rotary positions) apart."""
+        """Keeps all sequences in one tensor (1, tokens, width); where tokens see each other, in batches padded behind.
+
+        What is behind a token never reaches it in a causal model, so the padding changes nothing and is cut off again.
+        """
 
         inps: torch.Tensor
 
         def init_quant(self, **_: Any) -> tuple[Any, dict[str, Any], torch.Tensor]:
-            """Catches what reaches the first decoder layer, sequence by sequence."""
+            """Catches what reaches the first decoder layer, batch by batch, with each one's arguments (positions)."""
             layers = self.awq_model.get_model_layers(self.model)
             inputs: list[torch.Tensor] = []
             self._arguments: list[dict[str, Any]] = []
@@ -97,29 +107,36 @@ def _quantizer(kept: list[str]) -> type:
                 self._arguments.append(kwargs)
                 raise Caught
 
+            # Of similar lengths, so that little is padding.
+            sequences = sorted((sequence[0] for sequence in self.calib_data), key=len)
+            batches = [sequences[start : start + BATCH] for start in range(0, len(sequences), BATCH)]
+            self._lengths = [[len(sequence) for sequence in batch] for batch in batches]
             hook = layers[0].register_forward_pre_hook(catch, with_kwargs=True)
-            for sequence in self.calib_data:
+            for batch in batches:
                 with contextlib.suppress(Caught):
-                    self.model(sequence.to(self.model.device), use_cache=False)
+                    self.model(pad_sequence(batch, batch_first=True).to(self.model.device), use_cache=False)
             hook.remove()
-            self._lengths = [part.shape[1] for part in inputs]
-            return layers, dict(self._arguments[0]), torch.cat(inputs, dim=1)
+            packed = [_packed(part, lengths) for part, lengths in zip(inputs, self._lengths, strict=True)]
+            return layers, dict(self._arguments[0]), torch.cat(packed, dim=1)
 
         def _module_forward(self, x: torch.Tensor, module: Any, module_kwargs: dict[str, Any]) -> torch.Tensor:
             if not module_kwargs:  # no attention inside: tokens are independent
                 result: torch.Tensor = module(x)
                 return result
             parts = []
-            for part, arguments in zip(torch.split(x, self._lengths, dim=1), self._arguments, strict=True):
-                out = module(part, **self._sanitize_kwargs(arguments, module))
-                parts.append(out[0] if isinstance(out, tuple) else out)
+            batches = torch.split(x, [sum(lengths) for lengths in self._lengths], dim=1)
+            for part, lengths, arguments in zip(batches, self._lengths, self._arguments, strict=True):
+                self._of_batch = lengths
+                padded = pad_sequence(list(torch.split(part[0], lengths)), batch_first=True)
+                out = module(padded, **self._sanitize_kwargs(arguments, module))
+                parts.append(_packed(out[0] if isinstance(out, tuple) else out, lengths))
             return torch.cat(parts, dim=1)
 
         def _get_input_feat(self, layer: Any, named_linears: dict[str, Any]) -> dict[str, torch.Tensor]:
             seen: dict[str, list[torch.Tensor]] = {name: [] for name in named_linears}
 
             def watch(name: str) -> Any:
-                return lambda _, inputs, __: seen[name].append(inputs[0].detach().cpu())
+                return lambda _, inputs, __: seen[name].append(_packed(inputs[0].detach(), self._of_batch).cpu())
 
             hooks = [module.register_forward_hook(watch(name)) for name, module in named_linears.items()]
             self.inps = self._module_forward(self.inps, layer, self.module_kwargs)
