@@ -46,8 +46,9 @@ def test_without_a_second_one_the_first_draws_everything(cache: Path) -> None:
 
 def test_what_was_drawn_before_is_not_drawn_again(cache: Path) -> None:
     charts = [Chart.of("bars", "Bars", "", lambda layout: {**BARS, "width": layout.width})]
+    assert not kept.has_some()
     drawn = draw.svgs(charts)
-    assert len(list(cache.iterdir())) == 2
+    assert kept.has_some() and len(list(cache.iterdir())) == 2
 
     def never(spec: str) -> str:
         raise AssertionError(spec)

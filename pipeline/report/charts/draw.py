@@ -49,8 +49,9 @@ def warm_up() -> None:
     """Starts vl-convert's engines, half a second each, beside whatever is done until there is something to draw.
 
     An engine has one thread of its own, and lets go of Python's lock while it works: its drawings wait for each other.
+    Where drawings are kept they may not be needed at all, and start when they are.
     """
-    for draw in (_drawn, _drawn_aside):
+    for draw in (_drawn, _drawn_aside) if not kept.has_some() else ():
         Thread(target=draw, args=(json.dumps({"mark": "point"}),), daemon=True).start()
 
 

@@ -31,6 +31,13 @@ def drawing(spec: str, draw: Callable[[str], str]) -> str:
     return text
 
 
+def has_some() -> bool:
+    """Whether there are drawings: a report made before leaves few to be drawn."""
+    with suppress(OSError):
+        return any(_folder().iterdir())
+    return False
+
+
 def forget() -> None:
     """Removes the drawings that were not used for longest."""
     with suppress(OSError):
