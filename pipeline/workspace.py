@@ -30,6 +30,11 @@ HASH = re.compile(r"[0-9a-f]{64}")
 Status = Literal["ok", "failed", "not_applicable"]
 
 
+def user_cache(name: str, variable: str) -> Path:
+    """Where something is kept for all runs of a user, unless the environment variable names another folder."""
+    return Path(os.environ.get(variable) or Path.home() / ".cache" / "quantization-pipeline" / name)
+
+
 class FileRecord(BaseModel):
     """A file of an artifact, or the target of a link."""
 

@@ -30,6 +30,7 @@ from filelock import FileLock, Timeout
 
 from pipeline.config import PROJECT_ROOT
 from pipeline.errors import ConfigError, StageError
+from pipeline.workspace import user_cache
 
 if TYPE_CHECKING:
     from pipeline.progress import Progress
@@ -51,8 +52,7 @@ def folder_of(name: str) -> Path:
     if not lock.is_file():
         known = ", ".join(sorted(path.stem for path in LOCKS.glob("*.txt"))) or "none"
         raise ConfigError(f"engine={name} has no environment of its own.", f"{LOCKS} has: {known}.")
-    cache = os.environ.get(CACHE) or Path.home() / ".cache" / "quantization-pipeline" / "engines"
-    return Path(cache, f"{name}-{_key(lock)}")
+    return user_cache("engines", CACHE) / f"{name}-{_key(lock)}"
 
 
 def environment(name: str, progress: Progress) -> Path:

@@ -21,7 +21,7 @@ def publish(folder: Path, contents: Mapping[str, str | bytes]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():
-            _replace(folder / name, content.encode() if isinstance(content, str) else content)
+            replace(folder / name, content.encode() if isinstance(content, str) else content)
         for path in [path for pattern in OWN for path in folder.glob(pattern)]:
             if path.relative_to(folder).as_posix() not in contents:
                 path.unlink()
@@ -35,8 +35,13 @@ def publish(folder: Path, contents: Mapping[str, str | bytes]) -> None:
         ) from error
 
 
-def _replace(path: Path, content: bytes) -> None:
-    path.parent.mkdir(exist_ok=True)
+def replace(path: Path, content: bytes) -> None:
+    """Writes a file whole or not at all.
+
+    Raises:
+        OSError: when it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         partial.write_bytes(content)

@@ -51,7 +51,9 @@ def warm_up() -> None:
     An engine has one thread of its own, and lets go of Python's lock while it works: its drawings wait for each other.
     Where drawings are kept they may not be needed at all, and start when they are.
     """
-    for draw in (_drawn, _drawn_aside) if not kept.has_some() else ():
+    if kept.has_some():
+        return
+    for draw in (_drawn, _drawn_aside):
         Thread(target=draw, args=(json.dumps({"mark": "point"}),), daemon=True).start()
 
 

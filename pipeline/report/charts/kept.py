@@ -10,6 +10,9 @@ from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 
+from pipeline.report import files
+from pipeline.workspace import user_cache
+
 CACHE = "PIPELINE_DRAWINGS"
 # Of so many the least recently used go; a report has about 40, of 20 to 150 kB.
 KEPT = 400
@@ -24,10 +27,7 @@ def drawing(spec: str, draw: Callable[[str], str]) -> str:
         return text
     text = draw(spec)
     with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.tmp")
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        files.replace(path, text.encode())
     return text
 
 
@@ -46,7 +46,7 @@ def forget() -> None:
 
 
 def _folder() -> Path:
-    return Path(os.environ.get(CACHE) or Path.home() / ".cache" / "quantization-pipeline" / "drawings")
+    return user_cache("drawings", CACHE)
 
 
 @cache
