@@ -164,7 +164,7 @@ class Protocol:
         for index in range(number):
             self.job.progress.detail(f"{load.name}, repeat {index + 1} of {number}")
             server = self.client.server
-            with Watch(server.url, server.pid, self.job.hardware.cores, self.job.hardware.device == "cuda") as watch:
+            with Watch(server.url, server.pid, self.job.hardware.device == "cuda") as watch:
                 run = self.client.send(load, load.seed(self.settings, index))
             run.save(self.folder / "loads" / load.slug, f"repeat-{index}")
             runs.append(run)

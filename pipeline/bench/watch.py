@@ -88,21 +88,25 @@ def _cpu_s(processes: Iterable[psutil.Process]) -> float:
     return total
 
 
+def _busy_s() -> list[float]:
+    """Seconds that each core was busy of those that this process may use: `taskset` and containers leave it some."""
+    may = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(psutil.cpu_count() or 1)
+    return [times.user + times.system for core, times in enumerate(psutil.cpu_times(percpu=True)) if core in may]
+
+
 class Watch:
     """A context around one load; afterwards `conditions` says what was seen."""
 
-    def __init__(self, url: str, pid: int | None, cores: int, on_gpu: bool) -> None:
+    def __init__(self, url: str, pid: int | None, on_gpu: bool) -> None:
         """Watches a server.
 
         Args:
             url: of the server.
             pid: of the server; None where it is not ours, and what it takes cannot be told from what others take.
-            cores: of this machine.
             on_gpu: whether the server computes on a GPU of this machine.
         """
         self.url = url
         self.pid = pid
-        self.cores = cores
         self.on_gpu = on_gpu
         self.conditions: dict[str, Any] = {}
         self._stop = threading.Event()
@@ -117,7 +121,7 @@ class Watch:
         self._load = os.getloadavg()[0]
         self._before = counters.read(self.url)
         self._ours = _cpu_s(family(os.getpid()))
-        self._cpu = psutil.cpu_times()
+        self._busy = _busy_s()
         self._started = time.monotonic()
         self._thread.start()
         return self
@@ -128,15 +132,14 @@ class Watch:
         self._stop.set()
         self._thread.join()
         ours = _cpu_s(family(os.getpid())) - self._ours
-        now = psutil.cpu_times()
-        busy = sum(getattr(now, name) - getattr(self._cpu, name) for name in ("user", "system"))
+        busy = [now - before for now, before in zip(_busy_s(), self._busy, strict=True)]
         after = counters.read(self.url)
         self._look()
         counted = after.since(self._before) if after is not None and self._before is not None else {}
         self.conditions = {
             "seconds": round(seconds, 2),
             "load_average": {"before": round(self._load, 2), "after": round(os.getloadavg()[0], 2)},
-            "foreign_cpu_share": self.pid and round(max(0.0, busy - ours) / (seconds * self.cores), 4),
+            "foreign_cpu_share": self.pid and round(max(0.0, sum(busy) - ours) / (seconds * len(busy)), 4),
             "counters": counted,
             "kv_cache_usage_max": max(self._usage, default=None),
             "waiting_max": max(self._waiting, default=None),

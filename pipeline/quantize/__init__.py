@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import sys
 from typing import Any
 
 from pipeline.calibrate import observations_key
@@ -90,9 +91,22 @@ def make(job: Job, draft: Draft) -> None:
     if reason := why_no_kv_scales(job.settings):
         raise NotApplicable(f"{reason}.")
     engine = job.settings.quant.engine
+    _gpu_memory(restart=True)
     importlib.import_module(f"pipeline.quantize.{'link' if engine == 'none' else engine}").quantize(job, draft)
     if job.settings.kv_cache.needs_data:
         from pipeline.quantize.kv_scales import add_scales
 
         add_scales(job, draft)
     draft.results |= describe(draft.folder / "checkpoint")
+    if peak := _gpu_memory():
+        draft.results["peak_gpu_bytes"] = peak
+
+
+def _gpu_memory(restart: bool = False) -> int:
+    """Bytes that torch held on the GPU at most in this process, since the last restart; 0 where it holds none."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return 0
+    if restart:
+        torch.cuda.reset_peak_memory_stats()
+    return int(torch.cuda.max_memory_allocated())

@@ -108,10 +108,10 @@ def test_watching_sees_foreign_work_and_not_its_own() -> None:
     import os
 
     spin = "import time\nend = time.monotonic() + 1.5\nwhile time.monotonic() < end: pass"
-    with watch.Watch("http://127.0.0.1:9", os.getpid(), cores=2, on_gpu=False) as quiet:
+    with watch.Watch("http://127.0.0.1:9", os.getpid(), on_gpu=False) as quiet:
         subprocess.run([sys.executable, "-c", spin], check=True)
     # In a session of its own, and no child of this process.
-    with watch.Watch("http://127.0.0.1:9", os.getpid(), cores=2, on_gpu=False) as loud:
+    with watch.Watch("http://127.0.0.1:9", os.getpid(), on_gpu=False) as loud:
         subprocess.run(["bash", "-c", f'setsid {sys.executable} -c "{spin}" & disown'], check=True)
         time.sleep(1.8)
     own, foreign = (each.conditions["foreign_cpu_share"] for each in (quiet, loud))

@@ -12,7 +12,8 @@ from pipeline.report.document import Answer, Card, Check, Digest, Step
 from pipeline.report.gather.benchmarks import UNREADABLE
 from pipeline.report.gather.extract import emulated, server_of
 from pipeline.report.gather.sources import READ, Source
-from pipeline.report.text import clean, duration, plain
+from pipeline.report.text import clean, duration, plain, size_unit
+from pipeline.workspace import Manifest
 
 # A page is read by people: longer texts end in an ellipsis, the whole is in the manifest.
 LONG = 600
@@ -40,7 +41,7 @@ def card_of(source: Source, outputs: Path) -> Card:
         recipe={
             "KV cache": source.kv_dtype,
             **_recipe(source),
-            **_made(made.results if made else {}),
+            **(_made(made) if made else {}),
             **_layers(scored.results if scored else {}),
         },
         calibration=_calibration(source),
@@ -84,12 +85,13 @@ def _recipe(source: Source) -> dict[str, str]:
     return {clean(name): plain(value) for name, value in quant.items()}
 
 
-def _made(results: Mapping[str, Any]) -> dict[str, str]:
-    found = {}
-    if "quantized_layers" in results:
-        found["quantized layers"] = plain(results["quantized_layers"])
-    if isinstance(results.get("seconds"), int | float):
-        found["made in"] = duration(results["seconds"])
+def _made(manifest: Manifest) -> dict[str, str]:
+    found = {"made in": duration(manifest.seconds)} if manifest.results.get("quantized_layers") else {}
+    if "quantized_layers" in manifest.results:
+        found["quantized layers"] = plain(manifest.results["quantized_layers"])
+    if isinstance(peak := manifest.results.get("peak_gpu_bytes"), int):
+        unit, divisor = size_unit([peak])
+        found["GPU memory while made, at most"] = f"{peak / divisor:.1f} {unit}"
     return found
 
 
