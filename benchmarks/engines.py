@@ -106,8 +106,10 @@ def ours(case: str, outputs: Path, overrides: list[str]) -> dict[str, float]:
 def measure(command: list[str], log: Path, with_imports: bool) -> dict[str, float]:
     """What one process says that it took; with its imports: what it took from its start to its end."""
     started = time.perf_counter()
-    with log.open("a") as errors:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
+    # Who compiles first would compile for the other.
+    with log.open("a") as errors, tempfile.TemporaryDirectory(dir=log.parent) as compiled:
+        environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": compiled}
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
         assert process.stdout is not None
         said = process.stdout.read()
         _, status, usage = os.wait4(process.pid, 0)

@@ -5,6 +5,8 @@ Source: Cheng et al., "Optimize Weight Rounding via Signed Gradient Descent for 
 
 from __future__ import annotations
 
+import os
+import shutil
 from typing import TYPE_CHECKING
 
 from pipeline.errors import StageError
@@ -29,6 +31,7 @@ def quantize(job: Job, draft: Draft) -> None:
 
 
 def _quantize(job: Job, draft: Draft) -> None:
+    import torch._dynamo
     from auto_round import AutoRound
     from transformers import AutoTokenizer
 
@@ -58,11 +61,14 @@ def _quantize(job: Job, draft: Draft) -> None:
         device_map="cuda:0" if job.hardware.device == "cuda" else "cpu",
         # A CPU that does not multiply BF16 is faster in float32, and exact.
         amp=job.hardware.has_native_bf16,
-        enable_torch_compile=False,
+        # Its own choice, which is to compile the steps; without a C++ compiler it would try again and again.
+        enable_torch_compile=None if shutil.which(os.environ.get("CXX", "g++")) else False,
     )
     job.progress.detail(f"{quant.algorithm} over {len(data)} conversations, {ITERATIONS} steps a block")
     made = draft.folder / "autoround"
-    rounding.quantize_and_save(str(made), format="auto_gptq" if symmetric else "auto_awq")
+    # What does not compile here (Python's headers may be missing) runs as it is.
+    with torch._dynamo.config.patch(suppress_errors=True):
+        rounding.quantize_and_save(str(made), format="auto_gptq" if symmetric else "auto_awq")
     found = sorted(made.glob("**/config.json"))
     if len(found) != 1:
         raise StageError(f"AutoRound wrote {len(found)} checkpoints, not one.", "Its log is quantize.log.")
