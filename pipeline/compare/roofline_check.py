@@ -12,6 +12,9 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pipeline.compare.estimates import Frozen, Missing
 from pipeline.compare.published import SpeedTable
 from pipeline.compare.roofline import Device, Entry, Footprint, decode_ms, roofline, step_seconds
@@ -84,9 +87,13 @@ def rank_correlation(ours: Sequence[float], theirs: Sequence[float]) -> float | 
     """Spearman's, with mean ranks where values are equal; None where one side is all the same."""
     if len(ours) < 2 or len(set(ours)) == 1 or len(set(theirs)) == 1:
         return None
-    from scipy.stats import spearmanr
+    return float(np.corrcoef(_mean_ranks(ours), _mean_ranks(theirs))[0, 1])
 
-    return float(spearmanr(ours, theirs).statistic)
+
+def _mean_ranks(values: Sequence[float]) -> NDArray[np.float64]:
+    _, which, counts = np.unique(np.asarray(values), return_inverse=True, return_counts=True)
+    ranks: NDArray[np.float64] = (np.cumsum(counts) - (counts - 1) / 2)[which]
+    return ranks
 
 
 def _cells(

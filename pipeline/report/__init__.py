@@ -43,8 +43,6 @@ def check(settings: Settings) -> None:
 
 def load(settings: Settings) -> None:
     """Imports what `make` needs and starts what draws; seconds that can pass while something else is waited for."""
-    import scipy.stats  # noqa: F401
-
     import pipeline.report.build  # noqa: F401
     from pipeline.report.charts import draw
 

@@ -5,6 +5,7 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import spearmanr
 
 from pipeline.catalogue import GPUS, gpu_of
 from pipeline.compare.estimates import Interval, Missing
@@ -153,6 +154,16 @@ def test_ranks():
     assert rank_correlation([1, 2, 3], [10, 20, 25]) == pytest.approx(1)
     assert rank_correlation([1, 2, 3], [3, 2, 1]) == pytest.approx(-1)
     assert rank_correlation([1, 1], [1, 2]) is None
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=2, max_size=30))
+def test_ranks_are_scipys(pairs: list[tuple[int, int]]) -> None:
+    ours, theirs = zip(*pairs, strict=True)
+    found = rank_correlation(ours, theirs)
+    if found is None:
+        assert 1 in (len(set(ours)), len(set(theirs)))
+    else:
+        assert found == pytest.approx(spearmanr(ours, theirs).statistic)
 
 
 def test_the_roofline_over_all_of_the_studys_tables(capsys):
