@@ -305,19 +305,34 @@ def _repeats(best: Row, runner_up: Row) -> Measurement:
 
 
 def open_points(recommendation: Recommendation) -> list[str]:
-    """What would settle what is open; pairs of which nothing but that is known are said in one line."""
+    """What would settle what is open; what is to be done alike for several variants is said in one line."""
     labels = {candidate.name: candidate.label for candidate in recommendation.candidates}
+    unscored: dict[str, list[str]] = {}
+    for each in recommendation.settle:
+        if each.kind == "evaluation":
+            unscored.setdefault(each.variant, []).append(each.column)
     points: dict[tuple[str, ...], list[Measurement]] = {}
     for each in recommendation.settle:
-        alike = each.kind == "repeats" and each.needed is None
-        points.setdefault((each.against, each.column) if alike else (each.text,), []).append(each)
-    return [
-        first.text
-        if not others
-        else f"{listing(labels[each.variant] for each in (first, *others))}, each with "
-        f"{labels.get(first.against, first.against)}: {MORE_REPEATS}"
-        for first, *others in points.values()
-    ]
+        if each.kind == "evaluation":
+            alike: tuple[str, ...] = (each.kind, *unscored[each.variant])
+        elif each.kind == "repeats" and each.needed is None:
+            alike = (each.kind, each.against, each.column)
+        else:
+            alike = (each.text,)
+        points.setdefault(alike, []).append(each)
+    return [_said(alike, group, labels) for alike, group in points.items()]
+
+
+def _said(alike: tuple[str, ...], group: Sequence[Measurement], labels: Mapping[str, str]) -> str:
+    """One line for measurements that are open alike."""
+    first, names = group[0], listing(dict.fromkeys(labels[each.variant] for each in group))
+    if all(each.text == first.text for each in group):
+        return first.text
+    if first.kind == "evaluation":
+        tasks = alike[1:]
+        verb = "has" if len(tasks) == 1 else "have"
+        return f"{names}: {listing(tasks)} {verb} to be scored on the items that BF16 was scored on."
+    return f"{names}, each with {labels.get(first.against, first.against)}: {MORE_REPEATS}"
 
 
 def _open_measurement(

@@ -8,6 +8,7 @@ from pipeline.compare.accuracy import PairedDifference
 from pipeline.compare.constraints import Constraints
 from pipeline.compare.recommendation import MORE_REPEATS, open_points, recommend
 from pipeline.compare.repeats import Change
+from pipeline.compare.sentences import listing
 from pipeline.compare.table import SpeedCell, TaskCell
 from pipeline.report.tables.serving import latency_figures
 from pipeline.report.tables.study import Table
@@ -44,8 +45,10 @@ def test_what_is_open_is_said_of_every_variant_once(records):
     said, labels = open_points(found), {each.name: each.label for each in found.candidates}
     assert len(set(said)) == len(said) <= len(found.settle)
     for each in found.settle:
-        assert any(labels[each.variant] in text for text in said)
-        assert each.text in said or any(text.endswith(MORE_REPEATS) for text in said)
+        alike = [text for text in said if labels[each.variant] in text]
+        if each.text not in said:
+            assert any(each.column in text or text.endswith(MORE_REPEATS) for text in alike)
+        assert alike
 
 
 def test_many_variants_of_one_open_question_are_one_line():
@@ -54,3 +57,13 @@ def test_many_variants_of_one_open_question_are_one_line():
     assert len(found.settle) == 6
     assert open_points(found) == [f"A, B, C, D, E and F, each with BF16: {MORE_REPEATS}"]
     assert "any of 6 variants" in found.answer.text
+
+
+def test_tasks_that_nobody_was_scored_on_are_one_line():
+    faster = [record(name, 1300, tasks={}) for name in "ab"]
+    found = recommend(compare([record("bf16", tasks={}), *faster], TASKS), Constraints(), {})
+    assert len(found.settle) == 2 * len(TASKS) > 2
+    verb = "has" if len(TASKS) == 1 else "have"
+    assert open_points(found) == [
+        f"A and B: {listing(TASKS)} {verb} to be scored on the items that BF16 was scored on."
+    ]
