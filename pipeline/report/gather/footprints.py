@@ -94,8 +94,12 @@ def _settings(recorded: Mapping[str, Any]) -> QuantSettings | Missing:
 @cache
 def settings_of(quant: str) -> QuantSettings:
     """A format as `conf/quant/` describes it, over the defaults of `conf/config.yaml`."""
-    defaults = yaml.safe_load((CONF / "config.yaml").read_text())["quant"]
-    return QuantSettings.model_validate(defaults | yaml.safe_load((CONF / "quant" / f"{quant}.yaml").read_text()))
+    return QuantSettings.model_validate(_defaults() | yaml.safe_load((CONF / "quant" / f"{quant}.yaml").read_text()))
+
+
+@cache
+def _defaults() -> dict[str, Any]:
+    return dict(yaml.safe_load((CONF / "config.yaml").read_text())["quant"])
 
 
 def _footprint(shape: DecoderShape, weights: Mapping[str, int], scheme: str | None, kv_dtype: str) -> Footprint:
