@@ -198,13 +198,13 @@ def test_served_probabilities_are_the_formats(served: Served) -> None:
     bounds = {
         "fp8": (0.05, 0.2),
         "fp8_dynamic": (0.05, 0.2),
-        "w4a16": (0.05, 0.2),
-        "w4a16_asym": (0.05, 0.2),
+        "w4a16": (0.05, 0.1),
+        "w4a16_asym": (0.05, 0.15),
         "w8a8": (0.01, 0.5),
         "w8a8_static": (0.01, 0.5),
         "w8a16": (0.001, 2.0),
-        "awq": (0.05, 0.2),
-        "gptq4": (0.05, 0.2),
+        "awq": (0.05, 0.15),
+        "gptq4": (0.05, 0.1),
         "gptq8": (0.001, 2.0),
     }
     for name, (least, tolerance) in bounds.items():
