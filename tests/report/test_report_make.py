@@ -61,6 +61,13 @@ def test_figures_come_from_the_result_files(study):
     assert study.line["variants"][3]["total_token_throughput_tok_per_s"] == pytest.approx(mean, rel=1e-5)
 
 
+def test_a_card_says_what_making_the_checkpoint_took(study):
+    cards = {card["name"]: card for card in json.loads(written(study, "report.json"))["cards"]}
+    assert cards["gptq"]["recipe"]["GPU memory while made, at most"] == "17.2 GB"
+    assert cards["gptq"]["recipe"]["made in"].endswith(" s")
+    assert "made in" not in cards["bf16"]["recipe"]
+
+
 def test_verdict_leads_and_names_machine_and_model(study):
     page = written(study, "index.html")
     assert page.index("INT8 dynamic serves") < page.index("<table")
