@@ -56,9 +56,10 @@ class Bench:
         import hydra
         from transformers import AutoTokenizer
 
-        from pipeline.__main__ import Run, compose_variants
+        from pipeline.__main__ import Run
         from pipeline.calibrate.conversations import draw
         from pipeline.calibrate.forward import decoder
+        from pipeline.composition import compose_variants
         from pipeline.config import PROJECT_ROOT
 
         with hydra.initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base=None):

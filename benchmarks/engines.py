@@ -62,7 +62,8 @@ def job_of(case: str, outputs: Path, overrides: list[str]) -> Any:
     """The pipeline's job for a case, its calibration in `outputs`."""
     import hydra
 
-    from pipeline.__main__ import Run, compose_variants
+    from pipeline.__main__ import Run
+    from pipeline.composition import compose_variants
     from pipeline.config import PROJECT_ROOT
 
     asked = ["stage=quantize", f"quant={case}", f"outputs={outputs}", *overrides]

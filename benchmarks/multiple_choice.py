@@ -35,7 +35,7 @@ def settings_of(overrides: list[str]) -> Any:
     """The settings of the baseline with these overrides."""
     import hydra
 
-    from pipeline.__main__ import compose_variants
+    from pipeline.composition import compose_variants
     from pipeline.config import PROJECT_ROOT
 
     with hydra.initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base=None):

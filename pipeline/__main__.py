@@ -11,22 +11,20 @@ import signal
 import sys
 import warnings
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor
-from itertools import groupby, product
-from multiprocessing import cpu_count, get_context
-from typing import Any
+from itertools import groupby
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import CompactHydraException, HydraException
+from hydra.errors import CompactHydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.markup import escape
 
 from pipeline import capabilities, provenance, publish, report
 from pipeline.capabilities import Vllm
 from pipeline.catalogue import gpu_of
-from pipeline.config import PROJECT_ROOT, Settings, Stage, Variant, validate
+from pipeline.composition import compose_variants
+from pipeline.config import PROJECT_ROOT, Settings, Stage
 from pipeline.errors import ConfigError, NotApplicable, PipelineError
 from pipeline.hardware import Hardware, probe
 from pipeline.job import Job, module_of
@@ -37,71 +35,7 @@ from pipeline.quantize import INSTALL, check_engine
 from pipeline.workspace import Digests, Workspace
 
 OFFLINE = (Stage.CALIBRATE, Stage.QUANTIZE)
-OmegaConf.register_new_resolver("project", lambda path: str(PROJECT_ROOT / path), replace=True)
 _exit_code = 0
-
-
-def compose_variants(config: DictConfig, overrides: list[str]) -> list[Settings]:
-    """The settings of each variant asked for, under each protocol, all checked before any runs.
-
-    Raises:
-        ConfigError: with the errors of all variants.
-    """
-    plain = _plain(config)
-    if plain["variants"] is None and plain["protocols"] is None:
-        return [validate(plain)]
-    kernel = plain["serve"]["kernel"]
-    if plain["variants"] is not None:
-        # Held against the scheme of each variant that names no kernel of its own.
-        plain["serve"]["kernel"] = "auto"
-    first = validate(plain)
-    replaced = ("quant=", "kv_cache=", "serve.kernel=") if first.variants else ()
-    base = [o for o in overrides if not o.startswith((*replaced, *(("bench=",) if first.protocols else ())))]
-    asked = list(product(first.variants or (None,), first.protocols or (None,)))
-    options = [[*base, *_choices(text, protocol, kernel)] for text, protocol in asked]
-    # Composing takes a tenth of a second and more for each, and they do not need each other.
-    with ProcessPoolExecutor(min(len(asked), cpu_count()), get_context("fork"), _leave_interrupts_to_parent) as pool:
-        found = pool.map(_composed, options)
-        if set(first.stage) <= {Stage.REPORT, Stage.GATE}:
-            report.load(first)
-        outcomes = list(zip(asked, found, strict=True))
-    problems = []
-    for (text, protocol), outcome in outcomes:
-        if isinstance(outcome, str):
-            named = (f"{what}: {name}" for what, name in (("variants", text), ("protocols", protocol)) if name)
-            problems.append(f"{' '.join(named)}: {outcome}")
-    if problems:
-        raise ConfigError("\n".join(dict.fromkeys(problems)))
-    return [outcome for _, outcome in outcomes if isinstance(outcome, Settings)]
-
-
-def _composed(overrides: list[str]) -> Settings | str:
-    """One variant's settings, or what is wrong with them."""
-    try:
-        return validate(_plain(hydra.compose("config", overrides)))
-    except HydraException as error:
-        return str(error).strip()
-    except ConfigError as error:
-        return error.problem
-
-
-def _leave_interrupts_to_parent() -> None:
-    """What ends the command ends those that compose for it, without a word from each."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _choices(text: str | None, protocol: str | None, kernel: str) -> list[str]:
-    """The overrides that make one variant and one protocol of a run over several."""
-    found = [f"bench={protocol}"] if protocol is not None else []
-    if text is not None:
-        variant = Variant.parse(text, kernel)
-        found += [f"quant={variant.quant}", f"kv_cache={variant.kv_cache}", f"serve.kernel={variant.kernel}"]
-    return found
-
-
-def _plain(config: DictConfig) -> dict[str, Any]:
-    return dict(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))  # type: ignore[arg-type]
 
 
 class Run:

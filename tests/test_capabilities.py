@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from pipeline import capabilities
-from pipeline.__main__ import Run, compose_variants
+from pipeline.__main__ import Run
 from pipeline.catalogue import GPUS
+from pipeline.composition import compose_variants
 from pipeline.config import PROJECT_ROOT, HardwareSettings, Settings, Stage, Variant
 from pipeline.errors import ConfigError, InputError
 from pipeline.hardware import Hardware, probe

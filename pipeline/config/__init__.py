@@ -1,12 +1,13 @@
 """The typed schema of everything under `conf/`: what may be set, of which type, and what fits together.
 
 Hydra composes the YAML files and overrides; `Settings` checks the result as a whole and reports every error at once,
-before any heavy import. The classes are pure: no file is opened and nothing is probed here. The first line of a module
-says which groups of `conf/` it holds.
+before any heavy import. The classes are pure: none opens a file or probes anything; `choice` alone reads `conf/`. The
+first line of a module says which groups of `conf/` it holds.
 """
 
 from pipeline.config.base import ASIDE, PROJECT_ROOT, Stage
 from pipeline.config.checkpoints import KVCacheSettings, ModelSettings, QuantSettings
+from pipeline.config.choices import choice
 from pipeline.config.data import CalibrationSet, CalibrationSettings, DatasetSettings
 from pipeline.config.reporting import ConstraintSettings, HardwareSettings, PublishSettings, ReportSettings
 from pipeline.config.scoring import DivergenceSettings, EvalSettings, TaskSettings
@@ -37,5 +38,6 @@ __all__ = [
     "Stage",
     "TaskSettings",
     "Variant",
+    "choice",
     "validate",
 ]

@@ -41,15 +41,6 @@ def check(settings: Settings) -> None:
         tracking.check(settings.report.mlflow)
 
 
-def load(settings: Settings) -> None:
-    """Imports what `make` needs and starts what draws; seconds that can pass while something else is waited for."""
-    import pipeline.report.build  # noqa: F401
-    from pipeline.report.charts import draw
-
-    if Stage.REPORT in settings.stage and {"html", "png"} & set(settings.report.formats):
-        draw.warm_up()
-
-
 def make(jobs: Sequence[Job], failures: Mapping[str, PipelineError]) -> dict[str, PipelineError]:
     """Writes the report of these jobs and holds it against a stored one, as far as each was asked for.
 
@@ -62,10 +53,13 @@ def make(jobs: Sequence[Job], failures: Mapping[str, PipelineError]) -> dict[str
         StageError: when the report's folder or the tracking store cannot be written.
     """
     from pipeline.report import regression
-    from pipeline.report.build import build
+    from pipeline.report.charts import draw
 
     settings, console = jobs[0].settings, jobs[0].progress.console
-    load(settings)
+    if Stage.REPORT in settings.stage and {"html", "png"} & set(settings.report.formats):
+        draw.warm_up()
+    from pipeline.report.build import build
+
     report = build(jobs, failures)
     worse: dict[str, PipelineError] = {}
     if Stage.GATE in settings.stage:

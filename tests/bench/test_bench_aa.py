@@ -6,8 +6,9 @@ from pathlib import Path
 import hydra
 import pytest
 
-from pipeline.__main__ import Run, compose_variants
+from pipeline.__main__ import Run
 from pipeline.compare.repeats import Change, relative_change
+from pipeline.composition import compose_variants
 from pipeline.config import PROJECT_ROOT
 
 PAIRS = 10

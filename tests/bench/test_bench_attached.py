@@ -11,7 +11,8 @@ import hydra
 import pytest
 from openai_server import Behaviour, OpenAIServer
 
-from pipeline.__main__ import Run, compose_variants
+from pipeline.__main__ import Run
+from pipeline.composition import compose_variants
 from pipeline.config import PROJECT_ROOT
 from pipeline.errors import InputError
 from pipeline.serve import attached

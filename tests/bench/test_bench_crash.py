@@ -18,8 +18,9 @@ import hydra
 import psutil
 import pytest
 
-from pipeline.__main__ import Run, compose_variants
+from pipeline.__main__ import Run
 from pipeline.bench import watch
+from pipeline.composition import compose_variants
 from pipeline.config import PROJECT_ROOT
 
 pytestmark = pytest.mark.vllm

@@ -10,8 +10,9 @@ import hydra
 import numpy as np
 import pytest
 
-from pipeline.__main__ import Run, compose_variants
+from pipeline.__main__ import Run
 from pipeline.bench.requests import Requests
+from pipeline.composition import compose_variants
 from pipeline.config import PROJECT_ROOT
 
 pytestmark = pytest.mark.vllm

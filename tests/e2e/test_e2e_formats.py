@@ -9,7 +9,7 @@ import hydra
 import pytest
 
 from pipeline import capabilities
-from pipeline.__main__ import compose_variants
+from pipeline.composition import compose_variants
 from pipeline.config import PROJECT_ROOT, HardwareSettings
 from pipeline.hardware import probe
 from pipeline.serve import log

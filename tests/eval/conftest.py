@@ -11,7 +11,7 @@ import pytest
 import tiny_tasks as tiny
 from completions_server import CompletionsServer
 
-from pipeline.__main__ import compose_variants
+from pipeline.composition import compose_variants
 from pipeline.config import PROJECT_ROOT
 from pipeline.demo import CHECKPOINT
 from pipeline.hardware import probe

@@ -9,11 +9,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from pipeline.compare.estimates import Missing
 from pipeline.compare.roofline import Footprint
-from pipeline.config import PROJECT_ROOT, QuantSettings, Stage, Variant
+from pipeline.config import QuantSettings, Stage, Variant, choice
 from pipeline.errors import InputError
 from pipeline.quantize.checkpoint import gguf_file, headers
 from pipeline.report.gather.sources import Source
@@ -21,7 +19,6 @@ from pipeline.schemes import SCHEMES
 from pipeline.shapes import EMBEDDING, DecoderShape
 from pipeline.storage import bytes_of, stored
 
-CONF = PROJECT_ROOT / "conf"
 KV_BYTES = {"auto": 2, "fp8_e4m3": 1, "fp8_e5m2": 1}
 
 
@@ -93,13 +90,8 @@ def _settings(recorded: Mapping[str, Any]) -> QuantSettings | Missing:
 
 @cache
 def settings_of(quant: str) -> QuantSettings:
-    """A format as `conf/quant/` describes it, over the defaults of `conf/config.yaml`."""
-    return QuantSettings.model_validate(_defaults() | yaml.safe_load((CONF / "quant" / f"{quant}.yaml").read_text()))
-
-
-@cache
-def _defaults() -> dict[str, Any]:
-    return dict(yaml.safe_load((CONF / "config.yaml").read_text())["quant"])
+    """A format as `conf/quant/` describes it."""
+    return QuantSettings.model_validate(choice("quant", quant))
 
 
 def _footprint(shape: DecoderShape, weights: Mapping[str, int], scheme: str | None, kv_dtype: str) -> Footprint:

@@ -14,7 +14,7 @@ from typing import Any
 
 from pipeline.calibrate import observations_key
 from pipeline.compare.records import Family
-from pipeline.config import PROJECT_ROOT, Stage, Variant
+from pipeline.config import Stage, Variant, choice
 from pipeline.errors import PipelineError
 from pipeline.job import Job
 from pipeline.report.text import clean, first_line
@@ -215,13 +215,7 @@ def _label(title: str, kv_dtype: str, kernel: str) -> str:
 
 def _title(quant: str) -> str:
     """The row label of a format that is not configured in this run."""
-    import yaml
-
-    path = PROJECT_ROOT / "conf" / "quant" / f"{quant}.yaml"
-    try:
-        return str(yaml.safe_load(path.read_text())["title"])
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
-        return quant
+    return str((choice("quant", quant) or {}).get("title", quant))
 
 
 def _make_unique(found: Sequence[Source]) -> None:
