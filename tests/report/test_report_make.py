@@ -63,7 +63,7 @@ def test_figures_come_from_the_result_files(study):
 
 def test_a_card_says_what_making_the_checkpoint_took(study):
     cards = {card["name"]: card for card in json.loads(written(study, "report.json"))["cards"]}
-    assert cards["gptq"]["recipe"]["GPU memory while made, at most"] == "17.2 GB"
+    assert cards["gptq"]["recipe"]["peak GPU memory"] == "17.2 GB"
     assert cards["gptq"]["recipe"]["made in"].endswith(" s")
     assert "made in" not in cards["bf16"]["recipe"]
 

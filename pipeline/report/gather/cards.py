@@ -91,7 +91,7 @@ def _made(manifest: Manifest) -> dict[str, str]:
         found["quantized layers"] = plain(manifest.results["quantized_layers"])
     if isinstance(peak := manifest.results.get("peak_gpu_bytes"), int):
         unit, divisor = size_unit([peak])
-        found["GPU memory while made, at most"] = f"{peak / divisor:.1f} {unit}"
+        found["peak GPU memory"] = f"{peak / divisor:.1f} {unit}"
     return found
 
 
