@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import hydra
@@ -52,7 +52,9 @@ def compose_variants(config: DictConfig, overrides: list[str]) -> list[Settings]
     return found
 
 
-def _under(variants: list[Variant], plain: dict[str, Any], overrides: list[str], protocol: str | None) -> list[Any]:
+def _under(
+    variants: list[Variant], plain: dict[str, Any], overrides: list[str], protocol: str | None
+) -> Sequence[Settings | str]:
     """Under one protocol the settings of each variant, or of the one configured; in their place what is wrong."""
     if protocol is not None:
         overrides = [*overrides, f"bench={protocol}"]
