@@ -90,8 +90,10 @@ def _cpu_s(processes: Iterable[psutil.Process]) -> float:
 
 def _busy_s() -> list[float]:
     """Seconds that each core was busy of those that this process may use: `taskset` and containers leave it some."""
-    may = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(psutil.cpu_count() or 1)
-    return [times.user + times.system for core, times in enumerate(psutil.cpu_times(percpu=True)) if core in may]
+    busy = [times.user + times.system for times in psutil.cpu_times(percpu=True)]
+    may = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(len(busy))
+    # Some containers number only their own cores in what they list, and all of the host's in what they allow.
+    return [busy[core] for core in sorted(may)] if max(may) < len(busy) else busy
 
 
 class Watch:

@@ -320,16 +320,16 @@ def open_points(recommendation: Recommendation) -> list[str]:
         else:
             alike = (each.text,)
         points.setdefault(alike, []).append(each)
-    return [_said(alike, group, labels) for alike, group in points.items()]
+    return [_said(group, labels) for group in points.values()]
 
 
-def _said(alike: tuple[str, ...], group: Sequence[Measurement], labels: Mapping[str, str]) -> str:
+def _said(group: Sequence[Measurement], labels: Mapping[str, str]) -> str:
     """One line for measurements that are open alike."""
     first, names = group[0], listing(dict.fromkeys(labels[each.variant] for each in group))
     if all(each.text == first.text for each in group):
         return first.text
     if first.kind == "evaluation":
-        tasks = alike[1:]
+        tasks = list(dict.fromkeys(each.column for each in group))
         verb = "has" if len(tasks) == 1 else "have"
         return f"{names}: {listing(tasks)} {verb} to be scored on the items that BF16 was scored on."
     return f"{names}, each with {labels.get(first.against, first.against)}: {MORE_REPEATS}"

@@ -91,22 +91,19 @@ def make(job: Job, draft: Draft) -> None:
     if reason := why_no_kv_scales(job.settings):
         raise NotApplicable(f"{reason}.")
     engine = job.settings.quant.engine
-    _gpu_memory(restart=True)
+    if gpu := _gpu_in_use():
+        gpu.reset_peak_memory_stats()
     importlib.import_module(f"pipeline.quantize.{'link' if engine == 'none' else engine}").quantize(job, draft)
     if job.settings.kv_cache.needs_data:
         from pipeline.quantize.kv_scales import add_scales
 
         add_scales(job, draft)
     draft.results |= describe(draft.folder / "checkpoint")
-    if peak := _gpu_memory():
+    if (gpu := _gpu_in_use()) and (peak := gpu.max_memory_allocated()):
         draft.results["peak_gpu_bytes"] = peak
 
 
-def _gpu_memory(restart: bool = False) -> int:
-    """Bytes that torch held on the GPU at most in this process, since the last restart; 0 where it holds none."""
+def _gpu_in_use() -> Any:
+    """`torch.cuda`, where this process has begun to use it."""
     torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_initialized():
-        return 0
-    if restart:
-        torch.cuda.reset_peak_memory_stats()
-    return int(torch.cuda.max_memory_allocated())
+    return torch.cuda if torch is not None and torch.cuda.is_initialized() else None

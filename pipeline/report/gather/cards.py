@@ -86,9 +86,10 @@ def _recipe(source: Source) -> dict[str, str]:
 
 
 def _made(manifest: Manifest) -> dict[str, str]:
-    found = {"made in": duration(manifest.seconds)} if manifest.results.get("quantized_layers") else {}
-    if "quantized_layers" in manifest.results:
-        found["quantized layers"] = plain(manifest.results["quantized_layers"])
+    layers = manifest.results.get("quantized_layers")
+    found = {"made in": duration(manifest.seconds)} if layers else {}
+    if layers is not None:
+        found["quantized layers"] = plain(layers)
     if isinstance(peak := manifest.results.get("peak_gpu_bytes"), int):
         unit, divisor = size_unit([peak])
         found["peak GPU memory"] = f"{peak / divisor:.1f} {unit}"
