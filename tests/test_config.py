@@ -82,6 +82,7 @@ def test_a_variant_reads_as_it_is_written(text: str) -> None:
     assert str(Variant.parse(text)) == text
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"]])
 def test_the_command_answers_without_heavy_imports(arguments: list[str]) -> None:
     script = (
@@ -94,8 +95,8 @@ def test_the_command_answers_without_heavy_imports(arguments: list[str]) -> None
     started = time.monotonic()
     answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=PROJECT_ROOT)
     assert "HEAVY set()" in answer.stdout, answer.stderr
-    # About a second where nothing else runs; the bound leaves room for a busy machine.
-    assert time.monotonic() - started < 10
+    # About a second on a desktop; the bound leaves room for a slow machine.
+    assert time.monotonic() - started < 3
 
 
 def test_a_gpu_has_one_name_however_it_is_written_and_others_are_refused(compose, settings) -> None:

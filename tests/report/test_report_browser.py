@@ -5,6 +5,7 @@ Debian's Chromium, driven by Playwright. Where it is not installed these tests a
 
 import os
 import shutil
+import statistics
 
 import pytest
 from synthetic_calibration import write_summary
@@ -26,6 +27,11 @@ OUTSIDE = """() => [...document.querySelectorAll("body *")].filter((e) => {
   const box = e.getBoundingClientRect();
   return box.width && !e.closest(".scroll, .contents, .sr, svg") && (box.right > innerWidth + 0.5 || box.left < -0.5);
 }).map((e) => e.tagName + "." + e.className)"""
+# Milliseconds from the navigation until a heading was clicked, has sorted its table, and the page was drawn again.
+ANSWERED = """window.answered = new Promise((resolve) => document.addEventListener("DOMContentLoaded", () => {
+  document.querySelector("table.study th button").click();
+  requestAnimationFrame(() => requestAnimationFrame(() => resolve(performance.now())));
+}))"""
 # Every text against the nearest background behind it, by WCAG 2.2: 4.5, or 3 where it is large.
 FAINT = """() => {
   const parse = (text) => text.match(/[\\d.]+/g).map(Number);
@@ -76,10 +82,11 @@ def opened(browser, path):
     """Opens the page; what the console said and what was asked of the network are on it."""
     contexts = []
 
-    def open_page(width=1440, scheme="light", **more):
+    def open_page(width=1440, scheme="light", script="", **more):
         context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, **more)
         contexts.append(context)
         page = context.new_page()
+        page.add_init_script(script)
         page.said, page.asked = [], []
         page.on("console", lambda message: page.said.append(message.text))
         page.on("pageerror", lambda error: page.said.append(str(error)))
@@ -92,19 +99,16 @@ def opened(browser, path):
         context.close()
 
 
+@pytest.mark.alone
 def test_the_page_is_small_and_quick(opened, path):
     assert path.stat().st_size < 5_000_000
-
-    def until_interactive() -> float:
-        page = opened()
-        # A heading that answers is what makes the page interactive; the clock starts with the navigation.
-        page.locator("table.study th button").first.click()
+    pages = [opened(script=ANSWERED) for _ in range(3)]
+    times = [page.evaluate("answered") for page in pages]
+    print(f"interactive after {', '.join(f'{ms:.0f}' for ms in times)} ms")
+    assert statistics.median(times) < 2000
+    for page in pages:
         assert page.locator("table.study th[aria-sort]").count() == 1
         assert page.asked == [path.as_uri()] and page.said == []
-        return page.evaluate("performance.now()")
-
-    # Other work of the machine delays some of them.
-    assert any(until_interactive() < 2000 for _ in range(5))
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -127,20 +131,21 @@ def test_it_fits_and_can_be_read(opened, tmp_path, width, scheme):
     assert page.said == []
 
 
-def test_what_is_faint_or_sticks_out_is_found(opened):
+@pytest.mark.parametrize("part", [".answer", ".prose p"])
+def test_what_is_faint_or_sticks_out_is_found(opened, part):
     page = opened(390)
-    page.evaluate("document.querySelector('.answer').style.color = '#8a8f96'")
-    page.evaluate("document.querySelector('.answer').style.width = '500px'")
-    assert [name.split(":")[0] for name in page.evaluate(FAINT)] == ["P.answer"]
-    assert "P.answer" in page.evaluate(OUTSIDE)
+    page.evaluate("(e) => { e.style.color = '#8a8f96'; e.style.width = '500px'; }", page.query_selector(part))
+    name = page.evaluate("(e) => `${e.tagName}.${e.className}`", page.query_selector(part))
+    assert [each.split(":")[0] for each in page.evaluate(FAINT)] == [name]
+    assert name in page.evaluate(OUTSIDE)
 
 
 def test_the_table_sorts_by_keyboard(opened):
     page = opened()
     names = page.locator("table.study").first.locator("tbody th")
-    before = names.all_inner_texts()
     button = page.locator("table.study th button", has_text="Throughput").first
     button.focus()
+    before = names.all_inner_texts()
     figures = page.locator("table.study").first.locator("tbody tr td:nth-child(2)")
 
     def shown():
@@ -158,7 +163,7 @@ def test_the_table_sorts_by_keyboard(opened):
 
 def test_marks_say_what_they_are(opened):
     page = opened()
-    mark = page.locator("svg.chart.wide [data-tip]").first
+    mark = page.locator("svg.chart.wide path:has(> title)").first
     mark.hover()
     tip = page.locator("#tip")
     assert tip.is_visible() and "tok/s" in tip.inner_text()

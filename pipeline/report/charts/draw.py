@@ -92,6 +92,8 @@ def _second() -> Popen[str]:
 def _svg(chart: Chart, layout: str, draw: Callable[[str], str]) -> str:
     root = ElementTree.fromstring(kept.drawing(json.dumps(chart.specs[layout]), draw))
     for element in list(root.iter()):
+        for child in filter(_is_unseen, list(element)):
+            element.remove(child)
         element.tag = element.tag.removeprefix(NAMESPACE)
         _adopt(element, f"{chart.name}-{layout}")
     root.attrib = {
@@ -102,6 +104,12 @@ def _svg(chart: Chart, layout: str, draw: Callable[[str], str]) -> str:
         "style": f"--natural: {root.attrib['width']}px",
     }
     return ElementTree.tostring(root, encoding="unicode", short_empty_elements=True)
+
+
+def _is_unseen(element: ElementTree.Element) -> bool:
+    """Whether it is a frame that Vega gives every group and that has neither fill nor stroke: a third of a drawing."""
+    frame = element.get("class") in ("background", "foreground")
+    return frame and element.get("fill", "none") == "none" and "stroke" not in element.attrib
 
 
 def _adopt(element: ElementTree.Element, name: str) -> None:

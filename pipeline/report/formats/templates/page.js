@@ -41,14 +41,12 @@ for (const table of document.querySelectorAll("table.sortable")) {
 
 // Charts: what a mark stands for, beside the pointer. Without this script the browser shows the mark's <title>.
 const tip = document.getElementById("tip");
-for (const title of document.querySelectorAll("svg.chart title")) {
-  title.parentNode.dataset.tip = title.textContent;
-  title.remove();
-}
 const hide = () => { tip.hidden = true; };
 const show = (event) => {
-  const mark = event.target.closest?.("[data-tip]");
-  if (!mark) return hide();
+  const mark = event.target.closest?.("svg.chart path"), title = mark?.querySelector("title");
+  // Its own title would come up as well.
+  if (title) { mark.dataset.tip = title.textContent; title.remove(); }
+  if (!mark?.dataset.tip) return hide();
   tip.textContent = mark.dataset.tip;
   tip.hidden = false;
   const box = mark.getBoundingClientRect(), size = tip.getBoundingClientRect();
