@@ -32,6 +32,7 @@ from pipeline.matrix import show
 from pipeline.models import ModelSource
 from pipeline.progress import Progress
 from pipeline.quantize import INSTALL, check_engine
+from pipeline.serve.context import check_context
 from pipeline.workspace import Digests, Workspace
 
 OFFLINE = (Stage.CALIBRATE, Stage.QUANTIZE)
@@ -77,6 +78,8 @@ class Run:
                 artifact = job.artifact(stage)
                 if stage is Stage.QUANTIZE and self.workspace.why(artifact):
                     check_engine(job.settings.quant)
+                if stage not in OFFLINE and str(job.variant) not in self.unserved and self.workspace.why(artifact):
+                    check_context(job.settings, model, hardware)
 
     def _unserved(self, here: Hardware) -> dict[str, str]:
         """The variants that cannot be served, each with the reason.

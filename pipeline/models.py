@@ -99,6 +99,14 @@ class ModelSource:
         parts = [self.folder / "config.json", *companions(self.folder), *weights]
         return {"files": {path.name: self.digests.of(path) for path in parts}}
 
+    def context(self, asked: int | None) -> int | None:
+        """Tokens of the longest context: those asked for, or fewer where config or tokenizer have a lower limit."""
+        config = self.config.get("text_config", self.config)
+        path = self.shape_folder / "tokenizer_config.json"
+        limit = json.loads(path.read_text()).get("model_max_length") if path.is_file() else None
+        known = (asked, config.get("max_position_embeddings"), limit)
+        return min((int(length) for length in known if length), default=None)
+
     def check(self, quant: QuantSettings) -> None:
         """Refuses, from config.json alone, what cannot be served or quantized.
 

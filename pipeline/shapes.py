@@ -13,6 +13,8 @@ from typing import Any
 from pipeline.errors import InputError
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+# Bytes of a number in the KV cache, by its dtype.
+KV_BYTES = {"auto": 2, "fp8_e4m3": 1, "fp8_e5m2": 1}
 _MIXTURES = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 
 
@@ -127,3 +129,25 @@ class DecoderShape:
     def attention_products(self) -> int:
         """Products of one token with one token of its context: queries with keys, weights with values."""
         return 2 * self.layers * self.heads * self.head_dim
+
+
+def kv_bytes_per_token(config: Mapping[str, Any], dtype: str) -> int | None:
+    """Bytes of one token's keys and values over all layers; None for an attention of another kind.
+
+    2 (keys and values) x layers x KV heads x head size x bytes of a number.
+    """
+    config = config.get("text_config", config)
+    heads = config.get("num_attention_heads")
+    layers, kv_heads = config.get("num_hidden_layers"), config.get("num_key_value_heads", heads)
+    size = config.get("head_dim") or (config["hidden_size"] // heads if heads and "hidden_size" in config else None)
+    if not (layers and kv_heads and size) or "kv_lora_rank" in config:
+        return None
+    return int(2 * layers * kv_heads * size * KV_BYTES[dtype])
+
+
+def has_windows(config: Mapping[str, Any]) -> bool:
+    """Whether some layers keep less than the whole context: sliding windows, linear attention, state spaces."""
+    config = config.get("text_config", config)
+    kinds = set(config.get("layer_types") or ()) - {"full_attention"}
+    slides = config.get("sliding_window") and config.get("use_sliding_window", True)
+    return bool(kinds or slides or config.get("layers_block_type"))

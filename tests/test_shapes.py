@@ -8,7 +8,7 @@ import pytest
 from pipeline.config import PROJECT_ROOT
 from pipeline.errors import InputError
 from pipeline.models import safetensors_header
-from pipeline.shapes import DecoderShape
+from pipeline.shapes import DecoderShape, has_windows, kv_bytes_per_token
 
 DEMO = PROJECT_ROOT / "pipeline" / "demo" / "checkpoint"
 
@@ -58,3 +58,26 @@ def test_transformers_makes_the_same_tensors(family: str, tied: bool) -> None:
 def test_what_is_no_dense_decoder_is_refused(config: dict) -> None:
     with pytest.raises(InputError):
         DecoderShape.of(config)
+
+
+def test_bytes_of_a_token_are_those_of_its_keys_and_values() -> None:
+    qwen = {"num_hidden_layers": 36, "num_key_value_heads": 8, "head_dim": 128, "num_attention_heads": 32}
+    # Qwen3-8B: 144 KiB in 16 bits.
+    assert kv_bytes_per_token(qwen, "auto") == 144 * 1024
+    assert kv_bytes_per_token(qwen, "fp8_e4m3") == 72 * 1024
+    assert kv_bytes_per_token({"kv_lora_rank": 512, **qwen}, "auto") is None
+
+
+@pytest.mark.parametrize(
+    ("config", "windows"),
+    [
+        ({"sliding_window": None, "use_sliding_window": False}, False),
+        ({"sliding_window": 4096, "use_sliding_window": False}, False),
+        ({"sliding_window": 4096}, True),
+        ({"layer_types": ["full_attention", "full_attention"]}, False),
+        ({"layer_types": ["sliding_attention", "full_attention"]}, True),
+        ({"text_config": {"layer_types": ["linear_attention"]}}, True),
+    ],
+)
+def test_layers_that_keep_less_than_the_context_are_known(config: dict, windows: bool) -> None:
+    assert has_windows(config) == windows

@@ -213,13 +213,11 @@ def _prompts(job: Job, scratch: Path) -> Path | None:
 
 
 def _context(job: Job) -> int | None:
-    """Tokens that prompt and reply may have together, as the server tells, or by the setting and the model's config."""
+    """Tokens that prompt and reply may have together, as the server tells, or by the setting and the model."""
     if job.settings.serve.url:
         told = describe(job.settings.serve.url)["context"]
         return told if isinstance(told, int) else None
-    config = job.model.config.get("text_config", job.model.config)
-    known = [job.settings.serve.max_model_len, config.get("max_position_embeddings")]
-    return min((int(length) for length in known if length), default=None)
+    return job.model.context(job.settings.serve.max_model_len)
 
 
 class _Tokenizer:

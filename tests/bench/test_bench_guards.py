@@ -7,7 +7,6 @@ import time
 import pytest
 
 from pipeline.bench import bandwidth, counters, guards, watch
-from pipeline.bench.memory import kv_bytes_per_token
 
 METRICS = """
 # HELP vllm:num_preemptions Cumulative number of preemption from the engine.
@@ -119,14 +118,6 @@ def test_watching_sees_foreign_work_and_not_its_own() -> None:
     assert foreign - own > 0.1 or own > 0.3, "others keep this machine busy"
     assert loud.conditions["counters"] == {}
     assert loud.conditions["peak_memory_bytes"] > 2**20
-
-
-def test_bytes_of_a_token_are_those_of_its_keys_and_values() -> None:
-    qwen = {"num_hidden_layers": 36, "num_key_value_heads": 8, "head_dim": 128, "num_attention_heads": 32}
-    # Qwen3-8B: 144 KiB in 16 bits.
-    assert kv_bytes_per_token(qwen, "auto") == 144 * 1024
-    assert kv_bytes_per_token(qwen, "fp8_e4m3") == 72 * 1024
-    assert kv_bytes_per_token({"kv_lora_rank": 512, **qwen}, "auto") is None
 
 
 def test_memory_is_read_at_a_rate_that_a_machine_can_have() -> None:

@@ -16,10 +16,8 @@ from pipeline.errors import InputError
 from pipeline.quantize.checkpoint import gguf_file, headers
 from pipeline.report.gather.sources import Source
 from pipeline.schemes import SCHEMES
-from pipeline.shapes import EMBEDDING, DecoderShape
+from pipeline.shapes import EMBEDDING, KV_BYTES, DecoderShape
 from pipeline.storage import bytes_of, stored
-
-KV_BYTES = {"auto": 2, "fp8_e4m3": 1, "fp8_e5m2": 1}
 
 
 def of_source(source: Source) -> Footprint | Missing:
