@@ -19,7 +19,6 @@ differing answers seen so far; a variant that seems better is taken as equal.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Literal
 
 from scipy.special import ndtr, ndtri, stdtr
@@ -83,16 +82,6 @@ def tango(gained: int, lost: int, n: int, margin: float) -> float:
     error = math.sqrt(max(2 * q + at * (1 - at), 0.0) / n)
     excess = (gained - lost) / n - 0.5 / n - at
     return float(ndtr(-excess / error)) if error > 0 else float(excess <= 0)
-
-
-def holm(p_values: Mapping[tuple[str, str], float]) -> dict[tuple[str, str], float]:
-    """Each p-value after Holm's correction: the k-th smallest of m is multiplied by m - k + 1, and none overtakes."""
-    adjusted: dict[tuple[str, str], float] = {}
-    largest = 0.0
-    for rank, (name, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p))
-        adjusted[name] = largest
-    return adjusted
 
 
 def items_needed(change: PairedDifference, margin: float) -> int:

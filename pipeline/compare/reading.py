@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pipeline.compare.accuracy import PairedDifference
-from pipeline.compare.estimates import Interval
+from pipeline.compare.estimates import LEVEL, Interval, holm
 from pipeline.compare.repeats import Change, relative_change
 from pipeline.compare.sentences import Claim, percent_range
 from pipeline.compare.table import THROUGHPUT, Comparison, Row, SpeedCell, TaskCell
@@ -26,6 +28,17 @@ def gains(row: Row) -> bool:
     """Whether it serves clearly more tokens per second than BF16."""
     change = change_of(row, THROUGHPUT.name)
     return change is not None and change.is_clear and change.percent > 0
+
+
+def corrected(comparison: Comparison) -> dict[str, float]:
+    """The p-value of each variant's change in throughput, corrected for all that were timed: many looks find chance."""
+    changes = {row.name: change_of(row, THROUGHPUT.name) for row in comparison.rows if not row.is_baseline}
+    return holm({name: change.p_value for name, change in changes.items() if change and change.p_value is not None})
+
+
+def stands_out(row: Row, p_values: Mapping[str, float]) -> bool:
+    """Whether its change in throughput is clear among all that were looked at."""
+    return p_values.get(row.name, 1.0) < 1 - LEVEL
 
 
 def is_uncertain(row: Row) -> bool:

@@ -17,6 +17,7 @@ from pipeline.compare.reading import (
     baseline_of,
     change_of,
     claim,
+    corrected,
     gains,
     intervals,
     is_uncertain,
@@ -24,6 +25,7 @@ from pipeline.compare.reading import (
     mean_throughput,
     paired,
     serves_more,
+    stands_out,
     throughput_over,
 )
 from pipeline.compare.sentences import Claim, Sentence, count, listing, percent_range, plain
@@ -77,6 +79,7 @@ class _Decision:
         self.comparison, self.constraints = comparison, constraints
         self.baseline = baseline_of(comparison)
         self.others = [row for row in comparison.rows if not row.is_baseline]
+        self.p_values = corrected(comparison)
         self.candidates = {row.name: examine(row, constraints, needs.get(row.name)) for row in comparison.rows}
 
     def made(self) -> Recommendation:
@@ -109,7 +112,9 @@ class _Decision:
         faster = [row for row in timed if replaced or gains(row)]
         safe = [row for row in faster if self._stands(row, "admissible") and row.tasks]
         if safe:
-            best = max(safe, key=mean_throughput)
+            # A gain that may be the chance of many looks yields to one that is not.
+            surer = [row for row in safe if stands_out(row, self.p_values)]
+            best = max(surer or safe, key=mean_throughput)
             return self._best(best, safe, replaced), best
         if not self.constraints.is_empty:
             return self._stay(faster)
@@ -133,6 +138,8 @@ class _Decision:
         tied = [row for row in safe if row is not best and not _is_clearly_faster(best, row)]
         if tied:
             text += f" Its throughput cannot be told from that of {listing(row.label for row in tied)}."
+        if gains(best) and not stands_out(best, self.p_values):
+            text += f" Among {len(self.p_values)} variants such a gain may be chance: repeat the benchmark."
         return Sentence(kind="answer", text=text, claims=tuple(claims))
 
     def _losses_accepted(self, best: Row) -> list[Claim]:

@@ -20,7 +20,7 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from scipy.special import ndtri, stdtrit
+from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
 from pipeline.compare.estimates import LEVEL, Frozen, Interval, Missing, excludes_zero
 
@@ -49,11 +49,15 @@ class Repeated(Frozen):
 
 
 class Change(Frozen):
-    """A mean against the baseline's, in percent; without an interval, the reason why."""
+    """A mean against the baseline's, in percent; without an interval, the reason why.
+
+    `p_value` is two-sided, and below 0.05 just where the interval excludes zero.
+    """
 
     percent: float
     interval: Interval | None
     reason: str | None = None
+    p_value: float | None = None
 
     @property
     def is_clear(self) -> bool:
@@ -108,17 +112,19 @@ def relative_change(
         return Change(percent=percent, interval=None, reason="a single repeat has no interval")
     ours = _variance(values) / (len(values) * mean**2)
     theirs = _variance(baseline) / (len(baseline) * reference**2)
-    total = ours + theirs
-    half = Z * math.sqrt(_floor(values, errors) / mean**2 + _floor(baseline, baseline_errors) / reference**2)
+    total, centre = ours + theirs, math.log(mean / reference)
+    error = math.sqrt(_floor(values, errors) / mean**2 + _floor(baseline, baseline_errors) / reference**2)
     # Identical repeats say nothing about how much others would differ; rounding leaves about 1e-32 of them.
-    if total < 1e-28 and not half:
+    if total < 1e-28 and not error:
         return Change(percent=percent, interval=None, reason="the repeats do not differ, so their noise is unknown")
+    half, p_value = Z * error, 2 * float(ndtr(-abs(centre) / error)) if error else 0.0
     if total >= 1e-28:
         share = ours / total
         freedom = 1 / (share**2 / (len(values) - 1) + (1 - share) ** 2 / (len(baseline) - 1))
         half = max(half, _t(freedom) * math.sqrt(total))
-    centre = math.log(mean / reference)
-    return Change(percent=percent, interval=Interval(low=_percent(centre - half), high=_percent(centre + half)))
+        p_value = max(p_value, 2 * float(stdtr(freedom, -abs(centre) / math.sqrt(total))))
+    around = Interval(low=_percent(centre - half), high=_percent(centre + half))
+    return Change(percent=percent, interval=around, p_value=p_value)
 
 
 def _floor(values: Sequence[float], errors: Errors) -> float:

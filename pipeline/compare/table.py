@@ -14,8 +14,8 @@ from pydantic import Field
 from pipeline.compare.accuracy import Accuracy, Mean, PairedDifference, accuracy, mean_over_tasks
 from pipeline.compare.accuracy import paired_difference as paired
 from pipeline.compare.divergence import DivergenceCell, diverge, perplexity
-from pipeline.compare.estimates import LEVEL, Frozen, Interval, Missing
-from pipeline.compare.noninferiority import LossVerdict, holm, judge_loss
+from pipeline.compare.estimates import LEVEL, Frozen, Interval, Missing, holm
+from pipeline.compare.noninferiority import LossVerdict, judge_loss
 from pipeline.compare.records import Family, Record, Speed, TaskScores
 from pipeline.compare.repeats import Change
 from pipeline.compare.speed import Benchmark, benchmark, headline_cell, marks

@@ -12,7 +12,18 @@ from collections.abc import Iterable
 from pipeline.compare.accuracy import PairedDifference
 from pipeline.compare.divergence import DivergenceCell
 from pipeline.compare.estimates import Frozen, Missing
-from pipeline.compare.reading import by_throughput, change_of, claim, clear, gains, is_scored, losses, wins
+from pipeline.compare.reading import (
+    by_throughput,
+    change_of,
+    claim,
+    clear,
+    corrected,
+    gains,
+    is_scored,
+    losses,
+    stands_out,
+    wins,
+)
 from pipeline.compare.recommendation import Recommendation, recommend
 from pipeline.compare.sentences import Sentence, count, ends, in_points, listing, percent_range, plain, signed
 from pipeline.compare.table import THROUGHPUT, TPOT, TTFT, Comparison, SizeCell
@@ -32,6 +43,7 @@ def judge(comparison: Comparison, model: str, machine: str, recommendation: Reco
     points = [
         *_faster(comparison),
         *_slower(comparison),
+        *_looks(comparison),
         *_quality(comparison),
         *_divergence(comparison),
         *_smallest(comparison),
@@ -81,6 +93,32 @@ def _slower(comparison: Comparison) -> Iterable[Sentence]:
         yield plain("speed", f"Throughput that cannot be told from BF16's: {listing(noise)}.")
 
 
+def _looks(comparison: Comparison) -> Iterable[Sentence]:
+    """What is left of the changes in throughput once they are corrected for their number."""
+    p_values = corrected(comparison)
+    if len(p_values) < 2:
+        return
+    found = [
+        (row, change)
+        for row in by_throughput(comparison)
+        if stands_out(row, p_values) and (change := change_of(row, THROUGHPUT.name)) is not None
+    ]
+    left = "none is left"
+    if found:
+        words = ("that", "is") if len(found) == 1 else ("those", "are")
+        left = f"{words[0]} of {listing(row.label for row, _ in found)} {words[1]} left"
+    text = f"{_by_chance(len(p_values), 'throughput difference', comparison.level)}; "
+    text += f"corrected for their number (Holm), {left}."
+    yield Sentence(kind="speed", text=text, claims=tuple(claim(row, THROUGHPUT.name, change) for row, change in found))
+
+
+def _by_chance(number: int, noun: str, level: float) -> str:
+    """How many of so many intervals exclude zero where nothing differs."""
+    verb = "was" if number == 1 else "were"
+    looked = f"{count(number, noun)} {verb} looked at"
+    return f"{looked}; at {100 * level:.0f} % about {number * (1 - level):.1f} would stand out by chance alone"
+
+
 def _quality(comparison: Comparison) -> Iterable[Sentence]:
     kept = []
     for row in comparison.rows:
@@ -103,12 +141,7 @@ def _quality(comparison: Comparison) -> Iterable[Sentence]:
         yield plain("quality", f"Accuracy within noise of BF16 on every task: {listing(kept)}.")
     tested = [d for d in comparison.differences if isinstance(d[2], PairedDifference)]
     if tested:
-        chance = len(tested) * (1 - comparison.level)
-        yield plain(
-            "quality",
-            f"{count(len(tested), 'accuracy difference')} {'was' if len(tested) == 1 else 'were'} looked at; "
-            f"at {100 * comparison.level:.0f} % about {chance:.1f} would stand out by chance alone.",
-        )
+        yield plain("quality", f"{_by_chance(len(tested), 'accuracy difference', comparison.level)}.")
 
 
 def _divergence(comparison: Comparison) -> Iterable[Sentence]:

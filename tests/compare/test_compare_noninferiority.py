@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from scipy import optimize, stats
 
 from pipeline.compare.accuracy import PairedDifference, adjusted_wald, bootstrap_mean, mcnemar, paired_difference
-from pipeline.compare.estimates import Missing
-from pipeline.compare.noninferiority import LEVEL, holm, items_needed, judge_loss, tango
+from pipeline.compare.estimates import Missing, holm
+from pipeline.compare.noninferiority import LEVEL, items_needed, judge_loss, tango
 from pipeline.compare.records import Record, TaskScores
 from pipeline.compare.table import TaskCell, compare
 

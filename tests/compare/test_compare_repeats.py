@@ -62,6 +62,14 @@ def test_swapping_the_sides_inverts_the_change(ours, theirs):
         assert there.is_clear == back.is_clear or min(abs(there.interval.low), abs(there.interval.high)) < 1e-6
 
 
+@given(VALUES, VALUES, st.sampled_from([0.0, 0.01, 1.0]))
+def test_the_p_value_says_what_the_interval_says(ours, theirs, error):
+    change = relative_change(ours, theirs, [error] * len(ours), [error] * len(theirs))
+    assert isinstance(change, Change) and (change.p_value is None) == (change.interval is None)
+    if change.p_value is not None and abs(change.p_value - 0.05) > 1e-9:
+        assert 0 <= change.p_value <= 1 and change.is_clear == (change.p_value < 0.05)
+
+
 @given(VALUES)
 def test_nothing_differs_from_itself(values):
     change = relative_change(values, values)

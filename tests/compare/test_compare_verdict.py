@@ -14,7 +14,7 @@ from pipeline.compare.table import METRICS, SpeedCell, TaskCell
 
 CLAIM = re.compile(
     r"more tokens per second than BF16|Lower throughput than BF16|scores (lower|higher) than BF16|% throughput|"
-    r"% mean T|loses accuracy"
+    r"% mean T|loses accuracy|(that|those) of .* (is|are) left"
 )
 
 
@@ -36,6 +36,32 @@ def test_clear_gain_without_loss_is_recommended():
 def test_equals_of_the_fastest_are_named():
     verdict = judged(record("bf16"), record("one", 1301), record("two", 1300))
     assert "cannot be told from that of TWO" in verdict.answer.text
+
+
+NOISY = (0.93, 1.0, 1.07)
+
+
+def test_a_gain_that_many_looks_find_by_chance_is_called_so():
+    """A gain of 15 % between noisy repeats is clear alone, and not among eight."""
+    alone = judged(record("bf16"), record("lucky", 1200, noise=NOISY))
+    assert alone.recommended == "lucky" and "chance" not in alone.answer.text
+    others = [record(f"same{index}", 1001, noise=NOISY) for index in range(7)]
+    among = judged(record("bf16"), record("lucky", 1200, noise=NOISY), *others)
+    assert among.recommended == "lucky"
+    assert among.answer.text.endswith("Among 8 variants such a gain may be chance: repeat the benchmark.")
+    texts = [point.text for point in among.points]
+    assert (
+        "8 throughput differences were looked at; at 95 % about 0.4 would stand out by chance alone; "
+        "corrected for their number (Holm), none is left." in texts
+    )
+
+
+def test_a_gain_that_is_beyond_chance_goes_before_a_larger_one_that_is_not():
+    others = [record(f"same{index}", 1001, noise=NOISY) for index in range(6)]
+    verdict = judged(record("bf16"), record("lucky", 1200, noise=NOISY), record("sure", 1150), *others)
+    assert verdict.recommended == "sure" and "chance" not in verdict.answer.text
+    assert "Its throughput cannot be told from that of LUCKY." in verdict.answer.text
+    assert any(point.text.endswith("(Holm), that of SURE is left.") for point in verdict.points)
 
 
 def test_faster_but_worse_is_not_recommended():
