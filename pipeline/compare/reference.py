@@ -94,7 +94,7 @@ def reproduce(table: PublishedTable, comparison: Comparison, model: str, gpu: st
         cells=tuple(cells),
         printed=printed,
         differences=differences,
-        statements=(*_slips(printed), *_noise(differences), *_agreement(cells)),
+        statements=(*_slips(printed), *_noise(differences), *_agreement(cells, table.kind)),
     )
 
 
@@ -210,10 +210,13 @@ def _noise(differences: tuple[PublishedDifference, ...]) -> list[Sentence]:
     return [Sentence(kind="quality", text=f"{text}{f': {named}' if named else ''}.", claims=claims)]
 
 
-def _agreement(cells: list[ReproducedCell]) -> list[Sentence]:
+def _agreement(cells: list[ReproducedCell], kind: Literal["speed", "accuracy"]) -> list[Sentence]:
     held = [cell.agrees for cell in cells if cell.agrees is not None]
     if not held:
         return []
+    if kind == "accuracy":
+        told = f"{count(len(held), 'published difference')} cannot be told from the one measured here"
+        return [plain("scope", f"{sum(held)} of {told}, by the noise of both.")]
     return [plain("scope", f"{sum(held)} of {count(len(held), 'published figure')} lie in the interval measured here.")]
 
 

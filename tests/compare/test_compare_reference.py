@@ -110,9 +110,17 @@ def test_what_is_said_of_a_study_rests_on_intervals(records, table, model, gpu):
             named = {(d.label, d.task) for d in found.differences if f"{d.label} on {d.task} (" in sentence.text}
             assert named == {(claim.variant, claim.column) for claim in sentence.claims}
             assert all(d.interval.low > 0 or d.interval.high < 0 for d in found.differences if not d.within_noise)
+        told = [cell for cell in found.cells if cell.agrees is not None]
+        if "measured here" in sentence.text:
+            assert sentence.text.startswith(f"{sum(cell.agrees for cell in told)} of {len(told)} ")
         if "lie in the interval" in sentence.text:
-            told = [cell.agrees for cell in found.cells if cell.agrees is not None]
-            assert sentence.text.startswith(f"{sum(told)} of {len(told)} ")
+            held = [
+                cell.measured_interval.contains(cell.published)
+                if found.basis == "figures"
+                else cell.measured_change_interval.contains(cell.published_change)
+                for cell in told
+            ]
+            assert held == [cell.agrees for cell in told]
     for cell in found.cells:
         if cell.agrees is not None:
             assert (cell.measured_interval or cell.measured_change_interval) is not None
