@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# Average width of a character, in font sizes, of the sans-serif fonts that pages are set in.
-CHARACTER = 0.56
+# Average width of a character, in font sizes: of capitals and digits, in the wider fonts that pages are set in.
+CHARACTER = 0.63
 # Directions in the order of preference: beside, then above and below, then the corners; nearer first.
 DIRECTIONS = ((1, 0), (-1, 0), (0, -1), (0, 1), (1, -1), (1, 1), (-1, -1), (-1, 1))
 # Free space around a label.
