@@ -295,9 +295,12 @@ def _notes(records: Sequence[Record], baseline: Record | None) -> list[str]:
                     f"{record.label}: {task.unfinished} of {task.n} answers of {label} ended at their budget of tokens."
                 )
             if task.asked_again:
+                answers = f"{task.asked_again} greedy answers of {label}"
                 found.append(
-                    f"{record.label}: asked again, {task.differing} of {task.asked_again} greedy answers of {label} "
-                    "came out otherwise, which no format explains."
+                    f"{record.label}: asked again, {task.differing} of {answers} came out otherwise, "
+                    "which no format explains."
+                    if task.differing
+                    else f"{record.label}: asked again, all {answers} came out the same."
                 )
             if not isinstance(task.scores, Missing) and task.scores:
                 mean = sum(score for _, score in task.scores) / len(task.scores)

@@ -195,9 +195,14 @@ def test_prompts_that_were_cut_and_answers_that_did_not_end_are_noted() -> None:
 
 
 def test_what_greedy_answers_differ_by_alone_is_noted() -> None:
-    table = compare([record("bf16", [1.0, 0.0], asked_again=50, differing=1), record("awq", [1.0, 0.0])], ["T"])
-    (note,) = [note for note in table.notes if "asked again" in note]
-    assert note.startswith("BF16: asked again, 1 of 50 greedy answers of T came out otherwise")
+    for differing, said in (
+        (1, "1 of 50 greedy answers of T came out otherwise, "),
+        (0, "all 50 greedy answers of T "),
+    ):
+        bf16 = record("bf16", [1.0, 0.0], asked_again=50, differing=differing)
+        table = compare([bf16, record("awq", [1.0, 0.0])], ["T"])
+        (note,) = [note for note in table.notes if "asked again" in note]
+        assert note.startswith(f"BF16: asked again, {said}")
 
 
 def test_a_task_with_several_filters_keeps_the_figure_of_each() -> None:
