@@ -113,7 +113,7 @@ class _Decision:
         safe = [row for row in faster if self._stands(row, "admissible") and row.tasks]
         if safe:
             # A gain that may be the chance of many looks yields to one that is not.
-            surer = [row for row in safe if stands_out(row, self.p_values)]
+            surer = [row for row in safe if gains(row) and stands_out(row, self.p_values)]
             best = max(surer or safe, key=mean_throughput)
             return self._best(best, safe, replaced), best
         if not self.constraints.is_empty:

@@ -78,6 +78,14 @@ def test_memory_and_hardware_exclude_with_their_figures():
     assert "B is not served on L4: it has no kernel." in texts
 
 
+def test_where_bf16_is_excluded_what_is_surely_slower_is_not_the_surer():
+    needs = {
+        name: Needs(memory_gib=30.0 if name == "bf16" else 12.0, memory_of="weights") for name in ("bf16", "a", "b")
+    }
+    found = decided(record("bf16"), record("a", 1001), record("b", 700), needs=needs, memory_gib=24)
+    assert found.recommended == "a"
+
+
 def test_what_is_not_known_is_open():
     found = decided(record("bf16"), record("a", 1500), memory_gib=24)
     assert found.recommended is None and {c.standing for c in found.candidates} == {"open"}
