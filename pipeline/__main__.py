@@ -75,10 +75,11 @@ class Run:
         for job in self.jobs:
             model.check(job.settings.quant)
             for stage in job.closure(self.stages):
-                artifact = job.artifact(stage)
-                if stage is Stage.QUANTIZE and self.workspace.why(artifact):
+                if self.workspace.why(job.artifact(stage)) is None:
+                    continue
+                if stage is Stage.QUANTIZE:
                     check_engine(job.settings.quant)
-                if stage not in OFFLINE and str(job.variant) not in self.unserved and self.workspace.why(artifact):
+                elif stage not in OFFLINE and str(job.variant) not in self.unserved:
                     check_context(job.settings, model, hardware)
 
     def _unserved(self, here: Hardware) -> dict[str, str]:

@@ -64,12 +64,7 @@ class ModelSource:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The content of config.json."""
-        path = self.shape_folder / "config.json"
-        try:
-            content = json.loads(path.read_text())
-        except ValueError as error:
-            raise InputError(f"{path} is not JSON: {error}.", "Fetch the checkpoint again.") from None
-        return dict(content)
+        return _content(self.shape_folder / "config.json")
 
     @cached_property
     def folder(self) -> Path:
@@ -103,7 +98,7 @@ class ModelSource:
         """Tokens of the longest context: those asked for, or fewer where config or tokenizer have a lower limit."""
         config = self.config.get("text_config", self.config)
         path = self.shape_folder / "tokenizer_config.json"
-        limit = json.loads(path.read_text()).get("model_max_length") if path.is_file() else None
+        limit = _content(path).get("model_max_length") if path.is_file() else None
         known = (asked, config.get("max_position_embeddings"), limit)
         return min((int(length) for length in known if length), default=None)
 
@@ -185,6 +180,13 @@ class ModelSource:
                 shutil.copyfile(path, partial / path.name)
             partial.rename(folder)
         return folder
+
+
+def _content(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text()))
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON: {error}.", "Fetch the checkpoint again.") from None
 
 
 def companions(folder: Path) -> list[Path]:

@@ -45,6 +45,21 @@ def test_a_config_that_is_not_json_is_refused(broken_model: Path, tmp_path: Path
         _ = source(broken_model, tmp_path).config
 
 
+def test_the_context_is_the_shortest_that_setting_config_and_tokenizer_allow(
+    broken_model: Path, tmp_path: Path
+) -> None:
+    path = broken_model / "tokenizer_config.json"
+    edit(broken_model, max_position_embeddings=512)
+    for limit, asked, context in ((10**30, None, 512), (10**30, 256, 256), (128, 256, 128), (None, 4096, 512)):
+        path.write_text(json.dumps({"model_max_length": limit}))
+        assert source(broken_model, tmp_path).context(asked) == context
+    path.unlink()
+    assert source(broken_model, tmp_path).context(None) == 512
+    path.write_text("{")
+    with pytest.raises(InputError, match="tokenizer_config.json is not JSON"):
+        source(broken_model, tmp_path).context(None)
+
+
 def test_weights_are_needed_unless_random(broken_model: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="weights=random"):
         _ = source(broken_model, tmp_path).folder

@@ -143,9 +143,9 @@ def test_what_is_faint_or_sticks_out_is_found(opened, part):
 def test_the_table_sorts_by_keyboard(opened):
     page = opened()
     names = page.locator("table.study").first.locator("tbody th")
+    before = names.all_inner_texts()
     button = page.locator("table.study th button", has_text="Throughput").first
     button.focus()
-    before = names.all_inner_texts()
     figures = page.locator("table.study").first.locator("tbody tr td:nth-child(2)")
 
     def shown():
