@@ -64,9 +64,9 @@ gate: $(INSTALLED) ## Fail (exit code 5) where a variant became worse than a sto
 	@$(PY) -m pipeline model=$(MODEL) experiment=$(EXPERIMENT) stage=gate report.baseline=$(BASELINE) $(ARGS)
 
 demo-model: $(INSTALLED) ## Train the embedded demo model again (about an hour on two cores)
-	$(PY) -m pipeline.demo.build
-	$(PY) -m pipeline.demo.train
-	$(PY) -m pipeline.demo.score --card
+	$(PY) -m tools.demo_model.build
+	$(PY) -m tools.demo_model.train
+	$(PY) -m tools.demo_model.score --card
 
 lint: $(INSTALLED) ## ruff and mypy --strict
 	$(PY) -m ruff format --check .

@@ -57,10 +57,10 @@ class Bench:
         from transformers import AutoTokenizer
 
         from pipeline.__main__ import Run
-        from pipeline.calibrate.conversations import draw
-        from pipeline.calibrate.forward import decoder
-        from pipeline.composition import compose_variants
         from pipeline.config import PROJECT_ROOT
+        from pipeline.config.compose import compose_variants
+        from pipeline.models.forward import decoder
+        from pipeline.stages.calibrate.conversations import draw
 
         with hydra.initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base=None):
             config = hydra.compose("config", ["stage=calibrate", "quant=fp8_static", *overrides])
@@ -77,7 +77,7 @@ class Bench:
         """One pass."""
         import torch
 
-        from pipeline.calibrate.observers import Observers
+        from pipeline.stages.calibrate.observers import Observers
 
         settings = self.job.settings.calibration
         watching = Observers(self.decoder.model, settings, len(sequences)) if kind == "observed" else None

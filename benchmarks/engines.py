@@ -63,8 +63,8 @@ def job_of(case: str, outputs: Path, overrides: list[str]) -> Any:
     import hydra
 
     from pipeline.__main__ import Run
-    from pipeline.composition import compose_variants
     from pipeline.config import PROJECT_ROOT
+    from pipeline.config.compose import compose_variants
 
     asked = ["stage=quantize", f"quant={case}", f"outputs={outputs}", *overrides]
     with hydra.initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base=None):
@@ -73,10 +73,10 @@ def job_of(case: str, outputs: Path, overrides: list[str]) -> Any:
 
 def ours(case: str, outputs: Path, overrides: list[str]) -> dict[str, float]:
     """What the pipeline takes for a checkpoint, and the peak memory (MiB) of a worker and of us beside it."""
-    from pipeline import quantize
-    from pipeline.quantize import isolated
+    from pipeline.stages import quantize
+    from pipeline.stages.quantize.isolated import environment
 
-    call, beside = isolated.call, 0.0
+    call, beside = environment.call, 0.0
 
     def watched(*arguments: Any) -> dict[str, Any]:
         nonlocal beside
@@ -85,7 +85,7 @@ def ours(case: str, outputs: Path, overrides: list[str]) -> dict[str, float]:
         finally:
             beside = by_hand.peak_mib()
 
-    isolated.call = watched
+    environment.call = watched
 
     job = job_of(case, outputs, overrides)
     folder = job.model.folder
@@ -129,9 +129,9 @@ def command_of(side: str, case: str, outputs: Path, scratch: Path, overrides: li
     job = job_of(case, outputs, overrides)
     python = sys.executable
     if case == ISOLATED:
-        from pipeline.quantize import isolated
+        from pipeline.stages.quantize.isolated import environment
 
-        python = str(isolated.environment("autogptq", job.progress))
+        python = str(environment.environment("autogptq", job.progress))
     return [python, str(BY_HAND), case, str(job.model.folder.resolve()), str(outputs / SHOWN), str(scratch)]
 
 
@@ -140,9 +140,9 @@ def keep_shown(outputs: Path, overrides: list[str]) -> None:
     import torch
     from safetensors.torch import save_file
 
-    from pipeline.quantize import engine
+    from pipeline.stages.quantize.engines import base
 
-    found = [ids[0].int() for ids in engine.sequences(job_of("gptq", outputs, overrides))]
+    found = [ids[0].int() for ids in base.sequences(job_of("gptq", outputs, overrides))]
     lengths = torch.tensor([len(ids) for ids in found], dtype=torch.int32)
     save_file({"input_ids": torch.cat(found), "lengths": lengths}, outputs / SHOWN)
 

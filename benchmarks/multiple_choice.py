@@ -35,8 +35,8 @@ def settings_of(overrides: list[str]) -> Any:
     """The settings of the baseline with these overrides."""
     import hydra
 
-    from pipeline.composition import compose_variants
     from pipeline.config import PROJECT_ROOT
+    from pipeline.config.compose import compose_variants
 
     with hydra.initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base=None):
         config = hydra.compose("config", ["stage=eval", "quant=bf16", *overrides])
@@ -45,13 +45,13 @@ def settings_of(overrides: list[str]) -> Any:
 
 def instances_of(settings: Any, column: str, questions: int) -> tuple[list[Any], list[Any]]:
     """The requests of lm-eval for a sample of a column's questions, drawn by subject; those of others to warm up."""
-    from pipeline.eval import tasks
+    from pipeline.tasks import lm_eval_tasks
 
     chosen = settings.eval.model_copy(update={"limit": questions + -(-questions // (WARM_UP - 1))})
-    asked = tasks.load(column, chosen.tasks[column], chosen)
+    asked = lm_eval_tasks.load(column, chosen.tasks[column], chosen)
     found = []
     for name, task in asked.tasks.items():
-        with tasks.quiet():
+        with lm_eval_tasks.quiet():
             task.build_all_requests(samples=asked.items[name])
         found += task.instances
     asked = questions_of(found)
@@ -85,13 +85,13 @@ def compare(settings: Any, column: str, questions: int, folder: Path) -> dict[st
     from lm_eval.models.openai_completions import LocalCompletionsAPI
     from transformers import AutoTokenizer
 
-    from pipeline.eval.endpoint import Endpoint
-    from pipeline.eval.model import ServedModel, Tally
-    from pipeline.hardware import probe
-    from pipeline.models import ModelSource
+    from pipeline.artifacts.workspace import Digests
+    from pipeline.hardware.probe import probe
+    from pipeline.models.source import ModelSource
     from pipeline.progress import Progress
     from pipeline.serve.server import SERVED_NAME, Serving
-    from pipeline.workspace import Digests
+    from pipeline.stages.eval.endpoint import Endpoint
+    from pipeline.stages.eval.model import ServedModel, Tally
 
     os.environ["TQDM_DISABLE"] = "1"
     instances, others = instances_of(settings, column, questions)

@@ -29,9 +29,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.compare.repeats import Change, Repeated, relative_change, summarize
+from pipeline.compare.stats.repeats import Change, Repeated, relative_change, summarize
 from pipeline.config import PROJECT_ROOT
-from pipeline.models import safetensors_header
+from pipeline.models.source import safetensors_header
 
 FORMATS = ("bf16", "int8_dynamic", "w4a16", "gptq", "awq")
 BY_HAND = """

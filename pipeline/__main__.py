@@ -20,20 +20,22 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from rich.markup import escape
 
-from pipeline import capabilities, provenance, publish, report
-from pipeline.capabilities import Vllm
-from pipeline.catalogue import gpu_of
-from pipeline.composition import compose_variants
+from pipeline.artifacts import provenance
+from pipeline.artifacts.workspace import Digests, Workspace
 from pipeline.config import PROJECT_ROOT, Settings, Stage
+from pipeline.config.compose import compose_variants
 from pipeline.errors import ConfigError, NotApplicable, PipelineError
-from pipeline.hardware import Hardware, probe
+from pipeline.hardware import rules
+from pipeline.hardware.gpus import gpu_of
+from pipeline.hardware.probe import Hardware, probe
+from pipeline.hardware.rules import Vllm
+from pipeline.hardware.table import show
 from pipeline.job import Job, module_of
-from pipeline.matrix import show
-from pipeline.models import ModelSource
+from pipeline.models.source import ModelSource
 from pipeline.progress import Progress
-from pipeline.quantize import INSTALL, check_engine
-from pipeline.serve.context import check_context
-from pipeline.workspace import Digests, Workspace
+from pipeline.serve.kv_capacity import check_context
+from pipeline.stages import publish, report
+from pipeline.stages.quantize import INSTALL, check_engine
 
 OFFLINE = (Stage.CALIBRATE, Stage.QUANTIZE)
 _exit_code = 0
@@ -48,7 +50,7 @@ class Run:
         Raises:
             PipelineError: when one of them cannot work.
         """
-        from pipeline.serve.installed import packages
+        from pipeline.hardware.installed import packages
         from pipeline.serve.server import Serving
 
         first = variants[0]
@@ -89,9 +91,9 @@ class Run:
             ConfigError: on a variant that the GPU asked for cannot serve, and where no vLLM is there to serve any.
         """
         gpu = self.gpu
-        machine, vllm = (gpu, capabilities.LOCKED) if gpu else (here, self.vllm)
+        machine, vllm = (gpu, rules.LOCKED) if gpu else (here, self.vllm)
         served = [job for job in self.jobs if job.settings.serve.url is None]
-        found = {str(job.variant): capabilities.of_settings(job.settings, machine, vllm) for job in served}
+        found = {str(job.variant): rules.of_settings(job.settings, machine, vllm) for job in served}
         reasons = {variant: capability.reason for variant, capability in found.items() if capability.support == "no"}
         if gpu is None:
             asked = {stage for job in served for stage in job.closure(self.stages)} - set(OFFLINE)

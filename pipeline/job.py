@@ -1,6 +1,6 @@
 """One variant's way through the stages: what each stage makes, from what, and in which order.
 
-A stage is a package `pipeline.<stage>` with four names:
+A stage is a package `pipeline.stages.<stage>` with four names:
 
 * `SHARED`: whether its artifact belongs to the model rather than to one variant,
 * `needs(settings)`: the stages whose artifacts it reads,
@@ -17,10 +17,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from pipeline.artifacts.workspace import Artifact, Digests, Draft, Workspace
 from pipeline.config import ASIDE, Settings, Stage, Variant
-from pipeline.hardware import Hardware
-from pipeline.models import ModelSource
-from pipeline.workspace import Artifact, Digests, Draft, Workspace
+from pipeline.hardware.probe import Hardware
+from pipeline.models.source import ModelSource
 
 if TYPE_CHECKING:
     from pipeline.progress import Progress
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class StageModule(Protocol):
-    """What `pipeline.<stage>` offers."""
+    """What `pipeline.stages.<stage>` offers."""
 
     SHARED: bool
 
@@ -44,7 +44,7 @@ class StageModule(Protocol):
 
 def module_of(stage: Stage) -> StageModule:
     """The package that implements a stage."""
-    return cast(StageModule, importlib.import_module(f"pipeline.{stage.value}"))
+    return cast(StageModule, importlib.import_module(f"pipeline.stages.{stage.value}"))
 
 
 @dataclass

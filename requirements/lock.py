@@ -9,7 +9,8 @@ The locks are complete: pip installs them with `--no-deps --require-hashes`, whi
   installed only where that build was taken.
 
 An engine that does not fit beside the others has a lock of its own, made from `engines/<name>.in`. It leaves out torch
-and NVIDIA's libraries: its environment links the project's, whichever build that is (pipeline/quantize/isolated.py).
+and NVIDIA's libraries: its environment links the project's, whichever build that is
+(pipeline/stages/quantize/isolated/environment.py).
 """
 
 import os

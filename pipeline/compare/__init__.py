@@ -20,7 +20,7 @@
 * `sweep`: one variant under several calibrations; `engines`: one format by several engines.
 """
 
-from pipeline.compare.table import Comparison, compare
-from pipeline.compare.verdict import Verdict, judge
+from pipeline.compare.comparison import Comparison, compare
+from pipeline.compare.decide.verdict import Verdict, judge
 
 __all__ = ["Comparison", "Verdict", "compare", "judge"]

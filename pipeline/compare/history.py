@@ -20,10 +20,20 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from pipeline.compare.divergence import DivergenceCell
-from pipeline.compare.estimates import Frozen, Interval, Missing
-from pipeline.compare.repeats import relative_change
-from pipeline.compare.table import DIVERGENCE, METRICS, SIZE, Comparison, Direction, Row, SizeCell, SpeedCell, TaskCell
+from pipeline.compare.comparison import (
+    DIVERGENCE,
+    METRICS,
+    SIZE,
+    Comparison,
+    Direction,
+    Row,
+    SizeCell,
+    SpeedCell,
+    TaskCell,
+)
+from pipeline.compare.stats.intervals import Frozen, Interval, Missing
+from pipeline.compare.stats.kl_divergence import DivergenceCell
+from pipeline.compare.stats.repeats import relative_change
 
 Movement = Literal["worse", "better", "same", "unknown", "gone", "new"]
 

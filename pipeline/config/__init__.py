@@ -6,11 +6,11 @@ first line of a module says which groups of `conf/` it holds.
 """
 
 from pipeline.config.base import ASIDE, PROJECT_ROOT, Stage
+from pipeline.config.calibration import CalibrationSet, CalibrationSettings, DatasetSettings
 from pipeline.config.checkpoints import KVCacheSettings, ModelSettings, QuantSettings
-from pipeline.config.choices import choice
-from pipeline.config.data import CalibrationSet, CalibrationSettings, DatasetSettings
-from pipeline.config.reporting import ConstraintSettings, HardwareSettings, PublishSettings, ReportSettings
-from pipeline.config.scoring import DivergenceSettings, EvalSettings, TaskSettings
+from pipeline.config.eval import DivergenceSettings, EvalSettings, TaskSettings
+from pipeline.config.presets import choice
+from pipeline.config.report import ConstraintSettings, HardwareSettings, PublishSettings, ReportSettings
 from pipeline.config.serving import SLO_METRICS, BenchSettings, LadderSettings, ServeSettings, SloSettings
 from pipeline.config.settings import Settings, Variant, validate
 

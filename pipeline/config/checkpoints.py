@@ -12,7 +12,7 @@ from pydantic import (
 )
 
 from pipeline.config.base import Section
-from pipeline.schemes import AWQ, GPTQ, SCHEMES, SIGNROUND, Scheme
+from pipeline.formats.schemes import AWQ, GPTQ, SCHEMES, SIGNROUND, Scheme
 
 
 class ModelSettings(Section):
@@ -41,7 +41,7 @@ class QuantSettings(Section):
     name: str
     title: str = Field(description="row label in the report")
     engine: str = Field(description="who makes the checkpoint; none: the checkpoint as it is")
-    scheme: str | None = Field(None, description="number format, see pipeline/schemes.py")
+    scheme: str | None = Field(None, description="number format, see pipeline/formats/schemes.py")
     algorithm: str = Field("rtn", description="how weights are rounded")
     group_size: PositiveInt | None = Field(
         None, description="input channels that share a weight scale; null: the scheme's own"

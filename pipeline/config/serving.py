@@ -15,8 +15,8 @@ from pydantic import (
 )
 
 from pipeline.config.base import Section
-from pipeline.config.data import DatasetSettings
-from pipeline.kernels import TITLES
+from pipeline.config.calibration import DatasetSettings
+from pipeline.hardware.vllm_kernels import TITLES
 
 
 class ServeSettings(Section):

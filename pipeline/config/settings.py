@@ -15,13 +15,13 @@ from pydantic import (
 )
 
 from pipeline.config.base import ASIDE, Section, Stage
+from pipeline.config.calibration import CalibrationSettings
 from pipeline.config.checkpoints import KVCacheSettings, ModelSettings, QuantSettings
-from pipeline.config.data import CalibrationSettings
-from pipeline.config.reporting import HardwareSettings, PublishSettings, ReportSettings
-from pipeline.config.scoring import EvalSettings
+from pipeline.config.eval import EvalSettings
+from pipeline.config.report import HardwareSettings, PublishSettings, ReportSettings
 from pipeline.config.serving import BenchSettings, ServeSettings
 from pipeline.errors import ConfigError
-from pipeline.kernels import choices
+from pipeline.hardware.vllm_kernels import choices
 
 
 class Variant(BaseModel):

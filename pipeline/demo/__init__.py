@@ -1,14 +1,8 @@
-"""The embedded default model (`model=demo`): its corpus, its tasks, its training, its checkpoint.
+"""The embedded default model (`model=demo`): its checkpoint and its tasks.
 
-A Qwen3 of a few million parameters, trained from scratch by this package on text that this package
-generates, so that the whole study runs on a machine with no GPU and no model hub. Its four
-abilities are the small images of C-Eval, MMLU, GSM8K and HumanEval.
-
-    python -m pipeline.demo.build      # test sets, calibration and benchmark conversations
-    python -m pipeline.demo.train      # the checkpoint, about an hour on two cores
-    python -m pipeline.demo.score      # its BF16 scores, and the model card
-
-Importing this module imports neither torch nor transformers.
+A Qwen3 of a few million parameters, trained from scratch on generated text, so that the whole study runs on a machine
+with no GPU and no model hub. Its four abilities are the small images of C-Eval, MMLU, GSM8K and HumanEval.
+`tools/demo_model` made it. Importing this module imports neither torch nor transformers.
 """
 
 from pathlib import Path

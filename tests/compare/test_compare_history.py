@@ -4,13 +4,13 @@ import math
 import random
 
 import pytest
-from compare_records import TASKS, anything, record
 from hypothesis import HealthCheck, given, settings
+from support.compare_records import TASKS, anything, record
 
 from pipeline.compare import compare
-from pipeline.compare.accuracy import wilson
-from pipeline.compare.estimates import Missing
 from pipeline.compare.history import Figure, RunName, Snapshot, difference, history
+from pipeline.compare.stats.accuracy import wilson
+from pipeline.compare.stats.intervals import Missing
 
 THROUGHPUT = "total_token_throughput"
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.demo import BENCHMARK, CALIBRATION, CHECKPOINT, DATA, TASK_NAMES, TASKS, build
-from pipeline.demo.items import split_of
-from pipeline.demo.train import sha256_of
+from pipeline.demo import BENCHMARK, CALIBRATION, CHECKPOINT, DATA, TASK_NAMES, TASKS
+from tools.demo_model import build
+from tools.demo_model.items import split_of
+from tools.demo_model.train import sha256_of
 
 SIZES = {"demo_ceval": 600, "demo_mmlu": 600, "demo_gsm8k": 600, "demo_humaneval": 200}
 
@@ -21,7 +22,7 @@ def rows(task: str) -> list[dict[str, str]]:
 
 def test_the_generators_make_the_committed_files() -> None:
     for path, text in build.outputs().items():
-        assert path.read_text(encoding="utf-8") == text, f"run python -m pipeline.demo.build: {path}"
+        assert path.read_text(encoding="utf-8") == text, f"run python -m tools.demo_model.build: {path}"
 
 
 @pytest.mark.parametrize("task", TASK_NAMES)
@@ -121,7 +122,7 @@ def test_the_scores_of_the_card_are_neither_low_nor_saturated() -> None:
 
 
 def test_the_card_is_rendered_from_the_files() -> None:
-    from pipeline.demo.card import render
+    from tools.demo_model.card import render
 
     parts = [json.loads((CHECKPOINT / f"{n}.json").read_text()) for n in ("provenance", "scores", "config")]
     card = (CHECKPOINT / "README.md").read_text(encoding="utf-8")

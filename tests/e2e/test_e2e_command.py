@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from pipeline.config import PROJECT_ROOT
-from pipeline.report.charts import kept
+from pipeline.stages.report.vega import svg_cache
 
 DEMO = PROJECT_ROOT / "pipeline" / "demo" / "checkpoint"
 SMALL = ("bench.num_prompts=8", "bench.repeats=2", "bench.warmup_prompts=2", "eval.limit=11")
@@ -27,7 +27,7 @@ def run(outputs: Path, *arguments: str, timeout: float = 600) -> subprocess.Comp
         text=True,
         timeout=timeout,
         cwd=PROJECT_ROOT,
-        env={**os.environ, kept.CACHE: str(outputs.with_name("drawings"))},
+        env={**os.environ, svg_cache.CACHE: str(outputs.with_name("drawings"))},
     )
 
 

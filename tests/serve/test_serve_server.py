@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipeline.config import Settings
-from pipeline.hardware import Hardware
+from pipeline.hardware.probe import Hardware
 from pipeline.progress import Progress
 from pipeline.serve import vllm_plugin
 from pipeline.serve.server import Serving

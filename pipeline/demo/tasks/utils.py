@@ -33,7 +33,7 @@ def pass_at_1(references: list[str], predictions: list[list[str]], **_: Any) -> 
         references: The unit tests with the call that runs them.
         predictions: For each, the completed programs, of which the first counts.
     """
-    from pipeline.eval.sandbox import run_program
+    from pipeline.tasks.sandbox.sandbox import run_program
 
     passed = [
         bool(run_program(f"{programs[0]}\n{tests}\n").passed)

@@ -1,7 +1,7 @@
 """End to end: vLLM loads the plugin by its entry point, serves what is said that this CPU serves, and refuses the rest.
 
 One process imports vLLM once and serves a tiny checkpoint of each format; bitsandbytes' and GGUF's are served in
-`tests/quantize/test_quantize_served.py`.
+`tests/stages/quantize/test_quantize_served.py`.
 """
 
 import json
@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny_checkpoints  # beside this file
 import torch
+from support import tiny_checkpoints
 
-from pipeline import capabilities
-from pipeline.capabilities import Asked, Capability
 from pipeline.config import HardwareSettings
-from pipeline.hardware import probe
-from pipeline.schemes import SCHEMES
-from pipeline.serve import log, vllm_plugin
+from pipeline.formats.schemes import SCHEMES
+from pipeline.hardware import rules
+from pipeline.hardware.probe import probe
+from pipeline.hardware.rules import Asked, Capability
+from pipeline.serve import server_log, vllm_plugin
 
 REPOSITORY = Path(__file__).parents[3]
 HERE = probe(HardwareSettings(name="cpu", device="cpu"))
@@ -111,7 +111,12 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Served:
     (folder / "request.json").write_text(json.dumps({"jobs": jobs, "prompts": prompts}))
     path = os.pathsep.join([str(folder / "site"), str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
-        [sys.executable, Path(__file__).with_name("serve_tiny.py"), folder / "request.json", folder / "answer.json"],
+        [
+            sys.executable,
+            Path(__file__).parents[2] / "support" / "serve_tiny.py",
+            folder / "request.json",
+            folder / "answer.json",
+        ],
         env={**os.environ, "PYTHONPATH": path},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -143,7 +148,7 @@ def test_the_kernels_are_registered_where_they_belong(served: Served) -> None:
 @pytest.mark.vllm
 @pytest.mark.parametrize("name", FORMATS)
 def test_what_is_said_to_be_served_is_and_the_rest_is_refused(name: str, served: Served) -> None:
-    said = capabilities.of_scheme(FORMATS[name][0], HERE)
+    said = rules.of_scheme(FORMATS[name][0], HERE)
     assert (name in served.answer["refused"]) == (said.support == "no"), served.answer["refused"].get(name)
     found = [what for what in served.answer["emulated"][name] if not what.startswith("kv_cache")]
     assert bool(found) == (said.support == "emulated"), found
@@ -152,7 +157,7 @@ def test_what_is_said_to_be_served_is_and_the_rest_is_refused(name: str, served:
 @pytest.mark.vllm
 @pytest.mark.parametrize("dtype", ["fp8_e4m3", "fp8_e5m2"])
 def test_an_fp8_cache_is_served_as_it_is_said(dtype: str, served: Served) -> None:
-    assert capabilities.of_kv_cache(dtype, with_features(())).support == "emulated"
+    assert rules.of_kv_cache(dtype, with_features(())).support == "emulated"
     assert served.answer["emulated"][f"cache_{dtype.removeprefix('fp8_')}"][-1] == f"kv_cache_{dtype}"
 
 
@@ -163,9 +168,9 @@ def with_features(features: tuple[str, ...]) -> Any:
 
 @pytest.mark.vllm
 def test_the_kernel_asked_for_is_the_one_that_ran(served: Served) -> None:
-    assert capabilities.of_scheme("FP8_DYNAMIC", HERE, asked=Asked("torch")) == Capability("native", "torch")
+    assert rules.of_scheme("FP8_DYNAMIC", HERE, asked=Asked("torch")) == Capability("native", "torch")
     assert served.answer["emulated"]["torch"] == []
-    assert "ChannelWiseTorchFP8ScaledMMLinearKernel" in log.kernels(served.output)
+    assert "ChannelWiseTorchFP8ScaledMMLinearKernel" in server_log.kernels(served.output)
 
 
 def test_every_scheme_is_served_or_refused_in_a_test() -> None:

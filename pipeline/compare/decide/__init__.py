@@ -1,0 +1,1 @@
+"""Decisions: constraints, frontier, recommendation, verdict."""

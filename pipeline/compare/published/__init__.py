@@ -1,0 +1,1 @@
+"""Published results, and how a run reproduces them."""

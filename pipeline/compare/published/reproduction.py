@@ -1,0 +1,229 @@
+"""A published study beside what was measured here, cell by cell, and its own arithmetic done again.
+
+On the study's model and hardware figures are compared; elsewhere only ratios to BF16, which travel further. A published
+speed comes from a single run of unknown noise: it agrees where the interval of what was measured holds it. A published
+accuracy has the noise of its items, so there the two differences from BF16 are held against each other (`published`).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from pipeline.compare.comparison import METRICS, Comparison, Row, SpeedCell, TaskCell
+from pipeline.compare.published.tables import (
+    BASELINE,
+    AccuracyTable,
+    PrintedCheck,
+    PublishedDifference,
+    PublishedRow,
+    PublishedTable,
+    Source,
+    SpeedTable,
+    percent_change,
+    published_differences,
+    recompute,
+)
+from pipeline.compare.statements import Claim, Sentence, count, listing, plain, signed, within_text
+from pipeline.compare.stats.accuracy import PairedDifference
+from pipeline.compare.stats.intervals import Frozen, Interval, Missing
+from pipeline.compare.stats.repeats import Change
+
+
+class ReproducedCell(Frozen):
+    """One published figure with ours; changes against BF16 in percent (points for accuracy).
+
+    `ratio` is measured over published, on the study's model and hardware alone. `agrees` is None where nothing has an
+    interval to be held against.
+    """
+
+    label: str
+    variant: str | None
+    metric: str
+    published: float | Missing
+    published_change: float | None
+    measured: float | Missing
+    measured_interval: Interval | None
+    measured_change: float | None
+    measured_change_interval: Interval | None
+    ratio: float | None
+    agrees: bool | None
+
+
+class Reproduction(Frozen):
+    """One published table; `basis`: figures on the same model and hardware, else changes against BF16, and why."""
+
+    table: str
+    title: str
+    kind: Literal["speed", "accuracy"]
+    source: Source
+    hardware: str
+    basis: Literal["figures", "changes"]
+    why: str
+    cells: tuple[ReproducedCell, ...]
+    printed: tuple[PrintedCheck, ...]
+    differences: tuple[PublishedDifference, ...]
+    statements: tuple[Sentence, ...]
+
+
+def reproduce(table: PublishedTable, comparison: Comparison, model: str, gpu: str | None) -> Reproduction:
+    """A published table beside these results.
+
+    Args:
+        table: as printed.
+        comparison: what was measured.
+        model: the name of the model that was measured; "random" in it says that its answers mean nothing.
+        gpu: the catalogue's name of the machine that was measured, None where it is none of those.
+    """
+    basis, why = _basis(table, model, gpu)
+    rows = {row.name: row for row in comparison.rows}
+    cells = []
+    for row in table.rows:
+        for metric in row.figures or table.baseline.figures:
+            cells.append(_cell(table, row, metric, rows, basis))
+    printed = recompute(table)
+    differences = published_differences(table) if isinstance(table, AccuracyTable) else ()
+    return Reproduction(
+        table=table.name,
+        title=table.title,
+        kind=table.kind,
+        source=table.source,
+        hardware=table.hardware if isinstance(table, SpeedTable) else "",
+        basis=basis,
+        why=why,
+        cells=tuple(cells),
+        printed=printed,
+        differences=differences,
+        statements=(*_slips(printed), *_noise(differences), *_agreement(cells, table.kind)),
+    )
+
+
+def _basis(table: PublishedTable, model: str, gpu: str | None) -> tuple[Literal["figures", "changes"], str]:
+    same_model = model.lower().replace("-", "_").startswith(table.model.lower().replace("-", "_"))
+    if isinstance(table, AccuracyTable):
+        if same_model and "random" not in model:
+            return "figures", f"both are {table.model}; prompts and few-shot examples may differ"
+        return "changes", f"published for {table.model}, measured with {model}"
+    if same_model and gpu == table.gpu:
+        return "figures", f"both are {table.model} on {table.gpu}; the software may differ"
+    here = f"{model} on {gpu or 'other hardware'}"
+    return "changes", f"published for {table.model} on {table.hardware}, measured with {here}"
+
+
+def _cell(
+    table: PublishedTable, row: PublishedRow, metric: str, rows: dict[str, Row], basis: Literal["figures", "changes"]
+) -> ReproducedCell:
+    published = row.figures.get(metric)
+    reference = table.baseline.figures.get(metric)
+    change = None
+    if published is not None and reference is not None and row is not table.baseline:
+        change = published - reference if table.kind == "accuracy" else percent_change(published, reference)
+    found = next((rows[name] for name in row.variants if name in rows), None)
+    value, around, ours, ours_around = _measured(table, found, metric)
+    agrees = None
+    if published is not None and not isinstance(value, Missing):
+        if table.kind == "accuracy":
+            agrees = _same_difference(table, row, metric, ours, ours_around)
+        elif basis == "figures":
+            agrees = None if around is None else around.contains(published)
+        elif change is not None:
+            agrees = None if ours_around is None else ours_around.contains(change)
+    same = basis == "figures" and published is not None and not isinstance(value, Missing)
+    return ReproducedCell(
+        label=row.label,
+        variant=None if found is None else found.name,
+        metric=metric,
+        published=Missing(reason=row.reason) if published is None else published,
+        published_change=change,
+        measured=value,
+        measured_interval=around,
+        measured_change=ours,
+        measured_change_interval=ours_around,
+        ratio=value / published if same and not isinstance(value, Missing) and published else None,
+        agrees=agrees,
+    )
+
+
+def _measured(
+    table: PublishedTable, row: Row | None, metric: str
+) -> tuple[float | Missing, Interval | None, float | None, Interval | None]:
+    """Figure and change with their intervals, in the units of the published table."""
+    if row is None:
+        return Missing(reason="not among these results"), None, None, None
+    if table.kind == "accuracy":
+        task = row.tasks.get(metric, Missing(reason=f"{metric} was not scored"))
+        if not isinstance(task, TaskCell):
+            return task, None, None, None
+        paired = task.change if isinstance(task.change, PairedDifference) else None
+        return (
+            100 * task.accuracy.value,
+            _times(100, task.accuracy.interval),
+            None if paired is None else 100 * paired.difference,
+            None if paired is None else _times(100, paired.interval),
+        )
+    cell = row.speed.get(metric, Missing(reason=f"the benchmark has no {metric}"))
+    if not isinstance(cell, SpeedCell):
+        return cell, None, None, None
+    if not row.claims_speed:
+        return Missing(reason="emulated here: no speed claim"), None, None, None
+    change = cell.change if isinstance(cell.change, Change) else None
+    return (
+        cell.measured.mean,
+        cell.measured.interval,
+        None if change is None else change.percent,
+        None if change is None else change.interval,
+    )
+
+
+def _same_difference(
+    table: PublishedTable, row: PublishedRow, task: str, ours: float | None, around: Interval | None
+) -> bool | None:
+    """Whether two differences from BF16, both uncertain, may be one."""
+    assert isinstance(table, AccuracyTable)
+    theirs = next((d for d in published_differences(table) if (d.label, d.task) == (row.label, task)), None)
+    if theirs is None or ours is None or around is None:
+        return None
+    apart = abs((around.low + around.high) / 2 - theirs.points)
+    widths = ((i.high - i.low) / 2 for i in (around, theirs.interval))
+    return apart <= math.sqrt(math.fsum(width**2 for width in widths))
+
+
+def _slips(printed: tuple[PrintedCheck, ...]) -> list[Sentence]:
+    return [
+        plain(
+            "caveat",
+            f"{check.label}: the study prints {signed(check.printed)} % for {_spoken(check.metric)}, "
+            f"its own figures give {signed(check.recomputed)} %.",
+        )
+        for check in printed
+        if check.is_slip
+    ]
+
+
+def _noise(differences: tuple[PublishedDifference, ...]) -> list[Sentence]:
+    if not differences:
+        return []
+    real = [d for d in differences if not d.within_noise]
+    text = f"{len(real)} of {len(differences)} published accuracy differences from BF16 are beyond their items' noise"
+    named = listing(f"{d.label} on {d.task} ({signed(d.points, 2)} points)" for d in real) if real else ""
+    claims = tuple(Claim(variant=d.label, against=BASELINE, column=d.task, interval=d.interval) for d in real)
+    return [Sentence(kind="quality", text=f"{text}{f': {named}' if named else ''}.", claims=claims)]
+
+
+def _agreement(cells: list[ReproducedCell], kind: Literal["speed", "accuracy"]) -> list[Sentence]:
+    held = [cell.agrees for cell in cells if cell.agrees is not None]
+    if not held:
+        return []
+    if kind == "accuracy":
+        told = f"{count(len(held), 'published difference')} cannot be told from the one measured here"
+        return [plain("scope", f"{sum(held)} of {told}, by the noise of both.")]
+    return [plain("scope", f"{sum(held)} of {count(len(held), 'published figure')} lie in the interval measured here.")]
+
+
+def _spoken(metric: str) -> str:
+    title = next((column.title for column in METRICS if column.name == metric), metric)
+    return within_text(title)
+
+
+def _times(factor: float, interval: Interval | None) -> Interval | None:
+    return None if interval is None else Interval(low=factor * interval.low, high=factor * interval.high)

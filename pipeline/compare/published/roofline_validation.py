@@ -1,0 +1,181 @@
+"""The roofline against a published study: how well it tells which format gains how much, stated in figures.
+
+Every published figure of every table stands beside what the roofline predicts for it under an assumed load. Of the
+gains over BF16 there are Spearman's rank correlation (C. Spearman, Am. J. Psychol. 15, 1904) and the absolute errors in
+percent points; an improvement counts as a gain whatever the metric. Some published figures are better than any schedule
+of the assumed load could reach: they are marked, since the load or the cache was another one then.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.compare.comparison import METRICS, THROUGHPUT, TPOT, TTFT
+from pipeline.compare.published.tables import SpeedTable
+from pipeline.compare.roofline.batching import Load, Served, Step, lengths
+from pipeline.compare.roofline.model import Device, Entry, Footprint, decode_ms, roofline, step_seconds
+from pipeline.compare.statements import within_text
+from pipeline.compare.stats.intervals import Frozen, Missing
+
+ALL = "all"
+FIELDS = {THROUGHPUT.name: "throughput_tok_s", TTFT.name: "mean_ttft_ms", TPOT.name: "mean_tpot_ms"}
+
+
+class ModelCell(Frozen):
+    """One published figure beside the predicted one; gains over BF16 in percent, positive where better.
+
+    `bound` is what no schedule of the load can beat, `beyond_bound` whether the published figure does.
+    """
+
+    table: str
+    label: str
+    metric: str
+    published: float
+    predicted: float | Missing
+    bound: float | Missing
+    published_gain: float | None
+    predicted_gain: float | None
+    beyond_bound: bool
+
+
+class ModelError(Frozen):
+    """How well gains of one metric are told, or of all: over so many cells, errors in percent points."""
+
+    metric: str
+    cells: int
+    rank_correlation: float | None
+    median_error: float
+    largest_error: float
+    largest: str
+
+
+class RooflineCheck(Frozen):
+    """The roofline against all published tables."""
+
+    cells: tuple[ModelCell, ...]
+    errors: tuple[ModelError, ...]
+    assumptions: tuple[str, ...]
+
+
+def check(
+    tables: Sequence[tuple[SpeedTable, Device]],
+    footprints: Mapping[str, Footprint | Missing],
+    load: Load,
+    utilization: float,
+    assumptions: Sequence[str],
+) -> RooflineCheck:
+    """Every cell of every table.
+
+    Args:
+        tables: each with the device that it was measured on.
+        footprints: of the published model, by the variant that a row corresponds to most closely.
+        load: what the study sent.
+        utilization: the share of the memory that its server used.
+        assumptions: what the study does not say and was taken instead.
+    """
+    cells = tuple(cell for table, device in tables for cell in _cells(table, device, footprints, load, utilization))
+    errors = [_error(name, [c for c in cells if name in (ALL, c.metric)]) for name in (ALL, *FIELDS)]
+    return RooflineCheck(cells=cells, errors=tuple(e for e in errors if e), assumptions=tuple(assumptions))
+
+
+def rank_correlation(ours: Sequence[float], theirs: Sequence[float]) -> float | None:
+    """Spearman's, with mean ranks where values are equal; None where one side is all the same."""
+    if len(ours) < 2 or len(set(ours)) == 1 or len(set(theirs)) == 1:
+        return None
+    return float(np.corrcoef(_mean_ranks(ours), _mean_ranks(theirs))[0, 1])
+
+
+def _mean_ranks(values: Sequence[float]) -> NDArray[np.float64]:
+    _, which, counts = np.unique(np.asarray(values), return_inverse=True, return_counts=True)
+    ranks: NDArray[np.float64] = (np.cumsum(counts) - (counts - 1) / 2)[which]
+    return ranks
+
+
+def _cells(
+    table: SpeedTable,
+    device: Device,
+    footprints: Mapping[str, Footprint | Missing],
+    load: Load,
+    utilization: float,
+) -> list[ModelCell]:
+    rows = [row for row in table.rows if row.figures]
+    rows.sort(key=lambda row: row is not table.baseline)
+    entries = [Entry(name=r.label, label=r.label, footprint=footprints[r.variants[0]]) for r in rows]
+    predicted = {row.name: row.best for row in roofline(device, entries, load, utilization, 1).rows}
+    found = []
+    for row, entry in zip(rows, entries, strict=True):
+        best, reference = predicted[row.label], predicted[table.baseline.label]
+        for metric in METRICS:
+            value = row.figures[metric.name]
+            bound = _bound(metric.name, entry.footprint, device, load)
+            better = 1 if metric.better == "higher" else -1
+            is_gain = row is not table.baseline
+            found.append(
+                ModelCell(
+                    table=table.title,
+                    label=row.label,
+                    metric=metric.name,
+                    published=value,
+                    predicted=best if isinstance(best, Missing) else getattr(best, FIELDS[metric.name]),
+                    bound=bound,
+                    published_gain=better * _percent(value, table.baseline.figures[metric.name]) if is_gain else None,
+                    predicted_gain=better * _predicted(best, reference, metric.name)
+                    if is_gain and isinstance(best, Served) and isinstance(reference, Served)
+                    else None,
+                    beyond_bound=not isinstance(bound, Missing) and better * value > better * bound,
+                )
+            )
+    return found
+
+
+def _bound(metric: str, footprint: Footprint | Missing, device: Device, load: Load) -> float | Missing:
+    """What no schedule beats: all products at peak speed, prompts alone in the order of arrival, one sequence alone."""
+    if isinstance(footprint, Missing):
+        return footprint
+    if metric == TPOT.name:
+        return decode_ms(footprint, device, 1, 0)
+    requests, seconds = lengths(load), step_seconds(footprint, device)
+    tokens = sum(prompt for prompt, _ in requests)
+    pairs = math.fsum(prompt * (prompt + 1) / 2 for prompt, _ in requests)
+    prompts = seconds(Step(0, 0, tokens, pairs, 0))
+    if metric == TTFT.name:
+        # One prompt after another, all of the same length: the mean waits for half of the others, and for itself.
+        return 1000 * prompts * (len(requests) + 1) / (2 * len(requests))
+    outputs = sum(output for _, output in requests)
+    total = tokens + outputs
+    return total / seconds(Step(0, 0, total, pairs, outputs))
+
+
+TITLES = {metric.name: within_text(metric.title) for metric in METRICS}
+
+
+def _error(metric: str, cells: Sequence[ModelCell]) -> ModelError | None:
+    pairs = [
+        (cell, cell.predicted_gain, cell.published_gain)
+        for cell in cells
+        if cell.predicted_gain is not None and cell.published_gain is not None
+    ]
+    if not pairs:
+        return None
+    errors = [(abs(ours - theirs), f"{c.label} on {c.table}, {TITLES[c.metric]}") for c, ours, theirs in pairs]
+    return ModelError(
+        metric=metric,
+        cells=len(pairs),
+        rank_correlation=rank_correlation([ours for _, ours, _ in pairs], [theirs for _, _, theirs in pairs]),
+        median_error=statistics.median(error for error, _ in errors),
+        largest_error=max(errors)[0],
+        largest=max(errors)[1],
+    )
+
+
+def _predicted(best: Served, reference: Served, metric: str) -> float:
+    return _percent(getattr(best, FIELDS[metric]), getattr(reference, FIELDS[metric]))
+
+
+def _percent(value: float, reference: float) -> float:
+    return 100 * (value / reference - 1)

@@ -1,0 +1,1 @@
+"""The roofline model: predicted time and memory of a load on a GPU."""

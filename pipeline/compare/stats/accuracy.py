@@ -1,0 +1,240 @@
+"""Shares of correct answers, and their difference on the same items.
+
+A share p of n items has E. Wilson's interval (J. Amer. Statist. Assoc. 22, 1927): (p + z^2/2n +- z sqrt(p(1-p)/n +
+z^2/4n^2)) / (1 + z^2/n).
+
+Two variants answer the same questions, so their difference is taken item by item. With b items that only the variant
+has right and c that only the baseline has right, it is (b - c) / n. Its interval is the adjusted Wald interval of
+D. Bonett and R. Price (J. Educ. Behav. Stat. 37, 2012), one of those that M. Fagerland, S. Lydersen and P. Laake
+(Statist. Med. 33, 2014) recommend: with p = (b + 1) / (n + 2) and q = (c + 1) / (n + 2),
+
+    (p - q) +- z sqrt((p + q - (p - q)^2) / (n + 2)).
+
+The p-value is McNemar's exact one, 2 P(X <= min(b, c)) for X ~ Binomial(b + c, 1/2), at most 1. Scores that are not
+0 or 1 have Student's interval and test on the items' differences instead.
+
+Beside it stands the percentile interval of B. Efron's bootstrap over items (Ann. Statist. 7, 1979), as a second
+opinion: it is the narrower one, and with fewer than about twenty items that differ it covers less than it says.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import numpy as np
+from scipy.special import bdtr, ndtri, stdtr, stdtrit
+
+from pipeline.compare.stats.intervals import LEVEL, Frozen, Interval, Missing, excludes_zero
+
+Z = float(ndtri((1 + LEVEL) / 2))
+RESAMPLES = 9999
+SEED = 0
+Scores = Sequence[tuple[str, float]]
+
+
+class Accuracy(Frozen):
+    """One task's figure of one variant."""
+
+    value: float
+    interval: Interval | None
+    n: int
+    asked: int
+
+
+class PairedDifference(Frozen):
+    """A variant's score minus the baseline's on the same items; 0.01 is one point."""
+
+    difference: float
+    interval: Interval | None
+    bootstrap: Interval | None
+    p_value: float
+    n: int
+    gained: int
+    lost: int
+    method: Literal["adjusted Wald, McNemar", "paired t"]
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the interval excludes zero."""
+        return excludes_zero(self.interval)
+
+    @property
+    def within_noise(self) -> bool:
+        """Whether the difference may be none at all."""
+        return not self.is_clear
+
+
+class Mean(Frozen):
+    """The mean of several tasks' figures or differences, each task counting the same."""
+
+    value: float
+    interval: Interval | None
+    tasks: int
+
+
+def accuracy(value: float, n: int, asked: int, scores: Scores | None = None) -> Accuracy | Missing:
+    """A task's figure with its interval: Wilson's for a share, Student's for a mean of graded scores."""
+    if n < 1:
+        return Missing(reason="no item was scored")
+    if not math.isfinite(value):
+        return Missing(reason="the figure is not finite")
+    if scores is not None and not _is_binary(score for _, score in scores):
+        interval = _t_interval([score for _, score in scores])
+    elif 0 <= value <= 1:
+        interval = wilson(value, n)
+    else:
+        interval = None
+    return Accuracy(value=value, interval=interval, n=n, asked=asked)
+
+
+def wilson(share: float, n: int) -> Interval:
+    """Wilson's score interval of a share of `n` items."""
+    scale = 1 + Z**2 / n
+    centre = (share + Z**2 / (2 * n)) / scale
+    half = Z * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2)) / scale
+    # At 0 and 1 the end is the share itself; rounding must not push it past.
+    return Interval(low=max(0.0, min(share, centre - half)), high=min(1.0, max(share, centre + half)))
+
+
+def pair(scores: Scores, baseline: Scores) -> list[tuple[float, float]] | Missing:
+    """The two scores of each item, matched by its hash; an item that is there twice is matched in order."""
+    if scores and [item for item, _ in scores] == [item for item, _ in baseline]:
+        return _finite([(ours, theirs) for (_, ours), (_, theirs) in zip(scores, baseline, strict=True)])
+    ours, theirs = _by_item(scores), _by_item(baseline)
+    if not ours or not theirs:
+        return Missing(reason="no samples were kept")
+    only_ours = sum(len(rows) > len(theirs.get(item, ())) for item, rows in ours.items())
+    only_theirs = sum(len(rows) > len(ours.get(item, ())) for item, rows in theirs.items())
+    if only_ours or only_theirs:
+        return Missing(reason=f"the items differ from the baseline's ({only_ours} only here, {only_theirs} only there)")
+    matched = [couple for item, rows in ours.items() for couple in zip(rows, theirs[item], strict=True)]
+    return _finite(matched)
+
+
+def paired_difference(scores: Scores, baseline: Scores) -> PairedDifference | Missing:
+    """The difference from the baseline on the same items, or why the two cannot be paired."""
+    matched = pair(scores, baseline)
+    if isinstance(matched, Missing):
+        return matched
+    differences = [ours - theirs for ours, theirs in matched]
+    difference, interval = paired_interval(matched)
+    bootstrap = bootstrap_mean(differences)
+    gained = sum(ours > theirs for ours, theirs in matched)
+    lost = sum(ours < theirs for ours, theirs in matched)
+    if _is_binary(score for couple in matched for score in couple):
+        return PairedDifference(
+            difference=difference,
+            interval=interval,
+            bootstrap=bootstrap,
+            p_value=mcnemar(gained, lost),
+            n=len(matched),
+            gained=gained,
+            lost=lost,
+            method="adjusted Wald, McNemar",
+        )
+    return PairedDifference(
+        difference=difference,
+        interval=interval,
+        bootstrap=bootstrap,
+        p_value=_t_test(differences),
+        n=len(matched),
+        gained=gained,
+        lost=lost,
+        method="paired t",
+    )
+
+
+def paired_interval(matched: Sequence[tuple[float, float]]) -> tuple[float, Interval | None]:
+    """The mean difference of pairs of scores, with its interval."""
+    if _is_binary(score for couple in matched for score in couple):
+        gained, lost = sum(ours > theirs for ours, theirs in matched), sum(ours < theirs for ours, theirs in matched)
+        return (gained - lost) / len(matched), adjusted_wald(gained, lost, len(matched))
+    differences = [ours - theirs for ours, theirs in matched]
+    return math.fsum(differences) / len(differences), _t_interval(differences)
+
+
+def adjusted_wald(gained: int, lost: int, n: int) -> Interval:
+    """Bonett and Price's interval of (gained - lost) / n."""
+    p, q = (gained + 1) / (n + 2), (lost + 1) / (n + 2)
+    half = Z * math.sqrt((p + q - (p - q) ** 2) / (n + 2))
+    return Interval(low=max(-1.0, p - q - half), high=min(1.0, p - q + half))
+
+
+def bootstrap_mean(differences: Sequence[float]) -> Interval | None:
+    """The percentile bootstrap's interval of a mean; None where the items do not differ.
+
+    Items are drawn with replacement; of items with equal differences only the number drawn matters, so that numbers
+    are drawn, which is the same and takes milliseconds.
+    """
+    values, counts = np.unique(np.asarray(differences, dtype=np.float64), return_counts=True)
+    if len(values) < 2:
+        return None
+    draws = np.random.default_rng(SEED).multinomial(len(differences), counts / counts.sum(), size=RESAMPLES)
+    low, high = np.quantile(draws @ values / len(differences), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(low=float(low), high=float(high))
+
+
+def mcnemar(gained: int, lost: int) -> float:
+    """The exact two-sided p-value of as uneven a split of the items that differ."""
+    if gained + lost == 0:
+        return 1.0
+    return min(1.0, 2 * float(bdtr(min(gained, lost), gained + lost, 0.5)))
+
+
+def mean_over_tasks(parts: Sequence[tuple[float, Interval | None]]) -> Mean | Missing:
+    """The mean of the tasks' figures: their variances add, each taken back from its interval's width."""
+    if not parts:
+        return Missing(reason="no task could be compared")
+    mean = math.fsum(value for value, _ in parts) / len(parts)
+    intervals = [interval for _, interval in parts if interval is not None]
+    if len(intervals) < len(parts):
+        return Mean(value=mean, interval=None, tasks=len(parts))
+    half = math.sqrt(math.fsum(((i.high - i.low) / 2) ** 2 for i in intervals)) / len(parts)
+    # The interval's own centre, not the plain figure, is what its width belongs to.
+    centre = math.fsum((i.high + i.low) / 2 for i in intervals) / len(parts)
+    interval = Interval(low=min(mean, centre - half), high=max(mean, centre + half))
+    return Mean(value=mean, interval=interval, tasks=len(parts))
+
+
+def _finite(matched: list[tuple[float, float]]) -> list[tuple[float, float]] | Missing:
+    if not all(math.isfinite(score) for couple in matched for score in couple):
+        return Missing(reason="an item's score is not finite")
+    return matched
+
+
+def _by_item(scores: Scores) -> dict[str, list[float]]:
+    found: dict[str, list[float]] = defaultdict(list)
+    for item, score in scores:
+        found[item].append(score)
+    return found
+
+
+def _is_binary(scores: Iterable[float]) -> bool:
+    return all(score in (0.0, 1.0) for score in scores)
+
+
+def _t_interval(values: Sequence[float]) -> Interval | None:
+    error = _standard_error(values)
+    if error is None:
+        return None
+    mean = math.fsum(values) / len(values)
+    half = float(stdtrit(len(values) - 1, (1 + LEVEL) / 2)) * error
+    return Interval(low=mean - half, high=mean + half)
+
+
+def _t_test(values: Sequence[float]) -> float:
+    error = _standard_error(values)
+    mean = math.fsum(values) / len(values)
+    if not error:
+        return 1.0
+    return min(1.0, 2 * float(stdtr(len(values) - 1, -abs(mean) / error)))
+
+
+def _standard_error(values: Sequence[float]) -> float | None:
+    if len(values) < 2:
+        return None
+    mean = math.fsum(values) / len(values)
+    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values))

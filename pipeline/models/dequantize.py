@@ -1,0 +1,91 @@
+"""The numbers that a quantized checkpoint stands for, one module in memory at a time, whatever its format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.formats import unpack, unpack_bitsandbytes, unpack_gguf
+from pipeline.models.headers import gguf_file, quantization_config, quantized_modules
+from pipeline.models.source import tensor_files
+
+
+class Tensors:
+    """The tensors of a checkpoint's safetensors files, each read when it is asked for."""
+
+    def __init__(self, folder: Path, device: str = "cpu") -> None:
+        """Reads headers alone; tensors will be on `device`."""
+        self.files = tensor_files(folder)
+        self.device = device
+
+    def __contains__(self, name: str) -> bool:
+        """Whether there is a tensor of that name."""
+        return name in self.files
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        """A tensor as it is stored; KeyError where there is none."""
+        from safetensors import safe_open
+
+        with safe_open(self.files[name], framework="pt", device=self.device) as file:
+            tensor: torch.Tensor = file.get_tensor(name)
+        return tensor
+
+
+class Weights:
+    """The weights of a checkpoint's quantized modules, each read when it is asked for."""
+
+    def __init__(self, folder: Path, device: str = "cpu") -> None:
+        """Reads headers alone; weights will be on `device`.
+
+        Raises:
+            KeyError: on a format whose numbers are not known here.
+        """
+        self.modules = sorted(quantized_modules(folder))
+        path = gguf_file(folder)
+        self._blocks = unpack_gguf.tensors(path) if path else {}
+        self._tensors = Tensors(folder, device)
+        self._parts: dict[str, list[str]] = {module: [] for module in self.modules}
+        for name in self._tensors.files:
+            # A module's tensors are named below it: `<module>.qweight`, `<module>.weight.absmax`.
+            owner = name
+            while owner and owner not in self._parts:
+                owner = owner.rpartition(".")[0]
+            if owner:
+                self._parts[owner].append(name)
+        self._kind, self._bits = _format(quantization_config(folder))
+
+    def __getitem__(self, module: str) -> torch.Tensor:
+        """A module's weight, float32 of shape (out, in)."""
+        if self._blocks:
+            return unpack_gguf.weight(self._blocks[f"{module}.weight"]).to(self._tensors.device)
+        tensors = {name: self._tensors[name] for name in self._parts[module]}
+        if self._kind == "bitsandbytes":
+            return unpack_bitsandbytes.dequantize(module, tensors)
+        own = {name.removeprefix(f"{module}."): tensor for name, tensor in tensors.items()}
+        return unpack.dequantize(self._kind, own, self._bits)  # type: ignore[arg-type]
+
+    def block_format(self, module: str) -> str | None:
+        """The name of a module's own format where a file mixes several (llama.cpp's, such as Q6_K)."""
+        return str(self._blocks[f"{module}.weight"].tensor_type.name) if self._blocks else None
+
+
+def _format(config: dict[str, Any]) -> tuple[str, int]:
+    """How weights are stored, and the bits of an integer where they are packed.
+
+    Raises:
+        KeyError: on what is not known here.
+    """
+    method = str(config.get("quant_method"))
+    if method in ("bitsandbytes", "gguf"):
+        return method, 0
+    if method == "compressed-tensors":
+        scheme = next(iter(config["config_groups"].values()))["weights"]
+        kind, bits = str(config["format"]), int(scheme["num_bits"])
+    else:
+        kind = method if method == "awq" else str(config.get("checkpoint_format") or method)
+        bits = int(config["bits"])
+    if kind not in unpack.NAMES:
+        raise KeyError(kind)
+    return kind, bits

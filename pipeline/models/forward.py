@@ -1,0 +1,184 @@
+"""The forward passes over the BF16 model: whole, or layer by layer where the model is larger than memory.
+
+Sequences run one at a time and unpadded, so padding enters no statistic. Layer by layer, every sequence passes a
+decoder layer before the next layer's weights are read: what is in memory is one layer, the embedding, and the hidden
+states of all sequences. The arithmetic is the same, and so are the bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+
+from pipeline.errors import ConfigError
+from pipeline.models.loading import compute_dtype, load_model, quiet
+from pipeline.models.source import WEIGHTS, tensor_files
+from pipeline.stages.calibrate.observers import Observers
+
+if TYPE_CHECKING:
+    from pipeline.job import Job
+
+# Beside the weights there are activations, the process itself, and what else runs on the machine.
+SHARE_OF_MEMORY = 0.7
+BF16_BYTES = 2
+
+
+class Decoder(Protocol):
+    """A model that sequences can be sent through."""
+
+    model: torch.nn.Module
+
+    def run(self, sequences: Sequence[list[int]], observers: Observers | None, detail: Callable[[str], None]) -> None:
+        """Sends every sequence of token ids through all decoder layers; logits are not computed."""
+
+
+def decoder(job: Job) -> Decoder:
+    """The job's model, whole where it fits into memory."""
+    wanted = job.settings.calibration.layerwise
+    layerwise = wanted == "always" or (wanted == "auto" and not fits(job))
+    return Layerwise(job) if layerwise else Whole(job)
+
+
+def fits(job: Job) -> bool:
+    """Whether the weights fit into the memory that is free now, in the type that they are computed in."""
+    stored = sum(path.stat().st_size for path in job.model.folder.glob(f"*{WEIGHTS}"))
+    needed = stored * compute_dtype(job.hardware).itemsize / BF16_BYTES
+    if job.hardware.device == "cuda":
+        free = torch.cuda.mem_get_info()[0]
+    else:
+        import psutil
+
+        free = psutil.virtual_memory().available
+    return needed < SHARE_OF_MEMORY * free
+
+
+class Whole:
+    """The whole model in memory, sequence after sequence."""
+
+    def __init__(self, job: Job) -> None:
+        """Loads the weights."""
+        job.progress.detail("loading the model")
+        self.model = load_model(job)
+
+    def run(self, sequences: Sequence[list[int]], observers: Observers | None, detail: Callable[[str], None]) -> None:
+        """Sends every sequence through."""
+        with torch.inference_mode():
+            for index, sequence in enumerate(sequences):
+                detail(f"{index}/{len(sequences)} conversations")
+                _forward(self.model, sequence, observers)
+                if observers is not None:
+                    observers.commit(index)
+
+
+class Layerwise:
+    """One decoder layer in memory at a time, read from the checkpoint's files when its turn comes."""
+
+    def __init__(self, job: Job) -> None:
+        """Reads all but the decoder layers.
+
+        Raises:
+            ConfigError: on a model whose layers or weights are not laid out plainly.
+        """
+        from accelerate import init_empty_weights
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        quiet()
+        job.progress.detail("reading the embedding")
+        trust = job.settings.model.trust_remote_code
+        config = AutoConfig.from_pretrained(job.model.folder, trust_remote_code=trust)
+        self.dtype, self.device = compute_dtype(job.hardware), torch.device(job.hardware.device)
+        # Buffers are computed, not stored: the rotary embedding needs them.
+        with init_empty_weights(include_buffers=False):
+            self.model: Any = AutoModelForCausalLM.from_config(config, dtype=self.dtype, trust_remote_code=trust)
+        self.model.eval()
+        body = self.model.get_decoder()
+        layers = getattr(body, "layers", None)
+        if not isinstance(layers, torch.nn.ModuleList):
+            raise ConfigError(
+                f"calibration.layerwise: {type(body).__name__} has no plain list of decoder layers.",
+                "Set calibration.layerwise=never, on a machine with more memory.",
+            )
+        self.layers = layers
+        self._files = tensor_files(job.model.folder)
+        self._names = {module: name for name, module in self.model.named_modules()}
+        for module in body.modules():
+            if not self._is_layer(module):
+                self._load(module)
+        for module in body.modules():
+            if not self._is_layer(module):
+                for name, buffer in module.named_buffers(recurse=False):
+                    setattr(module, name, buffer.to(self.device))
+
+    def run(self, sequences: Sequence[list[int]], observers: Observers | None, detail: Callable[[str], None]) -> None:
+        """Sends every sequence through, layer by layer."""
+        with torch.inference_mode():
+            states = [self._rehearse(sequence, observers) for sequence in sequences]
+            for number, layer in enumerate(self.layers):
+                detail(f"layer {number}/{len(self.layers)}")
+                for module in layer.modules():
+                    self._load(module)
+                for index, (hidden, arguments) in enumerate(states):
+                    detail(f"layer {number}/{len(self.layers)}, {index}/{len(sequences)} conversations")
+                    output = layer(hidden[0].to(self.device), **arguments[number])
+                    hidden[0] = (output[0] if isinstance(output, tuple) else output).to("cpu")
+                    if observers is not None:
+                        observers.commit(index)
+                layer.to("meta")
+
+    def _rehearse(self, sequence: list[int], observers: Observers | None) -> tuple[list[torch.Tensor], list[Any]]:
+        """The hidden state that enters the first layer, and the further arguments that each layer is given.
+
+        Nothing that a decoder computes between its layers depends on the hidden states, so the model itself is asked,
+        with layers that note their arguments and pass the state on.
+        """
+        entered: list[torch.Tensor] = []
+        arguments: list[Any] = []
+
+        def note(hidden: torch.Tensor, **rest: Any) -> torch.Tensor:
+            if not entered:
+                entered.append(hidden.to("cpu"))
+            arguments.append(rest)
+            return hidden
+
+        with _replaced(self.layers, note):
+            _forward(self.model, sequence, observers)
+        return entered, arguments
+
+    def _is_layer(self, module: torch.nn.Module) -> bool:
+        return bool(self._names[module].startswith(f"{self._names[self.layers]}."))
+
+    def _load(self, module: torch.nn.Module) -> None:
+        """Gives a module its own parameters from the files, in the computing type on the device."""
+        from safetensors import safe_open
+
+        for name, _ in list(module.named_parameters(recurse=False)):
+            full = f"{self._names[module]}.{name}"
+            if full not in self._files:
+                raise ConfigError(
+                    f"calibration.layerwise: the checkpoint has no tensor {full}.",
+                    "Its weights are laid out in another way than its modules: set calibration.layerwise=never.",
+                )
+            with safe_open(self._files[full], framework="pt") as file:
+                tensor = file.get_tensor(full).to(device=self.device, dtype=self.dtype)
+            setattr(module, name, torch.nn.Parameter(tensor, requires_grad=False))
+
+
+def _forward(model: Any, sequence: list[int], observers: Observers | None) -> None:
+    device = model.get_input_embeddings().weight.device
+    ids = torch.tensor([sequence], device=device)
+    cache = observers.cache() if observers is not None else None
+    model.get_decoder()(input_ids=ids, use_cache=False, past_key_values=cache)
+
+
+@contextmanager
+def _replaced(layers: torch.nn.ModuleList, forward: Callable[..., torch.Tensor]) -> Iterator[None]:
+    for layer in layers:
+        layer.forward = forward
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward

@@ -1,0 +1,52 @@
+"""Loading the BF16 checkpoint into torch, for the stages that run or change its weights."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    from pipeline.hardware.probe import Hardware
+    from pipeline.job import Job
+
+
+def quiet() -> None:
+    """Keeps transformers' progress bars and torch's remarks off the terminal, which shows the pipeline's own."""
+    import logging
+
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    logging.getLogger("torch").setLevel(logging.ERROR)
+
+
+def compute_dtype(hardware: Hardware) -> torch.dtype:
+    """BF16 where the hardware multiplies it; else float32, which holds every BF16 value and is many times faster."""
+    import torch
+
+    return torch.bfloat16 if hardware.has_native_bf16 else torch.float32
+
+
+def load_model(job: Job, dtype: torch.dtype | None = None) -> Any:
+    """The model in evaluation mode, on the GPU where there is one; in `compute_dtype` unless told otherwise."""
+    from transformers import AutoModelForCausalLM
+
+    quiet()
+    model = AutoModelForCausalLM.from_pretrained(
+        job.model.folder,
+        dtype=dtype or compute_dtype(job.hardware),
+        trust_remote_code=job.settings.model.trust_remote_code,
+    )
+    return model.to(job.hardware.device).eval()
+
+
+def release_gpu() -> None:
+    """Gives the GPU memory of models that are no longer in use back, so that a server finds it free."""
+    import gc
+    import sys
+
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        gc.collect()
+        torch.cuda.empty_cache()

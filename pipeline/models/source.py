@@ -1,0 +1,266 @@
+"""Where the BF16 checkpoint comes from: a local folder, the hub at a pinned commit, or random weights of its shape.
+
+Only small files are read here (`config.json`, headers of safetensors files), without torch.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import math
+import shutil
+import struct
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+from pipeline.artifacts.workspace import Digests
+from pipeline.config import ModelSettings, QuantSettings
+from pipeline.errors import ConfigError, InputError
+
+WEIGHTS = ".safetensors"
+# What belongs to a checkpoint beside its weights and config.json; read by the quantizers, vLLM and lm-eval.
+COMPANIONS = (
+    "generation_config.json",
+    "tokenizer*",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "chat_template*",
+    "*.model",
+)
+
+
+class ModelSource:
+    """A model as the user named it, resolved to a local folder on demand."""
+
+    def __init__(self, settings: ModelSettings, cache: Path, digests: Digests) -> None:
+        """Keeps made checkpoints (random weights) under `cache`."""
+        self.settings = settings
+        self.cache = cache
+        self.digests = digests
+
+    @cached_property
+    def shape_folder(self) -> Path:
+        """A local folder with config and tokenizer; weights may be missing.
+
+        Raises:
+            InputError: when the folder has no config.json or the hub cannot be reached.
+        """
+        path = self.settings.path
+        if path is None:
+            return self._download(("config.json", *COMPANIONS))
+        if not path.is_dir():
+            raise InputError(f"model.path={path}: there is no such folder.", "Name a checkpoint's folder.")
+        if not (path / "config.json").is_file():
+            raise InputError(
+                f"model.path={path} has no config.json.",
+                "Name the folder of a Hugging Face checkpoint (config.json, *.safetensors, tokenizer files).",
+            )
+        return path
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The content of config.json."""
+        return _content(self.shape_folder / "config.json")
+
+    @cached_property
+    def folder(self) -> Path:
+        """A local folder with the weights, downloaded or made when first asked for."""
+        if self.settings.weights == "random":
+            return self._random()
+        if self.settings.path is None:
+            return self._download(("config.json", *COMPANIONS, f"*{WEIGHTS}", f"*{WEIGHTS}.index.json"))
+        weights = sorted(self.shape_folder.glob(f"*{WEIGHTS}"))
+        if not weights:
+            raise InputError(
+                f"model.path={self.shape_folder} has no *{WEIGHTS} file.",
+                "Fetch the weights, or set model.weights=random to measure speed alone.",
+            )
+        for path in weights:
+            check_safetensors(path)
+        return self.shape_folder
+
+    def identity(self) -> dict[str, Any]:
+        """What the checkpoint's content depends on: hashes for a folder, the commit for the hub."""
+        settings = self.settings
+        if settings.weights == "random":
+            return {"random": self.config, "seed": settings.seed}
+        if settings.path is None:
+            return {"hub_id": settings.hub_id, "revision": settings.revision}
+        weights = sorted(self.folder.glob(f"*{WEIGHTS}"))
+        parts = [self.folder / "config.json", *companions(self.folder), *weights]
+        return {"files": {path.name: self.digests.of(path) for path in parts}}
+
+    def context(self, asked: int | None) -> int | None:
+        """Tokens of the longest context: those asked for, or fewer where config or tokenizer have a lower limit."""
+        config = self.config.get("text_config", self.config)
+        path = self.shape_folder / "tokenizer_config.json"
+        limit = _content(path).get("model_max_length") if path.is_file() else None
+        known = (asked, config.get("max_position_embeddings"), limit)
+        return min((int(length) for length in known if length), default=None)
+
+    def check(self, quant: QuantSettings) -> None:
+        """Refuses, from config.json alone, what cannot be served or quantized.
+
+        Raises:
+            InputError: on an architecture that vLLM does not know.
+            ConfigError: on widths that the group size does not divide.
+        """
+        names = self.config.get("architectures") or []
+        known = served_architectures()
+        if known and not set(names) & known:
+            raise InputError(
+                f"model={self.settings.name}: architecture {', '.join(names) or '(none named)'} in config.json "
+                "is not one that this vLLM serves as a decoder LLM.",
+                "Choose a model of vLLM's list of text-generation models, or a newer vLLM with serve.python.",
+            )
+        group = quant.effective_group_size
+        divisor = max(group or 1, quant.format.divisor if quant.format else 1)
+        widths = self._input_widths()
+        wrong = {name: width for name, width in widths.items() if width % divisor}
+        if wrong:
+            listing = ", ".join(f"{name}={width}" for name, width in wrong.items())
+            what = "group size" if group else "block size"
+            way_out = "choose a format without groups or blocks (fp8_dynamic, int8_dynamic)."
+            if quant.format is not None and quant.format.group_is_free:
+                way_out = f"set quant.group_size to a divisor of {math.gcd(*widths.values())}, or {way_out}"
+            raise ConfigError(
+                f"quant={quant.name} on model={self.settings.name}: {what} {divisor} does not divide {listing}.",
+                way_out[0].upper() + way_out[1:],
+            )
+
+    def _input_widths(self) -> dict[str, int]:
+        """Input features of the Linear kinds that a decoder layer has, by the name of the setting."""
+        config = self.config.get("text_config", self.config)
+        heads = config.get("num_attention_heads")
+        head_dim = config.get("head_dim") or (config["hidden_size"] // heads if heads else 0)
+        widths = {
+            "hidden_size": config.get("hidden_size"),
+            "intermediate_size": config.get("intermediate_size"),
+            "num_attention_heads*head_dim": heads * head_dim if heads else None,
+        }
+        return {name: width for name, width in widths.items() if width}
+
+    def _download(self, patterns: tuple[str, ...]) -> Path:
+        from huggingface_hub import snapshot_download
+
+        settings = self.settings
+        try:
+            return Path(
+                snapshot_download(str(settings.hub_id), revision=settings.revision, allow_patterns=list(patterns))
+            )
+        except Exception as error:
+            raise hub_unreachable(f"model={settings.name}", str(settings.hub_id), "model.path", error) from error
+
+    def _random(self) -> Path:
+        """A checkpoint of the config's shape with seeded random weights, made once."""
+        from pipeline.artifacts.workspace import key_of
+
+        folder = self.cache / f"{self.settings.name}-random-{key_of(self.identity())[:8]}"
+        if not (folder / "config.json").is_file():
+            import torch
+            from transformers import AutoConfig, AutoModelForCausalLM
+
+            from pipeline.models.loading import quiet
+
+            quiet()
+            config = AutoConfig.from_pretrained(self.shape_folder)
+            torch.manual_seed(self.settings.seed)
+            partial = folder.with_name(f".{folder.name}.tmp")
+            shutil.rmtree(partial, ignore_errors=True)
+            # Billions of random numbers take minutes on a CPU.
+            with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+                model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+            model.save_pretrained(partial)
+            # The repository's own config may carry fields that a round trip through transformers drops.
+            for path in [self.shape_folder / "config.json", *companions(self.shape_folder)]:
+                shutil.copyfile(path, partial / path.name)
+            partial.rename(folder)
+        return folder
+
+
+def _content(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text()))
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON: {error}.", "Fetch the checkpoint again.") from None
+
+
+def companions(folder: Path) -> list[Path]:
+    """The files beside weights and config.json that belong to a checkpoint: tokenizer, template, generation config."""
+    return sorted({path for pattern in COMPANIONS for path in folder.glob(pattern) if path.is_file()})
+
+
+def hub_unreachable(setting: str, hub_id: str, local: str, error: Exception) -> InputError:
+    """The error for a hub that does not answer, with the way out offline."""
+    reason = str(error).strip().splitlines() or [type(error).__name__]
+    return InputError(
+        f"{setting}: {hub_id} could not be fetched from the hub ({type(error).__name__}: {reason[0][:160]}).",
+        f"Offline, fetch it on another machine (`hf download {hub_id}`) and set {local}=<the copy>; "
+        "or use the embedded default, model=demo.",
+    )
+
+
+def safetensors_header(path: Path) -> dict[str, dict[str, Any]]:
+    """Every tensor of a safetensors file with `dtype`, `shape` and `data_offsets`, without reading any tensor."""
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header: dict[str, dict[str, Any]] = json.loads(file.read(length))
+    header.pop("__metadata__", None)
+    return header
+
+
+def tensor_files(folder: Path) -> dict[str, Path]:
+    """Which safetensors file of a checkpoint holds each tensor."""
+    return {name: path for path in sorted(folder.glob(f"*{WEIGHTS}")) for name in safetensors_header(path)}
+
+
+def check_safetensors(path: Path) -> None:
+    """Compares a safetensors file's length with what its header promises.
+
+    Source: the safetensors format, https://github.com/huggingface/safetensors#format.
+
+    Raises:
+        InputError: when the file is cut short or has no valid header.
+    """
+    size = path.stat().st_size
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(length)) if length <= size else {}
+        ends = [item["data_offsets"][1] for name, item in header.items() if name != "__metadata__"]
+        expected = 8 + length + max(ends)
+    except (struct.error, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is no safetensors file ({error}).", "Fetch the checkpoint again.") from None
+    if size != expected:
+        raise InputError(
+            f"{path} is truncated: {size:,} bytes, its header promises {expected:,}.",
+            "Fetch the checkpoint again.",
+        )
+
+
+@cache
+def served_architectures() -> frozenset[str]:
+    """The decoder architectures that the installed vLLM serves, read from its registry's source.
+
+    Importing vLLM takes seconds; its registry is a literal dict that can be read without. Empty where it is not found.
+    """
+    spec = importlib.util.find_spec("vllm")
+    if spec is None or not spec.submodule_search_locations:
+        return frozenset()
+    source = Path(spec.submodule_search_locations[0], "model_executor", "models", "registry.py")
+    if not source.is_file():
+        return frozenset()
+    names: set[str] = set()
+    for node in ast.parse(source.read_text()).body:
+        target = getattr(node, "target", None) or (getattr(node, "targets", None) or [None])[0]
+        value = getattr(node, "value", None)
+        if getattr(target, "id", "") in (
+            "_TEXT_GENERATION_MODELS",
+            "_MULTIMODAL_MODELS",
+        ) and isinstance(value, ast.Dict):
+            names |= {str(key.value) for key in value.keys if isinstance(key, ast.Constant)}
+    return frozenset(names)

@@ -1,0 +1,1 @@
+"""Results that stages write and the report reads."""

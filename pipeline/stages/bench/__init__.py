@@ -1,0 +1,64 @@
+"""`bench`: vLLM's own load generator against a fresh server, by the protocol of `conf/bench/`.
+
+* `plan`: the loads of a protocol; `run`: one after another, with warm-up and a second try,
+* `prompts`: what is sent, checked before a server starts; `client`: vLLM's load generator,
+* `requests`, `figures`: what each request did, and the figures of a load,
+* `counters`, `watch`, `guards`: what server and machine went through, and whether the load measured what it says,
+* `goodput`: the highest rate that meets an SLO; `memory`, `bandwidth`: what the server holds, what the machine can do.
+
+The results in the manifest (read by `pipeline.stages.report.extract` into `pipeline.results.records.Speed`):
+
+* `protocol`; `headline`: name of the load whose `asked`, `completed`, `failed`, `output_tokens` and `metrics` stand at
+  the top too: the one without a rate limit, of a ladder its highest level;
+* `loads`: each with `name`, `num_prompts`, `request_rate` (number or "inf"), `max_concurrency`, `seeds`, `asked`,
+  `completed`, `failed`, `input_tokens` and `output_tokens` (a sum for each repeat), `metrics`, `conditions` (of each
+  repeat, see `watch`); probes of the search for goodput are loads called `probe <rate>/s`;
+* `metrics`: name -> `unit`, `values` (one a repeat) and, for percentiles, `errors` (standard error of each value over
+  the requests of its repeat, by a bootstrap; null where it has none). Names are vLLM's, `request_goodput` with an SLO;
+* `guards`: `name`, `passed` (null: cannot be told, or told and not judged), `text`, `load` (null: of the whole);
+* `goodput`: `slo` (milliseconds by metric), `met` and `unmet` (the highest rate that met it and the lowest that did
+  not, requests per second, null where no probe showed one), `probes`;
+* `memory`: see `memory.memory`; `memory_bandwidth`: bytes per second that this machine reads, or null;
+* `warm_up`: tok/s of each round; `left_out`: loads that the budget left out; `failures`: of servers tried before;
+* `server`: what its log says.
+
+Beside them lie `loads/<load>/repeat-<i>.json`, vLLM's summary, and `.npz` with a row for each request.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.artifacts.workspace import Draft
+from pipeline.config import Settings, Stage
+from pipeline.job import Job
+from pipeline.tasks.conversations import identity_of
+
+SHARED = False
+# What changes neither the loads nor what is measured of them.
+NOT_IDENTITY = {"name", "dataset", "timeout_s"}
+
+
+def needs(settings: Settings) -> tuple[Stage, ...]:
+    """A checkpoint that passed the gate; none for a server that runs already."""
+    return () if settings.serve.url else (Stage.QUANTIZE, Stage.VERIFY)
+
+
+def identity(job: Job) -> dict[str, Any]:
+    """The checkpoint, the server, the loads and the machine."""
+    settings = job.settings.bench
+    random = settings.prompts == "random"
+    return {
+        **({} if job.settings.serve.url else {"quantize": job.artifact(Stage.QUANTIZE).key}),
+        "serve": job.serving.identity(job.settings),
+        "bench": settings.model_dump(exclude=NOT_IDENTITY),
+        "dataset": None if random else identity_of(settings.dataset, "bench.dataset", job.digests),
+        "hardware": job.hardware.model_dump(include={"device", "name", "cores"}),
+    }
+
+
+def make(job: Job, draft: Draft) -> None:
+    """Writes the result of each repeat, and all figures into the manifest."""
+    from pipeline.stages.bench.protocol import bench
+
+    bench(job, draft)

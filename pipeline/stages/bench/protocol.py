@@ -1,0 +1,240 @@
+"""A protocol from start to end: warm-up, every load with its repeats, the search for the highest good rate.
+
+A server that ends in the middle is started once more and the protocol begun anew; what failed stays in the result.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from pipeline.artifacts.workspace import Draft
+from pipeline.config import BenchSettings
+from pipeline.errors import ServerError
+from pipeline.serve.external import describe
+from pipeline.stages.bench import goodput, guards, memory_bandwidth, plan
+from pipeline.stages.bench.client import Client, Run
+from pipeline.stages.bench.guards import Guard
+from pipeline.stages.bench.memory import memory
+from pipeline.stages.bench.metrics import figures_of
+from pipeline.stages.bench.monitor import Watch
+from pipeline.stages.bench.plan import Load
+from pipeline.stages.bench.prompts import check_lengths, prepare
+from pipeline.tasks.conversations import local_file
+
+if TYPE_CHECKING:
+    from pipeline.job import Job
+
+ATTEMPTS = 2
+
+
+def bench(job: Job, draft: Draft) -> None:
+    """Writes `loads/<load>/repeat-<i>.{json,npz}`, and all figures into the manifest (see `pipeline.stages.bench`).
+
+    Raises:
+        InputError: when there are too few prompts, or they do not fit into the model's context.
+        ServerError: when two servers in a row ended early or hung, or no request succeeded.
+    """
+    settings = job.settings.bench
+    with TemporaryDirectory(prefix="bench-") as scratch:
+        prompts = _prompts(job, Path(scratch))
+        job.progress.detail("measuring the memory bandwidth")
+        read = None if job.settings.serve.url else memory_bandwidth.measured(job.hardware.device)
+        failures: list[str] = []
+        # A server that the user runs cannot be started anew from here.
+        attempts = 1 if job.settings.serve.url else ATTEMPTS
+        for attempt in range(1, attempts + 1):
+            protocol = Protocol(job, draft.folder, settings, prompts, Path(scratch))
+            try:
+                protocol.run()
+                break
+            except ServerError as error:
+                failures.append(str(error))
+                draft.results = protocol.results() | {"failures": failures}
+                job.serving.stop()
+                if attempt == attempts:
+                    raise
+                job.progress.say(f"  bench {job.variant}: {error.problem.splitlines()[0]} Trying a fresh server.")
+    draft.results = protocol.results() | {"failures": failures, "memory_bandwidth": read}
+
+
+@dataclass
+class Protocol:
+    """One attempt at all loads, on one server."""
+
+    job: Job
+    folder: Path
+    settings: BenchSettings
+    prompts: Path | None
+    scratch: Path
+    loads: list[dict[str, Any]] = field(default_factory=list)
+    guards: list[Guard] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    found: dict[str, Any] = field(default_factory=dict)
+
+    def run(self) -> None:
+        """Sends everything."""
+        self.job.progress.detail("starting the server")
+        server = self.job.target()
+        logs = self.job.serving.logs / "clients" / str(self.job.variant)
+        self.client = Client(self.job.serving, server, self.settings, self.prompts, self.scratch, logs)
+        self.client.logs.mkdir(parents=True, exist_ok=True)
+        self._warm_up()
+        if self.settings.ladder is None:
+            self._measure(plan.single(self.settings))
+        else:
+            self._climb(self.settings.ladder.budget_s)
+        if self.settings.slo.limits and self.settings.slo.probes:
+            self._search()
+        self.found |= {"server": server.facts(), "memory": memory(self.job, server, self._conditions())}
+
+    def results(self) -> dict[str, Any]:
+        """What there is so far, in the schema that `pipeline.stages.bench` describes."""
+        measured = [load for load in self.loads if not load["name"].startswith("probe")]
+        headline = next((load for load in reversed(measured) if load["request_rate"] == "inf"), None)
+        headline = headline or (measured[-1] if measured else {})
+        top = {name: headline.get(name) for name in ("asked", "completed", "failed", "output_tokens", "metrics")}
+        return {
+            "protocol": self.settings.name,
+            "headline": headline.get("name"),
+            **top,
+            "loads": self.loads,
+            "left_out": self.left_out,
+            "guards": [guard.model_dump() for guard in self.guards],
+            **self.found,
+        }
+
+    def _warm_up(self) -> None:
+        load, rounds = plan.warmup(self.settings), list[float]()
+        while load.num_prompts and len(rounds) < self.settings.warmup_rounds:
+            if guards.steady(rounds, self.settings.warmup_tolerance):
+                break
+            self.job.progress.detail(f"warming up, round {len(rounds) + 1} of at most {self.settings.warmup_rounds}")
+            run = self.client.send(load, self.settings.seed + plan.WARMUP_SEED + len(rounds))
+            rounds.append(float(run.summary["total_token_throughput"]))
+        self.found["warm_up"] = rounds
+        self.guards.append(guards.warm_up(rounds, self.settings.warmup_tolerance, load.num_prompts))
+
+    def _climb(self, budget_s: float | None) -> None:
+        """The ladder: levels of concurrency, then shares of the throughput that they reached."""
+        started, took = time.monotonic(), 0.0
+
+        def climb(loads: Callable[[], list[Load]]) -> None:
+            nonlocal took
+            for load in loads():
+                # A level takes about as long as the one before it; a rate cannot be faster than it is asked for.
+                ahead = max(took, self.settings.repeats * _least_s(load))
+                if budget_s is not None and self.loads and time.monotonic() - started + ahead > budget_s:
+                    self.left_out.append(load.name)
+                    continue
+                began = time.monotonic()
+                self._measure(load)
+                took = time.monotonic() - began
+
+        climb(lambda: list(plan.levels(self.settings)))
+        climb(lambda: list(plan.rates(self.settings, self._saturation())))
+        if self.left_out:
+            text = f"left out for bench.ladder.budget_s={budget_s:g}: {', '.join(self.left_out)}"
+            self.guards.append(Guard(name="budget", passed=None, text=text))
+
+    def _search(self) -> None:
+        """The highest rate that meets the SLO."""
+        slo, probes = self.settings.slo, list[dict[str, Any]]()
+
+        def meets(rate: float) -> bool:
+            load = plan.probe(self.settings, rate, len(probes))
+            (run,) = self._measure(load, repeats=1)
+            seen = {name: run.requests.percentile(name, slo.percentile) for name in slo.limits}
+            met = all(seen[name] <= limit for name, limit in slo.limits.items())
+            # JSON has no infinity: a percentile among failed requests is null.
+            shown = {name: value if value != float("inf") else None for name, value in seen.items()}
+            probes.append({"rate": rate, "load": load.name, "percentile": slo.percentile, "seen": shown, "met": met})
+            return met
+
+        bracket = goodput.bisect(meets, self._saturation(), slo.probes)
+        self.found["goodput"] = {"slo": slo.limits, **bracket.model_dump(), "probes": probes}
+
+    def _measure(self, load: Load, repeats: int | None = None) -> list[Run]:
+        """Sends a load with all of its repeats and keeps what was found."""
+        number, runs, conditions = repeats or self.settings.repeats, list[Run](), list[dict[str, Any]]()
+        for index in range(number):
+            self.job.progress.detail(f"{load.name}, repeat {index + 1} of {number}")
+            server = self.client.server
+            with Watch(server.url, server.pid, self.job.hardware.device == "cuda") as watch:
+                run = self.client.send(load, load.seed(self.settings, index))
+            run.save(self.folder / "loads" / load.slug, f"repeat-{index}")
+            runs.append(run)
+            conditions.append(watch.conditions)
+        asked = load.num_prompts * number
+        failed = sum(int((~run.requests.good).sum()) for run in runs)
+        self.guards += guards.check(load.name, conditions, failed, asked)
+        self.loads.append(
+            {
+                **load.model_dump(exclude={"index"}),
+                "seeds": [load.seed(self.settings, index) for index in range(number)],
+                "asked": asked,
+                "completed": sum(int(run.summary["completed"]) for run in runs),
+                "failed": failed,
+                "input_tokens": [int(run.summary["total_input_tokens"]) for run in runs],
+                "output_tokens": [int(run.summary["total_output_tokens"]) for run in runs],
+                "metrics": figures_of(runs, self.settings.slo.limits),
+                "conditions": conditions,
+            }
+        )
+        return runs
+
+    def _saturation(self) -> float:
+        """The highest request throughput of any load, requests per second."""
+        return max(float(max(load["metrics"]["request_throughput"]["values"])) for load in self.loads)
+
+    def _conditions(self) -> list[dict[str, Any]]:
+        return [each for load in self.loads for each in load["conditions"]]
+
+
+def _least_s(load: Load) -> float:
+    """Seconds that one repeat of a load takes at least, by its rate."""
+    return 0.0 if load.request_rate == "inf" else load.num_prompts / load.request_rate
+
+
+def _prompts(job: Job, scratch: Path) -> Path | None:
+    """The file of prompts, checked before a server is started; None for random ones."""
+    settings = job.settings.bench
+    context = _context(job)
+    if settings.prompts == "random":
+        check_lengths(settings, context)
+        return None
+    job.progress.detail("reading the prompts")
+    source = local_file(settings.dataset, "bench.dataset")
+    return prepare(settings, source, scratch, _Tokenizer(job.tokenizer), context)
+
+
+def _context(job: Job) -> int | None:
+    """Tokens that prompt and reply may have together, as the server tells, or by the setting and the model."""
+    if job.settings.serve.url:
+        told = describe(job.settings.serve.url)["context"]
+        return told if isinstance(told, int) else None
+    return job.model.context(job.settings.serve.max_model_len)
+
+
+class _Tokenizer:
+    """A checkpoint's tokenizer, without transformers where it has a tokenizer.json."""
+
+    def __init__(self, folder: Path) -> None:
+        import tokenizers
+
+        path = folder / "tokenizer.json"
+        self._encode: Callable[[str], Any]
+        if path.is_file():
+            fast = tokenizers.Tokenizer.from_file(str(path))
+            self._encode = lambda text: fast.encode(text).ids
+        else:
+            from transformers import AutoTokenizer
+
+            self._encode = AutoTokenizer.from_pretrained(folder).encode
+
+    def encode(self, text: str) -> Any:
+        return self._encode(text)

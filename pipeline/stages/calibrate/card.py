@@ -1,0 +1,112 @@
+"""The card of a calibration set: what it was made of, so that a checkpoint's scales can be traced to their data."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.stages.calibrate.contamination import words
+from pipeline.stages.calibrate.conversations import Drawn, lengths_of
+
+if TYPE_CHECKING:
+    from pipeline.job import Job
+
+LENGTH_BINS = 24
+# Shorter texts say too little about their language.
+FEWEST_WORDS = 3
+
+
+def card_of(job: Job, drawn: Sequence[Drawn], tokenizer: Any, overlap: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The card as data."""
+    settings = job.settings.calibration
+    lengths = lengths_of(drawn)
+    counts, edges = np.histogram(lengths, bins=min(LENGTH_BINS, max(1, max(lengths) - min(lengths))))
+    template = str(tokenizer.chat_template or "")
+    return {
+        "name": settings.name,
+        "sources": [_source(job, each) for each in drawn],
+        "template": {
+            "applied": settings.apply_chat_template,
+            "sha256": hashlib.sha256(template.encode()).hexdigest() if template else None,
+            "enable_thinking": settings.enable_thinking,
+        },
+        "counts": {
+            name: sum(getattr(each, name) for each in drawn)
+            for name in ("no_conversation", "duplicates", "too_short", "too_long", "cut")
+        },
+        "tokens": sum(lengths),
+        "lengths": {
+            "min": min(lengths),
+            "median": float(np.median(lengths)),
+            "mean": float(np.mean(lengths)),
+            "max": max(lengths),
+            "edges": edges.tolist(),
+            "counts": counts.tolist(),
+        },
+        "languages": languages([text for each in drawn for text in each.texts]),
+        "overlap": list(overlap),
+    }
+
+
+def _source(job: Job, drawn: Drawn) -> dict[str, Any]:
+    dataset = job.settings.calibration.sets[drawn.setting.removeprefix("calibration.")]
+    if dataset.path is not None:
+        source, identity = dataset.path.name, f"sha256 {job.digests.of(dataset.path)}"
+    else:
+        part = dataset.hub_file or "/".join(filter(None, (dataset.subset, dataset.split)))
+        source, identity = f"{dataset.hub_id} ({part})", f"revision {dataset.revision or 'not pinned'}"
+    return {
+        "source": source,
+        "identity": identity,
+        "weight": dataset.weight,
+        "read": drawn.read,
+        "taken": len(drawn.sequences),
+    }
+
+
+def languages(texts: Sequence[str]) -> dict[str, float]:
+    """Share of the texts in each language (ISO 639-1, by py3langid), the most frequent first; `?` where too short."""
+    from py3langid import classify
+
+    found = Counter(classify(text)[0] if len(words(text)) >= FEWEST_WORDS else "?" for text in texts)
+    return {language: count / len(texts) for language, count in found.most_common()}
+
+
+def to_markdown(card: dict[str, Any]) -> str:
+    """The card for people, beside the artifact."""
+    template, lengths = card["template"], card["lengths"]
+    thinking = {None: "as the template does by itself", True: "on", False: "off"}[template["enable_thinking"]]
+    lines = [
+        f"# Calibration set: {card['name']}",
+        "",
+        "| source | identity | weight | rows | taken |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {s['source']} | {s['identity']} | {s['weight']:g} | {s['read']} | {s['taken']} |" for s in card["sources"]
+    ]
+    applied = f"applied (sha256 {template['sha256']}), thinking {thinking}" if template["applied"] else "not applied"
+    lines += ["", f"Chat template: {applied}."]
+    counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in card["counts"].items())
+    lines += ["", f"Passed over or shortened: {counts}."]
+    lines += [
+        "",
+        f"{card['tokens']:,} tokens; {lengths['min']} to {lengths['max']} a conversation, "
+        f"median {lengths['median']:g}.",
+    ]
+    mix = ", ".join(f"{name} {share:.1%}" for name, share in card["languages"].items())
+    lines += [
+        "",
+        f"Languages: {mix}.",
+        "",
+        "| evaluation | items | share a run of words with this set |",
+        "|---|---|---|",
+    ]
+    for entry in card["overlap"]:
+        seen = entry.get("reason") or f"{entry['overlapping']} ({entry['share']:.2%}, runs of {entry['ngram']} words)"
+        lines.append(f"| {entry['evaluation']} ({entry['task']}) | {entry.get('items', 'n/a')} | {seen} |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,84 @@
+"""Whether the calibration set holds text of an evaluation: a range fitted to the questions would flatter the answers.
+
+An item overlaps when some run of n words stands in both (n = 13 as in Brown et al., "Language models are few-shot
+learners", 2020, appendix C). Words are compared without case and punctuation; a Chinese character is a word.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import InputError, PipelineError
+
+if TYPE_CHECKING:
+    from pipeline.job import Job
+
+_WORD = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]|[^\W\u3400-\u9fff\uf900-\ufaff]+")
+
+
+def words(text: str) -> list[str]:
+    """The words of a text, lower case."""
+    return _WORD.findall(text.lower())
+
+
+def runs(text: str, n: int) -> Iterator[tuple[str, ...]]:
+    """Every run of n words of a text."""
+    found = words(text)
+    return (tuple(found[index : index + n]) for index in range(len(found) - n + 1))
+
+
+def overlapping(calibration: Iterable[str], items: Sequence[str], n: int) -> list[int]:
+    """Indices of the items that share a run of n words with the calibration texts."""
+    known = {run for text in calibration for run in runs(text, n)}
+    return [index for index, item in enumerate(items) if any(run in known for run in runs(item, n))]
+
+
+def report(job: Job, texts: Sequence[str]) -> list[dict[str, Any]]:
+    """For each evaluation of the settings: how many of its items overlap, or why that could not be found out."""
+    from pipeline.tasks.lm_eval_tasks import load
+
+    n, scoring = job.settings.calibration.overlap_ngram, job.settings.eval
+    found: list[dict[str, Any]] = []
+    for label, wanted in scoring.tasks.items():
+        entry: dict[str, Any] = {"evaluation": label, "task": wanted.task}
+        job.progress.detail(f"comparing with {label}")
+        try:
+            asked = load(label, wanted, scoring.model_copy(update={"limit": None}))
+        except PipelineError as error:
+            found.append({**entry, "reason": error.problem})
+            continue
+        items = [str(task.doc_to_text(doc)) for task in asked.tasks.values() for doc in task.eval_docs]
+        shared = overlapping(texts, items, n)
+        found.append(
+            {
+                **entry,
+                "ngram": n,
+                "items": len(items),
+                "too_short": sum(len(words(item)) < n for item in items),
+                "overlapping": len(shared),
+                "share": len(shared) / len(items),
+                "example": items[shared[0]][:300] if shared else None,
+            }
+        )
+    return found
+
+
+def refuse_contamination(job: Job, entries: Sequence[dict[str, Any]]) -> None:
+    """Stops where an evaluation shares more items than `calibration.max_overlap` allows.
+
+    Raises:
+        InputError: naming the evaluation.
+    """
+    settings = job.settings.calibration
+    if settings.allow_contamination:
+        return
+    for entry in entries:
+        if entry.get("share", 0) > settings.max_overlap:
+            raise InputError(
+                f"calibration={settings.name} shares runs of {entry['ngram']} words with {entry['overlapping']} of the "
+                f"{entry['items']} items of {entry['evaluation']}, more than calibration.max_overlap="
+                f"{settings.max_overlap:g} allows.",
+                "Calibrate with other conversations, or set calibration.allow_contamination=true.",
+            )

@@ -1,0 +1,171 @@
+"""Where values are watched: the input of every quantizable Linear, and the keys and values that a KV cache would hold.
+
+Linears that are given the same tensor (q, k and v; gate and up) share a site and are watched once.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+
+from pipeline.config import CalibrationSettings
+from pipeline.errors import InputError
+from pipeline.stages.calibrate.histograms import Sketch, commit_all
+
+LM_HEAD = "lm_head"
+KEYS, VALUES = "k", "v"
+_LAYER = re.compile(r"\.(\d+)\.")
+
+
+@dataclass
+class Site:
+    """One observed tensor: what it is called, whose input it is, and what was seen.
+
+    Attributes:
+        name: the first of its modules, or `<attention module>.k` and `.v`.
+        modules: every Linear that is given this tensor; empty for keys and values.
+    """
+
+    name: str
+    sketch: Sketch
+    modules: list[str] = field(default_factory=list)
+
+    @property
+    def layer(self) -> int | None:
+        """The decoder layer's number, where the name has one."""
+        found = _LAYER.search(self.name)
+        return int(found[1]) if found else None
+
+    @property
+    def kind(self) -> str:
+        """The module kind as people say it: `q/k/v_proj`, `down_proj`, `K`."""
+        if not self.modules:
+            return self.name.rpartition(".")[2].upper()
+        names = [name.rpartition(".")[2] for name in self.modules]
+        stems = [name.removesuffix("_proj") for name in names]
+        return "/".join(stems) + ("_proj" if all(name.endswith("_proj") for name in names) else "")
+
+
+def checkpoints(samples: int) -> list[int]:
+    """Numbers of samples at which ranges are looked at: powers of two, and every tenth of all."""
+    powers = {1 << exponent for exponent in range(samples.bit_length())}
+    tenths = {math.ceil(samples * tenth / 10) for tenth in range(1, 11)}
+    return sorted(number for number in powers | tenths if number <= samples)
+
+
+class Observers:
+    """All sites of a model, and the hooks that feed them."""
+
+    def __init__(self, model: torch.nn.Module, settings: CalibrationSettings, samples: int) -> None:
+        """Watches `model` (which may still be without weights) for that many samples."""
+        self.sites: dict[str, Site] = {}
+        self._settings = settings
+        self._snapshots = frozenset(checkpoints(samples))
+        self._last: tuple[torch.Tensor, Site] | None = None
+        self._touched: dict[str, Site] = {}
+        self._attentions = {
+            int(module.layer_idx): name
+            for name, module in model.named_modules()
+            if isinstance(getattr(module, "layer_idx", None), int) and "attn" in name.rpartition(".")[2]
+        }
+        self._handles: dict[str, Any] = {}
+        for name, module in model.named_modules():
+            if isinstance(module, torch.nn.Linear) and name.rpartition(".")[2] != LM_HEAD:
+                self._handles[name] = module.register_forward_pre_hook(self._hook(name))
+
+    def cache(self) -> ObservedCache:
+        """A KV cache for one forward pass that shows keys and values, and keeps none."""
+        return ObservedCache(self)
+
+    def commit(self, sample: int) -> None:
+        """Ends a sample.
+
+        Raises:
+            InputError: when NaN or Inf entered a site.
+        """
+        self._last = None
+        touched, self._touched = self._touched, {}
+        ended = commit_all([site.sketch for site in touched.values()])
+        extremes = {name: seen for name, seen in zip(touched, ended, strict=True) if seen is not None}
+        if not extremes:
+            return
+        # One transfer for all sites: on a GPU every look at a value waits for it.
+        is_finite = torch.isfinite(torch.cat([seen.flatten() for seen in extremes.values()])).cpu()
+        if bool(is_finite.all()):
+            return
+        bad = next(name for name, seen in extremes.items() if not bool(torch.isfinite(seen).all()))
+        raise InputError(
+            f"NaN or Inf enters {bad} on calibration sample {sample}.",
+            "The checkpoint is damaged, or its dtype overflows: try another checkpoint, or leave that conversation "
+            "out (calibration.seed draws others).",
+        )
+
+    def see_cache(self, keys: torch.Tensor, values: torch.Tensor, layer: int) -> None:
+        """Takes in keys and values of shape (1, heads, tokens, channels)."""
+        for letter, tensor in ((KEYS, keys), (VALUES, values)):
+            name = f"{self._attentions.get(layer, f'layers.{layer}')}.{letter}"
+            site = self.sites.get(name) or self._add(name, groups=tensor.shape[1])
+            self._see(site, tensor.detach().transpose(1, 2).flatten(2))
+
+    def detach(self) -> None:
+        """Removes all hooks."""
+        for handle in self._handles.values():
+            handle.remove()
+        self._handles.clear()
+
+    def __iter__(self) -> Iterator[Site]:
+        """The sites by layer, in the order of the model."""
+        return iter(sorted(self.sites.values(), key=lambda site: -1 if site.layer is None else site.layer))
+
+    def _hook(self, name: str) -> Any:
+        def see(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+            site = self.sites.get(name)
+            if site is None:
+                if self._last is not None and self._last[0] is inputs[0]:
+                    # The same tensor as the module before: from now on that one speaks for both.
+                    self._last[1].modules.append(name)
+                    self._handles.pop(name).remove()
+                    return
+                site = self._add(name)
+                site.modules.append(name)
+            self._last = (inputs[0], site)
+            self._see(site, inputs[0])
+
+        return see
+
+    def _add(self, name: str, groups: int = 1) -> Site:
+        settings = self._settings
+        sketch = Sketch(groups, settings.averaging_constant, settings.histogram_tokens, self._snapshots)
+        self.sites[name] = Site(name, sketch)
+        return self.sites[name]
+
+    def _see(self, site: Site, values: torch.Tensor) -> None:
+        site.sketch.update(values)
+        self._touched[site.name] = site
+
+
+class ObservedCache(DynamicCache):  # type: ignore[misc]
+    """What attention hands to its KV cache (keys after their rotation) is shown to the observers and not stored."""
+
+    def __init__(self, observers: Observers) -> None:
+        """Belongs to one forward pass."""
+        super().__init__()
+        self._observers = observers
+
+    def update(
+        self,
+        key_states: torch.Tensor,
+        value_states: torch.Tensor,
+        layer_idx: int,
+        *args: Any,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Shows both and gives them back."""
+        self._observers.see_cache(key_states, value_states, layer_idx)
+        return key_states, value_states

@@ -1,0 +1,55 @@
+"""The stage from end to end: draw, check, observe, write."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING
+
+from pipeline.artifacts.workspace import Draft
+from pipeline.stages.calibrate import CARD, SUMMARY, artifact, contamination
+from pipeline.stages.calibrate.card import card_of, to_markdown
+from pipeline.stages.calibrate.conversations import draw
+from pipeline.stages.calibrate.observers import Observers
+from pipeline.stages.calibrate.summary import summary_of
+
+if TYPE_CHECKING:
+    from pipeline.job import Job
+
+
+def calibrate(job: Job, draft: Draft) -> None:
+    """Fills the draft; everything that can be wrong with the conversations is found before the model is loaded."""
+    from transformers import AutoTokenizer
+
+    settings = job.settings.calibration
+    job.progress.detail("reading conversations")
+    trust = job.settings.model.trust_remote_code
+    tokenizer = AutoTokenizer.from_pretrained(job.model.folder, trust_remote_code=trust)
+    drawn = draw(job, tokenizer)
+    entries = contamination.report(job, [text for each in drawn for text in each.texts])
+    contamination.refuse_contamination(job, entries)
+    card = card_of(job, drawn, tokenizer, entries)
+    (draft.folder / CARD).write_text(to_markdown(card), encoding="utf-8")
+
+    from pipeline.models.forward import decoder
+
+    sequences = [sequence for each in drawn for sequence in each.sequences]
+    decoding = decoder(job)
+    observers = Observers(decoding.model, settings, len(sequences))
+    started = time.monotonic()
+    decoding.run(sequences, observers, job.progress.detail)
+    seconds = time.monotonic() - started
+    observers.detach()
+    job.progress.detail("computing ranges")
+    artifact.write(draft.folder, sequences, observers, settings)
+    dtype = str(next(decoding.model.parameters()).dtype).removeprefix("torch.")
+    summary = summary_of(observers, settings, card, dtype)
+    (draft.folder / SUMMARY).write_text(json.dumps(summary, ensure_ascii=False), encoding="utf-8")
+    draft.results = {
+        "conversations": len(sequences),
+        "tokens": card["tokens"],
+        "tokens_per_second": card["tokens"] / seconds,
+        "layerwise": type(decoding).__name__ == "Layerwise",
+        "dtype": dtype,
+        "verdict": {name: verdict["text"] for name, verdict in summary["verdict"].items()},
+    }

@@ -1,0 +1,120 @@
+"""A calibration for people and for the report: ranges, outliers, convergence and the card, as one JSON file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from pipeline.config import CalibrationSettings
+from pipeline.stages.calibrate.artifact import contents, observed
+from pipeline.stages.calibrate.clipping import FORMATS, TECHNIQUES, Observed, clip_point, moving_average
+from pipeline.stages.calibrate.convergence import judge, stable_after
+from pipeline.stages.calibrate.histograms import BINS, magnitudes
+from pipeline.stages.calibrate.observers import Site, checkpoints
+
+SCHEMA_VERSION = 1
+# Convergence is told for one format; min-max, moving average and percentile do not depend on it.
+SHOWN_FORMAT = "fp8_e4m3"
+WORST, OUTLIERS, DRAWN_BINS = 10, 5, 64
+
+
+def summary_of(
+    sites: Iterable[Site], settings: CalibrationSettings, card: Mapping[str, Any], dtype: str
+) -> dict[str, Any]:
+    """Everything that is shown of a calibration."""
+    sites = list(sites)
+    samples = max(site.sketch.samples for site in sites)
+    points = checkpoints(samples)
+    described = [_describe(site, settings, points) for site in sites]
+    curves = {technique: {d["name"]: d["convergence"][technique] for d in described} for technique in TECHNIQUES}
+    worst = sorted((d for d in described if d["modules"]), key=lambda d: -d["outlier_ratio"])[:WORST]
+    by_name = {site.name: site for site in sites}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "conversations": samples,
+        "tokens": card["tokens"],
+        "dtype": dtype,
+        "tolerance": settings.tolerance,
+        "techniques": list(TECHNIQUES),
+        "samples_at": points,
+        "sites": described,
+        "worst": [_drawn(by_name[d["name"]]) for d in worst],
+        "verdict": {name: asdict(judge(curves[name], points, settings.tolerance)) for name in TECHNIQUES},
+        "card": dict(card),
+    }
+
+
+def _describe(site: Site, settings: CalibrationSettings, points: Sequence[int]) -> dict[str, Any]:
+    kept = contents(site)
+    whole = observed(kept, settings)
+    largest = kept["channel_range"].abs().amax(1)
+    top = largest.topk(min(OUTLIERS, largest.numel()))
+    middle = float(largest.median())
+    curve = _curve(site, settings, points)
+    return {
+        "name": site.name,
+        "modules": site.modules,
+        "layer": site.layer,
+        "kind": site.kind,
+        "minimum": whole.minimum,
+        "maximum": whole.maximum,
+        "clip": {
+            name: {technique: clip_point(whole, technique, number, settings.percentile) for technique in TECHNIQUES}
+            for name, number in FORMATS.items()
+        },
+        "outlier_ratio": float(top.values[0]) / middle if middle > 0 else 0.0,
+        "outlier_channels": [
+            {"channel": channel, "absmax": value}
+            for channel, value in zip(top.indices.tolist(), top.values.tolist(), strict=True)
+        ],
+        "convergence": curve,
+        "stable_after": {name: stable_after(clips, points, settings.tolerance) for name, clips in curve.items()},
+    }
+
+
+def _curve(site: Site, settings: CalibrationSettings, points: Sequence[int]) -> dict[str, list[float]]:
+    """The clip point of each technique after each number of samples."""
+    extremes = site.sketch.extremes.cpu().double()
+    low, high = extremes[..., 0].amin(1).tolist(), extremes[..., 1].amax(1).tolist()
+    curves: dict[str, list[float]] = {technique: [] for technique in TECHNIQUES}
+    for number in points:
+        count = min(number, len(low))
+        pairs = list(zip(low[:count], high[:count], strict=True))
+        counts = site.sketch.snapshots.get(count)
+        if counts is None:
+            counts = site.sketch.snapshots[max(site.sketch.snapshots)]
+        seen = Observed(
+            min(low[:count]),
+            max(high[:count]),
+            moving_average(pairs, settings.averaging_constant),
+            counts.cpu().numpy(),
+        )
+        for technique in TECHNIQUES:
+            curves[technique].append(clip_point(seen, technique, FORMATS[SHOWN_FORMAT], settings.percentile))
+    return curves
+
+
+def _drawn(site: Site) -> dict[str, Any]:
+    """The magnitudes of a site in few equal steps of the logarithm."""
+    assert site.sketch.histogram is not None
+    counts = site.sketch.histogram.sum(0).cpu().numpy()
+    values = magnitudes().numpy()
+    used = np.flatnonzero(counts[1:]) + 1
+    if not len(used):
+        return {"site": site.name, "edges": [1.0, 2.0], "counts": [0], "zeros": int(counts[0])}
+    low, high = values[used[0]], values[min(used[-1] + 1, BINS - 1)]
+    # Rare tiny values would leave the drawing empty on the left: it starts where one value in a million lies.
+    share = np.cumsum(counts[used]) / counts[used].sum()
+    low = values[used[int(np.searchsorted(share, 1e-6))]]
+    edges = np.geomspace(low, max(high, low * 2), DRAWN_BINS + 1)
+    drawn, _ = np.histogram(values[used], bins=edges, weights=counts[used])
+    below = int(counts[used][values[used] < low].sum())
+    return {
+        "site": site.name,
+        "edges": edges.tolist(),
+        "counts": drawn.astype(int).tolist(),
+        "zeros": int(counts[0]) + below,
+    }

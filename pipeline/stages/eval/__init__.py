@@ -1,0 +1,65 @@
+"""`eval`: lm-eval's tasks and the divergence from BF16, against the served checkpoint; every sample is kept.
+
+* `harness`: an evaluation from start to end; `tasks`, `local`, `sampling`: what is asked, from the hub or from files,
+* `model`, `options`: the served checkpoint as a model of lm-eval's; `endpoint`, `journal`: its client, and the
+  answers that are not asked for again,
+* `scoring`: scores that need programs to be run; `sandbox`, `supervisor`: where they run, and what ends them,
+* `divergence`, `layers`: log-probabilities of held-out text, and the output error of each quantized layer.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.artifacts.workspace import Digests, Draft
+from pipeline.config import DivergenceSettings, EvalSettings, Settings, Stage
+from pipeline.job import Job
+from pipeline.tasks import local_files
+from pipeline.tasks.conversations import identity_of
+
+SHARED = False
+# Settings that say how and where the questions are asked; the answers are the same.
+# The divergence has an identity of its own, by what is in its file.
+NOT_IDENTITY = {"name", "include_path", "data_dir", "num_concurrent", "prefix_caching", "unsafe_code", "divergence"}
+
+
+def needs(settings: Settings) -> tuple[Stage, ...]:
+    """A checkpoint that passed the gate."""
+    return (Stage.QUANTIZE, Stage.VERIFY)
+
+
+def identity(job: Job) -> dict[str, Any]:
+    """The checkpoint, the server, the tasks, the held-out text and lm-eval's version."""
+    from pipeline.artifacts.provenance import versions
+
+    settings = job.settings.eval
+    return {
+        "quantize": job.artifact(Stage.QUANTIZE).key,
+        "serve": job.serving.identity(job.settings),
+        "eval": settings.model_dump(exclude=NOT_IDENTITY),
+        "divergence": _divergence(settings.divergence, job.digests),
+        "task_files": task_files(settings, job.digests),
+        "lm_eval": versions().get("lm-eval"),
+    }
+
+
+def _divergence(settings: DivergenceSettings | None, digests: Digests) -> dict[str, Any] | None:
+    """The content of the text that is asked about, and how much of it."""
+    if settings is None:
+        return None
+    dataset = identity_of(settings.dataset, "eval.divergence.dataset", digests)
+    return {**settings.model_dump(exclude={"dataset"}), "dataset": dataset}
+
+
+def task_files(settings: EvalSettings, digests: Digests) -> dict[str, str]:
+    """SHA-256 of every file that defines tasks, by its path in `include_path`, and one of all that `data_dir` holds."""
+    folder, data = settings.include_path, local_files.identity(settings.data_dir)
+    found = digests.of_folder(folder) if folder is not None and folder.is_dir() else {}
+    return found if data is None else {**found, "data_dir": data}
+
+
+def make(job: Job, draft: Draft) -> None:
+    """Writes lm-eval's results and samples, the log-probabilities of the text, and their figures into the manifest."""
+    from pipeline.stages.eval.harness import evaluate
+
+    evaluate(job, draft)

@@ -1,0 +1,226 @@
+"""Next-token log-probabilities of held-out text from the served checkpoint; `compare.divergence` weighs them.
+
+A server is asked for one token after each text, and reports on the way what it thought of every token of the prompt:
+its log-probability, and the likeliest tokens in its place. Prompts travel as token ids, so that every variant of a
+model is asked about the same tokens.
+
+Of a conversation the replies count, with the token that ends each. A chat model learned to write those and nothing
+else: what it expects of a question or of the template's own marks is arbitrary, and so is what quantizing does to it.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.config import DivergenceSettings
+from pipeline.errors import InputError, ServerError
+from pipeline.stages.eval.endpoint import Choice, Endpoint
+from pipeline.tasks.conversations import Conversation, local_file, read_conversations
+
+if TYPE_CHECKING:
+    import numpy as np
+
+FILE = "divergence.npz"
+FILE_AGAIN = "divergence_again.npz"
+SETTING = "eval.divergence.dataset"
+Tokens = list[int]
+# Of each token: its log-probability, the likeliest ids in its place, and theirs.
+Reported = tuple[list[float], list[Tokens], list[list[float]]]
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text as token ids, and the positions of those that count, in order."""
+
+    tokens: tuple[int, ...]
+    counted: tuple[int, ...]
+
+    def cut(self, length: int) -> Text:
+        """At most `length` tokens of it, and nothing after the last that counts."""
+        # The first token of a text has no probability.
+        counted = tuple(position for position in self.counted if 0 < position < length)
+        return Text(self.tokens[: counted[-1] + 1] if counted else (), counted)
+
+
+def read_texts(settings: DivergenceSettings, tokenizer: Any) -> list[Text]:
+    """`num_sequences` different conversations, drawn by the seed, that have tokens that count.
+
+    Raises:
+        InputError: when the file cannot be read or has too few conversations.
+    """
+    conversations = read_conversations(local_file(settings.dataset, SETTING))
+    found: dict[Text, None] = {}
+    for index in random.Random(settings.seed).sample(range(len(conversations)), len(conversations)):
+        text = encode(tokenizer, conversations[index]).cut(settings.max_seq_length)
+        if text.counted:
+            found[text] = None
+        if len(found) == settings.num_sequences:
+            return list(found)
+    raise InputError(
+        f"eval.divergence.num_sequences={settings.num_sequences}: the data set has {len(found)} different "
+        f"conversations with a reply within {settings.max_seq_length} tokens.",
+        f"Set eval.divergence.num_sequences={len(found)} or fewer, name a larger set, or set eval.divergence=null.",
+    )
+
+
+def measure(
+    texts: Sequence[Text],
+    top_k: int,
+    endpoint: Endpoint,
+    folder: Path,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    twice: bool = False,
+) -> dict[str, Any]:
+    """Asks about every text and writes `divergence.npz`; returns the figures for the manifest.
+
+    Asked twice, the second answers are kept as well: batches are put together otherwise, and sums may round otherwise.
+    The arrays depend on the answers alone, in the order of the texts: `sequence`, `position`, `token` and its
+    `logprob`, and `top_ids` with their `top_logprobs`, likeliest first.
+
+    Raises:
+        InputError: when nothing that counts fits into the context.
+        ServerError: when the server ends, refuses a request, or does not report on its prompts.
+    """
+    import numpy as np
+
+    started = time.monotonic()
+    # One token is asked for, so one place of the context stays free.
+    asked = [text for text in (whole.cut(endpoint.context - 1) for whole in texts) if text.counted]
+    if not asked:
+        raise InputError(
+            f"{SETTING}: no reply begins within the context of {endpoint.context} tokens.",
+            "Raise serve.max_model_len, or set eval.divergence=null.",
+        )
+    arrays = collect(asked, top_k, endpoint, progress)
+    np.savez_compressed(folder / FILE, **arrays)  # type: ignore[arg-type]
+    if twice:
+        np.savez_compressed(folder / FILE_AGAIN, **collect(asked, top_k, endpoint, progress))  # type: ignore[arg-type]
+    return {
+        "file": FILE,
+        "file_again": FILE_AGAIN if twice else None,
+        "sequences": len(asked),
+        "tokens": len(arrays["token"]),
+        "top_k": top_k,
+        "perplexity": float(np.exp(-arrays["logprob"].mean(dtype=np.float64))),
+        "seconds": round(time.monotonic() - started, 3),
+    }
+
+
+def collect(
+    texts: Sequence[Text],
+    top_k: int,
+    endpoint: Endpoint,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, np.ndarray[Any, Any]]:
+    """What the server reports on every token that counts, as arrays with a row a token."""
+    import numpy as np
+
+    asked = {"max_tokens": 1, "temperature": 0, "prompt_logprobs": top_k}
+    bodies = ({"prompt": text.tokens, **asked} for text in texts)
+    parts: list[Reported] = [([], [], [])] * len(texts)
+    done = 0
+
+    def read(index: int, choices: list[Choice]) -> Reported:
+        return _read(texts[index], choices[0].get("prompt_logprobs"), top_k)
+
+    def arrived(index: int, reported: Reported) -> None:
+        nonlocal done
+        parts[index] = reported
+        done += 1
+        progress(done, len(texts))
+
+    endpoint.complete(bodies, endpoint.num_concurrent, read, arrived)
+    return {
+        "sequence": np.repeat(np.arange(len(texts), dtype=np.int32), [len(text.counted) for text in texts]),
+        "position": np.array([place for text in texts for place in text.counted], dtype=np.int32),
+        "token": np.array([text.tokens[place] for text in texts for place in text.counted], dtype=np.int32),
+        "logprob": np.concatenate([np.array(part[0], dtype=np.float32) for part in parts]),
+        "top_ids": np.concatenate([np.array(part[1], dtype=np.int32) for part in parts]),
+        "top_logprobs": np.concatenate([np.array(part[2], dtype=np.float32) for part in parts]),
+    }
+
+
+def _read(text: Text, reported: Any, top_k: int) -> Reported:
+    """Each counted token's log-probability, and the `top_k` likeliest in its place."""
+    logprobs, ids, values = [], [], []
+    try:
+        if len(reported) != len(text.tokens):
+            raise ValueError(f"{len(reported)} positions for {len(text.tokens)} tokens")
+        for position in text.counted:
+            token = text.tokens[position]
+            found = {int(name): float(item["logprob"]) for name, item in reported[position].items()}
+            logprobs.append(found[token])
+            # The prompt's own token comes on top of the likeliest where it is none of them.
+            if len(found) > top_k:
+                del found[token]
+            best = sorted(found.items(), key=lambda item: (-item[1], item[0]))
+            if len(best) != top_k:
+                raise ValueError(f"{len(best)} log-probabilities instead of {top_k}")
+            ids.append([name for name, _ in best])
+            values.append([value for _, value in best])
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise ServerError(
+            f"The server does not report the log-probabilities of a prompt as vLLM does ({error!r}).",
+            "Serve with the vLLM of the lock, or set eval.divergence=null.",
+        ) from error
+    return logprobs, ids, values
+
+
+def encode(tokenizer: Any, conversation: Conversation) -> Text:
+    """A conversation under the chat template, its replies counted; where there is no template or reply, all of it.
+
+    Raises:
+        InputError: when the template fails on it.
+    """
+    replies = any(message["role"] == "assistant" for message in conversation)
+    if not getattr(tokenizer, "chat_template", None):
+        # A base model reads and writes plain text.
+        tokens = tokenizer("\n\n".join(message["content"] for message in conversation)).input_ids
+        return Text(tuple(tokens), tuple(range(len(tokens))))
+    whole = _rendered(tokenizer, conversation)
+    encoded = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=replies)
+    tokens = encoded.input_ids
+    if not replies:
+        return Text(tuple(tokens), tuple(range(len(tokens))))
+    counted = []
+    spans = list(_replies(tokenizer, conversation, whole))
+    ends = {end for _, end in spans}
+    for position, (start, _) in enumerate(encoded.offset_mapping):
+        # The token right behind a reply ends it, and it is the model that writes it.
+        if start in ends or any(begin <= start < end for begin, end in spans):
+            counted.append(position)
+    return Text(tuple(tokens), tuple(counted))
+
+
+def _replies(tokenizer: Any, conversation: Conversation, whole: str) -> Iterator[tuple[int, int]]:
+    """Where in the rendered conversation each reply begins and ends."""
+    cursor = 0
+    for index, message in enumerate(conversation):
+        if message["role"] == "assistant":
+            before = _rendered(tokenizer, conversation[:index], add_generation_prompt=True) if index else ""
+            # Some templates write earlier turns otherwise than the last one.
+            cursor = len(before) if whole.startswith(before) else cursor
+        # Some templates strip what they are given.
+        content = message["content"]
+        if (start := whole.find(content, cursor)) < 0:
+            content = content.strip()
+            if (start := whole.find(content, cursor)) < 0:
+                continue
+        cursor = start + len(content)
+        if message["role"] == "assistant":
+            yield start, cursor
+
+
+def _rendered(tokenizer: Any, conversation: Conversation, **options: Any) -> str:
+    try:
+        return str(tokenizer.apply_chat_template(conversation, tokenize=False, **options))
+    except Exception as error:
+        raise InputError(
+            f"{SETTING}: the model's chat template fails on a conversation of {len(conversation)} turns: {error}.",
+            "Name conversations that it accepts, or set eval.divergence=null.",
+        ) from None

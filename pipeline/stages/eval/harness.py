@@ -1,0 +1,299 @@
+"""The evaluation of one served checkpoint: every task of the settings, every sample kept, and its log-probabilities.
+
+lm-eval defines the prompts, filters and scores; the checkpoint is asked over HTTP; programs that it writes run in the
+sandbox. The figures are means over items, so that every one of them can be recomputed from the samples beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import ConfigError, InputError
+from pipeline.tasks import lm_eval_tasks
+from pipeline.tasks.sandbox import sandbox
+
+if TYPE_CHECKING:
+    from pipeline.artifacts.workspace import Draft
+    from pipeline.job import Job
+    from pipeline.stages.eval.divergence import Text
+    from pipeline.stages.eval.model import ServedModel
+    from pipeline.tasks.lm_eval_tasks import Asked
+
+Row = dict[str, Any]
+# Items that one checkpoint has right and the other wrong, as a share; 4-bit weights of 8B models are at about this.
+USUALLY_DIFFERING = 0.06
+# Of the baseline's greedy answers to a task: batches are put together otherwise, and sums may round otherwise.
+ASKED_AGAIN = 50
+
+
+def evaluate(job: Job, draft: Draft) -> None:
+    """Evaluates the job's checkpoint and fills the draft.
+
+    Raises:
+        ConfigError: on a task, metric or filter that there is not, or programs that cannot be isolated here.
+        InputError: when a task's data or the tokenizer cannot be read.
+        ServerError: when the server ends or does not answer.
+    """
+    from pipeline.serve.server import SERVED_NAME
+    from pipeline.stages.eval import divergence, journal
+    from pipeline.stages.eval.endpoint import Endpoint
+    from pipeline.stages.eval.model import ServedModel
+
+    settings = job.settings.eval
+    columns = []
+    for label, wanted in settings.tasks.items():
+        job.progress.detail(f"reading {label}")
+        columns.append(lm_eval_tasks.load(label, wanted, settings))
+        if (asked := columns[-1]).count < asked.available:
+            job.progress.say_once(f"  {label}: {asked.count} of {asked.available} items, {implied(asked.count)}")
+    runs_code = any(asked.runs_code for asked in columns)
+    isolation = sandbox.choose(unsafe=settings.unsafe_code).kind if runs_code else None
+    with sandbox.policy(unsafe=settings.unsafe_code, timeout_s=settings.code_timeout_s):
+        tokenizer = _tokenizer(job.checkpoint, job.settings.model.trust_remote_code)
+        held_out = settings.divergence
+        texts = divergence.read_texts(held_out, tokenizer) if held_out else []
+        by_layer = _by_layer(job, texts, draft.folder)
+        server = job.server(prefix_caching=settings.prefix_caching)
+        answers = journal.Journal(draft.kept / journal.FILE)
+        endpoint = Endpoint(server.url, SERVED_NAME, settings.num_concurrent, server.check_alive, answers)
+        seconds: dict[str, float] = {}
+        figures: dict[str, Row] = {}
+        reports: dict[str, Any] = {}
+        for asked in columns:
+            started = time.monotonic()
+            model = ServedModel(
+                endpoint,
+                tokenizer,
+                max_gen_toks=settings.max_gen_toks,
+                seed=settings.seed,
+                enable_thinking=settings.enable_thinking,
+                ask_again=ASKED_AGAIN if job.settings.is_baseline else 0,
+                progress=_progress(job.progress.detail, asked.label, asked.count),
+            )
+            reports[asked.label], rows = ask(asked, model, chat_template=settings.chat_template)
+            _write_rows(draft.folder / "samples" / f"{file_name(asked.label)}.jsonl", rows)
+            figures[asked.label] = {**summarize(asked, rows), **model.tally.facts()}
+            seconds[asked.label] = round(time.monotonic() - started, 3)
+            for sentence in remarks(asked.label, figures[asked.label]):
+                job.progress.say(f"  [yellow]{sentence}[/]")
+        if held_out:
+            shown = _progress(job.progress.detail, "divergence", len(texts))
+            diverged = divergence.measure(
+                texts, held_out.top_k, endpoint, draft.folder, shown, twice=job.settings.is_baseline
+            )
+        answers.close()
+    _write_json(draft.folder / "lm_eval.json", reports)
+    draft.results = {
+        "tasks": figures,
+        "server": server.facts(),
+        "seconds": seconds,
+        "recalled": answers.recalled,
+        "sandbox": isolation,
+    }
+    if held_out:
+        draft.results["divergence"] = diverged
+    if by_layer is not None:
+        draft.results["layers"] = by_layer
+
+
+def _by_layer(job: Job, texts: Sequence[Text], folder: Path) -> Row | None:
+    """Each quantized layer's output error, before the server takes the memory; None where it is not asked for."""
+    held_out = job.settings.eval.divergence
+    if held_out is None or held_out.layer_tokens is None or job.settings.is_baseline:
+        return None
+    from pipeline.stages.eval import layers
+
+    if job.hardware.device == "cuda":
+        job.serving.stop()
+    found = layers.measure(job, texts, held_out.layer_tokens, folder)
+    if "worst" in found:
+        worst = found["worst"][0]
+        job.progress.say(
+            f"  of {found['modules']} quantized layers, {worst['module']} has the largest output error: "
+            f"{worst['snr_db']:.1f} dB (median {found['median_db']:.1f} dB)"
+        )
+    return found
+
+
+def ask(asked: Asked, model: ServedModel, *, chat_template: bool = False) -> tuple[dict[str, Any], list[Row]]:
+    """Runs lm-eval over one column; its own aggregated results, and one row for each item."""
+    from lm_eval.evaluator import evaluate as lm_eval_evaluate
+
+    # lm-eval averages over a group only where all of its tasks are there.
+    whole = len(asked.items) == len(asked.subjects)
+    with lm_eval_tasks.quiet():
+        report = lm_eval_evaluate(
+            model,
+            {"tasks": asked.tasks, "groups": asked.groups if whole else {}},
+            samples=asked.items,
+            bootstrap_iters=100,
+            log_samples=True,
+            confirm_run_unsafe_code=True,
+            apply_chat_template=chat_template,
+            fewshot_as_multiturn=chat_template,
+        )
+    samples = report.pop("samples")
+    rows = [row for name in asked.tasks for row in _rows(asked, name, samples[name])]
+    return report, rows
+
+
+def _rows(asked: Asked, name: str, samples: Sequence[Row]) -> list[Row]:
+    """One row an item: lm-eval logs one for each filter."""
+    wanted, task = asked.settings, asked.tasks[name]
+    by_item: dict[int, dict[str, Row]] = {}
+    for sample in samples:
+        by_item.setdefault(int(sample["doc_id"]), {})[str(sample["filter"])] = sample
+    rows = []
+    for index, filters in sorted(by_item.items()):
+        shown = filters[wanted.filter]
+        if wanted.metric not in shown:
+            raise lm_eval_tasks.no_such_metric(f"eval.tasks.{asked.label}", wanted.metric, name, list(shown["metrics"]))
+        row: Row = {
+            "task": name,
+            "doc_id": index,
+            "doc_hash": shown["doc_hash"],
+            "prompt_hash": shown["prompt_hash"],
+            "score": _score(asked, shown[wanted.metric]),
+            "scores": {key: _score(asked, sample[wanted.metric]) for key, sample in filters.items()},
+            "target": shown["target"],
+            **_answer(task, shown),
+        }
+        subject = asked.subject(name, index)
+        rows.append({**row, "subject": subject} if subject is not None else row)
+    return rows
+
+
+def _score(asked: Asked, value: Any) -> float:
+    """An item's score as a fraction.
+
+    Raises:
+        ConfigError: when the metric does not score single items so.
+    """
+    if isinstance(value, (bool, int, float)) or hasattr(value, "item"):
+        score = float(value)
+        if 0 <= score <= 1:
+            return score
+    raise ConfigError(
+        f"eval.tasks.{asked.label}.metric={asked.settings.metric} gives an item {value!r}, not a score from 0 to 1.",
+        "Choose a metric that is a mean over items, like acc, exact_match or pass@1.",
+    )
+
+
+def _answer(task: Any, sample: Row) -> Row:
+    """What the model answered: the option that it finds likeliest, or what it wrote and what the filter made of it."""
+    answers = sample["filtered_resps"]
+    if task.OUTPUT_TYPE == "multiple_choice":
+        options = [str(option) for option in task.doc_to_choice(sample["doc"])]
+        values = [float(value) for value, _ in answers][: len(options)]
+        return {"answer": options[values.index(max(values))], "options": options, "loglikelihoods": values}
+    filtered = answers[0] if len(answers) == 1 else answers
+    responses = [response for responses in sample["resps"] for response in responses]
+    return {"filtered": filtered, "response": responses[0] if len(responses) == 1 else responses}
+
+
+def summarize(asked: Asked, rows: Sequence[Row]) -> Row:
+    """The figure of one column: a mean over its items, a group's included."""
+    value, stderr = mean_and_error([row["score"] for row in rows])
+    filters = {name: mean_and_error([row["scores"][name] for row in rows])[0] for name in rows[0]["scores"]}
+    return {
+        "task": asked.settings.task,
+        "metric": asked.settings.metric,
+        "filter": asked.settings.filter,
+        "value": value,
+        "stderr": stderr,
+        "n": len(rows),
+        "asked": asked.count,
+        "available": asked.available,
+        "filters": filters,
+    }
+
+
+def mean_and_error(scores: Sequence[float]) -> tuple[float, float | None]:
+    """Mean and its standard error; None for the error of a single item."""
+    n = len(scores)
+    mean = math.fsum(scores) / n
+    if n < 2:
+        return mean, None
+    return mean, math.sqrt(math.fsum((score - mean) ** 2 for score in scores) / (n - 1) / n)
+
+
+def file_name(label: str) -> str:
+    """A column's label as the name of a file."""
+    return re.sub(r"[^\w.+-]+", "_", label).strip(".") or "_"
+
+
+def _progress(detail: Callable[[str], None], label: str, items: int) -> Callable[[int, int], None]:
+    """Turns requests answered into items answered (a question of four options is one), with an estimate of the rest."""
+    from rich.progress import Progress
+
+    pace = Progress(disable=True, speed_estimate_period=30)
+    bar = pace.add_task(label, total=items)
+
+    def show(done: int, total: int) -> None:
+        answered = done * items // max(1, total)
+        pace.update(bar, completed=answered)
+        left = pace.tasks[bar].time_remaining
+        detail(f"{label} {answered}/{items}" + (f", about {clock(left)} left" if left and answered < items else ""))
+
+    return show
+
+
+def clock(seconds: float) -> str:
+    """A duration for people."""
+    minutes = round(seconds / 60)
+    return f"{seconds:.0f} s" if seconds < 90 else f"{minutes} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+
+
+def implied(n: int) -> str:
+    """What a sample of `n` items can tell at 95 %: of a share, at worst, and of a difference on the same items."""
+    share = 1.96 * math.sqrt(0.25 / n)
+    difference = 1.96 * math.sqrt(USUALLY_DIFFERING / n)
+    return (
+        f"drawn by subject: a score to +-{100 * share:.1f} points, a difference from BF16 to about "
+        f"+-{100 * difference:.1f} where {100 * USUALLY_DIFFERING:.0f} % of the answers differ"
+    )
+
+
+def remarks(label: str, figures: Row) -> list[str]:
+    """What of a task's figures must not go by in silence."""
+    found = []
+    if cut := figures["truncated"]:
+        found.append(f"{label}: {cut} of {figures['n']} prompts exceeded the context and lost their beginning.")
+    if cut := figures["unfinished"]:
+        found.append(f"{label}: {cut} of {figures['n']} answers ended at their budget of tokens.")
+    if differing := figures["differing"]:
+        found.append(f"{label}: {differing} of {figures['asked_again']} answers came out otherwise when asked again.")
+    return found
+
+
+def _tokenizer(checkpoint: Path, trust_remote_code: bool) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        # What exceeds the context is cut and counted by us: no limit of the tokenizer's own, and no warnings of it.
+        return AutoTokenizer.from_pretrained(
+            checkpoint, trust_remote_code=trust_remote_code, model_max_length=sys.maxsize
+        )
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{checkpoint} has no tokenizer that transformers can read ({str(error).splitlines()[0][:200]}).",
+            "Evaluate a checkpoint that has its tokenizer's files beside the weights.",
+        ) from error
+
+
+def _write_rows(path: Path, rows: Sequence[Row]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False, default=str), encoding="utf-8")

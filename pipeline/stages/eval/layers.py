@@ -1,0 +1,175 @@
+"""The output error of every quantized Linear against BF16, so that a bad layer has a name.
+
+Held-out text goes through the BF16 model, and what enters each Linear is noted at tokens spread over all of it. Each
+layer is then looked at alone, with those same inputs x: the signal is W x, the noise is what the quantized layer puts
+out instead, minus that, and their ratio over all tokens and outputs is in decibels, 10 log10(signal / noise); 20 dB is
+an error of a tenth. Eight-bit inputs are rounded as the format rounds them while serving, by the checkpoint's scale
+where it is static. `weights_db` leaves the inputs as they are: where the two differ, it is the activations that cost.
+
+Errors of earlier layers do not enter, so the figures say which layer to leave in BF16, not how far the model moves.
+What an algorithm rescaled is seen as it acts (see `verify.rescaling`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from operator import itemgetter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pipeline.models.dequantize import Tensors, Weights
+from pipeline.models.forward import decoder
+from pipeline.models.headers import quantization_config
+from pipeline.models.rescaling import Factors
+from pipeline.stages.eval.divergence import Text
+from pipeline.stages.verify.weights import RESCALING
+
+if TYPE_CHECKING:
+    from pipeline.job import Job
+
+FILE = "layers.json"
+Scheme = dict[str, Any]
+
+
+def measure(job: Job, texts: Sequence[Text], tokens: int, folder: Path) -> dict[str, Any]:
+    """Writes `layers.json`, worst layer first; returns the figures for the manifest, or why there are none.
+
+    Args:
+        job: of a variant whose checkpoint is there.
+        texts: held-out, as token ids.
+        tokens: of all texts together, at which inputs are noted.
+        folder: where the file goes.
+    """
+    if job.settings.quant.scheme is None:
+        return {"reason": "no Linear is quantized"}
+    try:
+        weights = Weights(job.checkpoint)
+    except KeyError as error:
+        return {"reason": f"the numbers of format {error} are not read here"}
+    job.progress.detail("noting the inputs of BF16's layers")
+    inputs = _inputs(job, texts, set(weights.modules), tokens)
+    job.progress.detail("each quantized layer against BF16")
+    try:
+        found: list[dict[str, Any]] = [
+            {"module": module, **_error(job, weights, module, torch.cat(inputs[module]))}
+            for module in weights.modules
+            if module in inputs
+        ]
+    except KeyError as error:
+        return {"reason": f"{error} is not known here"}
+    found.sort(key=itemgetter("snr_db"))
+    (folder / FILE).write_text(json.dumps(found, indent=1))
+    scheme = activation_scheme(quantization_config(job.checkpoint))
+    return {
+        "file": FILE,
+        "tokens": min(tokens, sum(len(text.counted) for text in texts)),
+        "modules": len(found),
+        "activations": "as they are" if scheme is None or not is_known(scheme) else "rounded",
+        "median_db": found[len(found) // 2]["snr_db"],
+        "worst": found[:5],
+    }
+
+
+class _Notes:
+    """What enters each Linear, at the tokens that were chosen; Linears that share an input share its note."""
+
+    def __init__(self, model: torch.nn.Module, modules: set[str], chosen: Sequence[torch.Tensor]) -> None:
+        self.rows: dict[str, list[torch.Tensor]] = {}
+        self._chosen, self._count = chosen, dict.fromkeys(modules, 0)
+        self._last: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._handles = [
+            module.register_forward_pre_hook(self._hook(name))
+            for name, module in model.named_modules()
+            if name in modules and isinstance(module, torch.nn.Linear)
+        ]
+
+    def _hook(self, name: str) -> Any:
+        def note(_: Any, arguments: tuple[torch.Tensor, ...]) -> None:
+            (entering,) = arguments
+            if self._last is None or self._last[0] is not entering:
+                places = self._chosen[self._count[name]].long().to(entering.device)
+                self._last = (entering, entering.reshape(-1, entering.shape[-1])[places].to("cpu", torch.float32))
+            # Every sequence passes each layer once, in order, whole or layer by layer.
+            self._count[name] += 1
+            self.rows.setdefault(name, []).append(self._last[1])
+
+        return note
+
+    def close(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+
+def _inputs(job: Job, texts: Sequence[Text], modules: set[str], tokens: int) -> dict[str, list[torch.Tensor]]:
+    """Each module's inputs in parts, float32 of shape (tokens, in); modules with the same input share the memory.
+
+    Only tokens that count are looked at: the first of a text, to which models attach huge activations, is none.
+    """
+    places = [(number, place) for number, text in enumerate(texts) for place in text.counted]
+    spread = torch.linspace(0, len(places) - 1, min(tokens, len(places))).long().tolist()
+    chosen = [torch.tensor([places[i][1] for i in spread if places[i][0] == number]) for number in range(len(texts))]
+    decoding = decoder(job)
+    notes = _Notes(decoding.model, modules, chosen)
+    decoding.run([list(text.tokens) for text in texts], None, job.progress.detail)
+    notes.close()
+    return notes.rows
+
+
+def _error(job: Job, weights: Weights, module: str, x: torch.Tensor) -> dict[str, float]:
+    before, after = Tensors(job.model.folder), Tensors(job.checkpoint)
+    original, image = before[f"{module}.weight"].float(), weights[module]
+    signal = x @ original.T
+    seen, scale = x, torch.ones(len(original))
+    if job.settings.quant.algorithm in RESCALING:
+        config = json.loads((job.model.folder / "config.json").read_text())
+        factors = Factors(
+            config.get("text_config", config),
+            original=lambda name: before[name].float(),
+            stored=lambda name: after[name].float(),
+            weight=weights.__getitem__,
+        )
+        # The rescaled model's layer gets its inputs divided by what its columns were multiplied with.
+        seen, scale = x / factors.inputs(module), factors.outputs(module)
+    scheme = activation_scheme(quantization_config(job.checkpoint))
+    static = after[f"{module}.input_scale"].float() if f"{module}.input_scale" in after else None
+    rounded = seen if scheme is None or not is_known(scheme) else rounded_inputs(seen, scheme, static)
+    return {
+        "snr_db": snr_db(signal, rounded @ image.T / scale),
+        "weights_db": snr_db(signal, seen @ image.T / scale),
+    }
+
+
+def snr_db(signal: torch.Tensor, output: torch.Tensor) -> float:
+    """10 log10 of the signal's power over that of the difference; 200 where they are the same in float32."""
+    power, noise = float(signal.double().square().sum()), float((output - signal).double().square().sum())
+    if noise <= power * 1e-20:
+        return 200.0
+    return 10 * math.log10(power / noise) if power > 0 and math.isfinite(noise) else -200.0
+
+
+def activation_scheme(config: dict[str, Any]) -> Scheme | None:
+    """How a checkpoint's activations are rounded, in compressed-tensors' terms; None where they are not."""
+    for group in (config.get("config_groups") or {}).values():
+        return dict(group["input_activations"]) if group.get("input_activations") else None
+    return None
+
+
+def is_known(scheme: Scheme) -> bool:
+    """Whether `rounded_inputs` rounds as this scheme does: eight bits, symmetric, a scale per tensor or per token."""
+    strategy = "token" if scheme.get("dynamic") else "tensor"
+    return int(scheme["num_bits"]) == 8 and bool(scheme.get("symmetric", True)) and scheme["strategy"] == strategy
+
+
+def rounded_inputs(x: torch.Tensor, scheme: Scheme, static: torch.Tensor | None) -> torch.Tensor:
+    """Activations of shape (tokens, in) as the format keeps them: by the static scale, else by one for each token."""
+    kind = scheme["type"]
+    largest = 448.0 if kind == "float" else 127.0
+    scale = x.abs().amax(1, keepdim=True) / largest if static is None else static
+    scaled = x / scale.clamp_min(1e-30)
+    if kind == "float":
+        return scaled.clamp(-largest, largest).to(torch.float8_e4m3fn).float() * scale
+    return scaled.round().clamp(-largest - 1, largest) * scale

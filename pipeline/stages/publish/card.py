@@ -1,0 +1,195 @@
+"""The publish folder: links to a checkpoint's files, and the model card with what is known about them."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from pipeline.compare.comparison import Comparison, Row, TaskCell
+from pipeline.config import Settings, Stage
+from pipeline.errors import NotApplicable, StageError
+from pipeline.job import Job
+from pipeline.stages.publish.hub import repository
+from pipeline.stages.report.document import Card, Report, Seen
+from pipeline.stages.report.renderers.markdown import escape
+from pipeline.stages.report.tables.calibration import USERS, facts, overlap_text
+from pipeline.stages.report.tables.study import Cell, Column, Table
+
+if TYPE_CHECKING:
+    from huggingface_hub import ModelCardData
+
+CARD = "README.md"
+# Terms travel with weights made from them.
+TERMS = ("LICENSE*", "NOTICE*")
+
+
+def write(job: Job, report: Report) -> Path:
+    """Fills the variant's publish folder and returns it; what was there is replaced.
+
+    Raises:
+        NotApplicable: when the gate could not be tried on this machine.
+        StageError: when the variant did not pass it, or the folder cannot be written.
+    """
+    gate = job.artifact(Stage.VERIFY).manifest()
+    if gate is None or gate.status != "ok":
+        reason = gate.reason if gate is not None and gate.reason else "it has not been checked."
+        kind = NotApplicable if gate is not None and gate.status == "not_applicable" else StageError
+        raise kind(f"publish: {job.variant} has not passed the gate: {reason}")
+    text = render(job.settings, report, job.checkpoint, job.model.folder)
+    folder = job.workspace.root / job.settings.model.name / str(job.variant) / "publish"
+    partial = folder.with_name(f".publish.{os.getpid()}.tmp")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        for path in _files(job.checkpoint, job.model.folder):
+            (partial / path.name).symlink_to(path.resolve())
+        (partial / CARD).write_text(text, encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.replace(folder)
+    except OSError as error:
+        raise StageError(
+            f"publish: {error.strerror or error}: {error.filename or folder}.",
+            "Free some space or set outputs=<a folder on another disk>.",
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def _files(checkpoint: Path, source: Path) -> Iterator[Path]:
+    yield from (path for path in sorted(checkpoint.iterdir()) if path.is_file() and path.name != CARD)
+    for pattern in TERMS:
+        yield from (path for path in sorted(source.glob(pattern)) if not (checkpoint / path.name).exists())
+
+
+def render(settings: Settings, report: Report, checkpoint: Path, source: Path) -> str:
+    """The card of the variant that `settings` describe."""
+    from huggingface_hub import ModelCard
+
+    name = str(settings.variant)
+    card = next(card for card in report.cards if card.name == name)
+    row = next(row for row in report.comparison.rows if row.name == name)
+    base = settings.publish.base_model or settings.model.hub_id
+    environment = Environment(
+        loader=PackageLoader("pipeline.stages.publish", "templates"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,
+    )
+    environment.filters["md"] = escape
+    calibration = next((c for c in report.calibrations if any(use.name == name for use in c.used_by)), None)
+    seen = calibration.seen if calibration is not None and isinstance(calibration.seen, Seen) else None
+    text = environment.get_template("card.md.jinja").render(
+        report=report,
+        card=card,
+        base=base,
+        base_name=base or settings.model.name,
+        serve=serve_lines(settings, checkpoint),
+        served_by=[f"{key} {value}" for key, value in card.versions.items() if key.startswith("vllm")],
+        results=list(_results(Table.of(report.comparison), name)),
+        calibration={n: v for n, v in facts(calibration, seen).items() if n != USERS} if calibration and seen else {},
+        overlaps=[(each.evaluation, each.task, overlap_text(each)) for each in seen.card.overlap] if seen else [],
+        sources=seen.card.sources if seen else (),
+        emulated=", ".join(row.emulated),
+    )
+    data = metadata(settings, report.comparison, row, card, source)
+    return str(ModelCard(f"---\n{data}\n---\n\n{text}"))
+
+
+def metadata(settings: Settings, comparison: Comparison, row: Row, card: Card, source: Path) -> ModelCardData:
+    """What the hub reads of a card: where the model comes from, what it is, and what it scored."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    base = settings.publish.base_model or settings.model.hub_id
+    scheme = settings.quant.scheme or f"KV cache {settings.kv_cache.dtype}"
+    results = [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type=cell.task,
+            dataset_name=label,
+            metric_type=cell.metric,
+            metric_value=round(cell.accuracy.value, 4),
+            metric_args={
+                "items": cell.accuracy.n,
+                **({"interval_95": [round(i.low, 4), round(i.high, 4)]} if (i := cell.accuracy.interval) else {}),
+            },
+        )
+        for label in comparison.tasks
+        if isinstance(cell := row.tasks[label], TaskCell)
+    ]
+    more: dict[str, Any] = {"base_model_relation": "quantized"} if base else {}
+    return ModelCardData(
+        base_model=base,
+        license=settings.publish.license or license_of(source),
+        pipeline_tag="text-generation",
+        tags=["vllm", "quantized", *dict.fromkeys((scheme.lower().replace(" ", "-"), settings.quant.engine))],
+        model_name=card.label,
+        eval_results=results or None,
+        quantization={
+            "scheme": scheme,
+            "algorithm": settings.quant.algorithm,
+            "engine": settings.quant.engine,
+            "kv_cache": settings.kv_cache.dtype,
+        },
+        **more,
+    )
+
+
+def license_of(source: Path) -> str | None:
+    """What the card of the BF16 checkpoint says, where it came with one."""
+    from huggingface_hub import ModelCard
+    from yaml import YAMLError
+
+    try:
+        licensed = ModelCard.load(source / CARD).data.to_dict().get("license")
+    except (OSError, ValueError, YAMLError):
+        return None
+    return licensed if isinstance(licensed, str) else None
+
+
+def serve_lines(settings: Settings, checkpoint: Path) -> list[str]:
+    """The commands that serve the published checkpoint as it was served here, without what is about this machine."""
+    serve, name = settings.serve, repository(settings)
+    given = {
+        "--kv-cache-dtype": None if settings.kv_cache.dtype == "auto" else settings.kv_cache.dtype,
+        "--dtype": None if serve.dtype == "auto" else serve.dtype,
+        "--max-model-len": serve.max_model_len,
+        "--linear-backend": None if serve.kernel == "auto" else serve.kernel,
+    }
+    options = [str(part) for option in given.items() if option[1] is not None for part in option]
+    options += ["--trust-remote-code"] if settings.model.trust_remote_code else []
+    file = next(checkpoint.glob("*.gguf"), None)
+    if file is None:
+        return [shlex.join(["vllm", "serve", name, *options])]
+    # vLLM reads a GGUF file's tokenizer and config from beside it.
+    folder = name.rpartition("/")[2]
+    return [
+        shlex.join(["hf", "download", name, "--local-dir", folder]),
+        shlex.join(["vllm", "serve", f"{folder}/{file.name}", *options]),
+    ]
+
+
+def _results(table: Table, name: str) -> Iterator[tuple[str, str, str, str, str]]:
+    """A line for each column: its title, our figure, BF16's, the difference, and what it rests on."""
+    ours = next(row for row in table.rows if row.name == name)
+    baseline = next((row for row in table.rows if row.is_baseline), None)
+    for index, column in enumerate(table.columns):
+        reference = baseline.cells[index] if baseline else Cell(missing="BF16 was not measured")
+        yield (f"{column.title} ({column.unit})", *_line(ours.cells[index], reference, column))
+
+
+def _line(cell: Cell, reference: Cell, column: Column) -> tuple[str, str, str, str]:
+    theirs = f"n/a: {reference.missing}" if reference.missing else reference.value
+    if cell.missing:
+        return (f"n/a: {cell.missing}", theirs, "", "")
+    value = f"{cell.value} ({cell.interval})" if cell.interval and column.kind != "divergence" else cell.value
+    change = cell.change if column.kind != "divergence" else f"95 %: {cell.change}"
+    around = f"{change}{cell.star} ({cell.change_interval})" if cell.change_interval else change
+    return (value, theirs, around or f"n/a: {cell.change_missing}", "; ".join(filter(None, (cell.note, cell.evidence))))

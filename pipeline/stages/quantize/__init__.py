@@ -1,0 +1,110 @@
+"""`quantize`: a BF16 checkpoint and a scheme (and calibration) -> a checkpoint that vLLM loads.
+
+One file an engine; the engine is a setting of the scheme. The baseline is a link to the checkpoint it came from.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import sys
+from typing import Any
+
+from pipeline.artifacts.workspace import Draft
+from pipeline.config import CalibrationSettings, QuantSettings, Settings, Stage
+from pipeline.errors import ConfigError, NotApplicable
+from pipeline.hardware.rules import why_no_kv_scales
+from pipeline.job import Job
+from pipeline.stages.calibrate import observations_key
+
+SHARED = False
+# Brings the packages of every engine.
+INSTALL = "make install"
+
+
+def needs(settings: Settings) -> tuple[Stage, ...]:
+    """Calibration, where the scheme, its algorithm or the KV cache's scales look at data."""
+    return (Stage.CALIBRATE,) if settings.needs_calibration else ()
+
+
+def identity(job: Job) -> dict[str, Any]:
+    """The model, the scheme, and the calibration where it matters."""
+    settings = job.settings
+    payload: dict[str, Any] = {
+        "model": job.model.identity(),
+        "quant": settings.quant.model_dump(exclude={"name", "title"}),
+    }
+    if settings.needs_calibration:
+        payload[Stage.CALIBRATE.value] = observations_key(job.artifact(Stage.CALIBRATE).payload)
+    if settings.takes_ranges:
+        payload["observer"] = observer(settings.calibration)
+    if settings.kv_cache.needs_data:
+        payload["kv_cache"] = settings.kv_cache.dtype
+    if settings.quant.takes_tokens:
+        payload["algorithm_samples"] = settings.calibration.algorithm_samples
+    return payload
+
+
+def observer(calibration: CalibrationSettings) -> dict[str, Any]:
+    """How ranges are made of what was observed: the technique, and its parameter where it has one."""
+    technique = calibration.observer
+    return {"technique": technique} | ({"percentile": calibration.percentile} if technique == "percentile" else {})
+
+
+def check_engine(quant: QuantSettings) -> None:
+    """Refuses, before anything is made, what an engine cannot do, and one whose packages are not installed.
+
+    Looks at settings and metadata alone: no engine is imported.
+
+    Raises:
+        ConfigError: naming the setting; with the one command that installs what is missing.
+    """
+    if quant.engine == "none":
+        return
+    module = importlib.import_module(f"pipeline.stages.quantize.engines.{quant.engine}")
+    if hasattr(module, "check"):
+        module.check(quant)
+    missing = [name for name in getattr(module, "REQUIRES", ()) if not _is_installed(name)]
+    if missing:
+        raise ConfigError(
+            f"quant.engine={quant.engine}: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed.",
+            f"Install with `{INSTALL}`, or choose another engine of scheme {quant.scheme}.",
+        )
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def make(job: Job, draft: Draft) -> None:
+    """Writes `checkpoint/`, made by the engine that the scheme names, with scales of the KV cache where asked for.
+
+    Raises:
+        NotApplicable: before anything is made, when its format has no place for scales of the KV cache.
+    """
+    from pipeline.models.headers import describe
+
+    if reason := why_no_kv_scales(job.settings):
+        raise NotApplicable(f"{reason}.")
+    engine = job.settings.quant.engine
+    if gpu := _gpu_in_use():
+        gpu.reset_peak_memory_stats()
+    module = importlib.import_module(f"pipeline.stages.quantize.engines.{'baseline' if engine == 'none' else engine}")
+    module.quantize(job, draft)
+    if job.settings.kv_cache.needs_data:
+        from pipeline.stages.quantize.kv_scales import add_scales
+
+        add_scales(job, draft)
+    draft.results |= describe(draft.folder / "checkpoint")
+    if (gpu := _gpu_in_use()) and (peak := gpu.max_memory_allocated()):
+        draft.results["peak_gpu_bytes"] = peak
+
+
+def _gpu_in_use() -> Any:
+    """`torch.cuda`, where this process has begun to use it."""
+    torch = sys.modules.get("torch")
+    return torch.cuda if torch is not None and torch.cuda.is_initialized() else None

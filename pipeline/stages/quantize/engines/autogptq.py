@@ -1,0 +1,90 @@
+"""Checkpoints in the format that GPTQ's own tools share (`quant_method: gptq`), made by auto-gptq.
+
+Its last release needs transformers 4, so it works in an environment of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.artifacts.workspace import Draft
+from pipeline.config import QuantSettings, Stage
+from pipeline.errors import ConfigError
+from pipeline.stages.calibrate import TOKENS
+from pipeline.stages.quantize.engines import base
+from pipeline.stages.quantize.isolated import environment
+
+if TYPE_CHECKING:
+    from pipeline.job import Job
+
+# Nothing in the project's environment: its own is made on first use.
+REQUIRES: tuple[str, ...] = ()
+ENGINE = "autogptq"
+WORKER = Path(__file__).parents[1] / "isolated" / "autogptq_worker.py"
+# auto-gptq has wheels for no newer Python, and torch can be shared only with the same one.
+PYTHON = (3, 11)
+
+
+def quantize(job: Job, draft: Draft) -> None:
+    """Writes `checkpoint/` with INT4 or INT8 weights in symmetric groups, in input order."""
+    quant = job.settings.quant
+    check(quant)
+    folder, log = draft.folder / "checkpoint", job.workspace.root / "logs" / f"quantize-{job.variant}.log"
+    folder.mkdir()
+    request = {
+        "model": str(job.model.folder.resolve()),
+        "tokens": str((job.artifact(Stage.CALIBRATE).folder / TOKENS).resolve()),
+        "samples": job.settings.calibration.algorithm_samples,
+        "checkpoint": str(folder.resolve()),
+        "device": "cuda:0" if job.hardware.device == "cuda" else "cpu",
+        "bits": quant.bits,
+        "group_size": quant.effective_group_size,
+        "dampening": quant.dampening,
+    }
+    answer = environment.call(ENGINE, WORKER, request, log, job.progress)
+    if "refused" in answer:
+        raise ConfigError(
+            f"quant={quant.name} on model={job.settings.model.name}: {answer['refused']}.",
+            "Choose quant.engine=gptqmodel, which makes the same format.",
+        )
+    shutil.copyfile(log, draft.folder / "quantize.log")
+    write_config(job.model.folder, folder, quant)
+    base.copy_companions(job.model.folder, folder)
+    draft.results |= {"engine": answer["versions"]}
+
+
+def check(quant: QuantSettings) -> None:
+    """Refuses what auto-gptq cannot be asked for.
+
+    Raises:
+        ConfigError: naming the setting.
+    """
+    if sys.version_info[:2] != PYTHON:
+        raise ConfigError(
+            f"quant.engine={ENGINE} needs Python 3.11, this is {sys.version_info[0]}.{sys.version_info[1]}.",
+            "Install with `make PYTHON3=python3.11 install`, or choose quant.engine=gptqmodel.",
+        )
+    says = f"{ENGINE} leaves out lm_head and nothing else"
+    base.only_lm_head(quant, says, "Choose quant.engine=gptqmodel or llmcompressor.")
+
+
+def write_config(source: Path, target: Path, quant: QuantSettings) -> None:
+    """Writes config.json: the original's, and how the weights are stored."""
+    config: dict[str, Any] = json.loads((source / "config.json").read_text())
+    config["quantization_config"] = {
+        "quant_method": "gptq",
+        "checkpoint_format": "gptq",
+        "bits": quant.bits,
+        "group_size": quant.effective_group_size,
+        "damp_percent": quant.dampening,
+        "desc_act": False,
+        "static_groups": False,
+        "sym": True,
+        "true_sequential": True,
+        "lm_head": False,
+    }
+    (target / "config.json").write_text(json.dumps(config, indent=2))

@@ -1,0 +1,22 @@
+"""The baseline: the checkpoint as it is, linked and not copied."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pipeline.artifacts.workspace import Draft
+
+if TYPE_CHECKING:
+    from pipeline.job import Job
+
+
+def quantize(job: Job, draft: Draft) -> None:
+    """Writes `checkpoint`, a link to the model's folder; or a folder of links, where files are to be added to it."""
+    source, target = job.model.folder.resolve(), draft.folder / "checkpoint"
+    if not job.settings.kv_cache.needs_data:
+        target.symlink_to(source, target_is_directory=True)
+        return
+    target.mkdir()
+    for path in sorted(source.iterdir()):
+        if path.is_file():
+            (target / path.name).symlink_to(path)

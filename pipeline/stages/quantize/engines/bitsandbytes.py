@@ -1,0 +1,66 @@
+"""Checkpoints in the format of bitsandbytes (NF4, LLM.int8), rounded while transformers loads the model. No data."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pipeline.artifacts.workspace import Draft
+from pipeline.stages.quantize.engines import base
+
+if TYPE_CHECKING:
+    from pipeline.config import QuantSettings
+    from pipeline.job import Job
+
+REQUIRES = ("bitsandbytes",)
+
+
+def quantize(job: Job, draft: Draft) -> None:
+    """Writes `checkpoint/` with the weights as they come from bitsandbytes."""
+    check(job.settings.quant)
+    with base.captured(job, draft, "bitsandbytes"):
+        _quantize(job, draft)
+
+
+def check(quant: QuantSettings) -> None:
+    """Refuses what vLLM would not serve as it was made: it rounds what it finds in BF16 inside a layer that it fuses.
+
+    Raises:
+        ConfigError: naming the setting.
+    """
+    says = "bitsandbytes leaves out lm_head and nothing else"
+    base.only_lm_head(quant, says, "Leave quant.ignore out, or choose another engine.")
+
+
+def _quantize(job: Job, draft: Draft) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    from pipeline.models.loading import quiet
+
+    quiet()
+    source, folder = job.model.folder, draft.folder / "checkpoint"
+    job.progress.detail("rounding while loading")
+    model = AutoModelForCausalLM.from_pretrained(
+        source,
+        dtype=torch.bfloat16,
+        device_map=job.hardware.device,
+        quantization_config=BitsAndBytesConfig(**arguments(job.settings.quant)),
+        trust_remote_code=job.settings.model.trust_remote_code,
+    )
+    # No forward pass before this: on a CPU with AVX-512 it repacks NF4 weights, and the scales would be saved shuffled.
+    job.progress.detail("writing the checkpoint")
+    model.save_pretrained(folder)
+    base.copy_companions(source, folder)
+
+
+def arguments(quant: QuantSettings) -> dict[str, Any]:
+    """What bitsandbytes is told for a scheme."""
+    common: dict[str, Any] = {"llm_int8_skip_modules": list(quant.ignore)}
+    if quant.scheme == "LLM_INT8":
+        return common | {"load_in_8bit": True}
+    return common | {
+        "load_in_4bit": True,
+        "bnb_4bit_quant_type": "nf4",
+        "bnb_4bit_use_double_quant": quant.double_quant,
+        "bnb_4bit_compute_dtype": "bfloat16",
+    }

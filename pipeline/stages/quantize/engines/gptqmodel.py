@@ -1,0 +1,149 @@
+"""Checkpoints in GPTQ's and AWQ's own formats (`quant_method: gptq` or `awq`), made by GPTQModel."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import traceback
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from pipeline.artifacts.workspace import Draft
+from pipeline.config import QuantSettings
+from pipeline.stages.quantize.engines import autoawq, base
+
+if TYPE_CHECKING:
+    from pipeline.job import Job
+
+REQUIRES: tuple[str, ...] = ("gptqmodel",)
+
+
+def quantize(job: Job, draft: Draft) -> None:
+    """Writes `checkpoint/` with INT4 or INT8 weights in groups, in the order of the inputs."""
+    check(job.settings.quant)
+    with base.captured(job, draft, "GPTQModel"):
+        # Its pools of threads ask for more workers than a small machine's cores, and stop.
+        os.environ.setdefault("GPTQMODEL_CPU_WORKERS", str(max(2, min(job.hardware.cores, 8))))
+        with _surviving():
+            _quantize(job, draft)
+
+
+def check(quant: QuantSettings) -> None:
+    """Refuses what GPTQModel cannot be asked for.
+
+    Raises:
+        ConfigError: naming the setting.
+    """
+    if quant.algorithm == "awq":
+        # It scales neighbours together, and multiplies the wrong ones where one of them is left out (7.6.0).
+        says = "AWQ by quant.engine=gptqmodel leaves out lm_head and nothing else"
+        base.only_lm_head(quant, says, "Choose quant.engine=autoawq, which makes the same format.")
+
+
+def _quantize(job: Job, draft: Draft) -> None:
+    import torch
+    from gptqmodel import BACKEND, GPTQModel, QuantizeConfig
+    from gptqmodel.looper import loop_processor
+
+    from pipeline.models.loading import compute_dtype, quiet
+
+    quiet()
+    quant = job.settings.quant
+    awq = quant.algorithm == "awq"
+    # It writes a table beside its log into the folder that the command was called in.
+    loop_processor._PROJECT_LOG_DIR = tables = draft.folder / "tables"
+    job.progress.detail("loading the model")
+    base.seed(job.settings.calibration.seed)
+    model = GPTQModel.load(
+        str(job.model.folder.resolve()),
+        QuantizeConfig(**arguments(quant, job.hardware.device)),
+        # Its AWQ takes 16 bits alone.
+        dtype=torch.float16 if awq else compute_dtype(job.hardware),
+        trust_remote_code=job.settings.model.trust_remote_code,
+    )
+    kept = base.ignored(base.linears(model.model), quant.ignore)
+    model.quantize_config.dynamic = excluded(kept)
+    data = base.sequences(job)
+    job.progress.detail(f"{quant.algorithm} over {len(data)} conversations")
+    with torch.inference_mode(False):
+        model.quantize(
+            [{"input_ids": ids[0].tolist(), "attention_mask": [1] * ids.shape[1]} for ids in data],
+            # One conversation at a time, all of them, in their order: nothing is padded, dropped or joined.
+            batch_size=1,
+            calibration_sort=None,
+            calibration_data_min_length=0,
+            backend=BACKEND.AWQ_TORCH if awq else BACKEND.GPTQ_TORCH,
+        )
+    job.progress.detail("writing the checkpoint")
+    shutil.rmtree(tables, ignore_errors=True)
+    folder = draft.folder / "checkpoint"
+    model.save(str(folder))
+    for leftover in ("quantize_config.json", "quant_log.csv"):
+        (folder / leftover).unlink(missing_ok=True)
+    base.settle(job.model.folder, folder, configuration(quant, kept))
+
+
+@contextlib.contextmanager
+def _surviving() -> Iterator[None]:
+    """A task that fails in one of GPTQModel's threads ends this variant, by its exception, and not the process."""
+    from gptqmodel.utils.threadx import _DeviceWorker
+
+    abort = _DeviceWorker._abort_process
+
+    def pass_on(self: Any, error: BaseException) -> None:
+        # Nobody is told of an error before the first task; waiting for its result would take forever.
+        if any(frame.name == "_run_warmup" for frame in traceback.extract_tb(error.__traceback__)):
+            abort(self, error)
+
+    _DeviceWorker._abort_process = pass_on
+    try:
+        yield
+    finally:
+        _DeviceWorker._abort_process = abort
+
+
+def arguments(quant: QuantSettings, device: str) -> dict[str, Any]:
+    """What GPTQModel is told for a scheme."""
+    common: dict[str, Any] = {
+        "bits": quant.bits,
+        "group_size": quant.effective_group_size,
+        "device": device,
+        "offload_to_disk": False,
+        # The default packer is compiled on first use, for a minute, and needs a compiler.
+        "pack_impl": "original",
+    }
+    if quant.algorithm == "awq":
+        return common | {"method": "awq", "format": "gemm", "sym": False}
+    return common | {
+        "method": "gptq",
+        "format": "gptq",
+        "sym": True,
+        # The groups stay runs of inputs: vLLM has given up the other order.
+        "desc_act": False,
+        "damp_percent": quant.dampening,
+    }
+
+
+def excluded(kept: list[str]) -> dict[str, dict[str, Any]] | None:
+    """GPTQModel's rules that leave modules alone; lm_head is left alone without one."""
+    return {f"-:^{re.escape(name)}$": {} for name in kept if name != "lm_head"} or None
+
+
+def configuration(quant: QuantSettings, kept: list[str]) -> dict[str, Any]:
+    """The `quantization_config` of the format."""
+    if quant.algorithm == "awq":
+        return autoawq.configuration(quant, kept)
+    rules = excluded(kept)
+    return {
+        "quant_method": "gptq",
+        "bits": quant.bits,
+        "group_size": quant.effective_group_size,
+        "sym": True,
+        "desc_act": False,
+        "lm_head": "lm_head" not in kept,
+        # Stored zero points are one too small, as in the first GPTQ tools.
+        "checkpoint_format": "gptq",
+        **({"dynamic": rules} if rules else {}),
+    }

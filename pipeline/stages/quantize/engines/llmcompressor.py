@@ -1,0 +1,144 @@
+"""Checkpoints in the compressed-tensors format, made by llm-compressor.
+
+Activation scales of static schemes come from the `calibrate` stage's ranges; algorithms that look at activations
+(GPTQ, AWQ, SmoothQuant), and NVFP4 for its scale per tensor, are shown the same tokens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.artifacts.workspace import Draft
+from pipeline.config import CalibrationSettings, QuantSettings, Stage
+from pipeline.errors import StageError
+from pipeline.stages.quantize.engines import base
+
+if TYPE_CHECKING:
+    from pipeline.job import Job
+
+
+def quantize(job: Job, draft: Draft) -> None:
+    """Writes `checkpoint/` in the compressed-tensors format, with its `recipe.yaml`."""
+    with base.captured(job, draft, "llm-compressor"):
+        _quantize(job, draft)
+
+
+def _quantize(job: Job, draft: Draft) -> None:
+    import torch
+    from llmcompressor import oneshot
+    from llmcompressor.core import reset_session
+
+    from pipeline.models.loading import load_model
+
+    quant = job.settings.quant
+    job.progress.detail("loading the model")
+    model = load_model(job)
+    data: dict[str, Any] = {"pipeline": "datafree"}
+    if quant.takes_tokens:
+        sequences = base.sequences(job)
+        batches: Any = [{"input_ids": ids, "attention_mask": torch.ones_like(ids)} for ids in sequences]
+        data = {
+            "dataset": torch.utils.data.DataLoader(batches, batch_size=None),
+            "num_calibration_samples": len(batches),
+        }
+    job.progress.detail(f"{quant.algorithm} over {data.get('num_calibration_samples', 0)} conversations")
+    try:
+        with _without_pinning():
+            oneshot(model=model, recipe=recipe(quant), **data)
+    finally:
+        # Its session is global and holds the model, and with it the GPU memory that the server wants next.
+        reset_session()
+    if quant.static_activations is not None:
+        folder = job.artifact(Stage.CALIBRATE).folder
+        set_input_scales(model, folder, job.settings.calibration, quant.static_activations)
+    job.progress.detail("writing the checkpoint")
+    folder = draft.folder / "checkpoint"
+    save(model, folder, quant)
+    base.copy_companions(job.model.folder, folder)
+
+
+def recipe(quant: QuantSettings) -> list[Any]:
+    """llm-compressor's modifiers for a scheme and its algorithm."""
+    from compressed_tensors.quantization import QuantizationArgs, preset_name_to_scheme
+    from llmcompressor.modifiers.gptq import GPTQModifier
+    from llmcompressor.modifiers.quantization import QuantizationModifier
+    from llmcompressor.modifiers.transform.awq import AWQModifier
+    from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
+
+    scheme = preset_name_to_scheme(str(quant.scheme).removesuffix("_STATIC"), targets=["Linear"])
+    if quant.scheme == "W8A8_STATIC":
+        # One scale for all tokens, from calibration; there is no preset for it.
+        scheme.input_activations = QuantizationArgs(num_bits=8, strategy="tensor", symmetric=True, dynamic=False)
+    if quant.group_size is not None:
+        scheme.weights.group_size = quant.group_size
+    common: dict[str, Any] = {"config_groups": {"group_0": scheme}, "ignore": list(quant.ignore)}
+    if quant.algorithm == "gptq":
+        return [GPTQModifier(dampening_frac=quant.dampening, **common)]
+    rounding = QuantizationModifier(**common)
+    if quant.algorithm == "awq":
+        return [AWQModifier(), rounding]
+    if quant.algorithm == "smoothquant":
+        return [SmoothQuantModifier(smoothing_strength=quant.smoothing_strength), rounding]
+    return [rounding]
+
+
+def set_input_scales(model: Any, calibration: Path, settings: CalibrationSettings, number: str) -> None:
+    """Gives each quantized Linear the per-tensor activation scale that its observed range implies.
+
+    Args:
+        model: with llm-compressor's quantization parameters on its modules.
+        calibration: folder of a finished calibration.
+        settings: say by which technique ranges are made.
+        number: the activations' format.
+
+    Raises:
+        StageError: when a layer was never observed.
+    """
+    import torch
+
+    from pipeline.stages.calibrate.artifact import read_scales
+
+    scales = read_scales(calibration, settings, number)
+    for name, module in model.named_modules():
+        scale = getattr(module, "input_scale", None)
+        if scale is None:
+            continue
+        if not scales.get(name, 0) > 0:
+            raise StageError(f"{name} saw no activation during calibration.", "Calibrate with other conversations.")
+        with torch.no_grad():
+            scale.fill_(scales[name])
+
+
+def save(model: Any, folder: Path, quant: QuantSettings) -> None:
+    """Compresses and writes the weights: what was rounded as it was rounded, everything else in BF16."""
+    import torch
+    from compressed_tensors.compressors import ModelCompressor
+
+    compressor = ModelCompressor.from_pretrained_model(model)
+    compressor.compress_model(model, skip_compressed=True)
+    for name, parameter in [*model.named_parameters(), *model.named_buffers()]:
+        # Scales of tensors and channels stay float32, as vLLM keeps them; group scales take the model's precision.
+        is_group = quant.effective_group_size is not None and not name.endswith("_global_scale")
+        if parameter.dtype == torch.float32 and (is_group or not name.endswith("_scale")):
+            parameter.data = parameter.data.to(torch.bfloat16)
+    model.config.dtype = torch.bfloat16
+    model.save_pretrained(folder)
+
+
+@contextlib.contextmanager
+def _without_pinning() -> Any:
+    """llm-compressor pins calibration batches for the GPU; without one it stops where it should skip (0.14.0.1)."""
+    import torch
+    from llmcompressor.pipelines.cache import IntermediatesCache
+
+    if torch.accelerator.is_available():
+        yield
+        return
+    pin = IntermediatesCache.pin_memory
+    IntermediatesCache.pin_memory = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        IntermediatesCache.pin_memory = pin

@@ -1,0 +1,76 @@
+"""Calibrated scales of an FP8 KV cache, added to a finished checkpoint of any weights.
+
+vLLM reads `kv_cache_scheme` and `<attention>.k_scale`, `.v_scale` in the compressed-tensors format (who cannot have
+them: `capabilities.why_no_kv_scales`). The scales are a file of their own, so weights are linked or left as they are.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.artifacts.workspace import Draft
+from pipeline.config import Stage
+from pipeline.errors import StageError
+from pipeline.models.headers import headers
+from pipeline.models.source import WEIGHTS
+
+if TYPE_CHECKING:
+    from pipeline.job import Job
+
+FILE = f"kv_scales{WEIGHTS}"
+INDEX = f"model{WEIGHTS}.index.json"
+SCHEME = {"num_bits": 8, "type": "float", "strategy": "tensor", "symmetric": True, "dynamic": False}
+METHOD = "compressed-tensors"
+
+
+def add_scales(job: Job, draft: Draft) -> None:
+    """Writes the scales of every attention layer beside the weights, and names them in config.json and the index.
+
+    Raises:
+        StageError: when an attention layer was never observed.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    from pipeline.stages.calibrate.artifact import read_scales
+
+    folder = draft.folder / "checkpoint"
+    number = job.settings.kv_cache.dtype
+    scales = read_scales(job.artifact(Stage.CALIBRATE).folder, job.settings.calibration, number)
+    found = {name: value for name, value in scales.items() if name.endswith((".k", ".v"))}
+    if not found or min(found.values()) <= 0:
+        raise StageError("Calibration saw no keys and values.", "Set kv_cache.scales=one.")
+    tensors = {f"{name}_scale": torch.tensor(value, dtype=torch.float32) for name, value in found.items()}
+    save_file(tensors, folder / FILE, metadata={"format": "pt"})
+    _write_index(folder, list(tensors))
+    _write_config(folder)
+    draft.results["kv_scales"] = len(tensors)
+
+
+def _write_index(folder: Path, names: list[str]) -> None:
+    """Adds the scales to the index of tensors, which is made where a single file had none."""
+    path = folder / INDEX
+    if path.is_file():
+        index = json.loads(path.read_text())
+    else:
+        (weights,) = (path for path in folder.glob(f"*{WEIGHTS}") if path.name != FILE)
+        index = {"metadata": {"total_size": weights.stat().st_size}, "weight_map": {}}
+        index["weight_map"] = {name: weights.name for name in headers(folder) if name not in names}
+    index["weight_map"] |= dict.fromkeys(names, FILE)
+    _replace(path, index)
+
+
+def _write_config(folder: Path) -> None:
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    unquantized = {"quant_method": METHOD, "format": "dense", "config_groups": {}, "ignore": []}
+    config["quantization_config"] = {**(config.get("quantization_config") or unquantized), "kv_cache_scheme": SCHEME}
+    _replace(path, config)
+
+
+def _replace(path: Path, content: dict[str, Any]) -> None:
+    """Writes a file anew, also where it was a link to the original's."""
+    path.unlink(missing_ok=True)
+    path.write_text(json.dumps(content, indent=2))

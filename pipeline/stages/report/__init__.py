@@ -1,0 +1,110 @@
+"""`report`: tables and charts from what `compare/` computes; reads manifests and result files, makes nothing else.
+
+* `collect/`: from manifests to plain data,
+* `document`: the report as data, which `build` puts together,
+* `tables/`, `charts/`, `vega/`: what it shows, as text and as Vega-Lite,
+* `renderers/`: terminal, Markdown, CSV, JSON, HTML,
+* `files`: where the results are written,
+* `gate`: this run against a stored one; `mlflow`: the same figures in MLflow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.config import Settings, Stage
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from pipeline.errors import PipelineError
+    from pipeline.job import Job
+    from pipeline.stages.report.document import Report
+    from pipeline.stages.report.tables.study import Table
+
+
+def check(settings: Settings) -> None:
+    """Refuses, before anything is made, what the report could not do at the end.
+
+    Raises:
+        PipelineError: when an earlier run cannot be read, or MLflow is asked for and not installed.
+    """
+    if settings.report.runs or settings.report.baseline:
+        from pipeline.stages.report.collect.past_runs import earlier
+
+        earlier(settings)
+    if settings.report.mlflow:
+        from pipeline.stages.report import mlflow
+
+        mlflow.check(settings.report.mlflow)
+
+
+def make(jobs: Sequence[Job], failures: Mapping[str, PipelineError]) -> dict[str, PipelineError]:
+    """Writes the report of these jobs and holds it against a stored one, as far as each was asked for.
+
+    The last line of standard output is the result as JSON.
+
+    Returns:
+        what became worse than the baseline, by variant.
+
+    Raises:
+        StageError: when the report's folder or the tracking store cannot be written.
+    """
+    from pipeline.stages.report import gate
+    from pipeline.stages.report.vega import svg
+
+    settings, console = jobs[0].settings, jobs[0].progress.console
+    if Stage.REPORT in settings.stage and {"html", "png"} & set(settings.report.formats):
+        svg.warm_up()
+    from pipeline.stages.report.build import build
+
+    report = build(jobs, failures)
+    worse: dict[str, PipelineError] = {}
+    if Stage.GATE in settings.stage:
+        worse |= gate.gate(report, settings, console)
+    if Stage.REPORT in settings.stage:
+        _write(report, settings, jobs[0].workspace.root, console)
+    return worse
+
+
+def _write(report: Report, settings: Settings, outputs: Path, console: Console) -> None:
+    from pipeline.stages.report import files
+    from pipeline.stages.report.renderers import csv_json, terminal
+    from pipeline.stages.report.tables.study import Table
+
+    table = Table.of(report.comparison)
+    contents: dict[str, str | bytes] = {}
+    for kind in settings.report.formats:
+        contents |= _files(kind, report, table)
+    folder = outputs / settings.model.name / "report"
+    files.publish(folder, contents)
+    terminal.render(report, table, console)
+    first = next((name for name in (*files.OWN, *contents) if name in contents), None)
+    html = str(folder / first) if first else ""
+    console.print(f"\nReport: {html}" if html else "", markup=False, soft_wrap=True)
+    print(csv_json.to_line(report, html), flush=True)
+    if settings.report.mlflow:
+        from pipeline.stages.report import mlflow
+
+        mlflow.log(report, folder, settings.report.mlflow)
+
+
+def _files(kind: str, report: Report, table: Table) -> dict[str, str | bytes]:
+    """What one format consists of, by name below the report's folder."""
+    from pipeline.stages.report.renderers import csv_json, markdown
+
+    if kind == "html":
+        from pipeline.stages.report.renderers import html
+
+        return {"index.html": html.render(report, table)}
+    if kind == "png":
+        from pipeline.stages.report.renderers import png
+
+        return {f"charts/{name}": content for name, content in png.render(report).items()}
+    if kind == "md":
+        return {"report.md": markdown.render(report, table)}
+    if kind == "csv":
+        return {"report.csv": csv_json.to_csv(report.comparison)}
+    return {"report.json": report.model_dump_json(indent=1)}

@@ -1,0 +1,226 @@
+"""Which artifacts a report is made of: for each variant, the manifests of its stages.
+
+A run over several variants shows exactly those. A run of one variant shows it among its peers: every variant of the
+same model whose benchmark or scores were made under the same settings, so that yesterday's baseline is there today.
+`report.recorded` shows whatever the folder holds of the model, as where it was measured on another machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.artifacts.workspace import Manifest
+from pipeline.config import Stage, Variant, choice
+from pipeline.errors import PipelineError
+from pipeline.formats.schemes import SCHEMES
+from pipeline.job import Job
+from pipeline.results.records import Family
+from pipeline.stages.calibrate import observations_key
+from pipeline.stages.report.number_format import clean, first_line
+
+READ = (Stage.CALIBRATE, Stage.QUANTIZE, Stage.VERIFY, Stage.BENCH, Stage.EVAL)
+Found = dict[Stage, list[tuple[Path, Manifest]]]
+
+
+@dataclass
+class Source:
+    """One variant's manifests, with the folders they lie in."""
+
+    variant: Variant
+    label: str
+    quant: dict[str, Any]
+    kv_dtype: str
+    failure: str = ""
+    manifests: dict[Stage, Manifest] = field(default_factory=dict)
+    folders: dict[Stage, Path] = field(default_factory=dict)
+    # Of all protocols asked for, the first of which is the one among `manifests` too.
+    benchmarks: list[Manifest] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """The folder name under outputs/."""
+        return str(self.variant)
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether this is the BF16 checkpoint, served as it is."""
+        return self.quant.get("engine") == "none" and self.kv_dtype == "auto" and self.variant.kernel == "auto"
+
+    @property
+    def family(self) -> Family:
+        """What kind of format it is."""
+        scheme = str(self.quant.get("scheme") or "")
+        if self.is_baseline:
+            return "baseline"
+        if not scheme:
+            return "KV cache"
+        return SCHEMES[scheme].family if scheme in SCHEMES else "other"
+
+    def finished(self, stage: Stage) -> Manifest | None:
+        """The stage's manifest where its work ended well."""
+        manifest = self.manifests.get(stage)
+        return manifest if manifest is not None and manifest.status == "ok" else None
+
+    def why_not(self, stage: Stage) -> str:
+        """Why a stage has no result: its own reason, that of a stage before it, or that it has not run."""
+        for earlier in READ[: READ.index(stage) + 1][::-1]:
+            manifest = self.manifests.get(earlier)
+            if manifest is not None and manifest.status != "ok":
+                if manifest.status == "failed" and self.failure:
+                    return first_line(self.failure)
+                return first_line(manifest.reason or f"{earlier} {manifest.status}")
+        return first_line(self.failure) if self.failure else f"{stage} has not run"
+
+
+def sources(jobs: Sequence[Job], failures: Mapping[str, PipelineError]) -> list[Source]:
+    """One entry for each row of the report, the baseline first."""
+    if jobs[0].settings.report.recorded:
+        return _ordered(list(_recorded(jobs[0])))
+    rows: dict[str, Source] = {}
+    for job in jobs:
+        source = _of_job(job, failures.get(str(job.variant)))
+        benchmark = source.finished(Stage.BENCH)
+        rows.setdefault(source.name, source).benchmarks += [benchmark] if benchmark else []
+    found = list(rows.values())
+    if jobs[0].settings.variants is None:
+        found += _peers(jobs[0], {source.name for source in found})
+    return _ordered(found)
+
+
+def _ordered(found: list[Source]) -> list[Source]:
+    """The baseline first, and every row with a label of its own."""
+    found.sort(key=lambda source: not source.is_baseline)
+    _make_unique(found)
+    return found
+
+
+def _of_job(job: Job, failure: PipelineError | None) -> Source:
+    settings = job.settings
+    source = Source(
+        variant=job.variant,
+        label=_label(settings.quant.title, settings.kv_cache.dtype, job.variant.kernel),
+        quant=settings.quant.model_dump(mode="json"),
+        kv_dtype=settings.kv_cache.dtype,
+        failure=failure.problem if failure is not None else "",
+    )
+    for stage in _stages(job):
+        try:
+            artifact = job.artifact(stage)
+        except PipelineError as error:
+            # A data set that is gone is no reason to show nothing; the row says what is wrong.
+            source.failure = source.failure or error.problem
+            continue
+        manifest = artifact.manifest()
+        if manifest is not None:
+            source.manifests[stage], source.folders[stage] = manifest, artifact.folder
+    return source
+
+
+def _stages(job: Job) -> Iterator[Stage]:
+    for stage in READ:
+        if stage is not Stage.CALIBRATE or job.settings.needs_calibration:
+            yield stage
+
+
+def _peers(job: Job, known: set[str]) -> Iterator[Source]:
+    """The other variants with a finished result under this job's settings."""
+    found = _everything(job)
+    results: dict[str, dict[Stage, tuple[Path, Manifest]]] = {}
+    for stage in (Stage.BENCH, Stage.EVAL):
+        try:
+            wanted = conditions(job.artifact(stage).payload)
+        except PipelineError:
+            continue
+        for folder, manifest in found[stage]:
+            # Oldest first: a later result of the same variant replaces an earlier one.
+            if manifest.variant and manifest.status == "ok" and conditions(manifest.payload) == wanted:
+                results.setdefault(manifest.variant, {})[stage] = (folder, manifest)
+    model = job.model.identity()
+    for variant, stages in results.items():
+        key = list(stages.values())[-1][1].payload.get("quantize")
+        own = (str(Variant.parse(variant).checkpoint), key)
+        checkpoint = next((i for i in found[Stage.QUANTIZE] if (i[1].variant, i[1].key) == own), None)
+        if variant in known or checkpoint is None or checkpoint[1].payload.get("model") != model:
+            continue
+        same = {s: item for s, item in stages.items() if item[1].payload.get("quantize") == key}
+        yield _peer(variant, checkpoint, same, found)
+
+
+def _everything(job: Job) -> Found:
+    """Every manifest of the model, oldest first."""
+    return {stage: list(job.workspace.manifests(job.settings.model.name, stage.value)) for stage in READ}
+
+
+def _recorded(job: Job) -> Iterator[Source]:
+    """Every variant that was served, with the results of its latest checkpoint, whatever the settings are now."""
+    found = _everything(job)
+    served = {stage: found[stage] for stage in (Stage.VERIFY, Stage.BENCH, Stage.EVAL)}
+    for variant in dict.fromkeys(m.variant for items in served.values() for _, m in items if m.variant):
+        own = {stage: [item for item in items if item[1].variant == variant] for stage, items in served.items()}
+        latest = max((manifest for items in own.values() for _, manifest in items), key=lambda m: m.started)
+        key = latest.payload.get("quantize")
+        checkpoint = next((item for item in found[Stage.QUANTIZE] if item[1].key == key), None)
+        if checkpoint is None:
+            continue
+        made = {s: [item for item in items if item[1].payload.get("quantize") == key] for s, items in own.items()}
+        # The protocol that is asked for now is the one whose figures stand in the main table.
+        made[Stage.BENCH].sort(key=lambda item: item[1].results.get("protocol") == job.settings.bench.name)
+        source = _peer(variant, checkpoint, {stage: items[-1] for stage, items in made.items() if items}, found)
+        protocols = {str(m.results.get("protocol")): m for _, m in made[Stage.BENCH] if m.status == "ok"}
+        source.benchmarks = list(protocols.values())[::-1]
+        yield source
+
+
+def _peer(
+    variant: str, checkpoint: tuple[Path, Manifest], results: dict[Stage, tuple[Path, Manifest]], found: Found
+) -> Source:
+    """A variant of an earlier run, put together from what its manifests refer to."""
+    made = checkpoint[1]
+    serve = next(iter(results.values()))[1].payload.get("serve")
+    parsed = Variant.parse(variant)
+    dtype = str((serve or {}).get("kv_cache", parsed.kv_cache))
+    source = Source(
+        parsed, _label(_title(parsed.quant), dtype, parsed.kernel), dict(made.payload.get("quant", {})), dtype
+    )
+    everything = {Stage.QUANTIZE: checkpoint, **results}
+    for folder, manifest in found[Stage.VERIFY]:
+        if manifest.variant == variant and manifest.payload.get("quantize") == made.key:
+            everything[Stage.VERIFY] = (folder, manifest)
+    for folder, manifest in found[Stage.CALIBRATE]:
+        if observations_key(manifest.payload) == made.payload.get(Stage.CALIBRATE.value):
+            everything[Stage.CALIBRATE] = (folder, manifest)
+    for stage, (folder, manifest) in everything.items():
+        source.manifests[stage], source.folders[stage] = manifest, folder
+    source.benchmarks = [source.manifests[Stage.BENCH]] if Stage.BENCH in source.manifests else []
+    return source
+
+
+def conditions(payload: Mapping[str, Any]) -> dict[str, Any]:
+    """What two results must share to stand in one table: all but the checkpoint, the KV cache and the kernel."""
+    serve = {name: value for name, value in payload.get("serve", {}).items() if name not in ("kv_cache", "kernel")}
+    return {**{name: value for name, value in payload.items() if name != "quantize"}, "serve": serve}
+
+
+def _label(title: str, kv_dtype: str, kernel: str) -> str:
+    if kernel != "auto":
+        title = f"{title}, {kernel}"
+    if kv_dtype == "auto":
+        return clean(title, 60)
+    kind, _, form = kv_dtype.partition("_")
+    return clean(f"{title} + {kind.upper()} KV{f' ({form.upper()})' if form else ''}", 60)
+
+
+def _title(quant: str) -> str:
+    """The row label of a format that is not configured in this run."""
+    return str((choice("quant", quant) or {}).get("title", quant))
+
+
+def _make_unique(found: Sequence[Source]) -> None:
+    """Two rows with one label would be one row of a chart."""
+    labels = [source.label for source in found]
+    for source in found:
+        if labels.count(source.label) > 1:
+            source.label = clean(f"{source.label} ({source.name})", 90)

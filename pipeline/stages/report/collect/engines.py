@@ -1,0 +1,41 @@
+"""What each engine wrote, from the gate's comparison of weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from pipeline.artifacts.workspace import canonical
+from pipeline.compare.engine_agreement import Engines, Made, agreement
+from pipeline.config import QuantSettings, Stage
+from pipeline.stages.report.collect.artifacts import Source
+from pipeline.stages.report.number_format import clean
+
+UNREADABLE = (KeyError, TypeError, ValueError, AttributeError)
+
+
+def engines(found: Sequence[Source]) -> tuple[Engines, ...]:
+    """The formats of this report that more than one engine made."""
+    return agreement([made for source in found if (made := _made(source)) is not None])
+
+
+def _made(source: Source) -> Made | None:
+    checked, quantized = source.finished(Stage.VERIFY), source.finished(Stage.QUANTIZE)
+    if checked is None or quantized is None or source.kv_dtype != "auto" or source.variant.kernel != "auto":
+        return None
+    try:
+        quant = QuantSettings.model_validate(source.quant)
+        errors = {clean(i["module"], 120): float(i["error"]) for i in checked.results["weight_errors"]}
+        distance = (checked.results.get("canary_logprobs") or {}).get("distance")
+        group = quant.effective_group_size
+        return Made(
+            label=source.label,
+            engine=quant.engine,
+            algorithm=quant.algorithm,
+            scheme=f"{quant.scheme}, groups of {group}" if group else str(quant.scheme),
+            shown=canonical([quantized.payload.get(name) for name in ("model", "calibrate", "algorithm_samples")]),
+            errors={module: error for module, error in errors.items() if math.isfinite(error)},
+            distance=None if distance is None else float(distance),
+        )
+    except UNREADABLE:
+        return None

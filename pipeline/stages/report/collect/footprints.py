@@ -1,0 +1,107 @@
+"""What variants store, move and compute: of finished checkpoints from their headers, of others from a config alone."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pipeline.compare.roofline.model import Footprint
+from pipeline.compare.stats.intervals import Missing
+from pipeline.config import QuantSettings, Stage, Variant, choice
+from pipeline.errors import InputError
+from pipeline.formats.schemes import SCHEMES
+from pipeline.models.architecture import EMBEDDING, KV_BYTES, DecoderShape
+from pipeline.models.headers import gguf_file, headers
+from pipeline.models.layout import bytes_of, stored
+from pipeline.stages.report.collect.artifacts import Source
+
+
+def of_source(source: Source) -> Footprint | Missing:
+    """What a row's checkpoint moves; of one that stayed where it was made, as its scheme would store it."""
+    made = source.finished(Stage.QUANTIZE)
+    if made is None:
+        return Missing(reason=source.why_not(Stage.QUANTIZE))
+    folder = source.folders[Stage.QUANTIZE] / "checkpoint"
+    model = made.payload.get("model")
+    shape = model.get("random") if isinstance(model, Mapping) else None
+    if gguf_file(folder):
+        # Its header holds the whole vocabulary, and takes a second to read.
+        shape = _config(folder)
+    elif any(folder.glob("*.safetensors")):
+        shape = None
+    if shape:
+        return _as_stored(
+            shape, _settings({"name": source.name, "title": source.label, **source.quant}), source.kv_dtype
+        )
+    return of_checkpoint(folder, source.quant.get("scheme"), source.kv_dtype)
+
+
+def _config(folder: Path) -> dict[str, Any] | None:
+    try:
+        return dict(json.loads((folder / "config.json").read_text()))
+    except (OSError, ValueError):
+        return None
+
+
+def of_checkpoint(folder: Path, scheme: str | None, kv_dtype: str) -> Footprint | Missing:
+    """What a finished checkpoint moves, from its files' headers and its config."""
+    try:
+        shape = DecoderShape.of(json.loads((folder / "config.json").read_text()))
+        found = headers(folder)
+    except InputError as error:
+        return Missing(reason=error.problem)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, struct.error) as error:
+        return Missing(reason=f"the checkpoint cannot be read ({type(error).__name__})")
+    if not found:
+        return Missing(reason="the checkpoint is gone")
+    weights = {name: item["data_offsets"][1] - item["data_offsets"][0] for name, item in found.items()}
+    return _footprint(shape, weights, scheme, kv_dtype)
+
+
+def of_config(config: Mapping[str, Any], variant: Variant) -> Footprint | Missing:
+    """What a variant of a model would move, from the model's config alone."""
+    return _as_stored(config, settings_of(variant.quant), variant.kv_cache)
+
+
+def _as_stored(config: Mapping[str, Any], quant: QuantSettings | Missing, kv_dtype: str) -> Footprint | Missing:
+    if isinstance(quant, Missing):
+        return quant
+    try:
+        shape = DecoderShape.of(config)
+    except InputError as error:
+        return Missing(reason=error.problem)
+    original = {name: ("BF16", dimensions) for name, dimensions in shape.tensors.items()}
+    return _footprint(shape, bytes_of(stored(original, config, quant)), quant.scheme, kv_dtype)
+
+
+def _settings(recorded: Mapping[str, Any]) -> QuantSettings | Missing:
+    """A format as a manifest recorded it, perhaps by an earlier release."""
+    try:
+        return QuantSettings.model_validate(recorded)
+    except ValueError:
+        return Missing(reason="the recorded format is not one of this release")
+
+
+@cache
+def settings_of(quant: str) -> QuantSettings:
+    """A format as `conf/quant/` describes it."""
+    return QuantSettings.model_validate(choice("quant", quant))
+
+
+def _footprint(shape: DecoderShape, weights: Mapping[str, int], scheme: str | None, kv_dtype: str) -> Footprint:
+    """Of a tied embedding every row is read, as the output layer; of another one a row a token."""
+    total = sum(weights.values())
+    return Footprint(
+        weight_bytes=total,
+        step_bytes=total if shape.tied else total - weights.get(EMBEDDING, 0),
+        kv_bytes_per_token=shape.kv_values_per_token * KV_BYTES[kv_dtype],
+        products=shape.linear_parameters,
+        head_products=shape.head_parameters,
+        attention_products=shape.attention_products,
+        activations="bf16" if scheme is None else SCHEMES[scheme].activations,
+        context=shape.context,
+    )

@@ -1,0 +1,87 @@
+"""Earlier runs, from the `report.json` that each left behind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from pipeline.compare.history import History, RunName, Snapshot, history
+from pipeline.config import Settings
+from pipeline.errors import InputError
+from pipeline.stages.report.document import SCHEMA_VERSION, Report
+
+FILE = "report.json"
+WAY_OUT = "Make one with `stage=report` (report.formats has json), and name that file or its outputs folder."
+
+
+def earlier(settings: Settings) -> tuple[tuple[str, Report], ...]:
+    """The runs that `report.runs` names, then `report.baseline`, each with the name that it is shown under.
+
+    Raises:
+        InputError: when one of them cannot be read, or was written by another release.
+    """
+    asked = [(f"report.runs.{index}", path) for index, path in enumerate(settings.report.runs)]
+    if settings.report.baseline is not None:
+        asked.append(("report.baseline", settings.report.baseline))
+    return tuple((path.as_posix(), read(setting, path, settings.model.name)) for setting, path in asked)
+
+
+def read(setting: str, path: Path, model: str) -> Report:
+    """A stored report: a file, or that of a model in an outputs folder.
+
+    Raises:
+        InputError: when it is not there, is no report, or has a schema that this release does not know.
+    """
+    found = next((p for p in (path / model / "report" / FILE, path / FILE, path) if p.is_file()), None)
+    if found is None:
+        raise InputError(f"{setting}={path}: there is no {FILE} of model={model}.", WAY_OUT)
+    try:
+        content = json.loads(found.read_text(encoding="utf-8"))
+        version = content["schema_version"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(f"{setting}={path}: {found} is no report.", WAY_OUT) from None
+    if version != SCHEMA_VERSION:
+        raise InputError(
+            f"{setting}={path}: {found} has schema version {version!r}, this release reads {SCHEMA_VERSION}.",
+            "Make the report again with this release, or read it with the one that wrote it.",
+        )
+    try:
+        return Report.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError(
+            f"{setting}={path}: {found} is no report of this release ({where}: {first['msg']}).", WAY_OUT
+        ) from None
+
+
+def side_by_side(runs: Sequence[tuple[str, Report]], now: Report, tolerance_percent: float) -> History | None:
+    """Earlier runs and this one; None where there is no earlier one."""
+    if not runs:
+        return None
+    snapshots = [_snapshot(name, report) for name, report in (*runs, ("this run", now))]
+    return history(snapshots, tolerance_percent)
+
+
+def _snapshot(name: str, report: Report) -> Snapshot:
+    versions: dict[str, str] = {}
+    for card in report.cards:
+        for package, version in card.versions.items():
+            known = versions.setdefault(package, version)
+            if version not in known.split(", "):
+                versions[package] = f"{known}, {version}"
+    return Snapshot(
+        run=RunName(
+            name=name,
+            model=report.model,
+            machine=report.machine,
+            measured=report.measured,
+            load=report.setup.get("Load", ""),
+        ),
+        comparison=report.comparison,
+        settings={"": report.setup, **{card.name: {**card.recipe, **card.calibration} for card in report.cards}},
+        versions=versions,
+    )

@@ -1,0 +1,50 @@
+"""The published tables of `conf/reference/` and what they were measured with, checked against their schema."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from pipeline.compare.published.tables import AccuracyTable, Protocol, Published, PublishedTable, SpeedTable
+from pipeline.config import PROJECT_ROOT
+from pipeline.errors import InputError
+
+FOLDER = PROJECT_ROOT / "conf" / "reference"
+_SCHEMA: TypeAdapter[SpeedTable | AccuracyTable | Protocol] = TypeAdapter(Published)
+
+
+def published_tables() -> tuple[PublishedTable, ...]:
+    """Every table, by file name."""
+    return tuple(each for each in _everything() if not isinstance(each, Protocol))
+
+
+def protocols() -> tuple[tuple[Protocol, tuple[SpeedTable, ...]], ...]:
+    """What tables were measured with, and those tables."""
+    tables = {table.name: table for table in _everything() if isinstance(table, SpeedTable)}
+    return tuple((p, tuple(tables[name] for name in p.tables)) for p in _everything() if isinstance(p, Protocol))
+
+
+@cache
+def _everything() -> tuple[SpeedTable | AccuracyTable | Protocol, ...]:
+    return tuple(read(path) for path in sorted(FOLDER.glob("*.yaml")))
+
+
+def read(path: Path) -> SpeedTable | AccuracyTable | Protocol:
+    """One file.
+
+    Raises:
+        InputError: when it is no published table and no protocol, naming it and what is wrong.
+    """
+    try:
+        table = _SCHEMA.validate_python(yaml.safe_load(path.read_text(encoding="utf-8")))
+        if table.name != path.stem:
+            raise ValueError(f"its name is {table.name}")
+    except (OSError, yaml.YAMLError, ValidationError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(
+            f"{path} is not a published table: {reason}", "Compare it with the other files there."
+        ) from None
+    return table

@@ -1,0 +1,88 @@
+"""Which choices of calibration the workspace has results of: one variant, made and scored several times."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.artifacts.workspace import Manifest
+from pipeline.compare.calibration_sweep import Choice, Sweep, sweep
+from pipeline.config import Stage
+from pipeline.job import Job
+from pipeline.results.records import Record
+from pipeline.stages.calibrate import observations_key
+from pipeline.stages.report.collect.artifacts import Source, conditions
+from pipeline.stages.report.collect.calibrations import observer_of, payload_of
+from pipeline.stages.report.collect.records import record_of
+
+Found = dict[Stage, list[tuple[Path, Manifest]]]
+# What a sweep varies in the payloads of a checkpoint and of a calibration; the last is about its card alone.
+OF_CHECKPOINT = ("observer", "calibrate")
+OF_CALIBRATION = ("num_samples", "averaging_constant", "checked_against")
+
+
+def sweeps(jobs: Sequence[Job], found: Sequence[Source], tasks: Sequence[str]) -> tuple[Sweep, ...]:
+    """A table for each row of which at least two calibrations were scored under the row's own conditions."""
+    job, stages = jobs[0], (Stage.CALIBRATE, Stage.QUANTIZE, Stage.EVAL)
+    baseline = next((record_of(source) for source in found if source.is_baseline), None)
+    made: Found = {}
+    tables = []
+    for source in found:
+        wanted = {stage: payload_of(source, stage, jobs) for stage in stages}
+        if "calibrate" not in wanted[Stage.QUANTIZE] or not wanted[Stage.EVAL]:
+            continue
+        made = made or {stage: list(job.workspace.manifests(job.settings.model.name, stage.value)) for stage in stages}
+        calibrate = wanted[Stage.CALIBRATE] or _behind(wanted[Stage.QUANTIZE], made)
+        choices = _choices(source, wanted, calibrate, made)
+        if len(choices) > 1:
+            current = _choice(wanted[Stage.QUANTIZE], calibrate)
+            tables.append(sweep(source.name, source.label, list(choices.items()), baseline, tasks, current))
+    return tuple(tables)
+
+
+def _choices(
+    source: Source, wanted: Mapping[Stage, Mapping[str, Any]], calibrate: Mapping[str, Any], made: Found
+) -> dict[Choice, Record]:
+    """What was measured of each choice; of one that was made twice, the latest."""
+    found: dict[Choice, Record] = {}
+    same = (_without(wanted[Stage.QUANTIZE], OF_CHECKPOINT), _without(calibrate, OF_CALIBRATION))
+    for folder, checkpoint in made[Stage.QUANTIZE]:
+        if checkpoint.variant != str(source.variant.checkpoint) or checkpoint.status != "ok":
+            continue
+        calibration = _behind(checkpoint.payload, made)
+        choice = _choice(checkpoint.payload, calibration)
+        this = (_without(checkpoint.payload, OF_CHECKPOINT), _without(calibration, OF_CALIBRATION))
+        if choice is None or this != same:
+            continue
+        for scores_folder, scores in made[Stage.EVAL]:
+            is_of_it = scores.payload.get("quantize") == checkpoint.key and scores.status == "ok"
+            if is_of_it and conditions(scores.payload) == conditions(wanted[Stage.EVAL]):
+                one = Source(source.variant, source.label, source.quant, source.kv_dtype)
+                one.manifests = {Stage.QUANTIZE: checkpoint, Stage.EVAL: scores}
+                one.folders = {Stage.QUANTIZE: folder, Stage.EVAL: scores_folder}
+                # Not a row of the table: a name of its own keeps it apart from the others.
+                found[choice] = record_of(one).model_copy(update={"name": f"{source.name} {checkpoint.key}"})
+    return found
+
+
+def _behind(payload: Mapping[str, Any], made: Found) -> Mapping[str, Any]:
+    """What identifies the calibration that a checkpoint was made from; nothing where it is gone."""
+    key = payload.get("calibrate")
+    found = (m.payload for _, m in reversed(made[Stage.CALIBRATE]) if key in (m.key, observations_key(m.payload)))
+    return next(found, {})
+
+
+def _choice(checkpoint: Mapping[str, Any], calibration: Mapping[str, Any]) -> Choice | None:
+    samples = calibration.get("num_samples")
+    # Without ranges a calibration still gives tokens to the algorithm that rounds the weights.
+    technique, parameter = observer_of(checkpoint) or ("tokens only", None)
+    # The weight of a new sample is set when samples are seen, and kept with the calibration.
+    constant = calibration.get("averaging_constant")
+    if technique == "moving_average" and parameter is None and isinstance(constant, int | float):
+        parameter = float(constant)
+    return Choice(technique=technique, parameter=parameter, samples=samples) if isinstance(samples, int) else None
+
+
+def _without(payload: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {name: value for name, value in payload.items() if name not in names}

@@ -1,0 +1,160 @@
+"""The report as data: what every renderer reads, and what `report.json` holds.
+
+`SCHEMA_VERSION` changes when a field is renamed, removed or means something else.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pipeline.compare.calibration_ranges import LayerRange, Spread
+from pipeline.compare.calibration_sweep import Sweep
+from pipeline.compare.comparison import Comparison
+from pipeline.compare.decide.frontier import Frontier
+from pipeline.compare.decide.recommendation import Recommendation
+from pipeline.compare.decide.verdict import Verdict
+from pipeline.compare.engine_agreement import Engines
+from pipeline.compare.history import History
+from pipeline.compare.published.reproduction import Reproduction
+from pipeline.compare.published.roofline_validation import RooflineCheck
+from pipeline.compare.roofline.model import Roofline
+from pipeline.compare.stats.intervals import Frozen, Missing
+from pipeline.results.calibration import Channel, Histogram, SetCard
+
+SCHEMA_VERSION = 1
+
+
+class Step(Frozen):
+    """One artifact behind a row."""
+
+    stage: str
+    status: Literal["ok", "failed", "not_applicable", "missing"]
+    reason: str = ""
+    key: str = ""
+    started: str = ""
+    seconds: float | None = None
+
+
+class Check(Frozen):
+    """One check of the gate."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+class Answer(Frozen):
+    """What the served checkpoint said to a canary prompt."""
+
+    prompt: str
+    answer: str
+
+
+class Digest(Frozen):
+    """One file of the checkpoint."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+class Card(Frozen):
+    """All that is on record about one variant."""
+
+    name: str
+    label: str
+    failure: str
+    recipe: dict[str, str]
+    calibration: dict[str, str]
+    serving: dict[str, str]
+    machine: dict[str, str]
+    versions: dict[str, str]
+    emulated: tuple[str, ...]
+    kernels: tuple[str, ...]
+    command: str
+    log: str
+    steps: tuple[Step, ...]
+    checks: tuple[Check, ...]
+    answers: tuple[Answer, ...]
+    files: tuple[Digest, ...]
+
+
+class Use(Frozen):
+    """A row whose checkpoint came from a calibration; no technique where it took tokens and no ranges."""
+
+    name: str
+    label: str
+    technique: str | None
+    setting: str = ""
+
+
+class TechniqueFinding(Frozen):
+    """Whether the ranges of one technique had settled, and which rows rest on them."""
+
+    technique: str
+    used_by: tuple[str, ...]
+    stable_after: int | None
+    moving: tuple[str, ...]
+    text: str
+
+
+class SiteFinding(Frozen):
+    """What one site saw, and where each technique clips it."""
+
+    name: str
+    layer: int | None
+    kind: str
+    minimum: float
+    maximum: float
+    outlier_ratio: float
+    outlier_channels: tuple[Channel, ...]
+    clip: dict[str, dict[str, float]]
+    stable_after: dict[str, int | None]
+
+
+class Seen(Frozen):
+    """What a calibration saw; the site with the largest outlier ratio is first."""
+
+    conversations: int
+    tokens: int
+    dtype: str
+    tolerance: float
+    techniques: tuple[TechniqueFinding, ...]
+    card: SetCard
+    ranges: tuple[LayerRange, ...]
+    convergence: dict[str, tuple[Spread, ...]]
+    worst: tuple[Histogram, ...]
+    sites: tuple[SiteFinding, ...]
+    site_count: int
+
+
+class Calibration(Frozen):
+    """A calibration artifact behind the rows."""
+
+    key: str
+    used_by: tuple[Use, ...]
+    seen: Seen | Missing
+
+
+class Report(Frozen):
+    """Everything that is shown, in every format."""
+
+    schema_version: int = SCHEMA_VERSION
+    title: str
+    model: str
+    machine: str
+    measured: str
+    setup: dict[str, str]
+    verdict: Verdict
+    comparison: Comparison
+    cards: tuple[Card, ...]
+    calibrations: tuple[Calibration, ...] = ()
+    sweeps: tuple[Sweep, ...] = ()
+    engines: tuple[Engines, ...] = ()
+    frontiers: tuple[Frontier, ...] = ()
+    recommendation: Recommendation | None = None
+    reproductions: tuple[Reproduction, ...] = ()
+    # The machine that was measured first, then the GPUs of report.what_if.
+    rooflines: tuple[Roofline, ...] = ()
+    roofline_check: RooflineCheck | None = None
+    history: History | None = None

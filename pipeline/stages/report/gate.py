@@ -1,0 +1,121 @@
+"""`stage=gate`: fails when a variant became worse than a stored report beyond noise, for use in CI.
+
+What cannot be told (another machine, another load, no interval) is shown and does not fail.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.compare.history import History, ResultChange
+from pipeline.errors import PipelineError, Regression, StageError
+from pipeline.stages.report.collect.past_runs import earlier, side_by_side
+from pipeline.stages.report.number_format import number, signed
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from pipeline.config import Settings
+    from pipeline.stages.report.document import Report
+
+WORDS = {"unknown": "cannot tell"}
+STYLES = {"worse": "red", "gone": "red", "better": "green", "new": "green", "same": "dim", "unknown": "yellow"}
+
+
+def gate(report: Report, settings: Settings, console: Console) -> dict[str, PipelineError]:
+    """Shows what moved against the baseline, and what cannot be told.
+
+    Returns:
+        the variants that became worse, each with what did.
+
+    Raises:
+        InputError: when the baseline cannot be read.
+        StageError: when nothing at all could be compared: that is no pass.
+    """
+    stored = earlier(settings)[-1:]
+    found = side_by_side(stored, report, settings.report.tolerance_percent)
+    assert found is not None
+    name = stored[0][0]
+    _show(found, name, console)
+    told = [change for change in found.results if change.movement not in ("unknown", "new")]
+    if not told:
+        reasons = dict.fromkeys(change.reason for change in found.results if change.reason)
+        raise StageError(
+            f"stage=gate: nothing of this run can be compared with {name} ({'; '.join(reasons) or 'no results'}).",
+            "Measure both on one machine, under one load, with at least two repeats.",
+        )
+    print(_line(found, name), flush=True)
+    worse: dict[str, list[ResultChange]] = {}
+    for change in found.regressions:
+        worse.setdefault(change.variant, []).append(change)
+    return {
+        variant: Regression(
+            f"worse than {name}: {'; '.join(_sentence(change) for change in changes)}.",
+            "Find the cause, or make this run the baseline.",
+        )
+        for variant, changes in worse.items()
+    }
+
+
+def _show(found: History, name: str, console: Console) -> None:
+    """What is the same is counted alone."""
+    table = Table(
+        box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", title=f"Against {name}", title_justify="left"
+    )
+    for heading in ("Variant", "Figure", "before", "now", "change"):
+        table.add_column(heading)
+    table.add_column("")
+    for change in found.results:
+        if change.movement != "same":
+            table.add_row(*_cells(change), Text(WORDS.get(change.movement, change.movement), STYLES[change.movement]))
+    if table.row_count:
+        console.print(table)
+    counts = Counter(change.movement for change in found.results)
+    console.print(", ".join(f"{count} {WORDS.get(movement, movement)}" for movement, count in counts.items()))
+
+
+def _line(found: History, name: str) -> str:
+    """The same as one line of JSON."""
+    line = {
+        "baseline": name,
+        "figures": Counter(change.movement for change in found.results),
+        "regressions": [
+            change.model_dump(include={"variant", "column", "unit", "change", "interval"})
+            for change in found.regressions
+        ],
+    }
+    return json.dumps(line, ensure_ascii=False, allow_nan=False)
+
+
+def _cells(change: ResultChange) -> list[str]:
+    then, now = change.figures[-2:]
+    digits = 5 if change.unit == "nats/token" else 0 if change.unit == "bytes" else 2
+    figures = ["" if figure is None else number(figure.value, digits) for figure in (then, now)]
+    moved = "; ".join(filter(None, (_size(change), change.reason)))
+    return [change.label, f"{change.title} ({change.unit})", *figures, moved]
+
+
+def _size(change: ResultChange) -> str:
+    if change.change is None:
+        return ""
+    digits = 5 if change.unit == "nats/token" else 1
+    text = f"{signed(change.change, digits)} {_unit(change)}"
+    if change.interval is None or change.unit == "bytes":
+        return text
+    return f"{text} ({signed(change.interval.low, digits)} to {signed(change.interval.high, digits)})"
+
+
+def _unit(change: ResultChange) -> str:
+    return {"%": "points", "nats/token": "nats/token"}.get(change.unit, "%")
+
+
+def _sentence(change: ResultChange) -> str:
+    if change.movement == "gone":
+        return f"{change.title} is gone ({change.reason})"
+    return f"{change.title} {_size(change)}"

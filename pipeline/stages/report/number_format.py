@@ -1,0 +1,97 @@
+"""Figures as text, and text from outside made harmless to show.
+
+A minus is the minus sign, thousands have commas, and a zero has no sign.
+"""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from pipeline.compare.stats.intervals import Interval
+
+MINUS = "−"
+
+
+def clean(value: Any, limit: int | None = None) -> str:
+    """Text without control characters (terminals obey them) and direction overrides (readers are misled by them).
+
+    With a limit, at most so many characters, and no word in halves.
+    """
+    kept = "".join(
+        character
+        for character in str(value)
+        if character in "\n\t" or unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Co", "Cn")
+    )
+    if limit is None or len(kept) <= limit:
+        return kept
+    short = kept[: limit - 1]
+    return f"{(short.rpartition(' ')[0] or short).rstrip(' .;:,')}…"
+
+
+def first_line(text: str, limit: int = 140) -> str:
+    """The first line that says something, short enough for a table."""
+    lines = [line.strip() for line in clean(text).splitlines() if line.strip()]
+    return clean(lines[0] if lines else "no reason given", limit)
+
+
+def number(value: float, digits: int) -> str:
+    """A figure with that many decimals."""
+    text = f"{value:,.{digits}f}"
+    if float(text.replace(",", "")) == 0:
+        text = text.lstrip("-")
+    return text.replace("-", MINUS)
+
+
+def signed(value: float, digits: int = 1) -> str:
+    """A difference: its sign is always there, unless it rounds to zero."""
+    text = number(value, digits)
+    return text if text.startswith(MINUS) or float(text.replace(",", "")) == 0 else f"+{text}"
+
+
+def decimals(values: Iterable[float]) -> int:
+    """How many decimals a column needs so that its figures have about four digits."""
+    largest = max((abs(value) for value in values if math.isfinite(value)), default=0.0)
+    if largest == 0:
+        return 1
+    return min(4, max(0, 3 - math.floor(math.log10(largest))))
+
+
+def size_unit(sizes: Iterable[int]) -> tuple[str, float]:
+    """The unit that fits a column of file sizes, and its bytes."""
+    largest = max(sizes, default=0)
+    return ("GB", 1e9) if largest >= 1e9 else ("MB", 1e6) if largest >= 1e5 else ("kB", 1e3)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them."""
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def plain(value: Any) -> str:
+    """A setting as text."""
+    if isinstance(value, dict):
+        return ", ".join(f"{clean(name)} {plain(item)}" for name, item in value.items()) or "none"
+    if isinstance(value, list | tuple):
+        return ", ".join(plain(item) for item in value) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "none" if value is None else clean(value)
+
+
+def figure(value: float) -> str:
+    """A magnitude to about four digits; a very small or large one with its power of ten."""
+    if value and not 1e-4 <= abs(value) < 1e7:
+        return f"{value:.3g}"
+    return number(value, min(decimals([value]), 0 if value == round(value) else 4))
+
+
+def ends(interval: Interval | None, show: Callable[[float], str]) -> str:
+    """The ends of an interval, each as `show` says it."""
+    return "n/a" if interval is None else f"{show(interval.low)} to {show(interval.high)}"

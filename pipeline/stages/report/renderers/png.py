@@ -1,0 +1,46 @@
+"""The charts as PNG files for slides: each with title and key, in the light colours, at twice the size of the page."""
+
+from __future__ import annotations
+
+import json
+import re
+from importlib.resources import files
+from typing import Any
+
+from pipeline.stages.report.charts import every_chart
+from pipeline.stages.report.document import Report
+from pipeline.stages.report.vega.spec import INK, MUTED, SURFACE, WIDE, Chart
+from pipeline.stages.report.vega.svg import VEGA_LITE
+
+SCALE = 2
+VARIABLE = re.compile(r"var\(--([\w-]+)\)")
+
+
+def render(report: Report) -> dict[str, bytes]:
+    """A PNG for each chart, by its file name."""
+    colours = light_colours()
+    source = f"{report.model} on {report.machine}{f', {report.measured}' if report.measured else ''}"
+    return {f"{chart.name}.png": _png(_slide(chart, source), colours) for chart in every_chart(report).values()}
+
+
+def light_colours() -> dict[str, str]:
+    """The colours of the light page by the names of their variables, from its style sheet."""
+    style = files("pipeline.stages.report.renderers").joinpath("templates", "page.css").read_text(encoding="utf-8")
+    return dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", style[: style.index("}")]))
+
+
+def _slide(chart: Chart, source: str) -> dict[str, Any]:
+    """The wide chart with what a page would say around it."""
+    size = {"anchor": "start", "fontSize": WIDE.font + 7, "subtitleFontSize": WIDE.font + 1, "offset": 16}
+    words = {"text": chart.title, "subtitle": [line for line in (chart.key, source) if line]}
+    heading = {**words, **size, "color": INK, "subtitleColor": MUTED, "subtitlePadding": 6}
+    return {**chart.specs[WIDE.name], "title": heading, "padding": 24, "background": SURFACE}
+
+
+def _png(spec: dict[str, Any], colours: dict[str, str]) -> bytes:
+    import vl_convert
+
+    # A text from outside may hold such a variable too; there it stays what it is, for it names no colour of ours.
+    text = VARIABLE.sub(lambda found: colours.get(found[1], found[0]), json.dumps(spec, ensure_ascii=False))
+    content: bytes = vl_convert.vegalite_to_png(text, vl_version=VEGA_LITE, scale=SCALE, allowed_base_urls=[])
+    return content

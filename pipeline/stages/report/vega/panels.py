@@ -1,0 +1,100 @@
+"""Panels of horizontal strips, one for each variant, in the same order in every panel: the names stand at the left."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.stages.report.vega.spec import INK, NAMES, SURFACE, Layout, heading, own
+
+STEP = 26
+
+
+@dataclass(frozen=True)
+class Strip:
+    """One panel: its rows have a `label`; `layers` draws them on its axes, `x` and a `y` of names."""
+
+    title: str
+    rows: Sequence[dict[str, Any]]
+    x: dict[str, Any]
+    layers: Sequence[dict[str, Any]]
+    below: str = ""
+
+
+def strips(panels: Sequence[Strip], labels: Sequence[str], layout: Layout, most: int | None = None) -> dict[str, Any]:
+    """The panels side by side, at most `most` in a line."""
+    columns = min(most or layout.panels, layout.panels, len(panels))
+    width = strip_width(layout, columns)
+    drawn = []
+    for index, panel in enumerate(panels):
+        axis = {**NAMES, "labels": index % columns == 0, "labelLimit": layout.names}
+        y = {"field": "label", "type": "nominal", "scale": {"domain": list(labels)}, "title": None, "axis": axis}
+        layers = [
+            # A mark that spans all names has no place among them.
+            {**each, "encoding": _on(each["encoding"], {"x": panel.x} if each.get("spans") else {"x": panel.x, "y": y})}
+            for each in panel.layers
+        ]
+        for each in layers:
+            each.pop("spans", None)
+        drawn.append(
+            {
+                "width": width,
+                "height": STEP * len(labels),
+                **({"title": heading(panel.title, panel.below, layout, width)} if panel.title else {}),
+                "data": {"values": list(panel.rows)},
+                "layer": layers,
+            }
+        )
+    return {"concat": drawn, "columns": columns, "spacing": 22}
+
+
+def _on(channels: dict[str, Any], axes: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The channels of a mark; what one says of an axis is added to the axis."""
+    return {**axes, **channels, **{name: {**axis, **channels.get(name, {})} for name, axis in axes.items()}}
+
+
+def strip_width(layout: Layout, columns: int) -> int:
+    """How wide one of so many panels in a line is."""
+    if columns == 1:
+        return layout.width - layout.names + 40
+    return (layout.width - layout.names) // columns - 22
+
+
+def mark(kind: dict[str, Any], only: str = "", **channels: Any) -> dict[str, Any]:
+    """A mark of each row, of those where `only` holds."""
+    condition = {"transform": [{"filter": only}]} if only else {}
+    return {**condition, "mark": kind, "encoding": channels}
+
+
+def line_at(value: float, **style: Any) -> dict[str, Any]:
+    """An upright line through all names."""
+    return {
+        "spans": True,
+        "data": {"values": [{"at": value}]},
+        "mark": {"type": "rule", "color": INK, "strokeWidth": 1, **style},
+        "encoding": {"x": {"field": "at"}},
+    }
+
+
+def hover() -> dict[str, Any]:
+    """What a mark says to whoever points at it: the row's `hover`."""
+    return {"field": "hover", "type": "nominal"}
+
+
+def interval(only: str = "", width: float = 2) -> dict[str, Any]:
+    """A bar from `low` to `high` in the row's colour."""
+    bar = {"type": "rule", "strokeWidth": width}
+    return mark(bar, only, x={"field": "low"}, x2={"field": "high"}, color=own("color"))
+
+
+def ring(only: str = "", size: float = 64) -> dict[str, Any]:
+    """A hollow mark at `value`."""
+    kind = {"type": "point", "filled": True, "shape": "circle", "size": size, "fill": SURFACE, "strokeWidth": 2}
+    return mark({**kind, "opacity": 1}, only, stroke=own("color"), description=hover())
+
+
+def diamond(only: str = "", size: float = 110) -> dict[str, Any]:
+    """A filled mark at `value`."""
+    kind = {"type": "point", "filled": True, "shape": "diamond", "size": size, "opacity": 1}
+    return mark(kind, only, color=own("color"), description=hover())

@@ -1,0 +1,55 @@
+"""How things are told apart: colour and shape or dash, never colour alone.
+
+Colours are variables of the page's style, whose contrast is tested; the palette is one that colour-blind readers can
+tell apart (M. Okabe, K. Ito, Color Universal Design, 2008), darkened for text-like marks on white.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pipeline.results.records import Family
+
+FAMILY_COLOURS: Mapping[Family, str] = {
+    "baseline": "var(--c-baseline)",
+    "weights and activations": "var(--c-both)",
+    "weights only": "var(--c-weights)",
+    "KV cache": "var(--c-kv)",
+    "other": "var(--c-other)",
+}
+FAMILY_SHAPES: Mapping[Family, str] = {
+    "baseline": "diamond",
+    "weights and activations": "circle",
+    "weights only": "triangle-up",
+    "KV cache": "square",
+    "other": "cross",
+}
+WORDS = {"triangle-up": "triangle", "triangle-down": "triangle pointing down"}
+COLOURS = tuple(f"var(--s-{index})" for index in range(1, 9))
+SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "circle", "square")
+DASHES = ("1 0", "7 3", "2 2", "8 2 2 2", "4 4", "10 3 2 3 2 3", "1 3", "12 4")
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a kind of site or a technique looks."""
+
+    colour: str
+    shape: str
+    dash: str
+
+
+def styles(names: Sequence[str]) -> dict[str, Style]:
+    """A look for each name."""
+    # A second round of the colours comes with other shapes and dashes.
+    return {
+        name: Style(COLOURS[i % 8], SHAPES[(i + 3 * (i // 8)) % 8], DASHES[(i + 3 * (i // 8)) % 8])
+        for i, name in enumerate(names)
+    }
+
+
+def said(shapes: Mapping[str, str]) -> str:
+    """What each name's shape is, in words, for where no key stands beside the chart."""
+    marks = ", ".join(f"{name}: {WORDS.get(shape, shape)}" for name, shape in shapes.items())
+    return f"{marks[:1].upper()}{marks[1:]}."

@@ -1,0 +1,54 @@
+"""Drawings made before, kept in the user's cache: of a report that is made anew, most charts are as they were."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+
+from pipeline.artifacts.workspace import user_cache
+from pipeline.stages.report import files
+
+CACHE = "PIPELINE_DRAWINGS"
+# Of so many the least recently used go; a report has about 40, of 20 to 150 kB.
+KEPT = 400
+
+
+def drawing(spec: str, draw: Callable[[str], str]) -> str:
+    """What `draw` makes of a chart's Vega-Lite, or made of it before; a cache that cannot be used is done without."""
+    path = _folder() / f"{sha256(f'{_engine()} {spec}'.encode()).hexdigest()}.svg"
+    with suppress(OSError):
+        text = path.read_text(encoding="utf-8")
+        os.utime(path)
+        return text
+    text = draw(spec)
+    with suppress(OSError):
+        files.replace(path, text.encode())
+    return text
+
+
+def has_some() -> bool:
+    """Whether there are drawings: a report made before leaves few to be drawn."""
+    with suppress(OSError):
+        return any(_folder().iterdir())
+    return False
+
+
+def forget() -> None:
+    """Removes the drawings that were not used for longest."""
+    with suppress(OSError):
+        for path in sorted(_folder().iterdir(), key=lambda path: path.stat().st_mtime)[:-KEPT]:
+            path.unlink(missing_ok=True)
+
+
+def _folder() -> Path:
+    return user_cache("drawings", CACHE)
+
+
+@cache
+def _engine() -> str:
+    return f"vl-convert {version('vl-convert-python')}"

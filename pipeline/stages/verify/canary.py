@@ -1,0 +1,150 @@
+"""What the served checkpoint thinks of a few fixed texts, against the BF16 model served alike.
+
+Weights can be right and answers wrong: a kernel that reads another order, a scale that the loader drops, a config that
+turns positions otherwise. So each token of the texts is asked for its log-probability, and the distance
+
+    d = rms(l - l_BF16) / std(l_BF16)
+
+is held against what the format explains. Let e be the relative error of a product in that format, with independent
+errors in every layer. A branch of a decoder layer (attention, MLP) is about three products deep, so that its output is
+off by sqrt(3) e of its length, and by what its input is off. With u the squared relative error of the residual stream
+and H its squared length, each branch adds dH of its own: d(u H) = (u + 3 e^2) dH, so u = 3 e^2 (1 + ln(H / H_0)), and
+H / H_0 = 2 L + 1 after L layers whose branches are as long as the embedding. A logit is off by sqrt(u) of the logits'
+spread, and a log-probability, a logit less their mean under the softmax, by at most sqrt(2) of that:
+
+    d <= sqrt(6 (1 + ln(2 L + 1))) e
+
+Errors of weights, activations, keys and values, and of BF16 itself add up in squares. Trained models damp what is
+added (the demo model stays below half of the bound in every format); random weights do not, and are at 0.6 to 1.2 of
+it from 4 to 28 layers and at 2.1 with 36, so they have a margin. What is unrelated to the reference is at 1 to 1.4.
+Four bits in 36 layers of random weights are there, too (1.08 was seen), and FP8 is halfway (.54): where these explain
+as much as the cap, nothing can be told.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from pipeline.artifacts.workspace import Artifact, key_of
+from pipeline.config import KVCacheSettings, Settings
+from pipeline.errors import PipelineError, ServerError
+
+if TYPE_CHECKING:
+    from pipeline.job import Job
+    from pipeline.serve.server import Server
+
+# Prose, Chinese, arithmetic and code: what no format should do to one alone.
+TEXTS = (
+    "The river rises in the mountains, crosses a wide plain with small towns on both banks, and reaches the sea after "
+    "nine hundred kilometres. In spring, when the snow melts, it carries three times as much water as in autumn.",
+    "图书馆每天早上九点开门，晚上八点关门。读者可以借五本书，借期是三十天；如果还没有看完，可以再续借一次。",
+    "A train leaves at 8:15 and arrives at 10:45. It stops for 10 minutes on the way. How long does it move? From 8:15 "
+    "to 10:45 are 150 minutes. 150 - 10 = 140. The answer is 140 minutes.",
+    "def count_words(text):\n    counts = {}\n    for word in text.split():\n"
+    "        counts[word] = counts.get(word, 0) + 1\n    return counts\n",
+)
+# Bits of mantissa m: rounding to nearest errs by at most 2^-(m+1), and by 1 / sqrt(3) of that as rms.
+MANTISSA = {"bf16": 7, "fp8": 3, "fp4": 1, "fp8_e4m3": 3, "fp8_e5m2": 2}
+# Largest magnitude over rms of what shares an INT8 scale: 4 for Gaussian noise, tens with outlier channels.
+CREST = 32
+# The largest distance that is let through whatever explains it, and what the bound is multiplied with.
+CAP = 0.7
+MARGIN = {"trained": 1.0, "random": 3.0}
+SHARED_STAGE = "reference"
+# Why the BF16 model could not be served, by the reference's key: it is tried once in a run.
+_unserved: dict[str, str] = {}
+
+
+def relative_rounding(number: str) -> float:
+    """The rms relative error of rounding to a format; of INT8 with a scale for values of which one is an outlier."""
+    if number == "int8":
+        return CREST / (127 * math.sqrt(12))
+    return 2.0 ** -(MANTISSA[number] + 1) / math.sqrt(3)
+
+
+def allowed(settings: Settings, layers: int, weight_errors: Sequence[float], reference: Sequence[float]) -> float:
+    """The largest distance that a variant's formats explain.
+
+    Args:
+        settings: of the variant.
+        layers: decoder layers of the model.
+        weight_errors: relative error of each quantized weight; empty where they are as they were.
+        reference: BF16's log-probabilities.
+    """
+    errors = [math.sqrt(2) * relative_rounding("bf16")]
+    if weight_errors:
+        errors.append(math.sqrt(sum(error**2 for error in weight_errors) / len(weight_errors)))
+    if settings.quant.format is not None and settings.quant.format.activations != "bf16":
+        errors.append(relative_rounding(settings.quant.format.activations))
+    if settings.kv_cache.dtype != "auto":
+        errors.append(relative_rounding(settings.kv_cache.dtype))
+    product = math.sqrt(sum(error**2 for error in errors))
+    # Both servers round logits to BF16, which are about as large as the least log-probability.
+    logits = math.sqrt(2) * relative_rounding("bf16") * max(map(abs, reference)) / spread(reference)
+    bound = math.hypot(math.sqrt(6 * (1 + math.log(2 * layers + 1))) * product, logits)
+    return min(CAP, MARGIN[settings.model.weights] * bound)
+
+
+def distance(reference: Sequence[float], seen: Sequence[float]) -> float:
+    """The rms difference of two texts' log-probabilities, in standard deviations of the reference's."""
+    squares = [(one - other) ** 2 for one, other in zip(reference, seen, strict=True)]
+    found = math.sqrt(sum(squares) / len(squares)) / spread(reference)
+    return found if math.isfinite(found) else math.inf
+
+
+def spread(values: Sequence[float]) -> float:
+    """The standard deviation, never 0."""
+    mean = sum(values) / len(values)
+    return max(math.sqrt(sum((value - mean) ** 2 for value in values) / len(values)), 1e-6)
+
+
+def ask(server: Server) -> dict[str, Any]:
+    """The texts' tokens and their log-probabilities, one list each."""
+    found = [pair for text in server.prompt_logprobs(list(TEXTS)) for pair in text]
+    return {"tokens": [token for token, _ in found], "logprobs": [value for _, value in found]}
+
+
+def reference(job: Job) -> dict[str, Any]:
+    """BF16's answers, kept for all variants of the model; the model is served for them where they are not there yet.
+
+    Raises:
+        ServerError: when the BF16 model cannot be served here, such as for want of memory.
+    """
+    from pipeline.artifacts import provenance
+
+    artifact = _artifact(job)
+    if job.workspace.why(artifact) is not None:
+        if artifact.key in _unserved:
+            raise ServerError(_unserved[artifact.key])
+        job.progress.detail("log-probabilities of the BF16 model")
+        context = provenance.context(job.settings, job.hardware, job.overrides)
+        try:
+            with job.workspace.making(artifact, context) as draft:
+                server = job.server() if job.settings.is_baseline else _baseline_server(job)
+                (draft.folder / "canary.json").write_text(json.dumps(ask(server)))
+                draft.results = {"server": server.facts()}
+        except PipelineError as error:
+            _unserved[artifact.key] = error.problem
+            raise
+    return dict(json.loads((artifact.folder / "canary.json").read_text()))
+
+
+def _artifact(job: Job) -> Artifact:
+    """One for a model, a vLLM and a precision, whatever else is told to the server."""
+    serving = job.serving.identity(job.settings)
+    payload = {
+        "model": job.model.identity(),
+        "vllm": serving["vllm"],
+        "dtype": job.settings.serve.dtype,
+        "texts": key_of({"texts": TEXTS}),
+    }
+    return job.workspace.artifact(SHARED_STAGE, job.settings.model.name, None, payload)
+
+
+def _baseline_server(job: Job) -> Server:
+    serve = job.settings.serve.model_copy(update={"kernel": "auto"})
+    settings = job.settings.model_copy(update={"kv_cache": KVCacheSettings(name="auto", dtype="auto"), "serve": serve})
+    return job.serving.serve(job.model.folder, settings, "bf16-reference")

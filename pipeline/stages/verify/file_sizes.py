@@ -1,0 +1,87 @@
+"""What a checkpoint's weight files weigh, from the scheme and the shapes of the BF16 checkpoint alone.
+
+Every tensor is predicted with its bytes (`storage`), scales of the KV cache and the files' own headers too. So a format
+that was not applied everywhere, a tensor that was stored twice and one in a wider type all show, and by name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from pipeline.config import QuantSettings
+from pipeline.models.headers import headers
+from pipeline.models.layout import Shape, Stored, bytes_of, stored
+
+HEADER = "(headers)"
+# llama.cpp's file begins a tensor at a multiple of this.
+ALIGNMENT = 32
+
+
+def predicted(source: Path, quant: QuantSettings, kv_scales: bool) -> dict[str, int]:
+    """Every tensor that the weight files of a checkpoint hold, with its bytes, and what the files themselves take.
+
+    Args:
+        source: the BF16 checkpoint.
+        quant: the scheme and its engine.
+        kv_scales: whether calibrated scales of the KV cache are stored beside the weights.
+    """
+    original = {name: (str(item["dtype"]), tuple(item["shape"])) for name, item in headers(source).items()}
+    config = json.loads((source / "config.json").read_text())
+    config = config.get("text_config", config)
+    tensors = stored(original, config, quant)
+    sizes = bytes_of(tensors)
+    if quant.engine == "gguf":
+        return sizes | {HEADER: _gguf_header(source, tensors, sizes)}
+    header = _header(tensors, sizes)
+    if kv_scales:
+        layers = int(config["num_hidden_layers"])
+        scale: tuple[str, Shape] = ("F32", ())
+        scales = {f"model.layers.{n}.self_attn.{x}_scale": scale for n in range(layers) for x in "kv"}
+        header += _header(scales, bytes_of(scales))
+        sizes |= bytes_of(scales)
+    return sizes | {HEADER: header}
+
+
+def _header(tensors: Stored, sizes: Mapping[str, int]) -> int:
+    """Bytes of a safetensors file before its tensors, see `models.safetensors_header`."""
+    content: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, (kind, shape) in tensors.items():
+        content[name] = {"dtype": kind, "shape": shape, "data_offsets": [end, end + sizes[name]]}
+        end += sizes[name]
+    return 8 + -(-len(json.dumps(content, separators=(",", ":"))) // 8) * 8
+
+
+def _gguf_header(source: Path, tensors: Stored, sizes: Mapping[str, int]) -> int:
+    """Of each tensor the name (half as long as here), dimensions, type and place, and the gap to the next one."""
+    infos = sum(
+        8 + len(name) // 2 + 4 + 8 * len(shape) + 4 + 8 + (-sizes[name]) % ALIGNMENT
+        for name, (_, shape) in tensors.items()
+    )
+    return infos + _vocabulary(source)
+
+
+def _vocabulary(source: Path) -> int:
+    """Bytes of the tokenizer in a GGUF file: each token with its type, each merge, the chat template."""
+    path = source / "tokenizer.json"
+    if not path.is_file():
+        return 0
+    tokenizer = json.loads(path.read_text())
+    model = tokenizer.get("model", {})
+    tokens = {*model.get("vocab", {}), *(item["content"] for item in tokenizer.get("added_tokens", []))}
+    merges = [item if isinstance(item, str) else " ".join(item) for item in model.get("merges") or []]
+    templates = sum(file.stat().st_size for file in source.glob("chat_template*"))
+    return sum(8 + len(token.encode()) + 4 for token in tokens) + sum(8 + len(m.encode()) for m in merges) + templates
+
+
+def differences(expected: Mapping[str, int], folder: Path) -> list[str]:
+    """The tensors that are there and not expected, missing, or of another size, each with both figures."""
+    seen = {name: item["data_offsets"][1] - item["data_offsets"][0] for name, item in headers(folder).items()}
+    names = sorted({*expected, *seen} - {HEADER})
+    return [
+        f"{name}: {seen.get(name, 0):,} bytes instead of {expected.get(name, 0):,}"
+        for name in names
+        if seen.get(name, 0) != expected.get(name, 0)
+    ]

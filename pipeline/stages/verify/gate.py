@@ -1,0 +1,254 @@
+"""The checks: files, sizes, layers, scales, weights against BF16's; then loaded in vLLM, canaries against BF16's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.artifacts.workspace import Draft, sha256_of
+from pipeline.errors import PipelineError, ServerError, StageError
+from pipeline.formats import unpack_gguf
+from pipeline.models import headers as disk
+from pipeline.models.source import check_safetensors, companions
+from pipeline.stages.verify import CHECKS, canary, file_sizes
+from pipeline.stages.verify.weights import changed, compare, excess
+
+if TYPE_CHECKING:
+    from pipeline.job import Job
+
+CANARIES = (
+    "The capital of France is",
+    "Question: What is 7 plus 5?\nAnswer:",
+    "def add(a, b):\n",
+)
+CANARY_TOKENS = 16
+SIZE_TOLERANCE = 0.01
+# What bitsandbytes' scales are called.
+LARGEST = (".SCB", "absmax")
+# The code of no number among MXFP4's scales (OCP Microscaling formats, 2023, 5.4.1).
+E8M0_NAN = 255
+
+
+class Failed(Exception):
+    """A check that did not hold, with what was seen."""
+
+
+def verify(job: Job, draft: Draft) -> None:
+    """Runs the checks in order and stops at the first that fails.
+
+    Raises:
+        StageError: naming it, with what was seen.
+    """
+    folder, source = job.checkpoint, job.model.folder
+    results = draft.results
+    results |= {
+        "checks": [],
+        "bytes": disk.weight_bytes(folder),
+        "baseline_bytes": disk.weight_bytes(source),
+        "quantized_layers": len(disk.quantized_modules(folder)),
+    }
+    results["size_ratio"] = results["bytes"] / results["baseline_bytes"]
+    checks: dict[str, Callable[[], str]] = {
+        "files": lambda: files(folder, source),
+        "layers": lambda: layers(folder, source, job),
+        "size": lambda: size(folder, source, job, results),
+        "scales": lambda: scales(folder),
+        "untouched": lambda: untouched(folder, source, job),
+        "weights": lambda: weights(job, results),
+        "BF16 reference": lambda: _reference(job, results),
+        "loads in vLLM": lambda: _loads(job),
+        "canary prompts": lambda: _canaries(job, results),
+        "canary log-probabilities": lambda: log_probabilities(job, results, canary.ask(job.server())),
+    }
+    for name in CHECKS:
+        job.progress.detail(name)
+        try:
+            outcome = {"name": name, "ok": True, "detail": checks[name]()}
+        except Failed as seen:
+            outcome = {"name": name, "ok": False, "detail": str(seen)}
+        results["checks"].append(outcome)
+        if not outcome["ok"]:
+            raise StageError(f"{job.variant} did not pass the gate: {name}: {outcome['detail']}.", _REMEDY)
+    results["server"] = job.server().facts()
+
+
+_REMEDY = "Its checkpoint is kept for a look; make it again with another engine, algorithm or calibration."
+
+
+def files(folder: Path, source: Path) -> str:
+    """Weights whole, tokenizer and generation config as in the BF16 checkpoint."""
+    weights = disk.weight_files(folder)
+    if not weights or not (folder / "config.json").is_file():
+        raise Failed("config.json or the weights are missing")
+    for path in weights:
+        try:
+            (unpack_gguf.check if path.suffix == ".gguf" else check_safetensors)(path)
+        except PipelineError as error:
+            raise Failed(error.problem) from None
+    changed = [
+        path.name
+        for path in companions(source)
+        if not (folder / path.name).is_file() or sha256_of(folder / path.name) != sha256_of(path)
+    ]
+    if changed:
+        raise Failed(f"not as in the BF16 checkpoint: {', '.join(sorted(changed))}")
+    return f"{len(weights)} weight file(s), tokenizer unchanged"
+
+
+def size(folder: Path, source: Path, job: Job, results: dict[str, Any]) -> str:
+    """The weight files weigh what the scheme and the shapes predict, to 1 %."""
+    expected = file_sizes.predicted(source, job.settings.quant, job.settings.kv_cache.needs_data)
+    results["predicted_bytes"] = promised = sum(expected.values())
+    seen = disk.weight_bytes(folder)
+    said = f"{seen:,} bytes, {promised:,} predicted ({seen / promised - 1:+.2%})"
+    if abs(seen / promised - 1) > SIZE_TOLERANCE:
+        other = file_sizes.differences(expected, folder)
+        raise Failed(f"{said}; {other[0] if other else 'beside the tensors'}")
+    return said
+
+
+def layers(folder: Path, source: Path, job: Job) -> str:
+    """Every Linear of the decoder is quantized or on the ignore list, and nothing else is quantized."""
+    found = disk.headers(folder)
+    linears = {
+        name.removesuffix(".weight")
+        for name in disk.headers(source)
+        if name.endswith("_proj.weight") and ".layers." in name
+    }
+    quantized = disk.quantized_modules(folder)
+    if job.settings.quant.scheme is None:
+        expected: set[str] = set()
+    else:
+        ignored = set(disk.ignored(disk.quantization_config(folder)))
+        expected = {name for name in linears if name not in ignored}
+    if missing := expected - quantized:
+        raise Failed(f"{len(missing)} layers were not quantized, {sorted(missing)[0]} first")
+    # llama.cpp's mixtures round the embeddings and the output layer as well.
+    beyond = {"model.embed_tokens", "lm_head"} if disk.gguf_file(folder) else set()
+    if extra := quantized - expected - beyond:
+        raise Failed(f"{len(extra)} layers should not be quantized, {sorted(extra)[0]} first")
+    unrounded = ("BF16", "F16", "F32")
+    wide = [name for name in sorted(quantized) if found.get(f"{name}.weight", {}).get("dtype") in unrounded]
+    if wide:
+        raise Failed(f"{wide[0]} has a scale, and its weight is still {found[wide[0] + '.weight']['dtype']}")
+    others = "quantized too" if quantized & beyond else "left alone"
+    return f"{len(quantized - beyond)} of {len(linears)} decoder Linears quantized, lm_head and embeddings {others}"
+
+
+def untouched(folder: Path, source: Path, job: Job) -> str:
+    """Norms, embeddings and whatever else the scheme leaves alone are BF16's."""
+    if other := changed(folder, source, job.settings.quant):
+        raise Failed(f"{len(other)} tensors are not BF16's though nothing rounds them, {other[0]} first")
+    return "what no scheme rounds is BF16's, bit for bit"
+
+
+def weights(job: Job, results: dict[str, Any]) -> str:
+    """Every weight is as near to BF16's as its format allows (see `rounding`)."""
+    quant = job.settings.quant
+    if quant.scheme is None:
+        return "as they were"
+    try:
+        found = compare(job.checkpoint, job.model.folder, quant)
+    except KeyError as error:
+        return f"not compared: not known here: {error.args[0]}"
+    results["weight_errors"] = found
+    worst = max(found, key=excess, default=None)
+    if worst is None:
+        raise Failed("no quantized weight could be compared")
+    said = (
+        f"{worst['module']} is {worst['error']:.4f} of its norm away, {worst['allowed']:.4f} would be explained; "
+        f"its groups' factors {worst['factor_error']:.4f} from 1, {worst['allowed_factor_error']:.4f} would be"
+    )
+    if excess(worst) > 1:
+        raise Failed(said)
+    return f"{len(found)} compared with BF16; worst: {said}"
+
+
+def log_probabilities(job: Job, results: dict[str, Any], answers: dict[str, Any]) -> str:
+    """What the served checkpoint thinks of fixed texts is as near to BF16 as its formats allow (see `canary`)."""
+    reference = results.pop("reference")
+    if reference is None:
+        return "not compared: the BF16 model was not served"
+    if answers["tokens"] != reference["tokens"]:
+        raise Failed("the server cuts the texts into other tokens than BF16's")
+    errors = [item["error"] for item in results.get("weight_errors", [])]
+    layers = int(job.model.config.get("text_config", job.model.config)["num_hidden_layers"])
+    limit = canary.allowed(job.settings, layers, errors, reference["logprobs"])
+    seen = canary.distance(reference["logprobs"], answers["logprobs"])
+    results["canary_logprobs"] = {"distance": seen, "allowed": limit, "tokens": len(answers["tokens"])}
+    said = f"{seen:.4f} of their spread away from BF16's, {limit:.4f} would be explained"
+    if job.settings.model.weights == "random" and limit >= canary.CAP and math.isfinite(seen):
+        return f"not judged: {said}, and random weights this deep in so few bits answer like another model's"
+    if not seen <= limit:
+        raise Failed(said)
+    return f"{len(answers['tokens'])} tokens; {said}"
+
+
+def scales(folder: Path) -> str:
+    """Every scale is finite, and of a sign that its format takes."""
+    count = 0
+    if path := disk.gguf_file(folder):
+        for name, weight in unpack_gguf.weights(path):
+            if not bool(weight.isfinite().all()):
+                raise Failed(f"{name} holds a value that is not finite")
+            count += weight.numel()
+        return f"{count:,} weights of blocks with scales in them finite"
+    for name, tensor in _tensors(folder, lambda name: name.endswith(("_scale", ".scales", *LARGEST))):
+        if not bool(_sane(name, tensor).all()):
+            raise Failed(f"{name} holds a value that no scale can have")
+        count += tensor.numel()
+    return f"{count:,} scales finite and in range"
+
+
+def _sane(name: str, scales: Any) -> Any:
+    """Which values of a tensor of scales can be one."""
+    import torch
+
+    values = scales.float()
+    if name.endswith("_scale") and scales.dtype is torch.uint8:
+        sane = values != E8M0_NAN  # codes of powers of two, which are all positive
+    elif name.endswith(LARGEST):
+        # bitsandbytes stores the largest magnitude (or a code of it), which is 0 where all weights are.
+        sane = values >= 0
+    elif name.endswith(".scales"):
+        # AutoRound turns a group around where its largest weight is positive: one side has a step more than the other.
+        sane = values != 0
+    else:
+        sane = values > 0
+    return sane & values.isfinite()
+
+
+def _tensors(folder: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, Any]]:
+    from safetensors import safe_open
+
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            yield from ((name, file.get_tensor(name)) for name in file.keys() if wanted(name))  # noqa: SIM118
+
+
+def _reference(job: Job, results: dict[str, Any]) -> str:
+    """A BF16 model that this machine cannot serve is no fault of a variant."""
+    try:
+        results["reference"] = canary.reference(job)
+    except ServerError as error:
+        if job.settings.is_baseline:
+            raise
+        results["reference"] = None
+        return f"not there, the BF16 model could not be served: {error.problem.splitlines()[0]}"
+    return "log-probabilities of the same texts"
+
+
+def _loads(job: Job) -> str:
+    server = job.server()
+    return f"ready after {server.ready_s:.1f} s"
+
+
+def _canaries(job: Job, results: dict[str, Any]) -> str:
+    answers = job.server().complete(list(CANARIES), CANARY_TOKENS)
+    results["canary"] = [{"prompt": prompt, "answer": answer} for prompt, answer in zip(CANARIES, answers, strict=True)]
+    # Broken kernels answer `!!!!`, token 0 over and over, or nothing that can be seen.
+    if all(len(set(answer.strip())) <= 1 for answer in answers):
+        raise Failed(f"no answer holds more than one character: {answers[0]!r}")
+    return f"{len(answers)} prompts answered"

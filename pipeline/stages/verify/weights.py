@@ -1,0 +1,103 @@
+"""Every tensor against the BF16 one: a wrong scale, order or zero point loads and answers all the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import QuantSettings
+from pipeline.formats import unpack_gguf
+from pipeline.formats.rounding import factor_error, limits, relative_error
+from pipeline.models.headers import gguf_file, quantized_modules
+from pipeline.models.rescaling import NORMS, Factors
+
+# These multiply weights by what their activations make important, and divide what is in front of them (`rescaling`).
+RESCALING = ("awq", "smoothquant")
+# What is found of a module, and the limit that it is held against.
+ERRORS = (("error", "allowed"), ("factor_error", "allowed_factor_error"))
+
+
+def compare(folder: Path, source: Path, quant: QuantSettings) -> list[dict[str, Any]]:
+    """Each quantized module with its errors (see `rounding`), and the largest that its format and algorithm explain.
+
+    What was rescaled is compared as it acts, with the factors taken out again, so that the errors of one format mean
+    the same whatever algorithm made it.
+
+    Raises:
+        KeyError: on a format, or a model, whose weights cannot be compared.
+    """
+    import torch
+
+    from pipeline.models.dequantize import Tensors, Weights
+
+    # Billions of weights are a minute's work on a CPU, and seconds on a GPU.
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    images, before, after = Weights(folder, device), Tensors(source, device), Tensors(folder, device)
+    factors: Factors | None = None
+    if quant.algorithm in RESCALING:
+        config = json.loads((source / "config.json").read_text())
+        factors = Factors(
+            config.get("text_config", config),
+            original=lambda name: before[name].float(),
+            stored=lambda name: after[name].float(),
+            weight=images.__getitem__,
+        )
+    found = []
+    for module in images.modules:
+        if f"{module}.weight" not in before:
+            continue
+        original, image = before[f"{module}.weight"].float(), images[module]
+        if original.shape != image.shape:
+            wrong = {"error": float("inf"), "allowed": 0.0, "factor_error": float("inf"), "allowed_factor_error": 0.0}
+            found.append({"module": module, **wrong})
+            continue
+        scale = 1.0 if factors is None else factors.inputs(module) * factors.outputs(module)[:, None]
+        scheme = images.block_format(module) or str(quant.scheme)
+        group, image = quant.effective_group_size, image / scale
+        limit = limits(original, scheme, group, quant.algorithm, scale)
+        found.append(
+            {
+                "module": module,
+                "error": relative_error(original, image),
+                "allowed": limit.error,
+                "factor_error": factor_error(original, image, group),
+                "allowed_factor_error": limit.factor_error,
+            }
+        )
+    return found
+
+
+def excess(item: dict[str, Any]) -> float:
+    """The larger one of a module's two errors, in parts of what is explained: up to 1 where all is well."""
+    parts = [item[name] / (item[limit] or 1e-9) for name, limit in ERRORS]
+    return float(max(parts)) if all(part == part for part in parts) else float("inf")
+
+
+def changed(folder: Path, source: Path, quant: QuantSettings) -> list[str]:
+    """The tensors that no scheme rounds and that are missing, or not bit for bit as in the BF16 checkpoint.
+
+    What a rescaling divided is not looked at: it is held against the weights behind it.
+    """
+    import torch
+
+    from pipeline.models.dequantize import Tensors
+
+    before, after, path = Tensors(source), Tensors(folder), gguf_file(folder)
+    blocks = unpack_gguf.tensors(path) if path else {}
+    config = json.loads((source / "config.json").read_text())
+    tied = config.get("text_config", config).get("tie_word_embeddings")
+    moved = (*(f"{norm}.weight" for norm in NORMS.values()), ".bias") if quant.algorithm in RESCALING else ()
+    modules, found = quantized_modules(folder), []
+    for name in sorted(before.files):
+        if name.removesuffix(".weight") in modules or name.endswith(moved):
+            continue
+        if name not in after and name not in blocks:
+            if not (tied and name == "lm_head.weight"):
+                found.append(name)
+            continue
+        image = unpack_gguf.weight(blocks[name]) if blocks else after[name]
+        original = before[name].to(image.dtype)
+        if image.shape != original.shape or not torch.equal(image, original):
+            found.append(name)
+    return found

@@ -1,0 +1,1 @@
+"""Conversations and evaluation tasks: local data, sampling, scoring of generated code."""

@@ -1,0 +1,130 @@
+"""Scores that need programs to be run, and the local stand-in for the metric that lm-eval would fetch from the hub.
+
+lm-eval's code tasks call `evaluate.load("code_eval")` when they are imported, which downloads a script and runs model
+code in our process. While tasks are loaded, the module `evaluate` is ours: it knows `code_eval`, which runs programs in
+the sandbox, and refuses every other name.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+from pipeline.errors import ConfigError
+from pipeline.tasks.sandbox.sandbox import cores, run_program
+
+
+class CodeEval:
+    """The metric `code_eval` with the sandbox of the project: pass@k over candidate programs."""
+
+    def compute(
+        self, references: Sequence[str], predictions: Sequence[Sequence[str]], k: Sequence[int] = (1, 10, 100), **_: Any
+    ) -> tuple[dict[str, float], dict[int, list[tuple[int, dict[str, Any]]]]]:
+        """Runs each candidate with its tests.
+
+        Returns:
+            pass@k for each k that there are candidates for, and each program's outcome, as the original returns them.
+        """
+        details: dict[int, list[tuple[int, dict[str, Any]]]] = {}
+        for task, (tests, candidates) in enumerate(zip(references, predictions, strict=True)):
+            outcomes = [run_program(f"{candidate}\n{tests}") for candidate in candidates]
+            details[task] = [
+                (index, {"task_id": task, "passed": outcome.passed, "result": outcome.detail, "completion_id": index})
+                for index, outcome in enumerate(outcomes)
+            ]
+        counts = [(len(runs), sum(run["passed"] for _, run in runs)) for runs in details.values()]
+        scores = {
+            f"pass@{size}": sum(pass_at_k(n, correct, size) for n, correct in counts) / len(counts)
+            for size in k
+            if counts and all(n >= size for n, _ in counts)
+        }
+        return scores, details
+
+
+def pass_at_k(n: int, correct: int, k: int) -> float:
+    """The chance that k candidates drawn from n contain one of the correct ones.
+
+    Source: Chen et al., Evaluating Large Language Models Trained on Code (2021), equation 1.
+    """
+    return 1.0 - math.comb(n - correct, k) / math.comb(n, k)
+
+
+@contextmanager
+def local_metrics() -> Iterator[None]:
+    """Within the block, tasks that are imported find our metrics where they would look for the hub's.
+
+    Raises:
+        ConfigError: at the end of the block, when a task asked for a metric that only the hub has.
+    """
+    refused: list[str] = []
+
+    def load(name: str, *_: Any, **__: Any) -> CodeEval:
+        if name == "code_eval":
+            return CodeEval()
+        refused.append(name)
+        raise LookupError(f"the metric {name} is fetched from the hub at run time, which this pipeline does not do")
+
+    module = ModuleType("evaluate")
+    module.__dict__["load"] = load
+    before = sys.modules.get("evaluate")
+    sys.modules["evaluate"] = module
+    try:
+        yield
+    finally:
+        if before is None:
+            del sys.modules["evaluate"]
+        else:
+            sys.modules["evaluate"] = before
+        if refused:
+            raise ConfigError(
+                f"A task wants the metric {refused[0]}, a program that is fetched from the hub when it is used.",
+                "Choose a task that is scored by lm-eval itself.",
+            )
+
+
+def runs_code(task: Any) -> bool:
+    """Whether scoring an answer of the task means to run it."""
+    return bool(getattr(task, "UNSAFE_CODE", False))
+
+
+def scores_by_function(task: Any) -> bool:
+    """Whether a function that came with the task scores its answers, which may take long."""
+    metrics = [entry.get("metric") for entry in task.get_config("metric_list") or []]
+    return callable(task.get_config("process_results")) or any(callable(metric) for metric in metrics)
+
+
+def score_side_by_side(task: Any) -> None:
+    """Makes a task score all its answers at once, on every core, when lm-eval asks for the first of them."""
+    filter_answers, score = task.apply_filters, task.process_results
+    known: dict[str, Any] = {}
+
+    def fingerprint(doc: Any, answers: Any) -> str:
+        return json.dumps([doc, answers], sort_keys=True, default=str)
+
+    def apply_filters() -> Any:
+        instances = filter_answers()
+        by_item: dict[Any, list[Any]] = defaultdict(list)
+        for instance in task.instances:
+            by_item[instance.doc_id].append(instance)
+        work = [
+            (group[0].doc, [i.filtered_resps[name] for i in sorted(group, key=lambda i: int(i.idx))])
+            for group in by_item.values()
+            for name in group[0].filtered_resps
+        ]
+        with ThreadPoolExecutor(cores()) as pool:
+            scores = pool.map(lambda item: score(*item), work)
+            known.update(zip((fingerprint(*item) for item in work), scores, strict=True))
+        return instances
+
+    def process_results(doc: Any, answers: Any) -> Any:
+        mark = fingerprint(doc, answers)
+        return known[mark] if mark in known else score(doc, answers)
+
+    task.apply_filters, task.process_results = apply_filters, process_results

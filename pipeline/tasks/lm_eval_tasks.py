@@ -1,0 +1,215 @@
+"""The tasks asked for, as lm-eval defines them: found, loaded, checked and sampled before any server is started."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import EvalSettings, TaskSettings
+from pipeline.errors import ConfigError, InputError
+from pipeline.tasks import local_files
+from pipeline.tasks.code_scoring import local_metrics, runs_code, score_side_by_side, scores_by_function
+from pipeline.tasks.sampling import stratified
+
+
+@dataclass
+class Asked:
+    """One column of the report: lm-eval's tasks behind it, and which of their items are asked."""
+
+    label: str
+    settings: TaskSettings
+    tasks: dict[str, Any]
+    groups: dict[str, Any]
+    items: dict[str, list[int]]
+    subjects: dict[str, list[str] | None]
+    available: int
+
+    @property
+    def count(self) -> int:
+        """Items asked."""
+        return sum(len(indices) for indices in self.items.values())
+
+    @property
+    def runs_code(self) -> bool:
+        """Whether scoring runs programs that the model wrote."""
+        return any(runs_code(task) for task in self.tasks.values())
+
+    def subject(self, task: str, index: int) -> str | None:
+        """The subject of an item: its own field, else the subtask of a group."""
+        subjects = self.subjects[task]
+        return subjects[index] if subjects is not None else task if self.groups else None
+
+
+def load(label: str, wanted: TaskSettings, settings: EvalSettings) -> Asked:
+    """Loads one column's task with its data, and draws the sample.
+
+    Raises:
+        ConfigError: on a task, metric or filter that there is not.
+        InputError: when the task's data cannot be read or has no items.
+    """
+    setting = f"eval.tasks.{label}"
+    random.seed(settings.seed)
+    loaded = _load(setting, wanted.task, settings)
+    tasks, groups = dict(loaded["tasks"]), dict(loaded.get("groups") or {})
+    for task in tasks.values():
+        _check(setting, wanted, task, settings)
+        if wanted.num_fewshot is not None:
+            task.set_config(key="num_fewshot", value=wanted.num_fewshot)
+        elif task.get_config("num_fewshot") is None:
+            task.set_config(key="num_fewshot", value=0)
+        task.set_fewshot_seed(seed=settings.seed)
+        if runs_code(task) or scores_by_function(task):
+            score_side_by_side(task)
+    subjects = {name: _subjects(task) for name, task in tasks.items()}
+    sizes = {name: len(task.eval_docs) for name, task in tasks.items()}
+    asked = Asked(label, wanted, tasks, groups, {}, subjects, sum(sizes.values()))
+    strata = [((name, index), asked.subject(name, index)) for name, size in sizes.items() for index in range(size)]
+    if not strata:
+        raise InputError(f"{setting}: the data of {wanted.task} has no items.", "Check the task's data files.")
+    for name, index in stratified(strata, settings.limit, settings.seed):
+        asked.items.setdefault(name, []).append(index)
+    # lm-eval takes an empty list of items for all of them.
+    asked.tasks = {name: task for name, task in tasks.items() if name in asked.items}
+    return asked
+
+
+def _check(setting: str, wanted: TaskSettings, task: Any, settings: EvalSettings) -> None:
+    """Refuses a filter or metric that the task is known not to have, and thinking where nothing is written.
+
+    Raises:
+        ConfigError: naming those that it has.
+    """
+    if settings.enable_thinking and task.OUTPUT_TYPE != "generate_until":
+        raise ConfigError(
+            f"eval.enable_thinking=true: {task.task_name} compares options at the first token of the reply, where a "
+            "thinking model has yet to think.",
+            "Set eval.enable_thinking=false, or ask tasks alone whose answers are written.",
+        )
+    filters = [ensemble.name for ensemble in getattr(task, "_filters", [])]
+    if filters and wanted.filter not in filters:
+        raise ConfigError(
+            f"{setting}.filter={wanted.filter}: {task.task_name} has no such filter.",
+            f"It has {', '.join(filters)}.",
+        )
+    metrics = list(task.aggregation())
+    # A function scores under names that only its results show (pass_at_k: pass@1).
+    if metrics and not scores_by_function(task) and wanted.metric not in metrics:
+        raise no_such_metric(setting, wanted.metric, task.task_name, metrics)
+
+
+def no_such_metric(setting: str, metric: str, task: str, known: list[str]) -> ConfigError:
+    """The error for a metric that a task does not report."""
+    return ConfigError(
+        f"{setting}.metric={metric}: {task} has no such metric.", f"It has {', '.join(dict.fromkeys(known))}."
+    )
+
+
+def _subjects(task: Any) -> list[str] | None:
+    """The subject of each item, where the data has that field."""
+    docs = task.eval_docs
+    names = getattr(docs, "column_names", None)
+    if names is not None:
+        return [str(value) for value in docs["subject"]] if "subject" in names else None
+    found = [doc.get("subject") if isinstance(doc, dict) else None for doc in docs]
+    return None if None in found else [str(value) for value in found]
+
+
+def _load(setting: str, name: str, settings: EvalSettings) -> Any:
+    manager = _manager_with(setting, name, settings.include_path)
+    try:
+        with quiet(), local_metrics(), local_files.from_folder(settings.data_dir):
+            return manager.load([name])
+    except (ConfigError, InputError):
+        raise
+    except Exception as error:
+        if _is_about_data(error):
+            raise InputError(
+                f"{setting}: the data of {name} cannot be reached ({_first_line(error)}).",
+                "Offline, set eval.data_dir to a folder with the benchmarks' files; or run it once on a machine that "
+                "reaches the hub, copy that machine's Hugging Face cache and set HF_HOME to the copy and "
+                "HF_HUB_OFFLINE=1; or use the embedded tasks, eval=demo.",
+            ) from error
+        raise InputError(
+            f"{setting}: lm-eval cannot load {name} ({_first_line(error)}).",
+            "Check its task file, or choose another task.",
+        ) from error
+
+
+def _manager_with(setting: str, name: str, include_path: Path | None) -> Any:
+    """The smallest index of tasks that has `name`: reading all of lm-eval's files takes many seconds."""
+    if include_path is not None and not include_path.is_dir():
+        raise ConfigError(f"eval.include_path={include_path}: there is no such folder.", "Name a folder of task files.")
+    import lm_eval.tasks
+
+    own = (str(include_path),) if include_path is not None else ()
+    library = Path(lm_eval.tasks.__file__).parent
+    likely = dict.fromkeys((name, name.split("-")[0], name.split("_")[0]))
+    steps = [own, *((str(library / folder), *own) for folder in likely if folder and (library / folder).is_dir())]
+    for paths in filter(None, steps):
+        manager = _manager(paths)
+        if name in manager.task_index:
+            return manager
+    manager = _manager((str(library), *own))
+    if name not in manager.task_index:
+        close = difflib.get_close_matches(name, manager.all_tasks, n=3)
+        hint = f" Did you mean {' or '.join(close)}?" if close else ""
+        raise ConfigError(
+            f"{setting}.task={name}: lm-eval has no such task.{hint}",
+            "`python -m lm_eval ls tasks` lists them; task files of your own go into eval.include_path.",
+        )
+    return manager
+
+
+@cache
+def _manager(paths: tuple[str, ...]) -> Any:
+    from lm_eval.tasks import TaskManager
+
+    with quiet():
+        return TaskManager(include_path=list(paths), include_defaults=False)
+
+
+def _is_about_data(error: BaseException | None) -> bool:
+    """Whether a data set could not be fetched or found, from the errors that `datasets` and the hub's client raise."""
+    while error is not None:
+        origin = type(error).__module__.split(".")[0]
+        if isinstance(error, (ConnectionError, FileNotFoundError, TimeoutError)) or origin in (
+            "huggingface_hub",
+            "datasets",
+            "requests",
+            "httpx",
+        ):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0][:200]}"
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Within the block, lm-eval and the data library neither log below errors nor draw bars over our progress."""
+    import datasets
+    import lm_eval.api.task
+
+    logger = logging.getLogger("lm_eval")
+    level, bar = logger.level, lm_eval.api.task.tqdm
+    had_bars = datasets.are_progress_bars_disabled()
+    logger.setLevel(logging.ERROR)
+    lm_eval.api.task.tqdm = lambda iterable, **_: iterable
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        lm_eval.api.task.tqdm = bar
+        if not had_bars:
+            datasets.enable_progress_bars()

@@ -1,0 +1,197 @@
+"""The study's four benchmarks from files on this machine, as the rows that lm-eval would get from the hub.
+
+A task of lm-eval asks for a data set of the hub by name. Within `from_folder` it gets the files' rows, with the hub's
+columns in the hub's order; the prompt, the examples before it and the score stay lm-eval's own. The folder holds
+
+    mmlu/{dev,test}/<subject>_<split>.csv    no header: question, four options, the answer's letter
+    ceval/{dev,val}/<subject>_<split>.csv    header: id, question, A, B, C, D, answer, perhaps explanation
+    gsm8k/{train,test}.jsonl                 question, answer
+    humaneval/HumanEval.jsonl                task_id, prompt, entry_point, canonical_solution, test
+
+as their authors publish them, or as many of the four as are asked.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pipeline.artifacts.workspace import key_of, sha256_of
+from pipeline.errors import InputError
+
+SETTING = "eval.data_dir"
+LETTERS = "ABCD"
+PATTERNS = ("mmlu/*/*.csv", "ceval/*/*.csv", "gsm8k/*.jsonl", "humaneval/*.jsonl")
+Row = dict[str, Any]
+# Of one data set and subject: its splits, each with its rows.
+Splits = dict[str, list[Row]]
+
+
+def identity(folder: Path | None) -> str | None:
+    """The content of every file that a task may be given, as one hash; None without a folder."""
+    if folder is None:
+        return None
+    paths = sorted(path for pattern in PATTERNS for path in folder.glob(pattern))
+    return key_of({path.relative_to(folder).as_posix(): sha256_of(path) for path in paths})
+
+
+@contextmanager
+def from_folder(folder: Path | None) -> Iterator[None]:
+    """Within the block, tasks that load a data set of the hub get it from `folder`; with None, from the hub.
+
+    Raises:
+        InputError: from within lm-eval, when the folder lacks the data set, or a file is empty or not labelled.
+    """
+    if folder is None:
+        yield
+        return
+    import datasets
+
+    def load_dataset(path: str, name: str | None = None, **_: Any) -> Any:
+        reader = READERS.get(path)
+        if reader is None:
+            raise InputError(
+                f"{SETTING}={folder} cannot hold {path}, only {', '.join(READERS)}.",
+                f"Ask other tasks in a run of their own with {SETTING}=null.",
+            )
+        splits = reader(folder, name or "")
+        return datasets.DatasetDict({split: datasets.Dataset.from_list(rows) for split, rows in splits.items()})
+
+    hub = datasets.load_dataset
+    datasets.load_dataset = load_dataset
+    try:
+        yield
+    finally:
+        datasets.load_dataset = hub
+
+
+def mmlu(folder: Path, subject: str) -> Splits:
+    """One subject of cais/mmlu; the answer is the option's index there."""
+
+    def read(split: str) -> list[Row]:
+        path = folder / "mmlu" / split / f"{subject}_{split}.csv"
+        found = []
+        for number, row in enumerate(_csv(path), 1):
+            if len(row) != 6:
+                raise _malformed(path, number, f"{len(row)} columns instead of 6: question, four options, answer")
+            answer = LETTERS.index(_label(path, number, row[5]))
+            found.append({"question": row[0], "subject": subject, "choices": row[1:5], "answer": answer})
+        return found
+
+    return {split: read(split) for split in ("test", "dev")}
+
+
+def ceval(folder: Path, subject: str) -> Splits:
+    """One subject of ceval/ceval-exam; the labels of its test split are not public."""
+
+    def read(split: str) -> list[Row]:
+        path = folder / "ceval" / split / f"{subject}_{split}.csv"
+        header, *rows = _csv(path)
+        if missing := {"id", "question", *LETTERS, "answer"} - set(header):
+            raise _malformed(path, 1, f"no column {', '.join(sorted(missing))}")
+        if not rows:
+            raise _empty(path)
+        found = []
+        for number, row in enumerate(rows, 2):
+            if len(row) != len(header):
+                raise _malformed(path, number, f"{len(row)} columns instead of {len(header)}")
+            item = dict(zip(header, row, strict=True))
+            _label(path, number, item["answer"])
+            texts = {name: item[name] for name in ("question", *LETTERS, "answer")}
+            found.append({"id": int(item["id"]), **texts, "explanation": item.get("explanation", "")})
+        return found
+
+    return {split: read(split) for split in ("val", "dev")}
+
+
+def gsm8k(folder: Path, _: str) -> Splits:
+    """openai/gsm8k; an answer ends in `#### ` and the number."""
+
+    def read(split: str) -> list[Row]:
+        path = folder / "gsm8k" / f"{split}.jsonl"
+        rows = _jsonl(path, ("question", "answer"))
+        for number, row in enumerate(rows, 1):
+            if "####" not in row["answer"]:
+                raise _unlabelled(path, number, row["answer"][-40:], "a solution that ends in `#### ` and a number")
+        return rows
+
+    return {split: read(split) for split in ("train", "test")}
+
+
+def humaneval(folder: Path, _: str) -> Splits:
+    """openai/openai_humaneval, which has a test split alone."""
+    columns = ("task_id", "prompt", "canonical_solution", "test", "entry_point")
+    return {"test": _jsonl(folder / "humaneval" / "HumanEval.jsonl", columns)}
+
+
+READERS: dict[str, Callable[[Path, str], Splits]] = {
+    "cais/mmlu": mmlu,
+    "ceval/ceval-exam": ceval,
+    "openai/gsm8k": gsm8k,
+    "openai/openai_humaneval": humaneval,
+}
+
+
+def _csv(path: Path) -> list[list[str]]:
+    rows = list(csv.reader(io.StringIO(_text(path), newline="")))
+    if not rows:
+        raise _empty(path)
+    return rows
+
+
+def _jsonl(path: Path, columns: Sequence[str]) -> list[Row]:
+    """The columns asked for of each line, in their order."""
+    rows = []
+    # Not splitlines(): strings may hold U+2028, which it would split at.
+    for number, line in enumerate(_text(path).split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise _malformed(path, number, f"not JSON ({error})") from None
+        if not isinstance(row, dict) or (missing := [name for name in columns if not isinstance(row.get(name), str)]):
+            raise _malformed(path, number, f"no text under {', '.join(missing if isinstance(row, dict) else columns)}")
+        rows.append({name: row[name] for name in columns})
+    if not rows:
+        raise _empty(path)
+    return rows
+
+
+def _text(path: Path) -> str:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            return file.read()
+    except FileNotFoundError:
+        raise InputError(
+            f"{SETTING}: {path} is not there.",
+            "Name a folder with mmlu/, ceval/, gsm8k/ and humaneval/ (pipeline/tasks/local_files.py says which files).",
+        ) from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{SETTING}: {path} is not UTF-8 text ({error}).", "Save it as UTF-8.") from None
+
+
+def _label(path: Path, number: int, answer: str) -> str:
+    if answer not in LETTERS or len(answer) != 1:
+        raise _unlabelled(path, number, answer, "one of A, B, C, D")
+    return answer
+
+
+def _unlabelled(path: Path, number: int, found: str, wanted: str) -> InputError:
+    return InputError(
+        f"{SETTING}: row {number} of {path} has the answer {found!r}, not {wanted}.",
+        "Use a split whose answers are public: C-Eval's test split has none, its val split has.",
+    )
+
+
+def _malformed(path: Path, number: int, what: str) -> InputError:
+    return InputError(f"{SETTING}: row {number} of {path} has {what}.", "Use the files as their authors publish them.")
+
+
+def _empty(path: Path) -> InputError:
+    return InputError(f"{SETTING}: {path} has no items.", "Use the files as their authors publish them.")

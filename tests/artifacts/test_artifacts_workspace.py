@@ -1,0 +1,162 @@
+"""An artifact is whole or not there, its key is what it depends on, and a rerun redoes what changed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.artifacts.workspace import Digests, Workspace, canonical, changed_fields, key_of
+from pipeline.errors import InputError, NotApplicable, StageError
+
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def make(workspace: Workspace, payload: dict, text: str = "x"):
+    artifact = workspace.artifact("bench", "demo", "awq", payload)
+    with workspace.making(artifact, {}) as draft:
+        (draft.folder / "result.txt").write_text(text)
+        draft.results["text"] = text
+    return artifact
+
+
+@given(st.dictionaries(st.text(), PLAIN, max_size=4))
+def test_a_key_depends_on_content_and_not_on_order(payload: dict) -> None:
+    shuffled = dict(reversed(list(payload.items())))
+    assert key_of(payload) == key_of(shuffled)
+    assert key_of(json.loads(canonical(payload))) == key_of(payload)
+
+
+@given(st.dictionaries(st.text(min_size=1), PLAIN, max_size=4), st.text(min_size=1), st.integers())
+def test_another_value_gives_another_key_and_is_named(payload: dict, field: str, value: int) -> None:
+    changed = {**payload, field: [value, "changed"]}
+    if canonical(payload) != canonical(changed):
+        assert key_of(payload) != key_of(changed)
+        assert changed_fields(payload, changed)
+
+
+@pytest.mark.parametrize("value", [Path("/tmp/x"), object(), {1, 2}, lambda: 0, b"bytes"])
+def test_a_key_refuses_what_has_no_identity(value: object) -> None:
+    with pytest.raises(TypeError):
+        key_of({"field": value})
+
+
+def test_what_is_made_is_not_made_again(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    artifact = make(workspace, {"prompts": 100})
+    assert workspace.why(artifact) is None
+    manifest = artifact.manifest()
+    assert manifest is not None
+    assert manifest.results == {"text": "x"}
+    assert set(manifest.files) == {"result.txt"}
+
+
+def test_a_changed_setting_is_named(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    make(workspace, {"bench": {"prompts": 100}})
+    other = workspace.artifact("bench", "demo", "awq", {"bench": {"prompts": 200}})
+    assert workspace.why(other) == "bench.prompts 100 -> 200"
+
+
+@pytest.mark.parametrize("damage", ["remove", "cut"])
+def test_a_damaged_artifact_is_made_again(tmp_path: Path, damage: str) -> None:
+    workspace = Workspace(tmp_path)
+    artifact = make(workspace, {})
+    path = artifact.folder / "result.txt"
+    path.unlink() if damage == "remove" else path.write_text("")
+    assert workspace.why(artifact) is not None
+
+
+def test_a_failure_is_recorded_with_its_reason_and_made_again(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    artifact = workspace.artifact("quantize", "demo", "awq", {})
+    with pytest.raises(StageError), workspace.making(artifact, {}):
+        raise StageError("the engine stopped.", "Try another.")
+    manifest = artifact.manifest()
+    assert manifest is not None
+    assert (manifest.status, manifest.reason) == ("failed", "the engine stopped. Try another.")
+    assert workspace.why(artifact) == "failed before"
+
+
+def test_not_applicable_is_a_result(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    artifact = workspace.artifact("bench", "demo", "awq", {})
+    with pytest.raises(NotApplicable), workspace.making(artifact, {}):
+        raise NotApplicable("needs a GPU.")
+    manifest = artifact.manifest()
+    assert manifest is not None
+    assert manifest.status == "not_applicable"
+
+
+def test_an_unexpected_error_leaves_nothing(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    artifact = workspace.artifact("bench", "demo", "awq", {})
+    with pytest.raises(ZeroDivisionError), workspace.making(artifact, {}):
+        raise ZeroDivisionError
+    assert not artifact.folder.exists()
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_full_disk_is_an_error_with_a_way_out(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    artifact = workspace.artifact("bench", "demo", "awq", {})
+    with pytest.raises(StageError, match="outputs="), workspace.making(artifact, {}):
+        # Linux has a device that is always full: the real error, without filling a disk.
+        with open("/dev/full", "w") as full:
+            full.write("x" * 10_000)
+    assert not artifact.folder.exists()
+
+
+def test_another_schema_version_is_refused(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    artifact = make(workspace, {})
+    path = artifact.folder / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": 999}))
+    with pytest.raises(InputError, match="schema version 999"):
+        artifact.manifest()
+
+
+def test_kill_leaves_nothing_that_looks_finished_and_the_next_run_sweeps(tmp_path: Path) -> None:
+    script = textwrap.dedent("""
+        import sys, time
+        from pathlib import Path
+        from pipeline.workspace import Workspace
+        workspace = Workspace(Path(sys.argv[1]))
+        with workspace.making(workspace.artifact("bench", "demo", "awq", {}), {}) as draft:
+            (draft.folder / "result.txt").write_text("half")
+            print("ready", flush=True)
+            time.sleep(60)
+    """)
+    child = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    assert child.stdout.readline() == b"ready\n"
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    workspace = Workspace(tmp_path)
+    artifact = workspace.artifact("bench", "demo", "awq", {})
+    assert artifact.manifest() is None
+    assert list(workspace.manifests("demo")) == []
+    assert list(tmp_path.rglob("*.tmp"))
+    make(workspace, {})
+    assert workspace.why(artifact) is None
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_digests_are_remembered_until_the_file_changes(tmp_path: Path) -> None:
+    path = tmp_path / "weights"
+    path.write_text("one")
+    digests = Digests(tmp_path / "digests.json")
+    first = digests.of(path)
+    assert Digests(tmp_path / "digests.json").of(path) == first
+    path.write_text("three")
+    assert digests.of(path) != first

@@ -1,0 +1,208 @@
+"""What is recommended under constraints, and why, on stated figures and on everything that hypothesis comes up with."""
+
+import math
+import re
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.compare_records import TASKS, anything, record
+
+from pipeline.compare import compare
+from pipeline.compare.decide.constraints import Constraints, Needs
+from pipeline.compare.decide.recommendation import recommend
+from pipeline.compare.stats.accuracy import PairedDifference, adjusted_wald
+from pipeline.compare.stats.intervals import Missing
+from pipeline.compare.stats.repeats import relative_change
+from pipeline.compare.stats.sample_size import items_to_settle, repeats_needed
+from pipeline.results.records import Metric
+
+
+def decided(*records, needs=None, **constraints):
+    return recommend(compare(records, TASKS), Constraints(**constraints), needs)
+
+
+def with_p99(made, ttft):
+    metrics = {
+        **made.speed.metrics,
+        "p99_ttft_ms": Metric(unit="ms", values=tuple(ttft * f for f in (1.0, 1.01, 0.99))),
+    }
+    return made.model_copy(update={"speed": made.speed.model_copy(update={"metrics": metrics})})
+
+
+def test_a_loss_within_the_limit_is_accepted_and_the_runner_up_is_named():
+    found = decided(
+        record("bf16", n=4000),
+        record("a", 1500, wrong=40, n=4000),
+        record("b", 1200, n=4000),
+        max_loss_points={"MMLU": 2, "GSM8K": 2},
+    )
+    assert (found.recommended, found.runner_up) == ("a", "b")
+    assert "its losses are below those accepted on 2 tasks" in found.answer.text
+    assert {claim.against for claim in found.answer.claims} == {"bf16", "limit"}
+    assert any("A loses less than 2 points on MMLU: −1.0 points" in s.text for s in found.reasons)
+    assert any(s.text.startswith("Runner-up: B; A serves 25.0 % more") for s in found.reasons)
+
+
+def test_a_loss_beyond_the_limit_excludes():
+    found = decided(
+        record("bf16", n=4000),
+        record("a", 1500, wrong=400, n=4000),
+        record("b", 1200, n=4000),
+        max_loss_points={"MMLU": 2},
+    )
+    assert found.recommended == "b"
+    assert any("A loses more than 2 points on MMLU" in s.text for s in found.reasons)
+    assert next(c for c in found.candidates if c.name == "a").standing == "excluded"
+
+
+def test_too_few_items_are_counted_out():
+    found = decided(record("bf16", n=200), record("a", 1500, wrong=1, n=200), max_loss_points={"MMLU": 1})
+    assert found.recommended == "bf16" and "A may, but that is open." in found.answer.text
+    (items,) = [m for m in found.settle if m.column == "MMLU"]
+    assert items.kind == "items" and items.needed > 200
+    assert re.fullmatch(r"A: about [\d,]+ items of MMLU would settle it; 200 were answered\.", items.text)
+
+
+def test_memory_and_hardware_exclude_with_their_figures():
+    needs = {
+        "bf16": Needs(memory_gib=30.0, memory_of="weights"),
+        "a": Needs(memory_gib=12.0, memory_of="weights"),
+        "b": Needs(memory_gib=12.0, memory_of="weights", unserved="it has no kernel."),
+    }
+    found = decided(record("bf16"), record("a", 900), record("b", 1500), needs=needs, memory_gib=24, hardware="L4")
+    assert found.recommended == "a"
+    assert found.answer.text.startswith("A meets the constraints, which BF16 does not, at 900 tok/s")
+    texts = [s.text for s in found.reasons]
+    assert "BF16 needs 30.0 GiB (weights), more than 24 GiB." in texts
+    assert "B is not served on L4: it has no kernel." in texts
+
+
+def test_where_bf16_is_excluded_what_is_surely_slower_is_not_the_surer():
+    needs = {
+        name: Needs(memory_gib=30.0 if name == "bf16" else 12.0, memory_of="weights") for name in ("bf16", "a", "b")
+    }
+    found = decided(record("bf16"), record("a", 1001), record("b", 700), needs=needs, memory_gib=24)
+    assert found.recommended == "a"
+
+
+def test_what_is_not_known_is_open():
+    found = decided(record("bf16"), record("a", 1500), memory_gib=24)
+    assert found.recommended is None and {c.standing for c in found.candidates} == {"open"}
+    assert found.answer.text == "No variant is known to meet the constraints. A may, but that is open."
+
+
+@pytest.mark.parametrize(("limit", "recommended"), [(500, "a"), (300, "bf16"), (402, "bf16")])
+def test_p99_is_held_against_its_interval(limit, recommended):
+    records = with_p99(record("bf16"), 100), with_p99(record("a", 1500), 400)
+    found = decided(*records, ttft_p99_ms=limit)
+    assert found.recommended == recommended
+    status = {c.name: c.checks[0].status for c in found.candidates}["a"]
+    assert status == {500: "met", 300: "broken", 402: "open"}[limit]
+
+
+def test_equals_are_told_apart_by_more_repeats():
+    found = decided(record("bf16"), record("a", 1510), record("b", 1500))
+    assert (found.recommended, found.runner_up) == ("a", "b")
+    (repeats,) = [m for m in found.settle if m.kind == "repeats"]
+    assert repeats.needed and repeats.needed > 3 and f"about {repeats.needed} repeats of each" in repeats.text
+    assert any("cannot be told from that of A" in s.text for s in found.reasons)
+
+
+def test_what_is_not_served_here_is_not_asked_for_more_measurements():
+    gone = record("a", speed=Missing(reason="no kernel"), tasks=Missing(reason="no kernel"))
+    half = record("b", 1500, tasks=Missing(reason="it was not asked"))
+    assert {m.variant for m in decided(record("bf16"), gone, half).settle} == {"b"}
+
+
+def test_an_emulated_variant_is_never_the_fastest():
+    found = decided(record("bf16"), record("a", 9000, emulated=("fp8",)), max_loss_points={"MMLU": 50, "GSM8K": 50})
+    assert found.recommended is None and found.answer.text.startswith("No speed verdict")
+
+
+CONSTRAINTS = st.builds(
+    Constraints,
+    memory_gib=st.sampled_from([None, 10.0]),
+    ttft_p99_ms=st.sampled_from([None, 1000.0]),
+    max_loss_points=st.sampled_from([{}, {"MMLU": 5.0}, {"MMLU": 5.0, "GSM8K": 20.0}]),
+    hardware=st.sampled_from([None, "L4"]),
+)
+NEEDS = st.dictionaries(
+    st.sampled_from(["bf16", "a", "b", "c"]),
+    st.builds(
+        Needs,
+        memory_gib=st.sampled_from([5.0, 20.0, Missing(reason="not made")]),
+        unserved=st.sampled_from(["", "no kernel", Missing(reason="unknown")]),
+    ),
+)
+DIFFERENCE = re.compile(
+    r"more tokens per second|less than [\d.]+ point|more than [\d.]+ point|loses accuracy| within | above "
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(anything(), CONSTRAINTS, NEEDS)
+def test_no_sentence_claims_a_difference_whose_interval_crosses_zero(records, constraints, needs):
+    found = recommend(compare(records, TASKS), constraints, needs)
+    candidates = {candidate.name: candidate for candidate in found.candidates}
+    statements = [check.statement for c in found.candidates for check in c.checks]
+    for sentence in (found.answer, *found.reasons, *statements):
+        for claim in sentence.claims:
+            assert not claim.interval.low <= 0 <= claim.interval.high
+        if DIFFERENCE.search(sentence.text) and "GiB" not in sentence.text:
+            assert sentence.claims, sentence
+    for candidate in found.candidates:
+        for check in candidate.checks:
+            # Bytes and kernels are counted; everything else that is decided rests on an interval.
+            sampled = check.constraint not in ("memory_gib", "hardware") and check.status != "open"
+            limited = check.constraint.partition(".")[2] in constraints.max_loss_points or "p99" in check.constraint
+            assert not (sampled and limited) or check.statement.claims
+    if found.recommended:
+        assert candidates[found.recommended].standing == "admissible"
+        assert found.runner_up != found.recommended
+    if found.runner_up:
+        assert candidates[found.runner_up].standing != "excluded"
+    if found.recommended == "bf16":
+        assert not constraints.is_empty
+
+
+@given(n=st.integers(50, 5000), share=st.floats(0, 0.2), lean=st.floats(0, 1), margin=st.floats(0.002, 0.05))
+def test_as_many_items_would_settle_it(n, share, lean, margin):
+    """With the same shares on as many items, the interval lies on one side of the margin."""
+    changed = round(n * share)
+    gained = round(changed * lean)
+    lost = changed - gained
+    seen = PairedDifference(
+        difference=(gained - lost) / n,
+        interval=adjusted_wald(gained, lost, n),
+        bootstrap=None,
+        p_value=1.0,
+        n=n,
+        gained=gained,
+        lost=lost,
+        method="adjusted Wald, McNemar",
+    )
+    needed = items_to_settle(seen, margin)
+    if needed is None or abs(seen.difference + margin) < 0.001:
+        return
+    more = math.ceil(1.05 * needed)
+    around = adjusted_wald(round(gained / n * more), round(lost / n * more), more)
+    assert not around.low <= -margin <= around.high
+
+
+@given(ratio=st.floats(1.005, 1.5), noise=st.floats(0.001, 0.05))
+def test_as_many_repeats_would_tell_them_apart(ratio, noise):
+    few = [1 - noise, 1.0, 1 + noise]
+    needed = repeats_needed([ratio * value for value in few], few)
+    if needed is None:
+        return
+    # The same spread over so many repeats.
+    spread = math.sqrt(noise**2 * (needed - 1) / needed)
+    many = [1 + (spread if index % 2 else -spread) for index in range(needed)]
+    mean = sum(many) / needed
+    change = relative_change([ratio * value / mean for value in many], [value / mean for value in many])
+    assert change.is_clear
+
+
+def test_nothing_is_known_of_single_repeats():
+    assert repeats_needed([1.0], [2.0]) is None and repeats_needed([1.0, 1.0], [2.0, 2.0]) is None

@@ -1,0 +1,178 @@
+"""The table and the sentences, on stated figures and on everything that hypothesis comes up with."""
+
+import re
+
+from hypothesis import HealthCheck, given, settings
+from support.compare_records import TASKS, anything, record
+
+from pipeline.compare import compare, judge
+from pipeline.compare.comparison import METRICS, SpeedCell, TaskCell
+from pipeline.compare.stats.accuracy import PairedDifference
+from pipeline.compare.stats.intervals import Missing
+from pipeline.compare.stats.repeats import Change
+from pipeline.results.records import Metric, Speed, TaskScores
+
+CLAIM = re.compile(
+    r"more tokens per second than BF16|Lower throughput than BF16|scores (lower|higher) than BF16|% throughput|"
+    r"% mean T|loses accuracy|(that|those) of .* (is|are) left"
+)
+
+
+def judged(*records):
+    return judge(compare(records, TASKS), "tiny", "a machine")
+
+
+def rows(*records):
+    return {row.name: row for row in compare(records, TASKS).rows}
+
+
+def test_clear_gain_without_loss_is_recommended():
+    verdict = judged(record("bf16"), record("fast", 1300), record("faster", 1500, wrong=30))
+    assert verdict.recommended == "fast"
+    assert verdict.answer.text.startswith("FAST serves 30.0 % more tokens per second than BF16 (95 % interval")
+    assert any("FASTER scores lower than BF16 on MMLU" in point.text for point in verdict.points)
+
+
+def test_equals_of_the_fastest_are_named():
+    verdict = judged(record("bf16"), record("one", 1301), record("two", 1300))
+    assert "cannot be told from that of TWO" in verdict.answer.text
+
+
+NOISY = (0.93, 1.0, 1.07)
+
+
+def test_a_gain_that_many_looks_find_by_chance_is_called_so():
+    """A gain of 15 % between noisy repeats is clear alone, and not among eight."""
+    alone = judged(record("bf16"), record("lucky", 1200, noise=NOISY))
+    assert alone.recommended == "lucky" and "chance" not in alone.answer.text
+    others = [record(f"same{index}", 1001, noise=NOISY) for index in range(7)]
+    among = judged(record("bf16"), record("lucky", 1200, noise=NOISY), *others)
+    assert among.recommended == "lucky"
+    assert among.answer.text.endswith("Among 8 variants such a gain may be chance: repeat the benchmark.")
+    texts = [point.text for point in among.points]
+    assert (
+        "8 throughput differences were looked at; at 95 % about 0.4 would stand out by chance alone; "
+        "corrected for their number (Holm), none is left." in texts
+    )
+
+
+def test_a_gain_that_is_beyond_chance_goes_before_a_larger_one_that_is_not():
+    others = [record(f"same{index}", 1001, noise=NOISY) for index in range(6)]
+    verdict = judged(record("bf16"), record("lucky", 1200, noise=NOISY), record("sure", 1150), *others)
+    assert verdict.recommended == "sure" and "chance" not in verdict.answer.text
+    assert "Its throughput cannot be told from that of LUCKY." in verdict.answer.text
+    assert any(point.text.endswith("(Holm), that of SURE is left.") for point in verdict.points)
+
+
+def test_faster_but_worse_is_not_recommended():
+    verdict = judged(record("bf16"), record("fast", 1500, wrong=30))
+    assert verdict.recommended is None
+    assert "FAST serves more tokens per second than BF16 but loses accuracy on at least one" in verdict.answer.text
+
+
+def test_noise_is_called_noise():
+    verdict = judged(record("bf16"), record("same", 1002, wrong=1))
+    assert verdict.recommended is None and not verdict.answer.claims
+    assert "No throughput gain over BF16 shows" in verdict.answer.text
+    assert any(point.text == "Throughput that cannot be told from BF16's: SAME." for point in verdict.points)
+
+
+def test_marked_speed_is_a_caveat_and_that_of_bf16_one_of_every_change():
+    comparison = compare([record("bf16"), record("int8", 1100), record("awq", 1000)], TASKS)
+
+    def caveats(*marked):
+        chosen = [row.model_copy(update={"marks": ("m",) if row.name in marked else ()}) for row in comparison.rows]
+        verdict = judge(comparison.model_copy(update={"rows": tuple(chosen)}), "tiny", "a machine")
+        return [point.text for point in verdict.points if "guard" in point.text]
+
+    assert caveats() == []
+    (caveat,) = caveats("int8", "awq")
+    assert caveat == "A guard speaks against the speed of INT8 and AWQ, which the table marks."
+    (caveat,) = caveats("bf16")
+    assert caveat.startswith("A guard speaks against the speed of BF16") and "measure that again" in caveat
+
+
+def test_emulated_speed_makes_no_claim():
+    comparison = compare([record("bf16"), record("fp8", 9000, emulated=("fp8",)), record("int8", 1100)], TASKS)
+    row = comparison.rows[1]
+    assert not row.claims_speed and isinstance(row.speed["mean_ttft_ms"], SpeedCell)
+    assert comparison.best["total_token_throughput"] == ("int8",)
+    verdict = judge(comparison, "tiny", "a machine")
+    assert verdict.recommended == "int8"
+    assert any("no speed claim: FP8" in point.text for point in verdict.points)
+    only = judged(record("bf16"), record("fp8", 9000, emulated=("fp8",)))
+    assert only.answer.text.startswith("No speed verdict: the other formats are emulated")
+
+
+def test_emulated_baseline_takes_every_speed_claim_away():
+    verdict = judged(record("bf16", emulated=("bf16",)), record("fast", 2000))
+    assert verdict.recommended is None and not any(point.kind == "speed" for point in verdict.points)
+
+
+def test_without_a_baseline_there_is_no_verdict():
+    found = rows(record("fast", 2000))
+    assert found["fast"].speed["mean_ttft_ms"].change == Missing(reason="no BF16 baseline among the results")
+    assert judged(record("fast", 2000)).answer.text.startswith("No verdict: without a BF16 result")
+    assert judged(record("bf16")).answer.text.startswith("No verdict: BF16 is the only variant")
+
+
+def test_other_machines_and_other_items_are_not_compared():
+    found = rows(record("bf16"), record("far", 2000, machine="elsewhere"), record("short", 1000, n=90))
+    assert "another machine (box)" in found["far"].speed["mean_ttft_ms"].change.reason
+    assert "items differ" in found["short"].tasks["MMLU"].change.reason
+    assert isinstance(found["short"].mean_change, Missing)
+
+
+def test_missing_results_keep_their_row_and_reason():
+    gone = record("gone", speed=Missing(reason="no kernel"), tasks=Missing(reason="no kernel"))
+    comparison = compare([gone, record("bf16")], TASKS)
+    assert [row.name for row in comparison.rows] == ["bf16", "gone"]
+    assert comparison.rows[1].speed["mean_ttft_ms"] == comparison.rows[1].tasks["MMLU"] == Missing(reason="no kernel")
+    verdict = judge(comparison, "tiny", "a machine")
+    assert any(point.text == "GONE: no kernel." for point in verdict.points)
+
+
+def test_other_units_do_not_enter_the_column():
+    seconds = Speed(
+        machine="box",
+        metrics={"mean_ttft_ms": Metric(unit="s", values=(1.0, 2.0))},
+        asked=1,
+        completed=1,
+        failed=0,
+    )
+    assert rows(record("bf16"), record("odd", speed=seconds))["odd"].speed["mean_ttft_ms"] == Missing(
+        reason="measured in s, not ms"
+    )
+
+
+def test_what_was_lost_on_the_way_is_noted():
+    partly = {"MMLU": TaskScores(task="t", metric="acc", value=0.9, n=8, asked=10, scores=(("a", 1.0),))}
+    notes = " ".join(compare([record("bf16"), record("part", tasks=partly)], TASKS).notes)
+    assert "8 of 10 items" in notes and "its items average 100.00 %" in notes
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(anything())
+def test_no_sentence_claims_what_the_interval_does_not(records):
+    comparison = compare(records, TASKS)
+    found = {row.name: row for row in comparison.rows}
+    verdict = judge(comparison, "tiny", "a machine")
+    for sentence in (verdict.answer, *verdict.points):
+        assert bool(sentence.claims) == bool(CLAIM.search(sentence.text)), sentence
+        for claim in sentence.claims:
+            assert not claim.interval.low <= 0 <= claim.interval.high
+            row = found[claim.variant]
+            cell = row.tasks[claim.column] if claim.column in TASKS else row.speed[claim.column]
+            assert isinstance(cell, SpeedCell | TaskCell)
+            assert isinstance(cell.change, Change | PairedDifference)
+            assert cell.change.interval == claim.interval
+            assert claim.column in TASKS or row.claims_speed
+    for row in comparison.rows:
+        if not row.claims_speed:
+            assert not any(row.name in comparison.best.get(metric.name, ()) for metric in METRICS)
+    if verdict.recommended:
+        best = found[verdict.recommended]
+        assert best.claims_speed and not best.is_baseline
+        for cell in best.tasks.values():
+            assert isinstance(cell, TaskCell) and isinstance(cell.change, PairedDifference)
+            assert not (cell.change.is_clear and cell.change.difference < 0)

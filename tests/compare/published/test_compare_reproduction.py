@@ -1,0 +1,198 @@
+"""The study's tables as data, its arithmetic done again, and its figures beside measured ones."""
+
+import copy
+import math
+import re
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.compare_records import anything, record
+
+from pipeline.compare import compare
+from pipeline.compare.published.reproduction import reproduce
+from pipeline.compare.published.tables import published_differences, recompute
+from pipeline.compare.stats.intervals import Missing
+from pipeline.config import PROJECT_ROOT
+from pipeline.errors import InputError
+from pipeline.hardware.gpus import GPUS
+from pipeline.stages.report.collect.published import FOLDER, published_tables, read
+
+TABLES = {table.name: table for table in published_tables()}
+SPEED = [table for table in TABLES.values() if table.kind == "speed"]
+ACCURACY = TABLES["angelslim_qwen3_8b"]
+SEED = PROJECT_ROOT.parent / "shared" / "seeds" / "impact-of-quantization-on-vllm.txt"
+
+
+def slips():
+    return [(table.name, check) for table in TABLES.values() for check in recompute(table) if check.is_slip]
+
+
+def test_every_figure_is_in_the_document(data_dir):
+    """Each number of conf/reference, digit by digit, in the row of its label."""
+    document = data_dir.parent / "seeds" / "impact-of-quantization-on-vllm.txt"
+    if not document.is_file():
+        pytest.skip(f"{document} is not there")
+    lines = document.read_text().splitlines()
+    for table in TABLES.values():
+        for row in table.rows:
+            candidates = [line for line in lines if line.strip().startswith(row.label)]
+            printed = [*row.figures.values()]
+            assert any(
+                all(value in [float(n) for n in re.findall(r"\d+\.?\d*", line)] for value in printed)
+                and all(f"({percent:+}%)" in line for percent in row.printed_percent.values())
+                for line in candidates
+            ), (table.name, row.label)
+
+
+def test_the_gpus_and_variants_are_ones_we_know():
+    formats = {path.stem for path in (PROJECT_ROOT / "conf" / "quant").glob("*.yaml")}
+    caches = {path.stem for path in (PROJECT_ROOT / "conf" / "kv_cache").glob("*.yaml")}
+    for table in TABLES.values():
+        assert table.kind == "accuracy" or table.gpu in {gpu.name for gpu in GPUS}
+        for row in table.rows:
+            for variant in row.variants:
+                weights, _, cache = variant.partition("@")[0].partition("+")
+                assert weights in formats and (not cache or cache in caches)
+
+
+def test_the_one_slip_is_found_by_arithmetic():
+    assert [(table, check.label, check.metric, check.printed) for table, check in slips()] == [
+        ("study_h100", "FP8 Static", "total_token_throughput", 26.7)
+    ]
+    assert round(slips()[0][1].recomputed, 1) == 23.7
+    text = " ".join(s.text for s in reproduce(TABLES["study_h100"], compare([], ()), "demo", None).statements)
+    assert "FP8 Static: the study prints +26.7 % for throughput, its own figures give +23.7 %." in text
+
+
+def test_published_accuracies_are_mostly_noise():
+    found = published_differences(ACCURACY)
+    assert len(found) == 20
+    real = {(d.label, d.task) for d in found if not d.within_noise}
+    assert real == {("INT4-GPTQ", "MMLU"), ("INT4-AWQ", "MMLU")}
+    assert all((abs(d.z) < 1.96) == d.within_noise for d in found)
+    humaneval = next(d for d in found if (d.label, d.task) == ("INT8-Dynamic", "HumanEval"))
+    assert humaneval.items == 6 and humaneval.within_noise
+
+
+@given(printed=st.floats(-90, 90), digits=st.integers(1, 2), noise=st.floats(-1, 1))
+def test_rounding_is_no_slip_and_a_wrong_digit_is(printed, digits, noise):
+    """A percentage rounded as printed is never a slip; one that is off by two units of its last digit always is."""
+    unit = 10**-digits
+    data = yaml.safe_load((FOLDER / "study_kv_cache.yaml").read_text())
+    figures = data["rows"][1]["figures"]
+    base = data["rows"][0]["figures"]["mean_ttft_ms"]
+    figures["mean_ttft_ms"] = base * (1 + (round(printed, digits) + 0.499 * unit * noise) / 100)
+    for wrong in (0, 2):
+        data["rows"][1]["printed_percent"] = {"mean_ttft_ms": round(round(printed, digits) + wrong * unit, digits)}
+        value = data["rows"][1]["printed_percent"]["mean_ttft_ms"]
+        if len(repr(value).partition(".")[2]) != digits:
+            continue  # a last digit of zero is not written
+        (check,) = recompute(type(TABLES["study_kv_cache"]).model_validate(data))
+        assert check.is_slip == bool(wrong)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    anything(variants=("fp8_static", "gptq", "awq", "int8_dynamic")),
+    st.sampled_from(sorted(TABLES)),
+    st.sampled_from(["qwen3_8b", "demo"]),
+    st.sampled_from(["H100 SXM", None]),
+)
+def test_what_is_said_of_a_study_rests_on_intervals(records, table, model, gpu):
+    """No published difference within noise is called real, and agreement is told only where an interval holds it."""
+    found = reproduce(TABLES[table], compare(records, ("MMLU", "GSM8K")), model, gpu)
+    for sentence in found.statements:
+        for claim in sentence.claims:
+            assert not claim.interval.low <= 0 <= claim.interval.high
+        if "beyond" in sentence.text:
+            named = {(d.label, d.task) for d in found.differences if f"{d.label} on {d.task} (" in sentence.text}
+            assert named == {(claim.variant, claim.column) for claim in sentence.claims}
+            assert all(d.interval.low > 0 or d.interval.high < 0 for d in found.differences if not d.within_noise)
+        told = [cell for cell in found.cells if cell.agrees is not None]
+        if "measured here" in sentence.text:
+            assert sentence.text.startswith(f"{sum(cell.agrees for cell in told)} of {len(told)} ")
+        if "lie in the interval" in sentence.text:
+            held = [
+                cell.measured_interval.contains(cell.published)
+                if found.basis == "figures"
+                else cell.measured_change_interval.contains(cell.published_change)
+                for cell in told
+            ]
+            assert held == [cell.agrees for cell in told]
+    for cell in found.cells:
+        if cell.agrees is not None:
+            assert (cell.measured_interval or cell.measured_change_interval) is not None
+
+
+def measured(**throughput):
+    return compare([record(name.replace("__", "+"), value) for name, value in throughput.items()], ("MMLU", "GSM8K"))
+
+
+def test_on_the_same_model_and_gpu_figures_are_compared():
+    found = reproduce(TABLES["study_h100"], measured(bf16=13305.38, fp8_static=15000), "qwen3_8b", "H100 SXM")
+    assert found.basis == "figures"
+    cells = {(cell.label, cell.metric): cell for cell in found.cells}
+    assert cells["BF16", "total_token_throughput"].agrees
+    static = cells["FP8 Static", "total_token_throughput"]
+    assert static.agrees is False and static.ratio == pytest.approx(15000 / 16452.52)
+    assert cells["FP8 Dynamic", "mean_ttft_ms"].measured == Missing(reason="not among these results")
+    assert cells["GPTQ", "mean_ttft_ms"].published == Missing(reason="GPTQ implementation is broken, see vLLM issue.")
+
+
+def test_elsewhere_changes_against_bf16_are_compared():
+    found = reproduce(TABLES["study_h100"], measured(bf16=100, fp8_static=123.7), "demo", None)
+    assert found.basis == "changes" and "measured with demo on other hardware" in found.why
+    cells = {(cell.label, cell.metric): cell for cell in found.cells}
+    static = cells["FP8 Static", "total_token_throughput"]
+    assert static.agrees and static.ratio is None
+    assert static.published_change == pytest.approx(100 * (16452.52 / 13305.38 - 1))
+    assert cells["BF16", "total_token_throughput"].agrees is None
+
+
+def test_an_emulated_variant_reproduces_no_speed():
+    comparison = compare([record("bf16"), record("fp8_static", 900, emulated=("fp8",))], ("MMLU",))
+    cells = reproduce(TABLES["study_h100"], comparison, "demo", None).cells
+    assert all(isinstance(cell.measured, Missing) for cell in cells if cell.label == "FP8 Static")
+
+
+def test_accuracy_differences_agree_within_both_noises():
+    comparison = compare([record("bf16"), record("gptq", wrong=40)], ("MMLU", "GSM8K"))
+    cells = {(c.label, c.metric): c for c in reproduce(ACCURACY, comparison, "qwen3_8b", "L4").cells}
+    assert cells["INT4-GPTQ", "MMLU"].agrees is False
+    assert isinstance(cells["INT4-GPTQ", "HumanEval"].measured, Missing)
+    close = compare([record("bf16"), record("gptq", wrong=2)], ("MMLU", "GSM8K"))
+    cells = {(c.label, c.metric): c for c in reproduce(ACCURACY, close, "qwen3_8b", "L4").cells}
+    assert cells["INT4-GPTQ", "MMLU"].agrees and not math.isnan(cells["INT4-GPTQ", "MMLU"].measured)
+
+
+BAD = {
+    "no baseline": lambda d: d["rows"].pop(0),
+    "two baselines": lambda d: d["rows"].append({**copy.deepcopy(d["rows"][0]), "label": "again"}),
+    "no figures and no reason": lambda d: d["rows"][1].pop("figures"),
+    "an unknown field": lambda d: d.update(hardwear="L4"),
+    "a percentage without its figure": lambda d: d["rows"][1].update(printed_percent={"speed": 1.0}),
+    "a figure of zero": lambda d: d["rows"][1]["figures"].update(mean_ttft_ms=0),
+    "no source": lambda d: d.pop("source"),
+    "another kind": lambda d: d.update(kind="power"),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_a_file_that_is_no_table_is_named(what, tmp_path):
+    data = yaml.safe_load((FOLDER / "study_rtx4090.yaml").read_text())
+    BAD[what](data)
+    path = tmp_path / "study_rtx4090.yaml"
+    path.write_text(yaml.safe_dump(data))
+    with pytest.raises(InputError, match=re.escape(str(path))):
+        read(path)
+
+
+def test_a_share_that_is_no_number_of_items_is_refused(tmp_path):
+    data = yaml.safe_load((FOLDER / "angelslim_qwen3_8b.yaml").read_text())
+    data["rows"][3]["figures"]["HumanEval"] = 67.00
+    path = tmp_path / "angelslim_qwen3_8b.yaml"
+    path.write_text(yaml.safe_dump(data))
+    with pytest.raises(InputError, match="whole number of items"):
+        read(path)

@@ -1,0 +1,188 @@
+"""Floors against hand-made figures, and the roofline's error over the study's tables, printed."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import spearmanr
+
+from pipeline.compare.published.roofline_validation import ALL, rank_correlation
+from pipeline.compare.roofline.batching import Load
+from pipeline.compare.roofline.model import (
+    Device,
+    Entry,
+    Footprint,
+    Measured,
+    decode_ms,
+    kv_tokens,
+    prefill_ms,
+    roofline,
+)
+from pipeline.compare.stats.intervals import Interval, Missing
+from pipeline.config import PROJECT_ROOT, Variant
+from pipeline.hardware.gpus import GPUS, gpu_of
+from pipeline.models.headers import headers
+from pipeline.stages.report.collect.footprints import of_checkpoint, of_config
+from pipeline.stages.report.collect.rooflines import study_check
+
+DEMO = PROJECT_ROOT / "pipeline" / "demo" / "checkpoint"
+LOAD = Load(requests=100, mean_input=200, mean_output=100, source="a test")
+H100 = Device.of(gpu_of("H100 SXM"))
+UNKNOWN = Device(name="a CPU", memory_gb=None, bandwidth_gb_s=20, tflops={}, source="measured")
+
+
+@pytest.fixture(scope="module")
+def qwen3_8b(data_dir):
+    config = json.loads((data_dir / "qwen3" / "config.qwen3-8b.json").read_text())
+    return lambda variant: of_config(config, Variant.parse(variant))
+
+
+@pytest.mark.parametrize(
+    ("gpu", "variant", "floor"),
+    [
+        ("H100 SXM", "bf16", 4.52),
+        ("H100 SXM", "fp8_dynamic", 2.44),
+        ("H100 SXM", "w4a16", 1.44),
+        ("A100 80GB SXM", "bf16", 7.42),
+        ("RTX 4090", "bf16", 15.0),
+        ("RTX 4090", "w4a16", 4.79),
+    ],
+)
+def test_decode_floors_of_qwen3_8b_are_its_bytes_over_the_bandwidth(gpu, variant, floor, qwen3_8b):
+    """By hand: 6.946e9 weights of so many bits and an output layer of 0.622e9 in BF16, over the bandwidth."""
+    assert decode_ms(qwen3_8b(variant), Device.of(gpu_of(gpu)), 1, 0) == pytest.approx(floor, rel=0.01)
+
+
+def test_a_finished_checkpoint_and_its_config_agree():
+    config = json.loads((DEMO / "config.json").read_text())
+    made, reckoned = of_checkpoint(DEMO, None, "auto"), of_config(config, Variant.parse("bf16"))
+    assert made == reckoned and made.weight_bytes == sum(
+        end - start for start, end in (item["data_offsets"] for item in headers(DEMO).values())
+    )
+
+
+def test_what_a_format_changes(qwen3_8b):
+    bf16, fp8, kv = (qwen3_8b(v) for v in ("bf16", "fp8_static", "bf16+fp8_e4m3"))
+    assert fp8.activations == "fp8" and bf16.activations == "bf16"
+    assert fp8.step_bytes < 0.55 * bf16.step_bytes
+    assert kv.kv_bytes_per_token == bf16.kv_bytes_per_token / 2 and kv.step_bytes == bf16.step_bytes
+    assert kv_tokens(kv, H100, 0.9) == pytest.approx(2 * kv_tokens(bf16, H100, 0.9), abs=2)
+    # 80 GB x 0.9 less the weights, at 144 KiB a token.
+    assert kv_tokens(bf16, H100, 0.9) == int((72e9 - bf16.weight_bytes) / 147456)
+
+
+def test_a_gpu_without_fp8_computes_in_bf16(qwen3_8b):
+    a100 = Device.of(gpu_of("A100 80GB SXM"))
+    fp8 = qwen3_8b("fp8_dynamic")
+    assert a100.products_s("fp8") == a100.products_s("bf16") and H100.products_s("fp8") > H100.products_s("bf16")
+    assert prefill_ms(fp8, a100, 4096) == pytest.approx(prefill_ms(qwen3_8b("bf16"), a100, 4096))
+
+
+def test_what_is_not_known_is_said(qwen3_8b):
+    bf16 = qwen3_8b("bf16")
+    assert decode_ms(bf16, UNKNOWN, 1, 0) == pytest.approx(1000 * bf16.step_bytes / 20e9)
+    assert "not known" in prefill_ms(bf16, UNKNOWN, 100).reason
+    (row,) = roofline(UNKNOWN, [Entry(name="bf16", label="BF16", footprint=bf16)], LOAD, 0.9, 100).rows
+    assert isinstance(row.best, Missing) and isinstance(row.kv_tokens, Missing)
+    silent = UNKNOWN.model_copy(update={"bandwidth_gb_s": None})
+    assert "was not measured" in decode_ms(bf16, silent, 1, 0).reason
+
+
+def test_what_does_not_fit_or_is_not_served_says_so(qwen3_8b):
+    small = Device(name="small", memory_gb=12, bandwidth_gb_s=300, tflops={"bf16": 100}, source="")
+    rows = roofline(
+        small,
+        [
+            Entry(name="bf16", label="BF16", footprint=qwen3_8b("bf16")),
+            Entry(name="w4a16", label="W4A16", footprint=qwen3_8b("w4a16")),
+            Entry(name="fp8", label="FP8", footprint=qwen3_8b("fp8_static"), unserved="no kernel"),
+        ],
+        LOAD,
+        0.9,
+        100,
+    ).rows
+    assert rows[0].kv_tokens == 0 and rows[0].best == Missing(reason="the weights do not fit into 12 GB")
+    assert not isinstance(rows[1].best, Missing)
+    assert rows[1].gain_percent == Missing(reason="BF16: the weights do not fit into 12 GB")
+    assert rows[2].best == rows[2].decode_ms == Missing(reason="no kernel")
+
+
+def test_shares_are_of_what_was_measured_there(qwen3_8b):
+    seen = Measured(
+        throughput_tok_s=1000.0, gain_percent=5.0, gain_interval=Interval(low=1, high=9), tpot_ms_alone=9.04
+    )
+    entries = [Entry(name="bf16", label="BF16", footprint=qwen3_8b("bf16"))]
+    (row,) = roofline(H100, entries, LOAD, 0.9, 0, {"bf16": seen}).rows
+    assert row.decode_share == pytest.approx(0.5, rel=0.01)
+    assert row.throughput_share == pytest.approx(1000 / row.best.throughput_tok_s)
+    what_if = roofline(H100, entries, LOAD, 0.9, 0)
+    assert what_if.predicted and isinstance(what_if.rows[0].throughput_share, Missing)
+
+
+def test_a_model_too_small_for_a_roofline_says_so(qwen3_8b):
+    small = Entry(name="bf16", label="BF16", footprint=of_checkpoint(DEMO, None, "auto"))
+    large = Entry(name="bf16", label="BF16", footprint=qwen3_8b("bf16"))
+    assert "too small for the roofline" in " ".join(roofline(H100, [small], LOAD, 0.9, 100).notes)
+    assert not roofline(H100, [large], LOAD, 0.9, 100).notes
+    assert "those of memory alone" in " ".join(roofline(UNKNOWN, [large], LOAD, 0.9, 100).notes)
+
+
+FOOTPRINTS = st.builds(
+    Footprint,
+    weight_bytes=st.floats(1e9, 1e10),
+    step_bytes=st.floats(2e8, 1e9),
+    kv_bytes_per_token=st.floats(1e3, 2e5),
+    products=st.floats(1e8, 1e10),
+    head_products=st.floats(1e6, 1e8),
+    attention_products=st.floats(1e4, 1e6),
+    activations=st.sampled_from(["bf16", "fp8", "int8"]),
+)
+
+
+@given(footprint=FOOTPRINTS, gpu=st.sampled_from(GPUS), batch=st.integers(1, 64), context=st.integers(0, 4000))
+def test_more_work_never_takes_less_time(footprint, gpu, batch, context):
+    device = Device.of(gpu)
+    floor = decode_ms(footprint, device, batch, context)
+    assert floor <= decode_ms(footprint, device, batch + 1, context)
+    assert floor <= decode_ms(footprint, device, batch, context + 1)
+    assert floor >= 1000 * (footprint.step_bytes - 1) / (gpu.bandwidth_gb_s * 1e9)
+    assert prefill_ms(footprint, device, batch) <= prefill_ms(footprint, device, batch + 1)
+
+
+def test_ranks():
+    assert rank_correlation([1, 2, 3], [10, 20, 25]) == pytest.approx(1)
+    assert rank_correlation([1, 2, 3], [3, 2, 1]) == pytest.approx(-1)
+    assert rank_correlation([1, 1], [1, 2]) is None
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=2, max_size=30))
+def test_ranks_are_scipys(pairs: list[tuple[int, int]]) -> None:
+    ours, theirs = zip(*pairs, strict=True)
+    found = rank_correlation(ours, theirs)
+    if found is None:
+        assert 1 in (len(set(ours)), len(set(theirs)))
+    else:
+        assert found == pytest.approx(spearmanr(ours, theirs).statistic)
+
+
+def test_the_roofline_over_all_of_the_studys_tables(capsys):
+    """States its error; the bound is only that it tells gains better than a coin, which is what a ranking is for."""
+    found = study_check()
+    with capsys.disabled():
+        print()
+        for error in found.errors:
+            print(
+                f"  roofline against the study, {error.metric}: {error.cells} gains, rank correlation "
+                f"{error.rank_correlation:.2f}, median error {error.median_error:.0f} points, "
+                f"largest {error.largest_error:.0f} ({error.largest})"
+            )
+        for cell in found.cells:
+            if cell.beyond_bound:
+                print(f"  better than the load allows: {cell.table} {cell.label} {cell.metric} {cell.published}")
+    everything = next(error for error in found.errors if error.metric == ALL)
+    figures = [cell for cell in found.cells if cell.published_gain is not None]
+    assert everything.cells == len(figures) == 3 * 16
+    assert everything.rank_correlation > 0.5
+    # A floor is a floor: no published TPOT or throughput is better than it.
+    assert not [c for c in found.cells if c.beyond_bound and c.metric != "mean_ttft_ms"]

@@ -1,0 +1,93 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from pipeline.compare.stats.intervals import Interval, Missing, excludes_zero
+from pipeline.compare.stats.repeats import Change, Repeated, relative_change, summarize
+
+VALUES = st.lists(st.floats(0.01, 1e6), min_size=2, max_size=6)
+
+
+def test_mean_has_students_interval():
+    values = [101.0, 98.0, 104.0]
+    found = summarize("tok/s", values)
+    assert isinstance(found, Repeated) and found.interval is not None
+    expected = stats.t.interval(0.95, 2, loc=np.mean(values), scale=stats.sem(values))
+    assert (found.interval.low, found.interval.high) == pytest.approx(expected)
+    assert (found.spread.low, found.spread.high, found.repeats) == (98.0, 104.0, 3)
+
+
+def test_single_repeat_has_no_interval():
+    found = summarize("ms", [3.0])
+    assert isinstance(found, Repeated) and found.interval is None
+    change = relative_change([3.0], [2.0, 2.1])
+    assert isinstance(change, Change)
+    assert change.percent > 0 and not change.is_clear and change.reason
+
+
+@pytest.mark.parametrize("values", [[], [1.0, math.nan], [math.inf, 1.0]])
+def test_what_is_not_a_figure_is_missing(values):
+    assert isinstance(summarize("ms", values), Missing)
+
+
+def test_identical_repeats_claim_nothing():
+    change = relative_change([2.0, 2.0, 2.0], [1.0, 1.0, 1.0])
+    assert isinstance(change, Change) and change.interval is None and not change.is_clear
+
+
+def test_ratio_needs_positive_means():
+    assert isinstance(relative_change([1.0, 2.0], [0.0, 0.0]), Missing)
+    assert isinstance(relative_change([], [1.0]), Missing)
+
+
+@given(VALUES, VALUES)
+def test_change_is_inside_its_interval_and_above_minus_100(ours, theirs):
+    change = relative_change(ours, theirs)
+    assert isinstance(change, Change)
+    if change.interval is not None:
+        assert -100 <= change.interval.low <= change.percent + 1e-6
+        assert change.percent <= change.interval.high * (1 + 1e-9) + 1e-6
+
+
+@given(VALUES, VALUES)
+def test_swapping_the_sides_inverts_the_change(ours, theirs):
+    there, back = relative_change(ours, theirs), relative_change(theirs, ours)
+    assert isinstance(there, Change) and isinstance(back, Change)
+    assert (1 + there.percent / 100) * (1 + back.percent / 100) == pytest.approx(1, rel=1e-6)
+    if there.interval is not None and back.interval is not None:
+        assert there.is_clear == back.is_clear or min(abs(there.interval.low), abs(there.interval.high)) < 1e-6
+
+
+@given(VALUES, VALUES, st.sampled_from([0.0, 0.01, 1.0]))
+def test_the_p_value_says_what_the_interval_says(ours, theirs, error):
+    change = relative_change(ours, theirs, [error] * len(ours), [error] * len(theirs))
+    assert isinstance(change, Change) and (change.p_value is None) == (change.interval is None)
+    if change.p_value is not None and abs(change.p_value - 0.05) > 1e-9:
+        assert 0 <= change.p_value <= 1 and change.is_clear == (change.p_value < 0.05)
+
+
+@given(VALUES)
+def test_nothing_differs_from_itself(values):
+    change = relative_change(values, values)
+    assert isinstance(change, Change) and not change.is_clear
+
+
+def test_interval_of_a_change_covers_it_as_often_as_it_says():
+    dice = np.random.default_rng(7)
+    inside, runs = 0, 3000
+    for _ in range(runs):
+        ours, theirs = 1200 * dice.normal(1, 0.02, 3), 1000 * dice.normal(1, 0.03, 3)
+        change = relative_change(ours.tolist(), theirs.tolist())
+        assert isinstance(change, Change) and change.interval is not None
+        inside += change.interval.contains(20.0)
+    assert 0.93 < inside / runs < 0.99
+
+
+def test_zero_is_excluded_only_by_an_interval_that_does():
+    assert not excludes_zero(None)
+    assert not excludes_zero(Interval(low=0.0, high=1.0))
+    assert excludes_zero(Interval(low=0.1, high=1.0)) and excludes_zero(Interval(low=-2, high=-1))

@@ -1,0 +1,119 @@
+"""Packed weights mean the same here as to those who packed them."""
+
+import pytest
+import torch
+from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
+from compressed_tensors.quantization import QuantizationArgs, QuantizationStrategy
+from compressed_tensors.quantization.lifecycle.forward import dequantize as by_compressed_tensors
+
+from pipeline.formats.unpack import dequantize
+
+ROWS, COLUMNS, GROUP = 64, 96, 32
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(5)
+
+
+def integers(bits: int, *shape: int, generator: torch.Generator) -> torch.Tensor:
+    return torch.randint(0, 2**bits, shape, generator=generator, dtype=torch.int32)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("group", [GROUP, None])
+def test_compressed_tensors_packed(bits: int, symmetric: bool, group: int | None, generator: torch.Generator) -> None:
+    half, groups = 2 ** (bits - 1), COLUMNS // group if group else 1
+    stored = (integers(bits, ROWS, COLUMNS, generator=generator) - half).to(torch.int8)
+    zero = (integers(bits, ROWS, groups, generator=generator) - half).to(torch.int8)
+    scale = torch.rand(ROWS, groups, generator=generator) + 0.01
+    strategy = QuantizationStrategy.GROUP if group else QuantizationStrategy.CHANNEL
+    args = QuantizationArgs(num_bits=bits, strategy=strategy, group_size=group, symmetric=symmetric)
+    expected = by_compressed_tensors(stored, scale, None if symmetric else zero, args=args, dtype=torch.float32)
+    tensors = {
+        "weight_packed": pack_to_int32(stored, bits),
+        "weight_scale": scale,
+        "weight_shape": torch.tensor([ROWS, COLUMNS]),
+    }
+    if not symmetric:
+        tensors["weight_zero_point"] = pack_to_int32(zero, bits, packed_dim=0)
+    assert torch.equal(dequantize("pack-quantized", tensors, bits), expected)
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [("int-quantized", torch.int8), ("float-quantized", torch.float8_e4m3fn)])
+@pytest.mark.parametrize("scales", [1, ROWS])
+def test_eight_bits_as_they_are(kind, dtype: torch.dtype, scales: int, generator: torch.Generator) -> None:
+    stored = (torch.rand(ROWS, COLUMNS, generator=generator) * 200 - 100).to(dtype)
+    scale = torch.rand(scales, 1, generator=generator)
+    expected = stored.float() * scale
+    tensors = {"weight": stored, "weight_scale": scale if scales > 1 else scale[0]}
+    assert torch.equal(dequantize(kind, tensors), expected)
+
+
+def test_awq_as_autoawq_unpacks(generator: torch.Generator) -> None:
+    packing = pytest.importorskip("awq.utils.packing_utils")
+    groups = COLUMNS // GROUP
+    random = torch.randint(-(2**31), 2**31 - 1, (COLUMNS + groups, ROWS // 8), generator=generator)
+    qweight, qzeros = random.to(torch.int32).split([COLUMNS, groups])
+    scales = torch.rand(groups, ROWS, generator=generator).half()
+    expected = packing.dequantize_gemm(qweight, qzeros, scales.float(), 4, GROUP).t()
+    assert torch.equal(dequantize("awq", {"qweight": qweight, "qzeros": qzeros, "scales": scales}), expected)
+
+
+def test_awq_as_autoawq_packs(generator: torch.Generator) -> None:
+    gemm = pytest.importorskip("awq.modules.linear.gemm")
+    stored = integers(4, ROWS, COLUMNS, generator=generator)
+    zeros = integers(4, COLUMNS // GROUP, ROWS, generator=generator)
+    scales = torch.rand(COLUMNS // GROUP, ROWS, generator=generator).half() + 0.5
+    spread = [each.float().repeat_interleave(GROUP, dim=0).t() for each in (zeros, scales)]
+    linear = torch.nn.Linear(COLUMNS, ROWS, bias=False)
+    linear.weight.data = (stored - spread[0]) * spread[1]
+    packed = gemm.WQLinear_GEMM.from_linear(linear, 4, GROUP, scales=scales.float(), zeros=zeros.float())
+    tensors = {name: getattr(packed, name) for name in ("qweight", "qzeros", "scales")}
+    assert torch.equal(dequantize("awq", tensors), linear.weight.data)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_gptq_as_gptqmodel_unpacks(bits: int, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPTQMODEL_CPU_WORKERS", "2")
+    torch_linear = pytest.importorskip("gptqmodel.nn_modules.qlinear.torch")
+    model = pytest.importorskip("gptqmodel.utils.model")
+    linear = torch_linear.TorchLinear(
+        bits=bits, group_size=GROUP, sym=False, desc_act=False, in_features=COLUMNS, out_features=ROWS, bias=False
+    )
+    random = torch.randint(-(2**31), 2**31 - 1, (ROWS * COLUMNS,), generator=generator).to(torch.int32)
+    linear.qweight.copy_(random[: linear.qweight.numel()].reshape(linear.qweight.shape))
+    # As symmetric or not: any zero point but that whose successor does not fit.
+    zeros = integers(bits, COLUMNS // GROUP, ROWS, generator=generator).clamp_max(2**bits - 2)
+    shifts = torch.arange(0, 32, bits)
+    packed = (zeros.long().reshape(zeros.shape[0], -1, 32 // bits) << shifts).sum(-1)
+    linear.qzeros.copy_(packed.to(torch.int32))
+    linear.scales.copy_(torch.rand(linear.scales.shape, generator=generator) + 0.01)
+    stored = {name: getattr(linear, name).clone() for name in ("qweight", "qzeros", "scales", "g_idx")}
+    model.convert_gptq_v1_to_v2_format_module(linear, bits, torch.int32)
+    assert not torch.equal(linear.qzeros, stored["qzeros"])
+    linear.post_init()
+    expected = linear.dequantize_weight().t()
+    ours = dequantize("gptq", stored, bits)
+    assert torch.allclose(ours, expected.float(), rtol=2e-3, atol=1e-3)  # theirs is multiplied in float16
+    assert torch.equal(ours, dequantize("gptq_v2", {**stored, "qzeros": linear.qzeros}, bits))
+    without_order = {name: tensor for name, tensor in stored.items() if name != "g_idx"}
+    assert torch.equal(dequantize("gptq", without_order, bits), ours)
+
+
+def test_gptq_with_groups_in_another_order(generator: torch.Generator) -> None:
+    order = torch.randperm(COLUMNS, generator=generator)
+    tensors = {
+        "qweight": integers(31, COLUMNS // 8, ROWS, generator=generator),
+        "qzeros": integers(31, COLUMNS // GROUP, ROWS // 8, generator=generator),
+        "scales": torch.rand(COLUMNS // GROUP, ROWS, generator=generator).half(),
+    }
+    zero = dequantize("gptq", {**tensors, "qweight": torch.zeros_like(tensors["qweight"])})
+    shuffled = {**tensors, "qweight": torch.zeros_like(tensors["qweight"]), "g_idx": order // GROUP}
+    assert torch.equal(dequantize("gptq", shuffled), zero[:, (order // GROUP) * GROUP])
+
+
+def test_an_unknown_format_is_named() -> None:
+    with pytest.raises(ValueError, match="marlin"):
+        dequantize("marlin", {})  # type: ignore[arg-type]

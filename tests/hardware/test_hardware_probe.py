@@ -1,0 +1,44 @@
+from pathlib import Path
+
+import pytest
+
+from pipeline.hardware.probe import nvidia_smi
+
+# Answers with the GPU it was asked about, as a machine with several of them does.
+STAND_IN = """#!/bin/sh
+while [ $# -gt 0 ]; do [ "$1" = -i ] && echo "GPU $2"; shift; done
+"""
+
+
+@pytest.fixture
+def several_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text(STAND_IN)
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+
+
+@pytest.mark.usefixtures("several_gpus")
+@pytest.mark.parametrize(
+    ("visible", "asked"),
+    [
+        (None, ["GPU 0"]),
+        ("1", ["GPU 1"]),
+        ("3,0", ["GPU 3"]),
+        ("GPU-8932f937", ["GPU GPU-8932f937"]),
+        ("", []),
+        ("-1", []),
+    ],
+)
+def test_the_gpu_asked_about_is_the_one_that_cuda_takes(
+    visible: str | None, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert nvidia_smi("--query-gpu=name") == asked
+
+
+def test_without_the_program_there_is_no_answer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert nvidia_smi("--query-gpu=name") == []

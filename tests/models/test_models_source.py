@@ -1,0 +1,138 @@
+"""A model that cannot work is refused by name before anything heavy starts."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pipeline.artifacts.workspace import Digests
+from pipeline.config import PROJECT_ROOT, ModelSettings
+from pipeline.errors import ConfigError, InputError
+from pipeline.models.source import ModelSource, check_safetensors, served_architectures
+
+DEMO = PROJECT_ROOT / "pipeline" / "demo" / "checkpoint"
+
+
+def source(folder: Path, tmp_path: Path, **settings: object) -> ModelSource:
+    model = ModelSettings.model_validate({"name": "m", "path": folder, **settings})
+    return ModelSource(model, tmp_path / "cache", Digests(tmp_path / "digests.json"))
+
+
+def edit(folder: Path, **fields: object) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+def test_the_demo_is_accepted_by_every_format(tmp_path: Path, settings) -> None:
+    for quant in ("bf16", "fp8_static", "fp8_dynamic", "int8_dynamic", "w4a16", "awq", "gptq"):
+        source(DEMO, tmp_path).check(settings(f"quant={quant}").quant)
+
+
+def test_a_folder_without_config_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no config.json"):
+        _ = source(tmp_path, tmp_path).config
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such folder"):
+        _ = source(tmp_path / "nowhere", tmp_path).config
+
+
+def test_a_config_that_is_not_json_is_refused(broken_model: Path, tmp_path: Path) -> None:
+    (broken_model / "config.json").write_text("{")
+    with pytest.raises(InputError, match="not JSON"):
+        _ = source(broken_model, tmp_path).config
+
+
+def test_the_context_is_the_shortest_that_setting_config_and_tokenizer_allow(
+    broken_model: Path, tmp_path: Path
+) -> None:
+    path = broken_model / "tokenizer_config.json"
+    edit(broken_model, max_position_embeddings=512)
+    for limit, asked, context in ((10**30, None, 512), (10**30, 256, 256), (128, 256, 128), (None, 4096, 512)):
+        path.write_text(json.dumps({"model_max_length": limit}))
+        assert source(broken_model, tmp_path).context(asked) == context
+    path.unlink()
+    assert source(broken_model, tmp_path).context(None) == 512
+    path.write_text("{")
+    with pytest.raises(InputError, match="tokenizer_config.json is not JSON"):
+        source(broken_model, tmp_path).context(None)
+
+
+def test_weights_are_needed_unless_random(broken_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="weights=random"):
+        _ = source(broken_model, tmp_path).folder
+
+
+@pytest.mark.parametrize("keep", [0, 4, 1000, -1])
+def test_a_truncated_safetensors_file_is_refused(broken_model: Path, tmp_path: Path, keep: int) -> None:
+    whole = (DEMO / "model.safetensors").read_bytes()
+    (broken_model / "model.safetensors").write_bytes(whole[:keep])
+    with pytest.raises(InputError, match="model.safetensors"):
+        _ = source(broken_model, tmp_path).folder
+
+
+def test_a_whole_safetensors_file_is_accepted() -> None:
+    check_safetensors(DEMO / "model.safetensors")
+
+
+def test_an_unknown_architecture_is_refused(broken_model: Path, tmp_path: Path, settings) -> None:
+    edit(broken_model, architectures=["NoSuchModelForCausalLM"])
+    with pytest.raises(InputError, match="NoSuchModelForCausalLM"):
+        source(broken_model, tmp_path).check(settings("quant=bf16").quant)
+
+
+def test_vllm_registry_is_read_without_importing_it() -> None:
+    assert {"Qwen3ForCausalLM", "LlamaForCausalLM"} <= served_architectures()
+
+
+def test_a_width_that_the_group_size_does_not_divide_is_refused(broken_model: Path, tmp_path: Path, settings) -> None:
+    edit(broken_model, intermediate_size=800)
+    with pytest.raises(ConfigError, match=r"group size 128 does not divide intermediate_size=800.*quant.group_size"):
+        source(broken_model, tmp_path).check(settings("quant=awq").quant)
+    source(broken_model, tmp_path).check(settings("quant=fp8_dynamic").quant)
+
+
+def test_identity_follows_content_and_not_place(tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(DEMO, copy)
+    assert source(copy, tmp_path).identity() == source(DEMO, tmp_path).identity()
+    edit(copy, rope_theta=5)
+    assert source(copy, tmp_path).identity() != source(DEMO, tmp_path).identity()
+
+
+def test_an_unreachable_hub_says_what_to_do_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A port of this machine where nothing listens stands for a hub that cannot be reached.
+    import huggingface_hub.constants as constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    model = ModelSettings(name="m", hub_id="Qwen/Qwen3-8B", revision="0" * 40)
+    unreachable = ModelSource(model, tmp_path, Digests(tmp_path / "digests.json"))
+    with pytest.raises(InputError, match=r"model.path=<the copy>.*model=demo"):
+        _ = unreachable.config
+
+
+@pytest.mark.parametrize("name", ["qwen3-0.6b", "qwen3-8b"])
+def test_the_published_shapes_fit_every_format(name: str, data_dir: Path, tmp_path: Path, settings) -> None:
+    folder = tmp_path / "shape"
+    folder.mkdir()
+    shutil.copyfile(data_dir / "qwen3" / f"config.{name}.json", folder / "config.json")
+    for quant in ("fp8_static", "awq", "gptq", "int8_dynamic"):
+        source(folder, tmp_path, weights="random").check(settings(f"quant={quant}").quant)
+
+
+def test_random_weights_have_the_shape_and_the_seed(broken_model: Path, tmp_path: Path) -> None:
+    first = source(broken_model, tmp_path, weights="random")
+    made = check_random(first)
+    again = check_random(source(broken_model, tmp_path / "other", weights="random"))
+    other = check_random(source(broken_model, tmp_path / "third", weights="random", seed=1))
+    assert made == again
+    assert made != other
+
+
+def check_random(model: ModelSource) -> bytes:
+    path = model.folder / "model.safetensors"
+    check_safetensors(path)
+    return path.read_bytes()

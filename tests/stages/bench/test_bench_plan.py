@@ -1,0 +1,76 @@
+"""A protocol is a list of loads; the study's is its own command."""
+
+import pytest
+
+from pipeline.errors import ConfigError
+from pipeline.stages.bench import plan
+
+
+def test_the_studys_protocol_is_one_load_of_a_thousand_prompts_at_an_infinite_rate(settings) -> None:
+    load = plan.single(settings("model=qwen3_8b").bench)
+    assert (load.name, load.num_prompts, load.request_rate, load.max_concurrency) == ("rate inf", 1000, "inf", None)
+
+
+def test_a_ladder_climbs_to_saturation_and_then_sends_shares_of_it(settings) -> None:
+    bench = settings("bench=ladder").bench
+    levels = list(plan.levels(bench))
+    assert [load.max_concurrency for load in levels] == [1, 2, 4, 8, 16, 32, 64, 128, 256]
+    assert all(load.request_rate == "inf" for load in levels)
+    assert [load.num_prompts for load in levels][:4] == [16, 16, 16, 32]
+    assert all(load.max_concurrency <= load.num_prompts <= bench.num_prompts for load in levels)
+    rates = list(plan.rates(bench, saturation=8.0))
+    assert [load.request_rate for load in rates] == [2.0, 4.0, 6.0, 7.2]
+    names = [load.name for load in [*levels, *rates]]
+    assert len(set(names)) == len({load.slug for load in [*levels, *rates]}) == len(names)
+
+
+def test_every_set_of_prompts_has_a_seed_of_its_own(settings) -> None:
+    bench = settings("bench=ladder", "bench.repeats=5").bench
+    loads = [*plan.levels(bench), *plan.rates(bench, 1.0), *(plan.probe(bench, 1.0, i) for i in range(6))]
+    seeds = [load.seed(bench, repeat) for load in loads for repeat in range(5)]
+    seeds += [bench.seed + plan.WARMUP_SEED + i for i in range(bench.warmup_rounds)]
+    assert len(set(seeds)) == len(seeds)
+
+
+def test_the_study_starts_with_the_seed_asked_for(settings) -> None:
+    bench = settings("bench=study", "bench.seed=7").bench
+    assert [plan.single(bench).seed(bench, repeat) for repeat in range(3)] == [7, 8, 9]
+
+
+@pytest.mark.parametrize("protocol", ["study", "ladder", "latency", "throughput", "quick"])
+def test_every_protocol_composes_for_every_model(settings, protocol: str) -> None:
+    for model in ("demo", "qwen3_8b"):
+        bench = settings(f"model={model}", f"bench={protocol}").bench
+        assert bench.name == protocol
+        assert bench.repeats >= 3 and bench.warmup_prompts and bench.temperature == 0
+
+
+def test_throughput_fixes_both_lengths_and_latency_sends_one_at_a_time(settings) -> None:
+    throughput = settings("bench=throughput").bench
+    assert (throughput.prompts, throughput.input_len, throughput.output_len) == ("random", 1024, 128)
+    assert plan.single(settings("bench=latency").bench).max_concurrency == 1
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("bench.request_rate=0", "0 is no request rate: requests per second above zero, or inf"),
+        ("bench.request_rate=-1", "-1 is no request rate"),
+        ("bench.request_rate=fast", "'fast' is no request rate"),
+        ("bench.prompts=random", "prompts=random needs input_len and output_len"),
+        ("bench.input_len=5", "input_len=5 goes with prompts=random"),
+        ("+bench.slo.ttft=200", "ttft: an SLO is in milliseconds, of ttft_ms, tpot_ms, e2el_ms"),
+        ("+bench.slo.throughput_ms=200", "throughput_ms: an SLO is in milliseconds"),
+        ("bench.slo.ttft_ms=200ms", "bench.slo.ttft_ms='200ms'"),
+        ("bench.slo.ttft_ms=-1", "bench.slo.ttft_ms=-1"),
+        ("+bench.ladder={concurrency: [4, 2]}", "concurrency=[4, 2]: levels must rise"),
+        ("+bench.ladder={concurrency: [0]}", "bench.ladder.concurrency.0=0"),
+        ("+bench.ladder={concurrency: [1], rates: [1.5]}", "shares of the saturated rate lie above 0 and up to 1"),
+        ("serve.url=ftp://x", "serve.url='ftp://x'"),
+        ("serve.url=http://127.0.0.1:8000", "goes with stage=bench"),
+    ],
+)
+def test_an_impossible_load_is_refused_by_name(settings, override: str, said: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        settings(override)
+    assert said in str(refused.value)

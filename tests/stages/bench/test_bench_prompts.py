@@ -1,0 +1,108 @@
+"""Prompts are counted before a server starts, and written anew only where vLLM's client could not read them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import PROJECT_ROOT
+from pipeline.errors import InputError
+from pipeline.stages.bench.prompts import TEMPLATE_TOKENS, check_lengths, prepare
+
+DEMO = PROJECT_ROOT / "calibration_data" / "demo" / "benchmark.json"
+
+
+class Words:
+    """A token a word."""
+
+    def encode(self, text: str) -> list[int]:
+        return list(range(len(text.split())))
+
+
+def turns(prompt_words: int, answer_words: int | None) -> dict:
+    conversation = [{"from": "human", "value": "why " * prompt_words}]
+    if answer_words is not None:
+        conversation.append({"from": "gpt", "value": "so " * answer_words})
+    return {"conversations": conversation}
+
+
+def written(folder: Path, rows: list, name: str = "set.json") -> Path:
+    path = folder / name
+    path.write_text("\n".join(map(json.dumps, rows)) if name.endswith("jsonl") else json.dumps(rows))
+    return path
+
+
+def test_the_studys_own_format_is_sent_as_it_is(settings, tmp_path: Path) -> None:
+    bench = settings("bench.num_prompts=2", "bench.warmup_prompts=1").bench
+    source = written(tmp_path, [turns(9, 9), turns(9, 9), turns(2, 1), turns(9, None)])
+    assert prepare(bench, source, tmp_path, Words(), 40_960) == source
+
+
+@pytest.mark.parametrize("name", ["set.jsonl", "openai.json"])
+def test_other_formats_are_written_anew(settings, tmp_path: Path, name: str) -> None:
+    bench = settings("bench.num_prompts=2", "bench.warmup_prompts=1").bench
+    rows = [turns(9, 8) for _ in range(3)]
+    if name == "openai.json":
+        rows = [{"messages": [{"role": "user", "content": "a b c d"}, {"role": "assistant", "content": "e f g h"}]}] * 3
+    made = prepare(bench, written(tmp_path, rows, name), tmp_path, Words(), 40_960)
+    assert made == tmp_path / "prompts.json"
+    content = json.loads(made.read_text())
+    assert len(content) == 3
+    assert all([turn["from"] for turn in row["conversations"]] == ["human", "gpt"] for row in content)
+
+
+def test_a_set_without_a_usable_conversation_is_refused(settings, tmp_path: Path) -> None:
+    source = written(tmp_path, [turns(9, None), {"conversations": []}, {"nothing": 1}])
+    with pytest.raises(InputError) as refused:
+        prepare(settings().bench, source, tmp_path, Words(), None)
+    assert "none of 3 rows is a conversation with a question and an answer" in str(refused.value)
+    assert "bench.output_len" in str(refused.value)
+
+
+def test_more_prompts_than_there_are_is_refused_with_their_number(settings, tmp_path: Path) -> None:
+    source = written(tmp_path, [turns(9, 9)] * 5 + [turns(1025, 9), turns(9, 3), turns(3, 9), turns(1000, 1049)])
+    with pytest.raises(InputError) as refused:
+        prepare(settings("bench.num_prompts=6", "bench.warmup_prompts=2").bench, source, tmp_path, Words(), None)
+    assert "bench.num_prompts=6: set.json has 5 conversations" in str(refused.value)
+
+
+def test_what_the_context_cannot_hold_is_not_sent(settings, tmp_path: Path) -> None:
+    bench = settings("bench.num_prompts=2", "bench.warmup_prompts=1").bench
+    source = written(tmp_path, [turns(100, 100), turns(9, 9), turns(9, 9)])
+    made = prepare(bench, source, tmp_path, Words(), 100 + TEMPLATE_TOKENS)
+    assert len(json.loads(made.read_text())) == 2
+    with pytest.raises(InputError, match="raise the context"):
+        prepare(bench, source, tmp_path, Words(), 10 + TEMPLATE_TOKENS)
+
+
+def test_fixed_lengths_need_no_answers(settings, tmp_path: Path) -> None:
+    bench = settings("bench.num_prompts=2", "bench.warmup_prompts=1", "bench.output_len=16").bench
+    made = prepare(bench, written(tmp_path, [turns(9, None), turns(9, 3)]), tmp_path, Words(), None)
+    assert [len(row["conversations"]) for row in json.loads(made.read_text())] == [2, 2]
+
+
+def test_random_prompts_longer_than_the_context_are_refused(settings) -> None:
+    bench = settings("bench=throughput", "bench.input_len=2000", "bench.output_len=49").bench
+    check_lengths(bench, 2049)
+    check_lengths(bench, None)
+    with pytest.raises(InputError) as refused:
+        check_lengths(bench, 2048)
+    assert "bench.input_len=2000 and bench.output_len=49 do not fit into a context of 2048" in str(refused.value)
+    chat = settings("bench=throughput", "bench.input_len=2000", "bench.output_len=40", "bench.endpoint=openai-chat")
+    with pytest.raises(InputError, match="chat template"):
+        check_lengths(chat.bench, 2049)
+
+
+def test_the_demo_set_is_enough_for_every_repeat_of_its_protocol(settings, tmp_path: Path) -> None:
+    assert prepare(settings().bench, DEMO, tmp_path, Words(), 40_960) == DEMO
+
+
+def test_real_sets_are_usable(settings, tmp_path: Path, data_dir: Path) -> None:
+    bench = settings("bench.num_prompts=150").bench
+    for name in ("calibration/sharegpt_gpt4-qwen3_a22B_output.jsonl", "sharegpt/sharegpt_gpt4_256.jsonl"):
+        assert prepare(bench, data_dir / name, tmp_path, Words(), None) == tmp_path / "prompts.json"
+    unanswered = data_dir / "sharegpt" / "ShareGPT_V3_filtered_1000.json"
+    with pytest.raises(InputError, match="question and an answer"):
+        prepare(bench, unanswered, tmp_path, Words(), None)
+    fixed = settings("bench.num_prompts=500", "bench.output_len=128").bench
+    assert len(json.loads(prepare(fixed, unanswered, tmp_path, Words(), None).read_text())) >= 500

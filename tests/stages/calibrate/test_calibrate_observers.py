@@ -1,0 +1,133 @@
+"""What is watched: every Linear's input once, keys and values per head; whole or layer by layer, the same bits."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from pipeline.errors import ConfigError, InputError
+from pipeline.hardware.probe import Hardware
+from pipeline.models.forward import Layerwise, Whole, decoder
+from pipeline.models.loading import load_model
+from pipeline.stages.calibrate import RANGES, SKETCHES, artifact
+from pipeline.stages.calibrate.conversations import draw
+from pipeline.stages.calibrate.observers import Observers
+from tests.stages.calibrate.conftest import DEMO
+
+FEW = "calibration.num_samples=8"
+
+
+def sequences_of(job) -> list[list[int]]:
+    return [s for each in draw(job, AutoTokenizer.from_pretrained(DEMO)) for s in each.sequences]
+
+
+def observe(job, sequences: list[list[int]], kind: type = Whole) -> Observers:
+    decoding = kind(job)
+    observers = Observers(decoding.model, job.settings.calibration, len(sequences))
+    decoding.run(sequences, observers, lambda _: None)
+    return observers
+
+
+def test_linears_that_share_an_input_share_a_site(job) -> None:
+    asked = job(FEW)
+    sites = {site.name: site for site in observe(asked, sequences_of(asked)[:2])}
+    assert len(sites) == 4 * (4 + 2)
+    first = sites["model.layers.0.self_attn.q_proj"]
+    assert [name.rpartition(".")[2] for name in first.modules] == ["q_proj", "k_proj", "v_proj"]
+    assert {site.kind for site in sites.values()} == {"q/k/v_proj", "o_proj", "gate/up_proj", "down_proj", "K", "V"}
+    assert {site.layer for site in sites.values()} == {0, 1, 2, 3}
+    covered = [module for site in sites.values() for module in site.modules]
+    assert len(covered) == len(set(covered)) == 28
+
+
+def test_keys_and_values_are_those_of_a_kv_cache(job) -> None:
+    asked = job(FEW)
+    (sequence, *_) = sequences_of(asked)
+    sites = {site.name: site for site in observe(asked, [sequence])}
+    model = load_model(asked)
+    with torch.inference_mode():
+        cache = model(torch.tensor([sequence]), use_cache=True).past_key_values
+    for layer in range(4):
+        for letter, tensor in (("k", cache.layers[layer].keys), ("v", cache.layers[layer].values)):
+            seen = sites[f"model.layers.{layer}.self_attn.{letter}"].sketch
+            assert torch.equal(seen.extremes[0, :, 1], tensor[0].amax((1, 2)))
+            assert torch.equal(seen.extremes[0, :, 0], tensor[0].amin((1, 2)))
+
+
+def test_layer_by_layer_gives_the_same_bits(job, tmp_path: Path) -> None:
+    asked = job(FEW)
+    sequences = sequences_of(asked)
+    for kind in (Whole, Layerwise):
+        folder = tmp_path / kind.__name__
+        folder.mkdir()
+        artifact.write(folder, sequences, observe(asked, sequences, kind), asked.settings.calibration)
+    for name in (SKETCHES, RANGES):
+        assert (tmp_path / "Whole" / name).read_bytes() == (tmp_path / "Layerwise" / name).read_bytes()
+
+
+def test_layerwise_is_a_setting_and_a_matter_of_memory(job, monkeypatch) -> None:
+    assert isinstance(decoder(job(FEW)), Whole)
+    assert isinstance(decoder(job(FEW, "calibration.layerwise=always")), Layerwise)
+    monkeypatch.setattr("pipeline.models.forward.SHARE_OF_MEMORY", 1e-9)
+    assert isinstance(decoder(job(FEW)), Layerwise)
+    assert isinstance(decoder(job(FEW, "calibration.layerwise=never")), Whole)
+
+
+def test_a_checkpoint_laid_out_otherwise_is_refused_layer_by_layer(job, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    model = tmp_path / "model"
+    model.mkdir()
+    for path in DEMO.iterdir():
+        if path.suffix != ".safetensors":
+            (model / path.name).write_bytes(path.read_bytes())
+    tensors = load_file(DEMO / "model.safetensors")
+    tensors["other.name"] = tensors.pop("model.layers.0.mlp.down_proj.weight")
+    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
+    asked = job(FEW, f"model.path={model}")
+    with pytest.raises(ConfigError, match=r"no tensor model.layers.0.mlp.down_proj.weight"):
+        observe(asked, sequences_of(asked), Layerwise)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_named_with_layer_and_sample(job, value: float) -> None:
+    asked = job(FEW)
+    sequences = sequences_of(asked)
+    decoding = Whole(asked)
+    observers = Observers(decoding.model, asked.settings.calibration, len(sequences))
+    poisoned = decoding.model.model.layers[2].mlp.gate_proj
+    rare = set(sequences[3]) - {token for s in sequences[:3] for token in s}
+    # A token that the first three samples lack makes the fourth one fail, and nothing before it.
+    decoding.model.model.embed_tokens.weight.data[list(rare)] = value
+    assert poisoned.weight.isfinite().all()
+    with pytest.raises(InputError, match=r"NaN or Inf enters model.layers.0.self_attn.q_proj on calibration sample 3"):
+        decoding.run(sequences, observers, lambda _: None)
+
+
+def test_minmax_scales_equal_llm_compressors_own(job, tmp_path: Path, monkeypatch) -> None:
+    from llmcompressor import oneshot
+    from llmcompressor.modifiers.quantization import QuantizationModifier
+
+    # In float32 also where BF16 is native: a padding mask alone moves BF16's ranges by a unit in the last place.
+    monkeypatch.setattr(Hardware, "has_native_bf16", property(lambda _: False))
+    asked = job(FEW)
+    sequences = sequences_of(asked)
+    artifact.write(tmp_path, sequences, observe(asked, sequences), asked.settings.calibration)
+    ours = artifact.read_scales(tmp_path, asked.settings.calibration, "fp8_e4m3")
+    model = load_model(asked)
+    batches: Any = [
+        {"input_ids": ids, "attention_mask": torch.ones_like(ids)} for ids in artifact.read_tokens(tmp_path)
+    ]
+    oneshot(
+        model=model,
+        recipe=QuantizationModifier(targets="Linear", scheme="FP8", ignore=["lm_head"]),
+        dataset=torch.utils.data.DataLoader(batches, batch_size=None),
+        num_calibration_samples=len(batches),
+        pipeline="basic",  # observes the unquantized model, as we do
+    )
+    theirs = {name: float(m.input_scale) for name, m in model.named_modules() if hasattr(m, "input_scale")}
+    assert len(theirs) == 28
+    for name, scale in theirs.items():
+        assert ours[name] == pytest.approx(scale, rel=1e-3), name

@@ -1,0 +1,107 @@
+"""Schemes become llm-compressor's recipes; what was never observed gets no invented scale."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.config import PROJECT_ROOT
+from pipeline.errors import StageError
+from pipeline.models.headers import describe, headers, quantized_modules
+from pipeline.stages.calibrate import artifact
+from pipeline.stages.calibrate.histograms import Sketch
+from pipeline.stages.calibrate.observers import Site
+from pipeline.stages.quantize.engines.llmcompressor import recipe, set_input_scales
+
+DEMO = PROJECT_ROOT / "pipeline" / "demo" / "checkpoint"
+
+
+@pytest.mark.parametrize(
+    ("override", "kinds"),
+    [
+        ("quant=fp8_static", ["QuantizationModifier"]),
+        ("quant=w4a16", ["QuantizationModifier"]),
+        ("quant=gptq", ["GPTQModifier"]),
+        ("quant=awq", ["AWQModifier", "QuantizationModifier"]),
+        ("quant=int8_dynamic", ["GPTQModifier"]),
+    ],
+)
+def test_a_scheme_becomes_a_recipe(override: str, kinds: list[str], settings) -> None:
+    modifiers = recipe(settings(override).quant)
+    assert [type(modifier).__name__ for modifier in modifiers] == kinds
+    assert list(modifiers[-1].ignore) == ["lm_head"]
+
+
+def test_int8_weights_may_be_smoothed_instead(settings) -> None:
+    quant = settings("quant=int8_dynamic", "quant.algorithm=smoothquant", "quant.smoothing_strength=0.8").quant
+    first, second = recipe(quant)
+    assert type(first).__name__ == "SmoothQuantModifier"
+    assert first.smoothing_strength == 0.8
+    assert type(second).__name__ == "QuantizationModifier"
+
+
+def test_the_group_size_reaches_the_scheme(settings) -> None:
+    (modifier,) = recipe(settings("quant=w4a16", "quant.group_size=64").quant)
+    assert modifier.config_groups["group_0"].weights.group_size == 64
+
+
+class Observed(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(4, 4)
+        self.linear.register_parameter("input_scale", torch.nn.Parameter(torch.zeros(1), requires_grad=False))
+
+
+def calibration(folder: Path, settings, name: str, *values: float) -> None:
+    """A calibration that has seen one tensor at the input of one module."""
+    sketch = Sketch()
+    sketch.update(torch.tensor([values]))
+    sketch.commit()
+    artifact.write(folder, [[1, 2]], [Site(name, sketch, [name])], settings().calibration)
+
+
+@pytest.mark.parametrize(("number", "largest"), [("fp8_e4m3", 448), ("int8", 127)])
+def test_the_scale_is_the_largest_magnitude_over_the_formats_largest_number(
+    tmp_path: Path, settings, number: str, largest: float
+) -> None:
+    calibration(tmp_path, settings, "linear", -8.96, 4.48)
+    model = Observed()
+    set_input_scales(model, tmp_path, settings().calibration, number)
+    assert float(model.linear.input_scale) == pytest.approx(8.96 / largest)
+
+
+@pytest.mark.parametrize(("name", "value"), [("other", 1.0), ("linear", 0.0)])
+def test_a_layer_that_saw_nothing_is_named(tmp_path: Path, settings, name: str, value: float) -> None:
+    calibration(tmp_path, settings, name, value)
+    with pytest.raises(StageError, match="linear saw no activation"):
+        set_input_scales(Observed(), tmp_path, settings().calibration, "fp8_e4m3")
+
+
+def test_static_int8_has_one_scale_for_all_tokens(settings) -> None:
+    (modifier,) = recipe(settings("quant=int8_static", "quant.algorithm=rtn").quant)
+    activations = modifier.config_groups["group_0"].input_activations
+    assert (activations.num_bits, activations.strategy, activations.dynamic) == (8, "tensor", False)
+
+
+def test_a_bf16_checkpoint_is_described_from_its_headers() -> None:
+    described = describe(DEMO)
+    assert described["format"] == "bf16"
+    assert quantized_modules(DEMO) == set()
+    assert {item["dtype"] for item in headers(DEMO).values()} == {"BF16"}
+
+
+def test_no_model_outlives_its_quantizing(tmp_path: Path, settings) -> None:
+    """What llm-compressor's global session keeps would stay in the memory of the GPU that serves next."""
+    import gc
+
+    from pipeline.__main__ import Run
+
+    def models() -> list[object]:
+        gc.collect()
+        return [found for found in gc.get_objects() if type(found).__name__ == "Qwen3ForCausalLM"]
+
+    # Other tests of this process may hold theirs.
+    before = models()
+    given = ("stage=quantize", "quant=fp8_dynamic", f"outputs={tmp_path}")
+    assert Run([settings(*given)], list(given)).execute() == 0
+    assert not [model for model in models() if not any(model is other for other in before)]

@@ -1,0 +1,234 @@
+"""What the report makes of finished, failed and half-finished runs."""
+
+import csv
+import io
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from support.synthetic_results import MACHINE, STAGES, STUDY, Figures, Run
+
+from pipeline.config import Stage
+from pipeline.errors import ServerError, StageError
+from pipeline.stages import report
+from pipeline.stages.report.collect.artifacts import sources
+
+NO_KERNEL = "vLLM 0.99 has no kernel for this (needs AVX-512)."
+
+
+def written(run, name):
+    return (run.outputs / "tiny" / "report" / name).read_text()
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """Eight variants, one of which this machine cannot serve; the report, and its last line."""
+    variants = {**STUDY, "awq": replace(STUDY["awq"], missing={"verify": NO_KERNEL})}
+    run = Run(tmp_path_factory.mktemp("study"), variants)
+    stdout, sys.stdout = sys.stdout, io.StringIO()
+    try:
+        report.make(run.jobs, run.failures)
+        run.line = json.loads(sys.stdout.getvalue().splitlines()[-1])
+    finally:
+        sys.stdout = stdout
+    return run
+
+
+def test_every_format_has_every_variant(study):
+    content = json.loads(written(study, "report.json"))
+    table = list(csv.DictReader(io.StringIO(written(study, "report.csv"))))
+    names = list(STUDY)
+    assert content["schema_version"] == 1
+    assert [row["name"] for row in content["comparison"]["rows"]] == names
+    assert [row["variant"] for row in table] == names
+    assert [row["variant"] for row in study.line["variants"]] == names
+    for text in (written(study, "index.html"), written(study, "report.md"), study.shown.getvalue()):
+        for label in ("BF16", "FP8 static", "INT8 dynamic", "GPTQ", "FP8 KV"):
+            assert label in text
+        assert "emulated: no" in text and "n/a: vLLM 0.99" in text
+    assert "BF16 + FP8 KV (E4M3)" in written(study, "index.html")
+
+
+def test_figures_come_from_the_result_files(study):
+    values = study.job("int8_dynamic").artifact(Stage.BENCH).manifest().results["metrics"]["total_token_throughput"]
+    mean = sum(values["values"]) / len(values["values"])
+    row = json.loads(written(study, "report.json"))["comparison"]["rows"][3]
+    assert row["speed"]["total_token_throughput"]["measured"]["mean"] == pytest.approx(mean)
+    assert f"{mean:,.0f}" in written(study, "index.html") and f"{mean:,.0f}" in written(study, "report.md")
+    assert study.line["variants"][3]["total_token_throughput_tok_per_s"] == pytest.approx(mean, rel=1e-5)
+
+
+def test_a_card_says_what_making_the_checkpoint_took(study):
+    cards = {card["name"]: card for card in json.loads(written(study, "report.json"))["cards"]}
+    assert cards["gptq"]["recipe"]["peak GPU memory"] == "17.2 GB"
+    assert cards["gptq"]["recipe"]["made in"].endswith(" s")
+    assert "made in" not in cards["bf16"]["recipe"]
+
+
+def test_verdict_leads_and_names_machine_and_model(study):
+    page = written(study, "index.html")
+    assert page.index("INT8 dynamic serves") < page.index("<table")
+    assert f"Measured with tiny on {MACHINE.name}" in page
+    assert study.line["recommended"] == "int8_dynamic"
+    assert "Report:" in study.shown.getvalue() and study.line["report"].endswith("index.html")
+
+
+def test_emulated_variants_are_never_best_in_speed(study):
+    best = json.loads(written(study, "report.json"))["comparison"]["best"]
+    for metric in ("total_token_throughput", "mean_ttft_ms", "mean_tpot_ms"):
+        assert best[metric] == ["int8_dynamic"]
+
+
+def test_a_variant_without_result_says_why(study):
+    row = json.loads(written(study, "report.json"))["comparison"]["rows"][5]
+    assert row["name"] == "awq"
+    assert row["speed"]["mean_ttft_ms"] == {"reason": NO_KERNEL}
+    assert row["tasks"]["MMLU"] == {"reason": NO_KERNEL}
+    assert row["size"]["bytes"] == STUDY["awq"].bytes
+
+
+def test_no_path_of_this_machine_is_shown(study):
+    for name in ("index.html", "report.md", "report.csv", "report.json"):
+        assert str(study.outputs) not in written(study, name)
+    assert "outputs/logs/serve-" in written(study, "index.html").replace("<wbr>", "")
+
+
+def test_failures_of_this_run_are_rows(tmp_path, capsys):
+    run = Run(tmp_path, {"bf16": STUDY["bf16"], "gptq": Figures(missing={"bench": "failed: the server died"})})
+    assert isinstance(run.failures["gptq"], StageError)
+    # A stage that was not reached leaves no manifest: only the failure is there.
+    run.variants = {**run.variants, "w4a16": Figures()}
+    run.failures["w4a16"] = ServerError("vLLM ended with exit code 1:\n    last words", "See the log.")
+    report.make(run.jobs, run.failures)
+    rows = json.loads(capsys.readouterr().out.splitlines()[-1])["variants"]
+    assert [row["reason"] for row in rows[1:]] == ["failed: the server died", "vLLM ended with exit code 1:"]
+    assert "last words" in written(run, "index.html")
+
+
+@pytest.mark.parametrize("count", range(len(STAGES)))
+def test_half_a_run_is_rendered(tmp_path, capsys, count):
+    run = Run(tmp_path, {name: STUDY[name] for name in ("bf16", "gptq")}, stages=STAGES[:count])
+    report.make(run.jobs, run.failures)
+    rows = json.loads(capsys.readouterr().out.splitlines()[-1])["variants"]
+    assert [row["variant"] for row in rows] == ["bf16", "gptq"]
+    assert "eval has not run" in rows[0]["reason"]
+    assert "No verdict" in written(run, "index.html") or "No " in written(run, "index.html")
+    assert "n/a: " in written(run, "index.html")
+
+
+@pytest.mark.parametrize("left_out", [Stage.QUANTIZE, Stage.VERIFY, Stage.BENCH])
+def test_a_missing_stage_in_between_is_rendered(tmp_path, capsys, left_out):
+    stages = tuple(stage for stage in STAGES if stage is not left_out)
+    run = Run(tmp_path, {name: STUDY[name] for name in ("bf16", "int8_dynamic")}, stages=stages, formats=("html",))
+    report.make(run.jobs, run.failures)
+    assert "INT8 dynamic" in written(run, "index.html")
+
+
+def test_one_variant_stands_among_its_peers(tmp_path, capsys):
+    variants = {name: STUDY[name] for name in ("gptq", "bf16+fp8_e4m3", "bf16", "w4a16")}
+    variants["w4a16"] = replace(variants["w4a16"], missing={"bench": NO_KERNEL})
+    run = Run(tmp_path, variants, formats=("json",))
+    run.single = "gptq"
+    report.make(run.jobs, {})
+    rows = json.loads(written(run, "report.json"))["comparison"]["rows"]
+    # The one without any finished result is no peer; the baseline leads.
+    assert [row["name"] for row in rows] == ["bf16", "gptq", "bf16+fp8_e4m3"]
+    assert rows[2]["label"] == "BF16 + FP8 KV (E4M3)"
+    assert "interval" in rows[1]["speed"]["mean_ttft_ms"]["change"]
+
+
+def test_peers_of_other_settings_are_left_out(tmp_path, capsys):
+    run = Run(tmp_path, {name: STUDY[name] for name in ("gptq", "bf16")}, formats=("json",))
+    run.single, run.tasks = "gptq", {"MMLU": run.tasks["MMLU"]}
+    run.dataset.write_text("[1]")
+    report.make(run.jobs, {})
+    rows = json.loads(written(run, "report.json"))["comparison"]["rows"]
+    assert [row["name"] for row in rows] == ["gptq"]
+
+
+def test_what_was_recorded_is_shown_whatever_the_settings_are_now(tmp_path, capsys):
+    variants = {name: STUDY[name] for name in ("gptq", "bf16+fp8_e4m3", "bf16", "w4a16")}
+    variants["w4a16"] = replace(variants["w4a16"], missing={"bench": NO_KERNEL})
+    run = Run(tmp_path, variants, formats=("json",))
+    # Another conversation set here, and by it other keys: nothing of the run itself is found under them.
+    run.single, run.recorded = "bf16", True
+    run.dataset.write_text("[1]")
+    report.make(run.jobs, {})
+    rows = json.loads(written(run, "report.json"))["comparison"]["rows"]
+    assert [row["name"] for row in rows] == ["bf16", "gptq", "bf16+fp8_e4m3", "w4a16"]
+    assert "interval" in rows[1]["speed"]["mean_ttft_ms"]["change"]
+    assert rows[3]["speed"]["mean_ttft_ms"] == {"reason": NO_KERNEL}
+
+
+def test_of_several_recorded_protocols_the_one_asked_for_is_in_the_main_table(tmp_path, capsys):
+    run = Run(tmp_path, {name: STUDY[name] for name in ("bf16", "gptq")}, formats=("json",))
+    run.single, run.recorded = "bf16", True
+    asked = run.settings("bf16").bench.name
+    for name in ("bf16", "gptq"):
+        folder = run.job(name).artifact(Stage.BENCH).folder
+        shutil.copytree(folder, folder.with_name("bench-ffffffff"))
+        manifest = json.loads((folder / "manifest.json").read_text())
+        assert manifest["results"]["protocol"] != asked
+        manifest["results"]["protocol"], manifest["started"] = asked, "1999-01-01T00:00:00.000+00:00"
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+    found = sources(run.jobs, {})
+    assert [source.finished(Stage.BENCH).results["protocol"] for source in found] == [asked] * 2
+    assert [[each.results["protocol"] for each in source.benchmarks] for source in found] == [[asked, "ladder"]] * 2
+
+
+def test_results_that_cannot_be_read_are_not_applicable(tmp_path, capsys):
+    run = Run(tmp_path, {name: STUDY[name] for name in ("bf16", "gptq")}, formats=("html", "json"))
+    bench, scores = (run.job("gptq").artifact(stage).folder for stage in (Stage.BENCH, Stage.EVAL))
+    manifest = json.loads((bench / "manifest.json").read_text())
+    manifest["results"]["metrics"]["mean_ttft_ms"]["values"] = ["fast"]
+    (bench / "manifest.json").write_text(json.dumps(manifest))
+    (scores / "samples" / "MMLU.jsonl").write_text("{")
+    report.make(run.jobs, {})
+    row = json.loads(written(run, "report.json"))["comparison"]["rows"][1]
+    assert row["speed"]["mean_tpot_ms"] == {"reason": "the benchmark's manifest cannot be read"}
+    assert row["tasks"]["MMLU"]["change"] == {"reason": "the samples cannot be read"}
+    assert "difference" in row["tasks"]["GSM8K"]["change"]
+
+
+def test_only_the_formats_asked_for_are_there(tmp_path, capsys):
+    run = Run(tmp_path, {"bf16": STUDY["bf16"]})
+    folder = run.outputs / "tiny" / "report"
+    report.make(run.jobs, {})
+    assert sorted(path.name for path in folder.iterdir()) == ["index.html", "report.csv", "report.json", "report.md"]
+    run.formats = ("csv",)
+    report.make(run.jobs, {})
+    assert [path.name for path in folder.iterdir()] == ["report.csv"]
+
+
+def test_charts_for_slides(tmp_path, capsys):
+    run = Run(tmp_path, {name: STUDY[name] for name in ("bf16", "fp8_static", "gptq")}, formats=("png",))
+    report.make(run.jobs, {})
+    folder = run.outputs / "tiny" / "report"
+    pictures = {path.name: path.read_bytes() for path in (folder / "charts").iterdir()}
+    assert {"quality.png", "forest.png", "size.png"} <= set(pictures)
+    for content in pictures.values():
+        assert content.startswith(b"\x89PNG") and int.from_bytes(content[16:20]) > 1200
+    (folder / "charts" / "mine.txt").write_text("kept")
+    run.formats = ("csv",)
+    report.make(run.jobs, {})
+    assert [path.name for path in (folder / "charts").iterdir()] == ["mine.txt"]
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_with_a_remedy(tmp_path):
+    run = Run(tmp_path, {"bf16": STUDY["bf16"]}, formats=("csv",))
+    (run.outputs / "tiny" / "report").write_text("a file")
+    with pytest.raises(StageError, match="set outputs=<a folder"):
+        report.make(run.jobs, {})
+
+
+def test_neither_torch_nor_vllm_nor_a_plotting_library_is_imported():
+    code = (
+        "import sys, pipeline.compare, pipeline.stages.report, pipeline.stages.report.build\n"
+        "import pipeline.stages.report.renderers.html\n"
+        "heavy = {'torch', 'vllm', 'transformers', 'altair', 'scipy.stats', 'lm_eval', 'pandas'} & set(sys.modules)\n"
+        "sys.exit(f'imported: {heavy}' if heavy else 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,85 @@
+"""The canary's distance from BF16: what a format explains passes, another model does not."""
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.__main__ import Run
+from pipeline.config import PROJECT_ROOT
+from pipeline.stages.verify import canary, gate
+
+DEMO = PROJECT_ROOT / "pipeline" / "demo" / "checkpoint"
+
+
+@given(st.lists(st.floats(-20, 0), min_size=8, max_size=40).filter(lambda values: canary.spread(values) > 0.1))
+def test_the_same_is_at_zero_and_a_constant_at_one(values: list[float]) -> None:
+    assert canary.distance(values, values) == 0
+    mean = sum(values) / len(values)
+    assert canary.distance(values, [mean] * len(values)) == pytest.approx(1)
+    assert canary.distance(values, [math.nan] * len(values)) == math.inf
+
+
+def test_the_bound_grows_with_the_error_and_stays_below_another_models(settings) -> None:
+    reference = [-1.0, -4.0, -9.0, -2.5]
+    bounds = [canary.allowed(settings("quant=w4a16"), 4, [e], reference) for e in (0.005, 0.02, 0.08, 0.5)]
+    assert bounds == sorted(bounds)
+    assert bounds[-1] == canary.CAP < 1
+    plain = canary.allowed(settings("quant=bf16"), 4, [], reference)
+    assert plain < canary.allowed(settings("quant=bf16", "kv_cache=fp8_e4m3"), 4, [], reference)
+    assert plain < canary.allowed(settings("quant=fp8_dynamic"), 4, [], reference)
+
+
+@pytest.mark.parametrize("layers", [2, 8])
+@pytest.mark.parametrize("error", [0.01, 0.1])
+def test_independent_errors_of_all_weights_stay_within_the_bound(layers: int, error: float, settings) -> None:
+    """The derivation, on a Qwen3 of random weights whose every Linear is off by the same relative error."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    torch.manual_seed(layers)
+    shape = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 4, "num_key_value_heads": 2}
+    config = Qwen3Config(vocab_size=512, head_dim=32, num_hidden_layers=layers, initializer_range=0.08, **shape)
+    model = Qwen3ForCausalLM(config).eval()
+    tokens = torch.randint(0, 512, (4, 64))
+
+    def asked() -> list[float]:
+        with torch.no_grad():
+            logprobs = model(tokens).logits.log_softmax(-1)[:, :-1]
+        return logprobs.gather(-1, tokens[:, 1:, None]).flatten().tolist()
+
+    reference = asked()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.endswith("_proj.weight"):
+                weight += error * weight.norm() / weight.numel() ** 0.5 * torch.randn_like(weight)
+    seen = canary.distance(reference, asked())
+    assert (
+        error / 2 < seen <= canary.allowed(settings("quant=w4a16", "model.weights=random"), layers, [error], reference)
+    )
+
+
+@pytest.mark.vllm
+def test_a_checkpoint_whose_weights_are_right_and_whose_config_is_not_is_found(tmp_path: Path, settings) -> None:
+    """Positions that turn at another rate: every tensor is BF16's, vLLM loads it, and answers are those of no model."""
+    given = ("stage=verify", "quant=bf16", f"outputs={tmp_path / 'outputs'}")
+    run = Run([settings(*given)], list(given))
+    job = run.jobs[0]
+    assert run.execute() == 0
+    broken = tmp_path / "broken"
+    shutil.copytree(DEMO, broken)
+    config = json.loads((broken / "config.json").read_text())
+    config["rope_parameters"]["rope_theta"] = 10.0
+    (broken / "config.json").write_text(json.dumps(config))
+    try:
+        answers = canary.ask(job.serving.serve(broken, job.settings, "broken"))
+    finally:
+        job.serving.stop()
+    reference = canary.reference(job)
+    with pytest.raises(gate.Failed, match="of their spread away"):
+        gate.log_probabilities(job, {"reference": reference}, answers)
+    assert "0.0000 of their spread" in gate.log_probabilities(job, {"reference": reference}, reference)

@@ -1,0 +1,150 @@
+"""The gate lets a good checkpoint through and names what is wrong with a bad one."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from pipeline.config import PROJECT_ROOT
+from pipeline.models import headers as disk
+from pipeline.stages.verify import file_sizes, gate
+
+DEMO = PROJECT_ROOT / "pipeline" / "demo" / "checkpoint"
+
+
+class Asked:
+    """The part of a job that the checks read."""
+
+    def __init__(self, settings) -> None:
+        self.settings = settings
+
+
+@pytest.fixture(scope="module")
+def good(checkpoint) -> Path:
+    """A W4A16 checkpoint of the demo."""
+    return checkpoint("w4a16")
+
+
+@pytest.fixture
+def copy(good: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(good, folder)
+    return folder
+
+
+def edit(folder: Path, change) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_a_good_checkpoint_passes(good: Path, settings) -> None:
+    job = Asked(settings("quant=w4a16"))
+    assert "unchanged" in gate.files(good, DEMO)
+    assert "28 of 28" in gate.layers(good, DEMO, job)
+    assert "finite and in range" in gate.scales(good)
+    assert disk.weight_bytes(good) < 0.5 * disk.weight_bytes(DEMO)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0, -1.0])
+def test_a_bad_scale_is_named(copy: Path, value: float) -> None:
+    def change(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["model.layers.2.mlp.up_proj.weight_scale"][3, 0] = value
+
+    edit(copy, change)
+    with pytest.raises(gate.Failed, match=r"layers\.2\.mlp\.up_proj"):
+        gate.scales(copy)
+
+
+def test_mxfp4s_code_of_no_number_is_named_and_blocks_of_zeros_are_not(checkpoint, tmp_path: Path) -> None:
+    folder = shutil.copytree(checkpoint("mxfp4"), tmp_path / "checkpoint")
+    name = "model.layers.1.self_attn.k_proj.weight_scale"
+    assert not load_file(folder / "model.safetensors")[name].all()
+    assert "in range" in gate.scales(folder)
+    edit(folder, lambda tensors: tensors[name][0, :1].fill_(255))
+    with pytest.raises(gate.Failed, match=name):
+        gate.scales(folder)
+
+
+def test_a_layer_left_in_bf16_is_named(copy: Path, settings) -> None:
+    def change(tensors: dict[str, torch.Tensor]) -> None:
+        name = "model.layers.1.self_attn.o_proj"
+        for part in [key for key in tensors if key.startswith(name)]:
+            del tensors[part]
+        tensors[f"{name}.weight"] = load_file(DEMO / "model.safetensors")[f"{name}.weight"]
+
+    edit(copy, change)
+    with pytest.raises(gate.Failed, match=r"not quantized.*layers\.1\.self_attn\.o_proj"):
+        gate.layers(copy, DEMO, Asked(settings("quant=w4a16")))
+
+
+def test_a_quantized_lm_head_is_named(copy: Path, settings) -> None:
+    edit(copy, lambda tensors: tensors.update({"lm_head.weight_scale": torch.ones(1)}))
+    with pytest.raises(gate.Failed, match="lm_head"):
+        gate.layers(copy, DEMO, Asked(settings("quant=w4a16")))
+
+
+def test_a_scale_beside_a_weight_that_is_still_bf16_is_named(copy: Path, settings) -> None:
+    def change(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["model.layers.0.mlp.down_proj.weight"] = torch.zeros(256, 768, dtype=torch.bfloat16)
+
+    edit(copy, change)
+    with pytest.raises(gate.Failed, match="still BF16"):
+        gate.layers(copy, DEMO, Asked(settings("quant=w4a16")))
+
+
+def test_a_changed_tokenizer_is_named(copy: Path) -> None:
+    path = copy / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "eos_token": "<|endoftext|>"}))
+    with pytest.raises(gate.Failed, match="tokenizer_config"):
+        gate.files(copy, DEMO)
+
+
+def test_a_truncated_weight_file_is_named(copy: Path) -> None:
+    path = copy / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(gate.Failed, match="truncated"):
+        gate.files(copy, DEMO)
+
+
+@pytest.mark.parametrize("quant", ["w4a16", "fp8_static", "awq", "nvfp4", "mxfp4"])
+def test_the_size_is_predicted_by_tensor(quant: str, checkpoint, settings) -> None:
+    results: dict = {}
+    assert "predicted" in gate.size(checkpoint(quant), DEMO, Asked(settings(f"quant={quant}")), results)
+    assert results["predicted_bytes"] == pytest.approx(disk.weight_bytes(checkpoint(quant)), rel=0.0005)
+    assert (
+        file_sizes.differences(file_sizes.predicted(DEMO, settings(f"quant={quant}").quant, False), checkpoint(quant))
+        == []
+    )
+
+
+def test_a_checkpoint_as_large_as_bf16_is_named(settings) -> None:
+    with pytest.raises(gate.Failed, match=r"11,020,712 bytes, 5,190,\d+ predicted \(\+112"):
+        gate.size(DEMO, DEMO, Asked(settings("quant=w4a16")), {})
+
+
+def test_a_tensor_that_is_stored_twice_is_named(copy: Path, settings) -> None:
+    edit(copy, lambda tensors: tensors.update({"lm_head.weight_again": tensors["lm_head.weight"].clone()}))
+    with pytest.raises(gate.Failed, match=r"lm_head\.weight_again: 1,572,864 bytes instead of 0"):
+        gate.size(copy, DEMO, Asked(settings("quant=w4a16")), {})
+
+
+def test_tied_embeddings_are_stored_once(tmp_path: Path, settings) -> None:
+    weight = torch.zeros(64, 32, dtype=torch.bfloat16)
+    tied = {"model.embed_tokens.weight": weight, "lm_head.weight": weight.clone()}
+    save_file(tied, tmp_path / "model.safetensors")
+    config = {"num_hidden_layers": 0, "tie_word_embeddings": True}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    quant = settings("quant=w4a16").quant
+    assert "lm_head.weight" not in file_sizes.predicted(tmp_path, quant, False)
+    (tmp_path / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}))
+    assert file_sizes.predicted(tmp_path, quant, False)["lm_head.weight"] == 4096
+
+
+def test_scales_of_the_kv_cache_are_counted(settings) -> None:
+    quant = settings("quant=bf16").quant
+    without, with_scales = (file_sizes.predicted(DEMO, quant, given) for given in (False, True))
+    assert set(with_scales) - set(without) == {f"model.layers.{n}.self_attn.{x}_scale" for n in range(4) for x in "kv"}
