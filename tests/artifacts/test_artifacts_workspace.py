@@ -130,7 +130,7 @@ def test_kill_leaves_nothing_that_looks_finished_and_the_next_run_sweeps(tmp_pat
     script = textwrap.dedent("""
         import sys, time
         from pathlib import Path
-        from pipeline.workspace import Workspace
+        from pipeline.artifacts.workspace import Workspace
         workspace = Workspace(Path(sys.argv[1]))
         with workspace.making(workspace.artifact("bench", "demo", "awq", {}), {}) as draft:
             (draft.folder / "result.txt").write_text("half")

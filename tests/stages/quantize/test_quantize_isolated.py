@@ -93,7 +93,7 @@ def test_a_kill_while_it_is_made_leaves_nothing_that_looks_finished(fresh: Path,
     source = f"""
 import time
 from pathlib import Path
-from pipeline.quantize import isolated
+from pipeline.stages.quantize.isolated import environment as isolated
 class Told:
     def say(self, text): print(text, flush=True)
     def detail(self, text): pass
@@ -267,7 +267,7 @@ import signal
 # A shell that runs the tests in the background has told all below it to ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from pathlib import Path
-from pipeline.quantize import isolated
+from pipeline.stages.quantize.isolated import environment as isolated
 class Told:
     def say(self, text): pass
     def detail(self, text): print(text, flush=True)

@@ -22,7 +22,7 @@ from pipeline.hardware.probe import probe
 from pipeline.models import headers as disk
 from pipeline.serve import vllm_plugin
 
-SERVE = PROJECT_ROOT / "tests" / "serve" / "vllm_plugin" / "serve_tiny.py"
+SERVE = PROJECT_ROOT / "tests" / "support" / "serve_tiny.py"
 THRESHOLD = 6.0  # of LLM.int8: inputs with larger values are multiplied in 16 bits
 SQUARE = 6.200124e-05  # what bitsandbytes writes for 1 / 127^2; another last digit tips other values over
 

@@ -257,7 +257,7 @@ def test_an_ordinary_user_is_isolated_too(kind: str) -> None:
     script = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
-from pipeline.eval.sandbox import Sandbox
+from pipeline.tasks.sandbox.sandbox import Sandbox
 box = Sandbox(sys.argv[2])
 print(json.dumps(box.trouble))
 for source in json.loads(sys.argv[3]) if box.trouble is None else ():
@@ -265,11 +265,12 @@ for source in json.loads(sys.argv[3]) if box.trouble is None else ():
 """
     attacks = ["while True: pass", "import os\nwhile True: os.fork()", "open('/etc/passwd')", "import os\nos._exit(3)"]
     with tempfile.TemporaryDirectory() as folder:
-        package = Path(folder, "pipeline", "eval")
+        package = Path(folder, "pipeline", "tasks", "sandbox")
         package.mkdir(parents=True)
-        for name in ("errors.py", "eval/sandbox.py", "eval/supervisor.py", "eval/_jail.py", "eval/_runner.py"):
-            shutil.copy(PROJECT_ROOT / "pipeline" / name, package.parent / name)
-        for place in (package, package.parent):
+        shutil.copy(PROJECT_ROOT / "pipeline" / "errors.py", Path(folder, "pipeline"))
+        for name in ("sandbox.py", "supervisor.py", "_jail.py", "_runner.py"):
+            shutil.copy(PROJECT_ROOT / "pipeline" / "tasks" / "sandbox" / name, package / name)
+        for place in (package, *package.parents[:2]):
             (place / "__init__.py").touch()
         os.chmod(folder, 0o755)
         answer = subprocess.run(
