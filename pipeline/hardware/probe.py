@@ -1,4 +1,4 @@
-"""What this machine is and what it can run, found out without torch. GPUs that are not here: `catalogue.py`."""
+"""What this machine is and what it can run, found out without torch. GPUs that are not here: `gpus.py`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What can be served where: each number format on each kind of hardware by each vLLM, decided before work starts.
 
-On NVIDIA GPUs the table of vLLM's kernels decides (`kernels.py`), on a CPU its features and this project's plugin; both
-are held against reality by tests that serve what is said to be served, and see vLLM refuse what is not.
+On NVIDIA GPUs the table of vLLM's kernels decides (`vllm_kernels.py`), on a CPU its features and this project's
+plugin; both are held against reality by tests that serve what is said to be served, and see vLLM refuse what is not.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ LAUNCHER = Path(__file__).with_name("vllm_host.py")
 
 
 class Launcher:
-    """The process that has vLLM imported (see `launcher.py`)."""
+    """The process that has vLLM imported (see `vllm_host.py`)."""
 
     def __init__(self, python: str, environment: dict[str, str], log: Path) -> None:
         """Starts it; importing goes on in the background.

@@ -28,7 +28,7 @@ SERVED_NAME = "model"
 
 
 class Target(Protocol):
-    """What a load is put on: a server of ours, or one that the user runs (`attached`)."""
+    """What a load is put on: a server of ours, or one that the user runs (`external`)."""
 
     @property
     def launcher(self) -> Launcher:

@@ -2,7 +2,7 @@
 
 Recommended is the fastest of the admissible variants, where its gain over BF16 is beyond noise or BF16 itself is
 excluded. The runner-up is the next fastest that is not excluded. What is open is named with the measurement that would
-settle it, if what was seen so far goes on (`planning`).
+settle it, if what was seen so far goes on (`stats.sample_size`).
 """
 
 from __future__ import annotations

@@ -1,18 +1,19 @@
 """`bench`: vLLM's own load generator against a fresh server, by the protocol of `conf/bench/`.
 
-* `plan`: the loads of a protocol; `run`: one after another, with warm-up and a second try,
+* `plan`: the loads of a protocol; `protocol`: one after another, with warm-up and a second try,
 * `prompts`: what is sent, checked before a server starts; `client`: vLLM's load generator,
-* `requests`, `figures`: what each request did, and the figures of a load,
-* `counters`, `watch`, `guards`: what server and machine went through, and whether the load measured what it says,
-* `goodput`: the highest rate that meets an SLO; `memory`, `bandwidth`: what the server holds, what the machine can do.
+* `requests`, `metrics`: what each request did, and the figures of a load,
+* `counters`, `monitor`, `guards`: what server and machine went through, and whether the load measured what it says,
+* `goodput`: the highest rate that meets an SLO; `memory`, `memory_bandwidth`: what the server holds and what the
+  machine can do.
 
-The results in the manifest (read by `pipeline.stages.report.extract` into `pipeline.results.records.Speed`):
+The results in the manifest (read by `pipeline.results.bench` into `pipeline.results.records.Speed`):
 
 * `protocol`; `headline`: name of the load whose `asked`, `completed`, `failed`, `output_tokens` and `metrics` stand at
   the top too: the one without a rate limit, of a ladder its highest level;
 * `loads`: each with `name`, `num_prompts`, `request_rate` (number or "inf"), `max_concurrency`, `seeds`, `asked`,
   `completed`, `failed`, `input_tokens` and `output_tokens` (a sum for each repeat), `metrics`, `conditions` (of each
-  repeat, see `watch`); probes of the search for goodput are loads called `probe <rate>/s`;
+  repeat, see `monitor`); probes of the search for goodput are loads called `probe <rate>/s`;
 * `metrics`: name -> `unit`, `values` (one a repeat) and, for percentiles, `errors` (standard error of each value over
   the requests of its repeat, by a bootstrap; null where it has none). Names are vLLM's, `request_goodput` with an SLO;
 * `guards`: `name`, `passed` (null: cannot be told, or told and not judged), `text`, `load` (null: of the whole);

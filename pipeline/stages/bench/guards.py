@@ -39,7 +39,7 @@ def check(load: str, conditions: Sequence[Mapping[str, Any]], failed: int, asked
 
     Args:
         load: its name.
-        conditions: of each repeat, as `watch.Watch` recorded them.
+        conditions: of each repeat, as `monitor.Watch` recorded them.
         failed: requests without a whole answer.
         asked: requests sent.
     """

@@ -3,10 +3,10 @@
 One artifact for a model, shared by every variant that needs data. In the order of the data:
 
 * `conversations`: sampling from one set or a mix, the chat template, the token sequences,
-* `card`, `overlap`: what is on record about the set, and whether it shares text with an evaluation,
-* `forward`: the passes over the BF16 model, whole or layer by layer,
-* `observers`, `sketches`: where values are watched, and the streaming statistics that remain of them,
-* `techniques`: ranges from sketches (min-max, moving average, percentile, MSE, entropy),
+* `card`, `contamination`: what is on record about the set, and whether it shares text with an evaluation,
+* `models.forward`: the passes over the BF16 model, whole or layer by layer,
+* `observers`, `histograms`: where values are watched, and the streaming statistics that remain of them,
+* `clipping`: ranges from sketches (min-max, moving average, percentile, MSE, entropy),
 * `convergence`, `summary`: whether the samples were enough, and all of it for people,
 * `artifact`: the files, written and read.
 

@@ -1,9 +1,9 @@
 """`eval`: lm-eval's tasks and the divergence from BF16, against the served checkpoint; every sample is kept.
 
-* `harness`: an evaluation from start to end; `tasks`, `local`, `sampling`: what is asked, from the hub or from files,
+* `harness`: an evaluation from start to end; below it, in `pipeline.tasks`: what is asked, from the hub or
+  from files, and the sandbox in which programs run,
 * `model`, `options`: the served checkpoint as a model of lm-eval's; `endpoint`, `journal`: its client, and the
   answers that are not asked for again,
-* `scoring`: scores that need programs to be run; `sandbox`, `supervisor`: where they run, and what ends them,
 * `divergence`, `layers`: log-probabilities of held-out text, and the output error of each quantized layer.
 """
 

@@ -1,7 +1,7 @@
 """Calibrated scales of an FP8 KV cache, added to a finished checkpoint of any weights.
 
 vLLM reads `kv_cache_scheme` and `<attention>.k_scale`, `.v_scale` in the compressed-tensors format (who cannot have
-them: `capabilities.why_no_kv_scales`). The scales are a file of their own, so weights are linked or left as they are.
+them: `hardware.rules.why_no_kv_scales`). The scales are a file of their own, so weights are linked or left as they are.
 """
 
 from __future__ import annotations

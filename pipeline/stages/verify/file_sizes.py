@@ -1,7 +1,7 @@
 """What a checkpoint's weight files weigh, from the scheme and the shapes of the BF16 checkpoint alone.
 
-Every tensor is predicted with its bytes (`storage`), scales of the KV cache and the files' own headers too. So a format
-that was not applied everywhere, a tensor that was stored twice and one in a wider type all show, and by name.
+Every tensor is predicted with its bytes (`models.layout`), scales of the KV cache and the files' own headers too. So
+a format that was not applied everywhere, a tensor that was stored twice and one in a wider type all show, and by name.
 """
 
 from __future__ import annotations
@@ -19,18 +19,21 @@ HEADER = "(headers)"
 ALIGNMENT = 32
 
 
-def predicted(source: Path, quant: QuantSettings, kv_scales: bool) -> dict[str, int]:
+def predicted(source: Path, quant: QuantSettings, kv_scales: bool, *, in_float32: bool = False) -> dict[str, int]:
     """Every tensor that the weight files of a checkpoint hold, with its bytes, and what the files themselves take.
 
     Args:
         source: the BF16 checkpoint.
         quant: the scheme and its engine.
         kv_scales: whether calibrated scales of the KV cache are stored beside the weights.
+        in_float32: made where BF16 is not multiplied; llm-compressor's scales of tensors and channels are float32 then.
     """
     original = {name: (str(item["dtype"]), tuple(item["shape"])) for name, item in headers(source).items()}
     config = json.loads((source / "config.json").read_text())
     config = config.get("text_config", config)
     tensors = stored(original, config, quant)
+    if in_float32 and quant.engine == "llmcompressor" and quant.effective_group_size is None:
+        tensors |= {name: ("F32", shape) for name, (_, shape) in tensors.items() if name.endswith("_scale")}
     sizes = bytes_of(tensors)
     if quant.engine == "gguf":
         return sizes | {HEADER: _gguf_header(source, tensors, sizes)}

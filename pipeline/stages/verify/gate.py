@@ -99,7 +99,12 @@ def files(folder: Path, source: Path) -> str:
 
 def size(folder: Path, source: Path, job: Job, results: dict[str, Any]) -> str:
     """The weight files weigh what the scheme and the shapes predict, to 1 %."""
-    expected = file_sizes.predicted(source, job.settings.quant, job.settings.kv_cache.needs_data)
+    expected = file_sizes.predicted(
+        source,
+        job.settings.quant,
+        job.settings.kv_cache.needs_data,
+        in_float32=not job.hardware.has_native_bf16,
+    )
     results["predicted_bytes"] = promised = sum(expected.values())
     seen = disk.weight_bytes(folder)
     said = f"{seen:,} bytes, {promised:,} predicted ({seen / promised - 1:+.2%})"

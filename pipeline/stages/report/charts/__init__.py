@@ -1,7 +1,8 @@
 """The report's charts as Vega-Lite, in a wide and a narrow layout; every figure that is drawn stands in a table too.
 
 Building them by way of Altair takes ten times as long as drawing them, so they are written as they are, and a test
-holds them against Altair's schema. `vega` has the parts they share, `looks` tells things apart, `draw` draws.
+holds them against Altair's schema. In `report/vega/`, `spec` has the parts they share, `styles` tells things apart,
+`svg` draws.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ KEPT = 400
 
 
 def drawing(spec: str, draw: Callable[[str], str]) -> str:
-    """What `draw` makes of a chart's Vega-Lite, or made of it before; a cache that cannot be used is done without."""
+    """What `svg` makes of a chart's Vega-Lite, or made of it before; a cache that cannot be used is done without."""
     path = _folder() / f"{sha256(f'{_engine()} {spec}'.encode()).hexdigest()}.svg"
     with suppress(OSError):
         text = path.read_text(encoding="utf-8")
