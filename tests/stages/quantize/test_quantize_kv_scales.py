@@ -12,6 +12,7 @@ from pipeline.config import PROJECT_ROOT, Stage
 from pipeline.errors import ConfigError
 from pipeline.hardware import rules
 from pipeline.hardware.gpus import GPUS
+from pipeline.hardware.probe import probe
 from pipeline.models.headers import headers, quantization_config
 from pipeline.stages.verify import gate
 
@@ -54,7 +55,8 @@ def test_quantized_weights_keep_their_own_scheme(quant: str, quantized, settings
     assert len(scales) == 8
     assert set(scales) < set(headers(folder))
     results: dict = {}
-    job = SimpleNamespace(settings=settings(f"quant={quant}", "quant.algorithm=rtn", "kv_cache=fp8_e4m3"))
+    composed = settings(f"quant={quant}", "quant.algorithm=rtn", "kv_cache=fp8_e4m3")
+    job = SimpleNamespace(settings=composed, hardware=probe(composed.hardware))
     assert "predicted" in gate.size(folder, DEMO, job, results)
     assert "finite and in range" in gate.scales(folder)
 
