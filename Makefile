@@ -68,10 +68,11 @@ demo-model: $(INSTALLED) ## Train the embedded demo model again (about an hour o
 	$(PY) -m tools.demo_model.train
 	$(PY) -m tools.demo_model.score --card
 
-lint: $(INSTALLED) ## ruff and mypy --strict
+lint: $(INSTALLED) ## ruff, mypy --strict, and the direction of imports
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
+	$(VENV)/bin/lint-imports --no-logo
 
 test: lint ## Lint, types and tests: what CI runs
 	@# Two files at a time, a thread each: threads that wait for each other's cores take many times as long.

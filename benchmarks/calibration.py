@@ -56,10 +56,10 @@ class Bench:
         import hydra
         from transformers import AutoTokenizer
 
-        from pipeline.__main__ import Run
         from pipeline.config import PROJECT_ROOT
         from pipeline.config.compose import compose_variants
         from pipeline.models.forward import decoder
+        from pipeline.runner import Run
         from pipeline.stages.calibrate.conversations import draw
 
         with hydra.initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base=None):

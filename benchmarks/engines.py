@@ -62,9 +62,9 @@ def job_of(case: str, outputs: Path, overrides: list[str]) -> Any:
     """The pipeline's job for a case, its calibration in `outputs`."""
     import hydra
 
-    from pipeline.__main__ import Run
     from pipeline.config import PROJECT_ROOT
     from pipeline.config.compose import compose_variants
+    from pipeline.runner import Run
 
     asked = ["stage=quantize", f"quant={case}", f"outputs={outputs}", *overrides]
     with hydra.initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base=None):

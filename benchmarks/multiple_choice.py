@@ -85,7 +85,7 @@ def compare(settings: Any, column: str, questions: int, folder: Path) -> dict[st
     from lm_eval.models.openai_completions import LocalCompletionsAPI
     from transformers import AutoTokenizer
 
-    from pipeline.artifacts.workspace import Digests
+    from pipeline.artifacts.keys import Digests
     from pipeline.hardware.probe import probe
     from pipeline.models.source import ModelSource
     from pipeline.progress import Progress
@@ -97,7 +97,7 @@ def compare(settings: Any, column: str, questions: int, folder: Path) -> dict[st
     instances, others = instances_of(settings, column, questions)
     checkpoint = ModelSource(settings.model, folder, Digests(folder / "digests.json")).folder
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
-    serving = Serving(probe(settings.hardware), folder / "logs", Progress())
+    serving = Serving(probe(settings.hardware.device), folder / "logs", Progress())
     try:
         server = serving.serve(checkpoint, settings, "bf16", prefix_caching=True)
         endpoint = Endpoint(server.url, SERVED_NAME, settings.eval.num_concurrent, server.check_alive)

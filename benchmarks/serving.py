@@ -31,7 +31,7 @@ from rich.table import Table
 
 from pipeline.compare.stats.repeats import Change, Repeated, relative_change, summarize
 from pipeline.config import PROJECT_ROOT
-from pipeline.models.source import safetensors_header
+from pipeline.models.safetensors import safetensors_header
 
 FORMATS = ("bf16", "int8_dynamic", "w4a16", "gptq", "awq")
 BY_HAND = """

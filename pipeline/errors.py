@@ -50,3 +50,13 @@ class Regression(PipelineError):
     """A variant became worse than the stored baseline."""
 
     exit_code = 5
+
+
+def hub_unreachable(setting: str, hub_id: str, local: str, error: Exception) -> InputError:
+    """The error for a hub that does not answer, with the way out offline."""
+    reason = str(error).strip().splitlines() or [type(error).__name__]
+    return InputError(
+        f"{setting}: {hub_id} could not be fetched from the hub ({type(error).__name__}: {reason[0][:160]}).",
+        f"Offline, fetch it on another machine (`hf download {hub_id}`) and set {local}=<the copy>; "
+        "or use the embedded default, model=demo.",
+    )

@@ -11,14 +11,15 @@ A stage is a package `pipeline.stages.<stage>` with four names:
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from pipeline.artifacts.workspace import Artifact, Digests, Draft, Workspace
-from pipeline.config import ASIDE, Settings, Stage, Variant
+from pipeline.artifacts.keys import Digests
+from pipeline.artifacts.workspace import Artifact, Draft, Workspace
+from pipeline.config import Command, Settings, Stage, Variant
 from pipeline.hardware.probe import Hardware
 from pipeline.models.source import ModelSource
 
@@ -104,8 +105,8 @@ class Job:
         """
         return self.serving.serve(self.checkpoint, self.settings, str(self.variant), prefix_caching=prefix_caching)
 
-    def closure(self, stages: tuple[Stage, ...]) -> Iterator[Stage]:
-        """The asked stages and all that they need, in the order of the data."""
+    def closure(self, asked: Iterable[Stage | Command]) -> Iterator[Stage]:
+        """Yield the asked stages and all that they need, in the order of the data."""
         wanted: set[Stage] = set()
 
         def add(stage: Stage) -> None:
@@ -114,9 +115,9 @@ class Job:
                 for needed in module_of(stage).needs(self.settings):
                     add(needed)
 
-        for stage in stages:
-            if stage is Stage.PUBLISH:
+        for each in asked:
+            if isinstance(each, Stage):
+                add(each)
+            elif each is Command.PUBLISH:
                 add(Stage.VERIFY)
-            elif stage not in (Stage.REPORT, *ASIDE):
-                add(stage)
         yield from (stage for stage in Stage if stage in wanted)

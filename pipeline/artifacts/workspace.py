@@ -7,106 +7,26 @@ and renamed when whole, the manifest written last: what has a manifest is finish
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from enum import Enum
-from pathlib import Path, PurePath
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from pipeline.artifacts.keys import canonical, changed_fields, key_of, sha256_of
+from pipeline.artifacts.manifest import MANIFEST, FileRecord, Manifest, Status, read_manifest
 from pipeline.errors import InputError, NotApplicable, PipelineError, StageError
-
-SCHEMA_VERSION = 1
-MANIFEST = "manifest.json"
-HASH = re.compile(r"[0-9a-f]{64}")
-Status = Literal["ok", "failed", "not_applicable"]
 
 
 def user_cache(name: str, variable: str) -> Path:
     """Where something is kept for all runs of a user, unless the environment variable names another folder."""
     return Path(os.environ.get(variable) or Path.home() / ".cache" / "quantization-pipeline" / name)
-
-
-class FileRecord(BaseModel):
-    """A file of an artifact, or the target of a link."""
-
-    size: int
-    sha256: str
-    link: str | None = None
-
-
-class Manifest(BaseModel):
-    """The record of an artifact, written once, last."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    schema_version: int = SCHEMA_VERSION
-    stage: str
-    model: str
-    variant: str | None
-    status: Status
-    reason: str | None = None
-    key: str
-    payload: dict[str, Any]
-    overrides: list[str] = []
-    versions: dict[str, str] = {}
-    hardware: dict[str, Any] = {}
-    provenance: dict[str, Any] = {}
-    started: str
-    seconds: float
-    results: dict[str, Any] = {}
-    files: dict[str, FileRecord] = {}
-
-
-def canonical(value: Any) -> str:
-    """JSON with sorted keys, for hashing; raises TypeError on a type whose identity is not its text."""
-
-    def encode(item: Any) -> Any:
-        if isinstance(item, BaseModel):
-            return item.model_dump()
-        if isinstance(item, Enum):
-            return item.value
-        if isinstance(item, PurePath):
-            raise TypeError(f"a path is no identity, hash what is in it: {item}")
-        raise TypeError(f"cannot be part of a key: {type(item).__name__}")
-
-    return json.dumps(value, default=encode, sort_keys=True, ensure_ascii=False, allow_nan=False)
-
-
-def key_of(payload: Mapping[str, Any]) -> str:
-    """SHA-256 of the canonical payload, 64 hex digits."""
-    return hashlib.sha256(canonical(payload).encode()).hexdigest()
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def changed_fields(old: Any, new: Any, at: str = "") -> list[str]:
-    """What differs between two payloads, as lines `dotted.name old -> new`."""
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        return [
-            line
-            for name in sorted({*old, *new})
-            for line in changed_fields(old.get(name), new.get(name), f"{at}.{name}" if at else name)
-        ]
-    return [] if old == new else [f"{at} {_short(old)} -> {_short(new)}"]
-
-
-def _short(value: Any) -> str:
-    """A value for a message; of a hash its first digits."""
-    text = str(value)
-    return text[:8] if HASH.fullmatch(text) else text
 
 
 class Artifact(BaseModel):
@@ -133,24 +53,6 @@ class Artifact(BaseModel):
     def manifest(self) -> Manifest | None:
         """The record, or None where the artifact is not finished."""
         return read_manifest(self.folder)
-
-
-def read_manifest(folder: Path) -> Manifest | None:
-    """Reads a folder's record; None without one.
-
-    Raises:
-        InputError: on a record of another schema version, or one that is not ours.
-    """
-    path = folder / MANIFEST
-    if not path.is_file():
-        return None
-    content = json.loads(path.read_text())
-    if content.get("schema_version") != SCHEMA_VERSION:
-        raise InputError(
-            f"{path} has schema version {content.get('schema_version')}, this release reads {SCHEMA_VERSION}.",
-            "Remove that folder, or set outputs=<another folder>.",
-        )
-    return Manifest.model_validate(content)
 
 
 class Workspace:
@@ -311,35 +213,3 @@ def _damage(folder: Path, manifest: Manifest) -> str | None:
         if path.stat().st_size != record.size:
             return f"{name} has changed"
     return None
-
-
-class Digests:
-    """SHA-256 of input files, remembered by path, size and modification time: a 16 GB model is read once."""
-
-    def __init__(self, cache: Path) -> None:
-        """Keeps what was computed in the file `cache`."""
-        self.cache = cache
-
-    def of(self, path: Path) -> str:
-        """SHA-256 of `path`, from the cache where the file is unchanged."""
-        stat = path.stat()
-        mark = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
-        known = self._read()
-        if mark not in known:
-            known[mark] = sha256_of(path)
-            self.cache.parent.mkdir(parents=True, exist_ok=True)
-            partial = self.cache.with_suffix(f".{os.getpid()}")
-            partial.write_text(json.dumps(known, indent=1))
-            partial.rename(self.cache)
-        return str(known[mark])
-
-    def of_folder(self, folder: Path) -> dict[str, str]:
-        """SHA-256 of each file in `folder` and below, by its path from there."""
-        paths = sorted(p for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
-        return {path.relative_to(folder).as_posix(): self.of(path) for path in paths}
-
-    def _read(self) -> dict[str, str]:
-        try:
-            return dict(json.loads(self.cache.read_text()))
-        except (OSError, ValueError):
-            return {}

@@ -7,8 +7,8 @@ drift is the guard that needs both: from the same prompts, a variant that says m
 from __future__ import annotations
 
 from pipeline.compare.memory_fit import Fit, fit
-from pipeline.compare.stats.intervals import Frozen, Missing
 from pipeline.compare.stats.repeats import Change, Repeated, relative_change, summarize
+from pipeline.results.base import Frozen, Missing
 from pipeline.results.records import Goodput, Guard, LoadResult, Memory, Metric, Record, Speed
 
 # Of all generated tokens, before a difference in speed may be one in the length of replies.

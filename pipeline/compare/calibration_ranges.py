@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from pipeline.compare.stats.intervals import Frozen
+from pipeline.results.base import Frozen
 
 BAND = (0.05, 0.95)
 

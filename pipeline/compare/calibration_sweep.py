@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from pipeline.compare.comparison import TaskCell, compare
 from pipeline.compare.stats.accuracy import Mean
-from pipeline.compare.stats.intervals import Frozen, Missing
 from pipeline.compare.stats.kl_divergence import DivergenceCell
+from pipeline.results.base import Frozen, Missing
 from pipeline.results.records import Record
 
 

@@ -15,10 +15,11 @@ from pipeline.compare.benchmarks import Benchmark, benchmark, headline_cell, mar
 from pipeline.compare.benchmarks import SpeedCell as SpeedCell
 from pipeline.compare.stats.accuracy import Accuracy, Mean, PairedDifference, accuracy, mean_over_tasks
 from pipeline.compare.stats.accuracy import paired_difference as paired
-from pipeline.compare.stats.intervals import LEVEL, Frozen, Interval, Missing, holm
+from pipeline.compare.stats.intervals import LEVEL, Interval, holm
 from pipeline.compare.stats.kl_divergence import DivergenceCell, diverge, perplexity
 from pipeline.compare.stats.noninferiority import LossVerdict, judge_loss
 from pipeline.compare.stats.repeats import Change
+from pipeline.results.base import Frozen, Missing
 from pipeline.results.records import Family, Record, Speed, TaskScores
 
 Direction = Literal["higher", "lower"]

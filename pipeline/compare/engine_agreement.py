@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from pipeline.compare.stats.intervals import Frozen
+from pipeline.results.base import Frozen
 
 # An engine agrees whose mean weight error is at most this many times the best one's of the same algorithm.
 AGREEMENT = 1.10

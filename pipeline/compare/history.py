@@ -31,9 +31,10 @@ from pipeline.compare.comparison import (
     SpeedCell,
     TaskCell,
 )
-from pipeline.compare.stats.intervals import Frozen, Interval, Missing
+from pipeline.compare.stats.intervals import Interval
 from pipeline.compare.stats.kl_divergence import DivergenceCell
 from pipeline.compare.stats.repeats import relative_change
+from pipeline.results.base import Frozen, Missing
 
 Movement = Literal["worse", "better", "same", "unknown", "gone", "new"]
 

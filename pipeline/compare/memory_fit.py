@@ -6,7 +6,7 @@ was measured; where that was no GPU it is not known, and a figure counts without
 
 from __future__ import annotations
 
-from pipeline.compare.stats.intervals import Frozen, Missing
+from pipeline.results.base import Frozen, Missing
 from pipeline.results.records import Memory
 
 # vLLM's default share of the memory that a server takes.

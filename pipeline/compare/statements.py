@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from typing import Literal
 
 from pipeline.compare.stats.accuracy import PairedDifference
-from pipeline.compare.stats.intervals import Frozen, Interval
+from pipeline.compare.stats.intervals import Interval
 from pipeline.compare.stats.repeats import Change
+from pipeline.results.base import Frozen
 
 Kind = Literal["answer", "speed", "quality", "size", "caveat", "scope"]
 

@@ -5,7 +5,7 @@ before any heavy import. The classes are pure: none opens a file or probes anyth
 first line of a module says which groups of `conf/` it holds.
 """
 
-from pipeline.config.base import ASIDE, PROJECT_ROOT, Stage
+from pipeline.config.base import PROJECT_ROOT, Command, Stage
 from pipeline.config.calibration import CalibrationSet, CalibrationSettings, DatasetSettings
 from pipeline.config.checkpoints import KVCacheSettings, ModelSettings, QuantSettings
 from pipeline.config.eval import DivergenceSettings, EvalSettings, TaskSettings
@@ -15,12 +15,12 @@ from pipeline.config.serving import SLO_METRICS, BenchSettings, LadderSettings, 
 from pipeline.config.settings import Settings, Variant, validate
 
 __all__ = [
-    "ASIDE",
     "PROJECT_ROOT",
     "SLO_METRICS",
     "BenchSettings",
     "CalibrationSet",
     "CalibrationSettings",
+    "Command",
     "ConstraintSettings",
     "DatasetSettings",
     "DivergenceSettings",

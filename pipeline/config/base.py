@@ -14,24 +14,22 @@ PROJECT_ROOT = Path(__file__).resolve().parents[2]
 
 
 class Stage(StrEnum):
-    """The stages in the order in which data flows; capabilities stands beside them and makes no artifact.
-
-    `all` ends with the report: what others shall download is published when somebody asks for it.
-    """
+    """The stages that make artifacts, in the order in which data flows."""
 
     CALIBRATE = "calibrate"
     QUANTIZE = "quantize"
     VERIFY = "verify"
     BENCH = "bench"
     EVAL = "eval"
+
+
+class Command(StrEnum):
+    """What can be asked for beside stages; a command reads artifacts and makes none."""
+
     REPORT = "report"
     GATE = "gate"
     PUBLISH = "publish"
     CAPABILITIES = "capabilities"
-
-
-# What stands beside the flow of data and makes no artifact.
-ASIDE = (Stage.GATE, Stage.PUBLISH, Stage.CAPABILITIES)
 
 
 class Section(BaseModel):

@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from pipeline.config.base import ASIDE, Section, Stage
+from pipeline.config.base import Command, Section, Stage
 from pipeline.config.calibration import CalibrationSettings
 from pipeline.config.checkpoints import KVCacheSettings, ModelSettings, QuantSettings
 from pipeline.config.eval import EvalSettings
@@ -53,7 +53,7 @@ class Variant(BaseModel):
 class Settings(Section):
     """The whole configuration of one variant."""
 
-    stage: tuple[Stage, ...] = Field(min_length=1)
+    stage: tuple[Stage | Command, ...] = Field(min_length=1)
     variants: tuple[str, ...] | None = Field(
         None,
         description="several variants in one run, `quant[+kv_cache][@kernel]`; null: the one set",
@@ -78,12 +78,17 @@ class Settings(Section):
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
         if value == "all":
-            return tuple(stage for stage in Stage if stage not in ASIDE)
-        return (value,) if isinstance(value, str) else value
+            # Publishing must be asked for.
+            return (*Stage, Command.REPORT)
+        names = [value] if isinstance(value, str) else list(value)
+        known = [each.value for each in (*Stage, *Command)]
+        if unknown := [str(name) for name in names if name not in known]:
+            raise ValueError(f"{', '.join(unknown)} is unknown; known are {', '.join(known)}, and all")
+        return tuple(Stage(name) if name in list(Stage) else Command(name) for name in names)
 
     @model_validator(mode="after")
     def _gates_against_something(self) -> Settings:
-        if Stage.GATE in self.stage and self.report.baseline is None:
+        if Command.GATE in self.stage and self.report.baseline is None:
             raise ValueError("stage=gate needs report.baseline=<report.json of the run to hold this one against>")
         return self
 
@@ -109,7 +114,7 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _attaches_to_measure_alone(self) -> Settings:
-        if self.serve.url is not None and not set(self.stage) <= {Stage.BENCH, Stage.REPORT}:
+        if self.serve.url is not None and not set(self.stage) <= {Stage.BENCH, Command.REPORT}:
             raise ValueError(
                 f"serve.url={self.serve.url} goes with stage=bench or [bench,report]; the rest needs files"
             )

@@ -12,7 +12,6 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from pipeline.config import HardwareSettings
 from pipeline.errors import ConfigError
 
 
@@ -39,8 +38,11 @@ CPU_FEATURES = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "am
 
 
 @cache
-def probe(settings: HardwareSettings) -> Hardware:
-    """Looks at this machine; takes milliseconds.
+def probe(device: Literal["auto", "cpu", "cuda"] = "auto") -> Hardware:
+    """Look at this machine; takes milliseconds.
+
+    Args:
+        device: `cpu` ignores a GPU, `cuda` insists on one.
 
     Raises:
         ConfigError: when a GPU is asked for and there is none.
@@ -48,8 +50,8 @@ def probe(settings: HardwareSettings) -> Hardware:
     import psutil
 
     flags, cpu_name = _cpu()
-    gpu = None if settings.device == "cpu" else _gpu()
-    if gpu is None and settings.device == "cuda":
+    gpu = None if device == "cpu" else _gpu()
+    if gpu is None and device == "cuda":
         raise ConfigError(
             "hardware.device=cuda: nvidia-smi finds no GPU on this machine.",
             "Leave it at auto, or ask with hardware.gpu what a GPU of the catalogue could serve.",

@@ -9,7 +9,7 @@ import torch
 
 from pipeline.formats import unpack, unpack_bitsandbytes, unpack_gguf
 from pipeline.models.headers import gguf_file, quantization_config, quantized_modules
-from pipeline.models.source import tensor_files
+from pipeline.models.safetensors import tensor_files
 
 
 class Tensors:

@@ -9,21 +9,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 
 from pipeline.errors import ConfigError
 from pipeline.models.loading import compute_dtype, load_model, quiet
-from pipeline.models.source import WEIGHTS, tensor_files
-from pipeline.stages.calibrate.observers import Observers
+from pipeline.models.safetensors import WEIGHTS, tensor_files
 
 if TYPE_CHECKING:
-    from pipeline.job import Job
+    from pipeline.hardware.probe import Hardware
+    from pipeline.models.source import ModelSource
 
 # Beside the weights there are activations, the process itself, and what else runs on the machine.
 SHARE_OF_MEMORY = 0.7
 BF16_BYTES = 2
+
+
+class Recorder(Protocol):
+    """Observes the activations of a sequence while it passes, through hooks of its own."""
+
+    def cache(self) -> Any:
+        """Return the KV cache that the sequence fills, or None."""
+
+    def commit(self, index: int) -> None:
+        """Count what was observed as part of sequence `index`."""
 
 
 class Decoder(Protocol):
@@ -31,22 +42,26 @@ class Decoder(Protocol):
 
     model: torch.nn.Module
 
-    def run(self, sequences: Sequence[list[int]], observers: Observers | None, detail: Callable[[str], None]) -> None:
+    def run(self, sequences: Sequence[list[int]], recorder: Recorder | None, detail: Callable[[str], None]) -> None:
         """Sends every sequence of token ids through all decoder layers; logits are not computed."""
 
 
-def decoder(job: Job) -> Decoder:
-    """The job's model, whole where it fits into memory."""
-    wanted = job.settings.calibration.layerwise
-    layerwise = wanted == "always" or (wanted == "auto" and not fits(job))
-    return Layerwise(job) if layerwise else Whole(job)
+def decoder(
+    source: ModelSource,
+    hardware: Hardware,
+    layerwise: Literal["auto", "always", "never"],
+    detail: Callable[[str], None],
+) -> Decoder:
+    """Load the model, whole where it fits into memory and `layerwise` leaves the choice."""
+    split = layerwise == "always" or (layerwise == "auto" and not fits(source.folder, hardware))
+    return (Layerwise if split else Whole)(source, hardware, detail)
 
 
-def fits(job: Job) -> bool:
-    """Whether the weights fit into the memory that is free now, in the type that they are computed in."""
-    stored = sum(path.stat().st_size for path in job.model.folder.glob(f"*{WEIGHTS}"))
-    needed = stored * compute_dtype(job.hardware).itemsize / BF16_BYTES
-    if job.hardware.device == "cuda":
+def fits(folder: Path, hardware: Hardware) -> bool:
+    """Tell whether the weights fit into the memory that is free now, in the type that they are computed in."""
+    stored = sum(path.stat().st_size for path in folder.glob(f"*{WEIGHTS}"))
+    needed = stored * compute_dtype(hardware).itemsize / BF16_BYTES
+    if hardware.device == "cuda":
         free = torch.cuda.mem_get_info()[0]
     else:
         import psutil
@@ -58,26 +73,26 @@ def fits(job: Job) -> bool:
 class Whole:
     """The whole model in memory, sequence after sequence."""
 
-    def __init__(self, job: Job) -> None:
-        """Loads the weights."""
-        job.progress.detail("loading the model")
-        self.model = load_model(job)
+    def __init__(self, source: ModelSource, hardware: Hardware, detail: Callable[[str], None]) -> None:
+        """Load the weights."""
+        detail("loading the model")
+        self.model = load_model(source.folder, hardware, trust_remote_code=source.settings.trust_remote_code)
 
-    def run(self, sequences: Sequence[list[int]], observers: Observers | None, detail: Callable[[str], None]) -> None:
+    def run(self, sequences: Sequence[list[int]], recorder: Recorder | None, detail: Callable[[str], None]) -> None:
         """Sends every sequence through."""
         with torch.inference_mode():
             for index, sequence in enumerate(sequences):
                 detail(f"{index}/{len(sequences)} conversations")
-                _forward(self.model, sequence, observers)
-                if observers is not None:
-                    observers.commit(index)
+                _forward(self.model, sequence, recorder)
+                if recorder is not None:
+                    recorder.commit(index)
 
 
 class Layerwise:
     """One decoder layer in memory at a time, read from the checkpoint's files when its turn comes."""
 
-    def __init__(self, job: Job) -> None:
-        """Reads all but the decoder layers.
+    def __init__(self, source: ModelSource, hardware: Hardware, detail: Callable[[str], None]) -> None:
+        """Read all but the decoder layers.
 
         Raises:
             ConfigError: on a model whose layers or weights are not laid out plainly.
@@ -86,10 +101,10 @@ class Layerwise:
         from transformers import AutoConfig, AutoModelForCausalLM
 
         quiet()
-        job.progress.detail("reading the embedding")
-        trust = job.settings.model.trust_remote_code
-        config = AutoConfig.from_pretrained(job.model.folder, trust_remote_code=trust)
-        self.dtype, self.device = compute_dtype(job.hardware), torch.device(job.hardware.device)
+        detail("reading the embedding")
+        trust = source.settings.trust_remote_code
+        config = AutoConfig.from_pretrained(source.folder, trust_remote_code=trust)
+        self.dtype, self.device = compute_dtype(hardware), torch.device(hardware.device)
         # Buffers are computed, not stored: the rotary embedding needs them.
         with init_empty_weights(include_buffers=False):
             self.model: Any = AutoModelForCausalLM.from_config(config, dtype=self.dtype, trust_remote_code=trust)
@@ -102,7 +117,7 @@ class Layerwise:
                 "Set calibration.layerwise=never, on a machine with more memory.",
             )
         self.layers = layers
-        self._files = tensor_files(job.model.folder)
+        self._files = tensor_files(source.folder)
         self._names = {module: name for name, module in self.model.named_modules()}
         for module in body.modules():
             if not self._is_layer(module):
@@ -112,10 +127,10 @@ class Layerwise:
                 for name, buffer in module.named_buffers(recurse=False):
                     setattr(module, name, buffer.to(self.device))
 
-    def run(self, sequences: Sequence[list[int]], observers: Observers | None, detail: Callable[[str], None]) -> None:
+    def run(self, sequences: Sequence[list[int]], recorder: Recorder | None, detail: Callable[[str], None]) -> None:
         """Sends every sequence through, layer by layer."""
         with torch.inference_mode():
-            states = [self._rehearse(sequence, observers) for sequence in sequences]
+            states = [self._rehearse(sequence, recorder) for sequence in sequences]
             for number, layer in enumerate(self.layers):
                 detail(f"layer {number}/{len(self.layers)}")
                 for module in layer.modules():
@@ -124,11 +139,11 @@ class Layerwise:
                     detail(f"layer {number}/{len(self.layers)}, {index}/{len(sequences)} conversations")
                     output = layer(hidden[0].to(self.device), **arguments[number])
                     hidden[0] = (output[0] if isinstance(output, tuple) else output).to("cpu")
-                    if observers is not None:
-                        observers.commit(index)
+                    if recorder is not None:
+                        recorder.commit(index)
                 layer.to("meta")
 
-    def _rehearse(self, sequence: list[int], observers: Observers | None) -> tuple[list[torch.Tensor], list[Any]]:
+    def _rehearse(self, sequence: list[int], recorder: Recorder | None) -> tuple[list[torch.Tensor], list[Any]]:
         """The hidden state that enters the first layer, and the further arguments that each layer is given.
 
         Nothing that a decoder computes between its layers depends on the hidden states, so the model itself is asked,
@@ -144,7 +159,7 @@ class Layerwise:
             return hidden
 
         with _replaced(self.layers, note):
-            _forward(self.model, sequence, observers)
+            _forward(self.model, sequence, recorder)
         return entered, arguments
 
     def _is_layer(self, module: torch.nn.Module) -> bool:
@@ -166,10 +181,10 @@ class Layerwise:
             setattr(module, name, torch.nn.Parameter(tensor, requires_grad=False))
 
 
-def _forward(model: Any, sequence: list[int], observers: Observers | None) -> None:
+def _forward(model: Any, sequence: list[int], recorder: Recorder | None) -> None:
     device = model.get_input_embeddings().weight.device
     ids = torch.tensor([sequence], device=device)
-    cache = observers.cache() if observers is not None else None
+    cache = recorder.cache() if recorder is not None else None
     model.get_decoder()(input_ids=ids, use_cache=False, past_key_values=cache)
 
 

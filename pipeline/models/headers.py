@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.formats import unpack_gguf
-from pipeline.models.source import WEIGHTS, safetensors_header
+from pipeline.models.safetensors import WEIGHTS, safetensors_header
 
 # What a quantized module has, beside its weight or in its place: compressed-tensors, bitsandbytes NF4 and INT8, AWQ and
 # GPTQ.

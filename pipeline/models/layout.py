@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from pipeline.config import QuantSettings
-from pipeline.stages.quantize.engines.base import ignored
 
 Shape = tuple[int, ...]
 # The type as safetensors calls it (llama.cpp for its blocks), and the shape.
@@ -148,3 +147,11 @@ def q4_k_m(name: str, layers: int) -> str:
     index, eighth = int(place[1]), layers // 8
     more = index < eighth or index >= 7 * layers // 8 or (index - eighth) % 3 == 2
     return "Q6_K" if more else "Q4_K"
+
+
+def ignored(names: Iterable[str], patterns: Iterable[str]) -> list[str]:
+    """Which modules are left in BF16: those named, or matched by a pattern `re:...`, as llm-compressor reads them."""
+    rules = [
+        pattern.removeprefix("re:") if pattern.startswith("re:") else f"{re.escape(pattern)}$" for pattern in patterns
+    ]
+    return [name for name in names if any(re.match(rule, name) for rule in rules)]

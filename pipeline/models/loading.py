@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
 
     from pipeline.hardware.probe import Hardware
-    from pipeline.job import Job
 
 
 def quiet() -> None:
@@ -28,17 +28,19 @@ def compute_dtype(hardware: Hardware) -> torch.dtype:
     return torch.bfloat16 if hardware.has_native_bf16 else torch.float32
 
 
-def load_model(job: Job, dtype: torch.dtype | None = None) -> Any:
-    """The model in evaluation mode, on the GPU where there is one; in `compute_dtype` unless told otherwise."""
+def load_model(
+    folder: Path, hardware: Hardware, *, trust_remote_code: bool = False, dtype: torch.dtype | None = None
+) -> Any:
+    """Load a checkpoint in evaluation mode, on the GPU where there is one; in `compute_dtype` unless told otherwise."""
     from transformers import AutoModelForCausalLM
 
     quiet()
     model = AutoModelForCausalLM.from_pretrained(
-        job.model.folder,
-        dtype=dtype or compute_dtype(job.hardware),
-        trust_remote_code=job.settings.model.trust_remote_code,
+        folder,
+        dtype=dtype or compute_dtype(hardware),
+        trust_remote_code=trust_remote_code,
     )
-    return model.to(job.hardware.device).eval()
+    return model.to(hardware.device).eval()
 
 
 def release_gpu() -> None:

@@ -94,3 +94,7 @@ def split(module: str) -> tuple[str, str]:
     """The layer of a module, and its name in there: `model.layers.3`, `mlp.up_proj`."""
     parts = module.split(".")
     return ".".join(parts[:-2]), ".".join(parts[-2:])
+
+
+# These multiply weights by what their activations make important, and divide what is in front of them (`rescaling`).
+RESCALING = ("awq", "smoothquant")

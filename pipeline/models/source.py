@@ -5,32 +5,18 @@ Only small files are read here (`config.json`, headers of safetensors files), wi
 
 from __future__ import annotations
 
-import ast
-import importlib.util
 import json
 import math
 import shutil
-import struct
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts.workspace import Digests
+from pipeline.artifacts.keys import Digests
 from pipeline.config import ModelSettings, QuantSettings
-from pipeline.errors import ConfigError, InputError
-
-WEIGHTS = ".safetensors"
-# What belongs to a checkpoint beside its weights and config.json; read by the quantizers, vLLM and lm-eval.
-COMPANIONS = (
-    "generation_config.json",
-    "tokenizer*",
-    "vocab.json",
-    "merges.txt",
-    "added_tokens.json",
-    "special_tokens_map.json",
-    "chat_template*",
-    "*.model",
-)
+from pipeline.errors import ConfigError, InputError, hub_unreachable
+from pipeline.hardware.architectures import served_architectures
+from pipeline.models.safetensors import COMPANIONS, WEIGHTS, check_safetensors, companions
 
 
 class ModelSource:
@@ -157,7 +143,7 @@ class ModelSource:
 
     def _random(self) -> Path:
         """A checkpoint of the config's shape with seeded random weights, made once."""
-        from pipeline.artifacts.workspace import key_of
+        from pipeline.artifacts.keys import key_of
 
         folder = self.cache / f"{self.settings.name}-random-{key_of(self.identity())[:8]}"
         if not (folder / "config.json").is_file():
@@ -187,80 +173,3 @@ def _content(path: Path) -> dict[str, Any]:
         return dict(json.loads(path.read_text()))
     except ValueError as error:
         raise InputError(f"{path} is not JSON: {error}.", "Fetch the checkpoint again.") from None
-
-
-def companions(folder: Path) -> list[Path]:
-    """The files beside weights and config.json that belong to a checkpoint: tokenizer, template, generation config."""
-    return sorted({path for pattern in COMPANIONS for path in folder.glob(pattern) if path.is_file()})
-
-
-def hub_unreachable(setting: str, hub_id: str, local: str, error: Exception) -> InputError:
-    """The error for a hub that does not answer, with the way out offline."""
-    reason = str(error).strip().splitlines() or [type(error).__name__]
-    return InputError(
-        f"{setting}: {hub_id} could not be fetched from the hub ({type(error).__name__}: {reason[0][:160]}).",
-        f"Offline, fetch it on another machine (`hf download {hub_id}`) and set {local}=<the copy>; "
-        "or use the embedded default, model=demo.",
-    )
-
-
-def safetensors_header(path: Path) -> dict[str, dict[str, Any]]:
-    """Every tensor of a safetensors file with `dtype`, `shape` and `data_offsets`, without reading any tensor."""
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        header: dict[str, dict[str, Any]] = json.loads(file.read(length))
-    header.pop("__metadata__", None)
-    return header
-
-
-def tensor_files(folder: Path) -> dict[str, Path]:
-    """Which safetensors file of a checkpoint holds each tensor."""
-    return {name: path for path in sorted(folder.glob(f"*{WEIGHTS}")) for name in safetensors_header(path)}
-
-
-def check_safetensors(path: Path) -> None:
-    """Compares a safetensors file's length with what its header promises.
-
-    Source: the safetensors format, https://github.com/huggingface/safetensors#format.
-
-    Raises:
-        InputError: when the file is cut short or has no valid header.
-    """
-    size = path.stat().st_size
-    try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(length)) if length <= size else {}
-        ends = [item["data_offsets"][1] for name, item in header.items() if name != "__metadata__"]
-        expected = 8 + length + max(ends)
-    except (struct.error, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is no safetensors file ({error}).", "Fetch the checkpoint again.") from None
-    if size != expected:
-        raise InputError(
-            f"{path} is truncated: {size:,} bytes, its header promises {expected:,}.",
-            "Fetch the checkpoint again.",
-        )
-
-
-@cache
-def served_architectures() -> frozenset[str]:
-    """The decoder architectures that the installed vLLM serves, read from its registry's source.
-
-    Importing vLLM takes seconds; its registry is a literal dict that can be read without. Empty where it is not found.
-    """
-    spec = importlib.util.find_spec("vllm")
-    if spec is None or not spec.submodule_search_locations:
-        return frozenset()
-    source = Path(spec.submodule_search_locations[0], "model_executor", "models", "registry.py")
-    if not source.is_file():
-        return frozenset()
-    names: set[str] = set()
-    for node in ast.parse(source.read_text()).body:
-        target = getattr(node, "target", None) or (getattr(node, "targets", None) or [None])[0]
-        value = getattr(node, "value", None)
-        if getattr(target, "id", "") in (
-            "_TEXT_GENERATION_MODELS",
-            "_MULTIMODAL_MODELS",
-        ) and isinstance(value, ast.Dict):
-            names |= {str(key.value) for key in value.keys if isinstance(key, ast.Constant)}
-    return frozenset(names)

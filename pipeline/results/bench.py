@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.artifacts.workspace import Manifest
-from pipeline.compare.stats.intervals import Missing
+from pipeline.artifacts.manifest import Manifest
+from pipeline.results.base import Missing
 from pipeline.results.records import Goodput, Guard, LoadResult, Memory, Metric, Probe, Speed
-from pipeline.stages.report.number_format import clean
+from pipeline.results.text import clean
 
 UNREADABLE = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 

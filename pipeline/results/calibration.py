@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
 
-from pipeline.compare.stats.intervals import Missing
-from pipeline.stages.calibrate import SUMMARY
-from pipeline.stages.report.number_format import clean
+from pipeline.artifacts.keys import key_of
+from pipeline.results.base import Missing
+from pipeline.results.text import clean
 
 SCHEMA_VERSION = 1
 Text = Annotated[str, AfterValidator(lambda value: clean(value, 200))]
@@ -185,3 +185,29 @@ def _first(error: ValidationError) -> str:
 def _check_bins(edges: tuple[float, ...], counts: tuple[int, ...]) -> None:
     if counts and len(edges) != len(counts) + 1:
         raise ValueError(f"{len(counts)} bins need one edge more, not {len(edges)}")
+
+
+TOKENS = "tokens.safetensors"
+
+
+SKETCHES = "sketches.safetensors"
+
+
+RANGES = "ranges.safetensors"
+
+
+SUMMARY = "summary.json"
+
+
+CARD = "card.md"
+
+
+CHECKED = "checked_against"
+
+
+def observations_key(payload: dict[str, Any]) -> str:
+    """What a checkpoint made from a calibration depends on, of the calibration's payload.
+
+    Another evaluation to be held against makes another card, and the same observations.
+    """
+    return key_of({name: value for name, value in payload.items() if name != CHECKED})

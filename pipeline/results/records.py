@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, InstanceOf
 
-from pipeline.compare.stats.intervals import Frozen, Missing
+from pipeline.results.base import Frozen, Missing
 
 Family = Literal["baseline", "weights and activations", "weights only", "KV cache", "other"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from pipeline.serve.vllm_plugin import EMULATION_LOG_PATTERN
+from pipeline.serve.vllm_plugin.log_lines import EMULATION_LOG_PATTERN
 
 MILESTONES = {
     "Starting to load model": "loading the weights",
@@ -68,7 +68,7 @@ def kv_cache_tokens(text: str) -> int | None:
 
 
 def emulated(text: str) -> list[str]:
-    """What the project's plugin emulated."""
+    """Return what the project's plugin emulated, by name."""
     return sorted(set(re.findall(EMULATION_LOG_PATTERN, text)))
 
 

@@ -11,10 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts.workspace import Digests
+from pipeline.artifacts.keys import Digests
 from pipeline.config import CalibrationSet, DatasetSettings
-from pipeline.errors import InputError
-from pipeline.models.source import hub_unreachable
+from pipeline.errors import InputError, hub_unreachable
 
 Conversation = list[dict[str, str]]
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}

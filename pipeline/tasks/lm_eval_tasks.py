@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pipeline.artifacts.keys import Digests
 from pipeline.config import EvalSettings, TaskSettings
 from pipeline.errors import ConfigError, InputError
 from pipeline.tasks import local_files
@@ -213,3 +214,10 @@ def quiet() -> Iterator[None]:
         lm_eval.api.task.tqdm = bar
         if not had_bars:
             datasets.enable_progress_bars()
+
+
+def task_files(settings: EvalSettings, digests: Digests) -> dict[str, str]:
+    """SHA-256 of every file that defines tasks, by its path in `include_path`, and one of all that `data_dir` holds."""
+    folder, data = settings.include_path, local_files.identity(settings.data_dir)
+    found = digests.of_folder(folder) if folder is not None and folder.is_dir() else {}
+    return found if data is None else {**found, "data_dir": data}

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts.workspace import key_of, sha256_of
+from pipeline.artifacts.keys import key_of, sha256_of
 from pipeline.errors import InputError
 
 SETTING = "eval.data_dir"

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.artifacts.workspace import Digests, Workspace, canonical, changed_fields, key_of
+from pipeline.artifacts.keys import Digests, canonical, changed_fields, key_of
+from pipeline.artifacts.workspace import Workspace
 from pipeline.errors import InputError, NotApplicable, StageError
 
 PLAIN = st.recursive(

@@ -5,8 +5,8 @@ import pytest
 
 from pipeline.compare.benchmarks import SpeedCell, benchmark, headline_cell
 from pipeline.compare.comparison import compare
-from pipeline.compare.stats.intervals import Missing
 from pipeline.compare.stats.repeats import Change, Repeated, relative_change, summarize
+from pipeline.results.base import Missing
 from pipeline.results.records import Guard, LoadResult, Metric, Record, Speed
 
 METRIC = "total_token_throughput"

@@ -10,7 +10,7 @@ from support.compare_records import TASKS, anything, record
 from pipeline.compare import compare
 from pipeline.compare.history import Figure, RunName, Snapshot, difference, history
 from pipeline.compare.stats.accuracy import wilson
-from pipeline.compare.stats.intervals import Missing
+from pipeline.results.base import Missing
 
 THROUGHPUT = "total_token_throughput"
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.compare.memory_fit import GPU_PEAK, Fit, fit
-from pipeline.compare.stats.intervals import Missing
+from pipeline.results.base import Missing
 from pipeline.results.records import Memory
 
 PER_TOKEN = 144 * 1024

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import ASIDE, PROJECT_ROOT, Stage, Variant, validate
+from pipeline.config import PROJECT_ROOT, Command, Stage, Variant, validate
 from pipeline.errors import ConfigError
 
 CONF = PROJECT_ROOT / "conf"
@@ -48,7 +48,7 @@ def test_every_field_is_described_or_obvious_from_yaml(compose) -> None:
         ("calibration.num_samples=0", "calibration.num_samples=0"),
         ("bench.request_rate=-1", "bench.request_rate"),
         ("serve.host=0.0.0.0", "serve.host='0.0.0.0'"),
-        ("stage=train", "stage.0='train'"),
+        ("stage=train", "stage: train is unknown; known are calibrate"),
         ("+quant.bits=3", "quant.bits"),
         ("quant.algorithm=awq", "algorithm=awq"),
         ("quant.group_size=64", "group_size=64"),
@@ -69,7 +69,7 @@ def test_all_errors_come_at_once(compose) -> None:
 def test_stage_takes_one_many_or_all(settings) -> None:
     assert settings("stage=bench").stage == (Stage.BENCH,)
     assert settings("stage=[quantize,eval]").stage == (Stage.QUANTIZE, Stage.EVAL)
-    assert settings("stage=all").stage == tuple(stage for stage in Stage if stage not in ASIDE)
+    assert settings("stage=all").stage == (*Stage, Command.REPORT)
 
 
 def test_a_model_brings_the_sets_that_fit_it_and_the_user_still_decides(settings) -> None:

@@ -8,12 +8,12 @@ from pathlib import Path
 import hydra
 import pytest
 
-from pipeline.config import PROJECT_ROOT, HardwareSettings
+from pipeline.config import PROJECT_ROOT
 from pipeline.config.compose import compose_variants
 from pipeline.hardware import rules
 from pipeline.hardware.installed import packages
 from pipeline.hardware.probe import probe
-from pipeline.serve import server_log
+from pipeline.serve import server_log, support
 
 ASKED = ["experiment=formats", "stage=bench"]
 SMALL = [
@@ -32,9 +32,9 @@ def test_every_format_is_what_the_matrix_says(tmp_path: Path) -> None:
     assert answer.returncode == 0, answer.stderr[-6000:]
     with hydra.initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base=None):
         variants = compose_variants(hydra.compose("config", ASKED), ASKED)
-    here, vllm = probe(HardwareSettings(name="cpu", device="cpu")), rules.Vllm.of(packages(None))
+    here, vllm = probe("cpu"), rules.Vllm.of(packages(None))
     for settings in variants:
-        said, name = rules.of_settings(settings, here, vllm), str(settings.variant)
+        said, name = support.of_settings(settings, here, vllm), str(settings.variant)
         if said.support == "no":
             (record,) = [json.loads(path.read_text()) for path in tmp_path.glob(f"demo/{name}/verify-*/manifest.json")]
             assert (record["status"], record["reason"]) == ("not_applicable", said.reason)

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.__main__ import Run
-from pipeline.config import PROJECT_ROOT, HardwareSettings, Settings, Stage, Variant
+from pipeline.config import PROJECT_ROOT, Settings, Stage, Variant
 from pipeline.config.compose import compose_variants
 from pipeline.errors import ConfigError, InputError
 from pipeline.formats.schemes import ENGINES, SCHEMES
@@ -18,6 +17,8 @@ from pipeline.hardware import rules
 from pipeline.hardware.gpus import GPUS
 from pipeline.hardware.installed import packages
 from pipeline.hardware.probe import Hardware, probe
+from pipeline.runner import Run
+from pipeline.serve import support
 
 BY_NAME = {gpu.name: gpu for gpu in GPUS}
 CPU = Hardware(device="cpu", name="a CPU", cores=2, memory_gib=8, cpu_features=("avx2",))
@@ -62,8 +63,8 @@ def test_an_fp8_kv_cache_needs_ampere_or_a_cpu() -> None:
 def test_the_weaker_of_weights_and_cache_decides(settings) -> None:
     found = settings("quant=fp8_dynamic", "kv_cache=fp8_e4m3")
     turing = replace(BY_NAME["L4"], name="T4", compute_capability=7.5)
-    assert rules.of_settings(found, turing).support == "no"
-    assert rules.of_settings(found, BY_NAME["H100 SXM"]).support == "native"
+    assert support.of_settings(found, turing).support == "no"
+    assert support.of_settings(found, BY_NAME["H100 SXM"]).support == "native"
 
 
 def test_engines_and_schemes_fit_together() -> None:
@@ -135,7 +136,7 @@ def test_what_does_not_exist_is_refused_by_name(override: str, said: str, settin
 def test_a_gpu_that_is_asked_for_and_not_there_is_no_cpu(monkeypatch) -> None:
     monkeypatch.setattr("pipeline.hardware.probe._gpu", lambda: None)
     with pytest.raises(ConfigError, match=r"hardware\.device=cuda: nvidia-smi finds no GPU"):
-        probe(HardwareSettings(name="cuda", device="cuda"))
+        probe("cuda")
 
 
 @pytest.mark.parametrize(
@@ -180,7 +181,7 @@ def test_packages_are_those_of_the_interpreter_that_serves(settings, tmp_path: P
 
 def test_what_is_not_served_here_is_a_result_with_its_reason(settings, tmp_path: Path, monkeypatch) -> None:
     no = rules.Capability("no", reason="no such products here")
-    monkeypatch.setattr("pipeline.hardware.rules.of_settings", lambda *_: no)
+    monkeypatch.setattr("pipeline.serve.support.of_settings", lambda *_: no)
     run = Run([settings("stage=bench", "quant=w4a16", f"outputs={tmp_path}")], [])
     assert run.execute() == 0
     records = [json.loads(path.read_text()) for path in tmp_path.rglob("manifest.json")]

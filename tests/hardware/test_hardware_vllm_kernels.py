@@ -10,6 +10,7 @@ from pipeline.formats.schemes import SCHEMES
 from pipeline.hardware import rules
 from pipeline.hardware.gpus import GPUS
 from pipeline.hardware.vllm_kernels import KERNELS, TITLES, choices, is_asked_for
+from pipeline.serve.support import of_settings
 
 BY_KEY = {gpu.key: gpu for gpu in GPUS}
 # Scheme -> vLLM's list of kernels in its order of preference.
@@ -114,14 +115,14 @@ def test_a_logged_kernel_is_known_for_the_choice_that_asks_for_it() -> None:
 def test_a_kernel_is_decided_with_group_size_precision_and_gpu(
     overrides: tuple[str, ...], gpu: str, support: str, said: str, settings
 ) -> None:
-    found = rules.of_settings(settings(*overrides), BY_KEY[gpu])
+    found = of_settings(settings(*overrides), BY_KEY[gpu])
     assert (found.support, said in f"{found.by}; {found.reason}") == (support, True), found
 
 
 def test_what_the_release_of_vllm_changes(settings) -> None:
     asked = settings("quant=fp8_dynamic", "serve.kernel=marlin")
     older = rules.Vllm((0, 26), rules.LOCKED.packages)
-    assert rules.of_settings(asked, BY_KEY["h100_sxm"]).by == "Marlin"
-    found = rules.of_settings(asked, BY_KEY["h100_sxm"], older)
+    assert of_settings(asked, BY_KEY["h100_sxm"]).by == "Marlin"
+    found = of_settings(asked, BY_KEY["h100_sxm"], older)
     assert "from vLLM 0.32 on, this is 0.26" in found.reason
-    assert rules.of_settings(asked, BY_KEY["a100_80gb_sxm"], older).by == "Marlin"
+    assert of_settings(asked, BY_KEY["a100_80gb_sxm"], older).by == "Marlin"

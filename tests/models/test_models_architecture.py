@@ -8,7 +8,7 @@ import pytest
 from pipeline.config import PROJECT_ROOT
 from pipeline.errors import InputError
 from pipeline.models.architecture import DecoderShape, has_windows, kv_bytes_per_token
-from pipeline.models.source import safetensors_header
+from pipeline.models.safetensors import safetensors_header
 
 DEMO = PROJECT_ROOT / "pipeline" / "demo" / "checkpoint"
 

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.artifacts.workspace import Digests
+from pipeline.artifacts.keys import Digests
 from pipeline.config import PROJECT_ROOT, ModelSettings
 from pipeline.errors import ConfigError, InputError
-from pipeline.models.source import ModelSource, check_safetensors, served_architectures
+from pipeline.hardware.architectures import served_architectures
+from pipeline.models.safetensors import check_safetensors
+from pipeline.models.source import ModelSource
 
 DEMO = PROJECT_ROOT / "pipeline" / "demo" / "checkpoint"
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.artifacts.workspace import Digests
+from pipeline.artifacts.keys import Digests
 from pipeline.errors import ConfigError
 from pipeline.hardware.probe import Hardware
 from pipeline.models.source import ModelSource

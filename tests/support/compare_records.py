@@ -3,7 +3,7 @@
 from hypothesis import strategies as st
 
 from pipeline.compare.comparison import METRICS
-from pipeline.compare.stats.intervals import Missing
+from pipeline.results.base import Missing
 from pipeline.results.records import Metric, Record, Size, Speed, TaskScores
 
 TASKS = ("MMLU", "GSM8K")

@@ -111,7 +111,8 @@ def serve(
 if __name__ == "__main__":
     request = json.loads(Path(sys.argv[1]).read_text())
     answer: dict[str, Any] = {"kernels": kernels(), "emulated": {}, "refused": {}}
-    from pipeline.serve.vllm_plugin import announce, emulated_in
+    from pipeline.serve.server_log import emulated
+    from pipeline.serve.vllm_plugin import announce
 
     for job in request["jobs"]:
         name = job.pop("name")
@@ -120,5 +121,5 @@ if __name__ == "__main__":
             answer[name] = serve(prompts=request["prompts"], **job)
         except Exception as error:
             answer["refused"][name] = f"{type(error).__name__}: {error}"
-        answer["emulated"][name] = emulated_in("\n".join(announce._said))
+        answer["emulated"][name] = emulated("\n".join(announce._said))
     Path(sys.argv[2]).write_text(json.dumps(answer))

@@ -13,7 +13,7 @@ from typing import Any
 
 from support.synthetic_results import MACHINE, VERSIONS, Figures, Run, write_scores
 
-from pipeline.artifacts.workspace import key_of
+from pipeline.artifacts.keys import key_of
 from pipeline.config import Stage
 
 TECHNIQUES = ("minmax", "moving_average", "percentile", "mse", "entropy")

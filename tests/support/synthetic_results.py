@@ -15,7 +15,8 @@ from typing import Any, cast
 import numpy as np
 from rich.console import Console
 
-from pipeline.artifacts.workspace import Digests, Draft, Workspace
+from pipeline.artifacts.keys import Digests
+from pipeline.artifacts.workspace import Draft, Workspace
 from pipeline.config import Settings, Stage, validate
 from pipeline.errors import NotApplicable, PipelineError, StageError
 from pipeline.formats.schemes import SCHEMES as SCHEME_DATA

@@ -15,7 +15,8 @@ from pipeline.compare.comparison import Row, SpeedCell, TaskCell
 from pipeline.compare.decide.differences import claim
 from pipeline.compare.statements import Claim, Kind, Sentence, ends, in_points
 from pipeline.compare.stats.accuracy import PairedDifference
-from pipeline.compare.stats.intervals import Frozen, Interval, Missing
+from pipeline.compare.stats.intervals import Interval
+from pipeline.results.base import Frozen, Missing
 
 Status = Literal["met", "broken", "open"]
 LATENCIES = {"ttft_p99_ms": ("p99_ttft_ms", "p99 TTFT"), "tpot_p99_ms": ("p99_tpot_ms", "p99 TPOT")}

@@ -20,8 +20,9 @@ from typing import Literal, NamedTuple
 from pipeline.compare.comparison import METRICS, SIZE, Comparison, Direction, MetricColumn, SpeedCell
 from pipeline.compare.statements import Claim, Sentence, listing, plain, signed, within_text
 from pipeline.compare.stats.accuracy import Mean, mean_over_tasks, pair, paired_interval
-from pipeline.compare.stats.intervals import LEVEL, Frozen, Interval, Missing
+from pipeline.compare.stats.intervals import LEVEL, Interval
 from pipeline.compare.stats.repeats import Change, relative_change
+from pipeline.results.base import Frozen, Missing
 from pipeline.results.records import Record, Speed
 
 Standing = Literal["on", "off", "undecided"]

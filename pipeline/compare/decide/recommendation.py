@@ -28,8 +28,8 @@ from pipeline.compare.decide.differences import (
     throughput_over,
 )
 from pipeline.compare.statements import Claim, Sentence, count, listing, percent_range, plain
-from pipeline.compare.stats.intervals import Frozen, Missing
 from pipeline.compare.stats.sample_size import items_to_settle, repeats_needed
+from pipeline.results.base import Frozen, Missing
 
 # More variants than these are counted, not listed, in a headline.
 NAMED = 4

@@ -25,8 +25,8 @@ from pipeline.compare.decide.differences import (
 from pipeline.compare.decide.recommendation import Recommendation, recommend
 from pipeline.compare.statements import Sentence, count, ends, in_points, listing, percent_range, plain, signed
 from pipeline.compare.stats.accuracy import PairedDifference
-from pipeline.compare.stats.intervals import Frozen, Missing
 from pipeline.compare.stats.kl_divergence import DivergenceCell
+from pipeline.results.base import Frozen, Missing
 
 
 class Verdict(Frozen):

@@ -26,8 +26,9 @@ from pipeline.compare.published.tables import (
 )
 from pipeline.compare.statements import Claim, Sentence, count, listing, plain, signed, within_text
 from pipeline.compare.stats.accuracy import PairedDifference
-from pipeline.compare.stats.intervals import Frozen, Interval, Missing
+from pipeline.compare.stats.intervals import Interval
 from pipeline.compare.stats.repeats import Change
+from pipeline.results.base import Frozen, Missing
 
 
 class ReproducedCell(Frozen):

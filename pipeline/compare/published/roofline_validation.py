@@ -20,7 +20,7 @@ from pipeline.compare.published.tables import SpeedTable
 from pipeline.compare.roofline.batching import Load, Served, Step, lengths
 from pipeline.compare.roofline.model import Device, Entry, Footprint, decode_ms, roofline, step_seconds
 from pipeline.compare.statements import within_text
-from pipeline.compare.stats.intervals import Frozen, Missing
+from pipeline.results.base import Frozen, Missing
 
 ALL = "all"
 FIELDS = {THROUGHPUT.name: "throughput_tok_s", TTFT.name: "mean_ttft_ms", TPOT.name: "mean_tpot_ms"}

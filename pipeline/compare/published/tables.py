@@ -14,7 +14,8 @@ from pydantic import Field, model_validator
 
 from pipeline.compare.roofline.batching import Load
 from pipeline.compare.stats.accuracy import Z
-from pipeline.compare.stats.intervals import Frozen, Interval, excludes_zero
+from pipeline.compare.stats.intervals import Interval, excludes_zero
+from pipeline.results.base import Frozen
 
 BASELINE = "bf16"
 

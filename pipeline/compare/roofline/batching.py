@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import NamedTuple
 
-from pipeline.compare.stats.intervals import Frozen
+from pipeline.results.base import Frozen
 
 
 class Load(Frozen):

@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from pipeline.compare.roofline.batching import Limits, Load, Served, Step, serve
-from pipeline.compare.stats.intervals import Frozen, Interval, Missing
+from pipeline.compare.stats.intervals import Interval
 from pipeline.formats.schemes import Activations
 from pipeline.hardware.gpus import Gpu
+from pipeline.results.base import Frozen, Missing
 
 Figure = TypeVar("Figure", int, float)
 # A hundred launches of a few microseconds.

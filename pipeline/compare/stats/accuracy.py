@@ -27,7 +27,8 @@ from typing import Literal
 import numpy as np
 from scipy.special import bdtr, ndtri, stdtr, stdtrit
 
-from pipeline.compare.stats.intervals import LEVEL, Frozen, Interval, Missing, excludes_zero
+from pipeline.compare.stats.intervals import LEVEL, Interval, excludes_zero
+from pipeline.results.base import Frozen, Missing
 
 Z = float(ndtri((1 + LEVEL) / 2))
 RESAMPLES = 9999

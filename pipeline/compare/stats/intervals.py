@@ -5,16 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pipeline.results.base import Frozen
 
 LEVEL = 0.95
 Name = TypeVar("Name")
-
-
-class Frozen(BaseModel):
-    """Plain data that nobody changes once it is computed."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Interval(Frozen):
@@ -26,12 +20,6 @@ class Interval(Frozen):
     def contains(self, value: float) -> bool:
         """Whether `value` is inside, ends included."""
         return self.low <= value <= self.high
-
-
-class Missing(Frozen):
-    """What stands where a figure cannot: `n/a`, with the reason."""
-
-    reason: str
 
 
 def excludes_zero(interval: Interval | None) -> bool:

@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
-from pipeline.compare.stats.intervals import LEVEL, Frozen, Interval, Missing
+from pipeline.compare.stats.intervals import LEVEL, Interval
+from pipeline.results.base import Frozen, Missing
 from pipeline.results.records import Logprobs
 
 RESAMPLES = 4999

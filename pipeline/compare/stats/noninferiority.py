@@ -24,7 +24,7 @@ from typing import Literal
 from scipy.special import ndtr, ndtri, stdtr
 
 from pipeline.compare.stats.accuracy import PairedDifference
-from pipeline.compare.stats.intervals import Frozen
+from pipeline.results.base import Frozen
 
 LEVEL = 0.05
 POWER = 0.8

@@ -22,7 +22,8 @@ from collections.abc import Sequence
 
 from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
-from pipeline.compare.stats.intervals import LEVEL, Frozen, Interval, Missing, excludes_zero
+from pipeline.compare.stats.intervals import LEVEL, Interval, excludes_zero
+from pipeline.results.base import Frozen, Missing
 
 Errors = Sequence[float | None]
 Z = float(ndtri((1 + LEVEL) / 2))

@@ -10,8 +10,8 @@ line of the server's log:
 
     pipeline: emulated fp8_w8a8_static on cpu (no speed claim)
 
-`EMULATION_LOG_PATTERN` finds these lines. This module imports neither torch nor vLLM, so whoever
-reads a log can import it for free.
+`log_lines` says what they look like. Neither module imports
+torch or vLLM, so the reader of a log can import them cheaply.
 
 Environment variables, all optional:
     PIPELINE_EMULATE_KV_CACHE: `auto` (default: where the processor has no FP8 KV cache), `always`
@@ -19,37 +19,8 @@ Environment variables, all optional:
     PIPELINE_FLOAT32_PRODUCTS: `auto` (default: where oneDNN has no BF16 product) or `never`.
 """
 
-import re
-
 # Raised whenever what is computed here changes: results of another revision are made anew.
 REVISION = 2
-
-# One line for each emulated thing: `what` is one of the names below, possibly of a later version.
-EMULATION_LOG_PATTERN = r"pipeline: emulated (?P<what>[a-z0-9_]+) on cpu \(no speed claim\)"
-EMULATION_LOG_TEMPLATE = "pipeline: emulated %s on cpu (no speed claim)"
-
-FP8_STATIC = "fp8_w8a8_static"
-FP8_DYNAMIC = "fp8_w8a8_dynamic"
-INT8_STATIC = "int8_w8a8_static"
-INT8_DYNAMIC = "int8_w8a8_dynamic"
-KV_CACHE_E4M3 = "kv_cache_fp8_e4m3"
-KV_CACHE_E5M2 = "kv_cache_fp8_e5m2"
-GGUF = "gguf"
-
-# Not an emulation of a format: products of BF16 (or FP16) values are taken in float32, with the
-# result rounded once, which is the same arithmetic with more memory. All formats profit alike.
-PRODUCTS_LOG_PATTERN = r"pipeline: float32 products for (?P<dtype>[a-z0-9]+) on cpu"
-PRODUCTS_LOG_TEMPLATE = "pipeline: float32 products for %s on cpu"
-
-
-def integer_weights(bits: int) -> str:
-    """Return the name of the emulation of weight-only integers, such as `w4a16`."""
-    return f"w{bits}a16"
-
-
-def emulated_in(log: str) -> list[str]:
-    """Return what a server's log says was emulated, in order of appearance, each once."""
-    return list(dict.fromkeys(re.findall(EMULATION_LOG_PATTERN, log)))
 
 
 def register() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from vllm.logger import init_logger
 
-from pipeline.serve.vllm_plugin import EMULATION_LOG_TEMPLATE, PRODUCTS_LOG_TEMPLATE
+from pipeline.serve.vllm_plugin.log_lines import EMULATION_LOG_TEMPLATE, PRODUCTS_LOG_TEMPLATE
 
 logger: Any = init_logger("vllm.pipeline")
 _said: set[str] = set()

@@ -19,7 +19,8 @@ from vllm import _custom_ops as ops
 from vllm.model_executor.kernels.linear import FP8ScaledMMLinearKernel, FP8ScaledMMLinearLayerConfig
 from vllm.platforms import current_platform
 
-from pipeline.serve.vllm_plugin import FP8_DYNAMIC, FP8_STATIC, announce, fp8
+from pipeline.serve.vllm_plugin import announce, fp8
+from pipeline.serve.vllm_plugin.log_lines import FP8_DYNAMIC, FP8_STATIC
 from pipeline.serve.vllm_plugin.products import ExactProduct, freed
 from pipeline.serve.vllm_plugin.w8a8 import W8A8Linear
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from pipeline.serve.vllm_plugin import GGUF, announce
+from pipeline.serve.vllm_plugin import announce
+from pipeline.serve.vllm_plugin.log_lines import GGUF
 from pipeline.serve.vllm_plugin.products import dense, freed
 
 PACKAGE = "vllm_gguf_plugin"

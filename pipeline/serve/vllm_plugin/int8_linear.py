@@ -23,7 +23,8 @@ from vllm.model_executor.kernels.linear.scaled_mm.cpu import CPUInt8ScaledMMLine
 from vllm.model_executor.layers.quantization.utils.w8a8_utils import convert_to_channelwise
 from vllm.platforms import current_platform
 
-from pipeline.serve.vllm_plugin import INT8_DYNAMIC, INT8_STATIC, announce, integers
+from pipeline.serve.vllm_plugin import announce, integers
+from pipeline.serve.vllm_plugin.log_lines import INT8_DYNAMIC, INT8_STATIC
 from pipeline.serve.vllm_plugin.products import ExactProduct, freed
 from pipeline.serve.vllm_plugin.w8a8 import W8A8Linear
 

@@ -30,7 +30,8 @@ from vllm.v1.attention.backends.cpu_attn import (
     CPUAttentionMetadataBuilder,
 )
 
-from pipeline.serve.vllm_plugin import KV_CACHE_E4M3, KV_CACHE_E5M2, announce, fp8
+from pipeline.serve.vllm_plugin import announce, fp8
+from pipeline.serve.vllm_plugin.log_lines import KV_CACHE_E4M3, KV_CACHE_E5M2
 
 SWITCH = "PIPELINE_EMULATE_KV_CACHE"
 _FORMATS = {"fp8": fp8.E4M3, "fp8_e4m3": fp8.E4M3, "fp8_e5m2": fp8.E5M2}

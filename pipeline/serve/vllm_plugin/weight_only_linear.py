@@ -20,8 +20,9 @@ from vllm.model_executor.kernels.linear import MPLinearKernel, MPLinearLayerConf
 from vllm.platforms import current_platform
 from vllm.scalar_type import scalar_types
 
-from pipeline.serve.vllm_plugin import announce, integer_weights
+from pipeline.serve.vllm_plugin import announce
 from pipeline.serve.vllm_plugin.integers import dequantize, unpack
+from pipeline.serve.vllm_plugin.log_lines import integer_weights
 from pipeline.serve.vllm_plugin.products import Linear, dense, freed
 
 

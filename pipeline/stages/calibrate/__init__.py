@@ -17,17 +17,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.artifacts.workspace import Draft, key_of
+from pipeline.artifacts.keys import key_of
+from pipeline.artifacts.workspace import Draft
 from pipeline.config import Settings, Stage
 from pipeline.job import Job
+from pipeline.results.calibration import CHECKED
 from pipeline.tasks.conversations import identity_of
 
 SHARED = True
-TOKENS = "tokens.safetensors"
-SKETCHES = "sketches.safetensors"
-RANGES = "ranges.safetensors"
-SUMMARY = "summary.json"
-CARD = "card.md"
 # What decides which tokens are shown and what is kept of the activations; the rest is read later, or changes nothing.
 OBSERVED = (
     "num_samples",
@@ -40,7 +37,6 @@ OBSERVED = (
     "averaging_constant",
     "histogram_tokens",
 )
-CHECKED = "checked_against"
 
 
 def needs(settings: Settings) -> tuple[Stage, ...]:
@@ -68,18 +64,10 @@ def observed(job: Job) -> dict[str, Any]:
     return {"model": job.model.identity(), "sets": sets, **settings.model_dump(include=set(OBSERVED))}
 
 
-def observations_key(payload: dict[str, Any]) -> str:
-    """What a checkpoint made from a calibration depends on, of the calibration's payload.
-
-    Another evaluation to be held against makes another card, and the same observations.
-    """
-    return key_of({name: value for name, value in payload.items() if name != CHECKED})
-
-
 def _checked(job: Job) -> dict[str, Any]:
     """The evaluations, the limits that were set, and whether exceeding them is allowed."""
     calibration, scoring = job.settings.calibration, job.settings.eval
-    from pipeline.stages.eval import task_files
+    from pipeline.tasks.lm_eval_tasks import task_files
 
     return {
         "tasks": {label: task.task for label, task in scoring.tasks.items()},

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from pipeline.config import CalibrationSettings
-from pipeline.stages.calibrate import RANGES, SKETCHES, TOKENS
+from pipeline.results.calibration import RANGES, SKETCHES, TOKENS
 from pipeline.stages.calibrate.clipping import FORMATS, TECHNIQUES, Observed, clip_point, limits, moving_average
 from pipeline.stages.calibrate.observers import Site
 

@@ -6,7 +6,9 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.artifacts.workspace import MANIFEST, Draft, Manifest, changed_fields, read_manifest, sha256_of
+from pipeline.artifacts.keys import changed_fields, sha256_of
+from pipeline.artifacts.manifest import MANIFEST, Manifest, read_manifest
+from pipeline.artifacts.workspace import Draft
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ import time
 from typing import TYPE_CHECKING
 
 from pipeline.artifacts.workspace import Draft
-from pipeline.stages.calibrate import CARD, SUMMARY, artifact, contamination
+from pipeline.results.calibration import CARD, SUMMARY
+from pipeline.stages.calibrate import artifact, contamination
 from pipeline.stages.calibrate.card import card_of, to_markdown
 from pipeline.stages.calibrate.conversations import draw
 from pipeline.stages.calibrate.observers import Observers
@@ -34,7 +35,7 @@ def calibrate(job: Job, draft: Draft) -> None:
     from pipeline.models.forward import decoder
 
     sequences = [sequence for each in drawn for sequence in each.sequences]
-    decoding = decoder(job)
+    decoding = decoder(job.model, job.hardware, job.settings.calibration.layerwise, job.progress.detail)
     observers = Observers(decoding.model, settings, len(sequences))
     started = time.monotonic()
     decoding.run(sequences, observers, job.progress.detail)

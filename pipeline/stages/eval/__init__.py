@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.artifacts.workspace import Digests, Draft
-from pipeline.config import DivergenceSettings, EvalSettings, Settings, Stage
+from pipeline.artifacts.keys import Digests
+from pipeline.artifacts.workspace import Draft
+from pipeline.config import DivergenceSettings, Settings, Stage
 from pipeline.job import Job
-from pipeline.tasks import local_files
 from pipeline.tasks.conversations import identity_of
+from pipeline.tasks.lm_eval_tasks import task_files
 
 SHARED = False
 # Settings that say how and where the questions are asked; the answers are the same.
@@ -49,13 +50,6 @@ def _divergence(settings: DivergenceSettings | None, digests: Digests) -> dict[s
         return None
     dataset = identity_of(settings.dataset, "eval.divergence.dataset", digests)
     return {**settings.model_dump(exclude={"dataset"}), "dataset": dataset}
-
-
-def task_files(settings: EvalSettings, digests: Digests) -> dict[str, str]:
-    """SHA-256 of every file that defines tasks, by its path in `include_path`, and one of all that `data_dir` holds."""
-    folder, data = settings.include_path, local_files.identity(settings.data_dir)
-    found = digests.of_folder(folder) if folder is not None and folder.is_dir() else {}
-    return found if data is None else {**found, "data_dir": data}
 
 
 def make(job: Job, draft: Draft) -> None:

@@ -24,9 +24,8 @@ import torch
 from pipeline.models.dequantize import Tensors, Weights
 from pipeline.models.forward import decoder
 from pipeline.models.headers import quantization_config
-from pipeline.models.rescaling import Factors
+from pipeline.models.rescaling import RESCALING, Factors
 from pipeline.stages.eval.divergence import Text
-from pipeline.stages.verify.weights import RESCALING
 
 if TYPE_CHECKING:
     from pipeline.job import Job
@@ -112,7 +111,7 @@ def _inputs(job: Job, texts: Sequence[Text], modules: set[str], tokens: int) -> 
     places = [(number, place) for number, text in enumerate(texts) for place in text.counted]
     spread = torch.linspace(0, len(places) - 1, min(tokens, len(places))).long().tolist()
     chosen = [torch.tensor([places[i][1] for i in spread if places[i][0] == number]) for number in range(len(texts))]
-    decoding = decoder(job)
+    decoding = decoder(job.model, job.hardware, job.settings.calibration.layerwise, job.progress.detail)
     notes = _Notes(decoding.model, modules, chosen)
     decoding.run([list(text.tokens) for text in texts], None, job.progress.detail)
     notes.close()

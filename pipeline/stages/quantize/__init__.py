@@ -13,9 +13,9 @@ from typing import Any
 from pipeline.artifacts.workspace import Draft
 from pipeline.config import CalibrationSettings, QuantSettings, Settings, Stage
 from pipeline.errors import ConfigError, NotApplicable
-from pipeline.hardware.rules import why_no_kv_scales
 from pipeline.job import Job
-from pipeline.stages.calibrate import observations_key
+from pipeline.results.calibration import observations_key
+from pipeline.serve.support import why_no_kv_scales
 
 SHARED = False
 # Brings the packages of every engine.

@@ -1,7 +1,7 @@
 """Calibrated scales of an FP8 KV cache, added to a finished checkpoint of any weights.
 
 vLLM reads `kv_cache_scheme` and `<attention>.k_scale`, `.v_scale` in the compressed-tensors format (who cannot have
-them: `hardware.rules.why_no_kv_scales`). The scales are a file of their own, so weights are linked or left as they are.
+them: `serve.support.why_no_kv_scales`). The scales are a file of their own, so weights are linked or left as they are.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pipeline.artifacts.workspace import Draft
 from pipeline.config import Stage
 from pipeline.errors import StageError
 from pipeline.models.headers import headers
-from pipeline.models.source import WEIGHTS
+from pipeline.models.safetensors import WEIGHTS
 
 if TYPE_CHECKING:
     from pipeline.job import Job

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.config import Settings, Stage
+from pipeline.config import Command, Settings
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -56,15 +56,15 @@ def make(jobs: Sequence[Job], failures: Mapping[str, PipelineError]) -> dict[str
     from pipeline.stages.report.vega import svg
 
     settings, console = jobs[0].settings, jobs[0].progress.console
-    if Stage.REPORT in settings.stage and {"html", "png"} & set(settings.report.formats):
+    if Command.REPORT in settings.stage and {"html", "png"} & set(settings.report.formats):
         svg.warm_up()
     from pipeline.stages.report.build import build
 
     report = build(jobs, failures)
     worse: dict[str, PipelineError] = {}
-    if Stage.GATE in settings.stage:
+    if Command.GATE in settings.stage:
         worse |= gate.gate(report, settings, console)
-    if Stage.REPORT in settings.stage:
+    if Command.REPORT in settings.stage:
         _write(report, settings, jobs[0].workspace.root, console)
     return worse
 

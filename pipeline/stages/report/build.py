@@ -13,6 +13,7 @@ from pipeline.errors import PipelineError
 from pipeline.hardware.gpus import gpu_of
 from pipeline.job import Job
 from pipeline.results.bench import machine_of
+from pipeline.results.text import clean
 from pipeline.stages.report.collect.artifacts import Source, sources
 from pipeline.stages.report.collect.calibrations import calibrations
 from pipeline.stages.report.collect.engines import engines
@@ -25,7 +26,7 @@ from pipeline.stages.report.collect.rooflines import rooflines, study_check
 from pipeline.stages.report.collect.sweeps import sweeps
 from pipeline.stages.report.collect.variant_cards import card_of
 from pipeline.stages.report.document import Report
-from pipeline.stages.report.number_format import clean, plain
+from pipeline.stages.report.number_format import plain
 
 
 def build(jobs: Sequence[Job], failures: Mapping[str, PipelineError]) -> Report:

@@ -18,8 +18,9 @@ from pipeline.compare.history import History
 from pipeline.compare.published.reproduction import Reproduction
 from pipeline.compare.published.roofline_validation import RooflineCheck
 from pipeline.compare.roofline.model import Roofline
-from pipeline.compare.stats.intervals import Frozen, Missing
+from pipeline.results.base import Frozen, Missing
 from pipeline.results.calibration import Channel, Histogram, SetCard
+from pipeline.results.verify import Answer, Check
 
 SCHEMA_VERSION = 1
 
@@ -33,21 +34,6 @@ class Step(Frozen):
     key: str = ""
     started: str = ""
     seconds: float | None = None
-
-
-class Check(Frozen):
-    """One check of the gate."""
-
-    name: str
-    ok: bool
-    detail: str
-
-
-class Answer(Frozen):
-    """What the served checkpoint said to a canary prompt."""
-
-    prompt: str
-    answer: str
 
 
 class Digest(Frozen):

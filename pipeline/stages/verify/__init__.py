@@ -7,22 +7,9 @@ from typing import Any
 from pipeline.artifacts.workspace import Draft
 from pipeline.config import Settings, Stage
 from pipeline.job import Job
+from pipeline.results.verify import CHECKS
 
 SHARED = False
-# In order; cheap ones first, so that a broken checkpoint is not served.
-CHECKS = (
-    "files",
-    "layers",
-    "size",
-    "scales",
-    "untouched",
-    "weights",
-    # Before the variant is loaded: there is room for one server at a time.
-    "BF16 reference",
-    "loads in vLLM",
-    "canary prompts",
-    "canary log-probabilities",
-)
 
 
 def needs(settings: Settings) -> tuple[Stage, ...]:

@@ -28,7 +28,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipeline.artifacts.workspace import Artifact, key_of
+from pipeline.artifacts.keys import key_of
+from pipeline.artifacts.workspace import Artifact
 from pipeline.config import KVCacheSettings, Settings
 from pipeline.errors import PipelineError, ServerError
 

@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.artifacts.workspace import Draft, sha256_of
+from pipeline.artifacts.keys import sha256_of
+from pipeline.artifacts.workspace import Draft
 from pipeline.errors import PipelineError, ServerError, StageError
 from pipeline.formats import unpack_gguf
 from pipeline.models import headers as disk
-from pipeline.models.source import check_safetensors, companions
-from pipeline.stages.verify import CHECKS, canary, file_sizes
+from pipeline.models.safetensors import check_safetensors, companions
+from pipeline.results.verify import CHECKS
+from pipeline.stages.verify import canary, file_sizes
 from pipeline.stages.verify.weights import changed, compare, excess
 
 if TYPE_CHECKING:

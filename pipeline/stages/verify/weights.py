@@ -10,10 +10,8 @@ from pipeline.config import QuantSettings
 from pipeline.formats import unpack_gguf
 from pipeline.formats.rounding import factor_error, limits, relative_error
 from pipeline.models.headers import gguf_file, quantized_modules
-from pipeline.models.rescaling import NORMS, Factors
+from pipeline.models.rescaling import NORMS, RESCALING, Factors
 
-# These multiply weights by what their activations make important, and divide what is in front of them (`rescaling`).
-RESCALING = ("awq", "smoothquant")
 # What is found of a module, and the limit that it is held against.
 ERRORS = (("error", "allowed"), ("factor_error", "allowed_factor_error"))
 

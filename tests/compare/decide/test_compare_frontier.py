@@ -6,7 +6,7 @@ from support.compare_records import TASKS, anything, record
 from pipeline.compare import compare
 from pipeline.compare.comparison import METRICS, SIZE
 from pipeline.compare.decide.frontier import frontiers
-from pipeline.compare.stats.intervals import Missing
+from pipeline.results.base import Missing
 
 THROUGHPUT = METRICS[0].name
 

@@ -12,9 +12,9 @@ from pipeline.compare import compare
 from pipeline.compare.decide.constraints import Constraints, Needs
 from pipeline.compare.decide.recommendation import recommend
 from pipeline.compare.stats.accuracy import PairedDifference, adjusted_wald
-from pipeline.compare.stats.intervals import Missing
 from pipeline.compare.stats.repeats import relative_change
 from pipeline.compare.stats.sample_size import items_to_settle, repeats_needed
+from pipeline.results.base import Missing
 from pipeline.results.records import Metric
 
 

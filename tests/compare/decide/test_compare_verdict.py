@@ -8,8 +8,8 @@ from support.compare_records import TASKS, anything, record
 from pipeline.compare import compare, judge
 from pipeline.compare.comparison import METRICS, SpeedCell, TaskCell
 from pipeline.compare.stats.accuracy import PairedDifference
-from pipeline.compare.stats.intervals import Missing
 from pipeline.compare.stats.repeats import Change
+from pipeline.results.base import Missing
 from pipeline.results.records import Metric, Speed, TaskScores
 
 CLAIM = re.compile(

@@ -13,10 +13,10 @@ from support.compare_records import anything, record
 from pipeline.compare import compare
 from pipeline.compare.published.reproduction import reproduce
 from pipeline.compare.published.tables import published_differences, recompute
-from pipeline.compare.stats.intervals import Missing
 from pipeline.config import PROJECT_ROOT
 from pipeline.errors import InputError
 from pipeline.hardware.gpus import GPUS
+from pipeline.results.base import Missing
 from pipeline.stages.report.collect.published import FOLDER, published_tables, read
 
 TABLES = {table.name: table for table in published_tables()}

@@ -19,10 +19,11 @@ from pipeline.compare.roofline.model import (
     prefill_ms,
     roofline,
 )
-from pipeline.compare.stats.intervals import Interval, Missing
+from pipeline.compare.stats.intervals import Interval
 from pipeline.config import PROJECT_ROOT, Variant
 from pipeline.hardware.gpus import GPUS, gpu_of
 from pipeline.models.headers import headers
+from pipeline.results.base import Missing
 from pipeline.stages.report.collect.footprints import of_checkpoint, of_config
 from pipeline.stages.report.collect.rooflines import study_check
 

@@ -15,7 +15,7 @@ from pipeline.compare.stats.accuracy import (
     paired_difference,
     wilson,
 )
-from pipeline.compare.stats.intervals import Missing
+from pipeline.results.base import Missing
 
 COUNTS = st.tuples(st.integers(0, 60), st.integers(0, 60), st.integers(1, 300))
 

@@ -8,8 +8,8 @@ from hypothesis.extra import numpy as arrays
 from scipy import stats
 
 from pipeline.compare import compare, judge
-from pipeline.compare.stats.intervals import Missing
 from pipeline.compare.stats.kl_divergence import DivergenceCell, diverge, first_choice, kl_by_token, perplexity
+from pipeline.results.base import Missing
 from pipeline.results.records import Logprobs, Record
 
 VOCABULARY = 12

@@ -12,8 +12,9 @@ from scipy import optimize, stats
 
 from pipeline.compare.comparison import TaskCell, compare
 from pipeline.compare.stats.accuracy import PairedDifference, adjusted_wald, bootstrap_mean, mcnemar, paired_difference
-from pipeline.compare.stats.intervals import Missing, holm
+from pipeline.compare.stats.intervals import holm
 from pipeline.compare.stats.noninferiority import LEVEL, items_needed, judge_loss, tango
+from pipeline.results.base import Missing
 from pipeline.results.records import Record, TaskScores
 
 MARGIN = 0.01

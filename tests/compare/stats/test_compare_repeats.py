@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from pipeline.compare.stats.intervals import Interval, Missing, excludes_zero
+from pipeline.compare.stats.intervals import Interval, excludes_zero
 from pipeline.compare.stats.repeats import Change, Repeated, relative_change, summarize
+from pipeline.results.base import Missing
 
 VALUES = st.lists(st.floats(0.01, 1e6), min_size=2, max_size=6)
 

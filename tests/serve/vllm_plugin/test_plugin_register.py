@@ -8,39 +8,33 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.serve import vllm_plugin
-from pipeline.serve.vllm_plugin import install
+from pipeline.serve import server_log, vllm_plugin
+from pipeline.serve.vllm_plugin import install, log_lines
 
 NAMES = [
-    vllm_plugin.FP8_STATIC,
-    vllm_plugin.FP8_DYNAMIC,
-    vllm_plugin.INT8_STATIC,
-    vllm_plugin.INT8_DYNAMIC,
-    vllm_plugin.KV_CACHE_E4M3,
-    vllm_plugin.KV_CACHE_E5M2,
-    vllm_plugin.integer_weights(4),
+    log_lines.FP8_STATIC,
+    log_lines.FP8_DYNAMIC,
+    log_lines.INT8_STATIC,
+    log_lines.INT8_DYNAMIC,
+    log_lines.KV_CACHE_E4M3,
+    log_lines.KV_CACHE_E5M2,
+    log_lines.integer_weights(4),
 ]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_pattern_finds_the_line(name: str) -> None:
-    line = "(Worker pid=12) INFO 01-02 03:04:05 [announce.py:21] " + vllm_plugin.EMULATION_LOG_TEMPLATE % name
-    found = re.search(vllm_plugin.EMULATION_LOG_PATTERN, line)
+    line = "(Worker pid=12) INFO 01-02 03:04:05 [announce.py:21] " + log_lines.EMULATION_LOG_TEMPLATE % name
+    found = re.search(log_lines.EMULATION_LOG_PATTERN, line)
     assert found is not None
     assert found["what"] == name
 
 
 def test_a_log_names_each_emulation_once() -> None:
-    lines = [vllm_plugin.EMULATION_LOG_TEMPLATE % name for name in ("w4a16", "fp8_w8a8_static", "w4a16")]
+    lines = [log_lines.EMULATION_LOG_TEMPLATE % name for name in ("w4a16", "fp8_w8a8_static", "w4a16")]
     log = "\n".join(["starting", *lines, "pipeline: float32 products for bfloat16 on cpu", "ready"])
-    assert vllm_plugin.emulated_in(log) == ["w4a16", "fp8_w8a8_static"]
-    assert vllm_plugin.emulated_in("nothing here") == []
-
-
-def test_products_line() -> None:
-    found = re.search(vllm_plugin.PRODUCTS_LOG_PATTERN, vllm_plugin.PRODUCTS_LOG_TEMPLATE % "bfloat16")
-    assert found is not None
-    assert found["dtype"] == "bfloat16"
+    assert server_log.emulated(log) == ["fp8_w8a8_static", "w4a16"]
+    assert server_log.emulated("nothing here") == []
 
 
 def test_importing_the_package_is_light() -> None:

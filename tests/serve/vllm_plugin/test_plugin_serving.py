@@ -17,15 +17,15 @@ import pytest
 import torch
 from support import tiny_checkpoints
 
-from pipeline.config import HardwareSettings
 from pipeline.formats.schemes import SCHEMES
 from pipeline.hardware import rules
 from pipeline.hardware.probe import probe
 from pipeline.hardware.rules import Asked, Capability
-from pipeline.serve import server_log, vllm_plugin
+from pipeline.serve import server_log
+from pipeline.serve.vllm_plugin import log_lines
 
 REPOSITORY = Path(__file__).parents[3]
-HERE = probe(HardwareSettings(name="cpu", device="cpu"))
+HERE = probe("cpu")
 # What is served -> its scheme, and what vLLM computes in. Quantized activations meet the reference in float32 alone.
 FORMATS = {
     "fp8": ("FP8", "float32"),
@@ -184,17 +184,17 @@ def test_served_probabilities_are_the_formats(served: Served) -> None:
     # vLLM has no kernel for 8-bit weights on any CPU, so they are emulated wherever this runs.
     kernels = served.answer["kernels"]
     expected = {
-        vllm_plugin.FP8_STATIC,
-        vllm_plugin.FP8_DYNAMIC,
-        vllm_plugin.KV_CACHE_E4M3,
-        vllm_plugin.KV_CACHE_E5M2,
-        vllm_plugin.integer_weights(8),
+        log_lines.FP8_STATIC,
+        log_lines.FP8_DYNAMIC,
+        log_lines.KV_CACHE_E4M3,
+        log_lines.KV_CACHE_E5M2,
+        log_lines.integer_weights(8),
     }
     if not kernels["weight_only_native"]:
-        expected.add(vllm_plugin.integer_weights(4))
+        expected.add(log_lines.integer_weights(4))
     if not kernels["int8_native"]:
-        expected |= {vllm_plugin.INT8_DYNAMIC, vllm_plugin.INT8_STATIC}
-    assert set(vllm_plugin.emulated_in(served.output)) == expected
+        expected |= {log_lines.INT8_DYNAMIC, log_lines.INT8_STATIC}
+    assert set(server_log.emulated(served.output)) == expected
 
     # In float32 nothing but the order of sums differs from the reference, and the emulations meet it to
     # some 1e-6 unless a sum falls so close to a tie that an activation goes to the next grid value. The

@@ -6,10 +6,10 @@ from pathlib import Path
 import hydra
 import pytest
 
-from pipeline.__main__ import Run
 from pipeline.compare.stats.repeats import Change, relative_change
 from pipeline.config import PROJECT_ROOT
 from pipeline.config.compose import compose_variants
+from pipeline.runner import Run
 
 PAIRS = 10
 METRICS = ("total_token_throughput", "median_ttft_ms", "p99_ttft_ms", "median_tpot_ms", "median_itl_ms", "p99_e2el_ms")

@@ -11,10 +11,10 @@ import hydra
 import pytest
 from support.openai_server import Behaviour, OpenAIServer
 
-from pipeline.__main__ import Run
 from pipeline.config import PROJECT_ROOT
 from pipeline.config.compose import compose_variants
 from pipeline.errors import InputError
+from pipeline.runner import Run
 from pipeline.serve import external
 
 pytestmark = pytest.mark.vllm

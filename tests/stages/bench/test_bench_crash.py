@@ -18,9 +18,9 @@ import hydra
 import psutil
 import pytest
 
-from pipeline.__main__ import Run
 from pipeline.config import PROJECT_ROOT
 from pipeline.config.compose import compose_variants
+from pipeline.runner import Run
 from pipeline.stages.bench import monitor
 
 pytestmark = pytest.mark.vllm

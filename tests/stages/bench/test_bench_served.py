@@ -10,9 +10,9 @@ import hydra
 import numpy as np
 import pytest
 
-from pipeline.__main__ import Run
 from pipeline.config import PROJECT_ROOT
 from pipeline.config.compose import compose_variants
+from pipeline.runner import Run
 from pipeline.stages.bench.requests import Requests
 
 pytestmark = pytest.mark.vllm

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.__main__ import Run
 from pipeline.config import PROJECT_ROOT, Settings
 from pipeline.job import Job
+from pipeline.runner import Run
 
 DEMO = PROJECT_ROOT / "pipeline" / "demo" / "checkpoint"
 SET = PROJECT_ROOT / "calibration_data" / "demo" / "calibration.json"

@@ -11,7 +11,8 @@ from pipeline.errors import ConfigError, InputError
 from pipeline.hardware.probe import Hardware
 from pipeline.models.forward import Layerwise, Whole, decoder
 from pipeline.models.loading import load_model
-from pipeline.stages.calibrate import RANGES, SKETCHES, artifact
+from pipeline.results.calibration import RANGES, SKETCHES
+from pipeline.stages.calibrate import artifact
 from pipeline.stages.calibrate.conversations import draw
 from pipeline.stages.calibrate.observers import Observers
 from tests.stages.calibrate.conftest import DEMO
@@ -23,8 +24,12 @@ def sequences_of(job) -> list[list[int]]:
     return [s for each in draw(job, AutoTokenizer.from_pretrained(DEMO)) for s in each.sequences]
 
 
+def decoding_of(asked):
+    return decoder(asked.model, asked.hardware, asked.settings.calibration.layerwise, lambda _: None)
+
+
 def observe(job, sequences: list[list[int]], kind: type = Whole) -> Observers:
-    decoding = kind(job)
+    decoding = kind(job.model, job.hardware, lambda _: None)
     observers = Observers(decoding.model, job.settings.calibration, len(sequences))
     decoding.run(sequences, observers, lambda _: None)
     return observers
@@ -46,7 +51,7 @@ def test_keys_and_values_are_those_of_a_kv_cache(job) -> None:
     asked = job(FEW)
     (sequence, *_) = sequences_of(asked)
     sites = {site.name: site for site in observe(asked, [sequence])}
-    model = load_model(asked)
+    model = load_model(asked.model.folder, asked.hardware)
     with torch.inference_mode():
         cache = model(torch.tensor([sequence]), use_cache=True).past_key_values
     for layer in range(4):
@@ -68,11 +73,11 @@ def test_layer_by_layer_gives_the_same_bits(job, tmp_path: Path) -> None:
 
 
 def test_layerwise_is_a_setting_and_a_matter_of_memory(job, monkeypatch) -> None:
-    assert isinstance(decoder(job(FEW)), Whole)
-    assert isinstance(decoder(job(FEW, "calibration.layerwise=always")), Layerwise)
+    assert isinstance(decoding_of(job(FEW)), Whole)
+    assert isinstance(decoding_of(job(FEW, "calibration.layerwise=always")), Layerwise)
     monkeypatch.setattr("pipeline.models.forward.SHARE_OF_MEMORY", 1e-9)
-    assert isinstance(decoder(job(FEW)), Layerwise)
-    assert isinstance(decoder(job(FEW, "calibration.layerwise=never")), Whole)
+    assert isinstance(decoding_of(job(FEW)), Layerwise)
+    assert isinstance(decoding_of(job(FEW, "calibration.layerwise=never")), Whole)
 
 
 def test_a_checkpoint_laid_out_otherwise_is_refused_layer_by_layer(job, tmp_path: Path) -> None:
@@ -95,7 +100,7 @@ def test_a_checkpoint_laid_out_otherwise_is_refused_layer_by_layer(job, tmp_path
 def test_what_is_not_finite_is_named_with_layer_and_sample(job, value: float) -> None:
     asked = job(FEW)
     sequences = sequences_of(asked)
-    decoding = Whole(asked)
+    decoding = Whole(asked.model, asked.hardware, lambda _: None)
     observers = Observers(decoding.model, asked.settings.calibration, len(sequences))
     poisoned = decoding.model.model.layers[2].mlp.gate_proj
     rare = set(sequences[3]) - {token for s in sequences[:3] for token in s}
@@ -116,7 +121,7 @@ def test_minmax_scales_equal_llm_compressors_own(job, tmp_path: Path, monkeypatc
     sequences = sequences_of(asked)
     artifact.write(tmp_path, sequences, observe(asked, sequences), asked.settings.calibration)
     ours = artifact.read_scales(tmp_path, asked.settings.calibration, "fp8_e4m3")
-    model = load_model(asked)
+    model = load_model(asked.model.folder, asked.hardware)
     batches: Any = [
         {"input_ids": ids, "attention_mask": torch.ones_like(ids)} for ids in artifact.read_tokens(tmp_path)
     ]

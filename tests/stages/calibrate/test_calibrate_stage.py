@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline.__main__ import Run
 from pipeline.config import PROJECT_ROOT, Stage
 from pipeline.errors import ConfigError, InputError
-from pipeline.stages.calibrate import CARD, CHECKED, RANGES, SKETCHES, SUMMARY, TOKENS, observations_key
+from pipeline.results.calibration import CARD, CHECKED, RANGES, SKETCHES, SUMMARY, TOKENS, observations_key
+from pipeline.runner import Run
 from pipeline.stages.calibrate.artifact import read_ranges, read_tokens
 from pipeline.stages.calibrate.clipping import FORMATS, TECHNIQUES
 from tests.stages.calibrate.conftest import DEMO

@@ -69,7 +69,7 @@ def vllm_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The demo model, served as an evaluation serves it."""
     with hydra.initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base=None):
         (settings,) = compose_variants(hydra.compose("config", ["quant=bf16"]), ["quant=bf16"])
-    serving = Serving(probe(settings.hardware), tmp_path_factory.mktemp("logs"), Progress())
+    serving = Serving(probe(settings.hardware.device), tmp_path_factory.mktemp("logs"), Progress())
     try:
         yield serving.serve(CHECKPOINT, settings, "bf16", prefix_caching=True)
     finally:

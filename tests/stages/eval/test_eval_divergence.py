@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from support.completions_server import VOCABULARY, CompletionsServer, logprobs_after
 
-from pipeline.artifacts.workspace import Digests
+from pipeline.artifacts.keys import Digests
 from pipeline.compare.stats.kl_divergence import DivergenceCell, diverge
 from pipeline.config import PROJECT_ROOT, DivergenceSettings, Settings
 from pipeline.demo import CHECKPOINT

@@ -91,7 +91,7 @@ def test_the_bound_is_below_the_exact_divergence_and_close_to_it(
         assert 0.5 * exact[part].mean() <= bound[part].mean() <= exact[part].mean()
 
     given = settings()
-    serving = Serving(probe(given.hardware), tmp_path, Progress())
+    serving = Serving(probe(given.hardware.device), tmp_path, Progress())
     try:
         answers = []
         for name, folder in (("bf16", CHECKPOINT), ("w4a16", quantized)):

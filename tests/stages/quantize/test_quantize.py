@@ -94,7 +94,7 @@ def test_no_model_outlives_its_quantizing(tmp_path: Path, settings) -> None:
     """What llm-compressor's global session keeps would stay in the memory of the GPU that serves next."""
     import gc
 
-    from pipeline.__main__ import Run
+    from pipeline.runner import Run
 
     def models() -> list[object]:
         gc.collect()

@@ -14,11 +14,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipeline.__main__ import Run
 from pipeline.config import PROJECT_ROOT, Stage
 from pipeline.errors import ConfigError
 from pipeline.models.headers import quantization_config
 from pipeline.progress import Progress
+from pipeline.runner import Run
 from pipeline.stages.quantize.engines import autogptq
 from pipeline.stages.quantize.isolated import environment
 from pipeline.stages.verify.weights import compare, excess

@@ -10,16 +10,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipeline.__main__ import Run
 from pipeline.compare.engine_agreement import AGREEMENT
-from pipeline.config import PROJECT_ROOT, HardwareSettings
+from pipeline.config import PROJECT_ROOT
 from pipeline.errors import ConfigError, StageError
 from pipeline.hardware.probe import probe
 from pipeline.models.dequantize import Tensors, Weights
 from pipeline.models.headers import describe, headers, ignored, quantization_config, quantized_modules
 from pipeline.models.rescaling import Factors
-from pipeline.models.source import companions
-from pipeline.stages.calibrate import TOKENS
+from pipeline.models.safetensors import companions
+from pipeline.results.calibration import TOKENS
+from pipeline.runner import Run
 from pipeline.stages.quantize import check_engine
 from pipeline.stages.quantize.engines import autoawq, autoround, base, gptqmodel, llmcompressor
 from pipeline.stages.verify import file_sizes, gate
@@ -66,7 +66,7 @@ class Bench:
         return SimpleNamespace(
             settings=self.settings(*overrides),
             model=SimpleNamespace(folder=DEMO, config=CONFIG),
-            hardware=probe(HardwareSettings(name="cpu", device="cpu")),
+            hardware=probe("cpu"),
             progress=SimpleNamespace(detail=lambda _: None),
             variant="tested",
             workspace=SimpleNamespace(root=self.folder),

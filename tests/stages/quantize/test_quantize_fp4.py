@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline.__main__ import Run
 from pipeline.config import PROJECT_ROOT, Stage
+from pipeline.runner import Run
 from pipeline.stages.calibrate.artifact import read_ranges
 
 DEMO = PROJECT_ROOT / "pipeline" / "demo" / "checkpoint"

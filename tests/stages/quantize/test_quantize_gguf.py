@@ -8,7 +8,7 @@ import pytest
 import torch
 from support.engine_on_demo import DEMO, error, made, original
 
-from pipeline.artifacts.workspace import Digests
+from pipeline.artifacts.keys import Digests
 from pipeline.errors import ConfigError, NotApplicable
 from pipeline.formats import unpack_gguf
 from pipeline.models import headers as disk

@@ -7,13 +7,13 @@ from types import SimpleNamespace
 import pytest
 from safetensors.torch import load_file
 
-from pipeline.__main__ import Run
 from pipeline.config import PROJECT_ROOT, Stage
 from pipeline.errors import ConfigError
-from pipeline.hardware import rules
 from pipeline.hardware.gpus import GPUS
 from pipeline.hardware.probe import probe
 from pipeline.models.headers import headers, quantization_config
+from pipeline.runner import Run
+from pipeline.serve import support
 from pipeline.stages.verify import gate
 
 H100 = next(gpu for gpu in GPUS if gpu.name == "H100 SXM")
@@ -56,7 +56,7 @@ def test_quantized_weights_keep_their_own_scheme(quant: str, quantized, settings
     assert set(scales) < set(headers(folder))
     results: dict = {}
     composed = settings(f"quant={quant}", "quant.algorithm=rtn", "kv_cache=fp8_e4m3")
-    job = SimpleNamespace(settings=composed, hardware=probe(composed.hardware))
+    job = SimpleNamespace(settings=composed, hardware=probe(composed.hardware.device))
     assert "predicted" in gate.size(folder, DEMO, job, results)
     assert "finite and in range" in gate.scales(folder)
 
@@ -77,12 +77,12 @@ def test_a_format_without_a_place_for_scales_is_not_applicable_before_work(
     quant: str, settings, tmp_path: Path
 ) -> None:
     asked = settings(f"quant={quant}", "kv_cache=fp8_e4m3")
-    found = rules.of_settings(asked, H100)
+    found = support.of_settings(asked, H100)
     assert found.support == "no"
     assert "kv_cache.scales=one" in found.reason
     assert ("quant.engine=llmcompressor" in found.reason) == (quant in ("awq_autoawq", "gptq_int4"))
     unscaled = settings(f"quant={quant}", "kv_cache=fp8_e4m3", "kv_cache.scales=one")
-    assert rules.of_settings(unscaled, H100).support == "native"
+    assert support.of_settings(unscaled, H100).support == "native"
     given = (
         "stage=quantize",
         f"quant={quant}",

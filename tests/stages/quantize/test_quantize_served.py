@@ -15,12 +15,12 @@ import torch
 from safetensors.torch import load_file
 from support.engine_on_demo import DEMO, made
 
-from pipeline.config import PROJECT_ROOT, HardwareSettings
+from pipeline.config import PROJECT_ROOT
 from pipeline.formats import unpack_bitsandbytes, unpack_gguf
-from pipeline.hardware import rules
 from pipeline.hardware.probe import probe
 from pipeline.models import headers as disk
-from pipeline.serve import vllm_plugin
+from pipeline.serve import server_log, support
+from pipeline.serve.vllm_plugin import log_lines
 
 SERVE = PROJECT_ROOT / "tests" / "support" / "serve_tiny.py"
 THRESHOLD = 6.0  # of LLM.int8: inputs with larger values are multiplied in 16 bits
@@ -127,15 +127,15 @@ def test_served_probabilities_are_those_of_the_dequantized_weights(settings, tmp
         check=False,
     )
     assert done.returncode == 0, done.stdout[-6000:]
-    assert vllm_plugin.GGUF in vllm_plugin.emulated_in(done.stdout)
+    assert log_lines.GGUF in server_log.emulated(done.stdout)
     assert "inputs will be cast" not in done.stdout
     answer = json.loads((tmp_path / "answer.json").read_text())
     assert not answer["refused"]
-    here = probe(HardwareSettings(name="cpu", device="cpu"))
+    here = probe("cpu")
     for name, emulated in answer["emulated"].items():
         quant = settings(f"quant={name.split()[0]}").quant
         found = [what for what in emulated if not what.startswith("kv_cache")]
-        assert bool(found) == (rules.of_quant(quant, here).support == "emulated"), name
+        assert bool(found) == (support.of_quant(quant, here).support == "emulated"), name
     unquantized = log_probabilities(demo_model(), prompt)
     for quant, (_, _, dtype, tolerance) in CASES.items():
         effect = rms(references[quant] - unquantized)

@@ -12,8 +12,8 @@ from support.synthetic_results import STUDY, Run
 from test_report_page import ATTACK, Page, contrast, palettes, shortened
 
 import pipeline.stages.quantize
-from pipeline.compare.stats.intervals import Missing
 from pipeline.config import Stage
+from pipeline.results.base import Missing
 from pipeline.results.calibration import read_summary
 from pipeline.stages import report
 from pipeline.stages.report.build import build

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.synthetic_results import STUDY, TITLES, Run
 
+from pipeline.results import text
 from pipeline.stages import report
 from pipeline.stages.report import number_format
 from pipeline.stages.report.build import build
@@ -178,9 +179,9 @@ def test_labels_stay_in_the_plot_and_off_each_other():
 
 @given(st.text())
 def test_clean_text_has_nothing_that_a_terminal_obeys(value):
-    assert not set(number_format.clean(value)) & {chr(i) for i in (*range(9), *range(11, 32), *range(127, 160))}
-    assert len(number_format.clean(value, 10)) <= 10
-    assert "\n" not in number_format.first_line(value)
+    assert not set(text.clean(value)) & {chr(i) for i in (*range(9), *range(11, 32), *range(127, 160))}
+    assert len(text.clean(value, 10)) <= 10
+    assert "\n" not in text.first_line(value)
 
 
 @given(st.text(alphabet="<>|`*_[]()#a\n \\"))

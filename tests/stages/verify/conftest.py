@@ -7,8 +7,8 @@ import hydra
 import pytest
 from omegaconf import OmegaConf
 
-from pipeline.__main__ import Run
 from pipeline.config import PROJECT_ROOT, Stage, validate
+from pipeline.runner import Run
 
 NEEDED = ("calibration.num_samples=4", "calibration.max_seq_length=128")
 

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.__main__ import Run
 from pipeline.config import PROJECT_ROOT
+from pipeline.runner import Run
 from pipeline.stages.verify import canary, gate
 
 DEMO = PROJECT_ROOT / "pipeline" / "demo" / "checkpoint"

@@ -21,7 +21,7 @@ class Asked:
 
     def __init__(self, settings) -> None:
         self.settings = settings
-        self.hardware = probe(settings.hardware)
+        self.hardware = probe(settings.hardware.device)
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.artifacts.workspace import Draft
 from pipeline.config import QuantSettings
 from pipeline.errors import StageError
+from pipeline.models import layout
 from pipeline.stages.quantize.engines import base
 
 if TYPE_CHECKING:
@@ -33,16 +34,14 @@ def _quantize(job: Job, draft: Draft) -> None:
     from awq.models.auto import AWQ_CAUSAL_LM_MODEL_MAP
     from huggingface_hub import save_torch_state_dict
 
-    from pipeline.models.loading import load_model
-
     quant, kind = job.settings.quant, job.model.config.get("model_type")
     if kind not in AWQ_CAUSAL_LM_MODEL_MAP:
         raise StageError(f"AutoAWQ does not know models of the type {kind}.", "Choose quant.engine=llmcompressor.")
     job.progress.detail("loading the model")
     # AutoAWQ is written for float16, in which most CPUs are many times slower than in what they are made for.
-    model = load_model(job, torch.float16 if job.hardware.device == "cuda" else None)
+    model = base.load(job, torch.float16 if job.hardware.device == "cuda" else None)
     model.config.use_cache = False
-    kept = base.ignored(base.linears(model), quant.ignore)
+    kept = layout.ignored(base.linears(model), quant.ignore)
     data = base.sequences(job)
     job.progress.detail(f"awq over {len(data)} conversations")
     base.seed(job.settings.calibration.seed)

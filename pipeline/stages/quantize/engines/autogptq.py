@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from pipeline.artifacts.workspace import Draft
 from pipeline.config import QuantSettings, Stage
 from pipeline.errors import ConfigError
-from pipeline.stages.calibrate import TOKENS
+from pipeline.models.safetensors import copy_companions
+from pipeline.results.calibration import TOKENS
 from pipeline.stages.quantize.engines import base
 from pipeline.stages.quantize.isolated import environment
 
@@ -53,7 +54,7 @@ def quantize(job: Job, draft: Draft) -> None:
         )
     shutil.copyfile(log, draft.folder / "quantize.log")
     write_config(job.model.folder, folder, quant)
-    base.copy_companions(job.model.folder, folder)
+    copy_companions(job.model.folder, folder)
     draft.results |= {"engine": answer["versions"]}
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.artifacts.workspace import Draft
 from pipeline.errors import StageError
+from pipeline.models import layout
 from pipeline.stages.quantize.engines import autoawq, base, gptqmodel
 
 if TYPE_CHECKING:
@@ -35,13 +36,11 @@ def _quantize(job: Job, draft: Draft) -> None:
     from auto_round import AutoRound
     from transformers import AutoTokenizer
 
-    from pipeline.models.loading import load_model
-
     quant = job.settings.quant
     symmetric = quant.scheme != "W4A16_ASYM"
     job.progress.detail("loading the model")
-    model = load_model(job)
-    kept = base.ignored(base.linears(model), quant.ignore)
+    model = base.load(job)
+    kept = layout.ignored(base.linears(model), quant.ignore)
     data = padded(base.sequences(job), model.config.pad_token_id or 0)
     job.progress.detail(f"{quant.algorithm} over {len(data)} conversations")
     base.seed(job.settings.calibration.seed)

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from pipeline.artifacts.workspace import Draft
 from pipeline.config import QuantSettings, Stage
 from pipeline.errors import ConfigError, PipelineError, StageError
-from pipeline.models.source import COMPANIONS, WEIGHTS, companions
+from pipeline.models.safetensors import COMPANIONS, WEIGHTS, copy_companions
 
 if TYPE_CHECKING:
     import torch
@@ -84,6 +83,14 @@ def _route_loguru() -> None:
     logger.add(_LOG, level="INFO")
 
 
+def load(job: Job, dtype: torch.dtype | None = None) -> Any:
+    """Load the job's BF16 model, ready to be quantized."""
+    from pipeline.models.loading import load_model
+
+    trust = job.settings.model.trust_remote_code
+    return load_model(job.model.folder, job.hardware, trust_remote_code=trust, dtype=dtype)
+
+
 def sequences(job: Job) -> list[torch.Tensor]:
     """The token sequences that algorithms are shown, each of shape (1, length), int64: those of the calibration."""
     from pipeline.stages.calibrate.artifact import read_tokens
@@ -110,14 +117,6 @@ def linears(model: Any) -> list[str]:
     return [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
 
 
-def ignored(names: Iterable[str], patterns: Iterable[str]) -> list[str]:
-    """Which modules are left in BF16: those named, or matched by a pattern `re:...`, as llm-compressor reads them."""
-    rules = [
-        pattern.removeprefix("re:") if pattern.startswith("re:") else f"{re.escape(pattern)}$" for pattern in patterns
-    ]
-    return [name for name in names if any(re.match(rule, name) for rule in rules)]
-
-
 def only_lm_head(quant: QuantSettings, says: str, way_out: str) -> None:
     """Refuses to leave other modules than lm_head in BF16, for engines that cannot.
 
@@ -131,12 +130,6 @@ def only_lm_head(quant: QuantSettings, says: str, way_out: str) -> None:
     """
     if quant.ignore != ("lm_head",):
         raise ConfigError(f"quant.ignore={list(quant.ignore)}: {says}.", way_out)
-
-
-def copy_companions(source: Path, target: Path) -> None:
-    """Copies tokenizer, chat template and generation config unchanged."""
-    for path in companions(source):
-        shutil.copyfile(path, target / path.name)
 
 
 def settle(source: Path, folder: Path, quantization: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts.workspace import Draft
+from pipeline.models.safetensors import copy_companions
 from pipeline.stages.quantize.engines import base
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def _quantize(job: Job, draft: Draft) -> None:
     # No forward pass before this: on a CPU with AVX-512 it repacks NF4 weights, and the scales would be saved shuffled.
     job.progress.detail("writing the checkpoint")
     model.save_pretrained(folder)
-    base.copy_companions(source, folder)
+    copy_companions(source, folder)
 
 
 def arguments(quant: QuantSettings) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.artifacts.workspace import Draft
 from pipeline.errors import NotApplicable, StageError
 from pipeline.formats.unpack_gguf import FILE
+from pipeline.models.safetensors import copy_companions
 from pipeline.stages.quantize.engines import base
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def _quantize(job: Job, draft: Draft) -> None:
     written[0].rename(folder / FILE)
     parts.rmdir()
     shutil.copyfile(source / "config.json", folder / "config.json")
-    base.copy_companions(source, folder)
+    copy_companions(source, folder)
 
 
 def check(quant: QuantSettings) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts.workspace import Draft
 from pipeline.config import QuantSettings
+from pipeline.models import layout
 from pipeline.stages.quantize.engines import autoawq, base
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def _quantize(job: Job, draft: Draft) -> None:
         dtype=torch.float16 if awq else compute_dtype(job.hardware),
         trust_remote_code=job.settings.model.trust_remote_code,
     )
-    kept = base.ignored(base.linears(model.model), quant.ignore)
+    kept = layout.ignored(base.linears(model.model), quant.ignore)
     model.quantize_config.dynamic = excluded(kept)
     data = base.sequences(job)
     job.progress.detail(f"{quant.algorithm} over {len(data)} conversations")

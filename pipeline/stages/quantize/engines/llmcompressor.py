@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.artifacts.workspace import Draft
 from pipeline.config import CalibrationSettings, QuantSettings, Stage
 from pipeline.errors import StageError
+from pipeline.models.safetensors import copy_companions
 from pipeline.stages.quantize.engines import base
 
 if TYPE_CHECKING:
@@ -30,11 +31,9 @@ def _quantize(job: Job, draft: Draft) -> None:
     from llmcompressor import oneshot
     from llmcompressor.core import reset_session
 
-    from pipeline.models.loading import load_model
-
     quant = job.settings.quant
     job.progress.detail("loading the model")
-    model = load_model(job)
+    model = base.load(job)
     data: dict[str, Any] = {"pipeline": "datafree"}
     if quant.takes_tokens:
         sequences = base.sequences(job)
@@ -56,7 +55,7 @@ def _quantize(job: Job, draft: Draft) -> None:
     job.progress.detail("writing the checkpoint")
     folder = draft.folder / "checkpoint"
     save(model, folder, quant)
-    base.copy_companions(job.model.folder, folder)
+    copy_companions(job.model.folder, folder)
 
 
 def recipe(quant: QuantSettings) -> list[Any]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipeline.compare.published.reproduction import ReproducedCell, Reproduction
-from pipeline.compare.stats.intervals import Missing
+from pipeline.results.base import Missing
 from pipeline.stages.report.number_format import signed
 from pipeline.stages.report.vega.panels import Strip, diamond, interval, line_at, ring, strips
 from pipeline.stages.report.vega.spec import INK, MUTED, Chart, Layout, domain, quantity

@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts.workspace import Manifest
+from pipeline.artifacts.manifest import Manifest
 from pipeline.config import Stage, Variant, choice
 from pipeline.errors import PipelineError
 from pipeline.formats.schemes import SCHEMES
 from pipeline.job import Job
+from pipeline.results.calibration import observations_key
 from pipeline.results.records import Family
-from pipeline.stages.calibrate import observations_key
-from pipeline.stages.report.number_format import clean, first_line
+from pipeline.results.text import clean, first_line
 
 READ = (Stage.CALIBRATE, Stage.QUANTIZE, Stage.VERIFY, Stage.BENCH, Stage.EVAL)
 Found = dict[Stage, list[tuple[Path, Manifest]]]

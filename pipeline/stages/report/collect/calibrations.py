@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.compare.calibration_ranges import ranges_by_layer, settling
-from pipeline.compare.stats.intervals import Missing
 from pipeline.config import Stage
 from pipeline.errors import PipelineError
 from pipeline.job import Job
+from pipeline.results.base import Missing
 from pipeline.results.calibration import Site, Summary, read_summary
+from pipeline.results.text import clean
 from pipeline.stages.report.collect.artifacts import Source
 from pipeline.stages.report.document import Calibration, Seen, SiteFinding, TechniqueFinding, Use
-from pipeline.stages.report.number_format import clean, plain
+from pipeline.stages.report.number_format import plain
 
 # A model of experts has thousands of sites; a page lists those with the largest outlier ratio.
 SITES = 300

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from pipeline.artifacts.workspace import canonical
+from pipeline.artifacts.keys import canonical
 from pipeline.compare.engine_agreement import Engines, Made, agreement
 from pipeline.config import QuantSettings, Stage
+from pipeline.results.text import clean
 from pipeline.stages.report.collect.artifacts import Source
-from pipeline.stages.report.number_format import clean
 
 UNREADABLE = (KeyError, TypeError, ValueError, AttributeError)
 

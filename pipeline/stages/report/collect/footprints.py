@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.compare.roofline.model import Footprint
-from pipeline.compare.stats.intervals import Missing
 from pipeline.config import QuantSettings, Stage, Variant, choice
 from pipeline.errors import InputError
 from pipeline.formats.schemes import SCHEMES
 from pipeline.models.architecture import EMBEDDING, KV_BYTES, DecoderShape
 from pipeline.models.headers import gguf_file, headers
 from pipeline.models.layout import bytes_of, stored
+from pipeline.results.base import Missing
 from pipeline.stages.report.collect.artifacts import Source
 
 

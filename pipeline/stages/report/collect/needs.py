@@ -8,13 +8,13 @@ from pipeline.compare.decide.constraints import Constraints, Needs
 from pipeline.compare.memory_fit import fit
 from pipeline.compare.roofline.model import Footprint
 from pipeline.compare.statements import listing
-from pipeline.compare.stats.intervals import Missing
 from pipeline.config import Settings
 from pipeline.hardware.gpus import gpu_of
+from pipeline.results.base import Missing
 from pipeline.results.records import Record, Speed
+from pipeline.results.text import clean
 from pipeline.stages.report.collect.artifacts import Source
 from pipeline.stages.report.collect.rooflines import unserved
-from pipeline.stages.report.number_format import clean
 
 
 def constraints_of(settings: Settings) -> Constraints:

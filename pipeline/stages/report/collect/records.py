@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.artifacts.workspace import Manifest
-from pipeline.compare.stats.intervals import Missing
+from pipeline.artifacts.manifest import Manifest
 from pipeline.config import Stage
+from pipeline.results.base import Missing
 from pipeline.results.bench import UNREADABLE, speed_of
 from pipeline.results.records import Logprobs, Record, Size, Speed, TaskScores
+from pipeline.results.text import clean
 from pipeline.stages.report.collect.artifacts import Source
-from pipeline.stages.report.number_format import clean
 
 
 def record_of(source: Source) -> Record:

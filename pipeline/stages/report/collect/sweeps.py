@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts.workspace import Manifest
+from pipeline.artifacts.manifest import Manifest
 from pipeline.compare.calibration_sweep import Choice, Sweep, sweep
 from pipeline.config import Stage
 from pipeline.job import Job
+from pipeline.results.calibration import observations_key
 from pipeline.results.records import Record
-from pipeline.stages.calibrate import observations_key
 from pipeline.stages.report.collect.artifacts import Source, conditions
 from pipeline.stages.report.collect.calibrations import observer_of, payload_of
 from pipeline.stages.report.collect.records import record_of

@@ -7,13 +7,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts.workspace import Manifest
+from pipeline.artifacts.manifest import Manifest
 from pipeline.config import PROJECT_ROOT, Stage
 from pipeline.results.bench import UNREADABLE
+from pipeline.results.text import clean
+from pipeline.results.verify import Answer, Check
 from pipeline.stages.report.collect.artifacts import READ, Source
 from pipeline.stages.report.collect.records import emulated, server_of
-from pipeline.stages.report.document import Answer, Card, Check, Digest, Step
-from pipeline.stages.report.number_format import clean, duration, plain, size_unit
+from pipeline.stages.report.document import Card, Digest, Step
+from pipeline.stages.report.number_format import duration, plain, size_unit
 
 # A page is read by people: longer texts end in an ellipsis, the whole is in the manifest.
 LONG = 600

@@ -9,9 +9,10 @@ from typing import Any
 
 from pipeline.compare.comparison import DIVERGENCE, Comparison, Row, SizeCell, SpeedCell, TaskCell
 from pipeline.compare.stats.accuracy import PairedDifference
-from pipeline.compare.stats.intervals import Interval, Missing
+from pipeline.compare.stats.intervals import Interval
 from pipeline.compare.stats.kl_divergence import DivergenceCell
 from pipeline.compare.stats.repeats import Change
+from pipeline.results.base import Missing
 from pipeline.stages.report.document import Report
 
 # A spreadsheet takes a text that begins like this for a formula.

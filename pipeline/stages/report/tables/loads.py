@@ -10,7 +10,8 @@ from pipeline.compare.comparison import Comparison, Row
 from pipeline.compare.stats.intervals import Interval
 from pipeline.compare.stats.repeats import Change
 from pipeline.results.records import Goodput, Guard
-from pipeline.stages.report.number_format import clean, decimals, number, signed
+from pipeline.results.text import clean
+from pipeline.stages.report.number_format import decimals, number, signed
 from pipeline.stages.report.tables.twins import Twin
 
 OUTCOMES = {True: "passed", False: "failed", None: "told, not judged"}

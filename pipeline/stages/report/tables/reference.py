@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.compare.published.reproduction import ReproducedCell, Reproduction
-from pipeline.compare.stats.intervals import Missing
+from pipeline.results.base import Missing
 from pipeline.stages.report.charts.reference import TITLES
 from pipeline.stages.report.number_format import ends, figure, number, signed
 from pipeline.stages.report.tables.twins import Twin

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pipeline.compare.published.roofline_validation import RooflineCheck
 from pipeline.compare.roofline.model import Roofline, RooflineRow
 from pipeline.compare.statements import listing
-from pipeline.compare.stats.intervals import Missing
+from pipeline.results.base import Missing
 from pipeline.stages.report.charts.roofline import METRICS
 from pipeline.stages.report.number_format import ends, figure, number, signed
 from pipeline.stages.report.tables.twins import Twin

@@ -7,8 +7,8 @@ from functools import partial
 from pipeline.compare.benchmarks import SpeedCell
 from pipeline.compare.comparison import Comparison, Row
 from pipeline.compare.memory_fit import Fit
-from pipeline.compare.stats.intervals import Missing
 from pipeline.compare.stats.repeats import Change
+from pipeline.results.base import Missing
 from pipeline.results.records import Memory
 from pipeline.stages.report.charts.latency import LATENCIES, PERCENTILES, percentile
 from pipeline.stages.report.charts.memory import memory_of

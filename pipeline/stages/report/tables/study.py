@@ -11,8 +11,9 @@ from functools import cached_property
 
 from pipeline.compare.calibration_sweep import Sweep
 from pipeline.compare.comparison import DIVERGENCE, SIZE, Comparison, Row, SizeCell, SpeedCell, TaskCell
-from pipeline.compare.stats.intervals import Interval, Missing
+from pipeline.compare.stats.intervals import Interval
 from pipeline.compare.stats.kl_divergence import DivergenceCell
+from pipeline.results.base import Missing
 from pipeline.results.records import Family
 from pipeline.stages.report.number_format import decimals, number, signed, size_unit
 

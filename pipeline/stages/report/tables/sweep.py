@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pipeline.compare.calibration_sweep import Sweep, SweepRow
 from pipeline.compare.comparison import DIVERGENCE
 from pipeline.compare.stats.accuracy import Mean
-from pipeline.compare.stats.intervals import Missing
 from pipeline.compare.stats.kl_divergence import DivergenceCell
+from pipeline.results.base import Missing
 from pipeline.stages.report.number_format import number, signed
 from pipeline.stages.report.tables.study import Cell, Column, divergence_cell, divergence_scale, task_cell
 

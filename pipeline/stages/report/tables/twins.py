@@ -9,11 +9,12 @@ from functools import partial
 from pipeline.compare.comparison import Comparison, Row, SpeedCell, TaskCell
 from pipeline.compare.engine_agreement import Engines
 from pipeline.compare.stats.accuracy import Mean, PairedDifference
-from pipeline.compare.stats.intervals import Missing
 from pipeline.compare.stats.kl_divergence import Estimate
 from pipeline.compare.stats.repeats import Change
+from pipeline.results.base import Missing
+from pipeline.results.text import clean
 from pipeline.stages.report.charts.quality import quality_points
-from pipeline.stages.report.number_format import clean, decimals, ends, number, signed
+from pipeline.stages.report.number_format import decimals, ends, number, signed
 from pipeline.stages.report.tables.study import Table, divergence_scale
 
 ABBREVIATIONS = ("ttft", "tpot", "itl", "e2el")

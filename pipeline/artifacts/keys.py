@@ -1,0 +1,91 @@
+"""Artifact keys: canonical encoding of a payload, its hash, and the fields in which two payloads differ."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path, PurePath
+from typing import Any
+
+from pydantic import BaseModel
+
+HASH = re.compile(r"[0-9a-f]{64}")
+
+
+def canonical(value: Any) -> str:
+    """JSON with sorted keys, for hashing; raises TypeError on a type whose identity is not its text."""
+
+    def encode(item: Any) -> Any:
+        if isinstance(item, BaseModel):
+            return item.model_dump()
+        if isinstance(item, Enum):
+            return item.value
+        if isinstance(item, PurePath):
+            raise TypeError(f"a path is no identity, hash what is in it: {item}")
+        raise TypeError(f"cannot be part of a key: {type(item).__name__}")
+
+    return json.dumps(value, default=encode, sort_keys=True, ensure_ascii=False, allow_nan=False)
+
+
+def key_of(payload: Mapping[str, Any]) -> str:
+    """SHA-256 of the canonical payload, 64 hex digits."""
+    return hashlib.sha256(canonical(payload).encode()).hexdigest()
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def changed_fields(old: Any, new: Any, at: str = "") -> list[str]:
+    """What differs between two payloads, as lines `dotted.name old -> new`."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        return [
+            line
+            for name in sorted({*old, *new})
+            for line in changed_fields(old.get(name), new.get(name), f"{at}.{name}" if at else name)
+        ]
+    return [] if old == new else [f"{at} {_short(old)} -> {_short(new)}"]
+
+
+def _short(value: Any) -> str:
+    """A value for a message; of a hash its first digits."""
+    text = str(value)
+    return text[:8] if HASH.fullmatch(text) else text
+
+
+class Digests:
+    """SHA-256 of input files, remembered by path, size and modification time: a 16 GB model is read once."""
+
+    def __init__(self, cache: Path) -> None:
+        """Keeps what was computed in the file `cache`."""
+        self.cache = cache
+
+    def of(self, path: Path) -> str:
+        """SHA-256 of `path`, from the cache where the file is unchanged."""
+        stat = path.stat()
+        mark = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
+        known = self._read()
+        if mark not in known:
+            known[mark] = sha256_of(path)
+            self.cache.parent.mkdir(parents=True, exist_ok=True)
+            partial = self.cache.with_suffix(f".{os.getpid()}")
+            partial.write_text(json.dumps(known, indent=1))
+            partial.rename(self.cache)
+        return str(known[mark])
+
+    def of_folder(self, folder: Path) -> dict[str, str]:
+        """SHA-256 of each file in `folder` and below, by its path from there."""
+        paths = sorted(p for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+        return {path.relative_to(folder).as_posix(): self.of(path) for path in paths}
+
+    def _read(self) -> dict[str, str]:
+        try:
+            return dict(json.loads(self.cache.read_text()))
+        except (OSError, ValueError):
+            return {}

@@ -1,0 +1,68 @@
+"""The manifest of an artifact: schema version, key, status, results and the digest of each file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from pipeline.errors import InputError
+
+SCHEMA_VERSION = 1
+
+
+MANIFEST = "manifest.json"
+
+
+Status = Literal["ok", "failed", "not_applicable"]
+
+
+class FileRecord(BaseModel):
+    """A file of an artifact, or the target of a link."""
+
+    size: int
+    sha256: str
+    link: str | None = None
+
+
+class Manifest(BaseModel):
+    """The record of an artifact, written once, last."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    schema_version: int = SCHEMA_VERSION
+    stage: str
+    model: str
+    variant: str | None
+    status: Status
+    reason: str | None = None
+    key: str
+    payload: dict[str, Any]
+    overrides: list[str] = []
+    versions: dict[str, str] = {}
+    hardware: dict[str, Any] = {}
+    provenance: dict[str, Any] = {}
+    started: str
+    seconds: float
+    results: dict[str, Any] = {}
+    files: dict[str, FileRecord] = {}
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """Reads a folder's record; None without one.
+
+    Raises:
+        InputError: on a record of another schema version, or one that is not ours.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        return None
+    content = json.loads(path.read_text())
+    if content.get("schema_version") != SCHEMA_VERSION:
+        raise InputError(
+            f"{path} has schema version {content.get('schema_version')}, this release reads {SCHEMA_VERSION}.",
+            "Remove that folder, or set outputs=<another folder>.",
+        )
+    return Manifest.model_validate(content)

@@ -1,0 +1,75 @@
+"""Files of a checkpoint: safetensors headers, the index of shards, and the tokenizer and config files beside them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import InputError
+
+WEIGHTS = ".safetensors"
+
+
+# What belongs to a checkpoint beside its weights and config.json; read by the quantizers, vLLM and lm-eval.
+COMPANIONS = (
+    "generation_config.json",
+    "tokenizer*",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "chat_template*",
+    "*.model",
+)
+
+
+def companions(folder: Path) -> list[Path]:
+    """The files beside weights and config.json that belong to a checkpoint: tokenizer, template, generation config."""
+    return sorted({path for pattern in COMPANIONS for path in folder.glob(pattern) if path.is_file()})
+
+
+def safetensors_header(path: Path) -> dict[str, dict[str, Any]]:
+    """Every tensor of a safetensors file with `dtype`, `shape` and `data_offsets`, without reading any tensor."""
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header: dict[str, dict[str, Any]] = json.loads(file.read(length))
+    header.pop("__metadata__", None)
+    return header
+
+
+def tensor_files(folder: Path) -> dict[str, Path]:
+    """Which safetensors file of a checkpoint holds each tensor."""
+    return {name: path for path in sorted(folder.glob(f"*{WEIGHTS}")) for name in safetensors_header(path)}
+
+
+def check_safetensors(path: Path) -> None:
+    """Compares a safetensors file's length with what its header promises.
+
+    Source: the safetensors format, https://github.com/huggingface/safetensors#format.
+
+    Raises:
+        InputError: when the file is cut short or has no valid header.
+    """
+    size = path.stat().st_size
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(length)) if length <= size else {}
+        ends = [item["data_offsets"][1] for name, item in header.items() if name != "__metadata__"]
+        expected = 8 + length + max(ends)
+    except (struct.error, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is no safetensors file ({error}).", "Fetch the checkpoint again.") from None
+    if size != expected:
+        raise InputError(
+            f"{path} is truncated: {size:,} bytes, its header promises {expected:,}.",
+            "Fetch the checkpoint again.",
+        )
+
+
+def copy_companions(source: Path, target: Path) -> None:
+    """Copies tokenizer, chat template and generation config unchanged."""
+    for path in companions(source):
+        shutil.copyfile(path, target / path.name)

@@ -1,0 +1,28 @@
+"""Text from models and files made safe and short for a terminal or a table."""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import Any
+
+
+def clean(value: Any, limit: int | None = None) -> str:
+    """Text without control characters (terminals obey them) and direction overrides (readers are misled by them).
+
+    With a limit, at most so many characters, and no word in halves.
+    """
+    kept = "".join(
+        character
+        for character in str(value)
+        if character in "\n\t" or unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Co", "Cn")
+    )
+    if limit is None or len(kept) <= limit:
+        return kept
+    short = kept[: limit - 1]
+    return f"{(short.rpartition(' ')[0] or short).rstrip(' .;:,')}…"
+
+
+def first_line(text: str, limit: int = 140) -> str:
+    """The first line that says something, short enough for a table."""
+    lines = [line.strip() for line in clean(text).splitlines() if line.strip()]
+    return clean(lines[0] if lines else "no reason given", limit)

@@ -1,0 +1,44 @@
+"""Support for a variant on a machine: the hardware's rules applied to settings."""
+
+from __future__ import annotations
+
+from pipeline.config import QuantSettings, Settings
+from pipeline.hardware.rules import LOCKED, Asked, Capability, Machine, Vllm, of_kv_cache, of_scheme, weaker
+
+
+def of_settings(settings: Settings, machine: Machine, vllm: Vllm = LOCKED) -> Capability:
+    """What a machine can do with a variant: the weaker of its weights and its KV cache."""
+    if reason := why_no_kv_scales(settings):
+        return Capability("no", reason=reason)
+    serve = settings.serve
+    weights = of_quant(settings.quant, machine, vllm, kernel=serve.kernel, dtype=serve.dtype)
+    return weaker(weights, of_kv_cache(settings.kv_cache.dtype, machine, vllm))
+
+
+def why_no_kv_scales(settings: Settings) -> str:
+    """Why a checkpoint cannot carry calibrated scales of its KV cache; empty where it can, or needs none.
+
+    An attention layer gets the scales from its quantization method, `BaseKVCacheMethod`. Of vLLM's methods that serve
+    what is made here, that of compressed-tensors alone has one; AWQ's, GPTQ's, bitsandbytes' and GGUF's give attention
+    layers none (their `get_quant_method`), and the scales would stay at 1.0 without a word.
+    """
+    quant = settings.quant
+    if not settings.kv_cache.needs_data or quant.engine in ("none", "llmcompressor"):
+        return ""
+    other = "the same scheme by quant.engine=llmcompressor, or " if "llmcompressor" in _engines(quant) else ""
+    return (
+        "vLLM loads calibrated KV-cache scales from compressed-tensors checkpoints, not from what "
+        f"{quant.engine} writes: choose {other}kv_cache.scales=one"
+    )
+
+
+def _engines(quant: QuantSettings) -> tuple[str, ...]:
+    return tuple(quant.format.engines) if quant.format is not None else ()
+
+
+def of_quant(
+    quant: QuantSettings, machine: Machine, vllm: Vllm = LOCKED, kernel: str = "auto", dtype: str = "auto"
+) -> Capability:
+    """What a machine can do with a weight format as its engine writes it."""
+    engine = "" if quant.engine == "llmcompressor" else quant.engine
+    return of_scheme(quant.scheme, machine, vllm, Asked(kernel, dtype, engine, quant.effective_group_size))
