@@ -13,6 +13,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
+# The identity of an artifact, as plain data: whatever its content depends on, and nothing else.
+Payload = dict[str, Any]
 HASH = re.compile(r"[0-9a-f]{64}")
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
+from typing_extensions import TypedDict
 
+from pipeline.artifacts.keys import Payload
 from pipeline.errors import InputError
 
 SCHEMA_VERSION = 1
@@ -27,8 +29,18 @@ class FileRecord(BaseModel):
     link: str | None = None
 
 
+class Provenance(TypedDict, total=False):
+    """The project's commit, and whether the tree differs from it; empty outside a git checkout."""
+
+    commit: str
+    dirty: bool
+
+
 class Manifest(BaseModel):
-    """The record of an artifact, written once, last."""
+    """The record of an artifact, written once, last.
+
+    `results` are those of a class of `pipeline.results`, whose `read` gives them back.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -39,11 +51,11 @@ class Manifest(BaseModel):
     status: Status
     reason: str | None = None
     key: str
-    payload: dict[str, Any]
+    payload: Payload
     overrides: list[str] = []
     versions: dict[str, str] = {}
     hardware: dict[str, Any] = {}
-    provenance: dict[str, Any] = {}
+    provenance: Provenance = {}
     started: str
     seconds: float
     results: dict[str, Any] = {}

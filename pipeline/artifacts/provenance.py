@@ -5,8 +5,9 @@ from __future__ import annotations
 import subprocess
 from functools import cache
 from importlib import metadata
-from typing import Any
+from typing import Any, TypedDict
 
+from pipeline.artifacts.manifest import Provenance
 from pipeline.config import PROJECT_ROOT, Settings
 from pipeline.hardware.probe import Hardware
 
@@ -22,7 +23,16 @@ PACKAGES = (
 )
 
 
-def context(settings: Settings, hardware: Hardware, overrides: list[str]) -> dict[str, Any]:
+class Context(TypedDict):
+    """The fields of a manifest that are the same for all stages of a run."""
+
+    versions: dict[str, str]
+    hardware: dict[str, Any]
+    provenance: Provenance
+    overrides: list[str]
+
+
+def context(settings: Settings, hardware: Hardware, overrides: list[str]) -> Context:
     """The fields of a manifest that do not come from the stage itself."""
     return {
         "versions": versions(),
@@ -45,7 +55,7 @@ def versions() -> dict[str, str]:
 
 
 @cache
-def repository() -> dict[str, Any]:
+def repository() -> Provenance:
     """The project's commit, and whether the tree differs from it; empty outside a git checkout."""
 
     def git(*arguments: str) -> str | None:

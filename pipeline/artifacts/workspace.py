@@ -19,7 +19,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from pipeline.artifacts.keys import canonical, changed_fields, key_of, sha256_of
+from pipeline.artifacts.keys import Payload, canonical, changed_fields, key_of, sha256_of
 from pipeline.artifacts.manifest import MANIFEST, FileRecord, Manifest, Status, read_manifest
 from pipeline.errors import InputError, NotApplicable, PipelineError, StageError
 
@@ -37,7 +37,7 @@ class Artifact(BaseModel):
     stage: str
     model: str
     variant: str | None
-    payload: dict[str, Any]
+    payload: Payload
     folder: Path
 
     @property
@@ -62,7 +62,7 @@ class Workspace:
         """Uses `root`, which need not exist."""
         self.root = root
 
-    def artifact(self, stage: str, model: str, variant: str | None, payload: dict[str, Any]) -> Artifact:
+    def artifact(self, stage: str, model: str, variant: str | None, payload: Payload) -> Artifact:
         """The artifact with that identity, finished or not."""
         plain = json.loads(canonical(payload))
         folder = self.root / model / (variant or ".") / f"{stage}-{key_of(plain)[:8]}"
@@ -130,7 +130,7 @@ class Workspace:
                     payload=artifact.payload,
                     started=started.isoformat(timespec="milliseconds"),
                     seconds=round(time.monotonic() - clock, 3),
-                    results=draft.results,
+                    results=draft.results.model_dump(mode="json", exclude_unset=True) if draft.results else {},
                     files=dict(_records(draft.folder)),
                     **context,
                 )
@@ -158,7 +158,7 @@ class Workspace:
 
 
 class Draft:
-    """An artifact in the making: put files into `folder`, the figures that others read into `results`.
+    """An artifact in the making: put files into `folder`, a class of `pipeline.results` into `results`.
 
     `kept` is a folder, made by who needs it, that an interruption or failure leaves for the next making of the same
     artifact: work that need not be done twice.
@@ -168,7 +168,7 @@ class Draft:
         """Fills `folder`."""
         self.folder = folder
         self.kept = kept
-        self.results: dict[str, Any] = {}
+        self.results: BaseModel | None = None
 
 
 def _sweep(parent: Path, name: str) -> None:

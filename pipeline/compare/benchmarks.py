@@ -6,10 +6,13 @@ drift is the guard that needs both: from the same prompts, a variant that says m
 
 from __future__ import annotations
 
+from pydantic import field_serializer
+
 from pipeline.compare.memory_fit import Fit, fit
 from pipeline.compare.stats.repeats import Change, Repeated, relative_change, summarize
 from pipeline.results.base import Frozen, Missing
-from pipeline.results.records import Goodput, Guard, LoadResult, Memory, Metric, Record, Speed
+from pipeline.results.bench import Goodput, Guard, LoadResult, Memory, Metric
+from pipeline.results.records import Record, Speed
 
 # Of all generated tokens, before a difference in speed may be one in the length of replies.
 DRIFT = 0.02
@@ -54,6 +57,12 @@ class Benchmark(Frozen):
     fit: Fit | Missing
     memory_bandwidth: float | None
     left_out: tuple[str, ...]
+
+    @field_serializer("goodput")
+    def _as_shown(self, goodput: Goodput | None) -> dict[str, object] | None:
+        """The search without what its probes have among `loads` too."""
+        hidden = {"probes": {"__all__": {"load", "percentile"}}}
+        return None if goodput is None else goodput.model_dump(exclude=hidden)
 
 
 def benchmark(speed: Speed, record: Record, baseline: Record | None) -> Benchmark:

@@ -7,7 +7,7 @@ was measured; where that was no GPU it is not known, and a figure counts without
 from __future__ import annotations
 
 from pipeline.results.base import Frozen, Missing
-from pipeline.results.records import Memory
+from pipeline.results.bench import Memory
 
 # vLLM's default share of the memory that a server takes.
 UTILIZATION = 0.9

@@ -5,9 +5,11 @@ Read from the config alone, so that a model that is not here can be reckoned wit
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
@@ -16,6 +18,25 @@ EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 # Bytes of a number in the KV cache, by its dtype.
 KV_BYTES = {"auto": 2, "fp8_e4m3": 1, "fp8_e5m2": 1}
 _MIXTURES = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+
+
+CONFIG = "config.json"
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The content of a checkpoint's config.json.
+
+    Raises:
+        OSError: where there is none.
+        ValueError: where it is no JSON object.
+    """
+    return dict(json.loads((folder / CONFIG).read_text()))
+
+
+def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The part of a config.json that describes the decoder: of a model that sees images it is one of several."""
+    part: Mapping[str, Any] = config.get("text_config", config)
+    return part
 
 
 @dataclass(frozen=True)
@@ -55,7 +76,7 @@ class DecoderShape:
         Raises:
             InputError: on a mixture of experts, and on a config that lacks a width.
         """
-        config = config.get("text_config", config)
+        config = text_config(config)
         if any(config.get(name) for name in _MIXTURES):
             raise InputError(f"{config.get('model_type')} is a mixture of experts, whose cost depends on the routing.")
         try:
@@ -136,7 +157,7 @@ def kv_bytes_per_token(config: Mapping[str, Any], dtype: str) -> int | None:
 
     2 (keys and values) x layers x KV heads x head size x bytes of a number.
     """
-    config = config.get("text_config", config)
+    config = text_config(config)
     heads = config.get("num_attention_heads")
     layers, kv_heads = config.get("num_hidden_layers"), config.get("num_key_value_heads", heads)
     size = config.get("head_dim") or (config["hidden_size"] // heads if heads and "hidden_size" in config else None)
@@ -147,7 +168,7 @@ def kv_bytes_per_token(config: Mapping[str, Any], dtype: str) -> int | None:
 
 def has_windows(config: Mapping[str, Any]) -> bool:
     """Whether some layers keep less than the whole context: sliding windows, linear attention, state spaces."""
-    config = config.get("text_config", config)
+    config = text_config(config)
     kinds = set(config.get("layer_types") or ()) - {"full_attention"}
     slides = config.get("sliding_window") and config.get("use_sliding_window", True)
     return bool(kinds or slides or config.get("layers_block_type"))

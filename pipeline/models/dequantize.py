@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from pipeline.formats import unpack, unpack_bitsandbytes, unpack_gguf
-from pipeline.models.headers import gguf_file, quantization_config, quantized_modules
+from pipeline.models.headers import Quantization, gguf_file, quantization_config, quantized_modules
 from pipeline.models.safetensors import tensor_files
 
 
@@ -71,7 +70,7 @@ class Weights:
         return str(self._blocks[f"{module}.weight"].tensor_type.name) if self._blocks else None
 
 
-def _format(config: dict[str, Any]) -> tuple[str, int]:
+def _format(config: Quantization) -> tuple[str, int]:
     """How weights are stored, and the bits of an integer where they are packed.
 
     Raises:

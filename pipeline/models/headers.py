@@ -2,26 +2,69 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Literal, NotRequired, TypedDict, cast
 
 from pipeline.formats import unpack_gguf
-from pipeline.models.safetensors import WEIGHTS, safetensors_header
+from pipeline.models.architecture import read_config
+from pipeline.models.safetensors import WEIGHTS, TensorInfo, safetensors_header
 
 # What a quantized module has, beside its weight or in its place: compressed-tensors, bitsandbytes NF4 and INT8, AWQ and
 # GPTQ.
 SCALE_MARKS = (".weight_scale", ".weight.quant_state.bitsandbytes__nf4", ".SCB", ".qweight")
 
 
-def headers(folder: Path) -> dict[str, dict[str, Any]]:
+class Scheme(TypedDict):
+    """How numbers are rounded, in compressed-tensors' terms, as far as it is read here."""
+
+    num_bits: int
+    type: str
+    strategy: str
+    dynamic: NotRequired[bool | Literal["local"] | None]
+    symmetric: NotRequired[bool]
+
+
+class Group(TypedDict):
+    """A group of modules that are rounded alike."""
+
+    weights: Scheme
+    input_activations: NotRequired[Scheme | None]
+
+
+class Quantization(TypedDict, total=False):
+    """The `quantization_config` of a config.json, as far as it is read here: each format has fields of its own."""
+
+    quant_method: str
+    # compressed-tensors; a GGUF file.
+    format: str
+    config_groups: dict[str, Group]
+    ignore: list[str]
+    # AWQ and GPTQ.
+    bits: int
+    checkpoint_format: str
+    dynamic: dict[str, object]
+    modules_to_not_convert: list[str] | None
+    # bitsandbytes.
+    llm_int8_skip_modules: list[str] | None
+
+
+class Description(TypedDict):
+    """The figures of a checkpoint that the report shows."""
+
+    bytes: int
+    quantized_layers: int
+    format: str
+    ignore: list[str]
+
+
+def headers(folder: Path) -> dict[str, TensorInfo]:
     """Every tensor of a checkpoint with `dtype`, `shape` and `data_offsets`, without reading any tensor."""
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, TensorInfo] = {}
     for path in sorted(folder.glob(f"*{WEIGHTS}")):
         found |= safetensors_header(path)
     if blocks := gguf_file(folder):
-        found |= unpack_gguf.headers(blocks)
+        found |= cast(dict[str, TensorInfo], unpack_gguf.headers(blocks))
     return found
 
 
@@ -42,12 +85,12 @@ def weight_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in weight_files(folder))
 
 
-def quantization_config(folder: Path) -> dict[str, Any]:
+def quantization_config(folder: Path) -> Quantization:
     """The `quantization_config` of a checkpoint's config.json, empty for BF16; what a GGUF file says of itself."""
     if path := gguf_file(folder):
         return {"quant_method": "gguf", "format": f"gguf {unpack_gguf.file_type(path)}"}
-    config = json.loads((folder / "config.json").read_text())
-    return dict(config.get("quantization_config") or {})
+    found: Quantization = read_config(folder).get("quantization_config") or Quantization()
+    return found
 
 
 def quantized_modules(folder: Path) -> set[str]:
@@ -58,8 +101,8 @@ def quantized_modules(folder: Path) -> set[str]:
     return {name.removesuffix(mark) for name in headers(folder) for mark in SCALE_MARKS if name.endswith(mark)}
 
 
-def describe(folder: Path) -> dict[str, Any]:
-    """The figures of a checkpoint that the report shows."""
+def describe(folder: Path) -> Description:
+    """A checkpoint by its headers and config.json."""
     config = quantization_config(folder)
     return {
         "bytes": weight_bytes(folder),
@@ -69,11 +112,11 @@ def describe(folder: Path) -> dict[str, Any]:
     }
 
 
-def ignored(config: dict[str, Any]) -> list[str]:
+def ignored(config: Quantization) -> list[str]:
     """The modules that a `quantization_config` says were left alone."""
     if config.get("quant_method") == "gptq":
         # Its rules are patterns, one for each module here; lm_head is left alone without one.
         rules = [rule for rule in config.get("dynamic") or {} if rule.startswith("-:")]
         return [re.sub(r"\\(.)", r"\1", rule.removeprefix("-:^").removesuffix("$")) for rule in rules]
-    names = ("ignore", "llm_int8_skip_modules", "modules_to_not_convert")
-    return list(next((config[name] for name in names if config.get(name)), []))
+    lists = (config.get("ignore"), config.get("llm_int8_skip_modules"), config.get("modules_to_not_convert"))
+    return list(next((names for names in lists if names), []))

@@ -6,7 +6,7 @@ import json
 import shutil
 import struct
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from pipeline.errors import InputError
 
@@ -31,11 +31,19 @@ def companions(folder: Path) -> list[Path]:
     return sorted({path for pattern in COMPANIONS for path in folder.glob(pattern) if path.is_file()})
 
 
-def safetensors_header(path: Path) -> dict[str, dict[str, Any]]:
+class TensorInfo(TypedDict):
+    """A tensor as a header describes it: its type by safetensors' name (or llama.cpp's), and where its bytes lie."""
+
+    dtype: str
+    shape: list[int]
+    data_offsets: list[int]
+
+
+def safetensors_header(path: Path) -> dict[str, TensorInfo]:
     """Every tensor of a safetensors file with `dtype`, `shape` and `data_offsets`, without reading any tensor."""
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
-        header: dict[str, dict[str, Any]] = json.loads(file.read(length))
+        header: dict[str, TensorInfo] = json.loads(file.read(length))
     header.pop("__metadata__", None)
     return header
 

@@ -12,10 +12,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts.keys import Digests
+from pipeline.artifacts.keys import Digests, Payload
 from pipeline.config import ModelSettings, QuantSettings
 from pipeline.errors import ConfigError, InputError, hub_unreachable
 from pipeline.hardware.architectures import served_architectures
+from pipeline.models.architecture import text_config
 from pipeline.models.safetensors import COMPANIONS, WEIGHTS, check_safetensors, companions
 
 
@@ -69,7 +70,7 @@ class ModelSource:
             check_safetensors(path)
         return self.shape_folder
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> Payload:
         """What the checkpoint's content depends on: hashes for a folder, the commit for the hub."""
         settings = self.settings
         if settings.weights == "random":
@@ -82,7 +83,7 @@ class ModelSource:
 
     def context(self, asked: int | None) -> int | None:
         """Tokens of the longest context: those asked for, or fewer where config or tokenizer have a lower limit."""
-        config = self.config.get("text_config", self.config)
+        config = text_config(self.config)
         path = self.shape_folder / "tokenizer_config.json"
         limit = _content(path).get("model_max_length") if path.is_file() else None
         known = (asked, config.get("max_position_embeddings"), limit)
@@ -120,7 +121,7 @@ class ModelSource:
 
     def _input_widths(self) -> dict[str, int]:
         """Input features of the Linear kinds that a decoder layer has, by the name of the setting."""
-        config = self.config.get("text_config", self.config)
+        config = text_config(self.config)
         heads = config.get("num_attention_heads")
         head_dim = config.get("head_dim") or (config["hidden_size"] // heads if heads else 0)
         widths = {

@@ -1,8 +1,18 @@
-"""Base classes of results: immutable models, and a missing value with its reason."""
+"""Base classes of results: immutable models, a missing value with its reason, and the one reader of manifests."""
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+
+from pipeline.artifacts.manifest import Manifest
+from pipeline.results.text import clean
+
+# Text that was written by a model, a file or another release, as it may stand in a table.
+Name = Annotated[str, AfterValidator(lambda value: clean(value, 60))]
+Sentence = Annotated[str, AfterValidator(lambda value: clean(value, 300))]
 
 
 class Frozen(BaseModel):
@@ -15,3 +25,52 @@ class Missing(Frozen):
     """What stands where a figure cannot: `n/a`, with the reason."""
 
     reason: str
+
+
+class Result(Frozen):
+    """The results in a stage's manifest: the stage writes it, `read` gives the same class back.
+
+    A field that a stage leaves out is not written, and read as its default. `VERSION` changes when a field is renamed,
+    removed or means something else; a new field with a default leaves it as it is.
+    """
+
+    VERSION: ClassVar[int] = 1
+    # The file that holds it, as the subject of a sentence.
+    SOURCE: ClassVar[str]
+
+    schema_version: int = 1
+
+    def model_post_init(self, _: Any) -> None:
+        """Counts the version among what was set, so that it is always written."""
+        self.__pydantic_fields_set__.add("schema_version")
+
+
+R = TypeVar("R", bound=Result)
+
+
+def other_version(cls: type[Result], content: object, unversioned: int | None = None) -> str:
+    """Why `content` has another version than this release reads, to stand behind its name; empty where it has not.
+
+    Args:
+        cls: what is to be read.
+        content: of the file.
+        unversioned: the version of content that names none.
+    """
+    version = content.get("schema_version", unversioned) if isinstance(content, Mapping) else None
+    if type(version) is int and version == cls.VERSION:
+        return ""
+    return f"has schema version {clean(version, 40)}, this release reads {cls.VERSION}"
+
+
+def read(cls: type[R], manifest: Manifest) -> R | Missing:
+    """The results of a manifest, or why they cannot be read.
+
+    What an earlier release wrote names no version and is of the first; fields that only a later one knows are passed
+    over.
+    """
+    if reason := other_version(cls, manifest.results, unversioned=1):
+        return Missing(reason=f"{cls.SOURCE} {reason}")
+    try:
+        return cls.model_validate(manifest.results, extra="ignore")
+    except ValidationError:
+        return Missing(reason=f"{cls.SOURCE} cannot be read")

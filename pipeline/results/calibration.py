@@ -1,29 +1,57 @@
-"""`summary.json` of a calibration: what it saw, in figures small enough to be read while a page is made.
+"""Results of `calibrate`, and its `summary.json`: what it saw, in figures small enough to be read for a page.
 
-It comes from another stage, perhaps of another release: what cannot be read becomes a reason, and every text in it is
-cleaned like any other text from outside.
+The summary may come from another release: what cannot be read becomes a reason, and every text in it is cleaned like
+any other text from outside.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, ClassVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, ValidationError, model_validator
 
-from pipeline.artifacts.keys import key_of
-from pipeline.results.base import Missing
+from pipeline.artifacts.keys import Payload, key_of
+from pipeline.results.base import Frozen, Missing, Result, other_version
 from pipeline.results.text import clean
 
-SCHEMA_VERSION = 1
+# The files of a calibration.
+TOKENS = "tokens.safetensors"
+SKETCHES = "sketches.safetensors"
+RANGES = "ranges.safetensors"
+SUMMARY = "summary.json"
+CARD = "card.md"
+# The part of a calibration's payload that says which evaluations its set was held against.
+CHECKED = "checked_against"
 Text = Annotated[str, AfterValidator(lambda value: clean(value, 200))]
 
 
-class _Part(BaseModel):
-    """Plain data; a later release may add fields."""
+class CalibrateResult(Result):
+    """A finished calibration.
 
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+    Attributes:
+        conversations: that the model was shown.
+        tokens: of all of them; `tokens_per_second` of the passes.
+        layerwise: whether the model went through the machine layer by layer.
+        dtype: that it was computed in.
+        verdict: of each technique, whether its ranges had settled, as a sentence.
+        taken_from: folder of the finished calibration that this one is a copy of.
+    """
+
+    SOURCE: ClassVar[str] = "the calibration's manifest"
+
+    conversations: int
+    tokens: int
+    tokens_per_second: float
+    layerwise: bool
+    dtype: str
+    verdict: dict[str, str]
+    taken_from: str | None = None
+
+
+class _Part(Frozen):
+    model_config = ConfigDict(allow_inf_nan=False)
 
 
 class Channel(_Part):
@@ -34,9 +62,10 @@ class Channel(_Part):
 
 
 class Site(_Part):
-    """One tensor that scales are made for."""
+    """One tensor that scales are made for; `modules` take its scale."""
 
     name: Text
+    modules: tuple[str, ...] = ()
     layer: int | None
     kind: Text
     minimum: float
@@ -68,7 +97,13 @@ class Histogram(_Part):
 
 
 class TechniqueVerdict(_Part):
-    """Whether a technique's ranges had settled."""
+    """Whether a technique's ranges had settled.
+
+    Attributes:
+        stable_after: samples after which no range moved by more than the tolerance; None where some still moves.
+        moving: sites that still moved in the last quarter, the worst first.
+        text: the same in a sentence.
+    """
 
     stable_after: int | None
     moving: tuple[Text, ...] = ()
@@ -110,7 +145,17 @@ class Lengths(_Part):
 
 
 class Overlap(_Part):
-    """What a calibration set shares with an evaluation, or why that is not known."""
+    """What a calibration set shares with an evaluation, or why that is not known.
+
+    Attributes:
+        evaluation: its label.
+        task: by lm-eval's name.
+        items: of the evaluation.
+        overlapping: items that share a run of `ngram` words; `share` of all.
+        example: the beginning of the first of them.
+        reason: why it is not known.
+        too_short: items of fewer words, which cannot overlap.
+    """
 
     evaluation: Text
     task: Text
@@ -120,6 +165,7 @@ class Overlap(_Part):
     share: float | None = None
     example: Text | None = None
     reason: Text | None = None
+    too_short: int | None = None
 
 
 class SetCard(_Part):
@@ -128,17 +174,32 @@ class SetCard(_Part):
     name: Text
     sources: tuple[SetSource, ...]
     template: Template
-    counts: dict[Text, int] = {}
+    counts: dict[Text, int] = Field({})
     tokens: int
     lengths: Lengths
-    languages: dict[Text, float] = {}
+    languages: dict[Text, float] = Field({})
     overlap: tuple[Overlap, ...] = ()
 
 
-class Summary(_Part):
-    """The whole file."""
+class Summary(Result):
+    """The whole file.
 
-    schema_version: Literal[1]
+    Attributes:
+        conversations: that the model was shown.
+        tokens: of all of them.
+        dtype: that it was computed in.
+        tolerance: of a clip point, the change that counts as none.
+        techniques: that ranges are made by.
+        samples_at: numbers of samples at which clip points were noted.
+        sites: every tensor that scales are made for.
+        worst: those with the largest outlier ratio.
+        verdict: of each technique.
+        card: of the calibration set.
+    """
+
+    model_config = ConfigDict(allow_inf_nan=False)
+    SOURCE: ClassVar[str] = SUMMARY
+
     conversations: int
     tokens: int
     dtype: Text
@@ -166,12 +227,10 @@ def read_summary(folder: Path) -> Summary | Missing:
         return Missing(reason=f"this calibration has no {SUMMARY}: it was made by an earlier release")
     except (OSError, ValueError, RecursionError):
         return Missing(reason=f"{SUMMARY} of this calibration cannot be read")
-    version = content.get("schema_version") if isinstance(content, dict) else None
-    if version != SCHEMA_VERSION:
-        found = clean(version, 40)
-        return Missing(reason=f"{SUMMARY} has schema version {found}, this release reads {SCHEMA_VERSION}")
+    if reason := other_version(Summary, content):
+        return Missing(reason=f"{SUMMARY} {reason}")
     try:
-        return Summary.model_validate(content)
+        return Summary.model_validate(content, extra="ignore")
     except ValidationError as error:
         return Missing(reason=f"{SUMMARY} of this calibration cannot be read ({_first(error)})")
 
@@ -187,26 +246,8 @@ def _check_bins(edges: tuple[float, ...], counts: tuple[int, ...]) -> None:
         raise ValueError(f"{len(counts)} bins need one edge more, not {len(edges)}")
 
 
-TOKENS = "tokens.safetensors"
-
-
-SKETCHES = "sketches.safetensors"
-
-
-RANGES = "ranges.safetensors"
-
-
-SUMMARY = "summary.json"
-
-
-CARD = "card.md"
-
-
-CHECKED = "checked_against"
-
-
-def observations_key(payload: dict[str, Any]) -> str:
-    """What a checkpoint made from a calibration depends on, of the calibration's payload.
+def observations_key(payload: Payload) -> str:
+    """The part of a calibration's identity that a checkpoint made from it depends on.
 
     Another evaluation to be held against makes another card, and the same observations.
     """

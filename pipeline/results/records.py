@@ -13,114 +13,16 @@ from numpy.typing import NDArray
 from pydantic import Field, InstanceOf
 
 from pipeline.results.base import Frozen, Missing
+from pipeline.results.bench import BenchResult
+from pipeline.results.eval import TaskResult
 
 Family = Literal["baseline", "weights and activations", "weights only", "KV cache", "other"]
 
 
-class Metric(Frozen):
-    """One figure of a benchmark, once per repeat.
-
-    Attributes:
-        unit: of the values.
-        values: one a repeat.
-        errors: of a percentile, its standard error over the requests of each repeat; empty or None where unknown.
-    """
-
-    unit: str
-    values: tuple[float, ...]
-    errors: tuple[float | None, ...] = ()
-
-
-class LoadResult(Frozen):
-    """What was measured under one load of a protocol.
-
-    Attributes:
-        name: what tells it from the others, the same for every variant.
-        request_rate: requests per second; "inf" sends all at once.
-        max_concurrency: requests in flight; None for no limit.
-        num_prompts: requests of one repeat.
-        metrics: by vLLM's names.
-        asked: requests of all repeats; `completed` and `failed` of them.
-        input_tokens: of all prompts, a sum for each repeat.
-        output_tokens: generated, a sum for each repeat.
-    """
-
-    name: str
-    request_rate: float | Literal["inf"]
-    max_concurrency: int | None
-    num_prompts: int
-    metrics: dict[str, Metric]
-    asked: int
-    completed: int
-    failed: int
-    input_tokens: tuple[int, ...] = ()
-    output_tokens: tuple[int, ...] = ()
-
-
-class Guard(Frozen):
-    """Whether a load measured what it says; `passed` is None where that cannot be told, `load` None for the whole."""
-
-    name: str
-    passed: bool | None
-    text: str
-    load: str | None = None
-
-
-class Probe(Frozen):
-    """One rate of the search for the highest good one, with the percentile of each limited metric, milliseconds."""
-
-    rate: float
-    met: bool
-    seen: dict[str, float | None]
-
-
-class Goodput(Frozen):
-    """The highest rate that met the SLO and the lowest that did not, requests per second; None where none showed."""
-
-    slo: dict[str, float]
-    met: float | None
-    unmet: float | None
-    probes: tuple[Probe, ...]
-
-
-class Memory(Frozen):
-    """What the server held, in bytes; None for what is not known. `peak_of` says what the peak is of."""
-
-    weights_bytes: int | None
-    kv_bytes_per_token: int | None
-    kv_cache_tokens: int | None
-    kv_cache_bytes: int | None
-    peak_bytes: int | None
-    peak_of: str = ""
-
-
-class Speed(Frozen):
-    """A finished benchmark.
-
-    `metrics`, `asked`, `completed` and `failed` are those of the load named `headline`, which the tables show; `loads`
-    are all of them. Results of an earlier release have no loads.
-    """
+class Speed(BenchResult):
+    """A finished benchmark and the machine that it ran on."""
 
     machine: str
-    metrics: dict[str, Metric]
-    asked: int
-    completed: int
-    failed: int
-    kv_cache_tokens: int | None = None
-    ready_s: float | None = None
-    protocol: str = ""
-    headline: str | None = None
-    loads: tuple[LoadResult, ...] = ()
-    guards: tuple[Guard, ...] = ()
-    goodput: Goodput | None = None
-    memory: Memory | None = None
-    # Bytes per second that the machine reads, measured.
-    memory_bandwidth: float | None = None
-    left_out: tuple[str, ...] = ()
-
-    def load(self, name: str | None) -> LoadResult | None:
-        """The load of that name."""
-        return next((load for load in self.loads if load.name == name), None)
 
 
 class Size(Frozen):
@@ -130,23 +32,9 @@ class Size(Frozen):
     baseline_bytes: int | None = None
 
 
-class TaskScores(Frozen):
-    """A finished task; `scores` are the items' (hash, score), or why they are not at hand.
+class TaskScores(TaskResult):
+    """A finished task with its items' (hash, score), or why they are not at hand."""
 
-    `truncated` prompts exceeded the context, `unfinished` answers their budget; of the greedy answers `asked_again`,
-    `differing` came out otherwise; `filters` has the figure under each filter that the task has.
-    """
-
-    task: str
-    metric: str
-    value: float
-    n: int
-    asked: int
-    truncated: int = 0
-    unfinished: int = 0
-    asked_again: int = 0
-    differing: int = 0
-    filters: dict[str, float] = Field({})
     scores: tuple[tuple[str, float], ...] | Missing
 
 

@@ -1,24 +1,11 @@
-"""Results of the gate."""
+"""Results of `verify`: the outcome of each check, and what the checks measured."""
 
 from __future__ import annotations
 
-from pipeline.results.base import Frozen
+from typing import ClassVar
 
-
-class Check(Frozen):
-    """One check of the gate."""
-
-    name: str
-    ok: bool
-    detail: str
-
-
-class Answer(Frozen):
-    """What the served checkpoint said to a canary prompt."""
-
-    prompt: str
-    answer: str
-
+from pipeline.results.base import Frozen, Result
+from pipeline.results.server import ServerFacts
 
 # In order; cheap ones first, so that a broken checkpoint is not served.
 CHECKS = (
@@ -34,3 +21,86 @@ CHECKS = (
     "canary prompts",
     "canary log-probabilities",
 )
+
+
+class Check(Frozen):
+    """One check of the gate."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+class Answer(Frozen):
+    """The served checkpoint's reply to a canary prompt."""
+
+    prompt: str
+    answer: str
+
+
+class WeightError(Frozen):
+    """The two errors of one quantized module against BF16, and the largest that its format explains."""
+
+    module: str
+    error: float
+    allowed: float
+    factor_error: float = 0.0
+    allowed_factor_error: float = 0.0
+
+    @property
+    def excess(self) -> float:
+        """The larger error in parts of what is explained: up to 1 where all is well."""
+        parts = (self.error / (self.allowed or 1e-9), self.factor_error / (self.allowed_factor_error or 1e-9))
+        return max(parts) if all(part == part for part in parts) else float("inf")
+
+
+class CanaryDistance(Frozen):
+    """How far the log-probabilities of fixed texts are from BF16's, and how far the format explains."""
+
+    distance: float
+    allowed: float
+    tokens: int
+
+
+class VerifyResult(Result):
+    """The gate's checks up to the first that failed.
+
+    Attributes:
+        checks: in the order of `CHECKS`.
+        bytes: of the weight files; `baseline_bytes` of BF16's.
+        quantized_layers: modules with a weight scale.
+        size_ratio: of the two sizes.
+        predicted_bytes: by the scheme and the shapes.
+        weight_errors: of each quantized module; None where weights are as they were or cannot be compared.
+        canary: replies to fixed prompts.
+        canary_logprobs: distance from BF16.
+        server: that loaded the checkpoint.
+    """
+
+    SOURCE: ClassVar[str] = "the gate's manifest"
+
+    checks: tuple[Check, ...] = ()
+    bytes: int
+    baseline_bytes: int | None = None
+    quantized_layers: int | None = None
+    size_ratio: float | None = None
+    predicted_bytes: int | None = None
+    weight_errors: tuple[WeightError, ...] | None = None
+    canary: tuple[Answer, ...] = ()
+    canary_logprobs: CanaryDistance | None = None
+    server: ServerFacts = ServerFacts()
+
+
+class CanaryAnswers(Frozen):
+    """The tokens of fixed texts and their log-probabilities, one list each: the content of `canary.json`."""
+
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+
+
+class ReferenceResult(Result):
+    """The BF16 model as it was served for `canary.json`."""
+
+    SOURCE: ClassVar[str] = "the reference's manifest"
+
+    server: ServerFacts

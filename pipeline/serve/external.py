@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from pipeline.errors import InputError, ServerError
+from pipeline.results.server import ServerFacts, Told
 from pipeline.serve.launcher import Launcher
 
 
 @cache
-def describe(url: str) -> dict[str, Any]:
+def describe(url: str) -> Told:
     """The model that a server names first; its version, and the tokens of its context, where it tells (vLLM does).
 
     Raises:
@@ -37,7 +37,7 @@ def describe(url: str) -> dict[str, Any]:
         version = str(httpx.get(f"{url}/version", timeout=10).json()["version"])
     except (httpx.HTTPError, ValueError, LookupError, TypeError):
         version = "not told"
-    return {"url": url, "model": model, "version": version, "context": context}
+    return Told(url=url, model=model, version=version, context=context if isinstance(context, int) else None)
 
 
 class Attached:
@@ -56,23 +56,23 @@ class Attached:
         self.url = url
         self.checkpoint = tokenizer
         self.told = describe(url)
-        self.model = str(self.told["model"])
+        self.model = self.told.model
 
     def check_alive(self) -> None:
         """Nothing to look at between requests: what the client sees is what counts."""
         if not self.launcher.is_running():
             raise ServerError("The vLLM launcher ended.", f"Its log is {self.launcher.log}.")
 
-    def facts(self) -> dict[str, Any]:
-        """What the server told about itself."""
-        return {
-            "attached": self.told,
-            "versions": {},
-            "client": self.launcher.versions,
-            "argv": [],
-            "ready_s": None,
-            "kv_cache_tokens": None,
-            "kernels": [],
-            "emulated": [],
-            "log": None,
-        }
+    def facts(self) -> ServerFacts:
+        """The server's own words about itself."""
+        return ServerFacts(
+            attached=self.told,
+            versions={},
+            client=self.launcher.versions,
+            argv=(),
+            ready_s=None,
+            kv_cache_tokens=None,
+            kernels=(),
+            emulated=(),
+            log=None,
+        )

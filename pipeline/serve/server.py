@@ -7,8 +7,9 @@ import sys
 import time
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol, TypedDict
 
+from pipeline.artifacts.keys import Payload
 from pipeline.config import ServeSettings, Settings
 from pipeline.errors import InputError, ServerError
 from pipeline.hardware.installed import vllm_version
@@ -16,6 +17,7 @@ from pipeline.hardware.probe import Hardware
 from pipeline.hardware.vllm_kernels import is_asked_for
 from pipeline.models.loading import release_gpu
 from pipeline.progress import Progress
+from pipeline.results.server import ServerFacts
 from pipeline.serve import server_log as serverlog
 from pipeline.serve import vllm_plugin
 from pipeline.serve.launcher import Launcher, launcher_of
@@ -25,6 +27,18 @@ from pipeline.serve.vllm_host import BENCHMARK, SERVER
 # Settings that change how a server is reached or watched, not what it answers or how fast.
 NOT_IDENTITY = {"name", "url", "host", "port", "python", "start_timeout_s"}
 SERVED_NAME = "model"
+
+
+class _Logprob(TypedDict):
+    logprob: float
+
+
+class _Choice(TypedDict):
+    """One completion of `/v1/completions`, as far as it is read here; of each prompt token, by its id."""
+
+    index: int
+    text: str
+    prompt_logprobs: list[dict[str, _Logprob] | None]
 
 
 class Target(Protocol):
@@ -57,8 +71,8 @@ class Target(Protocol):
     def check_alive(self) -> None:
         """Raises a ServerError once it has ended."""
 
-    def facts(self) -> dict[str, Any]:
-        """What is known of how it serves."""
+    def facts(self) -> ServerFacts:
+        """How it serves, as far as that is known."""
 
 
 class Server:
@@ -85,19 +99,19 @@ class Server:
                 f"vLLM ended with exit code {code}{why}:\n{tail(self.log)}", f"The whole log is {self.log}."
             )
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> ServerFacts:
         """What the server's log says about how it serves, for the result that is measured on it."""
         text = serverlog.read(self.log)
-        return {
-            "versions": self.launcher.versions,
-            "argv": self.argv,
-            "ready_s": round(self.ready_s, 1),
-            "kv_cache_tokens": serverlog.kv_cache_tokens(text),
-            "kernels": serverlog.kernels(text),
-            "attention": serverlog.attention(text),
-            "emulated": serverlog.emulated(text),
-            "log": str(self.log),
-        }
+        return ServerFacts(
+            versions=self.launcher.versions,
+            argv=tuple(self.argv),
+            ready_s=round(self.ready_s, 1),
+            kv_cache_tokens=serverlog.kv_cache_tokens(text),
+            kernels=tuple(serverlog.kernels(text)),
+            attention=serverlog.attention(text),
+            emulated=tuple(serverlog.emulated(text)),
+            log=str(self.log),
+        )
 
     def check_kernel(self, asked: str) -> None:
         """Compares the kernels that vLLM chose with `serve.kernel`; vLLM itself goes on with others (a warning).
@@ -116,18 +130,18 @@ class Server:
     def complete(self, prompts: list[str], max_tokens: int) -> list[str]:
         """Greedy completions of raw prompts, each of exactly `max_tokens` tokens."""
         length = {"min_tokens": max_tokens, "max_tokens": max_tokens}
-        return [choice["text"] for choice in self._choices(prompts, length)]
+        return [choice["text"] for choice in self._choices(prompts, **length)]
 
     def prompt_logprobs(self, prompts: list[str]) -> list[list[tuple[int, float]]]:
         """Of each prompt the tokens but the first, each with its log-probability after those before it."""
-        choices = self._choices(prompts, {"max_tokens": 1, "prompt_logprobs": 0})
+        choices = self._choices(prompts, max_tokens=1, prompt_logprobs=0)
         reported = [[place for place in choice["prompt_logprobs"] if place] for choice in choices]
         return [
             [(int(token), float(item["logprob"])) for place in text for token, item in place.items()]
             for text in reported
         ]
 
-    def _choices(self, prompts: list[str], asked: dict[str, Any]) -> list[dict[str, Any]]:
+    def _choices(self, prompts: list[str], **asked: int) -> list[_Choice]:
         import httpx
 
         body = {"model": SERVED_NAME, "prompt": prompts, "temperature": 0, **asked}
@@ -137,7 +151,8 @@ class Server:
         except httpx.HTTPError as error:
             self.check_alive()
             raise ServerError(f"vLLM did not answer: {error}.", f"Its log is {self.log}.") from None
-        return sorted(answer.json()["choices"], key=lambda choice: int(choice["index"]))
+        choices: list[_Choice] = answer.json()["choices"]
+        return sorted(choices, key=lambda choice: choice["index"])
 
 
 class Serving:
@@ -150,7 +165,7 @@ class Serving:
         self.progress = progress
         self.server: Server | None = None
 
-    def identity(self, settings: Settings) -> dict[str, Any]:
+    def identity(self, settings: Settings) -> Payload:
         """What served results depend on, beside the checkpoint: vLLM's version, how it is told to serve, our plugin.
 
         Raises:
@@ -159,7 +174,7 @@ class Serving:
         if settings.serve.url is not None:
             from pipeline.serve.external import describe
 
-            return describe(settings.serve.url)
+            return describe(settings.serve.url).model_dump()
         serve = settings.serve.model_dump(exclude=NOT_IDENTITY)
         plugin = {"plugin": vllm_plugin.REVISION} if self.hardware.device == "cpu" else {}
         return {"vllm": vllm_version(settings.serve.python), "kv_cache": settings.kv_cache.dtype, **plugin, **serve}
@@ -243,7 +258,7 @@ class Serving:
         """VLLM's command line, without the port."""
         serve, cpu = settings.serve, self.hardware.device == "cpu"
         eager = cpu if serve.enforce_eager is None else serve.enforce_eager
-        options: dict[str, Any] = {
+        options: dict[str, object] = {
             # A GGUF file; vLLM reads its config and tokenizer from beside it.
             "--model": next(checkpoint.glob("*.gguf"), checkpoint),
             "--served-model-name": SERVED_NAME,

@@ -7,7 +7,8 @@ from pipeline.compare.benchmarks import SpeedCell, benchmark, headline_cell
 from pipeline.compare.comparison import compare
 from pipeline.compare.stats.repeats import Change, Repeated, relative_change, summarize
 from pipeline.results.base import Missing
-from pipeline.results.records import Guard, LoadResult, Metric, Record, Speed
+from pipeline.results.bench import Guard, LoadResult, Metric
+from pipeline.results.records import Record, Speed
 
 METRIC = "total_token_throughput"
 

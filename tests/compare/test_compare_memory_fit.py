@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from pipeline.compare.memory_fit import GPU_PEAK, Fit, fit
 from pipeline.results.base import Missing
-from pipeline.results.records import Memory
+from pipeline.results.bench import Memory
 
 PER_TOKEN = 144 * 1024
 

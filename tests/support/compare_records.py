@@ -4,7 +4,8 @@ from hypothesis import strategies as st
 
 from pipeline.compare.comparison import METRICS
 from pipeline.results.base import Missing
-from pipeline.results.records import Metric, Record, Size, Speed, TaskScores
+from pipeline.results.bench import Metric
+from pipeline.results.records import Record, Size, Speed, TaskScores
 
 TASKS = ("MMLU", "GSM8K")
 NOISE = (1.0, 1.01, 0.99)

@@ -7,29 +7,13 @@
 * `goodput`: the highest rate that meets an SLO; `memory`, `memory_bandwidth`: what the server holds and what the
   machine can do.
 
-The results in the manifest (read by `pipeline.results.bench` into `pipeline.results.records.Speed`):
-
-* `protocol`; `headline`: name of the load whose `asked`, `completed`, `failed`, `output_tokens` and `metrics` stand at
-  the top too: the one without a rate limit, of a ladder its highest level;
-* `loads`: each with `name`, `num_prompts`, `request_rate` (number or "inf"), `max_concurrency`, `seeds`, `asked`,
-  `completed`, `failed`, `input_tokens` and `output_tokens` (a sum for each repeat), `metrics`, `conditions` (of each
-  repeat, see `monitor`); probes of the search for goodput are loads called `probe <rate>/s`;
-* `metrics`: name -> `unit`, `values` (one a repeat) and, for percentiles, `errors` (standard error of each value over
-  the requests of its repeat, by a bootstrap; null where it has none). Names are vLLM's, `request_goodput` with an SLO;
-* `guards`: `name`, `passed` (null: cannot be told, or told and not judged), `text`, `load` (null: of the whole);
-* `goodput`: `slo` (milliseconds by metric), `met` and `unmet` (the highest rate that met it and the lowest that did
-  not, requests per second, null where no probe showed one), `probes`;
-* `memory`: see `memory.memory`; `memory_bandwidth`: bytes per second that this machine reads, or null;
-* `warm_up`: tok/s of each round; `left_out`: loads that the budget left out; `failures`: of servers tried before;
-* `server`: what its log says.
-
-Beside them lie `loads/<load>/repeat-<i>.json`, vLLM's summary, and `.npz` with a row for each request.
+The results in the manifest are a `pipeline.results.bench.BenchResult`. Beside them lie
+`loads/<load>/repeat-<i>.json`, vLLM's summary, and `.npz` with a row for each request.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
+from pipeline.artifacts.keys import Payload
 from pipeline.artifacts.workspace import Draft
 from pipeline.config import Settings, Stage
 from pipeline.job import Job
@@ -45,7 +29,7 @@ def needs(settings: Settings) -> tuple[Stage, ...]:
     return () if settings.serve.url else (Stage.QUANTIZE, Stage.VERIFY)
 
 
-def identity(job: Job) -> dict[str, Any]:
+def identity(job: Job) -> Payload:
     """The checkpoint, the server, the loads and the machine."""
     settings = job.settings.bench
     random = settings.prompts == "random"

@@ -90,7 +90,7 @@ class Client:
     def arguments(self, load: Load, seed: int, result: Path) -> list[str]:
         """The command line of `vllm bench serve`: the study's, with the seed and all percentiles added."""
         settings = self.settings
-        options: dict[str, Any] = {
+        options: dict[str, object] = {
             "--backend": settings.endpoint,
             "--endpoint": ENDPOINTS[settings.endpoint],
             "--base-url": self.server.url,

@@ -5,10 +5,9 @@ A failing guard marks the result and hides nothing. Guards that need two variant
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
-from pydantic import BaseModel, ConfigDict
+from pipeline.results.bench import Conditions, Guard
 
 # Beyond these a figure is marked.
 FOREIGN_CPU = 0.1
@@ -16,25 +15,7 @@ CLOCK_DROP = 0.1
 HOT_C = 85.0
 
 
-class Guard(BaseModel):
-    """One check of one load.
-
-    Attributes:
-        name: of the check.
-        passed: None where it cannot be told.
-        text: what was seen, as a sentence.
-        load: the load's name; None for the whole benchmark.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    passed: bool | None
-    text: str
-    load: str | None = None
-
-
-def check(load: str, conditions: Sequence[Mapping[str, Any]], failed: int, asked: int) -> list[Guard]:
+def check(load: str, conditions: Sequence[Conditions], failed: int, asked: int) -> list[Guard]:
     """The guards of one load over all of its repeats.
 
     Args:
@@ -43,7 +24,7 @@ def check(load: str, conditions: Sequence[Mapping[str, Any]], failed: int, asked
         failed: requests without a whole answer.
         asked: requests sent.
     """
-    checks: dict[str, Callable[[Sequence[Mapping[str, Any]]], tuple[bool | None, str]]] = {
+    checks: dict[str, Callable[[Sequence[Conditions]], tuple[bool | None, str]]] = {
         "prefix cache": _prefix_cache,
         "preemptions": _preemptions,
         "queue": _queue,
@@ -69,10 +50,10 @@ def warm_up(rounds: Sequence[float], tolerance: float, asked: int) -> Guard:
         asked: requests of a round.
     """
     if not asked:
-        return Guard(name="warm-up", passed=False, text="nothing was sent before the first measured request")
+        return Guard(name="warm-up", passed=False, text="nothing was sent before the first measured request", load=None)
     shown = ", ".join(f"{rate:.0f}" for rate in rounds)
     text = f"{len(rounds)} rounds of {asked} distinct prompts: {shown} tok/s"
-    return Guard(name="warm-up", passed=steady(rounds, tolerance), text=text)
+    return Guard(name="warm-up", passed=steady(rounds, tolerance), text=text, load=None)
 
 
 def steady(rounds: Sequence[float], tolerance: float) -> bool:
@@ -80,27 +61,28 @@ def steady(rounds: Sequence[float], tolerance: float) -> bool:
     return len(rounds) > 1 and abs(rounds[-1] / rounds[-2] - 1) <= tolerance
 
 
-def _counted(conditions: Sequence[Mapping[str, Any]], name: str) -> float | None:
+def _counted(conditions: Sequence[Conditions], name: str) -> float | None:
     """A counter's growth over all repeats; None where one of them does not have it."""
-    found = [each.get("counters", {}).get(name) for each in conditions]
-    return None if not found or None in found else float(sum(found))
+    found = [each.counters.get(name) for each in conditions]
+    known = [value for value in found if value is not None]
+    return sum(known) if found and len(known) == len(found) else None
 
 
-def _prefix_cache(conditions: Sequence[Mapping[str, Any]]) -> tuple[bool | None, str]:
+def _prefix_cache(conditions: Sequence[Conditions]) -> tuple[bool | None, str]:
     queries, hits = _counted(conditions, "prefix_queries"), _counted(conditions, "prefix_hits")
     if queries is None or hits is None:
         return None, "the server does not tell how much came from its prefix cache"
     return hits == 0, f"{hits:.0f} of {queries:.0f} tokens looked up in the prefix cache were there"
 
 
-def _preemptions(conditions: Sequence[Mapping[str, Any]]) -> tuple[bool | None, str]:
+def _preemptions(conditions: Sequence[Conditions]) -> tuple[bool | None, str]:
     number = _counted(conditions, "preemptions")
     if number is None:
         return None, "the server does not count preemptions"
     return number == 0, f"{number:.0f} requests were preempted and computed anew"
 
 
-def _queue(conditions: Sequence[Mapping[str, Any]]) -> tuple[bool | None, str]:
+def _queue(conditions: Sequence[Conditions]) -> tuple[bool | None, str]:
     """Waiting is part of a load without a limit: it is told, not judged."""
     seconds, requests = _counted(conditions, "queue_s"), _counted(conditions, "queued")
     if not requests or seconds is None:
@@ -108,37 +90,40 @@ def _queue(conditions: Sequence[Mapping[str, Any]]) -> tuple[bool | None, str]:
     return None, f"a request waited {1000 * seconds / requests:.0f} ms on average before the engine took it"
 
 
-def _kv_cache(conditions: Sequence[Mapping[str, Any]]) -> tuple[bool | None, str]:
-    seen = [usage for each in conditions if (usage := each.get("kv_cache_usage_max")) is not None]
+def _kv_cache(conditions: Sequence[Conditions]) -> tuple[bool | None, str]:
+    seen = [usage for each in conditions if (usage := each.kv_cache_usage_max) is not None]
     return None, f"at most {100 * max(seen):.0f} % of the KV cache was in use" if seen else ""
 
 
-def _foreign(conditions: Sequence[Mapping[str, Any]]) -> tuple[bool | None, str]:
-    shares = [share for each in conditions if (share := each.get("foreign_cpu_share")) is not None]
+def _foreign(conditions: Sequence[Conditions]) -> tuple[bool | None, str]:
+    shares = [share for each in conditions if (share := each.foreign_cpu_share) is not None]
     if not shares:
         return None, ""
-    loads = [each["load_average"]["after"] for each in conditions]
-    text = f"other processes took up to {100 * max(shares):.0f} % of the CPU (load average {max(loads):.1f})"
+    loads = [each.load_average.after for each in conditions if each.load_average is not None]
+    text = (
+        f"other processes took up to {100 * max(shares):.0f} % of the CPU (load average {max(loads, default=0.0):.1f})"
+    )
     return max(shares) <= FOREIGN_CPU, text
 
 
-def _clock(conditions: Sequence[Mapping[str, Any]]) -> tuple[bool | None, str]:
+def _clock(conditions: Sequence[Conditions]) -> tuple[bool | None, str]:
     """A clock that falls under load, or a hot GPU, is throttling; an idle one between requests is not."""
-    seen = [gpu for each in conditions if (gpu := each.get("gpu")) and "sm_mhz" in gpu]
+    seen = [gpu for each in conditions if (gpu := each.gpu) and "sm_mhz" in gpu]
     if not seen:
         return None, ""
     # The highest clock of each repeat: the lowest may be that of a pause.
-    clocks = [gpu["sm_mhz"]["max"] for gpu in seen]
-    hottest = max((gpu["temperature_c"]["max"] for gpu in seen if "temperature_c" in gpu), default=0.0)
+    clocks = [gpu["sm_mhz"].max for gpu in seen]
+    hottest = max((gpu["temperature_c"].max for gpu in seen if "temperature_c" in gpu), default=0.0)
     text = f"{min(clocks):.0f} to {max(clocks):.0f} MHz, at most {hottest:.0f} °C"
     return min(clocks) >= (1 - CLOCK_DROP) * max(clocks) and hottest < HOT_C, text
 
 
-def _gpu_processes(conditions: Sequence[Mapping[str, Any]]) -> tuple[bool | None, str]:
-    if not any("foreign_gpu_processes" in each for each in conditions):
+def _gpu_processes(conditions: Sequence[Conditions]) -> tuple[bool | None, str]:
+    on_gpu = [each.foreign_gpu_processes for each in conditions if each.gpu is not None]
+    if not on_gpu:
         return None, ""
-    found = [each["foreign_gpu_processes"] for each in conditions if "foreign_gpu_processes" in each]
-    if None in found:
+    found = [pids for pids in on_gpu if pids is not None]
+    if len(found) < len(on_gpu):
         return None, "whose processes the GPU runs cannot be seen from here"
     number = len({pid for pids in found for pid in pids})
     return not number, f"{number} processes of others on the GPU"

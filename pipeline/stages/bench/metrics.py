@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from pipeline.compare.stats.bootstrap import percentile_errors
+from pipeline.results.bench import Metric
 from pipeline.stages.bench.client import LATENCIES, PERCENTILES, Run
 
 THROUGHPUTS = {"total_token_throughput": "tok/s", "output_throughput": "tok/s", "request_throughput": "req/s"}
@@ -13,7 +13,7 @@ THROUGHPUTS = {"total_token_throughput": "tok/s", "output_throughput": "tok/s", 
 NAMES = {50: "median", 90: "p90", 99: "p99"}
 
 
-def figures_of(runs: Sequence[Run], limits: Mapping[str, float]) -> dict[str, dict[str, Any]]:
+def figures_of(runs: Sequence[Run], limits: Mapping[str, float]) -> dict[str, Metric]:
     """Each metric's unit and values, one a repeat.
 
     Percentiles also have `errors`: the standard error of each value over the requests of its repeat, by a bootstrap.
@@ -24,18 +24,18 @@ def figures_of(runs: Sequence[Run], limits: Mapping[str, float]) -> dict[str, di
     """
     names = [f"{statistic}_{latency}_ms" for latency in LATENCIES for statistic in ("mean", "std", *NAMES.values())]
     units = {**THROUGHPUTS, **dict.fromkeys(names, "ms")}
-    found: dict[str, dict[str, Any]] = {
-        name: {"unit": unit, "values": [float(run.summary[name]) for run in runs]}
+    found = {
+        name: Metric(unit=unit, values=tuple(float(run.summary[name]) for run in runs))
         for name, unit in units.items()
         if all(name in run.summary for run in runs)
     }
     for latency in LATENCIES:
         errors = [percentile_errors(*run.requests.latencies()[latency], PERCENTILES) for run in runs]
         for index, percent in enumerate(PERCENTILES):
-            metric = found.get(f"{NAMES[percent]}_{latency}_ms")
-            if metric is not None:
-                metric["errors"] = [each[index] for each in errors]
+            name = f"{NAMES[percent]}_{latency}_ms"
+            if name in found:
+                found[name] = found[name].model_copy(update={"errors": tuple(each[index] for each in errors)})
     if limits:
-        good = [run.requests.meeting(limits) / float(run.summary["duration"]) for run in runs]
-        found["request_goodput"] = {"unit": "req/s", "values": good}
+        good = tuple(run.requests.meeting(limits) / float(run.summary["duration"]) for run in runs)
+        found["request_goodput"] = Metric(unit="req/s", values=good)
     return found

@@ -10,11 +10,11 @@ import os
 import threading
 import time
 from collections.abc import Iterable
-from typing import Any
 
 import psutil
 
 from pipeline.hardware.probe import nvidia_smi
+from pipeline.results.bench import Conditions, LoadAverage, Span
 from pipeline.stages.bench import counters
 
 INTERVAL_S = 2.0
@@ -110,7 +110,7 @@ class Watch:
         self.url = url
         self.pid = pid
         self.on_gpu = on_gpu
-        self.conditions: dict[str, Any] = {}
+        self.conditions = Conditions()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
         self._usage: list[float] = []
@@ -138,27 +138,26 @@ class Watch:
         after = counters.read(self.url)
         self._look()
         counted = after.since(self._before) if after is not None and self._before is not None else {}
-        self.conditions = {
-            "seconds": round(seconds, 2),
-            "load_average": {"before": round(self._load, 2), "after": round(os.getloadavg()[0], 2)},
-            "foreign_cpu_share": self.pid and round(max(0.0, sum(busy) - ours) / (seconds * len(busy)), 4),
-            "counters": counted,
-            "kv_cache_usage_max": max(self._usage, default=None),
-            "waiting_max": max(self._waiting, default=None),
-            "peak_memory_bytes": int(max(self._memory, default=0)) or None,
-        }
+        foreign = round(max(0.0, sum(busy) - ours) / (seconds * len(busy)), 4)
+        found = Conditions(
+            seconds=round(seconds, 2),
+            load_average=LoadAverage(before=round(self._load, 2), after=round(os.getloadavg()[0], 2)),
+            foreign_cpu_share=foreign if self.pid else None,
+            counters=counted,
+            kv_cache_usage_max=max(self._usage, default=None),
+            waiting_max=max(self._waiting, default=None),
+            peak_memory_bytes=int(max(self._memory, default=0)) or None,
+        )
         if self._gpu:
-            self.conditions["gpu"] = {
-                name: {"min": min(seen), "max": max(seen)}
-                for name in GPU_FIELDS
-                if (seen := [look[name] for look in self._gpu if name in look])
-            }
-            self.conditions["foreign_gpu_processes"] = self._foreign()
+            seen = {name: [look[name] for look in self._gpu if name in look] for name in GPU_FIELDS}
+            spans = {name: Span(min=min(values), max=max(values)) for name, values in seen.items() if values}
+            found = found.model_copy(update={"gpu": spans, "foreign_gpu_processes": self._foreign()})
+        self.conditions = found
 
-    def _foreign(self) -> list[int] | None:
+    def _foreign(self) -> tuple[int, ...] | None:
         """Processes on the GPU that are not ours; None where ours is not listed by its number here (a container)."""
         own, listed = {process.pid for process in family(os.getpid())}, set(gpu_processes())
-        return sorted(listed - own) if listed & own else None
+        return tuple(sorted(listed - own)) if listed & own else None
 
     def _sample(self) -> None:
         while not self._stop.wait(INTERVAL_S):

@@ -6,19 +6,20 @@ A server that ends in the middle is started once more and the protocol begun ane
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from pipeline.artifacts.workspace import Draft
 from pipeline.config import BenchSettings
 from pipeline.errors import ServerError
+from pipeline.results.bench import BenchResult, Conditions, Goodput, Guard, LoadResult, Memory, Probe
+from pipeline.results.server import ServerFacts
 from pipeline.serve.external import describe
 from pipeline.stages.bench import goodput, guards, memory_bandwidth, plan
 from pipeline.stages.bench.client import Client, Run
-from pipeline.stages.bench.guards import Guard
 from pipeline.stages.bench.memory import memory
 from pipeline.stages.bench.metrics import figures_of
 from pipeline.stages.bench.monitor import Watch
@@ -33,7 +34,7 @@ ATTEMPTS = 2
 
 
 def bench(job: Job, draft: Draft) -> None:
-    """Writes `loads/<load>/repeat-<i>.{json,npz}`, and all figures into the manifest (see `pipeline.stages.bench`).
+    """Writes `loads/<load>/repeat-<i>.{json,npz}`, and all figures into the manifest.
 
     Raises:
         InputError: when there are too few prompts, or they do not fit into the model's context.
@@ -54,12 +55,21 @@ def bench(job: Job, draft: Draft) -> None:
                 break
             except ServerError as error:
                 failures.append(str(error))
-                draft.results = protocol.results() | {"failures": failures}
+                draft.results = protocol.results(failures)
                 job.serving.stop()
                 if attempt == attempts:
                     raise
                 job.progress.say(f"  bench {job.variant}: {error.problem.splitlines()[0]} Trying a fresh server.")
-    draft.results = protocol.results() | {"failures": failures, "memory_bandwidth": read}
+    draft.results = protocol.results(failures).model_copy(update={"memory_bandwidth": read})
+
+
+class Found(TypedDict, total=False):
+    """Parts of the result that come up on the way; an attempt that failed has not got to all of them."""
+
+    warm_up: tuple[float, ...]
+    goodput: Goodput
+    server: ServerFacts
+    memory: Memory
 
 
 @dataclass
@@ -71,10 +81,10 @@ class Protocol:
     settings: BenchSettings
     prompts: Path | None
     scratch: Path
-    loads: list[dict[str, Any]] = field(default_factory=list)
+    loads: list[LoadResult] = field(default_factory=list)
     guards: list[Guard] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
-    found: dict[str, Any] = field(default_factory=dict)
+    found: Found = field(default_factory=lambda: Found())
 
     def run(self) -> None:
         """Sends everything."""
@@ -90,23 +100,28 @@ class Protocol:
             self._climb(self.settings.ladder.budget_s)
         if self.settings.slo.limits and self.settings.slo.probes:
             self._search()
-        self.found |= {"server": server.facts(), "memory": memory(self.job, server, self._conditions())}
+        self.found["server"] = server.facts()
+        self.found["memory"] = memory(self.job, server, self._conditions())
 
-    def results(self) -> dict[str, Any]:
-        """What there is so far, in the schema that `pipeline.stages.bench` describes."""
-        measured = [load for load in self.loads if not load["name"].startswith("probe")]
-        headline = next((load for load in reversed(measured) if load["request_rate"] == "inf"), None)
-        headline = headline or (measured[-1] if measured else {})
-        top = {name: headline.get(name) for name in ("asked", "completed", "failed", "output_tokens", "metrics")}
-        return {
-            "protocol": self.settings.name,
-            "headline": headline.get("name"),
-            **top,
-            "loads": self.loads,
-            "left_out": self.left_out,
-            "guards": [guard.model_dump() for guard in self.guards],
+    def results(self, failures: Sequence[str]) -> BenchResult:
+        """The result so far, after these failures of servers."""
+        measured = [load for load in self.loads if not load.name.startswith("probe")]
+        unlimited = (load for load in reversed(measured) if load.request_rate == "inf")
+        headline = next(unlimited, measured[-1] if measured else None)
+        return BenchResult(
+            protocol=self.settings.name,
+            headline=headline.name if headline else None,
+            asked=headline.asked if headline else 0,
+            completed=headline.completed if headline else 0,
+            failed=headline.failed if headline else 0,
+            output_tokens=headline.output_tokens if headline else (),
+            metrics=headline.metrics if headline else {},
+            loads=tuple(self.loads),
+            left_out=tuple(self.left_out),
+            guards=tuple(self.guards),
+            failures=tuple(failures),
             **self.found,
-        }
+        )
 
     def _warm_up(self) -> None:
         load, rounds = plan.warmup(self.settings), list[float]()
@@ -116,7 +131,7 @@ class Protocol:
             self.job.progress.detail(f"warming up, round {len(rounds) + 1} of at most {self.settings.warmup_rounds}")
             run = self.client.send(load, self.settings.seed + plan.WARMUP_SEED + len(rounds))
             rounds.append(float(run.summary["total_token_throughput"]))
-        self.found["warm_up"] = rounds
+        self.found["warm_up"] = tuple(rounds)
         self.guards.append(guards.warm_up(rounds, self.settings.warmup_tolerance, load.num_prompts))
 
     def _climb(self, budget_s: float | None) -> None:
@@ -139,11 +154,11 @@ class Protocol:
         climb(lambda: list(plan.rates(self.settings, self._saturation())))
         if self.left_out:
             text = f"left out for bench.ladder.budget_s={budget_s:g}: {', '.join(self.left_out)}"
-            self.guards.append(Guard(name="budget", passed=None, text=text))
+            self.guards.append(Guard(name="budget", passed=None, text=text, load=None))
 
     def _search(self) -> None:
         """The highest rate that meets the SLO."""
-        slo, probes = self.settings.slo, list[dict[str, Any]]()
+        slo, probes = self.settings.slo, list[Probe]()
 
         def meets(rate: float) -> bool:
             load = plan.probe(self.settings, rate, len(probes))
@@ -152,15 +167,15 @@ class Protocol:
             met = all(seen[name] <= limit for name, limit in slo.limits.items())
             # JSON has no infinity: a percentile among failed requests is null.
             shown = {name: value if value != float("inf") else None for name, value in seen.items()}
-            probes.append({"rate": rate, "load": load.name, "percentile": slo.percentile, "seen": shown, "met": met})
+            probes.append(Probe(rate=rate, load=load.name, percentile=slo.percentile, met=met, seen=shown))
             return met
 
         bracket = goodput.bisect(meets, self._saturation(), slo.probes)
-        self.found["goodput"] = {"slo": slo.limits, **bracket.model_dump(), "probes": probes}
+        self.found["goodput"] = Goodput(slo=slo.limits, met=bracket.met, unmet=bracket.unmet, probes=tuple(probes))
 
     def _measure(self, load: Load, repeats: int | None = None) -> list[Run]:
         """Sends a load with all of its repeats and keeps what was found."""
-        number, runs, conditions = repeats or self.settings.repeats, list[Run](), list[dict[str, Any]]()
+        number, runs, conditions = repeats or self.settings.repeats, list[Run](), list[Conditions]()
         for index in range(number):
             self.job.progress.detail(f"{load.name}, repeat {index + 1} of {number}")
             server = self.client.server
@@ -173,26 +188,29 @@ class Protocol:
         failed = sum(int((~run.requests.good).sum()) for run in runs)
         self.guards += guards.check(load.name, conditions, failed, asked)
         self.loads.append(
-            {
-                **load.model_dump(exclude={"index"}),
-                "seeds": [load.seed(self.settings, index) for index in range(number)],
-                "asked": asked,
-                "completed": sum(int(run.summary["completed"]) for run in runs),
-                "failed": failed,
-                "input_tokens": [int(run.summary["total_input_tokens"]) for run in runs],
-                "output_tokens": [int(run.summary["total_output_tokens"]) for run in runs],
-                "metrics": figures_of(runs, self.settings.slo.limits),
-                "conditions": conditions,
-            }
+            LoadResult(
+                name=load.name,
+                num_prompts=load.num_prompts,
+                request_rate=load.request_rate,
+                max_concurrency=load.max_concurrency,
+                seeds=tuple(load.seed(self.settings, index) for index in range(number)),
+                asked=asked,
+                completed=sum(int(run.summary["completed"]) for run in runs),
+                failed=failed,
+                input_tokens=tuple(int(run.summary["total_input_tokens"]) for run in runs),
+                output_tokens=tuple(int(run.summary["total_output_tokens"]) for run in runs),
+                metrics=figures_of(runs, self.settings.slo.limits),
+                conditions=tuple(conditions),
+            )
         )
         return runs
 
     def _saturation(self) -> float:
         """The highest request throughput of any load, requests per second."""
-        return max(float(max(load["metrics"]["request_throughput"]["values"])) for load in self.loads)
+        return max(max(load.metrics["request_throughput"].values) for load in self.loads)
 
-    def _conditions(self) -> list[dict[str, Any]]:
-        return [each for load in self.loads for each in load["conditions"]]
+    def _conditions(self) -> list[Conditions]:
+        return [each for load in self.loads for each in load.conditions]
 
 
 def _least_s(load: Load) -> float:
@@ -215,8 +233,7 @@ def _prompts(job: Job, scratch: Path) -> Path | None:
 def _context(job: Job) -> int | None:
     """Tokens that prompt and reply may have together, as the server tells, or by the setting and the model."""
     if job.settings.serve.url:
-        told = describe(job.settings.serve.url)["context"]
-        return told if isinstance(told, int) else None
+        return describe(job.settings.serve.url).context
     return job.model.context(job.settings.serve.max_model_len)
 
 

@@ -15,9 +15,7 @@ What is observed does not depend on the technique, so choosing another one re-ru
 
 from __future__ import annotations
 
-from typing import Any
-
-from pipeline.artifacts.keys import key_of
+from pipeline.artifacts.keys import Payload, key_of
 from pipeline.artifacts.workspace import Draft
 from pipeline.config import Settings, Stage
 from pipeline.job import Job
@@ -44,7 +42,7 @@ def needs(settings: Settings) -> tuple[Stage, ...]:
     return ()
 
 
-def identity(job: Job) -> dict[str, Any]:
+def identity(job: Job) -> Payload:
     """The model, the conversations, how they are sampled and observed, and which evaluations they are held against."""
     settings = job.settings.calibration
     if settings.artifact is not None:
@@ -54,7 +52,7 @@ def identity(job: Job) -> dict[str, Any]:
     return {**observed(job), CHECKED: _checked(job)}
 
 
-def observed(job: Job) -> dict[str, Any]:
+def observed(job: Job) -> Payload:
     """What the sketches depend on: the identity without the evaluations that the set is held against."""
     settings = job.settings.calibration
     sets = {
@@ -64,7 +62,7 @@ def observed(job: Job) -> dict[str, Any]:
     return {"model": job.model.identity(), "sets": sets, **settings.model_dump(include=set(OBSERVED))}
 
 
-def _checked(job: Job) -> dict[str, Any]:
+def _checked(job: Job) -> Payload:
     """The evaluations, the limits that were set, and whether exceeding them is allowed."""
     calibration, scoring = job.settings.calibration, job.settings.eval
     from pipeline.tasks.lm_eval_tasks import task_files

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.results.calibration import Lengths, Overlap, SetCard, SetSource, Template
 from pipeline.stages.calibrate.contamination import words
 from pipeline.stages.calibrate.conversations import Drawn, lengths_of
 
@@ -20,52 +21,48 @@ LENGTH_BINS = 24
 FEWEST_WORDS = 3
 
 
-def card_of(job: Job, drawn: Sequence[Drawn], tokenizer: Any, overlap: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def card_of(job: Job, drawn: Sequence[Drawn], tokenizer: Any, overlap: Sequence[Overlap]) -> SetCard:
     """The card as data."""
     settings = job.settings.calibration
     lengths = lengths_of(drawn)
     counts, edges = np.histogram(lengths, bins=min(LENGTH_BINS, max(1, max(lengths) - min(lengths))))
     template = str(tokenizer.chat_template or "")
-    return {
-        "name": settings.name,
-        "sources": [_source(job, each) for each in drawn],
-        "template": {
-            "applied": settings.apply_chat_template,
-            "sha256": hashlib.sha256(template.encode()).hexdigest() if template else None,
-            "enable_thinking": settings.enable_thinking,
-        },
-        "counts": {
+    return SetCard(
+        name=settings.name,
+        sources=tuple(_source(job, each) for each in drawn),
+        template=Template(
+            applied=settings.apply_chat_template,
+            sha256=hashlib.sha256(template.encode()).hexdigest() if template else None,
+            enable_thinking=settings.enable_thinking,
+        ),
+        counts={
             name: sum(getattr(each, name) for each in drawn)
             for name in ("no_conversation", "duplicates", "too_short", "too_long", "cut")
         },
-        "tokens": sum(lengths),
-        "lengths": {
-            "min": min(lengths),
-            "median": float(np.median(lengths)),
-            "mean": float(np.mean(lengths)),
-            "max": max(lengths),
-            "edges": edges.tolist(),
-            "counts": counts.tolist(),
-        },
-        "languages": languages([text for each in drawn for text in each.texts]),
-        "overlap": list(overlap),
-    }
+        tokens=sum(lengths),
+        lengths=Lengths(
+            min=min(lengths),
+            median=float(np.median(lengths)),
+            mean=float(np.mean(lengths)),
+            max=max(lengths),
+            edges=edges.tolist(),
+            counts=counts.tolist(),
+        ),
+        languages=languages([text for each in drawn for text in each.texts]),
+        overlap=tuple(overlap),
+    )
 
 
-def _source(job: Job, drawn: Drawn) -> dict[str, Any]:
+def _source(job: Job, drawn: Drawn) -> SetSource:
     dataset = job.settings.calibration.sets[drawn.setting.removeprefix("calibration.")]
     if dataset.path is not None:
         source, identity = dataset.path.name, f"sha256 {job.digests.of(dataset.path)}"
     else:
         part = dataset.hub_file or "/".join(filter(None, (dataset.subset, dataset.split)))
         source, identity = f"{dataset.hub_id} ({part})", f"revision {dataset.revision or 'not pinned'}"
-    return {
-        "source": source,
-        "identity": identity,
-        "weight": dataset.weight,
-        "read": drawn.read,
-        "taken": len(drawn.sequences),
-    }
+    return SetSource(
+        source=source, identity=identity, weight=dataset.weight, read=drawn.read, taken=len(drawn.sequences)
+    )
 
 
 def languages(texts: Sequence[str]) -> dict[str, float]:
@@ -76,29 +73,26 @@ def languages(texts: Sequence[str]) -> dict[str, float]:
     return {language: count / len(texts) for language, count in found.most_common()}
 
 
-def to_markdown(card: dict[str, Any]) -> str:
+def to_markdown(card: SetCard) -> str:
     """The card for people, beside the artifact."""
-    template, lengths = card["template"], card["lengths"]
-    thinking = {None: "as the template does by itself", True: "on", False: "off"}[template["enable_thinking"]]
+    template, lengths = card.template, card.lengths
+    thinking = {None: "as the template does by itself", True: "on", False: "off"}[template.enable_thinking]
     lines = [
-        f"# Calibration set: {card['name']}",
+        f"# Calibration set: {card.name}",
         "",
         "| source | identity | weight | rows | taken |",
         "|---|---|---|---|---|",
     ]
-    lines += [
-        f"| {s['source']} | {s['identity']} | {s['weight']:g} | {s['read']} | {s['taken']} |" for s in card["sources"]
-    ]
-    applied = f"applied (sha256 {template['sha256']}), thinking {thinking}" if template["applied"] else "not applied"
+    lines += [f"| {s.source} | {s.identity} | {s.weight:g} | {s.read} | {s.taken} |" for s in card.sources]
+    applied = f"applied (sha256 {template.sha256}), thinking {thinking}" if template.applied else "not applied"
     lines += ["", f"Chat template: {applied}."]
-    counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in card["counts"].items())
+    counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in card.counts.items())
     lines += ["", f"Passed over or shortened: {counts}."]
     lines += [
         "",
-        f"{card['tokens']:,} tokens; {lengths['min']} to {lengths['max']} a conversation, "
-        f"median {lengths['median']:g}.",
+        f"{card.tokens:,} tokens; {lengths.min} to {lengths.max} a conversation, median {lengths.median:g}.",
     ]
-    mix = ", ".join(f"{name} {share:.1%}" for name, share in card["languages"].items())
+    mix = ", ".join(f"{name} {share:.1%}" for name, share in card.languages.items())
     lines += [
         "",
         f"Languages: {mix}.",
@@ -106,7 +100,8 @@ def to_markdown(card: dict[str, Any]) -> str:
         "| evaluation | items | share a run of words with this set |",
         "|---|---|---|",
     ]
-    for entry in card["overlap"]:
-        seen = entry.get("reason") or f"{entry['overlapping']} ({entry['share']:.2%}, runs of {entry['ngram']} words)"
-        lines.append(f"| {entry['evaluation']} ({entry['task']}) | {entry.get('items', 'n/a')} | {seen} |")
+    for entry in card.overlap:
+        seen = entry.reason or f"{entry.overlapping} ({entry.share:.2%}, runs of {entry.ngram} words)"
+        items = "n/a" if entry.items is None else entry.items
+        lines.append(f"| {entry.evaluation} ({entry.task}) | {items} | {seen} |")
     return "\n".join(lines) + "\n"

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.errors import InputError, PipelineError
+from pipeline.results.calibration import Overlap
 
 if TYPE_CHECKING:
     from pipeline.job import Job
@@ -35,37 +36,37 @@ def overlapping(calibration: Iterable[str], items: Sequence[str], n: int) -> lis
     return [index for index, item in enumerate(items) if any(run in known for run in runs(item, n))]
 
 
-def report(job: Job, texts: Sequence[str]) -> list[dict[str, Any]]:
+def report(job: Job, texts: Sequence[str]) -> list[Overlap]:
     """For each evaluation of the settings: how many of its items overlap, or why that could not be found out."""
     from pipeline.tasks.lm_eval_tasks import load
 
     n, scoring = job.settings.calibration.overlap_ngram, job.settings.eval
-    found: list[dict[str, Any]] = []
+    found: list[Overlap] = []
     for label, wanted in scoring.tasks.items():
-        entry: dict[str, Any] = {"evaluation": label, "task": wanted.task}
         job.progress.detail(f"comparing with {label}")
         try:
             asked = load(label, wanted, scoring.model_copy(update={"limit": None}))
         except PipelineError as error:
-            found.append({**entry, "reason": error.problem})
+            found.append(Overlap(evaluation=label, task=wanted.task, reason=error.problem))
             continue
         items = [str(task.doc_to_text(doc)) for task in asked.tasks.values() for doc in task.eval_docs]
         shared = overlapping(texts, items, n)
         found.append(
-            {
-                **entry,
-                "ngram": n,
-                "items": len(items),
-                "too_short": sum(len(words(item)) < n for item in items),
-                "overlapping": len(shared),
-                "share": len(shared) / len(items),
-                "example": items[shared[0]][:300] if shared else None,
-            }
+            Overlap(
+                evaluation=label,
+                task=wanted.task,
+                items=len(items),
+                overlapping=len(shared),
+                ngram=n,
+                share=len(shared) / len(items),
+                example=items[shared[0]] if shared else None,
+                too_short=sum(len(words(item)) < n for item in items),
+            )
         )
     return found
 
 
-def refuse_contamination(job: Job, entries: Sequence[dict[str, Any]]) -> None:
+def refuse_contamination(job: Job, entries: Sequence[Overlap]) -> None:
     """Stops where an evaluation shares more items than `calibration.max_overlap` allows.
 
     Raises:
@@ -75,10 +76,10 @@ def refuse_contamination(job: Job, entries: Sequence[dict[str, Any]]) -> None:
     if settings.allow_contamination:
         return
     for entry in entries:
-        if entry.get("share", 0) > settings.max_overlap:
+        if (entry.share or 0) > settings.max_overlap:
             raise InputError(
-                f"calibration={settings.name} shares runs of {entry['ngram']} words with {entry['overlapping']} of the "
-                f"{entry['items']} items of {entry['evaluation']}, more than calibration.max_overlap="
+                f"calibration={settings.name} shares runs of {entry.ngram} words with {entry.overlapping} of the "
+                f"{entry.items} items of {entry.evaluation}, more than calibration.max_overlap="
                 f"{settings.max_overlap:g} allows.",
                 "Calibrate with other conversations, or set calibration.allow_contamination=true.",
             )

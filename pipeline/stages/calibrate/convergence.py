@@ -3,25 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+
+from pipeline.results.calibration import TechniqueVerdict
 
 # A range that still moved in the last quarter of the samples would move on with more of them.
 SETTLED = 0.75
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What one technique's ranges did.
-
-    Attributes:
-        stable_after: samples after which no range moved by more than the tolerance; None where some still moves.
-        moving: sites that still moved in the last quarter, the worst first.
-        text: the same in a sentence.
-    """
-
-    stable_after: int | None
-    moving: tuple[str, ...]
-    text: str
 
 
 def stable_after(clips: Sequence[float], samples_at: Sequence[int], tolerance: float) -> int | None:
@@ -45,23 +31,22 @@ def last_move(clips: Sequence[float], samples_at: Sequence[int]) -> float:
     return max(abs(clip - final) for clip in late) / abs(final) if final else 0.0
 
 
-def judge(curves: Mapping[str, Sequence[float]], samples_at: Sequence[int], tolerance: float) -> Verdict:
+def judge(curves: Mapping[str, Sequence[float]], samples_at: Sequence[int], tolerance: float) -> TechniqueVerdict:
     """The verdict over all sites of a technique; `curves` holds each site's clip point at each of `samples_at`."""
     samples, percent = samples_at[-1], f"{100 * tolerance:g} %"
     if samples < 4:
-        return Verdict(
-            None, (), f"{samples} sample{'s' if samples > 1 else ''}: too few to say whether ranges are stable"
-        )
+        text = f"{samples} sample{'s' if samples > 1 else ''}: too few to say whether ranges are stable"
+        return TechniqueVerdict(stable_after=None, moving=(), text=text)
     found = {name: stable_after(clips, samples_at, tolerance) for name, clips in curves.items()}
     moves = {name: last_move(curves[name], samples_at) for name, number in found.items() if number is None}
     moving = tuple(sorted(moves, key=lambda name: -moves[name]))
     if not moving:
         first = max(number for number in found.values() if number is not None)
-        return Verdict(first, (), f"stable to {percent} after {first} of {samples} samples")
+        text = f"stable to {percent} after {first} of {samples} samples"
+        return TechniqueVerdict(stable_after=first, moving=(), text=text)
     worst = moving[0]
-    return Verdict(
-        None,
-        moving,
+    text = (
         f"{len(found) - len(moving)} of {len(found)} ranges are stable to {percent}; {worst} still moves "
-        f"({100 * moves[worst]:.1f} % in the last quarter of {samples} samples): use more",
+        f"({100 * moves[worst]:.1f} % in the last quarter of {samples} samples): use more"
     )
+    return TechniqueVerdict(stable_after=None, moving=moving, text=text)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.config import CalibrationSet, CalibrationSettings
 from pipeline.errors import InputError
+from pipeline.models.architecture import text_config
 from pipeline.tasks.conversations import Conversation, conversation_of, rows_of
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def _take(job: Job, tokenizer: Any, dataset: CalibrationSet, drawn: Drawn, seen:
 
 
 def _check_context(job: Job, length: int, row: int) -> None:
-    config = job.model.config.get("text_config", job.model.config)
+    config = text_config(job.model.config)
     context = config.get("max_position_embeddings")
     if context and length > context:
         raise InputError(

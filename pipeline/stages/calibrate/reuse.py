@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pipeline.artifacts.keys import changed_fields, sha256_of
+from pipeline.artifacts.keys import Payload, changed_fields, sha256_of
 from pipeline.artifacts.manifest import MANIFEST, Manifest, read_manifest
 from pipeline.artifacts.workspace import Draft
 from pipeline.errors import InputError
+from pipeline.results.base import Missing, read
+from pipeline.results.calibration import CalibrateResult
 
 if TYPE_CHECKING:
     from pipeline.job import Job
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 WAY_OUT = "Make one for this model (calibration.artifact=null), or name the one that belongs to it."
 
 
-def identity_of_given(job: Job, folder: Path) -> dict[str, Any]:
+def identity_of_given(job: Job, folder: Path) -> Payload:
     """The payload of a finished calibration, which then is this job's.
 
     Raises:
@@ -42,9 +44,12 @@ def take_over(job: Job, draft: Draft, folder: Path) -> None:
     """Copies the files of a finished calibration into the draft.
 
     Raises:
-        InputError: when a file is not the one that its manifest lists.
+        InputError: when a file is not the one that its manifest lists, or its results cannot be read.
     """
     manifest = _manifest(folder)
+    result = read(CalibrateResult, manifest)
+    if isinstance(result, Missing):
+        raise InputError(f"calibration.artifact={folder}: {result.reason}.", WAY_OUT)
     for name, record in manifest.files.items():
         source = folder / name
         if not source.is_file() or sha256_of(source) != record.sha256:
@@ -53,7 +58,7 @@ def take_over(job: Job, draft: Draft, folder: Path) -> None:
             )
         (draft.folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, draft.folder / name)
-    draft.results = {**manifest.results, "taken_from": folder.name}
+    draft.results = result.model_copy(update={"taken_from": folder.name})
 
 
 def _manifest(folder: Path) -> Manifest:

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from pipeline.artifacts.workspace import Draft
-from pipeline.results.calibration import CARD, SUMMARY
+from pipeline.results.calibration import CARD, SUMMARY, CalibrateResult
 from pipeline.stages.calibrate import artifact, contamination
 from pipeline.stages.calibrate.card import card_of, to_markdown
 from pipeline.stages.calibrate.conversations import draw
@@ -45,12 +45,14 @@ def calibrate(job: Job, draft: Draft) -> None:
     artifact.write(draft.folder, sequences, observers, settings)
     dtype = str(next(decoding.model.parameters()).dtype).removeprefix("torch.")
     summary = summary_of(observers, settings, card, dtype)
-    (draft.folder / SUMMARY).write_text(json.dumps(summary, ensure_ascii=False), encoding="utf-8")
-    draft.results = {
-        "conversations": len(sequences),
-        "tokens": card["tokens"],
-        "tokens_per_second": card["tokens"] / seconds,
-        "layerwise": type(decoding).__name__ == "Layerwise",
-        "dtype": dtype,
-        "verdict": {name: verdict["text"] for name, verdict in summary["verdict"].items()},
-    }
+    (draft.folder / SUMMARY).write_text(
+        json.dumps(summary.model_dump(mode="json", exclude_unset=True), ensure_ascii=False), encoding="utf-8"
+    )
+    draft.results = CalibrateResult(
+        conversations=len(sequences),
+        tokens=card.tokens,
+        tokens_per_second=card.tokens / seconds,
+        layerwise=type(decoding).__name__ == "Layerwise",
+        dtype=dtype,
+        verdict={name: verdict.text for name, verdict in summary.verdict.items()},
+    )

@@ -1,81 +1,76 @@
-"""A calibration for people and for the report: ranges, outliers, convergence and the card, as one JSON file."""
+"""The summary of a calibration: ranges, outliers, convergence and the card, from what the observers saw."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from pipeline.config import CalibrationSettings
+from pipeline.results.calibration import Channel, Histogram, SetCard, Site, Summary
+from pipeline.stages.calibrate import observers
 from pipeline.stages.calibrate.artifact import contents, observed
 from pipeline.stages.calibrate.clipping import FORMATS, TECHNIQUES, Observed, clip_point, moving_average
 from pipeline.stages.calibrate.convergence import judge, stable_after
 from pipeline.stages.calibrate.histograms import BINS, magnitudes
-from pipeline.stages.calibrate.observers import Site, checkpoints
 
-SCHEMA_VERSION = 1
 # Convergence is told for one format; min-max, moving average and percentile do not depend on it.
 SHOWN_FORMAT = "fp8_e4m3"
 WORST, OUTLIERS, DRAWN_BINS = 10, 5, 64
 
 
-def summary_of(
-    sites: Iterable[Site], settings: CalibrationSettings, card: Mapping[str, Any], dtype: str
-) -> dict[str, Any]:
+def summary_of(sites: Iterable[observers.Site], settings: CalibrationSettings, card: SetCard, dtype: str) -> Summary:
     """Everything that is shown of a calibration."""
     sites = list(sites)
     samples = max(site.sketch.samples for site in sites)
-    points = checkpoints(samples)
+    points = observers.checkpoints(samples)
     described = [_describe(site, settings, points) for site in sites]
-    curves = {technique: {d["name"]: d["convergence"][technique] for d in described} for technique in TECHNIQUES}
-    worst = sorted((d for d in described if d["modules"]), key=lambda d: -d["outlier_ratio"])[:WORST]
+    curves = {technique: {each.name: each.convergence[technique] for each in described} for technique in TECHNIQUES}
+    worst = sorted((each for each in described if each.modules), key=lambda each: -each.outlier_ratio)[:WORST]
     by_name = {site.name: site for site in sites}
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "conversations": samples,
-        "tokens": card["tokens"],
-        "dtype": dtype,
-        "tolerance": settings.tolerance,
-        "techniques": list(TECHNIQUES),
-        "samples_at": points,
-        "sites": described,
-        "worst": [_drawn(by_name[d["name"]]) for d in worst],
-        "verdict": {name: asdict(judge(curves[name], points, settings.tolerance)) for name in TECHNIQUES},
-        "card": dict(card),
-    }
+    return Summary(
+        conversations=samples,
+        tokens=card.tokens,
+        dtype=dtype,
+        tolerance=settings.tolerance,
+        techniques=tuple(TECHNIQUES),
+        samples_at=tuple(points),
+        sites=tuple(described),
+        worst=tuple(_drawn(by_name[each.name]) for each in worst),
+        verdict={name: judge(curves[name], points, settings.tolerance) for name in TECHNIQUES},
+        card=card,
+    )
 
 
-def _describe(site: Site, settings: CalibrationSettings, points: Sequence[int]) -> dict[str, Any]:
+def _describe(site: observers.Site, settings: CalibrationSettings, points: Sequence[int]) -> Site:
     kept = contents(site)
     whole = observed(kept, settings)
     largest = kept["channel_range"].abs().amax(1)
     top = largest.topk(min(OUTLIERS, largest.numel()))
     middle = float(largest.median())
     curve = _curve(site, settings, points)
-    return {
-        "name": site.name,
-        "modules": site.modules,
-        "layer": site.layer,
-        "kind": site.kind,
-        "minimum": whole.minimum,
-        "maximum": whole.maximum,
-        "clip": {
+    return Site(
+        name=site.name,
+        modules=tuple(site.modules),
+        layer=site.layer,
+        kind=site.kind,
+        minimum=whole.minimum,
+        maximum=whole.maximum,
+        clip={
             name: {technique: clip_point(whole, technique, number, settings.percentile) for technique in TECHNIQUES}
             for name, number in FORMATS.items()
         },
-        "outlier_ratio": float(top.values[0]) / middle if middle > 0 else 0.0,
-        "outlier_channels": [
-            {"channel": channel, "absmax": value}
+        outlier_ratio=float(top.values[0]) / middle if middle > 0 else 0.0,
+        outlier_channels=tuple(
+            Channel(channel=channel, absmax=value)
             for channel, value in zip(top.indices.tolist(), top.values.tolist(), strict=True)
-        ],
-        "convergence": curve,
-        "stable_after": {name: stable_after(clips, points, settings.tolerance) for name, clips in curve.items()},
-    }
+        ),
+        convergence={name: tuple(clips) for name, clips in curve.items()},
+        stable_after={name: stable_after(clips, points, settings.tolerance) for name, clips in curve.items()},
+    )
 
 
-def _curve(site: Site, settings: CalibrationSettings, points: Sequence[int]) -> dict[str, list[float]]:
+def _curve(site: observers.Site, settings: CalibrationSettings, points: Sequence[int]) -> dict[str, list[float]]:
     """The clip point of each technique after each number of samples."""
     extremes = site.sketch.extremes.cpu().double()
     low, high = extremes[..., 0].amin(1).tolist(), extremes[..., 1].amax(1).tolist()
@@ -97,14 +92,14 @@ def _curve(site: Site, settings: CalibrationSettings, points: Sequence[int]) -> 
     return curves
 
 
-def _drawn(site: Site) -> dict[str, Any]:
+def _drawn(site: observers.Site) -> Histogram:
     """The magnitudes of a site in few equal steps of the logarithm."""
     assert site.sketch.histogram is not None
     counts = site.sketch.histogram.sum(0).cpu().numpy()
     values = magnitudes().numpy()
     used = np.flatnonzero(counts[1:]) + 1
     if not len(used):
-        return {"site": site.name, "edges": [1.0, 2.0], "counts": [0], "zeros": int(counts[0])}
+        return Histogram(site=site.name, edges=(1.0, 2.0), counts=(0,), zeros=int(counts[0]))
     low, high = values[used[0]], values[min(used[-1] + 1, BINS - 1)]
     # Rare tiny values would leave the drawing empty on the left: it starts where one value in a million lies.
     share = np.cumsum(counts[used]) / counts[used].sum()
@@ -112,9 +107,9 @@ def _drawn(site: Site) -> dict[str, Any]:
     edges = np.geomspace(low, max(high, low * 2), DRAWN_BINS + 1)
     drawn, _ = np.histogram(values[used], bins=edges, weights=counts[used])
     below = int(counts[used][values[used] < low].sum())
-    return {
-        "site": site.name,
-        "edges": edges.tolist(),
-        "counts": drawn.astype(int).tolist(),
-        "zeros": int(counts[0]) + below,
-    }
+    return Histogram(
+        site=site.name,
+        edges=tuple(edges.tolist()),
+        counts=tuple(drawn.astype(int).tolist()),
+        zeros=int(counts[0]) + below,
+    )

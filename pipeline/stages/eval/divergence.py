@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.config import DivergenceSettings
 from pipeline.errors import InputError, ServerError
+from pipeline.results.eval import DivergenceResult
 from pipeline.stages.eval.endpoint import Choice, Endpoint
 from pipeline.tasks.conversations import Conversation, local_file, read_conversations
 
@@ -75,8 +76,8 @@ def measure(
     folder: Path,
     progress: Callable[[int, int], None] = lambda done, total: None,
     twice: bool = False,
-) -> dict[str, Any]:
-    """Asks about every text and writes `divergence.npz`; returns the figures for the manifest.
+) -> DivergenceResult:
+    """Asks about every text and writes `divergence.npz`; the figures for the manifest.
 
     Asked twice, the second answers are kept as well: batches are put together otherwise, and sums may round otherwise.
     The arrays depend on the answers alone, in the order of the texts: `sequence`, `position`, `token` and its
@@ -100,15 +101,15 @@ def measure(
     np.savez_compressed(folder / FILE, **arrays)  # type: ignore[arg-type]
     if twice:
         np.savez_compressed(folder / FILE_AGAIN, **collect(asked, top_k, endpoint, progress))  # type: ignore[arg-type]
-    return {
-        "file": FILE,
-        "file_again": FILE_AGAIN if twice else None,
-        "sequences": len(asked),
-        "tokens": len(arrays["token"]),
-        "top_k": top_k,
-        "perplexity": float(np.exp(-arrays["logprob"].mean(dtype=np.float64))),
-        "seconds": round(time.monotonic() - started, 3),
-    }
+    return DivergenceResult(
+        file=FILE,
+        file_again=FILE_AGAIN if twice else None,
+        sequences=len(asked),
+        tokens=len(arrays["token"]),
+        top_k=top_k,
+        perplexity=float(np.exp(-arrays["logprob"].mean(dtype=np.float64))),
+        seconds=round(time.monotonic() - started, 3),
+    )
 
 
 def collect(

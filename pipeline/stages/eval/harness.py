@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ConfigError, InputError
+from pipeline.results.base import Missing
+from pipeline.results.eval import EvalResult, LayerErrors, TaskResult
 from pipeline.tasks import lm_eval_tasks
 from pipeline.tasks.sandbox import sandbox
 
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from pipeline.artifacts.workspace import Draft
     from pipeline.job import Job
     from pipeline.stages.eval.divergence import Text
-    from pipeline.stages.eval.model import ServedModel
+    from pipeline.stages.eval.model import Facts, ServedModel
     from pipeline.tasks.lm_eval_tasks import Asked
 
 Row = dict[str, Any]
@@ -64,7 +66,7 @@ def evaluate(job: Job, draft: Draft) -> None:
         answers = journal.Journal(draft.kept / journal.FILE)
         endpoint = Endpoint(server.url, SERVED_NAME, settings.num_concurrent, server.check_alive, answers)
         seconds: dict[str, float] = {}
-        figures: dict[str, Row] = {}
+        figures: dict[str, TaskResult] = {}
         reports: dict[str, Any] = {}
         for asked in columns:
             started = time.monotonic()
@@ -79,10 +81,11 @@ def evaluate(job: Job, draft: Draft) -> None:
             )
             reports[asked.label], rows = ask(asked, model, chat_template=settings.chat_template)
             _write_rows(draft.folder / "samples" / f"{file_name(asked.label)}.jsonl", rows)
-            figures[asked.label] = {**summarize(asked, rows), **model.tally.facts()}
+            figures[asked.label] = summarize(asked, rows, model.tally.facts())
             seconds[asked.label] = round(time.monotonic() - started, 3)
             for sentence in remarks(asked.label, figures[asked.label]):
                 job.progress.say(f"  [yellow]{sentence}[/]")
+        diverged = None
         if held_out:
             shown = _progress(job.progress.detail, "divergence", len(texts))
             diverged = divergence.measure(
@@ -90,20 +93,14 @@ def evaluate(job: Job, draft: Draft) -> None:
             )
         answers.close()
     _write_json(draft.folder / "lm_eval.json", reports)
-    draft.results = {
-        "tasks": figures,
-        "server": server.facts(),
-        "seconds": seconds,
-        "recalled": answers.recalled,
-        "sandbox": isolation,
-    }
-    if held_out:
-        draft.results["divergence"] = diverged
-    if by_layer is not None:
-        draft.results["layers"] = by_layer
+    result = EvalResult(
+        tasks=figures, server=server.facts(), seconds=seconds, recalled=answers.recalled, sandbox=isolation
+    )
+    measured = {"divergence": diverged, "layers": by_layer}
+    draft.results = result.model_copy(update={name: each for name, each in measured.items() if each is not None})
 
 
-def _by_layer(job: Job, texts: Sequence[Text], folder: Path) -> Row | None:
+def _by_layer(job: Job, texts: Sequence[Text], folder: Path) -> LayerErrors | Missing | None:
     """Each quantized layer's output error, before the server takes the memory; None where it is not asked for."""
     held_out = job.settings.eval.divergence
     if held_out is None or held_out.layer_tokens is None or job.settings.is_baseline:
@@ -113,11 +110,11 @@ def _by_layer(job: Job, texts: Sequence[Text], folder: Path) -> Row | None:
     if job.hardware.device == "cuda":
         job.serving.stop()
     found = layers.measure(job, texts, held_out.layer_tokens, folder)
-    if "worst" in found:
-        worst = found["worst"][0]
+    if not isinstance(found, Missing):
+        worst = found.worst[0]
         job.progress.say(
-            f"  of {found['modules']} quantized layers, {worst['module']} has the largest output error: "
-            f"{worst['snr_db']:.1f} dB (median {found['median_db']:.1f} dB)"
+            f"  of {found.modules} quantized layers, {worst.module} has the largest output error: "
+            f"{worst.snr_db:.1f} dB (median {found.median_db:.1f} dB)"
         )
     return found
 
@@ -198,21 +195,22 @@ def _answer(task: Any, sample: Row) -> Row:
     return {"filtered": filtered, "response": responses[0] if len(responses) == 1 else responses}
 
 
-def summarize(asked: Asked, rows: Sequence[Row]) -> Row:
+def summarize(asked: Asked, rows: Sequence[Row], facts: Facts) -> TaskResult:
     """The figure of one column: a mean over its items, a group's included."""
     value, stderr = mean_and_error([row["score"] for row in rows])
     filters = {name: mean_and_error([row["scores"][name] for row in rows])[0] for name in rows[0]["scores"]}
-    return {
-        "task": asked.settings.task,
-        "metric": asked.settings.metric,
-        "filter": asked.settings.filter,
-        "value": value,
-        "stderr": stderr,
-        "n": len(rows),
-        "asked": asked.count,
-        "available": asked.available,
-        "filters": filters,
-    }
+    return TaskResult(
+        task=asked.settings.task,
+        metric=asked.settings.metric,
+        filter=asked.settings.filter,
+        value=value,
+        stderr=stderr,
+        n=len(rows),
+        asked=asked.count,
+        available=asked.available,
+        filters=filters,
+        **facts,
+    )
 
 
 def mean_and_error(scores: Sequence[float]) -> tuple[float, float | None]:
@@ -261,15 +259,15 @@ def implied(n: int) -> str:
     )
 
 
-def remarks(label: str, figures: Row) -> list[str]:
+def remarks(label: str, figures: TaskResult) -> list[str]:
     """What of a task's figures must not go by in silence."""
     found = []
-    if cut := figures["truncated"]:
-        found.append(f"{label}: {cut} of {figures['n']} prompts exceeded the context and lost their beginning.")
-    if cut := figures["unfinished"]:
-        found.append(f"{label}: {cut} of {figures['n']} answers ended at their budget of tokens.")
-    if differing := figures["differing"]:
-        found.append(f"{label}: {differing} of {figures['asked_again']} answers came out otherwise when asked again.")
+    if cut := figures.truncated:
+        found.append(f"{label}: {cut} of {figures.n} prompts exceeded the context and lost their beginning.")
+    if cut := figures.unfinished:
+        found.append(f"{label}: {cut} of {figures.n} answers ended at their budget of tokens.")
+    if differing := figures.differing:
+        found.append(f"{label}: {differing} of {figures.asked_again} answers came out otherwise when asked again.")
     return found
 
 

@@ -15,27 +15,28 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from pipeline.models.architecture import read_config, text_config
 from pipeline.models.dequantize import Tensors, Weights
 from pipeline.models.forward import decoder
-from pipeline.models.headers import quantization_config
+from pipeline.models.headers import Quantization, Scheme, quantization_config
 from pipeline.models.rescaling import RESCALING, Factors
+from pipeline.results.base import Missing
+from pipeline.results.eval import LayerError, LayerErrors
 from pipeline.stages.eval.divergence import Text
 
 if TYPE_CHECKING:
     from pipeline.job import Job
 
 FILE = "layers.json"
-Scheme = dict[str, Any]
 
 
-def measure(job: Job, texts: Sequence[Text], tokens: int, folder: Path) -> dict[str, Any]:
-    """Writes `layers.json`, worst layer first; returns the figures for the manifest, or why there are none.
+def measure(job: Job, texts: Sequence[Text], tokens: int, folder: Path) -> LayerErrors | Missing:
+    """Writes `layers.json`, worst layer first; the figures for the manifest, or why there are none.
 
     Args:
         job: of a variant whose checkpoint is there.
@@ -44,33 +45,31 @@ def measure(job: Job, texts: Sequence[Text], tokens: int, folder: Path) -> dict[
         folder: where the file goes.
     """
     if job.settings.quant.scheme is None:
-        return {"reason": "no Linear is quantized"}
+        return Missing(reason="no Linear is quantized")
     try:
         weights = Weights(job.checkpoint)
     except KeyError as error:
-        return {"reason": f"the numbers of format {error} are not read here"}
+        return Missing(reason=f"the numbers of format {error} are not read here")
     job.progress.detail("noting the inputs of BF16's layers")
     inputs = _inputs(job, texts, set(weights.modules), tokens)
     job.progress.detail("each quantized layer against BF16")
     try:
-        found: list[dict[str, Any]] = [
-            {"module": module, **_error(job, weights, module, torch.cat(inputs[module]))}
-            for module in weights.modules
-            if module in inputs
+        found = [
+            _error(job, weights, module, torch.cat(inputs[module])) for module in weights.modules if module in inputs
         ]
     except KeyError as error:
-        return {"reason": f"{error} is not known here"}
-    found.sort(key=itemgetter("snr_db"))
-    (folder / FILE).write_text(json.dumps(found, indent=1))
+        return Missing(reason=f"{error} is not known here")
+    found.sort(key=lambda each: each.snr_db)
+    (folder / FILE).write_text(json.dumps([each.model_dump() for each in found], indent=1))
     scheme = activation_scheme(quantization_config(job.checkpoint))
-    return {
-        "file": FILE,
-        "tokens": min(tokens, sum(len(text.counted) for text in texts)),
-        "modules": len(found),
-        "activations": "as they are" if scheme is None or not is_known(scheme) else "rounded",
-        "median_db": found[len(found) // 2]["snr_db"],
-        "worst": found[:5],
-    }
+    return LayerErrors(
+        file=FILE,
+        tokens=min(tokens, sum(len(text.counted) for text in texts)),
+        modules=len(found),
+        activations="as they are" if scheme is None or not is_known(scheme) else "rounded",
+        median_db=found[len(found) // 2].snr_db,
+        worst=tuple(found[:5]),
+    )
 
 
 class _Notes:
@@ -118,15 +117,14 @@ def _inputs(job: Job, texts: Sequence[Text], modules: set[str], tokens: int) -> 
     return notes.rows
 
 
-def _error(job: Job, weights: Weights, module: str, x: torch.Tensor) -> dict[str, float]:
+def _error(job: Job, weights: Weights, module: str, x: torch.Tensor) -> LayerError:
     before, after = Tensors(job.model.folder), Tensors(job.checkpoint)
     original, image = before[f"{module}.weight"].float(), weights[module]
     signal = x @ original.T
     seen, scale = x, torch.ones(len(original))
     if job.settings.quant.algorithm in RESCALING:
-        config = json.loads((job.model.folder / "config.json").read_text())
         factors = Factors(
-            config.get("text_config", config),
+            text_config(read_config(job.model.folder)),
             original=lambda name: before[name].float(),
             stored=lambda name: after[name].float(),
             weight=weights.__getitem__,
@@ -136,10 +134,11 @@ def _error(job: Job, weights: Weights, module: str, x: torch.Tensor) -> dict[str
     scheme = activation_scheme(quantization_config(job.checkpoint))
     static = after[f"{module}.input_scale"].float() if f"{module}.input_scale" in after else None
     rounded = seen if scheme is None or not is_known(scheme) else rounded_inputs(seen, scheme, static)
-    return {
-        "snr_db": snr_db(signal, rounded @ image.T / scale),
-        "weights_db": snr_db(signal, seen @ image.T / scale),
-    }
+    return LayerError(
+        module=module,
+        snr_db=snr_db(signal, rounded @ image.T / scale),
+        weights_db=snr_db(signal, seen @ image.T / scale),
+    )
 
 
 def snr_db(signal: torch.Tensor, output: torch.Tensor) -> float:
@@ -150,10 +149,10 @@ def snr_db(signal: torch.Tensor, output: torch.Tensor) -> float:
     return 10 * math.log10(power / noise) if power > 0 and math.isfinite(noise) else -200.0
 
 
-def activation_scheme(config: dict[str, Any]) -> Scheme | None:
+def activation_scheme(config: Quantization) -> Scheme | None:
     """How a checkpoint's activations are rounded, in compressed-tensors' terms; None where they are not."""
     for group in (config.get("config_groups") or {}).values():
-        return dict(group["input_activations"]) if group.get("input_activations") else None
+        return group.get("input_activations") or None
     return None
 
 

@@ -11,9 +11,9 @@ more request for each of those, over a prefix that the server has computed. Ever
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
 from lm_eval.api.model import LM
 
@@ -32,6 +32,18 @@ LIMIT_NAMES = ("max_gen_toks", "max_new_tokens", "max_tokens")
 TEXTS_PER_BATCH = 2048
 
 
+class Facts(TypedDict):
+    """The fields of a `TaskResult` that a tally fills."""
+
+    asked_once: int
+    asked_by_echo: int
+    generated: int
+    truncated: int
+    unfinished: int
+    asked_again: int
+    differing: int
+
+
 @dataclass
 class Tally:
     """What was asked, and what of it deserves a word in the results."""
@@ -44,7 +56,7 @@ class Tally:
     asked_again: int = 0
     differing: int = 0
 
-    def facts(self) -> dict[str, int]:
+    def facts(self) -> Facts:
         """As figures.
 
         Questions asked once, `echo` requests, generations, prompts cut, answers cut by their budget; greedy generations
@@ -376,11 +388,11 @@ class ServedModel(LM):  # type: ignore[misc]
         return option.context[-kept:], option.continuation[-(room - kept) :]
 
 
-def _is_sampled(arguments: dict[str, Any]) -> bool:
+def _is_sampled(arguments: Mapping[str, Any]) -> bool:
     return bool(arguments.get("do_sample", float(arguments.get("temperature") or 0) > 0))
 
 
-def _stops(arguments: dict[str, Any]) -> list[str]:
+def _stops(arguments: Mapping[str, Any]) -> list[str]:
     """A task's stop strings, of which it may have one, several or none."""
     until = arguments.get("until") or []
     return [stop for stop in ([until] if isinstance(until, str) else until) if stop]

@@ -8,13 +8,15 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import sys
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
+from pipeline.artifacts.keys import Payload
 from pipeline.artifacts.workspace import Draft
 from pipeline.config import CalibrationSettings, QuantSettings, Settings, Stage
 from pipeline.errors import ConfigError, NotApplicable
 from pipeline.job import Job
 from pipeline.results.calibration import observations_key
+from pipeline.results.quantize import QuantizeResult
 from pipeline.serve.support import why_no_kv_scales
 
 SHARED = False
@@ -22,15 +24,22 @@ SHARED = False
 INSTALL = "make install"
 
 
+class Observer(TypedDict):
+    """A technique that makes ranges of what was observed, and its parameter where it has one."""
+
+    technique: str
+    percentile: NotRequired[float]
+
+
 def needs(settings: Settings) -> tuple[Stage, ...]:
     """Calibration, where the scheme, its algorithm or the KV cache's scales look at data."""
     return (Stage.CALIBRATE,) if settings.needs_calibration else ()
 
 
-def identity(job: Job) -> dict[str, Any]:
+def identity(job: Job) -> Payload:
     """The model, the scheme, and the calibration where it matters."""
     settings = job.settings
-    payload: dict[str, Any] = {
+    payload: Payload = {
         "model": job.model.identity(),
         "quant": settings.quant.model_dump(exclude={"name", "title"}),
     }
@@ -45,10 +54,12 @@ def identity(job: Job) -> dict[str, Any]:
     return payload
 
 
-def observer(calibration: CalibrationSettings) -> dict[str, Any]:
+def observer(calibration: CalibrationSettings) -> Observer:
     """How ranges are made of what was observed: the technique, and its parameter where it has one."""
     technique = calibration.observer
-    return {"technique": technique} | ({"percentile": calibration.percentile} if technique == "percentile" else {})
+    if technique == "percentile":
+        return {"technique": technique, "percentile": calibration.percentile}
+    return {"technique": technique}
 
 
 def check_engine(quant: QuantSettings) -> None:
@@ -94,14 +105,17 @@ def make(job: Job, draft: Draft) -> None:
     if gpu := _gpu_in_use():
         gpu.reset_peak_memory_stats()
     module = importlib.import_module(f"pipeline.stages.quantize.engines.{'baseline' if engine == 'none' else engine}")
-    module.quantize(job, draft)
+    more: dict[str, object] = {}
+    # An engine with an environment of its own says what is installed there.
+    if versions := module.quantize(job, draft):
+        more["engine"] = versions
     if job.settings.kv_cache.needs_data:
         from pipeline.stages.quantize.kv_scales import add_scales
 
-        add_scales(job, draft)
-    draft.results |= describe(draft.folder / "checkpoint")
+        more["kv_scales"] = add_scales(job, draft)
     if (gpu := _gpu_in_use()) and (peak := gpu.max_memory_allocated()):
-        draft.results["peak_gpu_bytes"] = peak
+        more["peak_gpu_bytes"] = peak
+    draft.results = QuantizeResult(**describe(draft.folder / "checkpoint"), **more)
 
 
 def _gpu_in_use() -> Any:

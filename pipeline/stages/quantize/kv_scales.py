@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.artifacts.workspace import Draft
 from pipeline.config import Stage
 from pipeline.errors import StageError
+from pipeline.models.architecture import read_config
 from pipeline.models.headers import headers
 from pipeline.models.safetensors import WEIGHTS
 
@@ -25,8 +26,8 @@ SCHEME = {"num_bits": 8, "type": "float", "strategy": "tensor", "symmetric": Tru
 METHOD = "compressed-tensors"
 
 
-def add_scales(job: Job, draft: Draft) -> None:
-    """Writes the scales of every attention layer beside the weights, and names them in config.json and the index.
+def add_scales(job: Job, draft: Draft) -> int:
+    """Writes the scales of every attention layer beside the weights, named in config.json and the index; their number.
 
     Raises:
         StageError: when an attention layer was never observed.
@@ -46,7 +47,7 @@ def add_scales(job: Job, draft: Draft) -> None:
     save_file(tensors, folder / FILE, metadata={"format": "pt"})
     _write_index(folder, list(tensors))
     _write_config(folder)
-    draft.results["kv_scales"] = len(tensors)
+    return len(tensors)
 
 
 def _write_index(folder: Path, names: list[str]) -> None:
@@ -64,13 +65,13 @@ def _write_index(folder: Path, names: list[str]) -> None:
 
 def _write_config(folder: Path) -> None:
     path = folder / "config.json"
-    config = json.loads(path.read_text())
+    config = read_config(folder)
     unquantized = {"quant_method": METHOD, "format": "dense", "config_groups": {}, "ignore": []}
     config["quantization_config"] = {**(config.get("quantization_config") or unquantized), "kv_cache_scheme": SCHEME}
     _replace(path, config)
 
 
-def _replace(path: Path, content: dict[str, Any]) -> None:
+def _replace(path: Path, content: object) -> None:
     """Writes a file anew, also where it was a link to the original's."""
     path.unlink(missing_ok=True)
     path.write_text(json.dumps(content, indent=2))

@@ -106,7 +106,7 @@ def _setup(settings: Settings, found: Sequence[Source], model: str, machine: str
     versions = dict.fromkeys(
         f"{name} {version}"
         for source in found
-        for name, version in (server_of(source).get("versions") or {}).items()
+        for name, version in server_of(source).versions.items()
         if name.startswith("vllm")
     )
     flight = "no limit" if bench.max_concurrency is None else f"{bench.max_concurrency}"

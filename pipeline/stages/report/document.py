@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import field_serializer
+
 from pipeline.compare.calibration_ranges import LayerRange, Spread
 from pipeline.compare.calibration_sweep import Sweep
 from pipeline.compare.comparison import Comparison
@@ -112,6 +114,11 @@ class Seen(Frozen):
     worst: tuple[Histogram, ...]
     sites: tuple[SiteFinding, ...]
     site_count: int
+
+    @field_serializer("card")
+    def _as_shown(self, card: SetCard) -> dict[str, object]:
+        """The card without figures that no reader of the report asked for."""
+        return card.model_dump(exclude={"overlap": {"__all__": {"too_short"}}})
 
 
 class Calibration(Frozen):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from pipeline.artifacts.keys import Payload
 from pipeline.artifacts.workspace import Draft
 from pipeline.config import Settings, Stage
 from pipeline.job import Job
@@ -17,7 +16,7 @@ def needs(settings: Settings) -> tuple[Stage, ...]:
     return (Stage.QUANTIZE,)
 
 
-def identity(job: Job) -> dict[str, Any]:
+def identity(job: Job) -> Payload:
     """The checkpoint, the server that has to load it, and what is checked: a gate with more checks is passed anew."""
     serve = job.serving.identity(job.settings)
     return {"quantize": job.artifact(Stage.QUANTIZE).key, "serve": serve, "checks": list(CHECKS)}

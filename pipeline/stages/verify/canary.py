@@ -26,12 +26,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.artifacts.keys import key_of
 from pipeline.artifacts.workspace import Artifact
 from pipeline.config import KVCacheSettings, Settings
 from pipeline.errors import PipelineError, ServerError
+from pipeline.results.verify import CanaryAnswers, ReferenceResult
 
 if TYPE_CHECKING:
     from pipeline.job import Job
@@ -102,13 +103,13 @@ def spread(values: Sequence[float]) -> float:
     return max(math.sqrt(sum((value - mean) ** 2 for value in values) / len(values)), 1e-6)
 
 
-def ask(server: Server) -> dict[str, Any]:
-    """The texts' tokens and their log-probabilities, one list each."""
+def ask(server: Server) -> CanaryAnswers:
+    """The texts' tokens and their log-probabilities."""
     found = [pair for text in server.prompt_logprobs(list(TEXTS)) for pair in text]
-    return {"tokens": [token for token, _ in found], "logprobs": [value for _, value in found]}
+    return CanaryAnswers(tokens=tuple(token for token, _ in found), logprobs=tuple(value for _, value in found))
 
 
-def reference(job: Job) -> dict[str, Any]:
+def reference(job: Job) -> CanaryAnswers:
     """BF16's answers, kept for all variants of the model; the model is served for them where they are not there yet.
 
     Raises:
@@ -125,12 +126,12 @@ def reference(job: Job) -> dict[str, Any]:
         try:
             with job.workspace.making(artifact, context) as draft:
                 server = job.server() if job.settings.is_baseline else _baseline_server(job)
-                (draft.folder / "canary.json").write_text(json.dumps(ask(server)))
-                draft.results = {"server": server.facts()}
+                (draft.folder / "canary.json").write_text(json.dumps(ask(server).model_dump()))
+                draft.results = ReferenceResult(server=server.facts())
         except PipelineError as error:
             _unserved[artifact.key] = error.problem
             raise
-    return dict(json.loads((artifact.folder / "canary.json").read_text()))
+    return CanaryAnswers.model_validate_json((artifact.folder / "canary.json").read_text())
 
 
 def _artifact(job: Job) -> Artifact:

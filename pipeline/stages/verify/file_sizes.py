@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.config import QuantSettings
+from pipeline.models.architecture import read_config, text_config
 from pipeline.models.headers import headers
 from pipeline.models.layout import Shape, Stored, bytes_of, stored
 
@@ -29,8 +30,7 @@ def predicted(source: Path, quant: QuantSettings, kv_scales: bool, *, in_float32
         in_float32: made where BF16 is not multiplied; llm-compressor's scales of tensors and channels are float32 then.
     """
     original = {name: (str(item["dtype"]), tuple(item["shape"])) for name, item in headers(source).items()}
-    config = json.loads((source / "config.json").read_text())
-    config = config.get("text_config", config)
+    config = text_config(read_config(source))
     tensors = stored(original, config, quant)
     if in_float32 and quant.engine == "llmcompressor" and quant.effective_group_size is None:
         tensors |= {name: ("F32", shape) for name, (_, shape) in tensors.items() if name.endswith("_scale")}

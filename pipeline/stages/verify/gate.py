@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +13,20 @@ from pipeline.artifacts.workspace import Draft
 from pipeline.errors import PipelineError, ServerError, StageError
 from pipeline.formats import unpack_gguf
 from pipeline.models import headers as disk
+from pipeline.models.architecture import text_config
 from pipeline.models.safetensors import check_safetensors, companions
-from pipeline.results.verify import CHECKS
+from pipeline.results.server import ServerFacts
+from pipeline.results.verify import (
+    CHECKS,
+    Answer,
+    CanaryAnswers,
+    CanaryDistance,
+    Check,
+    VerifyResult,
+    WeightError,
+)
 from pipeline.stages.verify import canary, file_sizes
-from pipeline.stages.verify.weights import changed, compare, excess
+from pipeline.stages.verify.weights import changed, compare
 
 if TYPE_CHECKING:
     from pipeline.job import Job
@@ -37,6 +48,20 @@ class Failed(Exception):
     """A check that did not hold, with what was seen."""
 
 
+@dataclass
+class Findings:
+    """What the checks have found so far, by the names of `VerifyResult`; None for what none of them got to."""
+
+    checks: list[Check] = field(default_factory=list)
+    predicted_bytes: int | None = None
+    weight_errors: list[WeightError] | None = None
+    canary: list[Answer] | None = None
+    canary_logprobs: CanaryDistance | None = None
+    server: ServerFacts | None = None
+    # BF16's answers; None where it was not served.
+    reference: CanaryAnswers | None = None
+
+
 def verify(job: Job, draft: Draft) -> None:
     """Runs the checks in order and stops at the first that fails.
 
@@ -44,36 +69,45 @@ def verify(job: Job, draft: Draft) -> None:
         StageError: naming it, with what was seen.
     """
     folder, source = job.checkpoint, job.model.folder
-    results = draft.results
-    results |= {
-        "checks": [],
-        "bytes": disk.weight_bytes(folder),
-        "baseline_bytes": disk.weight_bytes(source),
-        "quantized_layers": len(disk.quantized_modules(folder)),
-    }
-    results["size_ratio"] = results["bytes"] / results["baseline_bytes"]
+    size, baseline = disk.weight_bytes(folder), disk.weight_bytes(source)
+    layers = len(disk.quantized_modules(folder))
+    found = Findings()
+    try:
+        _run(job, found)
+        found.server = job.server().facts()
+    finally:
+        draft.results = VerifyResult(
+            bytes=size,
+            baseline_bytes=baseline,
+            quantized_layers=layers,
+            size_ratio=size / baseline,
+            **{name: value for name, value in vars(found).items() if value is not None and name != "reference"},
+        )
+
+
+def _run(job: Job, found: Findings) -> None:
+    folder, source = job.checkpoint, job.model.folder
     checks: dict[str, Callable[[], str]] = {
         "files": lambda: files(folder, source),
         "layers": lambda: layers(folder, source, job),
-        "size": lambda: size(folder, source, job, results),
+        "size": lambda: size(folder, source, job, found),
         "scales": lambda: scales(folder),
         "untouched": lambda: untouched(folder, source, job),
-        "weights": lambda: weights(job, results),
-        "BF16 reference": lambda: _reference(job, results),
+        "weights": lambda: weights(job, found),
+        "BF16 reference": lambda: _reference(job, found),
         "loads in vLLM": lambda: _loads(job),
-        "canary prompts": lambda: _canaries(job, results),
-        "canary log-probabilities": lambda: log_probabilities(job, results, canary.ask(job.server())),
+        "canary prompts": lambda: _canaries(job, found),
+        "canary log-probabilities": lambda: log_probabilities(job, found, canary.ask(job.server())),
     }
     for name in CHECKS:
         job.progress.detail(name)
         try:
-            outcome = {"name": name, "ok": True, "detail": checks[name]()}
+            outcome = Check(name=name, ok=True, detail=checks[name]())
         except Failed as seen:
-            outcome = {"name": name, "ok": False, "detail": str(seen)}
-        results["checks"].append(outcome)
-        if not outcome["ok"]:
-            raise StageError(f"{job.variant} did not pass the gate: {name}: {outcome['detail']}.", _REMEDY)
-    results["server"] = job.server().facts()
+            outcome = Check(name=name, ok=False, detail=str(seen))
+        found.checks.append(outcome)
+        if not outcome.ok:
+            raise StageError(f"{job.variant} did not pass the gate: {name}: {outcome.detail}.", _REMEDY)
 
 
 _REMEDY = "Its checkpoint is kept for a look; make it again with another engine, algorithm or calibration."
@@ -99,7 +133,7 @@ def files(folder: Path, source: Path) -> str:
     return f"{len(weights)} weight file(s), tokenizer unchanged"
 
 
-def size(folder: Path, source: Path, job: Job, results: dict[str, Any]) -> str:
+def size(folder: Path, source: Path, job: Job, found: Findings) -> str:
     """The weight files weigh what the scheme and the shapes predict, to 1 %."""
     expected = file_sizes.predicted(
         source,
@@ -107,7 +141,7 @@ def size(folder: Path, source: Path, job: Job, results: dict[str, Any]) -> str:
         job.settings.kv_cache.needs_data,
         in_float32=not job.hardware.has_native_bf16,
     )
-    results["predicted_bytes"] = promised = sum(expected.values())
+    found.predicted_bytes = promised = sum(expected.values())
     seen = disk.weight_bytes(folder)
     said = f"{seen:,} bytes, {promised:,} predicted ({seen / promised - 1:+.2%})"
     if abs(seen / promised - 1) > SIZE_TOLERANCE:
@@ -137,7 +171,7 @@ def layers(folder: Path, source: Path, job: Job) -> str:
     if extra := quantized - expected - beyond:
         raise Failed(f"{len(extra)} layers should not be quantized, {sorted(extra)[0]} first")
     unrounded = ("BF16", "F16", "F32")
-    wide = [name for name in sorted(quantized) if found.get(f"{name}.weight", {}).get("dtype") in unrounded]
+    wide = [name for name in sorted(quantized) if (own := found.get(f"{name}.weight")) and own["dtype"] in unrounded]
     if wide:
         raise Failed(f"{wide[0]} has a scale, and its weight is still {found[wide[0] + '.weight']['dtype']}")
     others = "quantized too" if quantized & beyond else "left alone"
@@ -151,46 +185,46 @@ def untouched(folder: Path, source: Path, job: Job) -> str:
     return "what no scheme rounds is BF16's, bit for bit"
 
 
-def weights(job: Job, results: dict[str, Any]) -> str:
+def weights(job: Job, found: Findings) -> str:
     """Every weight is as near to BF16's as its format allows (see `rounding`)."""
     quant = job.settings.quant
     if quant.scheme is None:
         return "as they were"
     try:
-        found = compare(job.checkpoint, job.model.folder, quant)
+        errors = compare(job.checkpoint, job.model.folder, quant)
     except KeyError as error:
         return f"not compared: not known here: {error.args[0]}"
-    results["weight_errors"] = found
-    worst = max(found, key=excess, default=None)
+    found.weight_errors = errors
+    worst = max(errors, key=lambda each: each.excess, default=None)
     if worst is None:
         raise Failed("no quantized weight could be compared")
     said = (
-        f"{worst['module']} is {worst['error']:.4f} of its norm away, {worst['allowed']:.4f} would be explained; "
-        f"its groups' factors {worst['factor_error']:.4f} from 1, {worst['allowed_factor_error']:.4f} would be"
+        f"{worst.module} is {worst.error:.4f} of its norm away, {worst.allowed:.4f} would be explained; "
+        f"its groups' factors {worst.factor_error:.4f} from 1, {worst.allowed_factor_error:.4f} would be"
     )
-    if excess(worst) > 1:
+    if worst.excess > 1:
         raise Failed(said)
-    return f"{len(found)} compared with BF16; worst: {said}"
+    return f"{len(errors)} compared with BF16; worst: {said}"
 
 
-def log_probabilities(job: Job, results: dict[str, Any], answers: dict[str, Any]) -> str:
+def log_probabilities(job: Job, found: Findings, answers: CanaryAnswers) -> str:
     """What the served checkpoint thinks of fixed texts is as near to BF16 as its formats allow (see `canary`)."""
-    reference = results.pop("reference")
+    reference = found.reference
     if reference is None:
         return "not compared: the BF16 model was not served"
-    if answers["tokens"] != reference["tokens"]:
+    if answers.tokens != reference.tokens:
         raise Failed("the server cuts the texts into other tokens than BF16's")
-    errors = [item["error"] for item in results.get("weight_errors", [])]
-    layers = int(job.model.config.get("text_config", job.model.config)["num_hidden_layers"])
-    limit = canary.allowed(job.settings, layers, errors, reference["logprobs"])
-    seen = canary.distance(reference["logprobs"], answers["logprobs"])
-    results["canary_logprobs"] = {"distance": seen, "allowed": limit, "tokens": len(answers["tokens"])}
+    errors = [each.error for each in found.weight_errors or ()]
+    layers = int(text_config(job.model.config)["num_hidden_layers"])
+    limit = canary.allowed(job.settings, layers, errors, reference.logprobs)
+    seen = canary.distance(reference.logprobs, answers.logprobs)
+    found.canary_logprobs = CanaryDistance(distance=seen, allowed=limit, tokens=len(answers.tokens))
     said = f"{seen:.4f} of their spread away from BF16's, {limit:.4f} would be explained"
     if job.settings.model.weights == "random" and limit >= canary.CAP and math.isfinite(seen):
         return f"not judged: {said}, and random weights this deep in so few bits answer like another model's"
     if not seen <= limit:
         raise Failed(said)
-    return f"{len(answers['tokens'])} tokens; {said}"
+    return f"{len(answers.tokens)} tokens; {said}"
 
 
 def scales(folder: Path) -> str:
@@ -235,14 +269,13 @@ def _tensors(folder: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str,
             yield from ((name, file.get_tensor(name)) for name in file.keys() if wanted(name))  # noqa: SIM118
 
 
-def _reference(job: Job, results: dict[str, Any]) -> str:
+def _reference(job: Job, found: Findings) -> str:
     """A BF16 model that this machine cannot serve is no fault of a variant."""
     try:
-        results["reference"] = canary.reference(job)
+        found.reference = canary.reference(job)
     except ServerError as error:
         if job.settings.is_baseline:
             raise
-        results["reference"] = None
         return f"not there, the BF16 model could not be served: {error.problem.splitlines()[0]}"
     return "log-probabilities of the same texts"
 
@@ -252,9 +285,9 @@ def _loads(job: Job) -> str:
     return f"ready after {server.ready_s:.1f} s"
 
 
-def _canaries(job: Job, results: dict[str, Any]) -> str:
+def _canaries(job: Job, found: Findings) -> str:
     answers = job.server().complete(list(CANARIES), CANARY_TOKENS)
-    results["canary"] = [{"prompt": prompt, "answer": answer} for prompt, answer in zip(CANARIES, answers, strict=True)]
+    found.canary = [Answer(prompt=prompt, answer=answer) for prompt, answer in zip(CANARIES, answers, strict=True)]
     # Broken kernels answer `!!!!`, token 0 over and over, or nothing that can be seen.
     if all(len(set(answer.strip())) <= 1 for answer in answers):
         raise Failed(f"no answer holds more than one character: {answers[0]!r}")

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 from pipeline.config import QuantSettings
 from pipeline.formats import unpack_gguf
 from pipeline.formats.rounding import factor_error, limits, relative_error
+from pipeline.models.architecture import read_config, text_config
 from pipeline.models.headers import gguf_file, quantized_modules
 from pipeline.models.rescaling import NORMS, RESCALING, Factors
-
-# What is found of a module, and the limit that it is held against.
-ERRORS = (("error", "allowed"), ("factor_error", "allowed_factor_error"))
+from pipeline.results.verify import WeightError
 
 
-def compare(folder: Path, source: Path, quant: QuantSettings) -> list[dict[str, Any]]:
+def compare(folder: Path, source: Path, quant: QuantSettings) -> list[WeightError]:
     """Each quantized module with its errors (see `rounding`), and the largest that its format and algorithm explain.
 
     What was rescaled is compared as it acts, with the factors taken out again, so that the errors of one format mean
@@ -34,9 +31,8 @@ def compare(folder: Path, source: Path, quant: QuantSettings) -> list[dict[str, 
     images, before, after = Weights(folder, device), Tensors(source, device), Tensors(folder, device)
     factors: Factors | None = None
     if quant.algorithm in RESCALING:
-        config = json.loads((source / "config.json").read_text())
         factors = Factors(
-            config.get("text_config", config),
+            text_config(read_config(source)),
             original=lambda name: before[name].float(),
             stored=lambda name: after[name].float(),
             weight=images.__getitem__,
@@ -47,29 +43,23 @@ def compare(folder: Path, source: Path, quant: QuantSettings) -> list[dict[str, 
             continue
         original, image = before[f"{module}.weight"].float(), images[module]
         if original.shape != image.shape:
-            wrong = {"error": float("inf"), "allowed": 0.0, "factor_error": float("inf"), "allowed_factor_error": 0.0}
-            found.append({"module": module, **wrong})
+            infinite = float("inf")
+            found.append(WeightError(module=module, error=infinite, allowed=0, factor_error=infinite))
             continue
         scale = 1.0 if factors is None else factors.inputs(module) * factors.outputs(module)[:, None]
         scheme = images.block_format(module) or str(quant.scheme)
         group, image = quant.effective_group_size, image / scale
         limit = limits(original, scheme, group, quant.algorithm, scale)
         found.append(
-            {
-                "module": module,
-                "error": relative_error(original, image),
-                "allowed": limit.error,
-                "factor_error": factor_error(original, image, group),
-                "allowed_factor_error": limit.factor_error,
-            }
+            WeightError(
+                module=module,
+                error=relative_error(original, image),
+                allowed=limit.error,
+                factor_error=factor_error(original, image, group),
+                allowed_factor_error=limit.factor_error,
+            )
         )
     return found
-
-
-def excess(item: dict[str, Any]) -> float:
-    """The larger one of a module's two errors, in parts of what is explained: up to 1 where all is well."""
-    parts = [item[name] / (item[limit] or 1e-9) for name, limit in ERRORS]
-    return float(max(parts)) if all(part == part for part in parts) else float("inf")
 
 
 def changed(folder: Path, source: Path, quant: QuantSettings) -> list[str]:
@@ -83,8 +73,7 @@ def changed(folder: Path, source: Path, quant: QuantSettings) -> list[str]:
 
     before, after, path = Tensors(source), Tensors(folder), gguf_file(folder)
     blocks = unpack_gguf.tensors(path) if path else {}
-    config = json.loads((source / "config.json").read_text())
-    tied = config.get("text_config", config).get("tie_word_embeddings")
+    tied = text_config(read_config(source)).get("tie_word_embeddings")
     moved = (*(f"{norm}.weight" for norm in NORMS.values()), ".bias") if quant.algorithm in RESCALING else ()
     modules, found = quantized_modules(folder), []
     for name in sorted(before.files):

@@ -15,7 +15,7 @@ from pipeline.compare.stats.accuracy import PairedDifference, adjusted_wald
 from pipeline.compare.stats.repeats import relative_change
 from pipeline.compare.stats.sample_size import items_to_settle, repeats_needed
 from pipeline.results.base import Missing
-from pipeline.results.records import Metric
+from pipeline.results.bench import Metric
 
 
 def decided(*records, needs=None, **constraints):

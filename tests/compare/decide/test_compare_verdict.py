@@ -10,7 +10,8 @@ from pipeline.compare.comparison import METRICS, SpeedCell, TaskCell
 from pipeline.compare.stats.accuracy import PairedDifference
 from pipeline.compare.stats.repeats import Change
 from pipeline.results.base import Missing
-from pipeline.results.records import Metric, Speed, TaskScores
+from pipeline.results.bench import Metric
+from pipeline.results.records import Speed, TaskScores
 
 CLAIM = re.compile(
     r"more tokens per second than BF16|Lower throughput than BF16|scores (lower|higher) than BF16|% throughput|"

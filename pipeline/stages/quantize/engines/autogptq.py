@@ -9,11 +9,12 @@ import json
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.artifacts.workspace import Draft
 from pipeline.config import QuantSettings, Stage
 from pipeline.errors import ConfigError
+from pipeline.models.architecture import read_config
 from pipeline.models.safetensors import copy_companions
 from pipeline.results.calibration import TOKENS
 from pipeline.stages.quantize.engines import base
@@ -30,8 +31,8 @@ WORKER = Path(__file__).parents[1] / "isolated" / "autogptq_worker.py"
 PYTHON = (3, 11)
 
 
-def quantize(job: Job, draft: Draft) -> None:
-    """Writes `checkpoint/` with INT4 or INT8 weights in symmetric groups, in input order."""
+def quantize(job: Job, draft: Draft) -> dict[str, str]:
+    """Writes `checkpoint/` with INT4 or INT8 weights in symmetric groups, in input order; versions of its packages."""
     quant = job.settings.quant
     check(quant)
     folder, log = draft.folder / "checkpoint", job.workspace.root / "logs" / f"quantize-{job.variant}.log"
@@ -55,7 +56,8 @@ def quantize(job: Job, draft: Draft) -> None:
     shutil.copyfile(log, draft.folder / "quantize.log")
     write_config(job.model.folder, folder, quant)
     copy_companions(job.model.folder, folder)
-    draft.results |= {"engine": answer["versions"]}
+    versions: dict[str, str] = answer["versions"]
+    return versions
 
 
 def check(quant: QuantSettings) -> None:
@@ -75,7 +77,7 @@ def check(quant: QuantSettings) -> None:
 
 def write_config(source: Path, target: Path, quant: QuantSettings) -> None:
     """Writes config.json: the original's, and how the weights are stored."""
-    config: dict[str, Any] = json.loads((source / "config.json").read_text())
+    config = read_config(source)
     config["quantization_config"] = {
         "quant_method": "gptq",
         "checkpoint_format": "gptq",

@@ -9,7 +9,7 @@ import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 # What transformers 4 reads from `rope_scaling`; anything else about positions would be ignored there.
 ROPE_SCALING = {
@@ -31,8 +31,29 @@ class Refused(Exception):
     """What this engine does not do, for a reason that a user understands."""
 
 
-def work(request: dict[str, Any], progress: Callable[[str], None]) -> dict[str, Any]:
-    """Quantizes; the request has what `pipeline/stages/quantize/engines/autogptq.py` writes into it.
+class Request(TypedDict):
+    """The fields that `pipeline/stages/quantize/engines/autogptq.py` writes; paths are absolute."""
+
+    model: str
+    tokens: str
+    samples: int
+    checkpoint: str
+    device: str
+    bits: int
+    group_size: int
+    dampening: float
+
+
+class Answer(TypedDict, total=False):
+    """Quantized layers and versions of packages, or the reason why this engine refused."""
+
+    layers: int
+    versions: dict[str, str]
+    refused: str
+
+
+def work(request: Request, progress: Callable[[str], None]) -> Answer:
+    """Quantizes.
 
     Returns:
         `layers` and `versions`, or `refused` with the reason.
@@ -43,7 +64,7 @@ def work(request: dict[str, Any], progress: Callable[[str], None]) -> dict[str, 
         return {"refused": str(reason)}
 
 
-def _work(request: dict[str, Any], progress: Callable[[str], None]) -> dict[str, Any]:
+def _work(request: Request, progress: Callable[[str], None]) -> Answer:
     from importlib.metadata import version
 
     import torch

@@ -21,7 +21,7 @@ import sysconfig
 import tempfile
 import venv
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,7 +77,7 @@ def environment(name: str, progress: Progress) -> Path:
     return python
 
 
-def call(name: str, script: Path, request: dict[str, Any], log: Path, progress: Progress) -> dict[str, Any]:
+def call(name: str, script: Path, request: Mapping[str, object], log: Path, progress: Progress) -> dict[str, Any]:
     """Runs a worker in an engine's environment.
 
     Args:

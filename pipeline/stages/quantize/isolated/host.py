@@ -11,7 +11,7 @@ import runpy
 import signal
 import sys
 import threading
-from typing import Any
+from collections.abc import Mapping
 
 
 def end_with_caller() -> None:
@@ -30,7 +30,7 @@ def main() -> None:
     # What libraries print belongs into the log, which is stderr.
     os.dup2(2, 1)
 
-    def send(message: dict[str, Any]) -> None:
+    def send(message: Mapping[str, object]) -> None:
         channel.write(json.dumps(message) + "\n")
         channel.flush()
 

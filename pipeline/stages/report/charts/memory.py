@@ -7,7 +7,7 @@ from typing import Any
 from pipeline.compare.comparison import Comparison, Row
 from pipeline.compare.memory_fit import Fit
 from pipeline.results.base import Missing
-from pipeline.results.records import Memory
+from pipeline.results.bench import Memory
 from pipeline.stages.report.number_format import decimals, number, size_unit
 from pipeline.stages.report.vega.panels import Strip, hover, mark, strips
 from pipeline.stages.report.vega.spec import INK, SURFACE, WIDE, Chart, Layout, own, quantity

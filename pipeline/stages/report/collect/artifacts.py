@@ -12,16 +12,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.artifacts.keys import Payload
 from pipeline.artifacts.manifest import Manifest
 from pipeline.config import Stage, Variant, choice
 from pipeline.errors import PipelineError
 from pipeline.formats.schemes import SCHEMES
 from pipeline.job import Job
+from pipeline.results.base import Missing, R, Result, read
+from pipeline.results.bench import BenchResult
 from pipeline.results.calibration import observations_key
+from pipeline.results.eval import EvalResult
+from pipeline.results.quantize import QuantizeResult
 from pipeline.results.records import Family
+from pipeline.results.server import ServerFacts
 from pipeline.results.text import clean, first_line
+from pipeline.results.verify import VerifyResult
 
 READ = (Stage.CALIBRATE, Stage.QUANTIZE, Stage.VERIFY, Stage.BENCH, Stage.EVAL)
+STAGE_OF: Mapping[type[Result], Stage] = {
+    QuantizeResult: Stage.QUANTIZE,
+    VerifyResult: Stage.VERIFY,
+    BenchResult: Stage.BENCH,
+    EvalResult: Stage.EVAL,
+}
 Found = dict[Stage, list[tuple[Path, Manifest]]]
 
 
@@ -31,7 +44,7 @@ class Source:
 
     variant: Variant
     label: str
-    quant: dict[str, Any]
+    quant: Payload
     kv_dtype: str
     failure: str = ""
     manifests: dict[Stage, Manifest] = field(default_factory=dict)
@@ -63,6 +76,20 @@ class Source:
         """The stage's manifest where its work ended well."""
         manifest = self.manifests.get(stage)
         return manifest if manifest is not None and manifest.status == "ok" else None
+
+    def result(self, cls: type[R]) -> R | Missing:
+        """The results of the stage that writes this class, or why there are none."""
+        stage = STAGE_OF[cls]
+        manifest = self.finished(stage)
+        return Missing(reason=self.why_not(stage)) if manifest is None else read(cls, manifest)
+
+    def servers(self) -> Iterator[ServerFacts]:
+        """The servers behind the results: the benchmark's own first, then the one that answered the tasks."""
+        found: tuple[BenchResult | EvalResult | VerifyResult | Missing, ...]
+        found = (self.result(BenchResult), self.result(EvalResult), self.result(VerifyResult))
+        for result in found:
+            if not isinstance(result, Missing) and "server" in result.model_fields_set:
+                yield result.server
 
     def why_not(self, stage: Stage) -> str:
         """Why a stage has no result: its own reason, that of a stage before it, or that it has not run."""
@@ -167,11 +194,16 @@ def _recorded(job: Job) -> Iterator[Source]:
             continue
         made = {s: [item for item in items if item[1].payload.get("quantize") == key] for s, items in own.items()}
         # The protocol that is asked for now is the one whose figures stand in the main table.
-        made[Stage.BENCH].sort(key=lambda item: item[1].results.get("protocol") == job.settings.bench.name)
+        made[Stage.BENCH].sort(key=lambda item: _protocol(item[1]) == job.settings.bench.name)
         source = _peer(variant, checkpoint, {stage: items[-1] for stage, items in made.items() if items}, found)
-        protocols = {str(m.results.get("protocol")): m for _, m in made[Stage.BENCH] if m.status == "ok"}
+        protocols = {_protocol(m): m for _, m in made[Stage.BENCH] if m.status == "ok"}
         source.benchmarks = list(protocols.values())[::-1]
         yield source
+
+
+def _protocol(benchmark: Manifest) -> str:
+    result = read(BenchResult, benchmark)
+    return "" if isinstance(result, Missing) else result.protocol
 
 
 def _peer(
@@ -198,7 +230,7 @@ def _peer(
     return source
 
 
-def conditions(payload: Mapping[str, Any]) -> dict[str, Any]:
+def conditions(payload: Mapping[str, Any]) -> Payload:
     """What two results must share to stand in one table: all but the checkpoint, the KV cache and the kernel."""
     serve = {name: value for name, value in payload.get("serve", {}).items() if name not in ("kv_cache", "kernel")}
     return {**{name: value for name, value in payload.items() if name != "quantize"}, "serve": serve}

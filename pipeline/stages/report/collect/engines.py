@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from pydantic import ValidationError
+
 from pipeline.artifacts.keys import canonical
 from pipeline.compare.engine_agreement import Engines, Made, agreement
 from pipeline.config import QuantSettings, Stage
+from pipeline.results.base import Missing
 from pipeline.results.text import clean
+from pipeline.results.verify import VerifyResult
 from pipeline.stages.report.collect.artifacts import Source
-
-UNREADABLE = (KeyError, TypeError, ValueError, AttributeError)
 
 
 def engines(found: Sequence[Source]) -> tuple[Engines, ...]:
@@ -20,22 +22,22 @@ def engines(found: Sequence[Source]) -> tuple[Engines, ...]:
 
 
 def _made(source: Source) -> Made | None:
-    checked, quantized = source.finished(Stage.VERIFY), source.finished(Stage.QUANTIZE)
-    if checked is None or quantized is None or source.kv_dtype != "auto" or source.variant.kernel != "auto":
+    checked, quantized = source.result(VerifyResult), source.finished(Stage.QUANTIZE)
+    if isinstance(checked, Missing) or quantized is None or checked.weight_errors is None:
+        return None
+    if source.kv_dtype != "auto" or source.variant.kernel != "auto":
         return None
     try:
         quant = QuantSettings.model_validate(source.quant)
-        errors = {clean(i["module"], 120): float(i["error"]) for i in checked.results["weight_errors"]}
-        distance = (checked.results.get("canary_logprobs") or {}).get("distance")
-        group = quant.effective_group_size
-        return Made(
-            label=source.label,
-            engine=quant.engine,
-            algorithm=quant.algorithm,
-            scheme=f"{quant.scheme}, groups of {group}" if group else str(quant.scheme),
-            shown=canonical([quantized.payload.get(name) for name in ("model", "calibrate", "algorithm_samples")]),
-            errors={module: error for module, error in errors.items() if math.isfinite(error)},
-            distance=None if distance is None else float(distance),
-        )
-    except UNREADABLE:
+    except ValidationError:
         return None
+    group = quant.effective_group_size
+    return Made(
+        label=source.label,
+        engine=quant.engine,
+        algorithm=quant.algorithm,
+        scheme=f"{quant.scheme}, groups of {group}" if group else str(quant.scheme),
+        shown=canonical([quantized.payload.get(name) for name in ("model", "calibrate", "algorithm_samples")]),
+        errors={clean(each.module, 120): each.error for each in checked.weight_errors if math.isfinite(each.error)},
+        distance=None if checked.canary_logprobs is None else checked.canary_logprobs.distance,
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import struct
 from collections.abc import Mapping
 from functools import cache
@@ -13,7 +12,7 @@ from pipeline.compare.roofline.model import Footprint
 from pipeline.config import QuantSettings, Stage, Variant, choice
 from pipeline.errors import InputError
 from pipeline.formats.schemes import SCHEMES
-from pipeline.models.architecture import EMBEDDING, KV_BYTES, DecoderShape
+from pipeline.models.architecture import EMBEDDING, KV_BYTES, DecoderShape, read_config
 from pipeline.models.headers import gguf_file, headers
 from pipeline.models.layout import bytes_of, stored
 from pipeline.results.base import Missing
@@ -40,9 +39,9 @@ def of_source(source: Source) -> Footprint | Missing:
     return of_checkpoint(folder, source.quant.get("scheme"), source.kv_dtype)
 
 
-def _config(folder: Path) -> dict[str, Any] | None:
+def _config(folder: Path) -> Mapping[str, Any] | None:
     try:
-        return dict(json.loads((folder / "config.json").read_text()))
+        return read_config(folder)
     except (OSError, ValueError):
         return None
 
@@ -50,7 +49,7 @@ def _config(folder: Path) -> dict[str, Any] | None:
 def of_checkpoint(folder: Path, scheme: str | None, kv_dtype: str) -> Footprint | Missing:
     """What a finished checkpoint moves, from its files' headers and its config."""
     try:
-        shape = DecoderShape.of(json.loads((folder / "config.json").read_text()))
+        shape = DecoderShape.of(read_config(folder))
         found = headers(folder)
     except InputError as error:
         return Missing(reason=error.problem)

@@ -6,25 +6,32 @@ import json
 import math
 import zipfile
 import zlib
-from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 
 from pipeline.artifacts.manifest import Manifest
 from pipeline.config import Stage
-from pipeline.results.base import Missing
-from pipeline.results.bench import UNREADABLE, speed_of
+from pipeline.results.base import Missing, read
+from pipeline.results.bench import BenchResult, machine_of
+from pipeline.results.eval import EvalResult
+from pipeline.results.quantize import QuantizeResult
 from pipeline.results.records import Logprobs, Record, Size, Speed, TaskScores
+from pipeline.results.server import ServerFacts
 from pipeline.results.text import clean
+from pipeline.results.verify import VerifyResult
 from pipeline.stages.report.collect.artifacts import Source
+
+# A file of another content than its name says.
+UNREADABLE = (OSError, KeyError, TypeError, ValueError, AttributeError, OverflowError)
 
 
 def record_of(source: Source) -> Record:
     """All that was measured of one variant."""
-    bench, scores = source.finished(Stage.BENCH), source.finished(Stage.EVAL)
+    speeds = [speed for manifest in source.benchmarks if isinstance(speed := speed_of(manifest), Speed)]
+    bench, scores = source.finished(Stage.BENCH), source.result(EvalResult)
     return Record(
         name=source.name,
         label=source.label,
@@ -33,66 +40,42 @@ def record_of(source: Source) -> Record:
         emulated=emulated(source),
         size=_size(source),
         speed=speed_of(bench) if bench else Missing(reason=source.why_not(Stage.BENCH)),
-        protocols={speed.protocol: speed for m in source.benchmarks if isinstance(speed := speed_of(m), Speed)},
-        tasks=_tasks(scores, source.folders[Stage.EVAL]) if scores else Missing(reason=source.why_not(Stage.EVAL)),
+        protocols={speed.protocol: speed for speed in speeds},
+        tasks=scores if isinstance(scores, Missing) else _tasks(scores, source),
         divergence=_logprobs(source, "file"),
         divergence_again=_logprobs(source, "file_again"),
     )
 
 
-def server_of(source: Source) -> Mapping[str, Any]:
-    """What the server said about itself: the benchmark's own, else the one that answered the tasks."""
-    for stage in (Stage.BENCH, Stage.EVAL, Stage.VERIFY):
-        manifest = source.finished(stage)
-        server = manifest.results.get("server") if manifest else None
-        if isinstance(server, Mapping):
-            return server
-    return {}
+def speed_of(manifest: Manifest) -> Speed | Missing:
+    """A finished benchmark with its machine."""
+    result = read(BenchResult, manifest)
+    return result if isinstance(result, Missing) else Speed(machine=machine_of(manifest), **dict(result))
+
+
+def server_of(source: Source) -> ServerFacts:
+    """The server behind the results: the benchmark's own, else the one that answered the tasks."""
+    return next(source.servers(), ServerFacts())
 
 
 def emulated(source: Source) -> tuple[str, ...]:
     """What this machine emulated while serving the variant, as any of its servers said."""
-    names: dict[str, None] = {}
-    for stage in (Stage.BENCH, Stage.EVAL, Stage.VERIFY):
-        manifest = source.finished(stage)
-        server = manifest.results.get("server") if manifest else None
-        for name in server.get("emulated") or () if isinstance(server, Mapping) else ():
-            names[clean(name, 60)] = None
-    return tuple(names)
+    return tuple(dict.fromkeys(clean(name, 60) for server in source.servers() for name in server.emulated))
 
 
 def _size(source: Source) -> Size | Missing:
-    made, checked = source.finished(Stage.QUANTIZE), source.finished(Stage.VERIFY)
-    results = {**(made.results if made else {}), **(checked.results if checked else {})}
-    if "bytes" not in results:
-        return Missing(reason=source.why_not(Stage.QUANTIZE) if made is None else "the checkpoint was not weighed")
-    try:
-        reference = results.get("baseline_bytes")
-        return Size(bytes=int(results["bytes"]), baseline_bytes=None if reference is None else int(reference))
-    except UNREADABLE:
-        return Missing(reason="the recorded size is not a number")
+    made, checked = source.result(QuantizeResult), source.result(VerifyResult)
+    if not isinstance(checked, Missing):
+        return Size(bytes=checked.bytes, baseline_bytes=checked.baseline_bytes)
+    return made if isinstance(made, Missing) else Size(bytes=made.bytes)
 
 
-def _tasks(manifest: Manifest, folder: Path) -> dict[str, TaskScores] | Missing:
-    try:
-        return {
-            clean(label, 60): TaskScores(
-                task=clean(item["task"], 60),
-                metric=clean(item["metric"], 60),
-                value=float(item["value"]),
-                n=int(item["n"]),
-                asked=int(item.get("asked", item["n"])),
-                truncated=int(item.get("truncated", 0)),
-                unfinished=int(item.get("unfinished", 0)),
-                asked_again=int(item.get("asked_again", 0)),
-                differing=int(item.get("differing", 0)),
-                filters={clean(name, 40): float(value) for name, value in (item.get("filters") or {}).items()},
-                scores=_scores(manifest, folder, str(label)),
-            )
-            for label, item in manifest.results["tasks"].items()
-        }
-    except UNREADABLE:
-        return Missing(reason="the manifest of the scores cannot be read")
+def _tasks(result: EvalResult, source: Source) -> dict[str, TaskScores]:
+    manifest, folder = source.manifests[Stage.EVAL], source.folders[Stage.EVAL]
+    return {
+        clean(label, 60): TaskScores(**dict(task), scores=_scores(manifest, folder, label))
+        for label, task in result.tasks.items()
+    }
 
 
 def _scores(manifest: Manifest, folder: Path, label: str) -> tuple[tuple[str, float], ...] | Missing:
@@ -104,24 +87,23 @@ def _scores(manifest: Manifest, folder: Path, label: str) -> tuple[tuple[str, fl
         with (folder / name).open(encoding="utf-8") as lines:
             rows = [json.loads(line) for line in lines if line.strip()]
         scores = tuple((str(row["doc_hash"]), float(row["score"])) for row in rows)
-    except (OSError, *UNREADABLE):
+    except UNREADABLE:
         return Missing(reason="the samples cannot be read")
     return scores if all(math.isfinite(score) for _, score in scores) else Missing(reason="a score is not finite")
 
 
-def _logprobs(source: Source, which: str) -> Logprobs | Missing:
-    """What the checkpoint thinks of the held-out text; only a file that the manifest lists is opened."""
-    manifest = source.finished(Stage.EVAL)
-    if manifest is None:
-        return Missing(reason=source.why_not(Stage.EVAL))
-    recorded = manifest.results.get("divergence")
-    if recorded is None:
+def _logprobs(source: Source, which: Literal["file", "file_again"]) -> Logprobs | Missing:
+    """The checkpoint's view of the held-out text; only a file that the manifest lists is opened."""
+    result = source.result(EvalResult)
+    if isinstance(result, Missing):
+        return result
+    if result.divergence is None:
         return Missing(reason="not measured (eval.divergence=null)")
-    name = recorded.get(which) if isinstance(recorded, Mapping) else None
-    if not isinstance(name, str) or name not in manifest.files:
+    name = getattr(result.divergence, which)
+    if name not in source.manifests[Stage.EVAL].files:
         return Missing(reason="no log-probabilities were kept")
     try:
         with np.load(source.folders[Stage.EVAL] / name, allow_pickle=False) as arrays:
             return Logprobs(**{field.name: arrays[field.name] for field in fields(Logprobs)})
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, *UNREADABLE):
+    except (EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, *UNREADABLE):
         return Missing(reason="the log-probabilities cannot be read")

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.artifacts.keys import Payload
 from pipeline.artifacts.manifest import Manifest
 from pipeline.compare.calibration_sweep import Choice, Sweep, sweep
 from pipeline.config import Stage
@@ -84,5 +85,5 @@ def _choice(checkpoint: Mapping[str, Any], calibration: Mapping[str, Any]) -> Ch
     return Choice(technique=technique, parameter=parameter, samples=samples) if isinstance(samples, int) else None
 
 
-def _without(payload: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+def _without(payload: Mapping[str, Any], names: Sequence[str]) -> Payload:
     return {name: value for name, value in payload.items() if name not in names}

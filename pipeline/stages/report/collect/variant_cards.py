@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts.manifest import Manifest
 from pipeline.config import PROJECT_ROOT, Stage
-from pipeline.results.bench import UNREADABLE
+from pipeline.results.base import Missing
+from pipeline.results.eval import EvalResult, LayerErrors
+from pipeline.results.quantize import QuantizeResult
+from pipeline.results.server import ServerFacts
 from pipeline.results.text import clean
-from pipeline.results.verify import Answer, Check
+from pipeline.results.verify import Answer, Check, VerifyResult
 from pipeline.stages.report.collect.artifacts import READ, Source
 from pipeline.stages.report.collect.records import emulated, server_of
 from pipeline.stages.report.document import Card, Digest, Step
@@ -25,10 +27,9 @@ FILES = 24
 def card_of(source: Source, outputs: Path) -> Card:
     """Everything a reader may want to check about one variant."""
     server = server_of(source)
-    made, checked = source.finished(Stage.QUANTIZE), source.finished(Stage.VERIFY)
-    scored = source.finished(Stage.EVAL)
+    made, checked = source.finished(Stage.QUANTIZE), source.result(VerifyResult)
     latest = next((m for s in reversed(READ) if (m := source.manifests.get(s)) is not None), None)
-    versions = {**(latest.versions if latest else {}), **_mapping(server.get("versions"))}
+    versions = {**(latest.versions if latest else {}), **server.versions}
     commit = (latest.provenance if latest else {}).get("commit")
     if commit:
         versions["commit"] = f"{commit[:12]}{' (with local changes)' if latest and latest.provenance['dirty'] else ''}"
@@ -43,20 +44,20 @@ def card_of(source: Source, outputs: Path) -> Card:
         recipe={
             "KV cache": source.kv_dtype,
             **_recipe(source),
-            **(_made(made) if made else {}),
-            **_layers(scored.results if scored else {}),
+            **_made(source),
+            **_layers(source),
         },
         calibration=_calibration(source),
         serving=_serving(server),
         machine={clean(name): plain(value) for name, value in (latest.hardware if latest else {}).items()},
         versions={clean(name): clean(version, 80) for name, version in versions.items()},
         emulated=emulated(source),
-        kernels=tuple(clean(name, 80) for name in server.get("kernels") or ()),
-        command=short(shlex.join(str(part) for part in server.get("argv") or ())),
-        log=short(server.get("log") or ""),
+        kernels=tuple(clean(name, 80) for name in server.kernels),
+        command=short(shlex.join(server.argv)),
+        log=short(server.log or ""),
         steps=tuple(_steps(source, outputs)),
-        checks=tuple(_checks(checked.results if checked else {}, outputs)),
-        answers=tuple(_answers(checked.results if checked else {})),
+        checks=() if isinstance(checked, Missing) else tuple(_check(check, outputs) for check in checked.checks),
+        answers=() if isinstance(checked, Missing) else tuple(_answer(answer) for answer in checked.canary),
         files=tuple(
             Digest(name=clean(name, 120), bytes=record.size, sha256=clean(record.sha256, 64))
             for name, record in list((made.files if made else {}).items())[:FILES]
@@ -72,10 +73,6 @@ def shorten(text: str, outputs: Path) -> str:
     return text
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
 def _recipe(source: Source) -> dict[str, str]:
     """The settings that had a say: what belongs to another algorithm is left out."""
     quant = {name: value for name, value in source.quant.items() if name not in ("name", "title") and value is not None}
@@ -87,25 +84,25 @@ def _recipe(source: Source) -> dict[str, str]:
     return {clean(name): plain(value) for name, value in quant.items()}
 
 
-def _made(manifest: Manifest) -> dict[str, str]:
-    layers = manifest.results.get("quantized_layers")
-    found = {"made in": duration(manifest.seconds)} if layers else {}
-    if layers is not None:
-        found["quantized layers"] = plain(layers)
-    if isinstance(peak := manifest.results.get("peak_gpu_bytes"), int):
-        unit, divisor = size_unit([peak])
-        found["peak GPU memory"] = f"{peak / divisor:.1f} {unit}"
+def _made(source: Source) -> dict[str, str]:
+    manifest, made = source.finished(Stage.QUANTIZE), source.result(QuantizeResult)
+    if manifest is None or isinstance(made, Missing):
+        return {}
+    found = {"made in": duration(manifest.seconds)} if made.quantized_layers else {}
+    found["quantized layers"] = plain(made.quantized_layers)
+    if made.peak_gpu_bytes is not None:
+        unit, divisor = size_unit([made.peak_gpu_bytes])
+        found["peak GPU memory"] = f"{made.peak_gpu_bytes / divisor:.1f} {unit}"
     return found
 
 
-def _layers(results: Mapping[str, Any]) -> dict[str, str]:
+def _layers(source: Source) -> dict[str, str]:
     """The layers whose outputs are furthest from BF16's, where that was measured."""
-    found = _mapping(results.get("layers"))
-    try:
-        worst = [f"{clean(each['module'], 80)} {float(each['snr_db']):.1f} dB" for each in found["worst"][:3]]
-        return {"largest output errors": f"{', '.join(worst)}; median {float(found['median_db']):.1f} dB"}
-    except UNREADABLE:
+    scored = source.result(EvalResult)
+    if isinstance(scored, Missing) or not isinstance(scored.layers, LayerErrors):
         return {}
+    worst = [f"{clean(each.module, 80)} {each.snr_db:.1f} dB" for each in scored.layers.worst[:3]]
+    return {"largest output errors": f"{', '.join(worst)}; median {scored.layers.median_db:.1f} dB"}
 
 
 def _calibration(source: Source) -> dict[str, str]:
@@ -114,12 +111,12 @@ def _calibration(source: Source) -> dict[str, str]:
     return {clean(name): plain(value)[:LONG] for name, value in payload.items() if name != "model"}
 
 
-def _serving(server: Mapping[str, Any]) -> dict[str, str]:
+def _serving(server: ServerFacts) -> dict[str, str]:
     found = {}
-    if isinstance(server.get("ready_s"), int | float):
-        found["ready after"] = duration(server["ready_s"])
-    if isinstance(server.get("kv_cache_tokens"), int):
-        found["KV cache holds"] = f"{server['kv_cache_tokens']:,} tokens"
+    if server.ready_s is not None:
+        found["ready after"] = duration(server.ready_s)
+    if server.kv_cache_tokens is not None:
+        found["KV cache holds"] = f"{server.kv_cache_tokens:,} tokens"
     return found
 
 
@@ -139,18 +136,9 @@ def _steps(source: Source, outputs: Path) -> Iterator[Step]:
             yield Step(stage=stage.value, status="missing", reason=source.why_not(stage))
 
 
-def _checks(results: Mapping[str, Any], outputs: Path) -> Iterator[Check]:
-    for item in results.get("checks") or ():
-        try:
-            detail = shorten(clean(item.get("detail") or "", LONG), outputs)
-            yield Check(name=clean(item["name"], 80), ok=bool(item["ok"]), detail=detail)
-        except UNREADABLE:
-            continue
+def _check(check: Check, outputs: Path) -> Check:
+    return Check(name=clean(check.name, 80), ok=check.ok, detail=shorten(clean(check.detail, LONG), outputs))
 
 
-def _answers(results: Mapping[str, Any]) -> Iterator[Answer]:
-    for item in results.get("canary") or ():
-        try:
-            yield Answer(prompt=clean(item["prompt"], LONG), answer=clean(item["answer"], LONG))
-        except UNREADABLE:
-            continue
+def _answer(answer: Answer) -> Answer:
+    return Answer(prompt=clean(answer.prompt, LONG), answer=clean(answer.answer, LONG))

@@ -9,7 +9,7 @@ from pipeline.compare.benchmarks import Benchmark, LoadRow, SpeedCell
 from pipeline.compare.comparison import Comparison, Row
 from pipeline.compare.stats.intervals import Interval
 from pipeline.compare.stats.repeats import Change
-from pipeline.results.records import Goodput, Guard
+from pipeline.results.bench import Goodput, Guard
 from pipeline.results.text import clean
 from pipeline.stages.report.number_format import decimals, number, signed
 from pipeline.stages.report.tables.twins import Twin

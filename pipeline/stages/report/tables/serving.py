@@ -9,7 +9,7 @@ from pipeline.compare.comparison import Comparison, Row
 from pipeline.compare.memory_fit import Fit
 from pipeline.compare.stats.repeats import Change
 from pipeline.results.base import Missing
-from pipeline.results.records import Memory
+from pipeline.results.bench import Memory
 from pipeline.stages.report.charts.latency import LATENCIES, PERCENTILES, percentile
 from pipeline.stages.report.charts.memory import memory_of
 from pipeline.stages.report.number_format import decimals, ends, number, signed, size_unit

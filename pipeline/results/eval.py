@@ -1,0 +1,114 @@
+"""Results of `eval`: the figure of each task, the divergence from BF16, and the output error of each layer."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from pydantic import AfterValidator, Field, model_validator
+
+from pipeline.results.base import Frozen, Missing, Name, Result
+from pipeline.results.server import ServerFacts
+from pipeline.results.text import clean
+
+FilterName = Annotated[str, AfterValidator(lambda value: clean(value, 40))]
+
+
+class TaskResult(Frozen):
+    """The figure of one task: a mean over its items.
+
+    Attributes:
+        task: by lm-eval's name.
+        metric: of an item, from 0 to 1.
+        filter: that the metric is taken of.
+        value: the mean.
+        stderr: its standard error; None of a single item.
+        n: items scored.
+        asked: items drawn of those `available`; all that were scored where an early release does not say.
+        filters: the figure under each filter that the task has.
+        asked_once: questions whose options came with one request.
+        asked_by_echo: requests that echoed a prompt with an option.
+        generated: requests that generated text.
+        truncated: prompts that exceeded the context.
+        unfinished: answers that ended at their budget of tokens.
+        asked_again: greedy answers that were asked for twice; `differing` of them came out otherwise.
+    """
+
+    task: Name
+    metric: Name
+    filter: str = "none"
+    value: float
+    stderr: float | None = None
+    n: int
+    asked: int
+    available: int | None = None
+    filters: dict[FilterName, float] = Field({})
+    asked_once: int = 0
+    asked_by_echo: int = 0
+    generated: int = 0
+    truncated: int = 0
+    unfinished: int = 0
+    asked_again: int = 0
+    differing: int = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _all_were_asked(cls, content: object) -> object:
+        return {"asked": content["n"], **content} if isinstance(content, dict) and "n" in content else content
+
+
+class DivergenceResult(Frozen):
+    """The log-probabilities of held-out text: `file`, and `file_again` where they were asked for twice."""
+
+    file: str
+    file_again: str | None = None
+    sequences: int | None = None
+    tokens: int
+    top_k: int | None = None
+    perplexity: float | None = None
+    seconds: float | None = None
+
+
+class LayerError(Frozen):
+    """A quantized layer's output error against BF16 in decibels; `weights_db` with the inputs as they are."""
+
+    module: str
+    snr_db: float
+    weights_db: float
+
+
+class LayerErrors(Frozen):
+    """Output errors of all quantized layers, the five worst first; `file` has every one.
+
+    `activations` says whether the inputs were rounded as the format rounds them.
+    """
+
+    file: str
+    tokens: int
+    modules: int
+    activations: str
+    median_db: float
+    worst: tuple[LayerError, ...]
+
+
+class EvalResult(Result):
+    """An evaluation.
+
+    Attributes:
+        tasks: by the label of the settings.
+        server: that answered.
+        seconds: of each task.
+        recalled: answers that an interrupted run had left.
+        sandbox: what programs ran in; None where none did.
+        divergence: where it was asked for.
+        layers: where it was asked for; with the reason where this format is not read.
+    """
+
+    SOURCE: ClassVar[str] = "the manifest of the scores"
+
+    tasks: dict[str, TaskResult]
+    server: ServerFacts = ServerFacts()
+    seconds: dict[str, float] = Field({})
+    recalled: int = 0
+    sandbox: str | None = None
+    divergence: DivergenceResult | None = None
+    layers: LayerErrors | Missing | None = None

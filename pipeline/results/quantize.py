@@ -1,0 +1,33 @@
+"""Results of `quantize`."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from pipeline.results.base import Result
+
+
+class QuantizeResult(Result):
+    """A finished checkpoint.
+
+    Attributes:
+        engine: versions of the packages of an engine with an environment of its own.
+        kv_scales: scales of the KV cache that were added.
+        bytes: of all weight files.
+        quantized_layers: modules with a weight scale.
+        format: as config.json names it; `bf16` where nothing is quantized.
+        ignore: modules that were left alone.
+        peak_gpu_bytes: the most GPU memory in use while it was made.
+    """
+
+    SOURCE: ClassVar[str] = "the checkpoint's manifest"
+
+    engine: dict[str, str] = Field({})
+    kv_scales: int | None = None
+    bytes: int
+    quantized_layers: int
+    format: str = ""
+    ignore: tuple[str, ...] = ()
+    peak_gpu_bytes: int | None = None

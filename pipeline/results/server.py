@@ -1,0 +1,44 @@
+"""What a server says about how it serves: part of every result that was measured on one."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from pipeline.results.base import Frozen
+
+
+class Told(Frozen):
+    """What a server that the user runs told of itself; `context` in tokens where it tells (vLLM does)."""
+
+    url: str
+    model: str
+    version: str
+    context: int | None
+
+
+class ServerFacts(Frozen):
+    """A server of ours by its log, or one that the user runs by what it told.
+
+    Attributes:
+        attached: of a server that the user runs.
+        versions: of the packages that serve.
+        client: the same of the load generator, where it runs apart from the server.
+        argv: vLLM's arguments.
+        ready_s: seconds from the start to the first answer.
+        kv_cache_tokens: tokens that the KV cache holds.
+        kernels: those that vLLM chose for Linear modules.
+        attention: the attention's backend.
+        emulated: what this machine does not have, and computes otherwise.
+        log: path of the server's log.
+    """
+
+    attached: Told | None = None
+    versions: dict[str, str] = Field({})
+    client: dict[str, str] = Field({})
+    argv: tuple[str, ...] = ()
+    ready_s: float | None = None
+    kv_cache_tokens: int | None = None
+    kernels: tuple[str, ...] = ()
+    attention: str | None = None
+    emulated: tuple[str, ...] = ()
+    log: str | None = None
