@@ -32,7 +32,7 @@ class FileRecord(BaseModel):
 class Provenance(TypedDict, total=False):
     """The project's commit, and whether the tree differs from it; empty outside a git checkout."""
 
-    commit: str
+    commit: str | None
     dirty: bool
 
 

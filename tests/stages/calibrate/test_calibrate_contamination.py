@@ -39,9 +39,9 @@ def test_a_set_made_of_the_test_questions_is_refused_by_name(job, conversations)
     texts = [row["question"] for row in rows]
     refused = job(*given)
     entries = contamination.report(refused, texts)
-    by_name = {entry["evaluation"]: entry for entry in entries}
-    assert by_name["GSM8K"]["overlapping"] >= 100
-    assert by_name["HumanEval"]["overlapping"] == 0
+    by_name = {entry.evaluation: entry for entry in entries}
+    assert by_name["GSM8K"].overlapping >= 100
+    assert by_name["HumanEval"].overlapping == 0
     with pytest.raises(InputError, match=r"shares runs of 13 words with \d+ of the 600 items of GSM8K"):
         contamination.refuse_contamination(refused, entries)
     contamination.refuse_contamination(job(*given, "calibration.allow_contamination=true"), entries)
@@ -53,7 +53,7 @@ def test_an_evaluation_that_cannot_be_read_is_said_and_refuses_nothing(job, monk
     only = asked.settings.eval.model_copy(update={"tasks": {"X": asked.settings.eval.tasks["GSM8K"]}})
     asked.settings = asked.settings.model_copy(update={"eval": only})
     (entry,) = contamination.report(asked, ["text"])
-    assert "reason" in entry
+    assert entry.reason
     contamination.refuse_contamination(asked, [entry])
 
 

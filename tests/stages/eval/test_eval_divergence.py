@@ -102,8 +102,8 @@ def test_the_file_depends_on_the_answers_alone(endpoint: Callable[[int], Endpoin
         files += [(folder / facts[name]).read_bytes() for name in ("file", "file_again")]
     assert len(set(files)) == 1
     with np.load(tmp_path / "1" / FILE, allow_pickle=False) as arrays:
-        assert facts["tokens"] == len(arrays["token"]) and facts["sequences"] == 9 and facts["top_k"] == 5
-        assert facts["perplexity"] == pytest.approx(np.exp(-arrays["logprob"].mean()))
+        assert facts.tokens == len(arrays["token"]) and facts.sequences == 9 and facts.top_k == 5
+        assert facts.perplexity == pytest.approx(np.exp(-arrays["logprob"].mean()))
 
 
 def test_what_does_not_fit_into_the_context_is_cut(
@@ -112,7 +112,7 @@ def test_what_does_not_fit_into_the_context_is_cut(
     server.context = 8
     long, early = Text(tuple(range(20)), tuple(range(1, 20))), Text(tuple(range(20)), (2, 15))
     facts = measure([long, early, Text(tuple(range(20)), (15,))], 5, endpoint(2), tmp_path)
-    assert facts["tokens"] == 6 + 1 and facts["sequences"] == 2
+    assert facts.tokens == 6 + 1 and facts.sequences == 2
     assert {len(request["prompt"]) for request in server.requests} == {7, 3}
     with pytest.raises(InputError, match="no reply begins within the context of 8"):
         measure([Text(tuple(range(20)), (15,))], 5, endpoint(2), tmp_path)

@@ -17,17 +17,27 @@ from support.tiny_tasks import CHOICE, LOADER
 from pipeline.artifacts.workspace import Draft
 from pipeline.config import EvalSettings, TaskSettings
 from pipeline.errors import ConfigError, InputError
+from pipeline.results.eval import EvalResult
+from pipeline.results.server import ServerFacts
 from pipeline.stages.eval.harness import evaluate, file_name, mean_and_error
 from pipeline.tasks import lm_eval_tasks
 
-Evaluate = Callable[..., Draft]
+
+class Evaluated(Draft):
+    """A draft with what was said while it was filled."""
+
+    results: EvalResult
+    said: list[str]
+
+
+Evaluate = Callable[..., Evaluated]
 
 
 @pytest.fixture
 def run(server: CompletionsServer, checkpoint: Path, tiny_tasks: Path, tmp_path: Path) -> Evaluate:
     """Evaluates columns on the toy server."""
 
-    def evaluated(is_baseline: bool = False, template: str | None = None, **changes: Any) -> Draft:
+    def evaluated(is_baseline: bool = False, template: str | None = None, **changes: Any) -> Evaluated:
         settings = EvalSettings(**{"name": "tiny", "include_path": tiny_tasks, "max_gen_toks": 16, **changes})
         said: list[str] = []
         job: Any = SimpleNamespace(
@@ -36,15 +46,15 @@ def run(server: CompletionsServer, checkpoint: Path, tiny_tasks: Path, tmp_path:
             ),
             checkpoint=checkpoint if template is None else with_template(checkpoint, tmp_path / "chat", template),
             server=lambda **asked: SimpleNamespace(
-                url=server.url, check_alive=lambda: None, facts=lambda: {"toy": True, **asked}
+                url=server.url, check_alive=lambda: None, facts=lambda: ServerFacts(argv=tuple(map(str, asked.items())))
             ),
             progress=SimpleNamespace(detail=said.append, say=said.append, say_once=said.append),
         )
         place = tmp_path / f"draft{len(list(tmp_path.iterdir()))}"
         place.mkdir()
-        draft = Draft(place, place.with_suffix(".kept"))
+        draft = Evaluated(place, place.with_suffix(".kept"))
         evaluate(job, draft)
-        draft.results["said"] = said
+        draft.said = said
         return draft
 
     return evaluated
@@ -61,33 +71,33 @@ def column(task: str, metric: str = "acc", **more: Any) -> TaskSettings:
     return TaskSettings(task=task, metric=metric, **more)
 
 
-def rows_of(draft: Draft, label: str) -> list[dict[str, Any]]:
+def rows_of(draft: Evaluated, label: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (draft.folder / "samples" / f"{label}.jsonl").read_text().splitlines()]
 
 
 def test_every_sample_is_kept_and_the_figure_is_their_mean(run: Evaluate) -> None:
     draft = run(tasks={"Choice": column("tiny_choice"), "Words": column("tiny_words", "exact_match", filter="digit")})
-    figures = draft.results["tasks"]
+    figures = draft.results.tasks
     rows = rows_of(draft, "Choice")
-    assert len(rows) == figures["Choice"]["n"] == figures["Choice"]["asked"] == 40
-    assert figures["Choice"]["value"] == pytest.approx(sum(row["score"] for row in rows) / 40)
+    assert len(rows) == figures["Choice"].n == figures["Choice"].asked == 40
+    assert figures["Choice"].value == pytest.approx(sum(row["score"] for row in rows) / 40)
     report = json.loads((draft.folder / "lm_eval.json").read_text())
-    assert report["Choice"]["results"]["tiny_choice"]["acc,none"] == pytest.approx(figures["Choice"]["value"])
+    assert report["Choice"]["results"]["tiny_choice"]["acc,none"] == pytest.approx(figures["Choice"].value)
     stderr = report["Choice"]["results"]["tiny_choice"]["acc_stderr,none"]
-    assert figures["Choice"]["stderr"] == pytest.approx(stderr)
+    assert figures["Choice"].stderr == pytest.approx(stderr)
     for row in rows:
         assert row["score"] == float(row["options"][row["target"]] == row["answer"])
         assert row["answer"] == row["options"][row["loglikelihoods"].index(max(row["loglikelihoods"]))]
         assert row["subject"] in ("a", "b")
     assert len({row["doc_hash"] for row in rows}) == len({row["prompt_hash"] for row in rows}) == 40
     words = rows_of(draft, "Words")
-    assert figures["Words"]["filters"].keys() == {"whole", "digit"}
-    assert figures["Words"]["value"] == figures["Words"]["filters"]["digit"]
+    assert figures["Words"].filters.keys() == {"whole", "digit"}
+    assert figures["Words"].value == figures["Words"].filters["digit"]
     assert all("response" in row and "filtered" in row and row["scores"].keys() == {"whole", "digit"} for row in words)
-    assert draft.results["server"] == {"toy": True, "prefix_caching": True}
-    assert draft.results["seconds"].keys() == {"Choice", "Words"}
-    assert "Choice 40/40" in draft.results["said"]
-    assert "Words 20/20" in draft.results["said"]
+    assert draft.results.server.argv == (str(("prefix_caching", True)),)
+    assert draft.results.seconds.keys() == {"Choice", "Words"}
+    assert "Choice 40/40" in draft.said
+    assert "Words 20/20" in draft.said
 
 
 def test_two_evaluations_agree_to_the_letter(run: Evaluate) -> None:
@@ -105,46 +115,47 @@ def test_the_log_probabilities_of_held_out_text_are_kept(
     path.write_text("one line\nanother line\nand a third one")
     divergence = {"dataset": {"path": path}, "num_sequences": 3, "max_seq_length": 12, "top_k": 4, "layer_tokens": None}
     draft = run(is_baseline, tasks={"Choice": column("tiny_choice")}, limit=4, divergence=divergence)
-    facts = draft.results["divergence"]
-    assert (facts["sequences"], facts["tokens"], facts["top_k"]) == (3, 7 + 11 + 11, 4)
-    assert facts["perplexity"] > 1 and facts["seconds"] > 0
-    kept = {facts["file"], facts["file_again"]} - {None}
+    facts = draft.results.divergence
+    assert (facts.sequences, facts.tokens, facts.top_k) == (3, 7 + 11 + 11, 4)
+    assert facts.perplexity > 1 and facts.seconds > 0
+    kept = {facts.file, facts.file_again} - {None}
     assert {path.name for path in draft.folder.glob("*.npz")} == kept and len(kept) == 1 + is_baseline
     assert sum("prompt_logprobs" in request for request in server.requests) == 3 * len(kept)
-    assert "divergence 3/3" in draft.results["said"]
-    assert "divergence" not in run(tasks={"Choice": column("tiny_choice")}, limit=4).results
+    assert "divergence 3/3" in draft.said
+    without = run(tasks={"Choice": column("tiny_choice")}, limit=4).results
+    assert "divergence" not in without.model_dump(exclude_unset=True)
 
 
 def test_a_limit_keeps_the_shares_of_the_subjects(run: Evaluate) -> None:
     draft = run(tasks={"Choice": column("tiny_choice")}, limit=20)
     subjects = [row["subject"] for row in rows_of(draft, "Choice")]
     assert (subjects.count("a"), subjects.count("b")) == (15, 5)
-    assert draft.results["tasks"]["Choice"]["available"] == 40
+    assert draft.results.tasks["Choice"].available == 40
     other = run(tasks={"Choice": column("tiny_choice")}, limit=20, seed=1)
     assert [r["doc_id"] for r in rows_of(other, "Choice")] != [r["doc_id"] for r in rows_of(draft, "Choice")]
 
 
 def test_a_group_is_the_mean_over_its_items(run: Evaluate) -> None:
     draft = run(tasks={"Group": column("tiny_group"), "Choice": column("tiny_choice")})
-    figures = draft.results["tasks"]
-    assert figures["Group"]["n"] == 40
+    figures = draft.results.tasks
+    assert figures["Group"].n == 40
     # The same forty questions, in two subtasks of unequal size.
-    assert figures["Group"]["value"] == figures["Choice"]["value"]
+    assert figures["Group"].value == figures["Choice"].value
     assert {row["subject"] for row in rows_of(draft, "Group")} == {"tiny_big", "tiny_small"}
     report = json.loads((draft.folder / "lm_eval.json").read_text())["Group"]
-    assert report["groups"]["tiny_group"]["acc,none"] == pytest.approx(figures["Group"]["value"])
+    assert report["groups"]["tiny_group"]["acc,none"] == pytest.approx(figures["Group"].value)
 
 
 def test_a_sample_smaller_than_a_group_leaves_subtasks_out(run: Evaluate) -> None:
     draft = run(tasks={"Group": column("tiny_group")}, limit=1)
-    assert draft.results["tasks"]["Group"]["asked"] == len(rows_of(draft, "Group")) == 1
+    assert draft.results.tasks["Group"].asked == len(rows_of(draft, "Group")) == 1
 
 
 def test_programs_are_scored_in_the_sandbox_without_the_hub(run: Evaluate) -> None:
     draft = run(tasks={"Code": column("tiny_code", "pass@1", filter="program")})
     assert [row["score"] for row in rows_of(draft, "Code")] == [1, 0, 0] * 3
-    assert draft.results["tasks"]["Code"]["value"] == pytest.approx(1 / 3)
-    assert draft.results["sandbox"] in ("bubblewrap", "namespaces")
+    assert draft.results.tasks["Code"].value == pytest.approx(1 / 3)
+    assert draft.results.sandbox in ("bubblewrap", "namespaces")
 
 
 def test_lm_evals_own_humaneval_gets_our_metric() -> None:
@@ -160,12 +171,12 @@ def test_prompts_that_are_cut_are_counted(run: Evaluate, server: CompletionsServ
     server.context = 8
     draft = run(tasks={"Choice": column("tiny_choice")})
     cut = sum(len(f"{'x' * (i % 7)} {i}:") + 1 > 7 for i in range(40))
-    assert draft.results["tasks"]["Choice"]["truncated"] == cut
-    assert any(f"Choice: {cut} of 40 prompts exceeded the context" in line for line in draft.results["said"])
+    assert draft.results.tasks["Choice"].truncated == cut
+    assert any(f"Choice: {cut} of 40 prompts exceeded the context" in line for line in draft.said)
 
 
 def test_what_a_sample_can_tell_is_said_before_anything_is_asked(run: Evaluate) -> None:
-    said = run(tasks={"Choice": column("tiny_choice")}, limit=25).results["said"]
+    said = run(tasks={"Choice": column("tiny_choice")}, limit=25).said
     (line,) = [line for line in said if "drawn by subject" in line]
     # 1.96 sqrt(.25 / 25), and of a difference 1.96 sqrt(.06 / 25).
     assert "25 of 40 items" in line and "+-19.6 points" in line and "+-9.6" in line
@@ -195,8 +206,8 @@ def test_under_the_template_examples_are_turns_of_a_conversation(
     # The blank lines belong to the options: each is asked for by itself, then the letters after both.
     assert sorted(text[-2:] for text in choices) == sorted(2 * ["no", "o\n", "\n\n"])
     assert all(re.fullmatch(r"user: say \d+\nassistant: no\n\n", text) for text in texts if "say" in text)
-    figures = draft.results["tasks"]
-    assert (figures["Choice"]["asked_by_echo"], figures["Words"]["generated"]) == (0, 2)
+    figures = draft.results.tasks
+    assert (figures["Choice"].asked_by_echo, figures["Words"].generated) == (0, 2)
 
 
 def test_a_template_that_fails_is_named(run: Evaluate) -> None:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.config import Settings
 from pipeline.demo import CHECKPOINT
+from pipeline.results.base import Missing
 from pipeline.stages.eval.divergence import Text, read_texts
 from pipeline.stages.eval.layers import activation_scheme, is_known, measure, rounded_inputs, snr_db
 
@@ -71,9 +72,9 @@ def measured(settings: Settings, checkpoint: Path, texts: list[Text], tokens: in
         progress=SimpleNamespace(detail=lambda _: None),
     )
     facts = measure(job, texts, tokens, checkpoint)
-    found = json.loads((checkpoint / facts["file"]).read_text())
-    assert facts["modules"] == len(found) == 28
-    assert facts["worst"] == found[:5] and facts["median_db"] == found[14]["snr_db"]
+    found = json.loads((checkpoint / facts.file).read_text())
+    assert facts.modules == len(found) == 28
+    assert [each.model_dump() for each in facts.worst] == found[:5] and facts.median_db == found[14]["snr_db"]
     assert [entry["snr_db"] for entry in found] == sorted(entry["snr_db"] for entry in found)
     return {entry["module"]: entry for entry in found}
 
@@ -149,7 +150,7 @@ def test_what_was_rescaled_is_seen_as_it_acts(
 
 def test_why_there_is_none(settings: Callable[..., Settings], tmp_path: Path, texts: list[Text]) -> None:
     job: Any = SimpleNamespace(settings=settings("quant=bf16"), progress=SimpleNamespace(detail=lambda _: None))
-    assert measure(job, texts, 8, tmp_path) == {"reason": "no Linear is quantized"}
+    assert measure(job, texts, 8, tmp_path) == Missing(reason="no Linear is quantized")
     assert not list(tmp_path.iterdir())
 
 

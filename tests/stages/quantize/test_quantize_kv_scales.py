@@ -54,10 +54,10 @@ def test_quantized_weights_keep_their_own_scheme(quant: str, quantized, settings
     scales = load_file(folder / "kv_scales.safetensors")
     assert len(scales) == 8
     assert set(scales) < set(headers(folder))
-    results: dict = {}
+    found = gate.Findings()
     composed = settings(f"quant={quant}", "quant.algorithm=rtn", "kv_cache=fp8_e4m3")
     job = SimpleNamespace(settings=composed, hardware=probe(composed.hardware.device))
-    assert "predicted" in gate.size(folder, DEMO, job, results)
+    assert "predicted" in gate.size(folder, DEMO, job, found)
     assert "finite and in range" in gate.scales(folder)
 
 

@@ -81,5 +81,5 @@ def test_a_checkpoint_whose_weights_are_right_and_whose_config_is_not_is_found(t
         job.serving.stop()
     reference = canary.reference(job)
     with pytest.raises(gate.Failed, match="of their spread away"):
-        gate.log_probabilities(job, {"reference": reference}, answers)
-    assert "0.0000 of their spread" in gate.log_probabilities(job, {"reference": reference}, reference)
+        gate.log_probabilities(job, gate.Findings(reference=reference), answers)
+    assert "0.0000 of their spread" in gate.log_probabilities(job, gate.Findings(reference=reference), reference)

@@ -114,10 +114,10 @@ def test_a_truncated_weight_file_is_named(copy: Path) -> None:
 
 @pytest.mark.parametrize("quant", ["w4a16", "fp8_static", "awq", "nvfp4", "mxfp4"])
 def test_the_size_is_predicted_by_tensor(quant: str, checkpoint, settings) -> None:
-    results: dict = {}
+    found = gate.Findings()
     job = Asked(settings(f"quant={quant}"))
-    assert "predicted" in gate.size(checkpoint(quant), DEMO, job, results)
-    assert results["predicted_bytes"] == pytest.approx(disk.weight_bytes(checkpoint(quant)), rel=0.0005)
+    assert "predicted" in gate.size(checkpoint(quant), DEMO, job, found)
+    assert found.predicted_bytes == pytest.approx(disk.weight_bytes(checkpoint(quant)), rel=0.0005)
     in_float32 = not job.hardware.has_native_bf16
     predicted = file_sizes.predicted(DEMO, job.settings.quant, False, in_float32=in_float32)
     assert file_sizes.differences(predicted, checkpoint(quant)) == []
@@ -125,13 +125,13 @@ def test_the_size_is_predicted_by_tensor(quant: str, checkpoint, settings) -> No
 
 def test_a_checkpoint_as_large_as_bf16_is_named(settings) -> None:
     with pytest.raises(gate.Failed, match=r"11,020,712 bytes, 5,190,\d+ predicted \(\+112"):
-        gate.size(DEMO, DEMO, Asked(settings("quant=w4a16")), {})
+        gate.size(DEMO, DEMO, Asked(settings("quant=w4a16")), gate.Findings())
 
 
 def test_a_tensor_that_is_stored_twice_is_named(copy: Path, settings) -> None:
     edit(copy, lambda tensors: tensors.update({"lm_head.weight_again": tensors["lm_head.weight"].clone()}))
     with pytest.raises(gate.Failed, match=r"lm_head\.weight_again: 1,572,864 bytes instead of 0"):
-        gate.size(copy, DEMO, Asked(settings("quant=w4a16")), {})
+        gate.size(copy, DEMO, Asked(settings("quant=w4a16")), gate.Findings())
 
 
 def test_tied_embeddings_are_stored_once(tmp_path: Path, settings) -> None:

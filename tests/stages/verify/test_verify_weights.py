@@ -13,7 +13,7 @@ from pipeline.config import PROJECT_ROOT, QuantSettings
 from pipeline.formats import rounding
 from pipeline.formats.schemes import SCHEMES
 from pipeline.models.rescaling import Factors
-from pipeline.stages.verify.weights import changed, compare, excess
+from pipeline.stages.verify.weights import changed, compare
 
 DEMO = PROJECT_ROOT / "pipeline" / "demo" / "checkpoint"
 MODULE = "model.layers.1.mlp.up_proj"
@@ -23,7 +23,7 @@ NORM = "model.layers.1.post_attention_layernorm.weight"
 def failures(folder: Path, quant: QuantSettings) -> set[str]:
     found = compare(folder, DEMO, quant)
     assert len(found) == 28
-    return {item["module"] for item in found if excess(item) > 1}
+    return {item.module for item in found if item.excess > 1}
 
 
 @pytest.mark.parametrize(
