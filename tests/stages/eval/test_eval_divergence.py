@@ -99,7 +99,7 @@ def test_the_file_depends_on_the_answers_alone(endpoint: Callable[[int], Endpoin
         folder = tmp_path / str(concurrent)
         folder.mkdir()
         facts = measure(texts(), 5, endpoint(concurrent), folder, twice=True)
-        files += [(folder / facts[name]).read_bytes() for name in ("file", "file_again")]
+        files += [(folder / str(getattr(facts, name))).read_bytes() for name in ("file", "file_again")]
     assert len(set(files)) == 1
     with np.load(tmp_path / "1" / FILE, allow_pickle=False) as arrays:
         assert facts.tokens == len(arrays["token"]) and facts.sequences == 9 and facts.top_k == 5

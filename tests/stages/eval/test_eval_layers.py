@@ -67,7 +67,7 @@ def measured(settings: Settings, checkpoint: Path, texts: list[Text], tokens: in
     job: Any = SimpleNamespace(
         settings=settings,
         checkpoint=checkpoint,
-        model=SimpleNamespace(folder=CHECKPOINT),
+        model=SimpleNamespace(folder=CHECKPOINT, settings=settings.model),
         hardware=SimpleNamespace(device="cpu", has_native_bf16=False),
         progress=SimpleNamespace(detail=lambda _: None),
     )
