@@ -22,7 +22,7 @@ from rich.markup import escape
 
 from pipeline.artifacts import provenance
 from pipeline.artifacts.workspace import Digests, Workspace
-from pipeline.config import PROJECT_ROOT, Settings, Stage
+from pipeline.config import RESOURCES, Settings, Stage
 from pipeline.config.compose import compose_variants
 from pipeline.errors import ConfigError, NotApplicable, PipelineError
 from pipeline.hardware import rules
@@ -209,7 +209,7 @@ class Run:
         return max((error.exit_code for error in self.failures.values()), default=0)
 
 
-@hydra.main(version_base=None, config_path=str(PROJECT_ROOT / "conf"), config_name="config")
+@hydra.main(version_base=None, config_path=str(RESOURCES / "conf"), config_name="config")
 def run(config: DictConfig) -> None:
     """Hydra's entry: one job, of one or several variants."""
     global _exit_code
