@@ -47,6 +47,8 @@ def versions() -> dict[str, str]:
 @cache
 def repository() -> dict[str, Any]:
     """The project's commit, and whether the tree differs from it; empty outside a git checkout."""
+    if PROJECT_ROOT is None:
+        return {}
 
     def git(*arguments: str) -> str | None:
         try:

@@ -11,7 +11,7 @@ import sys
 from typing import Any
 
 from pipeline.artifacts.workspace import Draft
-from pipeline.config import CalibrationSettings, QuantSettings, Settings, Stage
+from pipeline.config import PROJECT_ROOT, CalibrationSettings, QuantSettings, Settings, Stage
 from pipeline.errors import ConfigError, NotApplicable
 from pipeline.job import Job
 from pipeline.results.calibration import observations_key
@@ -19,7 +19,7 @@ from pipeline.serve.support import why_no_kv_scales
 
 SHARED = False
 # Brings the packages of every engine.
-INSTALL = "make install"
+INSTALL = "make install" if PROJECT_ROOT else "pip install --no-deps -r requirements/cpu.txt (or cuda.txt)"
 
 
 def needs(settings: Settings) -> tuple[Stage, ...]:

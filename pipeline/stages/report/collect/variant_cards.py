@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts.manifest import Manifest
-from pipeline.config import PROJECT_ROOT, Stage
+from pipeline.config import PACKAGE, Stage
 from pipeline.results.bench import UNREADABLE
 from pipeline.results.text import clean
 from pipeline.results.verify import Answer, Check
@@ -66,7 +66,7 @@ def card_of(source: Source, outputs: Path) -> Card:
 
 def shorten(text: str, outputs: Path) -> str:
     """Paths below the project, the outputs and the home folder, without what lies above them."""
-    for folder, name in ((outputs.resolve(), outputs.name), (PROJECT_ROOT, "."), (Path.home(), "~")):
+    for folder, name in ((outputs.resolve(), outputs.name), (PACKAGE.parent, "."), (Path.home(), "~")):
         if len(folder.parts) > 1:
             text = text.replace(str(folder), name or ".")
     return text
