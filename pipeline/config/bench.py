@@ -87,9 +87,7 @@ class BenchSettings(Section):
     num_prompts: PositiveInt = Field(1000, description="requests in a repeat")
     request_rate: float | Literal["inf"] = Field("inf", description="requests per second; inf: all at once")
     max_concurrency: PositiveInt | None = Field(None, description="requests in flight; null: no limit")
-    ladder: LadderSettings | None = Field(
-        None, description="levels instead of this one load, e.g. bench=ladder; null: none"
-    )
+    ladder: LadderSettings | None = Field(None, description="levels instead of this one load, e.g. bench=ladder")
     repeats: PositiveInt = Field(3, description="repeats of the load, each with its own seed")
     warmup_prompts: NonNegativeInt = Field(
         64, description="requests in a round of warm-up, other ones than those measured"

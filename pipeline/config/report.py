@@ -48,7 +48,7 @@ class ReportSettings(Section):
         False, description="show what outputs holds of the model, under whatever settings and wherever it was measured"
     )
     constraints: ConstraintSettings = Field(
-        ConstraintSettings(), description="what a deployment has to hold; null: no such constraint"
+        ConstraintSettings(), description="what a deployment has to hold, each null for no such constraint"
     )
     margin_points: PositiveFloat = Field(1, description="loss of accuracy, in points, that still counts as no worse")
     margin_percent: PositiveFloat = Field(1, description="loss of speed, in percent, that still counts as no worse")

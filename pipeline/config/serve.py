@@ -31,7 +31,7 @@ class ServeSettings(Section):
     port: int | None = Field(None, ge=1, le=65535, description="port that servers listen on; null: a free one")
     start_timeout_s: PositiveFloat = Field(600, description="seconds until a start has failed")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
-        "auto", description="precision of unquantized weights and activations, vLLM's --dtype; auto: the checkpoint's"
+        "auto", description="precision of what is not quantized, vLLM's --dtype; auto: the checkpoint's"
     )
     kernel: str = Field(
         "auto",

@@ -62,7 +62,7 @@ class Settings(Section):
         "all",
         validate_default=True,
         min_length=1,
-        description="one stage, [a, list] or all: calibrate to report",
+        description="one, [a, list], or all: calibrate to report",
     )
     variants: tuple[str, ...] | None = Field(
         None,
@@ -74,7 +74,9 @@ class Settings(Section):
     dry_run: bool = Field(False, description="say what would run and why, and stop")
     outputs: Path = Field(Path("outputs"), description="where artifacts are kept")
     model: ModelSettings = Field(description="BF16 checkpoint that every variant is made from")
-    calibration: CalibrationSettings = Field(description="what that is shown before it is quantized")
+    calibration: CalibrationSettings = Field(
+        description="conversations that the BF16 model is shown, and how ranges are made of what it does"
+    )
     quant: QuantSettings = Field(description="weight and activation format")
     kv_cache: KVCacheSettings = Field(description="how keys and values are stored while serving")
     serve: ServeSettings = Field(description="how vLLM is started, a fresh server for each variant")
