@@ -20,7 +20,7 @@ COMMA := ,
 LIST := [$(subst $(EMPTY) $(EMPTY),$(COMMA),$(strip $(RUN)))]
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock run all gate $(STAGES) demo-model lint test test-slow clean
+.PHONY: help install lock run all gate $(STAGES) demo-model config lint test test-slow clean
 
 help: ## This list
 	@echo "make quantize bench eval              every format of the study on the embedded demo model, one report"
@@ -67,6 +67,9 @@ demo-model: $(INSTALLED) ## Train the embedded demo model again (about an hour o
 	$(PY) -m tools.demo_model.build
 	$(PY) -m tools.demo_model.train
 	$(PY) -m tools.demo_model.score --card
+
+config: $(INSTALLED) ## Write defaults and descriptions of pipeline/config/ into conf/config.yaml
+	$(PY) -m tools.config_yaml
 
 lint: $(INSTALLED) ## ruff, mypy --strict, and the direction of imports
 	$(PY) -m ruff format --check .

@@ -14,7 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from rich.markup import escape
 
-from pipeline.config import PROJECT_ROOT
+from pipeline.config import RESOURCES
 from pipeline.config.compose import compose_variants
 from pipeline.errors import PipelineError
 from pipeline.progress import Progress
@@ -23,7 +23,7 @@ from pipeline.runner import Run
 _exit_code = 0
 
 
-@hydra.main(version_base=None, config_path=str(PROJECT_ROOT / "conf"), config_name="config")
+@hydra.main(version_base=None, config_path=str(RESOURCES / "conf"), config_name="config")
 def run(config: DictConfig) -> None:
     """Hydra's entry: one job, of one or several variants."""
     global _exit_code

@@ -15,9 +15,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
-from pipeline.artifacts.keys import Digests
+from pipeline.artifacts.keys import Digests, Payload
 from pipeline.artifacts.workspace import Artifact, Draft, Workspace
 from pipeline.config import Command, Settings, Stage, Variant
 from pipeline.hardware.probe import Hardware
@@ -36,7 +36,7 @@ class StageModule(Protocol):
     def needs(self, settings: Settings) -> tuple[Stage, ...]:
         """The stages whose artifacts are read."""
 
-    def identity(self, job: Job) -> dict[str, Any]:
+    def identity(self, job: Job) -> Payload:
         """What the artifact's content depends on, and nothing else."""
 
     def make(self, job: Job, draft: Draft) -> None:

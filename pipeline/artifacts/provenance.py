@@ -57,6 +57,8 @@ def versions() -> dict[str, str]:
 @cache
 def repository() -> Provenance:
     """The project's commit, and whether the tree differs from it; empty outside a git checkout."""
+    if PROJECT_ROOT is None:
+        return {}
 
     def git(*arguments: str) -> str | None:
         try:

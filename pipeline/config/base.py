@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from pathlib import Path
 
 from pydantic import (
     BaseModel,
     ConfigDict,
 )
-
-PROJECT_ROOT = Path(__file__).resolve().parents[2]
 
 
 class Stage(StrEnum):

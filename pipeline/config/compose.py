@@ -10,10 +10,11 @@ import hydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from pipeline.config import PROJECT_ROOT, Settings, Variant, choice, validate
+from pipeline.config import PACKAGE, RESOURCES, Settings, Variant, choice, validate
 from pipeline.errors import ConfigError
 
-OmegaConf.register_new_resolver("project", lambda path: str(PROJECT_ROOT / path), replace=True)
+OmegaConf.register_new_resolver("package", lambda path: str(PACKAGE / path), replace=True)
+OmegaConf.register_new_resolver("resource", lambda path: str(RESOURCES / path), replace=True)
 # The groups that a variant chooses from.
 GROUPS = ("quant", "kv_cache")
 # An override of something within them: `quant.group_size=64`, `+kv_cache.x=1`.

@@ -10,9 +10,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from pipeline.config.base import PROJECT_ROOT
+from pipeline.config.resources import RESOURCES
 
-CONF = PROJECT_ROOT / "conf"
+CONF = RESOURCES / "conf"
 
 
 @cache

@@ -15,11 +15,16 @@ from pydantic import (
 )
 
 from pipeline.config.base import Command, Section, Stage
+from pipeline.config.bench import BenchSettings
 from pipeline.config.calibration import CalibrationSettings
-from pipeline.config.checkpoints import KVCacheSettings, ModelSettings, QuantSettings
 from pipeline.config.eval import EvalSettings
-from pipeline.config.report import HardwareSettings, PublishSettings, ReportSettings
-from pipeline.config.serving import BenchSettings, ServeSettings
+from pipeline.config.hardware import HardwareSettings
+from pipeline.config.kv_cache import KVCacheSettings
+from pipeline.config.model import ModelSettings
+from pipeline.config.publish import PublishSettings
+from pipeline.config.quant import QuantSettings
+from pipeline.config.report import ReportSettings
+from pipeline.config.serve import ServeSettings
 from pipeline.errors import ConfigError
 from pipeline.hardware.vllm_kernels import choices
 
@@ -28,9 +33,9 @@ class Variant(BaseModel):
     """One row of the report: a weight format, a KV-cache format, and the kernel that serves it."""
 
     model_config = ConfigDict(frozen=True)
-    quant: str
-    kv_cache: str = "auto"
-    kernel: str = "auto"
+    quant: str = Field(description="name of the weight and activation format")
+    kv_cache: str = Field("auto", description="name of the KV-cache format; auto: the model's own")
+    kernel: str = Field("auto", description="kernel of the quantized layers; auto: vLLM's own choice")
 
     @classmethod
     def parse(cls, text: str, default: str = "auto") -> Variant:
@@ -53,26 +58,35 @@ class Variant(BaseModel):
 class Settings(Section):
     """The whole configuration of one variant."""
 
-    stage: tuple[Stage | Command, ...] = Field(min_length=1)
+    stage: tuple[Stage | Command, ...] = Field(
+        "all",
+        validate_default=True,
+        min_length=1,
+        description="one, [a, list], or all: calibrate to report",
+    )
     variants: tuple[str, ...] | None = Field(
         None,
-        description="several variants in one run, `quant[+kv_cache][@kernel]`; null: the one set",
+        description="several `quant[+kv_cache][@kernel]` in one run, e.g. [bf16, bf16+fp8_e4m3]; null: the one set",
     )
     protocols: tuple[str, ...] | None = Field(
-        None, description="several files of bench/ in one run, on one server each variant; null: the one set"
+        None, description="several files of bench/ in one run, e.g. [study, ladder]; null: the one set"
     )
     dry_run: bool = Field(False, description="say what would run and why, and stop")
     outputs: Path = Field(Path("outputs"), description="where artifacts are kept")
-    model: ModelSettings
-    calibration: CalibrationSettings
-    quant: QuantSettings
-    kv_cache: KVCacheSettings
-    serve: ServeSettings
-    bench: BenchSettings
-    eval: EvalSettings
-    hardware: HardwareSettings
-    report: ReportSettings
-    publish: PublishSettings = PublishSettings()
+    model: ModelSettings = Field(description="BF16 checkpoint that every variant is made from")
+    calibration: CalibrationSettings = Field(
+        description="conversations that the BF16 model is shown, and how ranges are made of what it does"
+    )
+    quant: QuantSettings = Field(description="weight and activation format")
+    kv_cache: KVCacheSettings = Field(description="how keys and values are stored while serving")
+    serve: ServeSettings = Field(description="how vLLM is started, a fresh server for each variant")
+    bench: BenchSettings = Field(description="load that is put on the server")
+    eval: EvalSettings = Field(description="questions, and how answers are scored")
+    hardware: HardwareSettings = Field(description="machine, where it should not be probed")
+    report: ReportSettings = Field(description="what is decided and rendered")
+    publish: PublishSettings = Field(
+        PublishSettings(), description="model cards for the Hugging Face hub; stage=publish"
+    )
 
     @field_validator("stage", mode="before")
     @classmethod

@@ -5,18 +5,18 @@ with no GPU and no model hub. Its four abilities are the small images of C-Eval,
 `tools/demo_model` made it. Importing this module imports neither torch nor transformers.
 """
 
-from pathlib import Path
+from pipeline.config.resources import PACKAGE, RESOURCES
 
-PACKAGE = Path(__file__).resolve().parent
+FOLDER = PACKAGE / "demo"
 
 # The committed BF16 checkpoint, a folder that transformers and vLLM load.
-CHECKPOINT = PACKAGE / "checkpoint"
+CHECKPOINT = FOLDER / "checkpoint"
 # lm-eval tasks: one YAML each, for `TaskManager(include_path=...)`.
-TASKS = PACKAGE / "tasks"
+TASKS = FOLDER / "tasks"
 # What the tasks read: `<task>.jsonl`.
 DATA = TASKS / "data"
 # Conversations in ShareGPT format, disjoint from training and from the tests.
-CALIBRATION_DATA = PACKAGE.parent.parent / "calibration_data" / "demo"
+CALIBRATION_DATA = RESOURCES / "calibration_data" / "demo"
 CALIBRATION = CALIBRATION_DATA / "calibration.json"
 BENCHMARK = CALIBRATION_DATA / "benchmark.json"
 

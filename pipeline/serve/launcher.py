@@ -10,11 +10,11 @@ import threading
 import time
 from pathlib import Path
 from queue import Empty, Queue
-from typing import Any
 
 from pipeline.errors import ServerError
 from pipeline.hardware.probe import Hardware
 from pipeline.serve.server_log import tail
+from pipeline.serve.vllm_host import Answer, Start, Stop
 
 LAUNCHER = Path(__file__).with_name("vllm_host.py")
 
@@ -46,7 +46,7 @@ class Launcher:
             raise ServerError(
                 f"serve.python={python} cannot be run: {error.strerror}.", "Name a Python interpreter that has vLLM."
             ) from None
-        self._answers: Queue[dict[str, Any] | None] = Queue()
+        self._answers: Queue[Answer | None] = Queue()
         self._codes: dict[int, int] = {}
         threading.Thread(target=self._listen, daemon=True).start()
         self.versions: dict[str, str] = {}
@@ -107,7 +107,7 @@ class Launcher:
             self._process.kill()
             self._process.wait()
 
-    def _send(self, request: dict[str, Any]) -> None:
+    def _send(self, request: Start | Stop) -> None:
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(request) + "\n")
@@ -115,14 +115,14 @@ class Launcher:
         except OSError:
             raise self._gone() from None
 
-    def _next(self, timeout_s: float) -> dict[str, Any]:
+    def _next(self, timeout_s: float) -> Answer:
         try:
             answer = self._answers.get(timeout=timeout_s)
         except Empty:
             raise ServerError(f"The vLLM launcher said nothing for {timeout_s:.0f} s.", f"See {self.log}.") from None
         return self._note(answer)
 
-    def _note(self, answer: dict[str, Any] | None) -> dict[str, Any]:
+    def _note(self, answer: Answer | None) -> Answer:
         if answer is None:
             self._answers.put(None)
             raise self._gone()

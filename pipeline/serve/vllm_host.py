@@ -21,7 +21,7 @@ import selectors
 import signal
 import sys
 import time
-from typing import Any
+from typing import Any, TypedDict
 
 SERVER = "vllm.entrypoints.openai.api_server"
 BENCHMARK = "vllm.benchmarks.serve"
@@ -71,7 +71,35 @@ def end_with_parent() -> None:
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
-def start(request: dict[str, Any]) -> int:
+class Start(TypedDict):
+    """A request for a child: its name, the module that it runs, and its surroundings."""
+
+    start: str
+    module: str
+    argv: list[str]
+    env: dict[str, str]
+    log: str
+
+
+class Stop(TypedDict):
+    """A request to end a child, by its pid, within a time of grace in seconds."""
+
+    stop: int
+    grace: float
+
+
+class Answer(TypedDict, total=False):
+    """A line from here: vLLM is imported or not, a child has begun, or one has ended."""
+
+    ready: bool
+    packages: dict[str, str]
+    error: str
+    pid: int
+    exited: int
+    code: int
+
+
+def start(request: Start) -> int:
     """Forks a child that runs a module as a script in a session of its own; returns its pid."""
     pid = os.fork()
     if pid:

@@ -11,14 +11,23 @@ import json
 import math
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import ModuleType
-from typing import Any
+from typing import Any, TypedDict
 
 from pipeline.errors import ConfigError
 from pipeline.tasks.sandbox.sandbox import cores, run_program
+
+
+class Outcome(TypedDict):
+    """A candidate program's outcome, as the original metric has it."""
+
+    task_id: int
+    passed: bool
+    result: str
+    completion_id: int
 
 
 class CodeEval:
@@ -26,13 +35,13 @@ class CodeEval:
 
     def compute(
         self, references: Sequence[str], predictions: Sequence[Sequence[str]], k: Sequence[int] = (1, 10, 100), **_: Any
-    ) -> tuple[dict[str, float], dict[int, list[tuple[int, dict[str, Any]]]]]:
+    ) -> tuple[dict[str, float], dict[int, list[tuple[int, Outcome]]]]:
         """Runs each candidate with its tests.
 
         Returns:
             pass@k for each k that there are candidates for, and each program's outcome, as the original returns them.
         """
-        details: dict[int, list[tuple[int, dict[str, Any]]]] = {}
+        details: dict[int, list[tuple[int, Outcome]]] = {}
         for task, (tests, candidates) in enumerate(zip(references, predictions, strict=True)):
             outcomes = [run_program(f"{candidate}\n{tests}") for candidate in candidates]
             details[task] = [
@@ -103,7 +112,7 @@ def scores_by_function(task: Any) -> bool:
 def score_side_by_side(task: Any) -> None:
     """Makes a task score all its answers at once, on every core, when lm-eval asks for the first of them."""
     filter_answers, score = task.apply_filters, task.process_results
-    known: dict[str, Any] = {}
+    known: dict[str, Mapping[str, float]] = {}
 
     def fingerprint(doc: Any, answers: Any) -> str:
         return json.dumps([doc, answers], sort_keys=True, default=str)

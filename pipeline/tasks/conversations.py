@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts.keys import Digests
+from pipeline.artifacts.keys import Digests, Payload
 from pipeline.config import CalibrationSet, DatasetSettings
 from pipeline.errors import InputError, hub_unreachable
 
@@ -19,7 +19,7 @@ Conversation = list[dict[str, str]]
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 
 
-def identity_of(dataset: DatasetSettings, setting: str, digests: Digests) -> dict[str, Any]:
+def identity_of(dataset: DatasetSettings, setting: str, digests: Digests) -> Payload:
     """What the conversations depend on: the file's hash, or the hub's commit; and how columns are read."""
     columns = {"columns": dataset.columns} if isinstance(dataset, CalibrationSet) and dataset.columns else {}
     if dataset.path is None:
@@ -161,5 +161,5 @@ def conversation_of(row: Any, columns: Mapping[str, str] | None = None) -> Conve
     return messages if any(message["role"] == "user" for message in messages) else []
 
 
-def _dicts(value: Any) -> list[dict[str, Any]]:
+def _dicts(value: Any) -> list[dict[str, object]]:
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts.keys import Digests
 from pipeline.config import EvalSettings, TaskSettings
@@ -19,6 +19,9 @@ from pipeline.tasks import local_files
 from pipeline.tasks.code_scoring import local_metrics, runs_code, score_side_by_side, scores_by_function
 from pipeline.tasks.sampling import stratified
 
+if TYPE_CHECKING:
+    from lm_eval.api.task import Task
+
 
 @dataclass
 class Asked:
@@ -26,8 +29,8 @@ class Asked:
 
     label: str
     settings: TaskSettings
-    tasks: dict[str, Any]
-    groups: dict[str, Any]
+    tasks: dict[str, Task]
+    groups: dict[str, object]
     items: dict[str, list[int]]
     subjects: dict[str, list[str] | None]
     available: int

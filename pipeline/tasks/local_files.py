@@ -27,7 +27,7 @@ from pipeline.errors import InputError
 SETTING = "eval.data_dir"
 LETTERS = "ABCD"
 PATTERNS = ("mmlu/*/*.csv", "ceval/*/*.csv", "gsm8k/*.jsonl", "humaneval/*.jsonl")
-Row = dict[str, Any]
+Row = dict[str, object]
 # Of one data set and subject: its splits, each with its rows.
 Splits = dict[str, list[Row]]
 
@@ -116,8 +116,8 @@ def gsm8k(folder: Path, _: str) -> Splits:
         path = folder / "gsm8k" / f"{split}.jsonl"
         rows = _jsonl(path, ("question", "answer"))
         for number, row in enumerate(rows, 1):
-            if "####" not in row["answer"]:
-                raise _unlabelled(path, number, row["answer"][-40:], "a solution that ends in `#### ` and a number")
+            if "####" not in (answer := str(row["answer"])):
+                raise _unlabelled(path, number, answer[-40:], "a solution that ends in `#### ` and a number")
         return rows
 
     return {split: read(split) for split in ("train", "test")}

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -111,7 +110,7 @@ def read_ranges(folder: Path, settings: CalibrationSettings, number: str) -> dic
     with safe_open(folder / SKETCHES, framework="pt") as file:
         for module, site in json.loads(file.metadata()[SITES]).items():
             if site not in made:
-                kept: dict[str, Any] = {name: file.get_tensor(f"{site}.{name}") for name in ("histogram", "extremes")}
+                kept = {name: file.get_tensor(f"{site}.{name}") for name in ("histogram", "extremes")}
                 seen = observed(kept, settings)
                 made[site] = limits(seen, clip_point(seen, settings.observer, FORMATS[number], settings.percentile))
             found[module] = made[site]

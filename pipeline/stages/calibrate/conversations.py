@@ -159,7 +159,7 @@ def render(tokenizer: Any, conversation: Conversation, settings: CalibrationSett
         ) from None
 
 
-def template_arguments(settings: CalibrationSettings) -> dict[str, Any]:
+def template_arguments(settings: CalibrationSettings) -> dict[str, bool]:
     """What the chat template is told beside the conversation."""
     return {} if settings.enable_thinking is None else {"enable_thinking": settings.enable_thinking}
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch.utils.hooks import RemovableHandle
 from transformers import DynamicCache
 
 from pipeline.config import CalibrationSettings
@@ -74,7 +75,7 @@ class Observers:
             for name, module in model.named_modules()
             if isinstance(getattr(module, "layer_idx", None), int) and "attn" in name.rpartition(".")[2]
         }
-        self._handles: dict[str, Any] = {}
+        self._handles: dict[str, RemovableHandle] = {}
         for name, module in model.named_modules():
             if isinstance(module, torch.nn.Linear) and name.rpartition(".")[2] != LM_HEAD:
                 self._handles[name] = module.register_forward_pre_hook(self._hook(name))

@@ -9,9 +9,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from pipeline.artifacts.keys import Digests
+from pipeline.artifacts.keys import Digests, Payload
 from pipeline.artifacts.workspace import Draft
 from pipeline.config import DivergenceSettings, Settings, Stage
 from pipeline.job import Job
@@ -29,7 +27,7 @@ def needs(settings: Settings) -> tuple[Stage, ...]:
     return (Stage.QUANTIZE, Stage.VERIFY)
 
 
-def identity(job: Job) -> dict[str, Any]:
+def identity(job: Job) -> Payload:
     """The checkpoint, the server, the tasks, the held-out text and lm-eval's version."""
     from pipeline.artifacts.provenance import versions
 
@@ -44,7 +42,7 @@ def identity(job: Job) -> dict[str, Any]:
     }
 
 
-def _divergence(settings: DivergenceSettings | None, digests: Digests) -> dict[str, Any] | None:
+def _divergence(settings: DivergenceSettings | None, digests: Digests) -> Payload | None:
     """The content of the text that is asked about, and how much of it."""
     if settings is None:
         return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from functools import cached_property
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from pipeline.errors import ServerError
 from pipeline.stages.eval.journal import Journal
@@ -20,9 +20,19 @@ WATCH_S = 2.0
 # A request waits for its place in the server's queue; a server that has died is noticed by the watch instead.
 TIMEOUT_S = 3600.0
 
-Body = dict[str, Any]
-Choice = dict[str, Any]
+# A request: its prompts as token ids, and whatever parameters the task has.
+Body = dict[str, object]
 Arrived = Callable[[int, Any], None]
+
+
+class Choice(TypedDict):
+    """One completion, as far as it is read here."""
+
+    index: int
+    text: str
+    finish_reason: NotRequired[str | None]
+    logprobs: Any
+    prompt_logprobs: NotRequired[Any]
 
 
 class Endpoint:
@@ -133,7 +143,8 @@ class Endpoint:
                 trouble = f"{type(error).__name__} {error}".strip()
                 continue
             if answer.status_code == 200:
-                return sorted(answer.json()["choices"], key=lambda choice: int(choice["index"]))
+                choices: list[Choice] = answer.json()["choices"]
+                return sorted(choices, key=lambda choice: int(choice["index"]))
             trouble = f"HTTP {answer.status_code}: {_message(answer)}"
             if answer.status_code < 500 and answer.status_code != 429:
                 break

@@ -11,9 +11,9 @@ import math
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from pipeline.errors import ConfigError, InputError
 from pipeline.results.base import Missing
@@ -28,7 +28,30 @@ if TYPE_CHECKING:
     from pipeline.stages.eval.model import Facts, ServedModel
     from pipeline.tasks.lm_eval_tasks import Asked
 
-Row = dict[str, Any]
+# A sample as lm-eval logs it: fields of its own, and one for each metric of the task.
+Sample = Mapping[str, Any]
+
+
+class Row(TypedDict):
+    """An item as it is kept: its score under each filter, and what the model answered."""
+
+    task: str
+    doc_id: int
+    doc_hash: str
+    prompt_hash: str
+    score: float
+    scores: dict[str, float]
+    target: object
+    # Of a multiple choice.
+    answer: NotRequired[str]
+    options: NotRequired[list[str]]
+    loglikelihoods: NotRequired[list[float]]
+    # Of a generation.
+    filtered: NotRequired[object]
+    response: NotRequired[object]
+    subject: NotRequired[str]
+
+
 # Items that one checkpoint has right and the other wrong, as a share; 4-bit weights of 8B models are at about this.
 USUALLY_DIFFERING = 0.06
 # Of the baseline's greedy answers to a task: batches are put together otherwise, and sums may round otherwise.
@@ -67,7 +90,7 @@ def evaluate(job: Job, draft: Draft) -> None:
         endpoint = Endpoint(server.url, SERVED_NAME, settings.num_concurrent, server.check_alive, answers)
         seconds: dict[str, float] = {}
         figures: dict[str, TaskResult] = {}
-        reports: dict[str, Any] = {}
+        reports: dict[str, object] = {}
         for asked in columns:
             started = time.monotonic()
             model = ServedModel(
@@ -119,7 +142,7 @@ def _by_layer(job: Job, texts: Sequence[Text], folder: Path) -> LayerErrors | Mi
     return found
 
 
-def ask(asked: Asked, model: ServedModel, *, chat_template: bool = False) -> tuple[dict[str, Any], list[Row]]:
+def ask(asked: Asked, model: ServedModel, *, chat_template: bool = False) -> tuple[Mapping[str, object], list[Row]]:
     """Runs lm-eval over one column; its own aggregated results, and one row for each item."""
     from lm_eval.evaluator import evaluate as lm_eval_evaluate
 
@@ -141,10 +164,10 @@ def ask(asked: Asked, model: ServedModel, *, chat_template: bool = False) -> tup
     return report, rows
 
 
-def _rows(asked: Asked, name: str, samples: Sequence[Row]) -> list[Row]:
+def _rows(asked: Asked, name: str, samples: Sequence[Sample]) -> list[Row]:
     """One row an item: lm-eval logs one for each filter."""
     wanted, task = asked.settings, asked.tasks[name]
-    by_item: dict[int, dict[str, Row]] = {}
+    by_item: dict[int, dict[str, Sample]] = {}
     for sample in samples:
         by_item.setdefault(int(sample["doc_id"]), {})[str(sample["filter"])] = sample
     rows = []
@@ -160,10 +183,11 @@ def _rows(asked: Asked, name: str, samples: Sequence[Row]) -> list[Row]:
             "score": _score(asked, shown[wanted.metric]),
             "scores": {key: _score(asked, sample[wanted.metric]) for key, sample in filters.items()},
             "target": shown["target"],
-            **_answer(task, shown),
         }
-        subject = asked.subject(name, index)
-        rows.append({**row, "subject": subject} if subject is not None else row)
+        _add_answer(row, task, shown)
+        if (subject := asked.subject(name, index)) is not None:
+            row["subject"] = subject
+        rows.append(row)
     return rows
 
 
@@ -183,16 +207,17 @@ def _score(asked: Asked, value: Any) -> float:
     )
 
 
-def _answer(task: Any, sample: Row) -> Row:
-    """What the model answered: the option that it finds likeliest, or what it wrote and what the filter made of it."""
+def _add_answer(row: Row, task: Any, sample: Sample) -> None:
+    """Notes the option that the model finds likeliest, or what it wrote and what the filter made of it."""
     answers = sample["filtered_resps"]
     if task.OUTPUT_TYPE == "multiple_choice":
         options = [str(option) for option in task.doc_to_choice(sample["doc"])]
         values = [float(value) for value, _ in answers][: len(options)]
-        return {"answer": options[values.index(max(values))], "options": options, "loglikelihoods": values}
-    filtered = answers[0] if len(answers) == 1 else answers
+        row["answer"], row["options"], row["loglikelihoods"] = options[values.index(max(values))], options, values
+        return
     responses = [response for responses in sample["resps"] for response in responses]
-    return {"filtered": filtered, "response": responses[0] if len(responses) == 1 else responses}
+    row["filtered"] = answers[0] if len(answers) == 1 else answers
+    row["response"] = responses[0] if len(responses) == 1 else responses
 
 
 def summarize(asked: Asked, rows: Sequence[Row], facts: Facts) -> TaskResult:

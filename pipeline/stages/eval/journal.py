@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict, deque
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ class Journal:
         if self._known:
             self._file.write("\n")
 
-    def recall(self, body: dict[str, Any]) -> tuple[str, Any]:
+    def recall(self, body: Mapping[str, object]) -> tuple[str, Any]:
         """The key of a request, and its answer where there is one that was not recalled yet; else None."""
         key = hashlib.sha256(json.dumps([FORMAT, body], sort_keys=True).encode()).hexdigest()
         known = self._known.get(key)

@@ -12,7 +12,7 @@ from typing import Any, NotRequired, TypedDict
 
 from pipeline.artifacts.keys import Payload
 from pipeline.artifacts.workspace import Draft
-from pipeline.config import CalibrationSettings, QuantSettings, Settings, Stage
+from pipeline.config import PROJECT_ROOT, CalibrationSettings, QuantSettings, Settings, Stage
 from pipeline.errors import ConfigError, NotApplicable
 from pipeline.job import Job
 from pipeline.results.calibration import observations_key
@@ -21,7 +21,7 @@ from pipeline.serve.support import why_no_kv_scales
 
 SHARED = False
 # Brings the packages of every engine.
-INSTALL = "make install"
+INSTALL = "make install" if PROJECT_ROOT else "pip install --no-deps -r requirements/cpu.txt (or cuda.txt)"
 
 
 class Observer(TypedDict):

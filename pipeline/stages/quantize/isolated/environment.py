@@ -29,13 +29,13 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from pipeline.artifacts.workspace import user_cache
-from pipeline.config import PROJECT_ROOT
+from pipeline.config import RESOURCES
 from pipeline.errors import ConfigError, StageError
 
 if TYPE_CHECKING:
     from pipeline.progress import Progress
 
-LOCKS = PROJECT_ROOT / "requirements" / "engines"
+LOCKS = RESOURCES / "requirements" / "engines"
 HOST = Path(__file__).with_name("host.py")
 CACHE = "PIPELINE_ENGINES"
 # torch, and the libraries that its CUDA build loads; what requirements/lock.py leaves out of an engine's lock.

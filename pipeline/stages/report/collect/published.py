@@ -9,10 +9,10 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline.compare.published.tables import AccuracyTable, Protocol, Published, PublishedTable, SpeedTable
-from pipeline.config import PROJECT_ROOT
+from pipeline.config import RESOURCES
 from pipeline.errors import InputError
 
-FOLDER = PROJECT_ROOT / "conf" / "reference"
+FOLDER = RESOURCES / "conf" / "reference"
 _SCHEMA: TypeAdapter[SpeedTable | AccuracyTable | Protocol] = TypeAdapter(Published)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import PROJECT_ROOT, Stage
+from pipeline.config import PACKAGE, Stage
 from pipeline.results.base import Missing
 from pipeline.results.eval import EvalResult, LayerErrors
 from pipeline.results.quantize import QuantizeResult
@@ -67,7 +67,7 @@ def card_of(source: Source, outputs: Path) -> Card:
 
 def shorten(text: str, outputs: Path) -> str:
     """Paths below the project, the outputs and the home folder, without what lies above them."""
-    for folder, name in ((outputs.resolve(), outputs.name), (PROJECT_ROOT, "."), (Path.home(), "~")):
+    for folder, name in ((outputs.resolve(), outputs.name), (PACKAGE.parent, "."), (Path.home(), "~")):
         if len(folder.parts) > 1:
             text = text.replace(str(folder), name or ".")
     return text

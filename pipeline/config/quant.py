@@ -1,9 +1,8 @@
-"""`conf/model`, `conf/quant`, `conf/kv_cache`: what is made, and from what."""
+"""`conf/quant`: weight and activation formats, and what makes them."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import (
     Field,
@@ -15,40 +14,24 @@ from pipeline.config.base import Section
 from pipeline.formats.schemes import AWQ, GPTQ, SCHEMES, SIGNROUND, Scheme
 
 
-class ModelSettings(Section):
-    """The BF16 checkpoint that every variant is made from."""
-
-    name: str = Field(description="folder name under outputs/")
-    path: Path | None = Field(None, description="local folder with config.json; wins over hub_id")
-    hub_id: str | None = Field(None, description="Hugging Face hub id")
-    revision: str | None = Field(None, description="pinned hub commit")
-    weights: Literal["trained", "random"] = Field(
-        "trained", description="random: true shape from the config alone, for speed without the hub"
-    )
-    seed: int = Field(0, description="seed of random weights")
-    trust_remote_code: bool = Field(False, description="run code that the checkpoint brings")
-
-    @model_validator(mode="after")
-    def _has_source(self) -> ModelSettings:
-        if self.path is None and self.hub_id is None:
-            raise ValueError("set model.path (a local folder) or model.hub_id")
-        return self
-
-
 class QuantSettings(Section):
     """A weight and activation format, and the algorithm that makes it."""
 
-    name: str
+    name: str = Field(description="name in variants, and of the folder under outputs/")
     title: str = Field(description="row label in the report")
-    engine: str = Field(description="who makes the checkpoint; none: the checkpoint as it is")
-    scheme: str | None = Field(None, description="number format, see pipeline/formats/schemes.py")
-    algorithm: str = Field("rtn", description="how weights are rounded")
+    engine: str = Field("llmcompressor", description="library that makes the checkpoint; none: the checkpoint as it is")
+    scheme: str | None = Field(None, description="number format of pipeline/formats/schemes.py; null: with engine=none")
+    algorithm: str = Field(
+        "rtn", description="how weights are rounded: rtn (to nearest), gptq, awq, smoothquant or signround"
+    )
     group_size: PositiveInt | None = Field(
         None, description="input channels that share a weight scale; null: the scheme's own"
     )
     smoothing_strength: float = Field(0.5, ge=0, le=1, description="SmoothQuant's alpha")
-    dampening: float = Field(0.01, gt=0, description="GPTQ's dampening, fraction of the mean diagonal")
-    double_quant: bool = Field(False, description="NF4's scales are quantized too, to 8 bits in blocks of 256")
+    dampening: float = Field(0.01, gt=0, description="GPTQ's dampening, as a fraction of the Hessian's mean diagonal")
+    double_quant: bool = Field(
+        False, description="quantize NF4's scales too, to 8 bits in blocks of 256: 0.4 bits less a weight"
+    )
     ignore: tuple[str, ...] = Field(("lm_head",), description="modules left in BF16")
 
     @model_validator(mode="before")
@@ -109,23 +92,3 @@ class QuantSettings(Section):
     def needs_data(self) -> bool:
         """Whether the weights or activation scales depend on calibration data."""
         return self.static_activations is not None or self.takes_tokens
-
-
-class KVCacheSettings(Section):
-    """How keys and values are stored while serving."""
-
-    name: str
-    dtype: Literal["auto", "fp8_e4m3", "fp8_e5m2"]
-    scales: Literal["calibrated", "one"] = Field("one", description="a scale per layer from calibration, or 1.0")
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> KVCacheSettings:
-        if self.scales == "calibrated" and self.dtype != "fp8_e4m3":
-            why = " (vLLM refuses fp8_e5m2 on a checkpoint that has scales)" if self.dtype == "fp8_e5m2" else ""
-            raise ValueError(f"scales=calibrated goes with dtype fp8_e4m3, not {self.dtype}{why}")
-        return self
-
-    @property
-    def needs_data(self) -> bool:
-        """Whether the checkpoint carries scales of keys and values."""
-        return self.scales == "calibrated"

@@ -1,0 +1,131 @@
+"""`conf/bench`: the loads under which served checkpoints are measured."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
+
+from pipeline.config.base import Section
+from pipeline.config.dataset import DatasetSettings
+
+
+class LadderSettings(Section):
+    """Loads from one request at a time up to saturation, instead of a single one."""
+
+    concurrency: tuple[PositiveInt, ...] = Field(min_length=1, description="requests in flight, level by level")
+    rates: tuple[float, ...] = Field(
+        (), description="request rates, as shares of the highest request throughput that the levels reached"
+    )
+    prompts_per_slot: PositiveInt = Field(4, description="requests of a level for each one in flight")
+    min_prompts: PositiveInt = Field(16, description="requests of the smallest level, as num_prompts is of the largest")
+    budget_s: PositiveFloat | None = Field(
+        None, description="seconds for all levels of a variant, further ones are left out; null: all of them run"
+    )
+
+    @model_validator(mode="after")
+    def _rises(self) -> LadderSettings:
+        for name in ("concurrency", "rates"):
+            levels = getattr(self, name)
+            if list(levels) != sorted(set(levels)):
+                raise ValueError(f"{name}={list(levels)}: levels must rise")
+        if any(not 0 < share <= 1 for share in self.rates):
+            raise ValueError(f"rates={list(self.rates)}: shares of the saturated rate lie above 0 and up to 1")
+        return self
+
+
+SLO_METRICS = ("ttft_ms", "tpot_ms", "e2el_ms")
+
+
+class SloSettings(Section):
+    """What a request must meet to count as good; null: that metric may be anything."""
+
+    ttft_ms: PositiveFloat | None = Field(None, description="time to the first token, ms")
+    tpot_ms: PositiveFloat | None = Field(None, description="time per output token after the first, ms")
+    e2el_ms: PositiveFloat | None = Field(None, description="end-to-end latency, ms")
+    percentile: float = Field(
+        99, gt=0, lt=100, description="percent of requests that must meet it at the highest good rate"
+    )
+    probes: NonNegativeInt = Field(6, description="rates tried to find the highest good one; 0: not searched")
+    prompts: PositiveInt = Field(200, description="requests of a probe")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_metrics(cls, value: Any) -> Any:
+        known = (*SLO_METRICS, "percentile", "probes", "prompts")
+        if isinstance(value, dict) and (unknown := [name for name in value if name not in known]):
+            raise ValueError(f"{', '.join(unknown)}: an SLO is in milliseconds, of {', '.join(SLO_METRICS)}")
+        return value
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """The metrics that are limited, by name, in milliseconds."""
+        return {name: limit for name in SLO_METRICS if (limit := getattr(self, name)) is not None}
+
+
+class BenchSettings(Section):
+    """The loads that vLLM's own load generator puts on the server."""
+
+    name: str = Field(description="name of the choice")
+    prompts: Literal["sharegpt", "random"] = Field(
+        "sharegpt", description="sharegpt: conversations of the data set; random: input_len random tokens"
+    )
+    dataset: DatasetSettings = Field(description="conversations that prompts are drawn from")
+    input_len: PositiveInt | None = Field(None, description="tokens of a random prompt; null: with prompts=sharegpt")
+    output_len: PositiveInt | None = Field(
+        None,
+        description="tokens of every reply, exactly; null: at most as many as the conversation's answer has",
+    )
+    num_prompts: PositiveInt = Field(1000, description="requests in a repeat")
+    request_rate: float | Literal["inf"] = Field("inf", description="requests per second; inf: all at once")
+    max_concurrency: PositiveInt | None = Field(None, description="requests in flight; null: no limit")
+    ladder: LadderSettings | None = Field(None, description="levels instead of this one load, e.g. bench=ladder")
+    repeats: PositiveInt = Field(3, description="repeats of the load, each with its own seed")
+    warmup_prompts: NonNegativeInt = Field(
+        64, description="requests in a round of warm-up, other ones than those measured"
+    )
+    warmup_rounds: PositiveInt = Field(5, description="rounds of warm-up at most, until throughput is steady")
+    warmup_tolerance: float = Field(
+        0.1, gt=0, lt=1, description="relative change of throughput between rounds that counts as steady"
+    )
+    seed: int = Field(0, description="seed of the first repeat's prompts")
+    temperature: NonNegativeFloat | None = Field(
+        0, description="sampling temperature, 0: greedy; null: what the checkpoint's generation config says"
+    )
+    endpoint: Literal["openai", "openai-chat"] = Field(
+        "openai-chat", description="openai: completions, the prompt as it is; openai-chat: under the chat template"
+    )
+    slo: SloSettings = Field(
+        SloSettings(), description="limits of a request; goodput counts the requests that meet all"
+    )
+    timeout_s: PositiveFloat = Field(3600, description="seconds after which a load counts as hung")
+
+    @field_validator("request_rate", mode="before")
+    @classmethod
+    def _above_zero(cls, value: Any) -> Any:
+        if value in ("inf", float("inf")):
+            return "inf"
+        try:
+            if float(value) > 0:
+                return float(value)
+        except (TypeError, ValueError):
+            pass
+        raise ValueError(f"{value!r} is no request rate: requests per second above zero, or inf")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> BenchSettings:
+        if self.prompts == "random" and (self.input_len is None or self.output_len is None):
+            raise ValueError("prompts=random needs input_len and output_len")
+        if self.prompts == "sharegpt" and self.input_len is not None:
+            raise ValueError(
+                f"input_len={self.input_len} goes with prompts=random; conversations have their own length"
+            )
+        return self
