@@ -21,7 +21,7 @@ from pipeline.progress import Progress
 from pipeline.runner import Run
 from pipeline.stages.quantize.engines import autogptq
 from pipeline.stages.quantize.isolated import environment
-from pipeline.stages.verify.weights import compare, excess
+from pipeline.stages.verify.weights import compare
 
 DEMO = PROJECT_ROOT / "pipeline" / "demo" / "checkpoint"
 WORKER = runpy.run_path(str(autogptq.WORKER))
@@ -113,7 +113,7 @@ def test_the_gate_finds_8_bits_that_were_made_from_bfloat16(settings, tmp_path: 
         autogptq.write_config(DEMO, folder, quant)
         found = compare(folder, DEMO, quant)
         assert len(found) == 28
-        assert all((excess(item) <= 1) == right for item in found)
+        assert all((item.excess <= 1) == right for item in found)
 
 
 def worker_of(process: psutil.Process) -> psutil.Process | None:

@@ -93,7 +93,7 @@ def test_the_gate_finds_weights_shuffled_by_a_forward_pass(tmp_path: Path, setti
     assert min(errors(tmp_path).values()) > 1.5 * BOUNDS["nf4"]
     found = compare(tmp_path, DEMO, settings("quant=bnb_nf4").quant)
     assert len(found) == 28
-    assert all(item["error"] > item["allowed"] for item in found)
+    assert all(item.error > item.allowed for item in found)
 
 
 @given(

@@ -23,7 +23,7 @@ from pipeline.runner import Run
 from pipeline.stages.quantize import check_engine
 from pipeline.stages.quantize.engines import autoawq, autoround, base, gptqmodel, llmcompressor
 from pipeline.stages.verify import file_sizes, gate
-from pipeline.stages.verify.weights import changed, excess
+from pipeline.stages.verify.weights import changed
 from pipeline.stages.verify.weights import compare as gate_compare
 
 DEMO = PROJECT_ROOT / "pipeline" / "demo" / "checkpoint"
@@ -135,7 +135,7 @@ def test_the_checkpoint_is_of_the_native_format(scheme: str, name: str, bench: B
     assert describe(folder)["quantized_layers"] == 28
     quant = bench.settings(*asked(scheme, name)).quant
     assert file_sizes.differences(file_sizes.predicted(DEMO, quant, False), folder) == []
-    assert all(excess(item) <= 1 for item in gate_compare(folder, DEMO, quant))
+    assert all(item.excess <= 1 for item in gate_compare(folder, DEMO, quant))
     assert changed(folder, DEMO, quant) == []
     assert "28 of 28" in gate.layers(folder, DEMO, SimpleNamespace(settings=SimpleNamespace(quant=quant)))
     assert "in range" in gate.scales(folder)
@@ -191,9 +191,9 @@ def test_the_gate_finds_a_planted_fault(scheme: str, name: str, damage: Any, ben
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
     (tmp_path / "config.json").write_text(json.dumps(config))
     found = gate_compare(tmp_path, DEMO, bench.settings(*asked(scheme, name)).quant)
-    wrong = {item["module"] for item in found if excess(item) > 1}
+    wrong = {item.module for item in found if item.excess > 1}
     everywhere = damage is zero_points_of_the_other_version
-    assert wrong == ({item["module"] for item in found} if everywhere else {DAMAGED})
+    assert wrong == ({item.module for item in found} if everywhere else {DAMAGED})
 
 
 def second_moments(sequences: list[torch.Tensor]) -> dict[str, torch.Tensor]:

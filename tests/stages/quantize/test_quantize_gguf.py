@@ -15,7 +15,7 @@ from pipeline.models import headers as disk
 from pipeline.models.layout import q4_k_m
 from pipeline.models.source import ModelSource
 from pipeline.stages.verify import file_sizes, gate
-from pipeline.stages.verify.weights import compare, excess
+from pipeline.stages.verify.weights import compare
 
 gguf = pytest.importorskip("gguf")
 pytest.importorskip("auto_round")
@@ -52,7 +52,7 @@ def test_a_checkpoint_passes_the_gate(folder: Path, variant: str, settings) -> N
     assert sum(file_sizes.predicted(DEMO, settings(f"quant={variant}").quant, False).values()) == pytest.approx(
         disk.weight_bytes(folder), rel=0.001
     )
-    assert all(excess(item) <= 1 for item in compare(folder, DEMO, settings(f"quant={variant}").quant))
+    assert all(item.excess <= 1 for item in compare(folder, DEMO, settings(f"quant={variant}").quant))
     assert disk.describe(folder)["format"] == variant.replace("_", " ", 1).replace("q", "Q").replace("k_m", "K_M")
     assert {path.name for path in folder.iterdir()} >= {"model.gguf", "config.json", "tokenizer.json"}
 
@@ -69,7 +69,7 @@ def test_the_gate_finds_scales_of_other_blocks(folder: Path, variant: str, setti
     blocks = damaged.data.reshape(-1, size)
     blocks[:, :scales] = blocks[::-1, :scales].copy()
     found = compare(tmp_path, DEMO, settings(f"quant={variant}").quant)
-    wrong = [item["module"] for item in found if excess(item) > 1]
+    wrong = [item.module for item in found if item.excess > 1]
     assert wrong == ["model.layers.1.mlp.up_proj"]
 
 
