@@ -76,6 +76,9 @@ class ReportSettings(Section):
     formats: tuple[Literal["html", "md", "csv", "json", "png"], ...] = Field(
         ("html", "md", "csv", "json"), description="png: each chart as a file for slides"
     )
+    json_line: bool | None = Field(
+        None, description="end standard output with the result as one line of JSON; null: where it is no terminal"
+    )
 
 
 class PublishSettings(Section):

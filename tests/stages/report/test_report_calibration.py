@@ -7,6 +7,9 @@ import re
 from dataclasses import replace
 
 import pytest
+from pipeline.stages.report.charts import calibration as calibration_charts
+from pipeline.stages.report.charts import every_chart
+from pipeline.stages.report.tables import calibration as calibration_details
 from support.synthetic_calibration import SAMPLES_AT, TECHNIQUES, summary, write_choice, write_summary
 from support.synthetic_results import STUDY, Run
 from test_report_page import ATTACK, Page, contrast, palettes, shortened
@@ -17,11 +20,8 @@ from pipeline.config import Stage
 from pipeline.results.calibration import read_summary
 from pipeline.stages import report
 from pipeline.stages.report.build import build
-from pipeline.stages.report.charts import calibration as calibration_charts
-from pipeline.stages.report.charts import every_chart
 from pipeline.stages.report.document import Seen
 from pipeline.stages.report.number_format import figure
-from pipeline.stages.report.tables import calibration as calibration_details
 from pipeline.stages.report.vega.spec import decades
 
 FEW = ("bf16", "fp8_static", "awq")

@@ -1,6 +1,9 @@
 """What tables, tiles and sentences of the report say of differences, on everything that hypothesis comes up with."""
 
 from hypothesis import HealthCheck, given, settings
+from pipeline.stages.report.tables.serving import latency_figures
+from pipeline.stages.report.tables.study import Table
+from pipeline.stages.report.tables.twins import quality_figures, task_figures
 from support.compare_records import TASKS, anything, record
 
 from pipeline.compare import compare
@@ -10,9 +13,6 @@ from pipeline.compare.decide.recommendation import MORE_REPEATS, open_points, re
 from pipeline.compare.statements import listing
 from pipeline.compare.stats.accuracy import PairedDifference
 from pipeline.compare.stats.repeats import Change
-from pipeline.stages.report.tables.serving import latency_figures
-from pipeline.stages.report.tables.study import Table
-from pipeline.stages.report.tables.twins import quality_figures, task_figures
 
 
 def interval_of(row, column):

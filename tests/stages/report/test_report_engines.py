@@ -1,6 +1,7 @@
 """The table of engines in the page and in Markdown, and what it is made of."""
 
 import pytest
+from pipeline.stages.report.tables.study import Table
 from support.synthetic_results import STUDY, Run
 
 from pipeline.config import Stage
@@ -8,7 +9,6 @@ from pipeline.stages.report.build import build
 from pipeline.stages.report.collect.artifacts import sources
 from pipeline.stages.report.collect.engines import engines
 from pipeline.stages.report.renderers import html, markdown
-from pipeline.stages.report.tables.study import Table
 
 
 @pytest.fixture(scope="module")

@@ -4,11 +4,11 @@ import json
 from dataclasses import replace
 
 import pytest
+from pipeline.stages.report.tables.loads import load_tables
 from support.synthetic_results import LADDER, STUDY, Run
 
 from pipeline.stages import report
 from pipeline.stages.report.build import build
-from pipeline.stages.report.tables.loads import load_tables
 
 VARIANTS = {name: replace(STUDY[name], disturbed=True) for name in ("bf16", "fp8_static", "w4a16", "int8_dynamic")}
 # As fast as BF16.

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pipeline.stages.report.charts import every_chart
 from support.synthetic_results import STUDY, TITLES, Run
 
 from pipeline.stages import report
 from pipeline.stages.report import number_format
 from pipeline.stages.report.build import build
-from pipeline.stages.report.charts import every_chart
 from pipeline.stages.report.renderers.markdown import escape
 from pipeline.stages.report.vega.label_placement import Box, place
 

@@ -6,8 +6,9 @@ Charts are Vega-Lite, written as it is; these are the parts that they share.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 INK, MUTED, GRID, SURFACE = "var(--ink)", "var(--muted)", "var(--grid)", "var(--surface)"
@@ -36,18 +37,18 @@ class Chart:
         name: for files and ids.
         title: its heading where no page gives it one.
         key: how to read it where no page says so.
-        specs: its Vega-Lite for each layout.
+        spec: its Vega-Lite for a layout; made when it is drawn.
     """
 
     name: str
     title: str
     key: str
-    specs: Mapping[str, dict[str, Any]]
+    spec: Callable[[Layout], dict[str, Any]]
 
-    @classmethod
-    def of(cls, name: str, title: str, key: str, spec: Callable[[Layout], dict[str, Any]]) -> Chart:
-        """The chart that `spec` makes of each layout."""
-        return cls(name, title, key, {layout.name: finish(spec(layout), layout) for layout in LAYOUTS})
+    @cached_property
+    def specs(self) -> dict[str, dict[str, Any]]:
+        """Its Vega-Lite for each layout, by the layout's name."""
+        return {layout.name: finish(self.spec(layout), layout) for layout in LAYOUTS}
 
 
 NAMES: dict[str, Any] = {"ticks": False, "domain": False, "labelPadding": 8, "grid": False}

@@ -49,7 +49,7 @@ def styles(names: Sequence[str]) -> dict[str, Style]:
     }
 
 
-def said(shapes: Mapping[str, str]) -> str:
-    """What each name's shape is, in words, for where no key stands beside the chart."""
+def described(shapes: Mapping[str, str]) -> str:
+    """Each name's shape in words, for where no key stands beside the chart."""
     marks = ", ".join(f"{name}: {WORDS.get(shape, shape)}" for name, shape in shapes.items())
     return f"{marks[:1].upper()}{marks[1:]}."
