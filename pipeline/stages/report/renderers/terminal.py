@@ -78,11 +78,11 @@ def _sparse(table: CellTable, indexes: Sequence[int]) -> RichTable:
     shown.add_column(table.names, min_width=12, overflow="fold")
     for index in indexes:
         shown.add_column(_header(table.columns[index]), justify="right", overflow="fold", max_width=WIDTH_OF_COLUMN + 2)
+    # The place of symbols and stars is kept free in every line, so that the figures stand one below the other.
+    room = {index: max([1, *(len(row.cells[index].symbols) for row in table.rows)]) for index in indexes}
     for row in table.rows:
-        cells = [row.cells[index] for index in indexes]
-        shown.add_row(
-            Text(row.label, style="bold" if row.is_highlighted else ""), *(_two_lines(cell) for cell in cells)
-        )
+        cells = (_two_lines(row.cells[index], room[index]) for index in indexes)
+        shown.add_row(Text(row.label, style="bold" if row.is_highlighted else ""), *cells)
     return shown
 
 
@@ -108,15 +108,14 @@ def _one_line(cell: Cell) -> Text:
     return Text.assemble(cell.value, (f" {cell.change}{cell.star or ' '}" if cell.change else "", _style(cell)))
 
 
-def _two_lines(cell: Cell) -> Text:
+def _two_lines(cell: Cell, room: int) -> Text:
     if cell.missing:
         return Text("n/a", style="yellow")
     text = Text("best ", style="green") if cell.is_best else Text()
-    # The column of symbols and stars is kept free in every line, so that the figures stand one below the other.
     text.append(cell.value, style="bold green" if cell.is_best else "")
-    text.append(cell.symbols or " ", style="yellow")
+    text.append(cell.symbols.ljust(room), style="yellow")
     if cell.change:
-        text.append(f"\n{cell.change}{cell.star or ' '}", style=_style(cell))
+        text.append(f"\n{cell.change}{cell.star.ljust(room)}", style=_style(cell))
     return text
 
 

@@ -19,8 +19,8 @@ EMULATED_BASELINE = Footnote("‡", "BF16 emulated: no speed claim")
 MARKED = Footnote("§", "marked")
 # What the legend says of each symbol that occurs.
 LEGEND = {
-    EMULATED: "this machine has no kernel for the format; its accuracy counts, its speed does not.",
-    EMULATED_BASELINE: "this machine has no kernel for BF16; no speed can be compared with its.",
+    EMULATED: "this machine has no kernel for the format, so its accuracy counts and its speed does not.",
+    EMULATED_BASELINE: "this machine has no kernel for BF16, so no speed can be compared with BF16's.",
     MARKED: "a guard failed while it was measured; it is named below.",
 }
 
@@ -37,7 +37,7 @@ class Column(blocks.Column):
 
 def footnote_lines(found: set[Footnote]) -> list[str]:
     """The legend of these footnotes, in the order of their symbols."""
-    return [f"{note.symbol}: {note.words}; {text}" for note, text in LEGEND.items() if note in found]
+    return [f"{note.symbol} {note.words}; {text}" for note, text in LEGEND.items() if note in found]
 
 
 def speed_footnotes(row: Row) -> tuple[Footnote, ...]:

@@ -1,9 +1,6 @@
 """What tables, tiles and sentences of the report say of differences, on everything that hypothesis comes up with."""
 
 from hypothesis import HealthCheck, given, settings
-from pipeline.stages.report.tables.serving import latency_figures
-from pipeline.stages.report.tables.study import Table
-from pipeline.stages.report.tables.twins import quality_figures, task_figures
 from support.compare_records import TASKS, anything, record
 
 from pipeline.compare import compare
@@ -13,6 +10,10 @@ from pipeline.compare.decide.recommendation import MORE_REPEATS, open_points, re
 from pipeline.compare.statements import listing
 from pipeline.compare.stats.accuracy import PairedDifference
 from pipeline.compare.stats.repeats import Change
+from pipeline.stages.report.sections.accuracy import task_table
+from pipeline.stages.report.sections.frontier import quality_table
+from pipeline.stages.report.sections.latency import latency_table
+from pipeline.stages.report.sections.results import Results
 
 
 def interval_of(row, column):
@@ -26,7 +27,7 @@ def interval_of(row, column):
 @given(anything())
 def test_a_star_and_a_colour_stand_where_the_interval_excludes_zero(records):
     comparison = compare(records, TASKS)
-    table = Table.of(comparison)
+    table = Results.of(comparison)
     for row, shown in zip(comparison.rows, table.rows, strict=True):
         for column, cell in zip(table.columns, shown.cells, strict=True):
             around = interval_of(row, column)
@@ -34,7 +35,7 @@ def test_a_star_and_a_colour_stand_where_the_interval_excludes_zero(records):
             if column.kind in ("speed", "task"):
                 assert cell.is_clear == (not crosses and (column.kind == "task" or row.claims_speed))
             assert cell.is_clear or not (cell.star or cell.is_gain)
-    for figures in (task_figures(table), quality_figures(comparison), latency_figures(comparison)):
+    for figures in (task_table(comparison), quality_table(comparison), latency_table(comparison)):
         assert all(len(line) == len(figures.head) for line in figures.rows)
 
 

@@ -32,7 +32,7 @@ def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def test_without_a_second_one_the_first_draws_everything(cache: Path) -> None:
-    charts = [Chart.of(f"bars-{n}", "Bars", "", lambda layout, n=n: {**BARS, "height": 40 + n}) for n in range(3)]
+    charts = [Chart(f"bars-{n}", "Bars", "", lambda layout, n=n: {**BARS, "height": 40 + n}) for n in range(3)]
     drawn = svg.svgs(charts)
     svg._second().kill()
     svg._second().wait()
@@ -45,7 +45,7 @@ def test_without_a_second_one_the_first_draws_everything(cache: Path) -> None:
 
 
 def test_what_was_drawn_before_is_not_drawn_again(cache: Path) -> None:
-    charts = [Chart.of("bars", "Bars", "", lambda layout: {**BARS, "width": layout.width})]
+    charts = [Chart("bars", "Bars", "", lambda layout: {**BARS, "width": layout.width})]
     assert not svg_cache.has_some()
     drawn = svg.svgs(charts)
     assert svg_cache.has_some() and len(list(cache.iterdir())) == 2

@@ -3,9 +3,9 @@
 import json
 
 import pytest
+from support.report_page import Page
 from support.synthetic_calibration import write_choice
 from support.synthetic_results import STUDY, Run
-from test_report_page import Page
 
 from pipeline.stages import report
 from pipeline.stages.report.build import build

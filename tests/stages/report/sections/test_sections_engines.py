@@ -1,10 +1,10 @@
 """The table of engines in the page and in Markdown, and what it is made of."""
 
 import pytest
-from pipeline.stages.report.tables.study import Table
 from support.synthetic_results import STUDY, Run
 
 from pipeline.config import Stage
+from pipeline.stages.report import sections
 from pipeline.stages.report.build import build
 from pipeline.stages.report.collect.artifacts import sources
 from pipeline.stages.report.collect.engines import engines
@@ -30,7 +30,7 @@ def test_engines_of_one_format_and_data_are_compared(run: Run) -> None:
     assert table.scheme == "W4A16, groups of 128"
     assert [row.ratio for row in table.rows] == [1, pytest.approx(1.2)]
     report = build(run.jobs, {}).model_copy(update={"engines": (table,)})
-    table_of_variants = Table.of(report.comparison)
-    for text in (markdown.render(report, table_of_variants), html.render(report, table_of_variants)):
+    page = sections.page(report)
+    for text in (markdown.render(page), html.render(page)):
         assert "Do the engines agree?" in text
         assert "1.200" in text

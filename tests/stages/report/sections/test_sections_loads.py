@@ -4,11 +4,13 @@ import json
 from dataclasses import replace
 
 import pytest
-from pipeline.stages.report.tables.loads import load_tables
 from support.synthetic_results import LADDER, STUDY, Run
 
 from pipeline.stages import report
+from pipeline.stages.report.blocks import Table, walk
 from pipeline.stages.report.build import build
+from pipeline.stages.report.sections import speed
+from pipeline.stages.report.sections.loads import load_tables
 
 VARIANTS = {name: replace(STUDY[name], disturbed=True) for name in ("bf16", "fp8_static", "w4a16", "int8_dynamic")}
 # As fast as BF16.
@@ -24,7 +26,8 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tables(run):
-    return dict(load_tables(build(run.jobs, {}).comparison))
+    blocks = walk(speed.section(build(run.jobs, {})).blocks)
+    return {block.caption: block for block in blocks if isinstance(block, Table)}
 
 
 def test_each_load_has_every_variant_and_its_percentiles(tables):

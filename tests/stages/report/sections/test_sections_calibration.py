@@ -7,22 +7,23 @@ import re
 from dataclasses import replace
 
 import pytest
-from pipeline.stages.report.charts import calibration as calibration_charts
-from pipeline.stages.report.charts import every_chart
-from pipeline.stages.report.tables import calibration as calibration_details
+from support.report_page import ATTACK, Page, contrast, palettes, shortened
 from support.synthetic_calibration import SAMPLES_AT, TECHNIQUES, summary, write_choice, write_summary
 from support.synthetic_results import STUDY, Run
-from test_report_page import ATTACK, Page, contrast, palettes, shortened
 
 import pipeline.stages.quantize
 from pipeline.compare.stats.intervals import Missing
 from pipeline.config import Stage
 from pipeline.results.calibration import read_summary
 from pipeline.stages import report
+from pipeline.stages.report import sections
 from pipeline.stages.report.build import build
 from pipeline.stages.report.document import Seen
 from pipeline.stages.report.number_format import figure
+from pipeline.stages.report.sections import activation_ranges, outliers
+from pipeline.stages.report.sections.calibration import headline
 from pipeline.stages.report.vega.spec import decades
+from pipeline.stages.report.vega.styles import COLOURS
 
 FEW = ("bf16", "fp8_static", "awq")
 
@@ -96,7 +97,7 @@ def test_page_is_valid_self_contained_and_small(tmp_path, capsys, layers):
     assert len(ids) == len(set(ids))
     assert set(re.findall(r"url\(#([^)]+)\)", page)) <= set(ids)
     assert {v for _, name, v in found.attributes if name == "aria-labelledby"} <= set(ids)
-    # Four pictures of the calibration beside those of the results, each in two layouts with a table twin.
+    # Four pictures of the calibration beside those of the results, each in two layouts with a table.
     figures = found.tags.count("figure")
     assert figures == Page(without).tags.count("figure") + 4 == page.count("The figures of this chart")
     assert len([v for tag, name, v in found.attributes if tag == "svg" and name == "aria-label"]) == 2 * figures
@@ -236,8 +237,8 @@ def test_odd_models_and_sets_are_rendered(tmp_path, capsys, change):
 
 def test_more_kinds_than_colours_are_merged_from_the_smallest(tmp_path):
     seen = seen_of(odd(many_kinds), tmp_path)
-    looks = calibration_charts.kind_styles(seen)
-    assert len(looks) == len(calibration_charts.COLOURS) and calibration_charts.REST in looks
+    looks = activation_ranges.kind_styles(seen)
+    assert len(looks) == len(COLOURS) and activation_ranges.REST in looks
     largest = max(seen.ranges, key=lambda item: item.largest)
     assert largest.kind in looks
 
@@ -247,20 +248,21 @@ def test_figures_of_the_pictures_are_those_of_the_file(tmp_path):
     seen = seen_of(content, tmp_path)
     assert isinstance(seen, Seen)
     site = content["sites"][3]
-    table = calibration_details.range_figures(seen)
+    table = activation_ranges.range_table(seen)
     row, column = table.rows[site["layer"]], table.head.index(site["kind"])
     assert row[column] == figure(max(-site["minimum"], site["maximum"]))
-    clips = {row[0]: row for row in calibration_details.clip_figures(seen).rows}
-    head = calibration_details.clip_figures(seen).head
+    clips = {row[0]: row for row in activation_ranges.clip_table(seen, "").rows}
+    head = activation_ranges.clip_table(seen, "").head
     assert clips[site["name"]][head.index("minmax")] == figure(site["clip"]["int8"]["minmax"])
     # Only techniques that weigh errors clip differently for each format.
     assert "mse, int8" in head and "percentile, int8" not in head
-    assert len(calibration_details.histogram_figures(seen)) == len(content["worst"])
+    assert len(outliers.histogram_tables(seen)) == len(content["worst"])
 
 
 def test_charts_are_valid_vega_lite(tmp_path):
     alt = pytest.importorskip("altair")
-    charts = every_chart(build(made(tmp_path, content=summary(4)).jobs, {}))
+    page = sections.page(build(made(tmp_path, content=summary(4)).jobs, {}))
+    charts = {chart.name: chart for chart in page.charts}
     for name in ("ranges-0", "outliers-0", "settling-0", "lengths-0"):
         alt.Chart.from_dict(shortened(charts[name].specs["wide"]))
 
@@ -281,9 +283,7 @@ def test_the_terminal_line_of_several_rows(tmp_path):
     run = made(tmp_path)
     run.shown.truncate(0)
     (calibration,) = build(run.jobs, {}).calibrations
-    line = calibration_details.headline(calibration)
+    line = headline(calibration)
     assert line.count("minmax") == 1 and "\n" not in line
-    assert calibration_details.headline(calibration.model_copy(update={"seen": Missing(reason="gone")})).endswith(
-        "gone"
-    )
+    assert headline(calibration.model_copy(update={"seen": Missing(reason="gone")})).endswith("gone")
     assert isinstance(run.shown, io.StringIO)
