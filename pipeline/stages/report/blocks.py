@@ -67,7 +67,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Key(Block):
-    """What the symbols of the chart below stand for."""
+    """The meaning of the symbols in the chart below."""
 
     kind: ClassVar[str] = "key"
     marks: Sequence[Mark]
@@ -190,11 +190,11 @@ class CellTable(Block):
     """A table of figures with their differences; a dense one has a line for each row.
 
     Attributes:
-        names: the heading of the rows' labels.
+        corner: the heading of the rows' labels.
     """
 
     kind: ClassVar[str] = "cells"
-    names: str
+    corner: str
     columns: Sequence[Column]
     rows: Sequence[Row]
     caption: str

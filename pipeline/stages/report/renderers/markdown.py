@@ -84,7 +84,7 @@ def _table(table: Table) -> list[str]:
 
 
 def _cells(table: CellTable) -> list[str]:
-    head = [escape(table.names)]
+    head = [escape(table.corner)]
     for column in table.columns:
         inside = "; ".join(part for part in (column.unit, column.around) if part)
         head.append(escape(f"{column.title} ({inside})" if inside else column.title))

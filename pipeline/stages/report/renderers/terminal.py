@@ -35,7 +35,7 @@ def _print(blocks: Sequence[Block], console: Console) -> None:
 
 
 def _parts(block: Block, width: int) -> list[RenderableType]:
-    """What a terminal prints of a block; kinds that are for pages alone have nothing."""
+    """The printed form of a block; kinds that are for pages alone have none."""
     match block:
         case Prose():
             return [Text(block.text, style="bold" if block.look == "answer" else "")]
@@ -51,7 +51,7 @@ def _parts(block: Block, width: int) -> list[RenderableType]:
 
 
 def _reasons(table: CellTable) -> list[Text]:
-    """Why figures are missing: a reason needs more room than a cell has."""
+    """Reasons of missing figures, in lines of their own: a cell has no room for them."""
     if table.is_dense:
         return []
     return [
@@ -75,7 +75,7 @@ def _groups(table: CellTable, width: int) -> list[list[int]]:
 def _sparse(table: CellTable, indexes: Sequence[int]) -> RichTable:
     """Two lines a row: figures, and their differences below."""
     shown = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, show_lines=False, header_style="bold")
-    shown.add_column(table.names, min_width=12, overflow="fold")
+    shown.add_column(table.corner, min_width=12, overflow="fold")
     for index in indexes:
         shown.add_column(_header(table.columns[index]), justify="right", overflow="fold", max_width=WIDTH_OF_COLUMN + 2)
     # The place of symbols and stars is kept free in every line, so that the figures stand one below the other.
@@ -89,7 +89,7 @@ def _sparse(table: CellTable, indexes: Sequence[int]) -> RichTable:
 def _dense(table: CellTable) -> RichTable:
     """One line a row."""
     shown = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    shown.add_column(table.names, no_wrap=True)
+    shown.add_column(table.corner, no_wrap=True)
     for column in table.columns:
         shown.add_column(_header(column), justify="right", overflow="fold")
     for row in table.rows:

@@ -69,7 +69,7 @@ def _blocks(calibration: Calibration, seen: Seen, index: int) -> Iterator[Block]
         count = f"The {len(seen.sites)} of {seen.site_count:,} sites with the largest outliers"
     clips = clip_table(seen, "Ranges and clip points of the sites")
     yield Details(f"{count}: ranges and clip points", [clips], media=PAGE)
-    samples = "From how many samples on the range of each site was stable"
+    samples = "Samples after which the range of each site was stable"
     yield Details(samples, [stability_table(seen)], media=PAGE)
 
 

@@ -32,7 +32,7 @@ def technique_styles(seen: Seen) -> dict[str, Style]:
 
 
 def settling_chart(seen: Seen, name: str) -> Chart | None:
-    """How each technique's clip points approach their final values as samples are seen."""
+    """The clip points of each technique approaching their final values as samples are seen."""
     shown = [finding.technique for finding in seen.techniques if len(seen.convergence.get(finding.technique, ())) > 1]
     if not shown:
         return None

@@ -21,7 +21,7 @@ def length_blocks(lengths: Lengths, name: str) -> Iterator[Block]:
 
 
 def length_chart(lengths: Lengths, name: str) -> Chart | None:
-    """How long the conversations were."""
+    """A histogram of the lengths."""
     if not any(lengths.counts):
         return None
     bins = zip(lengths.edges, lengths.edges[1:], lengths.counts, strict=False)

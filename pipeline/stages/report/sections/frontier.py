@@ -86,7 +86,7 @@ def quality_table(comparison: Comparison) -> Table:
 
 
 def standing_table(report: Report) -> Table:
-    """Where each variant stands: accuracy against each cost."""
+    """Each variant's standing: accuracy against each cost."""
     names = [frontier.cost.title for frontier in report.frontiers]
     rows = []
     for row in report.comparison.rows:
@@ -96,7 +96,7 @@ def standing_table(report: Report) -> Table:
 
 
 def frontier_table(frontier: Frontier, comparison: Comparison) -> Table:
-    """Where each variant stands, and why."""
+    """Each variant's standing, with its reason."""
     labels = {row.name: row.label for row in comparison.rows}
     rows: list[tuple[str, ...]] = [(place.label, place.standing, place.statement.text) for place in frontier.places]
     rows += [(labels.get(name, name), "n/a", reason) for name, reason in frontier.absent.items()]

@@ -90,9 +90,7 @@ def quality_chart(comparison: Comparison, frontiers: Sequence[Frontier] = ()) ->
     key = described({p.family: FAMILY_SHAPES[p.family] for p in points}) + " Hollow: emulated, no speed claim."
     if any(point.standing == "on" for point in points):
         key += " Circled: on the frontier; grey name: off it."
-    return Chart(
-        "quality", "Accuracy against throughput", key, lambda layout: _scatter(points, comparison, title, layout)
-    )
+    return Chart("quality", "Accuracy against throughput", key, lambda layout: _scatter(points, title, layout))
 
 
 def _quality(row: Row, comparison: Comparison) -> tuple[float, float, float] | None:
@@ -106,49 +104,92 @@ def _quality(row: Row, comparison: Comparison) -> tuple[float, float, float] | N
     return (y, 100 * interval.low, 100 * interval.high) if interval else (y, y, y)
 
 
-def _scatter(points: Sequence[Point], comparison: Comparison, title: str, layout: Layout) -> dict[str, Any]:
-    height = 400 if layout is WIDE else 340
+@dataclass(frozen=True)
+class Frame:
+    """The plot's domains and its size in pixels."""
+
+    xs: list[float]
+    ys: list[float]
+    width: int
+    height: int
+
+    def pixel(self, x: float, y: float) -> tuple[float, float]:
+        """The place of a point, y downwards."""
+        (left, right), (low, high) = self.xs, self.ys
+        return ((x - left) / (right - left) * self.width, (high - y) / (high - low) * self.height)
+
+    def at(self, x: float, y: float) -> tuple[float, float]:
+        """The point of a place."""
+        (left, right), (low, high) = self.xs, self.ys
+        return (left + x / self.width * (right - left), high - y / self.height * (high - low))
+
+
+def _scatter(points: Sequence[Point], title: str, layout: Layout) -> dict[str, Any]:
     xs = domain([v for p in points for v in (p.x_low, p.x_high)], 0.09)
     # Zero alone would leave a line without room around it.
     ys = domain([v for p in points for v in (p.y_low, p.y_high)], 0.12)
-
-    def pixel(x: float, y: float) -> tuple[float, float]:
-        return ((x - xs[0]) / (xs[1] - xs[0]) * layout.width, (ys[1] - y) / (ys[1] - ys[0]) * height)
-
-    bars = []
-    for p in points:
-        (left, middle), (right, _) = pixel(p.x_low, p.y), pixel(p.x_high, p.y)
-        (centre, top), (_, bottom) = pixel(p.x, p.y_high), pixel(p.x, p.y_low)
-        bars += [Box(left, middle - 2, right, middle + 2), Box(centre - 2, top, centre + 2, bottom)]
-    for p in points:
-        if p.family == "baseline":
-            x, y = pixel(p.x, p.y)
-            bars += [Box(0, y - 2, layout.width, y + 2), Box(x - 2, 0, x + 2, height)]
-    spots = [pixel(p.x, p.y) for p in points]
-    # Labels are centred on their place; the ends of long ones are cut, the table has them whole.
-    names = [shorten(p.label, 30 if layout is WIDE else 20) for p in points]
-    places = place(spots, names, (layout.width, height), layout.font, bars)
-    rows = [
-        {
-            **{name: getattr(p, name) for name in ("x", "x_low", "x_high", "y", "y_low", "y_high", "hover")},
-            "label": names[i],
-            "color": FAMILY_COLOURS[p.family],
-            "fill": SURFACE if p.is_emulated else FAMILY_COLOURS[p.family],
-            "shape": FAMILY_SHAPES[p.family],
-            "text_x": xs[0] + places[i].x / layout.width * (xs[1] - xs[0]),
-            "text_y": ys[1] - places[i].y / height * (ys[1] - ys[0]),
-            "is_far": places[i].is_far,
-            "standing": p.standing or "",
-            "ink": MUTED if p.standing == "off" else INK,
-        }
-        for i, p in enumerate(points)
-    ]
+    frame = Frame(xs, ys, layout.width, 400 if layout is WIDE else 340)
     ticks = {"tickCount": 10 if layout is WIDE else 4}
     encoding = {
         "x": quantity("x", domain=xs, title="Throughput (total tokens per second)", axis=ticks),
         "y": quantity("y", domain=ys, title=title),
     }
-    place_of_text = {"x": {"field": "text_x"}, "y": {"field": "text_y"}}
+    rows = _rows(points, frame, layout)
+    layers = [*_home(points, encoding), *_marks(encoding), *_labels(encoding, layout)]
+    return {"width": frame.width, "height": frame.height, "data": {"values": rows}, "layer": layers}
+
+
+def _obstacles(points: Sequence[Point], frame: Frame) -> list[Box]:
+    """The bars of the intervals, and the baseline's lines, which labels should not cover."""
+    boxes = []
+    for p in points:
+        (left, middle), (right, _) = frame.pixel(p.x_low, p.y), frame.pixel(p.x_high, p.y)
+        (centre, top), (_, bottom) = frame.pixel(p.x, p.y_high), frame.pixel(p.x, p.y_low)
+        boxes += [Box(left, middle - 2, right, middle + 2), Box(centre - 2, top, centre + 2, bottom)]
+    for p in points:
+        if p.family == "baseline":
+            x, y = frame.pixel(p.x, p.y)
+            boxes += [Box(0, y - 2, frame.width, y + 2), Box(x - 2, 0, x + 2, frame.height)]
+    return boxes
+
+
+def _rows(points: Sequence[Point], frame: Frame, layout: Layout) -> list[dict[str, Any]]:
+    spots = [frame.pixel(p.x, p.y) for p in points]
+    # Labels are centred on their place; the ends of long ones are cut, the table has them whole.
+    names = [shorten(p.label, 30 if layout is WIDE else 20) for p in points]
+    places = place(spots, names, (frame.width, frame.height), layout.font, _obstacles(points, frame))
+    rows = []
+    for p, name, placed in zip(points, names, places, strict=True):
+        text_x, text_y = frame.at(placed.x, placed.y)
+        rows.append(
+            {
+                **{field: getattr(p, field) for field in ("x", "x_low", "x_high", "y", "y_low", "y_high", "hover")},
+                "label": name,
+                "color": FAMILY_COLOURS[p.family],
+                "fill": SURFACE if p.is_emulated else FAMILY_COLOURS[p.family],
+                "shape": FAMILY_SHAPES[p.family],
+                "text_x": text_x,
+                "text_y": text_y,
+                "is_far": placed.is_far,
+                "standing": p.standing or "",
+                "ink": MUTED if p.standing == "off" else INK,
+            }
+        )
+    return rows
+
+
+def _home(points: Sequence[Point], encoding: dict[str, Any]) -> list[dict[str, Any]]:
+    """The dashed lines that cross at the baseline."""
+    home = next((p for p in points if p.family == "baseline"), None)
+    if home is None:
+        return []
+    dashed = {"type": "rule", "color": MUTED, "strokeDash": [4, 4]}
+    here = {"values": [{"x": home.x, "y": home.y}]}
+    return [{"data": here, "mark": dashed, "encoding": {axis: encoding[axis]}} for axis in ("x", "y")]
+
+
+def _marks(encoding: dict[str, Any]) -> list[dict[str, Any]]:
+    """Lines to far labels, intervals, circles of the frontier, points."""
     leader = {"x": {"field": "x"}, "y": {"field": "y"}, "x2": {"field": "text_x"}, "y2": {"field": "text_y"}}
     across = {"x": {"field": "x_low"}, "x2": {"field": "x_high"}, "color": own("color")}
     upright = {"y": {"field": "y_low"}, "y2": {"field": "y_high"}, "color": own("color")}
@@ -158,34 +199,26 @@ def _scatter(points: Sequence[Point], comparison: Comparison, title: str, layout
         "shape": own("shape"),
         "description": {"field": "hover", "type": "nominal"},
     }
-    text = {"type": "text", "fontSize": layout.font}
-    circle = {
-        "type": "point",
-        "filled": False,
-        "shape": "circle",
-        "size": 330,
-        "color": "var(--accent)",
-        "opacity": 1,
-        "aria": False,
-    }
-    halo = {**text, "color": INK, "stroke": SURFACE, "strokeWidth": 3, "strokeJoin": "round"}
-    name = {"text": {"field": "label", "type": "nominal"}}
-    layers: list[dict[str, Any]] = []
-    home = next((p for p in points if p.family == "baseline"), None)
-    if home is not None:
-        dashed = {"type": "rule", "color": MUTED, "strokeDash": [4, 4]}
-        here = {"values": [{"x": home.x, "y": home.y}]}
-        layers += [{"data": here, "mark": dashed, "encoding": {axis: encoding[axis]}} for axis in ("x", "y")]
-    layers += [
+    bar = {"type": "rule", "strokeWidth": 1.6, "opacity": 0.75}
+    circle = {"type": "point", "filled": False, "shape": "circle", "size": 330, "color": "var(--accent)", "opacity": 1}
+    return [
         {
             "transform": [{"filter": "datum.is_far"}],
             **layer({"type": "rule", "color": MUTED, "strokeWidth": 0.7}, encoding, leader),
         },
-        layer({"type": "rule", "strokeWidth": 1.6, "opacity": 0.75}, encoding, across),
-        layer({"type": "rule", "strokeWidth": 1.6, "opacity": 0.75}, encoding, upright),
-        {"transform": [{"filter": "datum.standing == 'on'"}], **layer({**circle, "strokeWidth": 2}, encoding, {})},
+        layer(bar, encoding, across),
+        layer(bar, encoding, upright),
+        {
+            "transform": [{"filter": "datum.standing == 'on'"}],
+            **layer({**circle, "aria": False, "strokeWidth": 2}, encoding, {}),
+        },
         layer({"type": "point", "filled": True, "size": 110, "opacity": 1, "strokeWidth": 2}, encoding, mark),
-        layer(halo, encoding, {**place_of_text, **name}),
-        layer(text, encoding, {**place_of_text, **name, "color": own("ink")}),
     ]
-    return {"width": layout.width, "height": height, "data": {"values": rows}, "layer": layers}
+
+
+def _labels(encoding: dict[str, Any], layout: Layout) -> list[dict[str, Any]]:
+    """Names with a halo of the page's colour."""
+    text = {"type": "text", "fontSize": layout.font}
+    halo = {**text, "color": INK, "stroke": SURFACE, "strokeWidth": 3, "strokeJoin": "round"}
+    name = {"x": {"field": "text_x"}, "y": {"field": "text_y"}, "text": {"field": "label", "type": "nominal"}}
+    return [layer(halo, encoding, name), layer(text, encoding, {**name, "color": own("ink")})]

@@ -13,7 +13,7 @@ from pipeline.results.records import Goodput, Guard
 from pipeline.stages.report.blocks import Table
 from pipeline.stages.report.number_format import clean, decimals, number, signed
 
-OUTCOMES = {True: "passed", False: "failed", None: "told, not judged"}
+OUTCOMES = {True: "passed", False: "failed", None: "reported, not judged"}
 THROUGHPUT, GOODPUT = "total_token_throughput", "request_goodput"
 LATENCIES = {
     f"{title} {latency.upper()} (ms)": f"{name}_{latency}_ms"

@@ -53,7 +53,7 @@ def parts_of(memory: Memory) -> dict[str, int]:
 
 
 def memory_of(row: Row) -> tuple[Memory, Fit | Missing] | None:
-    """What a variant's server held, under the protocol where it held most, and whether that fits elsewhere."""
+    """The memory of a variant's server, under the protocol where it held most, and its fit elsewhere."""
     found = [(each.memory, each.fit) for each in row.benchmarks.values() if each.memory is not None]
     return max(found, key=lambda item: (item[0].peak_bytes or 0, item[0].kv_cache_bytes or 0), default=None)
 

@@ -141,31 +141,8 @@ def _outlier(item: Outlier, looks: Mapping[str, Style], layout: Layout, width: i
         "x": x,
         "y": {**quantity("count", domain=[floor, upper], axis=counted), **log_scale([floor, upper])},
     }
-    dash = {
-        "field": "technique",
-        "type": "nominal",
-        "legend": None,
-        "scale": {"domain": list(looks), "range": [[int(n) for n in look.dash.split()] for look in looks.values()]},
-    }
-    rules: dict[str, dict[str, Any]] = {"x": {"field": "clip"}, "color": own("color")}
-    rule = {**rules, "y": {"field": "lane"}, "y2": {"field": "floor"}, "strokeDash": dash}
-    hover = {"description": {"field": "hover", "type": "nominal"}}
-    layers = [
-        layer(
-            {"type": "area", "interpolate": "step-after", "color": MUTED, "opacity": 0.45},
-            encoding,
-            {"y2": {"datum": floor}},
-        ),
-        {"data": {"values": rows}, **layer({"type": "rule", "strokeWidth": 1.5}, encoding, rule)},
-        {
-            "data": {"values": rows},
-            **layer(
-                {"type": "point", "filled": True, "size": 42, "opacity": 1, "stroke": SURFACE, "strokeWidth": 0.6},
-                encoding,
-                {**rules, "y": {"field": "lane"}, "shape": own("shape"), **hover},
-            ),
-        },
-    ]
+    area = {"type": "area", "interpolate": "step-after", "color": MUTED, "opacity": 0.45}
+    layers = [layer(area, encoding, {"y2": {"datum": floor}}), *_clip_layers(rows, looks, encoding)]
     ratio = f"largest channel {figure(item.site.outlier_ratio)} × the median one"
     return {
         "width": width,
@@ -174,6 +151,26 @@ def _outlier(item: Outlier, looks: Mapping[str, Style], layout: Layout, width: i
         "data": {"values": bins},
         "layer": layers,
     }
+
+
+def _clip_layers(
+    rows: list[dict[str, Any]], looks: Mapping[str, Style], encoding: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """A dashed line and a mark for each technique's clip point."""
+    dash = {
+        "field": "technique",
+        "type": "nominal",
+        "legend": None,
+        "scale": {"domain": list(looks), "range": [[int(n) for n in look.dash.split()] for look in looks.values()]},
+    }
+    at = {"x": {"field": "clip"}, "y": {"field": "lane"}, "color": own("color")}
+    hover = {"field": "hover", "type": "nominal"}
+    point = {"type": "point", "filled": True, "size": 42, "opacity": 1, "stroke": SURFACE, "strokeWidth": 0.6}
+    drawn = [
+        layer({"type": "rule", "strokeWidth": 1.5}, encoding, {**at, "y2": {"field": "floor"}, "strokeDash": dash}),
+        layer(point, encoding, {**at, "shape": own("shape"), "description": hover}),
+    ]
+    return [{"data": {"values": rows}, **each} for each in drawn]
 
 
 def histogram_tables(seen: Seen) -> list[Table]:

@@ -1,4 +1,4 @@
-"""How to read the report: its terms and methods, and the setup of the run."""
+"""Terms and methods of the report, and the setup of the run."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ MARKED = Footnote("§", "marked")
 LEGEND = {
     EMULATED: "this machine has no kernel for the format, so its accuracy counts and its speed does not.",
     EMULATED_BASELINE: "this machine has no kernel for BF16, so no speed can be compared with BF16's.",
-    MARKED: "a guard failed while it was measured; it is named below.",
+    MARKED: "a guard failed during the measurement and is named below.",
 }
 
 
@@ -41,7 +41,7 @@ def footnote_lines(found: set[Footnote]) -> list[str]:
 
 
 def speed_footnotes(row: Row) -> tuple[Footnote, ...]:
-    """What limits a variant's speeds: emulated, or measured while a guard failed."""
+    """Limits of a variant's speeds: emulated, or measured while a guard failed."""
     return (*_claims(row), *((MARKED,) if row.marks else ()))
 
 
@@ -51,7 +51,7 @@ def claim_symbol(row: Row) -> str:
 
 
 def claim_legend(rows: Iterable[Row]) -> list[Legend]:
-    """What `claim_symbol` stands for, where it occurs."""
+    """The words for `claim_symbol`, where it occurs."""
     lines = footnote_lines({note for row in rows for note in _claims(row)})
     return [Legend(lines)] if lines else []
 

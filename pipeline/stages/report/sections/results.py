@@ -89,7 +89,7 @@ class Results:
 
     @property
     def legend(self) -> list[str]:
-        """How to read the cells, as lines; only what occurs."""
+        """Lines that explain the cells; only what occurs."""
         cells = [cell for row in self.rows for cell in row.cells]
         lines = []
         if any(cell.change for cell in cells):

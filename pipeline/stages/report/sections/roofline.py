@@ -80,7 +80,7 @@ def _trust(check: RooflineCheck | None) -> Iterator[Block]:
 
 
 def share_chart(found: Sequence[Roofline]) -> Chart | None:
-    """How much of its floor each variant reached on the machine that was measured."""
+    """The share of its floor that each variant reached on the machine that was measured."""
     here = next((roofline for roofline in found if not roofline.predicted), None)
     panels = {name: rows for name in SHARES if here is not None and (rows := _shares(here.rows, name))}
     if not panels:
@@ -272,7 +272,7 @@ def error_table(check: RooflineCheck) -> Table:
 
 
 def gaps(roofline: Roofline) -> list[str]:
-    """Why figures are missing, each reason with the variants that it holds for."""
+    """Reasons of missing figures, each with the variants that it holds for."""
     found: dict[str, list[str]] = {}
     for row in roofline.rows:
         figures = (row.footprint, row.kv_tokens, row.decode_ms, row.prefill_ms, row.best, row.gain_percent)

@@ -1,4 +1,4 @@
-"""What every chart is made of: the two layouts, scales, layers of marks, and the page's look.
+"""Parts of every chart: the two layouts, scales, layers of marks, and the page's look.
 
 Charts are Vega-Lite, written as it is; these are the parts that they share.
 """
@@ -16,7 +16,7 @@ INK, MUTED, GRID, SURFACE = "var(--ink)", "var(--muted)", "var(--grid)", "var(--
 
 @dataclass(frozen=True)
 class Layout:
-    """How large a drawing is, how large its text, how many panels stand side by side, and the room for names."""
+    """The size of a drawing and of its text, the number of panels side by side, and the room for names."""
 
     name: str
     width: int
@@ -105,7 +105,7 @@ def finish(chart: dict[str, Any], layout: Layout) -> dict[str, Any]:
 
 
 def decades(low: float, high: float, most: int) -> list[float]:
-    """Where a logarithmic axis is labelled: powers of ten, with steps of 1, 2, 5 where there are few."""
+    """Labels of a logarithmic axis: powers of ten, with steps of 1, 2, 5 where there are few."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     powers = [10.0**p for p in range(first, last + 1) if low <= 10.0**p <= high]
     if len(powers) > most:
