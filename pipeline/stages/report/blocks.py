@@ -211,10 +211,10 @@ class Legend(Block):
 
 
 @dataclass(frozen=True)
-class Figure(Block):
+class Picture(Block):
     """A chart, with its figures as tables for who cannot see it."""
 
-    kind: ClassVar[str] = "figure"
+    kind: ClassVar[str] = "picture"
     chart: Chart
     figures: Sequence[Block]
 
@@ -363,7 +363,7 @@ class Page:
     def charts(self) -> list[Chart]:
         """Every chart, in the order of the page."""
         found = (block for section in self.sections for block in walk(section.blocks))
-        return [block.chart for block in found if isinstance(block, Figure)]
+        return [block.chart for block in found if isinstance(block, Picture)]
 
 
 def walk(blocks: Iterable[Block]) -> Iterator[Block]:

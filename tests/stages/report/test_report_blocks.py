@@ -20,9 +20,9 @@ from pipeline.stages.report.blocks import (
     CellTable,
     Column,
     Details,
-    Figure,
     Footnote,
     Page,
+    Picture,
     Prose,
     Row,
     Section,
@@ -52,7 +52,7 @@ EACH: list[Block] = [
     TABLE,
     CELLS,
     blocks.Legend(["small print"]),
-    Figure(Chart("bar", "A bar", "One bar.", lambda layout: dict(BAR)), [TABLE]),
+    Picture(Chart("bar", "A bar", "One bar.", lambda layout: dict(BAR)), [TABLE]),
     Details("More", [Prose("inside")]),
     blocks.Tiles([blocks.Tile("Throughput", "100 tok/s", "+1 %*", True, True)]),
     blocks.Points([blocks.Point("Why", ["because"], "in use", "and more")]),
@@ -114,7 +114,7 @@ def test_a_terminal_cuts_a_wide_table_between_groups_and_ends_with_the_answer() 
     assert "FP8 n/a: eval has not run" in wide and wide.rstrip().endswith("Deploy FP8")
 
 
-@pytest.mark.parametrize("block", [b for b in EACH if b.kind not in ("figure", "key")], ids=lambda b: b.kind)
+@pytest.mark.parametrize("block", [b for b in EACH if b.kind not in ("picture", "key")], ids=lambda b: b.kind)
 def test_hostile_text_in_any_block_stays_text(block: Block) -> None:
     found = Parsed(html.render(page_of([hostile(block)])))
     assert not found.open and found.tags.count("script") == 1 and "img" not in found.tags

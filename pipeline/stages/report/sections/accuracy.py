@@ -10,7 +10,7 @@ from pipeline.compare.comparison import Comparison, Row, TaskCell
 from pipeline.compare.stats.accuracy import Mean, PairedDifference
 from pipeline.compare.stats.intervals import Missing
 from pipeline.compare.stats.kl_divergence import Estimate
-from pipeline.stages.report.blocks import Block, Details, Figure, Prose, Section, Table, lead
+from pipeline.stages.report.blocks import Block, Details, Picture, Prose, Section, Table, lead
 from pipeline.stages.report.document import Report
 from pipeline.stages.report.number_format import ends, number, signed
 from pipeline.stages.report.sections.result_cells import divergence_scale
@@ -32,7 +32,7 @@ def section(report: Report) -> Section | None:
                 "diamond is not."
             )
         )
-        blocks.append(Figure(chart, [tasks]))
+        blocks.append(Picture(chart, [tasks]))
     else:
         blocks.append(Prose("n/a: no variant has scores that can be paired with BF16's.", "empty"))
         blocks += [Details("Why", [tasks])] if tasks.rows else []

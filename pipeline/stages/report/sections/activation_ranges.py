@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pipeline.compare.calibration_ranges import LayerRange
-from pipeline.stages.report.blocks import PAGE, Block, Figure, Heading, Key, Mark, Table, lead
+from pipeline.stages.report.blocks import PAGE, Block, Heading, Key, Mark, Picture, Table, lead
 from pipeline.stages.report.document import Seen
 from pipeline.stages.report.number_format import figure
 from pipeline.stages.report.vega.spec import WIDE, Chart, Layout, layer, logarithmic, own, quantity
@@ -25,7 +25,7 @@ def range_blocks(seen: Seen, name: str) -> Iterator[Block]:
         "coarser everything else at that site is stored."
     )
     yield Key([Mark(kind, look.colour, look.shape) for kind, look in kind_styles(seen).items()], media=PAGE)
-    yield Figure(chart, [range_table(seen)], media=PAGE)
+    yield Picture(chart, [range_table(seen)], media=PAGE)
 
 
 def kind_styles(seen: Seen) -> dict[str, Style]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from pipeline.stages.report.blocks import PAGE, Block, Figure, Heading, Table, lead
+from pipeline.stages.report.blocks import PAGE, Block, Heading, Picture, Table, lead
 from pipeline.stages.report.document import Seen, TechniqueFinding
 from pipeline.stages.report.number_format import number
 from pipeline.stages.report.vega.spec import MUTED, Chart, Layout, heading, layer, logarithmic, quantity
@@ -22,7 +22,7 @@ def settling_blocks(seen: Seen, name: str) -> Iterator[Block]:
         "entered the grey for good would not change with more samples of this kind; one that still moves at the right "
         "end asks for more samples, or for a technique that clips."
     )
-    yield Figure(chart, [settling_table(seen)], media=PAGE)
+    yield Picture(chart, [settling_table(seen)], media=PAGE)
 
 
 def technique_styles(seen: Seen) -> dict[str, Style]:

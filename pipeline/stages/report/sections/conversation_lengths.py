@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pipeline.results.calibration import Lengths
-from pipeline.stages.report.blocks import PAGE, Block, Figure, Heading, Table
+from pipeline.stages.report.blocks import PAGE, Block, Heading, Picture, Table
 from pipeline.stages.report.number_format import figure
 from pipeline.stages.report.vega.spec import INK, SURFACE, WIDE, Chart, Layout, layer, quantity
 
@@ -17,7 +17,7 @@ def length_blocks(lengths: Lengths, name: str) -> Iterator[Block]:
     """The histogram; nothing where no length is on record."""
     if chart := length_chart(lengths, name):
         yield Heading(TITLE, media=PAGE)
-        yield Figure(chart, [length_table(lengths)], media=PAGE)
+        yield Picture(chart, [length_table(lengths)], media=PAGE)
 
 
 def length_chart(lengths: Lengths, name: str) -> Chart | None:

@@ -8,7 +8,7 @@ from functools import partial
 from pipeline.compare.comparison import Comparison
 from pipeline.compare.decide.frontier import Frontier
 from pipeline.compare.statements import within_text
-from pipeline.stages.report.blocks import PAGE, Block, Details, Figure, Heading, Key, Mark, Prose, Section, Table, lead
+from pipeline.stages.report.blocks import PAGE, Block, Details, Heading, Key, Mark, Picture, Prose, Section, Table, lead
 from pipeline.stages.report.document import Report
 from pipeline.stages.report.number_format import decimals, number, signed
 from pipeline.stages.report.sections.frontier_chart import quality_chart, quality_points
@@ -28,7 +28,7 @@ def section(report: Report) -> Section | None:
     if chart := quality_chart(comparison, report.frontiers):
         blocks += [lead(_explanation(comparison)), Key(list(_marks(report)), media=PAGE)]
         figures = [quality_table(comparison), *claim_legend(comparison.rows)]
-        blocks.append(Figure(chart, figures, media=PAGE))
+        blocks.append(Picture(chart, figures, media=PAGE))
     else:
         missing = f"n/a: a picture needs at least two variants with both a throughput and every accuracy{against}."
         blocks.append(Prose(missing, "empty", media=PAGE))

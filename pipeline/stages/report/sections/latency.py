@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.compare.comparison import Comparison, Row, SpeedCell
 from pipeline.compare.stats.repeats import Change
-from pipeline.stages.report.blocks import PAGE, Block, Figure, Heading, Key, Mark, Table, lead
+from pipeline.stages.report.blocks import PAGE, Block, Heading, Key, Mark, Picture, Table, lead
 from pipeline.stages.report.number_format import decimals, ends, figure, number, signed
 from pipeline.stages.report.sections.result_cells import claim_legend, claim_symbol
 from pipeline.stages.report.vega.panels import Strip, hover, mark, strips
@@ -38,7 +38,7 @@ def latency_blocks(comparison: Comparison) -> Iterator[Block]:
     if any(not row.claims_speed for row in comparison.rows):
         marks.append(Mark("emulated: no speed claim", "var(--muted)", "circle", is_hollow=True))
     yield Key(marks, media=PAGE)
-    yield Figure(chart, [latency_table(comparison), *claim_legend(comparison.rows)], media=PAGE)
+    yield Picture(chart, [latency_table(comparison), *claim_legend(comparison.rows)], media=PAGE)
 
 
 def percentile(row: Row, which: str, latency: str) -> SpeedCell | None:

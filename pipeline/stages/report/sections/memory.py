@@ -8,7 +8,7 @@ from pipeline.compare.comparison import SIZE, Comparison, Row, SizeCell
 from pipeline.compare.memory_fit import Fit
 from pipeline.compare.stats.intervals import Missing
 from pipeline.results.records import Memory
-from pipeline.stages.report.blocks import PAGE, Block, Figure, Heading, Key, Mark, Prose, Section, Table, lead
+from pipeline.stages.report.blocks import PAGE, Block, Heading, Key, Mark, Picture, Prose, Section, Table, lead
 from pipeline.stages.report.document import Report
 from pipeline.stages.report.number_format import decimals, number, size_unit
 from pipeline.stages.report.sections.results import Results
@@ -33,11 +33,11 @@ def section(report: Report) -> Section | None:
                 "weights leave more of it."
             ),
             Key([Mark(name, colour, "square") for name, colour in PARTS.items()], media=PAGE),
-            Figure(held, [memory_table(comparison)]),
+            Picture(held, [memory_table(comparison)]),
             Heading("Checkpoint size", media=PAGE),
         ]
     if sizes:
-        blocks.append(Figure(sizes, [size_table(comparison)], media=PAGE))
+        blocks.append(Picture(sizes, [size_table(comparison)], media=PAGE))
     else:
         blocks.append(Prose("n/a: no checkpoint has been made.", "empty", media=PAGE))
     return Section("memory", "Memory", "Memory", blocks)

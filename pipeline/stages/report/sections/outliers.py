@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 from pipeline.results.calibration import Histogram
-from pipeline.stages.report.blocks import PAGE, Block, Details, Figure, Heading, Key, Mark, Table, lead
+from pipeline.stages.report.blocks import PAGE, Block, Details, Heading, Key, Mark, Picture, Table, lead
 from pipeline.stages.report.document import Seen, SiteFinding
 from pipeline.stages.report.number_format import figure
 from pipeline.stages.report.sections.activation_ranges import clip_table
@@ -60,7 +60,7 @@ def outlier_blocks(seen: Seen, name: str) -> Iterator[Block]:
     drawn = {item.site.name for item in outliers(seen)}
     clips = clip_table(seen, "Clip points of the sites with the largest outliers", drawn)
     bins = (Details(table.caption, [table], "bins") for table in histograms)
-    yield Figure(chart, [clips, *bins], media=PAGE)
+    yield Picture(chart, [clips, *bins], media=PAGE)
 
 
 def outliers(seen: Seen) -> list[Outlier]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.compare.published.reproduction import ReproducedCell, Reproduction
 from pipeline.compare.stats.intervals import Missing
-from pipeline.stages.report.blocks import PAGE, Block, Details, Figure, Heading, Key, Mark, Prose, Section, Table, lead
+from pipeline.stages.report.blocks import PAGE, Block, Details, Heading, Key, Mark, Picture, Prose, Section, Table, lead
 from pipeline.stages.report.document import Report
 from pipeline.stages.report.number_format import ends, figure, number, signed
 from pipeline.stages.report.vega.panels import Strip, diamond, interval, line_at, ring, strips
@@ -50,12 +50,12 @@ def _blocks(reproduction: Reproduction) -> Iterator[Block]:
         marks = [Mark("published", PUBLISHED, "diamond")]
         marks.append(Mark("measured here, with its 95 % interval", MEASURED, "circle", is_hollow=True))
         yield Key(marks, media=PAGE)
-        yield Figure(chart, [table])
+        yield Picture(chart, [table])
     else:
         yield Details("Cell by cell", [table])
     if chart := published_chart(reproduction):
         yield Heading("Which of the published differences are noise", 4, media=PAGE)
-        yield Figure(chart, [published_table(reproduction)], media=PAGE)
+        yield Picture(chart, [published_table(reproduction)], media=PAGE)
     if reproduction.printed:
         yield Details("The printed percentages, computed again", [printed_table(reproduction)], media=PAGE)
 

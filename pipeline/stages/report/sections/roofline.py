@@ -9,7 +9,7 @@ from pipeline.compare.published.roofline_validation import RooflineCheck
 from pipeline.compare.roofline.model import Roofline, RooflineRow
 from pipeline.compare.statements import listing
 from pipeline.compare.stats.intervals import Missing
-from pipeline.stages.report.blocks import PAGE, Block, Figure, Heading, Legend, Section, Table, lead
+from pipeline.stages.report.blocks import PAGE, Block, Heading, Legend, Picture, Section, Table, lead
 from pipeline.stages.report.document import Report
 from pipeline.stages.report.number_format import ends, figure, number, signed
 from pipeline.stages.report.vega.panels import Strip, diamond, hover, interval, line_at, mark, strips
@@ -45,7 +45,7 @@ def _measured(rooflines: Sequence[Roofline]) -> Iterator[Block]:
             f"{each.load.requests:,} requests ({each.load.source})."
         )
         table = roofline_table(each)
-        yield Figure(chart, [table]) if chart else table
+        yield Picture(chart, [table]) if chart else table
 
 
 def _elsewhere(rooflines: Sequence[Roofline]) -> Iterator[Block]:
@@ -61,7 +61,7 @@ def _elsewhere(rooflines: Sequence[Roofline]) -> Iterator[Block]:
     for each in rooflines:
         if each.predicted:
             figures += [Heading(f"{each.device.name}, predicted ({each.device.source})", 4), roofline_table(each)]
-    yield Figure(chart, figures)
+    yield Picture(chart, figures)
 
 
 def _trust(check: RooflineCheck | None) -> Iterator[Block]:
@@ -75,7 +75,7 @@ def _trust(check: RooflineCheck | None) -> Iterator[Block]:
         "unpack weights on the way must."
     )
     yield error_table(check)
-    yield Figure(chart, [check_table(check)], media=PAGE)
+    yield Picture(chart, [check_table(check)], media=PAGE)
     yield Legend(check.assumptions, media=PAGE)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pipeline.compare.comparison import Comparison
-from pipeline.stages.report.blocks import PAGE, Block, Details, Figure, Heading, Key, Mark, Section, lead
+from pipeline.stages.report.blocks import PAGE, Block, Details, Heading, Key, Mark, Picture, Section, lead
 from pipeline.stages.report.document import Report
 from pipeline.stages.report.sections.latency import latency_blocks
 from pipeline.stages.report.sections.load_ladder import ladder_chart, ladder_styles
@@ -32,7 +32,7 @@ def _loads(comparison: Comparison) -> Iterator[Block]:
         )
         looks = ladder_styles(comparison)
         yield Key([Mark(name, look.colour, look.shape, look.dash) for name, look in looks.items()], media=PAGE)
-        yield Figure(chart, tables[:1])
+        yield Picture(chart, tables[:1])
         tables = tables[1:]
     yield from (Details(table.caption, [table]) for table in tables)
 
