@@ -70,3 +70,6 @@ class ReportSettings(Section):
     formats: tuple[Literal["html", "md", "csv", "json", "png"], ...] = Field(
         ("html", "md", "csv", "json"), description="files to write; png: each chart as a file for slides, under charts/"
     )
+    json_line: bool | None = Field(
+        None, description="end standard output with the result as one line of JSON; null: where it is no terminal"
+    )

@@ -16,10 +16,12 @@ from pipeline.config import Settings, Stage
 from pipeline.errors import NotApplicable, StageError
 from pipeline.job import Job
 from pipeline.stages.publish.hub import repository
+from pipeline.stages.report.blocks import Cell
 from pipeline.stages.report.document import Card, Report, Seen
 from pipeline.stages.report.renderers.markdown import escape
-from pipeline.stages.report.tables.calibration import USERS, facts, overlap_text
-from pipeline.stages.report.tables.study import Cell, Column, Table
+from pipeline.stages.report.sections.calibration import USERS, facts, overlap_text
+from pipeline.stages.report.sections.result_cells import Column
+from pipeline.stages.report.sections.results import Results
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
@@ -93,7 +95,7 @@ def render(settings: Settings, report: Report, checkpoint: Path, source: Path) -
         base_name=base or settings.model.name,
         serve=serve_lines(settings, checkpoint),
         served_by=[f"{key} {value}" for key, value in card.versions.items() if key.startswith("vllm")],
-        results=list(_results(Table.of(report.comparison), name)),
+        results=list(_results(Results.of(report.comparison), name)),
         calibration={n: v for n, v in facts(calibration, seen).items() if n != USERS} if calibration and seen else {},
         overlaps=[(each.evaluation, each.task, overlap_text(each)) for each in seen.card.overlap] if seen else [],
         sources=seen.card.sources if seen else (),
@@ -176,10 +178,10 @@ def serve_lines(settings: Settings, checkpoint: Path) -> list[str]:
     ]
 
 
-def _results(table: Table, name: str) -> Iterator[tuple[str, str, str, str, str]]:
+def _results(table: Results, name: str) -> Iterator[tuple[str, str, str, str, str]]:
     """A line for each column: its title, our figure, BF16's, the difference, and what it rests on."""
     ours = next(row for row in table.rows if row.name == name)
-    baseline = next((row for row in table.rows if row.is_baseline), None)
+    baseline = next((row for row in table.rows if row.is_highlighted), None)
     for index, column in enumerate(table.columns):
         reference = baseline.cells[index] if baseline else Cell(missing="BF16 was not measured")
         yield (f"{column.title} ({column.unit})", *_line(ours.cells[index], reference, column))

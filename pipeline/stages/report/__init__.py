@@ -2,14 +2,15 @@
 
 * `collect/`: from manifests to plain data,
 * `document`: the report as data, which `build` puts together,
-* `tables/`, `charts/`, `vega/`: what it shows, as text and as Vega-Lite,
-* `renderers/`: terminal, Markdown, CSV, JSON, HTML,
+* `sections/`: a module a subject, from the report to blocks (`blocks`): texts, tables, charts (`vega/`),
+* `renderers/`: from blocks to terminal, Markdown, HTML and PNG; CSV and JSON from the report itself,
 * `files`: where the results are written,
 * `gate`: this run against a stored one; `mlflow`: the same figures in MLflow.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 
     from pipeline.errors import PipelineError
     from pipeline.job import Job
+    from pipeline.stages.report.blocks import Page
     from pipeline.stages.report.document import Report
-    from pipeline.stages.report.tables.study import Table
 
 
 def check(settings: Settings) -> None:
@@ -44,7 +45,7 @@ def check(settings: Settings) -> None:
 def make(jobs: Sequence[Job], failures: Mapping[str, PipelineError]) -> dict[str, PipelineError]:
     """Writes the report of these jobs and holds it against a stored one, as far as each was asked for.
 
-    The last line of standard output is the result as JSON.
+    Where standard output is no terminal, or `report.json_line` asks for it, its last line is the result as JSON.
 
     Returns:
         what became worse than the baseline, by variant.
@@ -70,41 +71,42 @@ def make(jobs: Sequence[Job], failures: Mapping[str, PipelineError]) -> dict[str
 
 
 def _write(report: Report, settings: Settings, outputs: Path, console: Console) -> None:
-    from pipeline.stages.report import files
+    from pipeline.stages.report import files, sections
     from pipeline.stages.report.renderers import csv_json, terminal
-    from pipeline.stages.report.tables.study import Table
 
-    table = Table.of(report.comparison)
+    page = sections.page(report)
     contents: dict[str, str | bytes] = {}
     for kind in settings.report.formats:
-        contents |= _files(kind, report, table)
+        contents |= _files(kind, report, page)
     folder = outputs / settings.model.name / "report"
     files.publish(folder, contents)
-    terminal.render(report, table, console)
+    terminal.render(page, console)
     first = next((name for name in (*files.OWN, *contents) if name in contents), None)
     html = str(folder / first) if first else ""
     console.print(f"\nReport: {html}" if html else "", markup=False, soft_wrap=True)
-    print(csv_json.to_line(report, html), flush=True)
+    wanted = settings.report.json_line
+    if wanted or (wanted is None and not sys.stdout.isatty()):
+        print(csv_json.to_line(report, html), flush=True)
     if settings.report.mlflow:
         from pipeline.stages.report import mlflow
 
         mlflow.log(report, folder, settings.report.mlflow)
 
 
-def _files(kind: str, report: Report, table: Table) -> dict[str, str | bytes]:
-    """What one format consists of, by name below the report's folder."""
+def _files(kind: str, report: Report, page: Page) -> dict[str, str | bytes]:
+    """The files of one format, by name below the report's folder."""
     from pipeline.stages.report.renderers import csv_json, markdown
 
     if kind == "html":
         from pipeline.stages.report.renderers import html
 
-        return {"index.html": html.render(report, table)}
+        return {"index.html": html.render(page)}
     if kind == "png":
         from pipeline.stages.report.renderers import png
 
-        return {f"charts/{name}": content for name, content in png.render(report).items()}
+        return {f"charts/{name}": content for name, content in png.render(page).items()}
     if kind == "md":
-        return {"report.md": markdown.render(report, table)}
+        return {"report.md": markdown.render(page)}
     if kind == "csv":
         return {"report.csv": csv_json.to_csv(report.comparison)}
     return {"report.json": report.model_dump_json(indent=1)}

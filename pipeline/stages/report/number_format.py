@@ -30,7 +30,7 @@ def signed(value: float, digits: int = 1) -> str:
 
 
 def decimals(values: Iterable[float]) -> int:
-    """How many decimals a column needs so that its figures have about four digits."""
+    """The number of decimals that gives a column's figures about four digits."""
     largest = max((abs(value) for value in values if math.isfinite(value)), default=0.0)
     if largest == 0:
         return 1

@@ -217,6 +217,25 @@ def test_charts_for_slides(tmp_path, capsys):
     assert [path.name for path in (folder / "charts").iterdir()] == ["mine.txt"]
 
 
+class Terminal(io.StringIO):
+    """Standard output as a user sees it."""
+
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize(
+    ("wanted", "out", "is_there"),
+    [(None, io.StringIO, True), (None, Terminal, False), (True, Terminal, True), (False, io.StringIO, False)],
+)
+def test_the_line_of_json_is_for_programs(tmp_path, monkeypatch, wanted, out, is_there):
+    run = Run(tmp_path, {"bf16": STUDY["bf16"]}, formats=("csv",))
+    run.report = {"json_line": wanted}
+    monkeypatch.setattr(sys, "stdout", out())
+    report.make(run.jobs, {})
+    assert sys.stdout.getvalue().startswith('{"schema_version": 1') is is_there
+
+
 def test_a_folder_that_cannot_be_written_is_an_error_with_a_remedy(tmp_path):
     run = Run(tmp_path, {"bf16": STUDY["bf16"]}, formats=("csv",))
     (run.outputs / "tiny" / "report").write_text("a file")

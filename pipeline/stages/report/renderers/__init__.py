@@ -1,1 +1,1 @@
-"""The renderers: a terminal, Markdown, CSV and the JSON line, and one HTML page."""
+"""Renderers: from blocks to a terminal, Markdown, one HTML page and PNG; CSV and the JSON line from the report."""

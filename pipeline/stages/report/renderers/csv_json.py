@@ -51,7 +51,7 @@ def to_line(report: Report, page: str) -> str:
 
 
 def _brief(record: dict[str, Any]) -> dict[str, Any]:
-    """What there is, to six digits: a line is for reading along, the file has the rest."""
+    """The figures that are there, to six digits: a line is for reading along, the file has the rest."""
     return {n: float(f"{v:.6g}") if isinstance(v, float) else v for n, v in record.items() if v not in (None, "")}
 
 

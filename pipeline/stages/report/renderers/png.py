@@ -7,8 +7,7 @@ import re
 from importlib.resources import files
 from typing import Any
 
-from pipeline.stages.report.charts import every_chart
-from pipeline.stages.report.document import Report
+from pipeline.stages.report.blocks import Page
 from pipeline.stages.report.vega.spec import INK, MUTED, SURFACE, WIDE, Chart
 from pipeline.stages.report.vega.svg import VEGA_LITE
 
@@ -16,11 +15,11 @@ SCALE = 2
 VARIABLE = re.compile(r"var\(--([\w-]+)\)")
 
 
-def render(report: Report) -> dict[str, bytes]:
+def render(page: Page) -> dict[str, bytes]:
     """A PNG for each chart, by its file name."""
     colours = light_colours()
-    source = f"{report.model} on {report.machine}{f', {report.measured}' if report.measured else ''}"
-    return {f"{chart.name}.png": _png(_slide(chart, source), colours) for chart in every_chart(report).values()}
+    source = f"{page.model} on {page.machine}{f', {page.measured}' if page.measured else ''}"
+    return {f"{chart.name}.png": _png(_slide(chart, source), colours) for chart in page.charts}
 
 
 def light_colours() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Where the labels of a scatter plot go: beside their points, over neither points nor other labels."""
+"""Places of a scatter plot's labels: beside their points, over neither points nor other labels."""
 
 from __future__ import annotations
 

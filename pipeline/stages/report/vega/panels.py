@@ -55,7 +55,7 @@ def _on(channels: dict[str, Any], axes: dict[str, dict[str, Any]]) -> dict[str, 
 
 
 def strip_width(layout: Layout, columns: int) -> int:
-    """How wide one of so many panels in a line is."""
+    """The width of one panel in a line of that many."""
     if columns == 1:
         return layout.width - layout.names + 40
     return (layout.width - layout.names) // columns - 22
@@ -78,7 +78,7 @@ def line_at(value: float, **style: Any) -> dict[str, Any]:
 
 
 def hover() -> dict[str, Any]:
-    """What a mark says to whoever points at it: the row's `hover`."""
+    """The text of a mark for who hovers over it: the row's `hover`."""
     return {"field": "hover", "type": "nominal"}
 
 

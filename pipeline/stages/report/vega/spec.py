@@ -1,4 +1,4 @@
-"""What every chart is made of: the two layouts, scales, layers of marks, and the page's look.
+"""Parts of every chart: the two layouts, scales, layers of marks, and the page's look.
 
 Charts are Vega-Lite, written as it is; these are the parts that they share.
 """
@@ -6,8 +6,9 @@ Charts are Vega-Lite, written as it is; these are the parts that they share.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 INK, MUTED, GRID, SURFACE = "var(--ink)", "var(--muted)", "var(--grid)", "var(--surface)"
@@ -15,7 +16,7 @@ INK, MUTED, GRID, SURFACE = "var(--ink)", "var(--muted)", "var(--grid)", "var(--
 
 @dataclass(frozen=True)
 class Layout:
-    """How large a drawing is, how large its text, how many panels stand side by side, and the room for names."""
+    """The size of a drawing and of its text, the number of panels side by side, and the room for names."""
 
     name: str
     width: int
@@ -36,18 +37,18 @@ class Chart:
         name: for files and ids.
         title: its heading where no page gives it one.
         key: how to read it where no page says so.
-        specs: its Vega-Lite for each layout.
+        spec: its Vega-Lite for a layout; made when it is drawn.
     """
 
     name: str
     title: str
     key: str
-    specs: Mapping[str, dict[str, Any]]
+    spec: Callable[[Layout], dict[str, Any]]
 
-    @classmethod
-    def of(cls, name: str, title: str, key: str, spec: Callable[[Layout], dict[str, Any]]) -> Chart:
-        """The chart that `spec` makes of each layout."""
-        return cls(name, title, key, {layout.name: finish(spec(layout), layout) for layout in LAYOUTS})
+    @cached_property
+    def specs(self) -> dict[str, dict[str, Any]]:
+        """Its Vega-Lite for each layout, by the layout's name."""
+        return {layout.name: finish(self.spec(layout), layout) for layout in LAYOUTS}
 
 
 NAMES: dict[str, Any] = {"ticks": False, "domain": False, "labelPadding": 8, "grid": False}
@@ -104,7 +105,7 @@ def finish(chart: dict[str, Any], layout: Layout) -> dict[str, Any]:
 
 
 def decades(low: float, high: float, most: int) -> list[float]:
-    """Where a logarithmic axis is labelled: powers of ten, with steps of 1, 2, 5 where there are few."""
+    """Labels of a logarithmic axis: powers of ten, with steps of 1, 2, 5 where there are few."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     powers = [10.0**p for p in range(first, last + 1) if low <= 10.0**p <= high]
     if len(powers) > most:

@@ -1,4 +1,4 @@
-"""How things are told apart: colour and shape or dash, never colour alone.
+"""Looks that tell things apart: colour and shape or dash, never colour alone.
 
 Colours are variables of the page's style, whose contrast is tested; the palette is one that colour-blind readers can
 tell apart (M. Okabe, K. Ito, Color Universal Design, 2008), darkened for text-like marks on white.
@@ -33,7 +33,7 @@ DASHES = ("1 0", "7 3", "2 2", "8 2 2 2", "4 4", "10 3 2 3 2 3", "1 3", "12 4")
 
 @dataclass(frozen=True)
 class Style:
-    """How a kind of site or a technique looks."""
+    """The look of a kind of site, a technique or a variant."""
 
     colour: str
     shape: str
@@ -49,7 +49,7 @@ def styles(names: Sequence[str]) -> dict[str, Style]:
     }
 
 
-def said(shapes: Mapping[str, str]) -> str:
-    """What each name's shape is, in words, for where no key stands beside the chart."""
+def described(shapes: Mapping[str, str]) -> str:
+    """Each name's shape in words, for where no key stands beside the chart."""
     marks = ", ".join(f"{name}: {WORDS.get(shape, shape)}" for name, shape in shapes.items())
     return f"{marks[:1].upper()}{marks[1:]}."

@@ -107,7 +107,7 @@ def _svg(chart: Chart, layout: str, draw: Callable[[str], str]) -> str:
 
 
 def _is_unseen(element: ElementTree.Element) -> bool:
-    """Whether it is a frame that Vega gives every group and that has neither fill nor stroke: a third of a drawing."""
+    """True for the frame that Vega gives every group and that has neither fill nor stroke: a third of a drawing."""
     frame = element.get("class") in ("background", "foreground")
     return frame and element.get("fill", "none") == "none" and "stroke" not in element.attrib
 

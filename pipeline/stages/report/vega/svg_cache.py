@@ -14,12 +14,12 @@ from pipeline.artifacts.workspace import user_cache
 from pipeline.stages.report import files
 
 CACHE = "PIPELINE_DRAWINGS"
-# Of so many the least recently used go; a report has about 40, of 20 to 150 kB.
+# Maximum number of drawings (the least recently used are removed); a report has about 40, of 20 to 150 kB.
 KEPT = 400
 
 
 def drawing(spec: str, draw: Callable[[str], str]) -> str:
-    """What `svg` makes of a chart's Vega-Lite, or made of it before; a cache that cannot be used is done without."""
+    """A chart's SVG, drawn now or kept from before; a cache that cannot be used is done without."""
     path = _folder() / f"{sha256(f'{_engine()} {spec}'.encode()).hexdigest()}.svg"
     with suppress(OSError):
         text = path.read_text(encoding="utf-8")
@@ -32,7 +32,7 @@ def drawing(spec: str, draw: Callable[[str], str]) -> str:
 
 
 def has_some() -> bool:
-    """Whether there are drawings: a report made before leaves few to be drawn."""
+    """True where there are drawings: a report made before leaves few to be drawn."""
     with suppress(OSError):
         return any(_folder().iterdir())
     return False

@@ -1,0 +1,58 @@
+"""The sections of the report, one module a subject: from the report as data to blocks that every renderer can write.
+
+A section has its texts, tables and charts in its module; a chart or table more is a block more there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pipeline.stages.report.blocks import Page, Section
+from pipeline.stages.report.document import Report
+from pipeline.stages.report.sections import (
+    accuracy,
+    calibration,
+    calibration_sweep,
+    engines,
+    frontier,
+    history,
+    memory,
+    published_study,
+    reading,
+    results,
+    roofline,
+    speed,
+    variants,
+    verdict,
+)
+
+# In the order of the page; a section is None where the report has nothing for it.
+SECTIONS: tuple[Callable[[Report], Section | None], ...] = (
+    verdict.section,
+    frontier.section,
+    results.section,
+    speed.section,
+    accuracy.section,
+    memory.section,
+    roofline.section,
+    published_study.section,
+    history.section,
+    engines.section,
+    calibration_sweep.section,
+    calibration.section,
+    variants.section,
+    reading.section,
+)
+
+
+def page(report: Report) -> Page:
+    """The report as blocks."""
+    return Page(
+        title=report.title,
+        model=report.model,
+        machine=report.machine,
+        measured=report.measured,
+        variants=len(report.comparison.rows),
+        schema_version=report.schema_version,
+        sections=[section for make in SECTIONS if (section := make(report)) is not None],
+    )

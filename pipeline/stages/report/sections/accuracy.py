@@ -1,0 +1,160 @@
+"""Accuracy against BF16, task by task, and the divergence from BF16 on held-out text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from pipeline.compare.comparison import Comparison, Row, TaskCell
+from pipeline.compare.stats.accuracy import Mean, PairedDifference
+from pipeline.compare.stats.kl_divergence import Estimate
+from pipeline.results.base import Missing
+from pipeline.stages.report.blocks import Block, Details, Picture, Prose, Section, Table, lead
+from pipeline.stages.report.document import Report
+from pipeline.stages.report.number_format import ends, number, signed
+from pipeline.stages.report.sections.result_cells import divergence_scale
+from pipeline.stages.report.vega.panels import Strip, diamond, interval, line_at, ring, strips
+from pipeline.stages.report.vega.spec import MUTED, Chart, Layout, domain, quantity
+
+
+def section(report: Report) -> Section | None:
+    """The differences from BF16, then the divergence where it was measured."""
+    comparison = report.comparison
+    if not comparison.is_measured:
+        return None
+    tasks, divergence = task_table(comparison), divergence_table(comparison)
+    blocks: list[Block] = []
+    if chart := forest_chart(comparison):
+        blocks.append(
+            lead(
+                "Difference in points on the same items, with its 95 % interval. A ring is within noise; a filled "
+                "diamond is not."
+            )
+        )
+        blocks.append(Picture(chart, [tasks]))
+    else:
+        blocks.append(Prose("n/a: no variant has scores that can be paired with BF16's.", "empty"))
+        blocks += [Details("Why", [tasks])] if tasks.rows else []
+    if divergence.rows:
+        blocks.append(Details("KL divergence, agreement and perplexity against BF16", [divergence]))
+    return Section("accuracy", "Accuracy against BF16, task by task", "Accuracy", blocks)
+
+
+def forest_chart(comparison: Comparison) -> Chart | None:
+    """Each task's accuracy difference from BF16 with its interval, a panel for each task."""
+    rows = [
+        {
+            "row": row.name,
+            "label": row.label,
+            "task": task,
+            "value": 100 * change.difference,
+            "low": 100 * change.interval.low,
+            "high": 100 * change.interval.high,
+            "kind": "clear" if change.is_clear else "noise",
+            "color": _verdict_colour(change),
+            "hover": f"{row.label}, {task}: {signed(100 * change.difference)} points "
+            f"({signed(100 * change.interval.low)} to {signed(100 * change.interval.high)})",
+        }
+        for row in comparison.rows
+        for task, cell in row.tasks.items()
+        if isinstance(cell, TaskCell) and isinstance(change := cell.change, PairedDifference) and change.interval
+    ]
+    if not rows:
+        return None
+    key = "Points on the same items with 95 % intervals. Ring: within noise; diamond: not."
+    return Chart("forest", "Accuracy against BF16, task by task", key, lambda layout: _forest(rows, comparison, layout))
+
+
+def _verdict_colour(change: PairedDifference) -> str:
+    if not change.is_clear:
+        return MUTED
+    return "var(--c-gain)" if change.difference > 0 else "var(--c-loss)"
+
+
+def _forest(rows: list[dict[str, Any]], comparison: Comparison, layout: Layout) -> dict[str, Any]:
+    ends = domain([value for row in rows for value in (row["low"], row["high"])] + [0.0], 0.06)
+    x = quantity("value", domain=ends, axis={"tickCount": 5, "labelFlush": False})
+    layers = [line_at(0), interval(), ring("datum.kind == 'noise'"), diamond("datum.kind == 'clear'")]
+    panels = [
+        Strip(task, [row for row in rows if row["task"] == task], x, layers)
+        for task in comparison.tasks
+        if any(row["task"] == task for row in rows)
+    ]
+    return strips(panels, list(dict.fromkeys(row["label"] for row in rows)), layout)
+
+
+def task_table(comparison: Comparison) -> Table:
+    """Each accuracy with its interval, and each difference with its evidence."""
+    rows = []
+    for row in comparison.rows:
+        for task, cell in row.tasks.items():
+            if isinstance(cell, TaskCell):
+                share, change = cell.accuracy, cell.change
+                figures = (_percent(share.value), ends(share.interval, _percent))
+                loss = "" if isinstance(cell.loss, Missing) else cell.loss.text
+                rows.append((row.label, task, *figures, *_difference(change, row.is_baseline), f"{share.n:,}", loss))
+        if isinstance(row.mean_accuracy, Mean) and len(row.tasks) > 1:
+            mean = row.mean_accuracy
+            figures = (_percent(mean.value), ends(mean.interval, _percent))
+            rows.append((row.label, "mean", *figures, *_mean_change(row), "", ""))
+    head = ("Variant", "Task", "Accuracy (%)", "95 %", "Difference (points)", "95 %", "95 %, bootstrap")
+    evidence = ("Within noise", "Only here / only BF16", "p", "Items", "Loss")
+    return Table((*head, *evidence), rows, "Accuracy differences")
+
+
+def _difference(change: PairedDifference | Missing, is_baseline: bool) -> tuple[str, ...]:
+    if isinstance(change, Missing):
+        return ("baseline" if is_baseline else f"n/a: {change.reason}", "", "", "", "", "")
+    return (
+        _points(change.difference),
+        ends(change.interval, _points),
+        ends(change.bootstrap, _points),
+        "yes" if change.within_noise else "no",
+        f"{change.gained} / {change.lost}",
+        "< 0.001" if change.p_value < 0.001 else f"{change.p_value:.3f}",
+    )
+
+
+def _mean_change(row: Row) -> tuple[str, ...]:
+    mean = row.mean_change
+    if isinstance(mean, Missing):
+        return ("baseline" if row.is_baseline else f"n/a: {mean.reason}", "", "", "", "", "")
+    noise = "n/a" if mean.interval is None else "yes" if mean.interval.contains(0.0) else "no"
+    return (_points(mean.value), ends(mean.interval, _points), "", noise, "", "")
+
+
+def divergence_table(comparison: Comparison) -> Table:
+    """Every figure of the divergence on held-out text, with its interval."""
+    unit, scale, digits = divergence_scale(comparison)
+
+    def kl(value: float) -> str:
+        return number(value / scale, digits)
+
+    def pair(figure: Estimate, show: Callable[[float], str]) -> tuple[str, str]:
+        return show(figure.value), ends(figure.interval, show)
+
+    rows = []
+    for row in comparison.rows:
+        if row.perplexity is None:
+            continue
+        label, cell = f"{row.label}, asked again" if row.is_baseline else row.label, row.divergence
+        if isinstance(cell, Missing):
+            rows.append((row.label, f"n/a: {cell.reason}", *[""] * 11, number(row.perplexity, 3)))
+            continue
+        quarters = [kl(figure.value) for figure in cell.by_position] or ["n/a"] * 4
+        worst = "n/a" if cell.worst_share is None else number(100 * cell.worst_share, 1)
+        ratio = partial(number, digits=4)
+        figures = (*pair(cell.kl, kl), *pair(cell.agreement, _percent), *pair(cell.perplexity_ratio, ratio))
+        rows.append((label, *figures, *quarters, worst, f"{cell.tokens:,}", number(row.perplexity, 3)))
+    quarters = [f"{name} quarter" for name in ("First", "Second", "Third", "Last")]
+    head = ("Variant", f"KL ({unit})", "95 %", "Same top token (%)", "95 %", "Perplexity ratio", "95 %", *quarters)
+    return Table((*head, "In the worst 1 % of tokens (%)", "Tokens", "Perplexity"), rows, "KL divergence from BF16")
+
+
+def _percent(share: float) -> str:
+    return number(100 * share, 2)
+
+
+def _points(difference: float) -> str:
+    return signed(100 * difference, 2)

@@ -1,0 +1,177 @@
+"""Calibrations: the set and its card, the ranges that it gave, and the samples after which they were stable."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pipeline.results.calibration import Overlap
+from pipeline.stages.report.blocks import (
+    PAGE,
+    TEXT,
+    Block,
+    Details,
+    Facts,
+    Heading,
+    Point,
+    Points,
+    Prose,
+    Section,
+    Table,
+    lead,
+)
+from pipeline.stages.report.document import Calibration, Report, Seen, TechniqueFinding
+from pipeline.stages.report.number_format import figure
+from pipeline.stages.report.sections.activation_ranges import clip_table, range_blocks
+from pipeline.stages.report.sections.convergence import settling_blocks, stability_table
+from pipeline.stages.report.sections.conversation_lengths import length_blocks
+from pipeline.stages.report.sections.outliers import outlier_blocks
+
+NAMED = 3
+USERS = "Used by"
+
+
+def section(report: Report) -> Section | None:
+    """Each calibration behind the rows."""
+    if not report.calibrations:
+        return None
+    blocks: list[Block] = []
+    for index, calibration in enumerate(report.calibrations):
+        if len(report.calibrations) > 1:
+            blocks.append(Heading(users(calibration), look="which"))
+        blocks.append(Prose(headline(calibration), media=TEXT))
+        if isinstance(seen := calibration.seen, Seen):
+            blocks += _blocks(calibration, seen, index)
+        else:
+            blocks.append(Prose(f"n/a: {seen.reason}.", "empty", media=PAGE))
+    return Section("calibration", "What calibration saw", "Calibration", blocks)
+
+
+def _blocks(calibration: Calibration, seen: Seen, index: int) -> Iterator[Block]:
+    """One calibration; its index keeps the charts of several apart."""
+    yield lead(
+        f"The BF16 model read {seen.conversations:,} conversations; these are the magnitudes at the inputs of its "
+        "linear layers and in its keys and values. A range counts as stable where more samples moved its clip point "
+        f"by less than {percent(seen.tolerance)}."
+    )
+    yield Points([_point(finding) for finding in seen.techniques], "findings")
+    yield Heading(f"The calibration set: {seen.card.name}")
+    yield Facts(facts(calibration, seen), "set")
+    yield source_table(seen)
+    if seen.card.overlap:
+        yield Heading("Overlap with the evaluation sets", media=PAGE)
+        yield overlap_table(seen)
+    yield from length_blocks(seen.card.lengths, f"lengths-{index}")
+    yield from range_blocks(seen, f"ranges-{index}")
+    yield from outlier_blocks(seen, f"outliers-{index}")
+    yield from settling_blocks(seen, f"settling-{index}")
+    count = f"All {seen.site_count} sites"
+    if seen.site_count > len(seen.sites):
+        count = f"The {len(seen.sites)} of {seen.site_count:,} sites with the largest outliers"
+    clips = clip_table(seen, "Ranges and clip points of the sites")
+    yield Details(f"{count}: ranges and clip points", [clips], media=PAGE)
+    samples = "Samples after which the range of each site was stable"
+    yield Details(samples, [stability_table(seen)], media=PAGE)
+
+
+def _point(finding: TechniqueFinding) -> Point:
+    used = f" Used by {', '.join(finding.used_by)}." if finding.used_by else ""
+    moving = moving_sites(finding)
+    more = f"Also moving: {moving}." if moving else ""
+    return Point(finding.technique, [f"{finding.text}.{used}"], "in use" if finding.used_by else "", more)
+
+
+def verdict_of(finding: TechniqueFinding) -> str:
+    """A technique and what became of its ranges."""
+    return f"{finding.technique}{' ' if finding.stable_after is not None else ': '}{finding.text}"
+
+
+def headline(calibration: Calibration) -> str:
+    """One line: the set, and the verdict on the techniques that rows rest on, else on all."""
+    seen = calibration.seen
+    if not isinstance(seen, Seen):
+        return f"calibration: n/a: {seen.reason}"
+    findings = [finding for finding in seen.techniques if finding.used_by]
+    if findings:
+        verdicts = "; ".join(verdict_of(finding) for finding in findings)
+    else:
+        settled = [f"{f.technique} after {f.stable_after}" for f in seen.techniques if f.stable_after is not None]
+        moving = [f.technique for f in seen.techniques if f.stable_after is None]
+        told = [f"stable to {percent(seen.tolerance)}: {', '.join(settled)} samples" if settled else ""]
+        told.append(f"not stable: {', '.join(moving)}" if moving else "")
+        verdicts = "; ".join(part for part in told if part)
+    return f"calibration {seen.card.name}: {seen.conversations:,} conversations, {seen.tokens:,} tokens; {verdicts}"
+
+
+def moving_sites(finding: TechniqueFinding) -> str:
+    """The first few sites whose ranges had not settled, but for those that the verdict names itself."""
+    others = [name for name in finding.moving if name not in finding.text]
+    rest = len(others) - NAMED
+    return ", ".join(others[:NAMED]) + (f" and {rest:,} more" if rest > 0 else "")
+
+
+def users(calibration: Calibration) -> str:
+    """The rows that rest on it, each with its technique."""
+    told = [
+        f"{use.label} ({use.technique or 'tokens only'}{f' {use.setting}' if use.setting else ''})"
+        for use in calibration.used_by
+    ]
+    return ", ".join(told) or "no variant shown"
+
+
+def facts(calibration: Calibration, seen: Seen) -> dict[str, str]:
+    """The card of the set, but for its sources and overlaps."""
+    card = seen.card
+    template = card.template
+    thinking = {None: "as the template does by itself", True: "on", False: "off"}[template.enable_thinking]
+    lengths = card.lengths
+    found = {
+        USERS: users(calibration),
+        "Conversations": f"{seen.conversations:,}",
+        "Tokens": f"{card.tokens:,}; {lengths.min:,} to {lengths.max:,} a conversation, "
+        f"median {figure(lengths.median)}, mean {figure(lengths.mean)}",
+        "Forward passes in": seen.dtype,
+        "Chat template": (f"applied, sha256 {template.sha256}" if template.sha256 else "applied")
+        if template.applied
+        else "not applied",
+    }
+    if template.applied:
+        found["Thinking"] = thinking
+    if card.languages:
+        found["Languages"] = ", ".join(
+            f"{'undetermined' if name == '?' else name} {percent(share)}"
+            for name, share in sorted(card.languages.items(), key=lambda item: -item[1])
+        )
+    if card.counts:
+        found["Left out or cut"] = ", ".join(f"{name.replace('_', ' ')} {n:,}" for name, n in card.counts.items())
+    return found
+
+
+def source_table(seen: Seen) -> Table:
+    """The sources of the conversations."""
+    rows = [
+        (each.source, each.identity, f"{each.weight:g}", f"{each.read:,}", f"{each.taken:,}")
+        for each in seen.card.sources
+    ]
+    head = ("Source", "Identity", "Weight", "Read", "Taken")
+    return Table(head, rows, "Sources of the calibration set", "left")
+
+
+def overlap_table(seen: Seen) -> Table:
+    """The items that the set shares with each evaluation."""
+    rows = [(each.evaluation, each.task, overlap_text(each)) for each in seen.card.overlap]
+    head = ("Evaluation", "Task", "Items that share a run of words with the set")
+    return Table(head, rows, "Overlap of the calibration set with the evaluation sets", "left")
+
+
+def overlap_text(overlap: Overlap) -> str:
+    """The number of items of an evaluation that the set may have given away."""
+    if overlap.overlapping is None or overlap.items is None:
+        return f"n/a: {overlap.reason or 'not recorded'}"
+    share = "" if overlap.share is None else f" ({percent(overlap.share)})"
+    runs = f", runs of {overlap.ngram} words" if overlap.ngram else ""
+    return f"{overlap.overlapping:,} of {overlap.items:,}{share}{runs}"
+
+
+def percent(share: float) -> str:
+    """A share in percent, with as many decimals as it needs."""
+    return f"{100 * share:.3g} %"

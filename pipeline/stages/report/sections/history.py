@@ -1,0 +1,50 @@
+"""Several runs side by side: results, settings and versions that differ."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pipeline.compare.history import Figure, History, ResultChange, SettingChange
+from pipeline.stages.report.blocks import Block, Details, Section, Table, lead
+from pipeline.stages.report.document import Report
+from pipeline.stages.report.number_format import ends, figure, signed
+
+ORDER = ("worse", "gone", "better", "new", "unknown", "same")
+
+
+def section(report: Report) -> Section | None:
+    """The results of the runs, then what else differs between them."""
+    history = report.history
+    if history is None:
+        return None
+    runs = (f"{run.name} ({run.machine}{f', {run.measured}' if run.measured else ''})" for run in history.runs)
+    blocks: list[Block] = [lead(f"{', then '.join(runs)}."), result_table(history)]
+    for title, changes in (("Settings that differ", history.settings), ("Versions that differ", history.versions)):
+        if changes:
+            blocks.append(Details(title, [setting_table(title, history, changes)]))
+    return Section("history", "What changed between the runs", "History", blocks)
+
+
+def result_table(history: History) -> Table:
+    """Each figure of each run, what became worse first."""
+    changes = sorted(history.results, key=lambda change: ORDER.index(change.movement))
+    head = ("Variant", "Figure", *(run.name for run in history.runs), "Change", "95 %", "Verdict")
+    return Table(head, [_row(change) for change in changes], "Results of the runs", "left")
+
+
+def _row(change: ResultChange) -> tuple[str, ...]:
+    shown = (_figure(each) for each in change.figures)
+    moved = "" if change.change is None else signed(change.change)
+    around = ends(change.interval, signed) if change.interval else ""
+    verdict = f"{change.movement}: {change.reason}" if change.reason else change.movement
+    return (change.label, f"{change.title} ({change.unit})", *shown, moved, around, verdict)
+
+
+def _figure(found: Figure | None) -> str:
+    return "n/a" if found is None else figure(found.value)
+
+
+def setting_table(caption: str, history: History, changes: Sequence[SettingChange]) -> Table:
+    """The value that each run had."""
+    rows = tuple((each.variant, each.name, *("none" if v is None else v for v in each.values)) for each in changes)
+    return Table(("Variant", "Name", *(run.name for run in history.runs)), rows, caption, "left")

@@ -1,0 +1,138 @@
+"""Latency percentiles: for each variant the 50th, 90th and 99th percentile of TTFT, TPOT, ITL and E2EL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+from pipeline.compare.comparison import Comparison, Row, SpeedCell
+from pipeline.compare.stats.repeats import Change
+from pipeline.stages.report.blocks import PAGE, Block, Heading, Key, Mark, Picture, Table, lead
+from pipeline.stages.report.number_format import decimals, ends, figure, number, signed
+from pipeline.stages.report.sections.result_cells import claim_legend, claim_symbol
+from pipeline.stages.report.vega.panels import Strip, hover, mark, strips
+from pipeline.stages.report.vega.spec import SURFACE, WIDE, Chart, Layout, domain, logarithmic, own, quantity
+from pipeline.stages.report.vega.styles import FAMILY_COLOURS
+
+LATENCIES = {
+    "ttft": "Time to first token",
+    "tpot": "Time per output token",
+    "itl": "Between two tokens",
+    "e2el": "Whole answer",
+}
+PERCENTILES = {"median": "50th", "p90": "90th", "p99": "99th"}
+SHAPES = {"median": "circle", "p90": "square", "p99": "triangle-right"}
+
+
+def latency_blocks(comparison: Comparison) -> Iterator[Block]:
+    """The percentiles under the load of the results; nothing where no benchmark has any."""
+    if (chart := latency_chart(comparison)) is None:
+        return
+    yield Heading("Latency percentiles", media=PAGE)
+    yield lead(
+        "Under the load of the table above: what half of the requests, nine in ten, and ninety-nine in a hundred "
+        "stay below."
+    )
+    marks = [Mark(f"{name} percentile", "var(--muted)", SHAPES[which]) for which, name in PERCENTILES.items()]
+    if any(not row.claims_speed for row in comparison.rows):
+        marks.append(Mark("emulated: no speed claim", "var(--muted)", "circle", is_hollow=True))
+    yield Key(marks, media=PAGE)
+    yield Picture(chart, [latency_table(comparison), *claim_legend(comparison.rows)], media=PAGE)
+
+
+def percentile(row: Row, which: str, latency: str) -> SpeedCell | None:
+    """A variant's percentile of a latency, milliseconds; None where its benchmark has none."""
+    cell = row.details.get(f"{which}_{latency}_ms")
+    return cell if isinstance(cell, SpeedCell) else None
+
+
+def latency_chart(comparison: Comparison) -> Chart | None:
+    """A panel for each latency that has percentiles; nothing where no benchmark has any."""
+    rows = {latency: _rows(comparison, latency) for latency in LATENCIES}
+    rows = {latency: found for latency, found in rows.items() if found}
+    if not rows:
+        return None
+    key = "Circle: 50th percentile; square: 90th; triangle: 99th. Hollow: emulated, no speed claim. Milliseconds."
+    labels = list(dict.fromkeys(row["label"] for found in rows.values() for row in found))
+    return Chart("latency", "Latency percentiles", key, lambda layout: _latency(rows, labels, layout))
+
+
+def _rows(comparison: Comparison, latency: str) -> list[dict[str, Any]]:
+    found = []
+    for row in comparison.rows:
+        cells = {which: cell for which in PERCENTILES if (cell := percentile(row, which, latency)) is not None}
+        if "p99" not in cells:
+            continue
+        values = {which: cell.measured.mean for which, cell in cells.items()}
+        for which, cell in cells.items():
+            around = cell.measured.interval
+            ends = f" ({figure(around.low)} to {figure(around.high)})" if around else ""
+            found.append(
+                {
+                    "label": row.label,
+                    "value": values[which],
+                    "first": min(values.values()),
+                    "last": max(values.values()),
+                    "which": which,
+                    "shape": SHAPES[which],
+                    "color": FAMILY_COLOURS[row.family],
+                    "fill": FAMILY_COLOURS[row.family] if row.claims_speed else SURFACE,
+                    "hover": f"{row.label}: {PERCENTILES[which]} percentile of {latency.upper()} "
+                    f"{figure(values[which])} ms{ends}{'' if row.claims_speed else ', emulated: no speed claim'}",
+                }
+            )
+    return found
+
+
+def _latency(rows: dict[str, list[dict[str, Any]]], labels: list[str], layout: Layout) -> dict[str, Any]:
+    span = mark(
+        {"type": "rule", "strokeWidth": 2, "opacity": 0.5},
+        "datum.which == 'p99'",
+        x={"field": "first"},
+        x2={"field": "last"},
+        color=own("color"),
+    )
+    point = mark(
+        {"type": "point", "filled": True, "size": 52, "opacity": 1, "strokeWidth": 1.6},
+        shape=own("shape"),
+        fill=own("fill"),
+        stroke=own("color"),
+        description=hover(),
+    )
+    panels = []
+    for latency, found in rows.items():
+        values = [row["value"] for row in found]
+        axis = {
+            "tickCount": 3 if layout is WIDE else 5,
+            "labelFlush": False,
+            "labelOverlap": True,
+            "labelSeparation": 6,
+        }
+        if min(values) > 0 and max(values) / min(values) > 12:
+            x = logarithmic("value", values, margin=1.15, most=4, axis={"labelFlush": False})
+        else:
+            x = quantity("value", domain=domain([0.0, *values], 0.06), axis=axis)
+        panels.append(Strip(f"{latency.upper()} (ms)", found, x, [span, point], LATENCIES[latency]))
+    return strips(panels, labels, layout)
+
+
+def latency_table(comparison: Comparison) -> Table:
+    """Every percentile that is drawn, with its interval and its change against BF16."""
+    rows = []
+    for row in comparison.rows:
+        for latency in LATENCIES:
+            for which, name in PERCENTILES.items():
+                if (cell := percentile(row, which, latency)) is not None:
+                    rows.append((f"{row.label}{claim_symbol(row)}", latency.upper(), name, *_cell(cell)))
+    head = ("Variant", "Latency", "Percentile", "ms", "95 %", "Against BF16", "95 %")
+    return Table(head, rows, "Latency percentiles")
+
+
+def _cell(cell: SpeedCell) -> tuple[str, str, str, str]:
+    measured, change = cell.measured, cell.change
+    digits = min(2, decimals([measured.mean]))
+    shown = (number(measured.mean, digits), ends(measured.interval, partial(number, digits=digits)))
+    if not isinstance(change, Change):
+        return (*shown, "", "")
+    return (*shown, f"{signed(change.percent)} %", f"{ends(change.interval, signed)} %" if change.interval else "n/a")

@@ -1,0 +1,146 @@
+"""Throughput and latency of each variant from idle to saturation, by the load it was given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pipeline.compare.benchmarks import Benchmark, LoadRow, SpeedCell
+from pipeline.compare.comparison import Comparison, Row
+from pipeline.stages.report.number_format import figure
+from pipeline.stages.report.vega.spec import SURFACE, WIDE, Chart, Layout, heading, layer, logarithmic, own
+from pipeline.stages.report.vega.styles import Style, styles
+
+By = Literal["max_concurrency", "request_rate"]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One figure by one kind of load."""
+
+    metric: str
+    title: str
+    unit: str
+    by: By
+    axis: str
+
+
+PANELS = (
+    Panel("total_token_throughput", "Throughput", "tok/s", "max_concurrency", "Requests in flight"),
+    Panel("mean_tpot_ms", "Mean TPOT", "ms", "max_concurrency", "Requests in flight"),
+    Panel("p99_ttft_ms", "TTFT, 99th percentile", "ms", "max_concurrency", "Requests in flight"),
+    Panel("p99_ttft_ms", "TTFT, 99th percentile", "ms", "request_rate", "Requests per second"),
+)
+
+
+def load_of(load: LoadRow, by: By) -> float | None:
+    """Requests in flight or per second, whichever kind the load is of; None for the other kind."""
+    rate, flight = load.request_rate, load.max_concurrency
+    if by == "request_rate":
+        return float(rate) if rate != "inf" else None
+    return float(flight) if flight is not None and rate == "inf" else None
+
+
+def ladders(comparison: Comparison) -> list[tuple[Row, Benchmark]]:
+    """The variants that were measured under several loads of one kind, each under the protocol with most of them."""
+    found = []
+    for row in comparison.rows:
+        climbed = [benchmark for benchmark in row.benchmarks.values() if _steps(benchmark) > 1]
+        if climbed:
+            found.append((row, max(climbed, key=_steps)))
+    return found
+
+
+def _steps(benchmark: Benchmark) -> int:
+    kinds: tuple[By, ...] = ("max_concurrency", "request_rate")
+    return max(len({at for load in benchmark.loads if (at := load_of(load, by)) is not None}) for by in kinds)
+
+
+def ladder_styles(comparison: Comparison) -> dict[str, Style]:
+    """The look of each variant that climbed a ladder."""
+    return styles([row.label for row, _ in ladders(comparison)])
+
+
+def ladder_chart(comparison: Comparison) -> Chart | None:
+    """A panel for each figure and kind of load that has several steps; nothing without a ladder."""
+    climbed, looks = ladders(comparison), ladder_styles(comparison)
+    panels = {panel: rows for panel in PANELS if (rows := _rows(climbed, looks, panel))}
+    if not panels:
+        return None
+    key = "Lines join the loads of one variant; bars are 95 % intervals over repeats. Hollow: emulated."
+    return Chart("ladder", "From idle to saturation", key, lambda layout: _ladder(panels, looks, layout))
+
+
+def _rows(climbed: Sequence[tuple[Row, Benchmark]], looks: dict[str, Style], panel: Panel) -> list[dict[str, Any]]:
+    rows = []
+    for row, benchmark in climbed:
+        look = looks[row.label]
+        for load in benchmark.loads:
+            at, cell = load_of(load, panel.by), load.cells.get(panel.metric)
+            if at is None or not isinstance(cell, SpeedCell) or cell.measured.mean <= 0:
+                continue
+            value, around = cell.measured.mean, cell.measured.interval
+            ends = f" ({figure(around.low)} to {figure(around.high)})" if around else ""
+            claim = "" if row.claims_speed else ", emulated: no speed claim"
+            rows.append(
+                {
+                    "label": row.label,
+                    "load": at,
+                    "value": value,
+                    # A logarithm has no place for an end below zero.
+                    "low": max(around.low, value / 20) if around else value,
+                    "high": around.high if around else value,
+                    "color": look.colour,
+                    "fill": look.colour if row.claims_speed else SURFACE,
+                    "shape": look.shape,
+                    "hover": f"{row.label}, {load.name}: {figure(value)} {panel.unit}{ends}{claim}",
+                }
+            )
+    return rows if len({row["load"] for row in rows}) > 1 else []
+
+
+def _ladder(panels: dict[Panel, list[dict[str, Any]]], looks: dict[str, Style], layout: Layout) -> dict[str, Any]:
+    columns = 1 if layout.panels == 1 else 2 if len(panels) % 3 else 3
+    width = layout.width if columns == 1 else layout.width // columns - 76
+    drawn = [_curves(panel, rows, looks, layout, width) for panel, rows in panels.items()]
+    return {"concat": drawn, "columns": columns, "spacing": {"row": 26, "column": 30}}
+
+
+def _curves(
+    panel: Panel, rows: list[dict[str, Any]], looks: dict[str, Style], layout: Layout, width: int
+) -> dict[str, Any]:
+    loads = sorted({row["load"] for row in rows})
+    ends = [value for row in rows for value in (row["value"], row["high"])]
+    ticks = {"values": loads if panel.by == "max_concurrency" else loads[::2], "grid": False, "labelOverlap": True}
+    encoding = {
+        "x": logarithmic("load", loads, title=panel.axis, margin=1.1, axis=ticks),
+        "y": logarithmic("value", ends, title=None, margin=1.12, most=5),
+    }
+    names, tones = list(looks), [look.colour for look in looks.values()]
+    dashes = [[int(part) for part in look.dash.split()] for look in looks.values()]
+    by_label = {"field": "label", "type": "nominal", "legend": None}
+    line: dict[str, dict[str, Any]] = {
+        "color": {**by_label, "scale": {"domain": names, "range": tones}},
+        "strokeDash": {**by_label, "scale": {"domain": names, "range": dashes}},
+    }
+    point = {
+        "fill": own("fill"),
+        "stroke": own("color"),
+        "shape": own("shape"),
+        "description": {"field": "hover", "type": "nominal"},
+    }
+    upright = {"y": {"field": "low"}, "y2": {"field": "high"}, "color": own("color")}
+    size = 46 if layout is WIDE else 34
+    layers = [
+        layer({"type": "line", "strokeWidth": 1.6, "opacity": 0.85}, encoding, line),
+        layer({"type": "rule", "strokeWidth": 1.4, "opacity": 0.7}, encoding, upright),
+        layer({"type": "point", "filled": True, "size": size, "opacity": 1, "strokeWidth": 1.4}, encoding, point),
+    ]
+    return {
+        "width": width,
+        "height": 230 if layout is WIDE else 200,
+        "title": heading(f"{panel.title} ({panel.unit})", "", layout, width),
+        "data": {"values": rows},
+        "layer": layers,
+    }

@@ -1,0 +1,130 @@
+"""The benchmark load by load: percentiles against BF16's, the highest good rate, and the guards that failed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+from pipeline.compare.benchmarks import Benchmark, LoadRow, SpeedCell
+from pipeline.compare.comparison import Comparison, Row
+from pipeline.compare.stats.intervals import Interval
+from pipeline.compare.stats.repeats import Change
+from pipeline.results.bench import Goodput, Guard
+from pipeline.results.text import clean
+from pipeline.stages.report.blocks import Table
+from pipeline.stages.report.number_format import decimals, number, signed
+
+OUTCOMES = {True: "passed", False: "failed", None: "reported, not judged"}
+THROUGHPUT, GOODPUT = "total_token_throughput", "request_goodput"
+LATENCIES = {
+    f"{title} {latency.upper()} (ms)": f"{name}_{latency}_ms"
+    for latency in ("ttft", "tpot", "itl", "e2el")
+    for title, name in (("P50", "median"), ("P90", "p90"), ("P99", "p99"))
+}
+
+
+def load_tables(comparison: Comparison) -> list[Table]:
+    """A table for each protocol."""
+    found = []
+    for protocol in dict.fromkeys(name for row in comparison.rows for name in row.benchmarks):
+        measured = [
+            (row, row.benchmarks[protocol], load)
+            for row in comparison.rows
+            if protocol in row.benchmarks
+            for load in row.benchmarks[protocol].loads
+        ]
+        if measured:
+            found.append(_loads(f"Loads of {protocol}", measured))
+    return found
+
+
+def _loads(caption: str, measured: list[tuple[Row, Benchmark, LoadRow]]) -> Table:
+    """A row for each variant under each load, a load's variants together."""
+    names = [*LATENCIES.values(), GOODPUT]
+    shown = [name for name in names if any(isinstance(load.cells.get(name), SpeedCell) for _, _, load in measured)]
+    digits = {
+        name: decimals(c.measured.mean for _, _, load in measured if isinstance(c := load.cells.get(name), SpeedCell))
+        for name in (THROUGHPUT, *shown)
+    }
+    titles = {GOODPUT: "Goodput (req/s)"} | {name: title for title, name in LATENCIES.items()}
+    order = list(dict.fromkeys(load.name for _, _, load in measured))
+    rows = []
+    for row, benchmark, load in sorted(measured, key=lambda each: order.index(each[2].name)):
+        throughput, *cells = (_cell(load, name, digits[name]) for name in (THROUGHPUT, *shown))
+        marks = ", ".join(_marks(row, benchmark, load.name))
+        rows.append((load.name, row.label, throughput, _change(row, load), *cells, marks))
+    head = ("Load", "Variant", "Throughput (tok/s)", "Against BF16", *(titles[name] for name in shown), "Marked")
+    return Table(head, rows, caption)
+
+
+def _cell(load: LoadRow, name: str, digits: int) -> str:
+    """A mean over repeats with its interval."""
+    cell = load.cells.get(name)
+    if not isinstance(cell, SpeedCell):
+        return "n/a"
+    show = partial(number, digits=digits)
+    mean, ends = show(cell.measured.mean), cell.measured.interval
+    return mean if ends is None else f"{mean} ({show(ends.low)} to {show(ends.high)})"
+
+
+def _change(row: Row, load: LoadRow) -> str:
+    if row.is_baseline:
+        return "baseline"
+    cell = load.cells.get(THROUGHPUT)
+    if not row.claims_speed or not isinstance(cell, SpeedCell) or not isinstance(cell.change, Change):
+        return "n/a"
+    ends: Interval | None = cell.change.interval
+    if ends is None:
+        return f"{signed(cell.change.percent)} % (no interval)"
+    word = "" if cell.change.is_clear else ", no difference shown"
+    return f"{signed(cell.change.percent)} % ({signed(ends.low)} to {signed(ends.high)}{word})"
+
+
+def _marks(row: Row, benchmark: Benchmark, load: str) -> Iterator[str]:
+    if not row.claims_speed:
+        yield "emulated: no speed claim"
+    yield from dict.fromkeys(guard.name for guard in benchmark.guards if _speaks_against(guard, load))
+
+
+def _speaks_against(guard: Guard, load: str) -> bool:
+    return guard.passed is False and guard.load in (None, load)
+
+
+def goodput_table(comparison: Comparison) -> Table:
+    """The rates between which the highest one lies that meets the SLO."""
+    rows = [
+        (row.label, name, _slo(found), _rate(found.met), _rate(found.unmet), str(len(found.probes)))
+        for row in comparison.rows
+        for name, benchmark in row.benchmarks.items()
+        if (found := benchmark.goodput) is not None
+    ]
+    head = ("Variant", "Protocol", "SLO", "Met at (req/s)", "Not met at (req/s)", "Rates tried")
+    return Table(head, rows, "Goodput", "left")
+
+
+def _slo(goodput: Goodput) -> str:
+    limits = (f"{name.removesuffix('_ms').upper()} {limit:g} ms" for name, limit in goodput.slo.items())
+    return ", ".join(clean(limit, 40) for limit in limits)
+
+
+def _rate(rate: float | None) -> str:
+    return "n/a" if rate is None else f"{rate:g}"
+
+
+def failed_guard_table(comparison: Comparison) -> Table:
+    """The guards that failed, each with what was seen."""
+    rows = [(*where, guard.name, guard.text) for where, guard in _guards(comparison) if guard.passed is False]
+    return Table(("Variant", "Protocol", "Load", "Guard", "What was seen"), rows, "Guards that failed", "left")
+
+
+def guard_table(comparison: Comparison) -> Table:
+    """Every guard that was read while the benchmarks ran."""
+    rows = [(*where, guard.name, OUTCOMES[guard.passed], guard.text) for where, guard in _guards(comparison)]
+    return Table(("Variant", "Protocol", "Load", "Guard", "Outcome", "What was seen"), rows, "Guards", "left")
+
+
+def _guards(comparison: Comparison) -> Iterator[tuple[tuple[str, str, str], Guard]]:
+    for row in comparison.rows:
+        for name, benchmark in row.benchmarks.items():
+            for guard in benchmark.guards:
+                yield (row.label, name, guard.load or "all"), guard

@@ -1,0 +1,197 @@
+"""Memory while serving (weights, room for keys and values, the rest at the peak), and the sizes of checkpoints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.compare.comparison import SIZE, Comparison, Row, SizeCell
+from pipeline.compare.memory_fit import Fit
+from pipeline.results.base import Missing
+from pipeline.results.bench import Memory
+from pipeline.stages.report.blocks import PAGE, Block, Heading, Key, Mark, Picture, Prose, Section, Table, lead
+from pipeline.stages.report.document import Report
+from pipeline.stages.report.number_format import decimals, number, size_unit
+from pipeline.stages.report.sections.results import Results
+from pipeline.stages.report.vega.panels import Strip, hover, mark, strips
+from pipeline.stages.report.vega.spec import INK, NAMES, NARROW, SURFACE, WIDE, Chart, Layout, layer, own, quantity
+from pipeline.stages.report.vega.styles import FAMILY_COLOURS
+
+PARTS = {"weights": "var(--s-1)", "KV cache": "var(--s-3)", "everything else, at the peak": "var(--s-8)"}
+
+
+def section(report: Report) -> Section | None:
+    """The memory of the servers that were measured, and the checkpoints on disk."""
+    comparison = report.comparison
+    held, sizes = memory_chart(comparison), size_chart(comparison)
+    if not comparison.is_measured and sizes is None:
+        return None
+    blocks: list[Block] = []
+    if held:
+        blocks += [
+            lead(
+                "What the server held while it was measured. vLLM sets memory aside for keys and values; smaller "
+                "weights leave more of it."
+            ),
+            Key([Mark(name, colour, "square") for name, colour in PARTS.items()], media=PAGE),
+            Picture(held, [memory_table(comparison)]),
+            Heading("Checkpoint size", media=PAGE),
+        ]
+    if sizes:
+        blocks.append(Picture(sizes, [size_table(comparison)], media=PAGE))
+    else:
+        blocks.append(Prose("n/a: no checkpoint has been made.", "empty", media=PAGE))
+    return Section("memory", "Memory", "Memory", blocks)
+
+
+def parts_of(memory: Memory) -> dict[str, int]:
+    """Bytes of each part that is known; everything else is what the peak has beyond the other two."""
+    weights, cache = memory.weights_bytes, memory.kv_cache_bytes
+    found = {"weights": weights, "KV cache": cache}
+    if memory.peak_bytes is not None and weights is not None and cache is not None:
+        found["everything else, at the peak"] = max(0, memory.peak_bytes - weights - cache)
+    return {name: size for name, size in found.items() if size}
+
+
+def memory_of(row: Row) -> tuple[Memory, Fit | Missing] | None:
+    """The memory of a variant's server, under the protocol where it held most, and its fit elsewhere."""
+    found = [(each.memory, each.fit) for each in row.benchmarks.values() if each.memory is not None]
+    return max(found, key=lambda item: (item[0].peak_bytes or 0, item[0].kv_cache_bytes or 0), default=None)
+
+
+def memory_chart(comparison: Comparison) -> Chart | None:
+    """A bar for each variant whose server said what it holds."""
+    seen = [(row, found[0]) for row in comparison.rows if (found := memory_of(row)) is not None]
+    held = [(row, memory, parts) for row, memory in seen if (parts := parts_of(memory))]
+    if not held:
+        return None
+    unit, scale = size_unit(sum(parts.values()) for _, _, parts in held)
+    digits = min(2, decimals(sum(parts.values()) / scale for _, _, parts in held))
+    rows = [
+        bar
+        for row, memory, parts in held
+        for bar in _bars(row.label, parts, memory.kv_cache_tokens, (unit, scale, digits))
+    ]
+    key = "From the left: weights, KV cache, everything else at the peak."
+    return Chart("memory", "Memory while serving", key, lambda layout: _memory(rows, layout))
+
+
+def _bars(label: str, parts: dict[str, int], tokens: int | None, form: tuple[str, float, int]) -> list[dict[str, Any]]:
+    (unit, scale, digits), rows, start = form, [], 0.0
+    total = f"{number(sum(parts.values()) / scale, digits)} {unit}"
+    for name, size in parts.items():
+        rows.append(
+            {
+                "label": label,
+                "low": start,
+                "high": start + size / scale,
+                "color": PARTS[name],
+                "text": f"{total}{f' · {tokens:,} tokens fit' if tokens else ''}",
+                "is_last": name == list(parts)[-1],
+                "hover": f"{label}, {name}: {number(size / scale, digits)} {unit}",
+            }
+        )
+        start += size / scale
+    return rows
+
+
+def _memory(rows: list[dict[str, Any]], layout: Layout) -> dict[str, Any]:
+    # The longest bar leaves room for its text.
+    room = 1.32 if layout is WIDE else 2.2
+    x = quantity("low", domain=[0, room * max(row["high"] for row in rows)], axis=None)
+    bar = mark(
+        {"type": "bar", "height": 15, "stroke": SURFACE, "strokeWidth": 1},
+        x2={"field": "high"},
+        color=own("color"),
+        description=hover(),
+    )
+    text = mark(
+        {"type": "text", "align": "left", "dx": 7, "color": INK, "fontSize": layout.font},
+        "datum.is_last",
+        x={"field": "high"},
+        text={"field": "text", "type": "nominal"},
+    )
+    return strips([Strip("", rows, x, [bar, text])], list(dict.fromkeys(row["label"] for row in rows)), layout)
+
+
+def memory_table(comparison: Comparison) -> Table:
+    """Bytes of each part, the number of tokens that fit, and the fit into a GPU of 24 GB."""
+    held = [(row, memory_of(row)) for row in comparison.rows]
+    found = [(row, *both) for row, both in held if both is not None]
+    sizes = [size for _, m, _ in found for size in (m.weights_bytes, m.kv_cache_bytes, m.peak_bytes) if size]
+    unit, scale = size_unit(sizes)
+    digits = min(2, decimals(size / scale for size in sizes))
+
+    def show(size: int | None) -> str:
+        return "n/a" if size is None else number(size / scale, digits)
+
+    def line(row: Row, m: Memory, fit: Fit | Missing) -> tuple[str, ...]:
+        tokens = "n/a" if m.kv_cache_tokens is None else f"{m.kv_cache_tokens:,}"
+        each = "n/a" if m.kv_bytes_per_token is None else f"{m.kv_bytes_per_token:,}"
+        held = (show(m.weights_bytes), show(m.kv_cache_bytes), tokens, each, show(m.peak_bytes), m.peak_of)
+        return (row.label, *held, _fits(fit))
+
+    head = ("Variant", f"Weights ({unit})", f"KV cache ({unit})", "Tokens that fit", "Bytes a token", f"Peak ({unit})")
+    return Table((*head, "Peak of", "In 24 GB"), [line(*each) for each in found], "Memory while serving")
+
+
+def _fits(fit: Fit | Missing) -> str:
+    if isinstance(fit, Missing):
+        return f"n/a ({fit.reason})"
+    beside = "" if fit.overhead_bytes is not None else ", activations not counted"
+    return f"yes, with {fit.kv_tokens:,} tokens of KV cache{beside}" if fit.fits else "no"
+
+
+def size_chart(comparison: Comparison) -> Chart | None:
+    """Checkpoint sizes as bars, in the order of the table."""
+    cells = [(row, row.size) for row in comparison.rows if isinstance(row.size, SizeCell)]
+    if not cells:
+        return None
+    unit, scale = size_unit(cell.bytes for _, cell in cells)
+    digits = min(2, decimals(cell.bytes / scale for _, cell in cells))
+    rows = [
+        {
+            "label": row.label,
+            "value": cell.bytes / scale,
+            "color": FAMILY_COLOURS[row.family],
+            "text": f"{number(cell.bytes / scale, digits)} {unit}"
+            + (f" · {cell.ratio:.2f}×" if isinstance(cell.ratio, float) else ""),
+        }
+        for row, cell in cells
+    ]
+    return Chart("size", "Checkpoint size", "Beside each bar its ratio to BF16.", lambda layout: _sizes(rows, layout))
+
+
+def _sizes(rows: list[dict[str, Any]], layout: Layout) -> dict[str, Any]:
+    labels = [row["label"] for row in rows]
+    # The longest bar leaves room for its text.
+    room = 1.2 if layout is WIDE else 1.85
+    encoding = {
+        "x": quantity("value", domain=[0, room * max(row["value"] for row in rows)], axis=None),
+        "y": {
+            "field": "label",
+            "type": "nominal",
+            "scale": {"domain": labels},
+            "title": None,
+            "axis": {**NAMES, "labelLimit": layout.names},
+        },
+    }
+    text = {"type": "text", "align": "left", "dx": 7, "color": INK, "fontSize": layout.font}
+    layers = [
+        layer({"type": "bar", "height": 15, "cornerRadiusEnd": 3}, encoding, {"color": own("color")}),
+        layer(text, encoding, {"text": {"field": "text", "type": "nominal"}}),
+    ]
+    width = layout.width - layout.names + (40 if layout is NARROW else 0)
+    return {"width": width, "height": 28 * len(rows), "data": {"values": rows}, "layer": layers}
+
+
+def size_table(comparison: Comparison) -> Table:
+    """Each checkpoint's size, its ratio to BF16's, and its bytes."""
+    results = Results.of(comparison)
+    index = next(i for i, column in enumerate(results.columns) if column.name == SIZE)
+    rows = [
+        (row.label, cell.value or f"n/a: {cell.missing}", cell.change or "n/a", cell.evidence)
+        for row in results.rows
+        for cell in (row.cells[index],)
+    ]
+    head = ("Variant", f"Checkpoint ({results.columns[index].unit})", "Of BF16", "Exactly")
+    return Table(head, rows, "Checkpoint sizes")

@@ -1,0 +1,217 @@
+"""Published tables beside these results: changes against BF16, and the differences that are noise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from pipeline.compare.published.reproduction import ReproducedCell, Reproduction
+from pipeline.results.base import Missing
+from pipeline.stages.report.blocks import PAGE, Block, Details, Heading, Key, Mark, Picture, Prose, Section, Table, lead
+from pipeline.stages.report.document import Report
+from pipeline.stages.report.number_format import ends, figure, number, signed
+from pipeline.stages.report.vega.panels import Strip, diamond, interval, line_at, ring, strips
+from pipeline.stages.report.vega.spec import INK, MUTED, Chart, Layout, domain, quantity
+from pipeline.stages.report.vega.styles import COLOURS
+
+TITLES = {"total_token_throughput": "Throughput", "mean_ttft_ms": "Mean TTFT", "mean_tpot_ms": "Mean TPOT"}
+PUBLISHED, MEASURED = COLOURS[1], COLOURS[0]
+AGREES = {True: "yes", False: "no", None: "cannot be told"}
+
+
+def section(report: Report) -> Section | None:
+    """Each published table that has variants of this report."""
+    if not report.reproductions:
+        return None
+    blocks: list[Block] = [
+        lead(
+            "Published tables beside these results, as figures on the same model and hardware, else as changes against "
+            "BF16, which travel further. A published speed comes from a single run without an interval: it agrees "
+            "where the measured interval holds it. A published accuracy has the noise of its items: it agrees where "
+            "that and the measured interval allow one difference."
+        )
+    ]
+    for each in report.reproductions:
+        blocks += _blocks(each)
+    return Section("study", "The published study, again", "Study", blocks)
+
+
+def _blocks(reproduction: Reproduction) -> Iterator[Block]:
+    source = reproduction.source
+    software = f"; {source.software}" if source.software else ""
+    basis = "Figures" if reproduction.basis == "figures" else "Changes against BF16"
+    yield Heading(reproduction.title)
+    yield Prose(
+        f"{source.document}, {source.section} ({source.publisher}{software}). {basis}: {reproduction.why}.", "source"
+    )
+    yield from (Prose(sentence.text) for sentence in reproduction.statements)
+    table = reproduction_table(reproduction)
+    if chart := reproduction_chart(reproduction):
+        marks = [Mark("published", PUBLISHED, "diamond")]
+        marks.append(Mark("measured here, with its 95 % interval", MEASURED, "circle", is_hollow=True))
+        yield Key(marks, media=PAGE)
+        yield Picture(chart, [table])
+    else:
+        yield Details("Cell by cell", [table])
+    if chart := published_chart(reproduction):
+        yield Heading("Which of the published differences are noise", 4, media=PAGE)
+        yield Picture(chart, [published_table(reproduction)], media=PAGE)
+    if reproduction.printed:
+        yield Details("The printed percentages, computed again", [printed_table(reproduction)], media=PAGE)
+
+
+def reproduction_chart(reproduction: Reproduction) -> Chart | None:
+    """For each metric the published change against BF16 and the measured one; nothing where none was measured."""
+    panels = {}
+    for metric in dict.fromkeys(cell.metric for cell in reproduction.cells):
+        rows = _rows([cell for cell in reproduction.cells if cell.metric == metric], reproduction.kind)
+        if any(row["kind"] == "measured" for row in rows):
+            panels[metric] = rows
+    if not panels:
+        return None
+    labels = list(dict.fromkeys(row["label"] for rows in panels.values() for row in rows))
+    unit = "points" if reproduction.kind == "accuracy" else "%"
+
+    def spec(layout: Layout) -> dict[str, Any]:
+        # A filled diamond is printed, a ring is ours: the two are told apart without colour.
+        layers = [
+            line_at(0),
+            interval("datum.kind == 'measured'"),
+            diamond("datum.kind == 'published'", size=84),
+            ring("datum.kind == 'measured'"),
+        ]
+        drawn = []
+        for metric, rows in panels.items():
+            ends = domain([0.0, *(row[name] for row in rows for name in ("value", "low", "high"))], 0.07)
+            x = quantity("value", domain=ends, axis={"tickCount": 4, "labelFlush": False})
+            drawn.append(Strip(TITLES.get(metric, metric), rows, x, layers, f"against BF16, {unit}"))
+        return strips(drawn, labels, layout)
+
+    title = f"{reproduction.title}: published and measured"
+    key = "Diamond: published, a single run without an interval. Ring: measured here, with its 95 % interval."
+    return Chart(f"reproduction-{reproduction.table}", title, key, spec)
+
+
+def _rows(cells: Sequence[ReproducedCell], kind: str) -> list[dict[str, Any]]:
+    unit, rows = "points" if kind == "accuracy" else "%", []
+    for cell in cells:
+        if (change := cell.published_change) is not None:
+            text = f"{cell.label}: published {signed(change)} {unit}"
+            ends = {"low": change, "high": change}
+            rows.append(
+                {"label": cell.label, "kind": "published", "value": change, **ends, "color": PUBLISHED, "hover": text}
+            )
+        if (change := cell.measured_change) is not None and not isinstance(cell.published, Missing):
+            around = cell.measured_change_interval
+            low, high = (around.low, around.high) if around else (change, change)
+            text = f"{cell.label}: measured {signed(change)} {unit} ({signed(low)} to {signed(high)})"
+            ends = {"low": low, "high": high}
+            rows.append(
+                {"label": cell.label, "kind": "measured", "value": change, **ends, "color": MEASURED, "hover": text}
+            )
+    return rows
+
+
+def published_chart(reproduction: Reproduction) -> Chart | None:
+    """A published accuracy table's differences from BF16 with the intervals that their numbers of items imply."""
+    found = reproduction.differences
+    if not found:
+        return None
+    rows = [
+        {
+            "label": each.label,
+            "task": each.task,
+            "value": each.points,
+            "low": each.interval.low,
+            "high": each.interval.high,
+            "kind": "noise" if each.within_noise else "clear",
+            "color": MUTED if each.within_noise else INK,
+            "hover": f"{each.label}, {each.task}: {signed(each.points, 2)} points "
+            f"({signed(each.interval.low)} to {signed(each.interval.high)}), {each.n:,} items",
+        }
+        for each in found
+    ]
+    ends = domain([0.0, *(end for each in found for end in (each.interval.low, each.interval.high))], 0.05)
+
+    def spec(layout: Layout) -> dict[str, Any]:
+        x = quantity("value", domain=ends, axis={"tickCount": 5, "labelFlush": False})
+        layers = [line_at(0), interval(), ring("datum.kind == 'noise'"), diamond("datum.kind == 'clear'")]
+        tasks = dict.fromkeys(row["task"] for row in rows)
+        drawn = [Strip(str(task), [row for row in rows if row["task"] == task], x, layers) for task in tasks]
+        return strips(drawn, list(dict.fromkeys(str(row["label"]) for row in rows)), layout)
+
+    key = (
+        "Points against BF16 with the 95 % interval that the number of items implies. Ring: within noise; diamond: not."
+    )
+    return Chart(f"published-{reproduction.table}", f"{reproduction.title}: which differences are noise", key, spec)
+
+
+def reproduction_table(reproduction: Reproduction) -> Table:
+    """Published and measured figures and changes; agreement where there is an interval to hold one against."""
+    unit = "points" if reproduction.kind == "accuracy" else "%"
+    rows = tuple(_reproduced(cell, reproduction.kind) for cell in reproduction.cells)
+    change = f"change ({unit})"
+    head = ("Published as", "Variant here", "Metric", "Published", f"Published {change}", "Measured", "95 %")
+    against = (f"Measured {change}", "95 %", "Measured over published", "Agrees")
+    return Table((*head, *against), rows, f"{reproduction.title}, published and measured")
+
+
+def _reproduced(cell: ReproducedCell, kind: str) -> tuple[str, ...]:
+    def show(value: float) -> str:
+        return number(value, 2) if kind == "accuracy" else figure(value)
+
+    def change(value: float | None) -> str:
+        return "" if value is None else signed(value)
+
+    measured = f"n/a: {cell.measured.reason}" if isinstance(cell.measured, Missing) else show(cell.measured)
+    published = f"n/a: {cell.published.reason}" if isinstance(cell.published, Missing) else show(cell.published)
+    around = ends(cell.measured_interval, show) if cell.measured_interval else ""
+    moved = ends(cell.measured_change_interval, signed) if cell.measured_change_interval else ""
+    return (
+        cell.label,
+        cell.variant or "",
+        TITLES.get(cell.metric, cell.metric),
+        published,
+        change(cell.published_change),
+        measured,
+        around,
+        change(cell.measured_change),
+        moved,
+        "" if cell.ratio is None else f"{number(cell.ratio, 3)}×",
+        AGREES[cell.agrees] if cell.published_change is not None or cell.ratio is not None else "",
+    )
+
+
+def published_table(reproduction: Reproduction) -> Table:
+    """A published table's differences from BF16, with the intervals that their numbers of items imply."""
+    rows = tuple(
+        (
+            each.label,
+            each.task,
+            f"{each.n:,}",
+            signed(each.points, 2),
+            f"{each.items:+,}".replace("-", "−"),
+            ends(each.interval, signed),
+            number(each.z, 2),
+            "yes" if each.within_noise else "no",
+        )
+        for each in reproduction.differences
+    )
+    head = ("Published as", "Task", "Items", "Difference (points)", "In items", "95 %", "z", "Within noise")
+    return Table(head, rows, f"{reproduction.title}, published differences")
+
+
+def printed_table(reproduction: Reproduction) -> Table:
+    """The percentages that the study prints, computed again from the figures that it prints."""
+    rows = tuple(
+        (
+            each.label,
+            TITLES.get(each.metric, each.metric),
+            f"{signed(each.printed)} %",
+            f"{signed(each.recomputed)} %",
+            "a slip" if each.is_slip else "as computed",
+        )
+        for each in reproduction.printed
+    )
+    head = ("Published as", "Metric", "Printed", "From the printed figures", "")
+    return Table(head, rows, f"{reproduction.title}, printed percentages")

@@ -1,0 +1,189 @@
+"""Cells of results: each figure with its interval, its difference from BF16, and the symbols of what limits it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from pipeline.compare.calibration_sweep import Sweep
+from pipeline.compare.comparison import Comparison, Row, SizeCell, SpeedCell, TaskCell
+from pipeline.compare.stats.intervals import Interval
+from pipeline.compare.stats.kl_divergence import DivergenceCell
+from pipeline.results.base import Missing
+from pipeline.stages.report import blocks
+from pipeline.stages.report.blocks import Cell, Footnote, Legend
+from pipeline.stages.report.number_format import decimals, number, signed
+
+EMULATED = Footnote("†", "emulated: no speed claim")
+EMULATED_BASELINE = Footnote("‡", "BF16 emulated: no speed claim")
+MARKED = Footnote("§", "marked")
+# What the legend says of each symbol that occurs.
+LEGEND = {
+    EMULATED: "this machine has no kernel for the format, so its accuracy counts and its speed does not.",
+    EMULATED_BASELINE: "this machine has no kernel for BF16, so no speed can be compared with BF16's.",
+    MARKED: "a guard failed during the measurement and is named below.",
+}
+
+
+@dataclass(frozen=True)
+class Column(blocks.Column):
+    """A column of results: one metric in one unit."""
+
+    name: str
+    kind: Literal["speed", "size", "task", "divergence"]
+    digits: int
+    scale: float = 1.0
+
+
+def footnote_lines(found: set[Footnote]) -> list[str]:
+    """The legend of these footnotes, in the order of their symbols."""
+    return [f"{note.symbol} {note.words}; {text}" for note, text in LEGEND.items() if note in found]
+
+
+def speed_footnotes(row: Row) -> tuple[Footnote, ...]:
+    """Limits of a variant's speeds: emulated, or measured while a guard failed."""
+    return (*_claims(row), *((MARKED,) if row.marks else ()))
+
+
+def claim_symbol(row: Row) -> str:
+    """The symbol of a speed that makes no claim."""
+    return "".join(note.symbol for note in _claims(row))
+
+
+def claim_legend(rows: Iterable[Row]) -> list[Legend]:
+    """The words for `claim_symbol`, where it occurs."""
+    lines = footnote_lines({note for row in rows for note in _claims(row)})
+    return [Legend(lines)] if lines else []
+
+
+def _claims(row: Row) -> tuple[Footnote, ...]:
+    if row.claims_speed:
+        return ()
+    return (EMULATED if row.emulated else EMULATED_BASELINE,)
+
+
+def divergence_scale(shown: Comparison | Sweep) -> tuple[str, float, int]:
+    """Unit, scale and decimals that suit the smallest of the divergences, which is the one to tell from nothing."""
+    found = [cell.kl.value for row in shown.rows if isinstance(cell := row.divergence, DivergenceCell)]
+    smallest = min((value for value in found if value > 0), default=0.0)
+    unit, scale = ("nats/token", 1.0) if smallest >= 0.1 else ("10⁻³ nats/token", 1e-3)
+    return unit, scale, min(decimals([smallest / scale]), 2 if scale < 1 else 3)
+
+
+def _range(interval: Interval | None, show: Callable[[float], str]) -> str:
+    return "" if interval is None else f"{show(interval.low)} to {show(interval.high)}"
+
+
+def speed_cell(row: Row, cell: SpeedCell | Missing, column: Column, best: bool) -> Cell:
+    """A metric of the benchmark with its change in percent."""
+    if isinstance(cell, Missing):
+        return Cell(missing=cell.reason)
+    measured, change = cell.measured, cell.change
+
+    def show(value: float) -> str:
+        return number(value, column.digits)
+
+    repeats = f"{len(measured.values)} repeat{'' if len(measured.values) == 1 else 's'}"
+    shown = Cell(
+        value=show(measured.mean),
+        order=measured.mean,
+        interval=_range(measured.interval, show),
+        evidence=f"{repeats}, {_range(measured.spread, show)}",
+        is_best=best,
+        footnotes=speed_footnotes(row),
+    )
+    if isinstance(change, Missing):
+        return replace(shown, change_missing=change.reason)
+    clear = row.claims_speed and change.is_clear
+    if change.interval is not None and not clear and row.claims_speed:
+        shown = replace(shown, evidence=f"{shown.evidence}; no difference shown")
+    return replace(
+        shown,
+        change=f"{signed(change.percent)} %",
+        change_interval=f"{_range(change.interval, signed)} %" if change.interval else "",
+        change_missing=change.reason or "",
+        is_clear=clear,
+        is_gain=clear and (change.percent > 0) == (column.better == "higher"),
+    )
+
+
+def size_cell(cell: SizeCell | Missing, column: Column, best: bool) -> Cell:
+    """A checkpoint's size with its ratio to BF16's."""
+    if isinstance(cell, Missing):
+        return Cell(missing=cell.reason)
+    return Cell(
+        value=number(cell.bytes / column.scale, column.digits),
+        order=cell.bytes,
+        change="" if isinstance(cell.ratio, Missing) else f"{cell.ratio:.2f}×",
+        change_missing=cell.ratio.reason if isinstance(cell.ratio, Missing) else "",
+        evidence=f"{cell.bytes:,} bytes",
+        is_best=best,
+    )
+
+
+def task_cell(cell: TaskCell | Missing, column: Column, best: bool) -> Cell:
+    """A task's accuracy with its difference from BF16."""
+    if isinstance(cell, Missing):
+        return Cell(missing=cell.reason)
+    score, change = cell.accuracy, cell.change
+
+    def show(value: float) -> str:
+        return number(100 * value, column.digits)
+
+    def points(value: float) -> str:
+        return signed(100 * value, column.digits)
+
+    shown = Cell(
+        value=show(score.value),
+        order=score.value,
+        interval=f"{_range(score.interval, show)} %" if score.interval else "",
+        evidence=", ".join(
+            [f"{score.n:,} items", *(f"{show(each)} % by {name}" for name, each in cell.filters.items())]
+        ),
+        is_best=best,
+    )
+    if isinstance(change, Missing):
+        return replace(shown, change_missing=change.reason)
+    counts = f"{change.gained} only here, {change.lost} only with BF16"
+    return replace(
+        shown,
+        change=points(change.difference),
+        change_interval=f"{_range(change.interval, points)} points" if change.interval else "",
+        evidence=f"{shown.evidence}, {counts}, p = {change.p_value:.2g}{_loss(cell)}",
+        is_clear=change.is_clear,
+        is_gain=change.is_clear and change.difference > 0,
+    )
+
+
+def _loss(cell: TaskCell) -> str:
+    """The verdict on the loss, with the p-value that it rests on."""
+    loss = cell.loss
+    return "" if isinstance(loss, Missing) else f" ({loss.p_holm:.2g} by Holm over the table), {loss.text}"
+
+
+def divergence_of(row: Row, column: Column, best: bool) -> Cell:
+    """A variant's divergence; the baseline has none, but what it differs from itself by."""
+    cell = row.divergence
+    if row.is_baseline and row.perplexity is not None:
+        again = isinstance(cell, DivergenceCell) and number(cell.kl.value / column.scale, column.digits)
+        return Cell(value="baseline", order=0.0, evidence=f"from itself, asked again: {again}" if again else "")
+    return replace(divergence_cell(cell, column), is_best=best)
+
+
+def divergence_cell(cell: DivergenceCell | Missing, column: Column) -> Cell:
+    """A divergence with its interval as the second figure."""
+    if isinstance(cell, Missing):
+        return Cell(missing=cell.reason)
+
+    def show(value: float) -> str:
+        return number(value / column.scale, column.digits)
+
+    ends = _range(cell.kl.interval, show)
+    return Cell(
+        value=show(cell.kl.value),
+        order=cell.kl.value,
+        interval=f"{ends} {column.unit}" if ends else "",
+        change=ends or "no interval",
+        evidence=f"{cell.tokens:,} tokens of {cell.sequences:,} sequences",
+    )

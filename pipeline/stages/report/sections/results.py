@@ -1,0 +1,183 @@
+"""The table of results: a row for each variant, a column for each metric in one unit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+
+from pipeline.compare.comparison import DIVERGENCE, SIZE, Comparison, SizeCell, SpeedCell, TaskCell
+from pipeline.compare.comparison import Row as ComparedRow
+from pipeline.compare.stats.repeats import Change
+from pipeline.results.text import clean
+from pipeline.stages.report.blocks import (
+    EVERYWHERE,
+    PAGE,
+    Block,
+    Cell,
+    CellTable,
+    Details,
+    Heading,
+    Legend,
+    Row,
+    Section,
+    Table,
+)
+from pipeline.stages.report.document import Report
+from pipeline.stages.report.number_format import decimals, ends, number, signed, size_unit
+from pipeline.stages.report.sections.result_cells import (
+    Column,
+    claim_legend,
+    claim_symbol,
+    divergence_of,
+    divergence_scale,
+    footnote_lines,
+    size_cell,
+    speed_cell,
+    task_cell,
+)
+
+ABBREVIATIONS = ("ttft", "tpot", "itl", "e2el")
+
+
+def section(report: Report) -> Section:
+    """The table, how to read it, and every metric of the benchmark."""
+    results = Results.of(report.comparison)
+    table = CellTable("Variant", results.columns, results.rows, "Results", legend=results.legend, media=EVERYWHERE)
+    blocks: list[Block] = [table]
+    if report.comparison.is_measured:
+        hint = "↑ more is better, ↓ less is better. Hover over a figure for its interval; a heading sorts the table."
+        blocks.append(Legend([hint], media=PAGE))
+    if metrics := metric_tables(report.comparison):
+        inside: list[Block] = [block for table in metrics for block in (Heading(table.caption), table)]
+        inside += claim_legend(report.comparison.rows)
+        blocks.append(Details("Every metric of the benchmark, with intervals", inside, media=PAGE))
+    return Section("results", "Results", "Results", blocks)
+
+
+@dataclass(frozen=True)
+class ResultRow(Row):
+    """One variant's cells, in the order of the columns."""
+
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Results:
+    """The comparison as a table."""
+
+    comparison: Comparison
+    columns: tuple[Column, ...] = ()
+
+    @classmethod
+    def of(cls, comparison: Comparison) -> Results:
+        """Chooses units and decimals for each column."""
+        return cls(comparison, tuple(_columns(comparison)))
+
+    @cached_property
+    def rows(self) -> tuple[ResultRow, ...]:
+        """Every variant, also those without a result."""
+        return tuple(
+            ResultRow(
+                label=row.label,
+                cells=tuple(self._cell(row, column) for column in self.columns),
+                is_highlighted=row.is_baseline,
+                remark="baseline" if row.is_baseline else "",
+                name=row.name,
+            )
+            for row in self.comparison.rows
+        )
+
+    @property
+    def legend(self) -> list[str]:
+        """Lines that explain the cells; only what occurs."""
+        cells = [cell for row in self.rows for cell in row.cells]
+        lines = []
+        if any(cell.change for cell in cells):
+            lines.append(
+                "A cell's second figure is the difference from BF16: percent for speed, points on the same items for "
+                "accuracy; for the checkpoint it is the ratio."
+            )
+        if any(column.kind == "divergence" for column in self.columns):
+            lines.append(
+                "KL from BF16: how much of BF16's next-token distribution is lost, a lower bound; its second figure is "
+                "the 95 % interval."
+            )
+        if any(cell.star for cell in cells):
+            lines.append("*: the 95 % interval of the difference excludes zero; without a star no difference is shown.")
+        if any(cell.is_best for cell in cells):
+            lines.append("Best: the best figure of a column; it need not be clearly better than the next.")
+        lines += footnote_lines({note for cell in cells for note in cell.footnotes})
+        compared = [cell for row in self.rows if not row.is_highlighted for cell in row.cells if cell.change_missing]
+        reasons = dict.fromkeys(
+            f"{'Interval of the difference' if cell.change else 'Difference'} n/a: {cell.change_missing}."
+            for cell in compared
+        )
+        return [*lines, *reasons, *self.comparison.notes]
+
+    def _cell(self, row: ComparedRow, column: Column) -> Cell:
+        best = row.name in self.comparison.best.get(column.name, ())
+        if column.kind == "speed":
+            return speed_cell(row, row.speed[column.name], column, best)
+        if column.kind == "size":
+            return size_cell(row.size, column, best)
+        if column.kind == "divergence":
+            return divergence_of(row, column, best)
+        return task_cell(row.tasks[column.name], column, best)
+
+
+def _columns(comparison: Comparison) -> Sequence[Column]:
+    speed, quality = "speed and size", "quality"
+    columns = []
+    for metric in comparison.metrics:
+        cells = [row.speed[metric.name] for row in comparison.rows]
+        digits = min(2, decimals(cell.measured.mean for cell in cells if isinstance(cell, SpeedCell)))
+        columns.append(
+            Column(metric.title, metric.unit, metric.name, "speed", digits, better=metric.better, group=speed)
+        )
+    unit, scale = size_unit([row.size.bytes for row in comparison.rows if isinstance(row.size, SizeCell)])
+    sizes = [row.size.bytes / scale for row in comparison.rows if isinstance(row.size, SizeCell)]
+    digits = min(decimals(sizes), 2)
+    columns.append(Column("Checkpoint", unit, SIZE, "size", digits, scale, better="lower", group=speed))
+    for task in comparison.tasks:
+        tested = [row.tasks[task] for row in comparison.rows]
+        many = all(cell.accuracy.n >= 1000 for cell in tested if isinstance(cell, TaskCell))
+        columns.append(Column(task, "%", task, "task", 2 if many else 1, 0.01, better="higher", group=quality))
+    # Without a single measurement there is nothing to say why each is missing.
+    if any(row.perplexity is not None for row in comparison.rows):
+        unit, scale, digits = divergence_scale(comparison)
+        columns.append(
+            Column("KL from BF16", unit, DIVERGENCE, "divergence", digits, scale, better="lower", group=quality)
+        )
+    return columns
+
+
+def metric_tables(comparison: Comparison) -> list[Table]:
+    """Every metric of the benchmark for each variant: mean, interval and range over the repeats, and the change."""
+    found = []
+    for name in dict.fromkeys(name for row in comparison.rows for name in row.details):
+        cells = [(row, cell) for row in comparison.rows if isinstance(cell := row.details.get(name), SpeedCell)]
+        if not cells:
+            continue
+        unit, digits = cells[0][1].measured.unit, decimals(cell.measured.mean for _, cell in cells)
+        # A figure in another unit would not belong under this heading.
+        shown = [(row, cell) for row, cell in cells if cell.measured.unit == unit]
+        head = ("Variant", f"Mean ({unit})", "95 %", "Range", "Repeats", "Against BF16", "95 %")
+        found.append(Table(head, [_metric_row(row, cell, digits) for row, cell in shown], _title(name)))
+    capacity = [(r.label, f"{r.kv_cache_tokens:,}") for r in comparison.rows if r.kv_cache_tokens is not None]
+    return [*found, Table(("Variant", "Tokens"), capacity, "KV-cache capacity")] if capacity else found
+
+
+def _metric_row(row: ComparedRow, cell: SpeedCell, digits: int) -> tuple[str, ...]:
+    measured, change = cell.measured, cell.change
+    mean = number(measured.mean, digits) + claim_symbol(row)
+    inside = (ends(each, partial(number, digits=digits)) for each in (measured.interval, measured.spread))
+    against = f"{signed(change.percent)} %" if isinstance(change, Change) else ""
+    around = f"{ends(change.interval, signed)} %" if isinstance(change, Change) and change.interval else ""
+    return (row.label, mean, *inside, str(len(measured.values)), against, around)
+
+
+def _title(name: str) -> str:
+    """A metric's name as people write it: `p99_ttft_ms` is P99 TTFT."""
+    words = [word.upper() if word in ABBREVIATIONS else word for word in name.removesuffix("_ms").split("_")]
+    return clean(" ".join(words)[:1].upper() + " ".join(words)[1:], 60)

@@ -1,0 +1,298 @@
+"""The roofline: what devices allow at best, the share that was reached, and the gains predicted for other GPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from pipeline.compare.published.roofline_validation import RooflineCheck
+from pipeline.compare.roofline.model import Roofline, RooflineRow
+from pipeline.compare.statements import listing
+from pipeline.results.base import Missing
+from pipeline.stages.report.blocks import PAGE, Block, Heading, Legend, Picture, Section, Table, lead
+from pipeline.stages.report.document import Report
+from pipeline.stages.report.number_format import ends, figure, number, signed
+from pipeline.stages.report.vega.panels import Strip, diamond, hover, interval, line_at, mark, strips
+from pipeline.stages.report.vega.spec import INK, MUTED, Chart, Layout, domain, heading, layer, quantity
+from pipeline.stages.report.vega.styles import COLOURS
+
+# Against what was reached: the two floors, and which of them the figure is about.
+SHARES = {
+    "decode_share": ("One token at a time", "decode floor over measured TPOT"),
+    "throughput_share": ("Under the load", "measured throughput over the best possible"),
+}
+METRICS = {"total_token_throughput": "throughput", "mean_ttft_ms": "mean TTFT", "mean_tpot_ms": "mean TPOT"}
+
+
+def section(report: Report) -> Section | None:
+    """The machine that was measured, other GPUs, and the error of the prediction."""
+    if not report.rooflines and report.roofline_check is None:
+        return None
+    blocks = [*_measured(report.rooflines), *_elsewhere(report.rooflines), *_trust(report.roofline_check)]
+    return Section("roofline", "What the hardware would allow", "Roofline", blocks)
+
+
+def _measured(rooflines: Sequence[Roofline]) -> Iterator[Block]:
+    chart = share_chart(rooflines)
+    for each in rooflines:
+        if each.predicted:
+            continue
+        device, bandwidth = each.device, each.device.bandwidth_gb_s
+        speed = f" at {bandwidth:,.1f} GB/s ({device.source})" if bandwidth else ""
+        yield lead(
+            "A token cannot be served faster than its weights and its keys and values are read, nor than its products "
+            f"are computed. For {device.name}{speed}, a context of {each.context:,} tokens, and a load of "
+            f"{each.load.requests:,} requests ({each.load.source})."
+        )
+        table = roofline_table(each)
+        yield Picture(chart, [table]) if chart else table
+
+
+def _elsewhere(rooflines: Sequence[Roofline]) -> Iterator[Block]:
+    if (chart := what_if_chart(rooflines)) is None:
+        return
+    yield Heading("What if it ran elsewhere?")
+    yield lead(
+        "Nothing was measured on these GPUs. The bars say what their memory and arithmetic would allow for these "
+        "checkpoints under this load; kernels decide how much of it arrives.",
+        tag="predicted",
+    )
+    figures: list[Block] = []
+    for each in rooflines:
+        if each.predicted:
+            figures += [Heading(f"{each.device.name}, predicted ({each.device.source})", 4), roofline_table(each)]
+    yield Picture(chart, figures)
+
+
+def _trust(check: RooflineCheck | None) -> Iterator[Block]:
+    chart = check_chart(check)
+    if check is None or chart is None:
+        return
+    yield Heading("How far to trust it")
+    yield lead(
+        "The same prediction for every table of the study, beside what the study measured. On the dashed line the "
+        "prediction is right; below it the study got less than memory and arithmetic would allow, as kernels that "
+        "unpack weights on the way must."
+    )
+    yield error_table(check)
+    yield Picture(chart, [check_table(check)], media=PAGE)
+    yield Legend(check.assumptions, media=PAGE)
+
+
+def share_chart(found: Sequence[Roofline]) -> Chart | None:
+    """The share of its floor that each variant reached on the machine that was measured."""
+    here = next((roofline for roofline in found if not roofline.predicted), None)
+    panels = {name: rows for name in SHARES if here is not None and (rows := _shares(here.rows, name))}
+    if not panels:
+        return None
+    labels = list(dict.fromkeys(row["label"] for rows in panels.values() for row in rows))
+
+    def spec(layout: Layout) -> dict[str, Any]:
+        drawn = []
+        for name, rows in panels.items():
+            top = max(100.0, *(row["value"] for row in rows))
+            x = quantity("value", domain=[0, 1.18 * top], axis={"values": [0, 25, 50, 75, 100], "labelExpr": PERCENT})
+            text = {"type": "text", "align": "left", "dx": 6, "color": INK, "fontSize": layout.font}
+            bar = {"type": "bar", "height": 14, "cornerRadiusEnd": 3, "color": "var(--s-1)"}
+            layers = [
+                mark(bar, description=hover()),
+                line_at(100, strokeDash=[4, 3]),
+                mark(text, text={"field": "text", "type": "nominal"}),
+            ]
+            drawn.append(Strip(SHARES[name][0], rows, x, layers, SHARES[name][1]))
+        return strips(drawn, labels, layout, most=2)
+
+    key = "Percent of what memory bandwidth and arithmetic allow at best."
+    return Chart("roofline", "How much of the floor was reached", key, spec)
+
+
+PERCENT = "format(datum.value, ',') + ' %'"
+
+
+def _shares(rows: Sequence[RooflineRow], name: str) -> list[dict[str, Any]]:
+    found = []
+    for row in rows:
+        share = getattr(row, name)
+        if isinstance(share, float):
+            text = f"{number(100 * share, 0 if share >= 0.1 else 1)} %"
+            found.append({"label": row.label, "value": 100 * share, "text": text, "hover": f"{row.label}: {text}"})
+    return found
+
+
+def what_if_chart(found: Sequence[Roofline]) -> Chart | None:
+    """The gain in throughput over BF16 that each device would allow; beside it what was measured, where it was."""
+    panels = [(roofline, rows) for roofline in found if (rows := _gains(roofline))]
+    if not panels:
+        return None
+    drawn_labels = {row["label"] for _, rows in panels for row in rows}
+    labels = [row.label for row in panels[0][0].rows if row.label in drawn_labels]
+    values = [value for _, rows in panels for row in rows for value in (row["value"], row["low"], row["high"])]
+    ends = domain([0.0, *values], 0.08)
+
+    def spec(layout: Layout) -> dict[str, Any]:
+        x = quantity("value", domain=ends, axis={"tickCount": 4, "labelFlush": False, "labelExpr": PERCENT})
+        bar = {"type": "bar", "height": 12, "color": "var(--s-1)", "opacity": 0.45}
+        layers = [
+            line_at(0),
+            mark(bar, "datum.kind == 'predicted'", x2={"datum": 0}, description=hover()),
+            interval("datum.kind == 'measured'"),
+            diamond("datum.kind == 'measured'", size=80),
+        ]
+        drawn = [
+            Strip(r.device.name, rows, x, layers, "predicted" if r.predicted else "predicted and measured")
+            for r, rows in panels
+        ]
+        return strips(drawn, labels, layout)
+
+    key = "Bars: predicted gain over BF16 in percent, nothing measured. Diamonds: measured, with 95 % interval."
+    return Chart("what-if", "Throughput gain over BF16 that the hardware would allow", key, spec)
+
+
+def _gains(roofline: Roofline) -> list[dict[str, Any]]:
+    rows = []
+    for row in roofline.rows:
+        shared = {"label": row.label, "color": INK}
+        # BF16's own gain is none.
+        if isinstance(gain := row.gain_percent, float) and gain:
+            text = f"{row.label} on {roofline.device.name}: predicted {signed(gain)} %"
+            rows.append({**shared, "kind": "predicted", "value": gain, "low": gain, "high": gain, "hover": text})
+        if isinstance(gain := row.measured_gain, float):
+            around = row.measured_gain_interval
+            low, high = (around.low, around.high) if around else (gain, gain)
+            text = f"{row.label}: measured {signed(gain)} % ({signed(low)} to {signed(high)} %)"
+            rows.append({**shared, "kind": "measured", "value": gain, "low": low, "high": high, "hover": text})
+    # A panel of bare zeros, as of the baseline alone, says nothing.
+    return rows if any(row["value"] for row in rows) else []
+
+
+def check_chart(check: RooflineCheck | None) -> Chart | None:
+    """Published gains over BF16 against predicted ones, a panel for each metric: on the diagonal they agree."""
+    panels: dict[str, list[dict[str, Any]]] = {}
+    for cell in check.cells if check else ():
+        if cell.predicted_gain is not None and cell.published_gain is not None:
+            text = f"published {signed(cell.published_gain)} %, predicted {signed(cell.predicted_gain)} %"
+            row = {"x": cell.predicted_gain, "y": cell.published_gain, "hover": f"{cell.label} ({cell.table}): {text}"}
+            panels.setdefault(cell.metric, []).append(row)
+    if not panels:
+        return None
+
+    def spec(layout: Layout) -> dict[str, Any]:
+        columns = 1 if layout.panels == 1 else len(panels)
+        side = layout.width - 10 if columns == 1 else layout.width // columns - 78
+        drawn = [_against(METRICS.get(name, name), rows, layout, side) for name, rows in panels.items()]
+        return {"concat": drawn, "columns": columns, "spacing": {"row": 26, "column": 30}}
+
+    key = "Each mark is a published figure; on the dashed line the prediction is right, below it the study got less."
+    return Chart("roofline-check", "The roofline against the study", key, spec)
+
+
+def _against(metric: str, rows: list[dict[str, Any]], layout: Layout, side: int) -> dict[str, Any]:
+    ends = domain([0.0, *(float(row[name]) for row in rows for name in ("x", "y"))], 0.06)
+    axis = {"labelExpr": PERCENT}
+    encoding = {
+        "x": quantity("x", domain=ends, title="Predicted gain", axis={**axis, "tickCount": 3}),
+        "y": quantity("y", domain=ends, title="Published gain", axis={**axis, "tickCount": 4}),
+    }
+    diagonal = {"values": [{"x": end, "y": end} for end in ends]}
+    point = {"type": "point", "filled": True, "size": 60, "opacity": 0.8, "color": COLOURS[0]}
+    layers = [
+        {"data": diagonal, **layer({"type": "line", "color": MUTED, "strokeDash": [4, 4]}, encoding, {})},
+        layer(point, encoding, {"description": hover()}),
+    ]
+    title = heading(f"{metric[:1].upper()}{metric[1:]}", "", layout, side)
+    return {"width": side, "height": side, "title": title, "data": {"values": rows}, "layer": layers}
+
+
+def roofline_table(roofline: Roofline) -> Table:
+    """Bytes, floors, what the load reaches at best, and how much of it was reached, for each variant.
+
+    The legend says once why a figure is missing.
+    """
+    rows = [_row(row, roofline.predicted) for row in roofline.rows]
+    head = ("Variant", "Weights (GB)", "KV a token (kB)", "Tokens that fit", "Decode floor (ms)", "Prefill floor (ms)")
+    best = ("Best throughput (tok/s)", "Gain over BF16")
+    reached = () if roofline.predicted else ("Measured gain", "95 %", "Of the decode floor", "Of the best throughput")
+    caption = f"{'Predicted for' if roofline.predicted else 'The roofline of'} {roofline.device.name}"
+    return Table((*head, *best, *reached), rows, caption, legend=gaps(roofline))
+
+
+def _row(row: RooflineRow, predicted: bool) -> tuple[str, ...]:
+    footprint = row.footprint
+    if isinstance(footprint, Missing):
+        return (row.label, *["n/a"] * (7 if predicted else 11))
+    moved = (number(footprint.weight_bytes / 1e9, 3), number(footprint.kv_bytes_per_token / 1e3, 1))
+    best = row.best if isinstance(row.best, Missing) else row.best.throughput_tok_s
+    floors = (
+        _or_na(row.kv_tokens, lambda n: f"{n:,.0f}"),
+        _or_na(row.decode_ms, figure),
+        _or_na(row.prefill_ms, figure),
+    )
+    shown = (row.label, *moved, *floors, _or_na(best, figure), _or_na(row.gain_percent, _percent))
+    if predicted:
+        return shown
+    around = ends(row.measured_gain_interval, signed)
+    gain = (_or_na(row.measured_gain, _percent), around if around == "n/a" else f"{around} %")
+    return (*shown, *gain, _or_na(row.decode_share, _share), _or_na(row.throughput_share, _share))
+
+
+def check_table(check: RooflineCheck) -> Table:
+    """Each published figure beside the predicted one."""
+    rows = tuple(
+        (
+            cell.label,
+            cell.table,
+            METRICS.get(cell.metric, cell.metric),
+            figure(cell.published),
+            _or_na(cell.predicted, figure),
+            "baseline" if cell.published_gain is None else _percent(cell.published_gain),
+            "baseline" if cell.predicted_gain is None else _percent(cell.predicted_gain),
+            "yes" if cell.beyond_bound else "",
+        )
+        for cell in check.cells
+    )
+    head = ("Variant", "Table", "Metric", "Published", "Predicted", "Published gain", "Predicted gain")
+    return Table((*head, "Beyond what any schedule allows"), rows, "Published and predicted")
+
+
+def error_table(check: RooflineCheck) -> Table:
+    """Errors of the predicted gains against the published ones."""
+    rows = tuple(
+        (
+            METRICS.get(each.metric, each.metric),
+            f"{each.cells}",
+            "n/a" if each.rank_correlation is None else number(each.rank_correlation, 2),
+            number(each.median_error, 1),
+            number(each.largest_error, 1),
+            each.largest,
+        )
+        for each in check.errors
+    )
+    head = ("Metric", "Cells", "Rank correlation", "Median error (points)", "Largest error (points)", "Where")
+    return Table(head, rows, "Error of the roofline")
+
+
+def gaps(roofline: Roofline) -> list[str]:
+    """Reasons of missing figures, each with the variants that it holds for."""
+    found: dict[str, list[str]] = {}
+    for row in roofline.rows:
+        figures = (row.footprint, row.kv_tokens, row.decode_ms, row.prefill_ms, row.best, row.gain_percent)
+        reached = () if roofline.predicted else (row.measured_gain, row.decode_share, row.throughput_share)
+        for reason in dict.fromkeys(each.reason for each in (*figures, *reached) if isinstance(each, Missing)):
+            found.setdefault(reason, []).append(row.label)
+    everyone = len(roofline.rows)
+    return [
+        f"n/a: {why.rstrip('.')}{'' if len(names) == everyone else f' ({listing(names)})'}."
+        for why, names in found.items()
+    ]
+
+
+def _or_na(value: float | int | Missing, show: Callable[[float], str]) -> str:
+    return "n/a" if isinstance(value, Missing) else show(value)
+
+
+def _percent(value: float) -> str:
+    return f"{signed(value)} %"
+
+
+def _share(value: float) -> str:
+    return f"{number(100 * value, 1)} %"

@@ -1,0 +1,54 @@
+"""Latency and load: percentiles, throughput from idle to saturation, goodput, and the guards of the benchmarks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pipeline.compare.comparison import Comparison
+from pipeline.stages.report.blocks import PAGE, Block, Details, Heading, Key, Mark, Picture, Section, lead
+from pipeline.stages.report.document import Report
+from pipeline.stages.report.sections.latency import latency_blocks
+from pipeline.stages.report.sections.load_ladder import ladder_chart, ladder_styles
+from pipeline.stages.report.sections.loads import failed_guard_table, goodput_table, guard_table, load_tables
+
+
+def section(report: Report) -> Section | None:
+    """Everything that was measured beside the figures of the results."""
+    comparison = report.comparison
+    if not any(row.details or row.benchmarks for row in comparison.rows):
+        return None
+    blocks = [*latency_blocks(comparison), *_loads(comparison), *_goodput(comparison), *_guards(comparison)]
+    return Section("speed", "Latency and load", "Speed", blocks)
+
+
+def _loads(comparison: Comparison) -> Iterator[Block]:
+    tables = load_tables(comparison)
+    if chart := ladder_chart(comparison):
+        yield Heading("From idle to saturation", media=PAGE)
+        yield lead(
+            "The same server under more and more load. With few requests in flight reading the weights takes most of "
+            "the time, with many the arithmetic does; so formats may change places on the way. Both axes are "
+            "logarithmic."
+        )
+        looks = ladder_styles(comparison)
+        yield Key([Mark(name, look.colour, look.shape, look.dash) for name, look in looks.items()], media=PAGE)
+        yield Picture(chart, tables[:1])
+        tables = tables[1:]
+    yield from (Details(table.caption, [table]) for table in tables)
+
+
+def _goodput(comparison: Comparison) -> Iterator[Block]:
+    table = goodput_table(comparison)
+    if table.rows:
+        yield Heading("Goodput", media=PAGE)
+        yield lead("The highest request rate that met the objective lies between these two, found by bisection.")
+        yield table
+
+
+def _guards(comparison: Comparison) -> Iterator[Block]:
+    table, failed = guard_table(comparison), failed_guard_table(comparison)
+    if table.rows:
+        yield Heading("Did it measure what it says?", media=PAGE)
+        yield lead(f"{len(table.rows)} guards were read while the benchmarks ran; {len(failed.rows) or 'none'} failed.")
+        yield from [failed] if failed.rows else []
+        yield Details("All guards", [table], media=PAGE)

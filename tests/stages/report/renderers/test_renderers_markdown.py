@@ -1,0 +1,14 @@
+"""The report as Markdown."""
+
+import re
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.stages.report.renderers.markdown import escape
+
+
+@given(st.text(alphabet="<>|`*_[]()#a\n \\"))
+def test_markdown_cells_stay_in_their_cell(value):
+    found = escape(value)
+    assert "\n" not in found and "<" not in found and not re.search(r"(?<!\\)(\\\\)*\|", found)

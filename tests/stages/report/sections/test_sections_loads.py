@@ -1,0 +1,78 @@
+"""What a benchmark of several loads looks like in the report."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from support.synthetic_results import LADDER, STUDY, Run
+
+from pipeline.stages import report
+from pipeline.stages.report.blocks import Table, walk
+from pipeline.stages.report.build import build
+from pipeline.stages.report.sections import speed
+from pipeline.stages.report.sections.loads import load_tables
+
+VARIANTS = {name: replace(STUDY[name], disturbed=True) for name in ("bf16", "fp8_static", "w4a16", "int8_dynamic")}
+# As fast as BF16.
+VARIANTS["w4a16"] = replace(VARIANTS["w4a16"], throughput=STUDY["bf16"].throughput, noise=0.03)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    made = Run(tmp_path_factory.mktemp("loads"), VARIANTS)
+    report.make(made.jobs, {})
+    return made
+
+
+@pytest.fixture(scope="module")
+def tables(run):
+    blocks = walk(speed.section(build(run.jobs, {})).blocks)
+    return {block.caption: block for block in blocks if isinstance(block, Table)}
+
+
+def test_each_load_has_every_variant_and_its_percentiles(tables):
+    loads = tables["Loads of ladder"]
+    assert [row[0] for row in loads.rows] == [f"concurrency {slots}" for slots in LADDER for _ in VARIANTS]
+    assert [row[1] for row in loads.rows][:2] == ["BF16", "FP8 static"]
+    assert {"Throughput (tok/s)", "P50 TTFT (ms)", "P99 TTFT (ms)", "P99 TPOT (ms)"} <= set(loads.head)
+    assert "Goodput (req/s)" not in loads.head, "a metric that nobody measured has no column"
+    assert all(len(row) == len(loads.head) for row in loads.rows)
+
+
+def test_what_speaks_against_a_figure_stands_beside_it(tables):
+    marked = {row[:2]: row[-1] for row in tables["Loads of ladder"].rows}
+    assert marked["concurrency 4", "BF16"] == "other processes" and marked["concurrency 1", "BF16"] == ""
+    assert marked["concurrency 4", "FP8 static"] == "emulated: no speed claim, other processes"
+    failed = tables["Guards that failed"].rows
+    assert len(failed) == len(VARIANTS)
+    assert failed[0][1:4] == ("ladder", "concurrency 4", "other processes")
+
+
+def test_a_change_has_its_interval_and_an_emulated_one_makes_no_claim(tables):
+    change = {row[:2]: row[3] for row in tables["Loads of ladder"].rows}
+    assert change["concurrency 1", "BF16"] == "baseline"
+    assert change["concurrency 1", "FP8 static"] == "n/a"
+    assert change["concurrency 1", "W4A16"].endswith(", no difference shown)")
+    assert (
+        change["concurrency 1", "INT8 dynamic"].startswith("+") and " to +" in change["concurrency 1", "INT8 dynamic"]
+    )
+
+
+def test_goodput_is_a_bracket(tables):
+    (first, *others) = tables["Goodput"].rows
+    assert first == ("BF16", "ladder", "TTFT 500 ms, E2EL 4000 ms", "5", "6", "4")
+    assert len(others) == 3
+
+
+def test_page_and_markdown_show_them(run):
+    folder = run.outputs / "tiny" / "report"
+    page, markdown = (folder / "index.html").read_text(), (folder / "report.md").read_text()
+    for text in ("Loads of ladder", "concurrency 16", "Guards that failed", "TTFT 500 ms, E2EL 4000 ms"):
+        assert text in page and text in markdown
+    loads = json.loads((folder / "report.json").read_text())["comparison"]["rows"][0]["benchmarks"]["ladder"]["loads"]
+    assert [load["name"] for load in loads] == [f"concurrency {slots}" for slots in LADDER]
+
+
+def test_a_result_without_loads_has_no_such_table(tmp_path):
+    old = Run(tmp_path, {name: replace(STUDY[name], ladder=False) for name in ("bf16", "w4a16")})
+    assert load_tables(build(old.jobs, {}).comparison) == []

@@ -1,0 +1,70 @@
+"""What tables, tiles and sentences of the report say of differences, on everything that hypothesis comes up with."""
+
+from hypothesis import HealthCheck, given, settings
+from support.compare_records import TASKS, anything, record
+
+from pipeline.compare import compare
+from pipeline.compare.comparison import SpeedCell, TaskCell
+from pipeline.compare.decide.constraints import Constraints
+from pipeline.compare.decide.recommendation import MORE_REPEATS, open_points, recommend
+from pipeline.compare.statements import listing
+from pipeline.compare.stats.accuracy import PairedDifference
+from pipeline.compare.stats.repeats import Change
+from pipeline.stages.report.sections.accuracy import task_table
+from pipeline.stages.report.sections.frontier import quality_table
+from pipeline.stages.report.sections.latency import latency_table
+from pipeline.stages.report.sections.results import Results
+
+
+def interval_of(row, column):
+    """The difference from BF16 that a cell of the study's table shows; None where there is none."""
+    cell = row.speed.get(column.name) or row.tasks.get(column.name)
+    change = cell.change if isinstance(cell, SpeedCell | TaskCell) else None
+    return change.interval if isinstance(change, Change | PairedDifference) else None
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(anything())
+def test_a_star_and_a_colour_stand_where_the_interval_excludes_zero(records):
+    comparison = compare(records, TASKS)
+    table = Results.of(comparison)
+    for row, shown in zip(comparison.rows, table.rows, strict=True):
+        for column, cell in zip(table.columns, shown.cells, strict=True):
+            around = interval_of(row, column)
+            crosses = around is None or around.low <= 0 <= around.high
+            if column.kind in ("speed", "task"):
+                assert cell.is_clear == (not crosses and (column.kind == "task" or row.claims_speed))
+            assert cell.is_clear or not (cell.star or cell.is_gain)
+    for figures in (task_table(comparison), quality_table(comparison), latency_table(comparison)):
+        assert all(len(line) == len(figures.head) for line in figures.rows)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(anything())
+def test_what_is_open_is_said_of_every_variant_once(records):
+    found = recommend(compare(records, TASKS), Constraints(), {})
+    said, labels = open_points(found), {each.name: each.label for each in found.candidates}
+    assert len(set(said)) == len(said) <= len(found.settle)
+    for each in found.settle:
+        alike = [text for text in said if labels[each.variant] in text]
+        if each.text not in said:
+            assert any(each.column in text or text.endswith(MORE_REPEATS) for text in alike)
+        assert alike
+
+
+def test_many_variants_of_one_open_question_are_one_line():
+    single = [record(name, 900 + 100 * i, noise=(1.0,)) for i, name in enumerate("abcdef")]
+    found = recommend(compare([record("bf16", noise=(1.0,)), *single], TASKS), Constraints(), {})
+    assert len(found.settle) == 6
+    assert open_points(found) == [f"A, B, C, D, E and F, each with BF16: {MORE_REPEATS}"]
+    assert "any of 6 variants" in found.answer.text
+
+
+def test_tasks_that_nobody_was_scored_on_are_one_line():
+    faster = [record(name, 1300, tasks={}) for name in "ab"]
+    found = recommend(compare([record("bf16", tasks={}), *faster], TASKS), Constraints(), {})
+    assert len(found.settle) == 2 * len(TASKS) > 2
+    verb = "has" if len(TASKS) == 1 else "have"
+    assert open_points(found) == [
+        f"A and B: {listing(TASKS)} {verb} to be scored on the items that BF16 was scored on."
+    ]
