@@ -67,7 +67,7 @@ def test_any_openai_server_is_measured_and_named(serving: Callable[..., OpenAISe
     assert seen["requests"] is True
     assert seen["prefix cache"] is None
     # Nothing of theirs was stopped.
-    assert external.describe.__wrapped__(server.url)["model"] == "theirs"
+    assert external.describe.__wrapped__(server.url).model == "theirs"
     files = {path.name for path in tmp_path.glob("demo/bf16/bench-*/loads/*/*")}
     assert files == {f"repeat-{i}.{kind}" for i in (0, 1) for kind in ("json", "npz")}
 
