@@ -120,7 +120,7 @@ def test_nothing_is_left_behind_in_mid_benchmark(tmp_path: Path, who: str) -> No
     while not measuring(tmp_path) and time.monotonic() < deadline:
         time.sleep(0.1)
     family = monitor.family(child.pid)
-    launcher = next(process for process in family if "launcher.py" in " ".join(process.cmdline()))
+    launcher = next(process for process in family if "vllm_host.py" in " ".join(process.cmdline()))
     assert len(family) >= 5, "pipeline, launcher, server, engine, client"
     if who == "Ctrl-C":
         os.killpg(child.pid, signal.SIGINT)
