@@ -23,6 +23,8 @@ from typing import NamedTuple
 
 import torch
 
+from pipeline.errors import UnknownFormat
+
 # SmoothQuant and AWQ round to nearest what they have rescaled; AWQ's own project clips the largest weights before that.
 TOLERANCE = {"rtn": 1.25, "smoothquant": 1.25, "awq": 1.5}
 # Rounding that looks at data may trade errors of weights for errors of outputs.
@@ -74,8 +76,10 @@ def rounded(weight: torch.Tensor, scheme: str, group: int | None) -> torch.Tenso
     """A weight of shape (out, in), float32, rounded to the nearest numbers of a format.
 
     Raises:
-        KeyError: on a scheme that there is not.
+        UnknownFormat: on a format that there is not.
     """
+    if scheme not in _ROUND:
+        raise UnknownFormat(f"how {scheme} rounds")
     return _ROUND[scheme](weight, group)
 
 

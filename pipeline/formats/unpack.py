@@ -15,9 +15,11 @@ The formats differ in which way a matrix lies, in which order integers stand in 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
+
+from pipeline.errors import UnknownFormat
 
 Format = Literal[
     "pack-quantized",
@@ -59,6 +61,9 @@ def dequantize(kind: Format, tensors: Tensors, bits: int = 4) -> torch.Tensor:
 
     Returns:
         Float32, of shape (out, in).
+
+    Raises:
+        UnknownFormat: on a way to store weights that is not known.
     """
     if kind == "pack-quantized":
         return _pack_quantized(tensors, bits)
@@ -70,7 +75,7 @@ def dequantize(kind: Format, tensors: Tensors, bits: int = 4) -> torch.Tensor:
         return _awq(tensors, bits)
     if kind in ("gptq", "gptq_v2"):
         return _gptq(tensors, bits, stored_too_small=kind == "gptq")
-    raise ValueError(f"{kind}: none of {', '.join(get_args(Format))}")
+    raise UnknownFormat(f"how {kind} stores weights")
 
 
 def unpack(packed: torch.Tensor, bits: int, dim: int) -> torch.Tensor:

@@ -27,19 +27,17 @@ def dequantize(name: str, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
     weight = tensors[f"{name}.weight"]
     if f"{name}{ROW_SCALE}" in tensors:
         return dequantize_int8(weight, tensors[f"{name}{ROW_SCALE}"])
-    prefix = f"{name}.weight."
-    parts = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-    state = read_state(parts[STATE.removeprefix(".")])
-    scales = parts["absmax"]
-    if "nested_absmax" in parts:
+    own = f"{name}.weight"
+    state, scales = read_state(tensors[f"{own}{STATE}"]), tensors[f"{own}.absmax"]
+    if f"{own}.nested_absmax" in tensors:
         scales = dequantize_scales(
             scales,
-            parts["nested_absmax"],
-            parts["nested_quant_map"],
+            tensors[f"{own}.nested_absmax"],
+            tensors[f"{own}.nested_quant_map"],
             state["nested_offset"],
             state["nested_blocksize"],
         )
-    return dequantize_nf4(weight, scales, parts["quant_map"], tuple(state["shape"]), state["blocksize"])
+    return dequantize_nf4(weight, scales, tensors[f"{own}.quant_map"], tuple(state["shape"]), state["blocksize"])
 
 
 def read_state(packed: torch.Tensor) -> dict[str, Any]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from pipeline.errors import MissingTensor, UnknownFormat
 from pipeline.formats import unpack, unpack_bitsandbytes, unpack_gguf
 from pipeline.models.headers import gguf_file, quantization_config, quantized_modules
 from pipeline.models.safetensors import tensor_files
@@ -25,12 +27,30 @@ class Tensors:
         return name in self.files
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        """A tensor as it is stored; KeyError where there is none."""
+        """A tensor as it is stored.
+
+        Raises:
+            MissingTensor: where there is none.
+        """
         from safetensors import safe_open
+
+        if name not in self.files:
+            raise MissingTensor(name)
 
         with safe_open(self.files[name], framework="pt", device=self.device) as file:
             tensor: torch.Tensor = file.get_tensor(name)
         return tensor
+
+
+class _Stored(dict[str, torch.Tensor]):
+    """A module's tensors by name; one that is looked up and not there is named in full."""
+
+    def __init__(self, prefix: str, tensors: Mapping[str, torch.Tensor]) -> None:
+        super().__init__(tensors)
+        self._prefix = prefix
+
+    def __missing__(self, name: str) -> torch.Tensor:
+        raise MissingTensor(self._prefix + name)
 
 
 class Weights:
@@ -40,7 +60,7 @@ class Weights:
         """Reads headers alone; weights will be on `device`.
 
         Raises:
-            KeyError: on a format whose numbers are not known here.
+            UnknownFormat: on a format whose numbers are not known here.
         """
         self.modules = sorted(quantized_modules(folder))
         path = gguf_file(folder)
@@ -57,13 +77,17 @@ class Weights:
         self._kind, self._bits = _format(quantization_config(folder))
 
     def __getitem__(self, module: str) -> torch.Tensor:
-        """A module's weight, float32 of shape (out, in)."""
+        """A module's weight, float32 of shape (out, in).
+
+        Raises:
+            MissingTensor: where a tensor of the module's format is not there.
+        """
         if self._blocks:
             return unpack_gguf.weight(self._blocks[f"{module}.weight"]).to(self._tensors.device)
-        tensors = {name: self._tensors[name] for name in self._parts[module]}
+        tensors = _Stored("", {name: self._tensors[name] for name in self._parts[module]})
         if self._kind == "bitsandbytes":
             return unpack_bitsandbytes.dequantize(module, tensors)
-        own = {name.removeprefix(f"{module}."): tensor for name, tensor in tensors.items()}
+        own = _Stored(f"{module}.", {name.removeprefix(f"{module}."): tensor for name, tensor in tensors.items()})
         return unpack.dequantize(self._kind, own, self._bits)  # type: ignore[arg-type]
 
     def block_format(self, module: str) -> str | None:
@@ -75,7 +99,7 @@ def _format(config: dict[str, Any]) -> tuple[str, int]:
     """How weights are stored, and the bits of an integer where they are packed.
 
     Raises:
-        KeyError: on what is not known here.
+        UnknownFormat: on what is not known here.
     """
     method = str(config.get("quant_method"))
     if method in ("bitsandbytes", "gguf"):
@@ -87,5 +111,5 @@ def _format(config: dict[str, Any]) -> tuple[str, int]:
         kind = method if method == "awq" else str(config.get("checkpoint_format") or method)
         bits = int(config["bits"])
     if kind not in unpack.NAMES:
-        raise KeyError(kind)
+        raise UnknownFormat(f"how {kind} stores weights")
     return kind, bits

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts.keys import sha256_of
 from pipeline.artifacts.workspace import Draft
-from pipeline.errors import PipelineError, ServerError, StageError
+from pipeline.errors import MissingTensor, PipelineError, ServerError, StageError, UnknownFormat
 from pipeline.formats import unpack_gguf
 from pipeline.models import headers as disk
 from pipeline.models.safetensors import check_safetensors, companions
@@ -35,6 +35,10 @@ E8M0_NAN = 255
 
 class Failed(Exception):
     """A check that did not hold, with what was seen."""
+
+
+class NotCompared(Exception):
+    """A check that could not be made, with the reason: neither passed nor failed."""
 
 
 def verify(job: Job, draft: Draft) -> None:
@@ -68,10 +72,12 @@ def verify(job: Job, draft: Draft) -> None:
         job.progress.detail(name)
         try:
             outcome = {"name": name, "ok": True, "detail": checks[name]()}
+        except NotCompared as reason:
+            outcome = {"name": name, "ok": None, "detail": f"not compared: {reason}"}
         except Failed as seen:
             outcome = {"name": name, "ok": False, "detail": str(seen)}
         results["checks"].append(outcome)
-        if not outcome["ok"]:
+        if outcome["ok"] is False:
             raise StageError(f"{job.variant} did not pass the gate: {name}: {outcome['detail']}.", _REMEDY)
     results["server"] = job.server().facts()
 
@@ -158,8 +164,10 @@ def weights(job: Job, results: dict[str, Any]) -> str:
         return "as they were"
     try:
         found = compare(job.checkpoint, job.model.folder, quant)
-    except KeyError as error:
-        return f"not compared: not known here: {error.args[0]}"
+    except MissingTensor as error:
+        raise Failed(error.problem) from None
+    except UnknownFormat as error:
+        raise NotCompared(f"not known here: {error.problem}") from None
     results["weight_errors"] = found
     worst = max(found, key=excess, default=None)
     if worst is None:
@@ -177,7 +185,7 @@ def log_probabilities(job: Job, results: dict[str, Any], answers: dict[str, Any]
     """What the served checkpoint thinks of fixed texts is as near to BF16 as its formats allow (see `canary`)."""
     reference = results.pop("reference")
     if reference is None:
-        return "not compared: the BF16 model was not served"
+        raise NotCompared("the BF16 model was not served")
     if answers["tokens"] != reference["tokens"]:
         raise Failed("the server cuts the texts into other tokens than BF16's")
     errors = [item["error"] for item in results.get("weight_errors", [])]
@@ -187,7 +195,7 @@ def log_probabilities(job: Job, results: dict[str, Any], answers: dict[str, Any]
     results["canary_logprobs"] = {"distance": seen, "allowed": limit, "tokens": len(answers["tokens"])}
     said = f"{seen:.4f} of their spread away from BF16's, {limit:.4f} would be explained"
     if job.settings.model.weights == "random" and limit >= canary.CAP and math.isfinite(seen):
-        return f"not judged: {said}, and random weights this deep in so few bits answer like another model's"
+        raise NotCompared(f"{said}, and random weights this deep in so few bits answer like another model's")
     if not seen <= limit:
         raise Failed(said)
     return f"{len(answers['tokens'])} tokens; {said}"
@@ -243,7 +251,7 @@ def _reference(job: Job, results: dict[str, Any]) -> str:
         if job.settings.is_baseline:
             raise
         results["reference"] = None
-        return f"not there, the BF16 model could not be served: {error.problem.splitlines()[0]}"
+        raise NotCompared(f"the BF16 model could not be served: {error.problem.splitlines()[0]}") from None
     return "log-probabilities of the same texts"
 
 
