@@ -7,7 +7,7 @@ from compressed_tensors.quantization import QuantizationArgs, QuantizationStrate
 from compressed_tensors.quantization.lifecycle.forward import dequantize as by_compressed_tensors
 
 from pipeline.errors import UnknownFormat
-from pipeline.formats.unpack import dequantize
+from pipeline.formats.layouts import dequantize
 
 ROWS, COLUMNS, GROUP = 64, 96, 32
 

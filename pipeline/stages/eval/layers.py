@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pipeline.errors import UnknownFormat
+from pipeline.formats.elements import E4M3, INT8
 from pipeline.models.dequantize import Tensors, Weights
 from pipeline.models.forward import decoder
 from pipeline.models.headers import quantization_config
@@ -170,7 +171,7 @@ def is_known(scheme: Scheme) -> bool:
 def rounded_inputs(x: torch.Tensor, scheme: Scheme, static: torch.Tensor | None) -> torch.Tensor:
     """Activations of shape (tokens, in) as the format keeps them: by the static scale, else by one for each token."""
     kind = scheme["type"]
-    largest = 448.0 if kind == "float" else 127.0
+    largest = (E4M3 if kind == "float" else INT8).largest
     scale = x.abs().amax(1, keepdim=True) / largest if static is None else static
     scaled = x / scale.clamp_min(1e-30)
     if kind == "float":

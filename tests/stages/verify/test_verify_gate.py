@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipeline.config import PROJECT_ROOT
-from pipeline.errors import StageError
+from pipeline.errors import StageError, UnknownFormat
 from pipeline.hardware.probe import probe
 from pipeline.models import headers as disk
 from pipeline.stages.verify import file_sizes, gate
@@ -215,5 +215,5 @@ def test_layers_that_are_built_otherwise_are_not_compared(checkpoint, tmp_path: 
     edit(model, lambda tensors: tensors.pop("model.layers.1.input_layernorm.weight"))
     job = Asked(settings("quant=awq"), checkpoint("awq"))
     job.model.folder = model
-    with pytest.raises(gate.NotCompared, match="not in the BF16 checkpoint"):
+    with pytest.raises(UnknownFormat, match="not in the BF16 checkpoint"):
         gate.weights(job, {})

@@ -37,7 +37,7 @@ def _quantize(job: Job, draft: Draft) -> None:
     from transformers import AutoTokenizer
 
     quant = job.settings.quant
-    symmetric = quant.scheme != "W4A16_ASYM"
+    symmetric = quant.format is not None and not quant.format.zero_points
     job.progress.detail("loading the model")
     model = base.load(job)
     kept = layout.ignored(base.linears(model), quant.ignore)
@@ -47,7 +47,7 @@ def _quantize(job: Job, draft: Draft) -> None:
     rounding = AutoRound(
         model,
         tokenizer=AutoTokenizer.from_pretrained(job.model.folder),
-        scheme="W8A16" if quant.scheme == "W8A16" else "W4A16",
+        scheme=f"W{quant.bits}A16",
         sym=symmetric,
         group_size=quant.effective_group_size,
         layer_config={name: {"bits": 16} for name in kept if name != "lm_head"},
