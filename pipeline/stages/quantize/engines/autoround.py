@@ -12,26 +12,29 @@ from typing import TYPE_CHECKING
 from pipeline.artifacts.workspace import Draft
 from pipeline.errors import StageError
 from pipeline.models import layout
-from pipeline.stages.quantize.engines import autoawq, base, gptqmodel
+from pipeline.stages.quantize.engines import base
 
 if TYPE_CHECKING:
     import torch
 
     from pipeline.job import Job
 
+TITLE = "AutoRound"
 REQUIRES: tuple[str, ...] = ("auto-round",)
+NOTE = "the most time; with a C++ compiler it compiles its steps, a minute the first time"
+check = base.accept
 # AutoRound's own defaults.
 ITERATIONS = 200
 BATCH = 8
 
 
-def quantize(job: Job, draft: Draft) -> None:
+def make(job: Job, draft: Draft) -> None:
     """Writes `checkpoint/` with INT4 or INT8 weights: with zero points in AWQ's format, without in GPTQ's."""
-    with base.captured(job, draft, "AutoRound"):
-        _quantize(job, draft)
+    with base.captured(job, draft, TITLE):
+        _make(job, draft)
 
 
-def _quantize(job: Job, draft: Draft) -> None:
+def _make(job: Job, draft: Draft) -> None:
     import torch._dynamo
     from auto_round import AutoRound
     from transformers import AutoTokenizer
@@ -78,8 +81,7 @@ def _quantize(job: Job, draft: Draft) -> None:
         made.rmdir()
     for leftover in ("quantization_config.json", "quantize_config.json"):
         (folder / leftover).unlink(missing_ok=True)
-    configuration = gptqmodel.configuration if symmetric else autoawq.configuration
-    base.settle(job.model.folder, folder, configuration(quant, kept))
+    base.settle(job.model.folder, folder, base.configuration(quant, kept))
 
 
 def padded(sequences: list[torch.Tensor], token: int) -> list[dict[str, torch.Tensor]]:
