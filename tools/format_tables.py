@@ -9,8 +9,9 @@ import math
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 
-from pipeline.config import PROJECT_ROOT, QuantSettings
+from pipeline.config import QuantSettings
 from pipeline.config.presets import CONF, choice
 from pipeline.formats.schemes import AWQ, ENGINES, GPTQ, ROUND, SCHEMES, SIGNROUND, SMOOTHQUANT, Scheme
 from pipeline.hardware.vllm_kernels import KERNELS, SERVED, TITLES, VLLM, Kernel, title
@@ -18,7 +19,7 @@ from pipeline.models.architecture import DecoderShape
 from pipeline.models.layout import bytes_of, stored
 from pipeline.stages.quantize.engines import ENGINES as MAKERS
 
-PAGE = PROJECT_ROOT / "docs" / "formats.md"
+PAGE = Path(__file__).parents[1] / "docs" / "formats.md"
 ALGORITHMS = {
     ROUND: "rounding",
     GPTQ: "GPTQ",
