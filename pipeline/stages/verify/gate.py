@@ -72,9 +72,9 @@ def verify(job: Job, draft: Draft) -> None:
         try:
             outcome = {"name": name, "ok": True, "detail": checks[name]()}
         except UnknownFormat as error:
-            outcome = {"name": name, "ok": None, "detail": f"not compared: not known here: {error.problem}"}
+            outcome = {"name": name, "ok": None, "detail": f"not known here: {error.problem}"}
         except NotCompared as reason:
-            outcome = {"name": name, "ok": None, "detail": f"not compared: {reason}"}
+            outcome = {"name": name, "ok": None, "detail": str(reason)}
         except Failed as seen:
             outcome = {"name": name, "ok": False, "detail": str(seen)}
         results["checks"].append(outcome)

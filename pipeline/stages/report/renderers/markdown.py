@@ -62,7 +62,7 @@ def _block(block: Block) -> list[str]:
             return _bullets(block.lines)
         case Outcomes():
             return _bullets(
-                f"{'passed' if each.ok else 'failed'}: {each.name} {each.detail}" for each in block.outcomes
+                f"{each.word}: {each.name} {each.detail}" for each in block.outcomes
             )
         case Code():
             return [escape(text) for text in block.texts]
