@@ -22,7 +22,7 @@ def made(engine: Any, settings: Any, folder: Path) -> Path:
         variant="tested",
         workspace=SimpleNamespace(root=folder),
     )
-    engine.quantize(job, SimpleNamespace(folder=folder, results={}))
+    engine.make(job, SimpleNamespace(folder=folder, results={}))
     return folder / "checkpoint"
 
 

@@ -5,7 +5,6 @@ One file an engine; the engine is a setting of the scheme. The baseline is a lin
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
 import sys
 from typing import Any
@@ -16,6 +15,7 @@ from pipeline.errors import ConfigError, NotApplicable
 from pipeline.job import Job
 from pipeline.results.calibration import observations_key
 from pipeline.serve.support import why_no_kv_scales
+from pipeline.stages.quantize.engines import ENGINES
 
 SHARED = False
 # Brings the packages of every engine.
@@ -59,12 +59,9 @@ def check_engine(quant: QuantSettings) -> None:
     Raises:
         ConfigError: naming the setting; with the one command that installs what is missing.
     """
-    if quant.engine == "none":
-        return
-    module = importlib.import_module(f"pipeline.stages.quantize.engines.{quant.engine}")
-    if hasattr(module, "check"):
-        module.check(quant)
-    missing = [name for name in getattr(module, "REQUIRES", ()) if not _is_installed(name)]
+    engine = ENGINES[quant.engine]
+    engine.check(quant)
+    missing = [name for name in engine.REQUIRES if not _is_installed(name)]
     if missing:
         raise ConfigError(
             f"quant.engine={quant.engine}: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed.",
@@ -90,11 +87,9 @@ def make(job: Job, draft: Draft) -> None:
 
     if reason := why_no_kv_scales(job.settings):
         raise NotApplicable(f"{reason}.")
-    engine = job.settings.quant.engine
     if gpu := _gpu_in_use():
         gpu.reset_peak_memory_stats()
-    module = importlib.import_module(f"pipeline.stages.quantize.engines.{'baseline' if engine == 'none' else engine}")
-    module.quantize(job, draft)
+    ENGINES[job.settings.quant.engine].make(job, draft)
     if job.settings.kv_cache.needs_data:
         from pipeline.stages.quantize.kv_scales import add_scales
 

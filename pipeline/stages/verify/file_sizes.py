@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.config import QuantSettings
+from pipeline.formats.layouts import Shape, Stored
 from pipeline.models.headers import headers
-from pipeline.models.layout import Shape, Stored, bytes_of, stored
+from pipeline.models.layout import bytes_of, stored
 
 HEADER = "(headers)"
 # llama.cpp's file begins a tensor at a multiple of this.

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts.keys import sha256_of
 from pipeline.artifacts.workspace import Draft
-from pipeline.errors import PipelineError, ServerError, StageError
+from pipeline.errors import MissingTensor, PipelineError, ServerError, StageError, UnknownFormat
 from pipeline.formats import unpack_gguf
+from pipeline.formats.layouts import Scales, layout_of, possible
 from pipeline.models import headers as disk
 from pipeline.models.safetensors import check_safetensors, companions
 from pipeline.results.verify import CHECKS
@@ -27,14 +28,16 @@ CANARIES = (
 )
 CANARY_TOKENS = 16
 SIZE_TOLERANCE = 0.01
-# What bitsandbytes' scales are called.
-LARGEST = (".SCB", "absmax")
-# The code of no number among MXFP4's scales (OCP Microscaling formats, 2023, 5.4.1).
-E8M0_NAN = 255
+# Beside those of the layout: the KV cache's, and whatever else calls itself one.
+OTHER_SCALES: Mapping[str, Scales] = {"_scale": "positive"}
 
 
 class Failed(Exception):
     """A check that did not hold, with what was seen."""
+
+
+class NotCompared(Exception):
+    """A check that could not be made, with the reason: neither passed nor failed."""
 
 
 def verify(job: Job, draft: Draft) -> None:
@@ -68,10 +71,14 @@ def verify(job: Job, draft: Draft) -> None:
         job.progress.detail(name)
         try:
             outcome = {"name": name, "ok": True, "detail": checks[name]()}
+        except UnknownFormat as error:
+            outcome = {"name": name, "ok": None, "detail": f"not known here: {error.problem}"}
+        except NotCompared as reason:
+            outcome = {"name": name, "ok": None, "detail": str(reason)}
         except Failed as seen:
             outcome = {"name": name, "ok": False, "detail": str(seen)}
         results["checks"].append(outcome)
-        if not outcome["ok"]:
+        if outcome["ok"] is False:
             raise StageError(f"{job.variant} did not pass the gate: {name}: {outcome['detail']}.", _REMEDY)
     results["server"] = job.server().facts()
 
@@ -158,8 +165,8 @@ def weights(job: Job, results: dict[str, Any]) -> str:
         return "as they were"
     try:
         found = compare(job.checkpoint, job.model.folder, quant)
-    except KeyError as error:
-        return f"not compared: not known here: {error.args[0]}"
+    except MissingTensor as error:
+        raise Failed(error.problem) from None
     results["weight_errors"] = found
     worst = max(found, key=excess, default=None)
     if worst is None:
@@ -177,7 +184,7 @@ def log_probabilities(job: Job, results: dict[str, Any], answers: dict[str, Any]
     """What the served checkpoint thinks of fixed texts is as near to BF16 as its formats allow (see `canary`)."""
     reference = results.pop("reference")
     if reference is None:
-        return "not compared: the BF16 model was not served"
+        raise NotCompared("the BF16 model was not served")
     if answers["tokens"] != reference["tokens"]:
         raise Failed("the server cuts the texts into other tokens than BF16's")
     errors = [item["error"] for item in results.get("weight_errors", [])]
@@ -187,7 +194,7 @@ def log_probabilities(job: Job, results: dict[str, Any], answers: dict[str, Any]
     results["canary_logprobs"] = {"distance": seen, "allowed": limit, "tokens": len(answers["tokens"])}
     said = f"{seen:.4f} of their spread away from BF16's, {limit:.4f} would be explained"
     if job.settings.model.weights == "random" and limit >= canary.CAP and math.isfinite(seen):
-        return f"not judged: {said}, and random weights this deep in so few bits answer like another model's"
+        raise NotCompared(f"{said}, and random weights this deep in so few bits answer like another model's")
     if not seen <= limit:
         raise Failed(said)
     return f"{len(answers['tokens'])} tokens; {said}"
@@ -202,29 +209,20 @@ def scales(folder: Path) -> str:
                 raise Failed(f"{name} holds a value that is not finite")
             count += weight.numel()
         return f"{count:,} weights of blocks with scales in them finite"
-    for name, tensor in _tensors(folder, lambda name: name.endswith(("_scale", ".scales", *LARGEST))):
-        if not bool(_sane(name, tensor).all()):
+    kinds = _scales(folder)
+    for name, tensor in _tensors(folder, lambda name: name.endswith(tuple(kinds))):
+        kind = next(kinds[end] for end in kinds if name.endswith(end))
+        if not bool(possible(kind, tensor).all()):
             raise Failed(f"{name} holds a value that no scale can have")
         count += tensor.numel()
     return f"{count:,} scales finite and in range"
 
 
-def _sane(name: str, scales: Any) -> Any:
-    """Which values of a tensor of scales can be one."""
-    import torch
-
-    values = scales.float()
-    if name.endswith("_scale") and scales.dtype is torch.uint8:
-        sane = values != E8M0_NAN  # codes of powers of two, which are all positive
-    elif name.endswith(LARGEST):
-        # bitsandbytes stores the largest magnitude (or a code of it), which is 0 where all weights are.
-        sane = values >= 0
-    elif name.endswith(".scales"):
-        # AutoRound turns a group around where its largest weight is positive: one side has a step more than the other.
-        sane = values != 0
-    else:
-        sane = values > 0
-    return sane & values.isfinite()
+def _scales(folder: Path) -> Mapping[str, Scales]:
+    """What values the scales of a checkpoint can have, by how their names end."""
+    config = disk.quantization_config(folder)
+    stored = layout_of(disk.layout_name(config)).scales if disk.quantized_modules(folder) else {}
+    return {**{f".{name}": kind for name, kind in stored.items()}, **OTHER_SCALES}
 
 
 def _tensors(folder: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, Any]]:
@@ -243,7 +241,7 @@ def _reference(job: Job, results: dict[str, Any]) -> str:
         if job.settings.is_baseline:
             raise
         results["reference"] = None
-        return f"not there, the BF16 model could not be served: {error.problem.splitlines()[0]}"
+        raise NotCompared(f"the BF16 model could not be served: {error.problem.splitlines()[0]}") from None
     return "log-probabilities of the same texts"
 
 

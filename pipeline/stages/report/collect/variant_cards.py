@@ -143,7 +143,9 @@ def _checks(results: Mapping[str, Any], outputs: Path) -> Iterator[Check]:
     for item in results.get("checks") or ():
         try:
             detail = shorten(clean(item.get("detail") or "", LONG), outputs)
-            yield Check(name=clean(item["name"], 80), ok=bool(item["ok"]), detail=detail)
+            yield Check(
+                name=clean(item["name"], 80), ok=None if item["ok"] is None else bool(item["ok"]), detail=detail
+            )
         except UNREADABLE:
             continue
 
