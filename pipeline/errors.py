@@ -32,6 +32,18 @@ class InputError(PipelineError):
     exit_code = 3
 
 
+class MissingTensor(InputError):
+    """A checkpoint lacks a tensor that its format, or its model, has."""
+
+    def __init__(self, name: str) -> None:
+        """Names the tensor."""
+        super().__init__(f"the tensor {name} is missing")
+
+
+class UnknownFormat(PipelineError):
+    """A number format, or a way to build layers, that is not known: nothing can be said of it, and nothing is wrong."""
+
+
 class NotApplicable(PipelineError):
     """This hardware or this vLLM cannot do what was asked: a result (`n/a: reason`), not a failure."""
 

@@ -7,7 +7,6 @@ claim with them: it is neither marked best nor marked as different.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 from pydantic import Field
 
@@ -20,24 +19,9 @@ from pipeline.compare.stats.kl_divergence import DivergenceCell, diverge, perple
 from pipeline.compare.stats.noninferiority import LossVerdict, judge_loss
 from pipeline.compare.stats.repeats import Change
 from pipeline.results.base import Frozen, Missing
+from pipeline.results.metrics import HEADLINE, Direction, MetricDefinition
 from pipeline.results.records import Family, Record, Speed, TaskScores
 
-Direction = Literal["higher", "lower"]
-
-
-class MetricColumn(Frozen):
-    """A metric of the benchmark that the table shows."""
-
-    name: str
-    title: str
-    unit: str
-    better: Direction
-
-
-THROUGHPUT = MetricColumn(name="total_token_throughput", title="Throughput", unit="tok/s", better="higher")
-TTFT = MetricColumn(name="mean_ttft_ms", title="Mean TTFT", unit="ms", better="lower")
-TPOT = MetricColumn(name="mean_tpot_ms", title="Mean TPOT", unit="ms", better="lower")
-METRICS = (THROUGHPUT, TTFT, TPOT)
 # The loss on a task that nobody minds, as a share: one point.
 MARGIN = 0.01
 SIZE = "size"
@@ -96,7 +80,7 @@ class Comparison(Frozen):
     baseline: str | None
     level: float = LEVEL
     tasks: tuple[str, ...]
-    metrics: tuple[MetricColumn, ...]
+    metrics: tuple[MetricDefinition, ...]
     rows: tuple[Row, ...]
     best: dict[str, tuple[str, ...]]
     notes: tuple[str, ...]
@@ -131,7 +115,7 @@ def compare(records: Sequence[Record], tasks: Sequence[str], margin: float = MAR
     return Comparison(
         baseline=None if baseline is None else baseline.name,
         tasks=tuple(tasks),
-        metrics=METRICS,
+        metrics=HEADLINE,
         rows=rows,
         best=_best(rows, tasks),
         notes=tuple(_notes(ordered, baseline)),
@@ -151,7 +135,7 @@ def _row(record: Record, baseline: Record | None, tasks: Sequence[str]) -> Row:
         emulated=record.emulated,
         claims_speed=not record.emulated and not (baseline is not None and baseline.emulated),
         size=_size(record, baseline),
-        speed={column.name: headline_cell(record, baseline, column.name, column.unit) for column in METRICS},
+        speed={column.name: headline_cell(record, baseline, column.name, column.unit) for column in HEADLINE},
         details={}
         if speed is None
         else {n: headline_cell(record, baseline, n, m.unit) for n, m in speed.metrics.items()},
@@ -262,7 +246,7 @@ def _best(rows: Sequence[Row], tasks: Sequence[str]) -> dict[str, tuple[str, ...
             top = choose(figures.values())
             best[column] = tuple(name for name, figure in figures.items() if figure == top)
 
-    for metric in METRICS:
+    for metric in HEADLINE:
         cells = {row.name: row.speed[metric.name] for row in rows if row.claims_speed}
         mark(metric.name, metric.better, {n: c.measured.mean for n, c in cells.items() if isinstance(c, SpeedCell)})
     mark(SIZE, "lower", {row.name: float(row.size.bytes) for row in rows if isinstance(row.size, SizeCell)})

@@ -20,21 +20,12 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from pipeline.compare.comparison import (
-    DIVERGENCE,
-    METRICS,
-    SIZE,
-    Comparison,
-    Direction,
-    Row,
-    SizeCell,
-    SpeedCell,
-    TaskCell,
-)
+from pipeline.compare.comparison import DIVERGENCE, SIZE, Comparison, Row, SizeCell, SpeedCell, TaskCell
 from pipeline.compare.stats.intervals import Interval
 from pipeline.compare.stats.kl_divergence import DivergenceCell
 from pipeline.compare.stats.repeats import relative_change
 from pipeline.results.base import Frozen, Missing
+from pipeline.results.metrics import HEADLINE, Direction
 
 Movement = Literal["worse", "better", "same", "unknown", "gone", "new"]
 
@@ -169,7 +160,7 @@ def _columns(runs: Sequence[Snapshot], tolerance: float) -> list[_Column]:
             _Column(
                 c.name, c.title, c.unit, c.better, tolerance, True, partial(_speed_cell, c.name), _speed, _speed_change
             )
-            for c in METRICS
+            for c in HEADLINE
         ),
         _Column(SIZE, "Checkpoint", "bytes", "lower", tolerance, False, lambda row: row.size, _size, _size_change),
         *(_Column(t, t, "%", "higher", 0.0, False, partial(_task_cell, t), _accuracy, _accuracy_change) for t in tasks),

@@ -1,6 +1,8 @@
-"""The number formats: what each stores, what it does to activations, and which engine makes it by which algorithm.
+"""The number formats: one entry each, with all that is known of it below the hardware.
 
-Data alone; what a setting allows, what a checkpoint weighs and what a machine can serve are all derived from it.
+What a setting allows, what a checkpoint weighs, how its numbers are read and rounded, and what a machine can serve are
+looked up here. A new format is an entry of `SCHEMES`; where vLLM serves it by kernels that no other format has, an
+entry of `hardware.vllm_kernels.SERVED`, too.
 """
 
 from __future__ import annotations
@@ -9,31 +11,49 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from pipeline.formats import layouts
+from pipeline.formats.blocks import BLOCKS, Mixture, q4_k_m, q8_0
+from pipeline.formats.elements import E2M1, ELEMENTS, NF4, Element
+from pipeline.formats.grids import Round, asymmetric, fp8, grouped, symmetric, table
+from pipeline.formats.layouts import Layout, Packing
+
 Activations = Literal["bf16", "fp8", "int8", "fp4"]
 Family = Literal["weights and activations", "weights only"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Scheme:
     """One number format.
 
     Attributes:
         bits: bits of a stored weight, without its scales.
         engines: who makes it -> the algorithms that it can round weights with.
+        layouts: who makes it -> how it stores a weight; empty where a file mixes blocks.
+        mixture: which block format each tensor has, where a file mixes them.
+        round: rounding to nearest; None where each block format has its own.
+        served: what serves it where, a key of `hardware.vllm_kernels.SERVED`.
         activations: what the products are computed in.
-        static: the activations' format where their scale is calibrated, a key of `calibrate.techniques.FORMATS`.
+        static: the activations' numbers where their scale is calibrated, a key of `elements.ELEMENTS`.
         group: input channels that share a weight scale unless set otherwise; None: a scale per channel or tensor.
         group_is_free: whether another group size can be asked for.
+        zero_points: whether groups have one.
+        per_tensor: whether there is one scale for the whole weight.
         divisor: what the input width of a layer must be divisible by, beside the group size.
         shown_tokens: whether the engine sees calibration tokens however weights are rounded, for a scale of its own.
     """
 
     bits: float
     engines: Mapping[str, tuple[str, ...]]
+    layouts: Mapping[str, Layout]
+    served: str
+    round: Round | None
+    mixture: Mixture | None = None
     activations: Activations = "bf16"
     static: str | None = None
     group: int | None = None
     group_is_free: bool = False
+    zero_points: bool = False
+    per_tensor: bool = False
     divisor: int = 1
     shown_tokens: bool = False
 
@@ -42,46 +62,163 @@ class Scheme:
         """What kind of format it is."""
         return "weights only" if self.activations == "bf16" else "weights and activations"
 
+    def packing(self, group: int | None, nested: bool = False) -> Packing:
+        """What decides how a weight is stored.
+
+        Args:
+            group: input channels that share a scale.
+            nested: whether the scales are quantized too.
+        """
+        return Packing(
+            bits=int(self.bits),
+            group=group,
+            zero_points=self.zero_points,
+            per_tensor=self.per_tensor,
+            static=self.static is not None,
+            weights_only=self.activations == "bf16",
+            nested=nested,
+        )
+
 
 ROUND, GPTQ, AWQ, SMOOTHQUANT, SIGNROUND = "rtn", "gptq", "awq", "smoothquant", "signround"
+_GPTQS_OWN = dict.fromkeys(("gptqmodel", "autogptq", "autoround"), layouts.GPTQ)
 SCHEMES: Mapping[str, Scheme] = {
-    "FP8": Scheme(8, {"llmcompressor": (ROUND, GPTQ)}, activations="fp8", static="fp8_e4m3"),
-    "FP8_DYNAMIC": Scheme(8, {"llmcompressor": (ROUND, GPTQ)}, activations="fp8"),
-    "W8A8": Scheme(8, {"llmcompressor": (ROUND, GPTQ, SMOOTHQUANT)}, activations="int8"),
-    # Smoothing moves ranges after they were observed, so it does not go with static scales.
-    "W8A8_STATIC": Scheme(8, {"llmcompressor": (ROUND, GPTQ)}, activations="int8", static="int8"),
+    "FP8": Scheme(
+        bits=8,
+        engines={"llmcompressor": (ROUND, GPTQ)},
+        layouts={"llmcompressor": layouts.FP8},
+        served="fp8_tensors",
+        round=fp8(per_tensor=True),
+        activations="fp8",
+        static="fp8_e4m3",
+        per_tensor=True,
+    ),
+    "FP8_DYNAMIC": Scheme(
+        bits=8,
+        engines={"llmcompressor": (ROUND, GPTQ)},
+        layouts={"llmcompressor": layouts.FP8},
+        served="fp8_channels",
+        round=fp8(per_tensor=False),
+        activations="fp8",
+    ),
+    "W8A8": Scheme(
+        bits=8,
+        engines={"llmcompressor": (ROUND, GPTQ, SMOOTHQUANT)},
+        layouts={"llmcompressor": layouts.INT8},
+        served="int8_products",
+        round=symmetric(8),
+        activations="int8",
+    ),
+    "W8A8_STATIC": Scheme(
+        bits=8,
+        # Smoothing moves ranges after they were observed, so it does not go with static scales.
+        engines={"llmcompressor": (ROUND, GPTQ)},
+        layouts={"llmcompressor": layouts.INT8},
+        served="int8_products",
+        round=symmetric(8),
+        activations="int8",
+        static="int8",
+    ),
     "W4A16": Scheme(
-        4,
-        {
+        bits=4,
+        engines={
             "llmcompressor": (ROUND, GPTQ, AWQ),
             "gptqmodel": (GPTQ,),
             "autogptq": (GPTQ,),
             "autoround": (SIGNROUND,),
         },
+        layouts={"llmcompressor": layouts.PACKED, **_GPTQS_OWN},
+        served="int4",
+        round=symmetric(4),
         group=128,
         group_is_free=True,
     ),
     "W4A16_ASYM": Scheme(
-        4,
-        {"llmcompressor": (ROUND, GPTQ, AWQ), "autoawq": (AWQ,), "gptqmodel": (AWQ,), "autoround": (SIGNROUND,)},
+        bits=4,
+        engines={
+            "llmcompressor": (ROUND, GPTQ, AWQ),
+            "autoawq": (AWQ,),
+            "gptqmodel": (AWQ,),
+            "autoround": (SIGNROUND,),
+        },
+        layouts={
+            "llmcompressor": layouts.PACKED,
+            **dict.fromkeys(("autoawq", "gptqmodel", "autoround"), layouts.AWQ),
+        },
+        served="int4_with_zero_points",
+        round=asymmetric(4),
         group=128,
         group_is_free=True,
+        zero_points=True,
     ),
     "W8A16": Scheme(
-        8,
-        {"llmcompressor": (ROUND, GPTQ), "gptqmodel": (GPTQ,), "autogptq": (GPTQ,), "autoround": (SIGNROUND,)},
+        bits=8,
+        engines={
+            "llmcompressor": (ROUND, GPTQ),
+            "gptqmodel": (GPTQ,),
+            "autogptq": (GPTQ,),
+            "autoround": (SIGNROUND,),
+        },
+        layouts={"llmcompressor": layouts.PACKED, **_GPTQS_OWN},
+        served="int8_weights",
+        round=symmetric(8),
         group=128,
         group_is_free=True,
     ),
     # bitsandbytes: Dettmers et al., "QLoRA", 2023, section 3 (NF4); "LLM.int8()", 2022.
-    "NF4": Scheme(4, {"bitsandbytes": (ROUND,)}, group=64),
-    "LLM_INT8": Scheme(8, {"bitsandbytes": (ROUND,)}, activations="int8"),
+    "NF4": Scheme(
+        bits=4,
+        engines={"bitsandbytes": (ROUND,)},
+        layouts={"bitsandbytes": layouts.BITSANDBYTES},
+        served="nf4",
+        round=table(NF4),
+        group=64,
+    ),
+    "LLM_INT8": Scheme(
+        bits=8,
+        engines={"bitsandbytes": (ROUND,)},
+        layouts={"bitsandbytes": layouts.BITSANDBYTES},
+        served="llm_int8",
+        round=grouped(symmetric(8), None),
+        activations="int8",
+    ),
     # llama.cpp's block formats: scales in the blocks, mixed precisions in the file.
-    "Q4_K_M": Scheme(4.5, {"gguf": (ROUND,)}, divisor=256),
-    "Q8_0": Scheme(8.5, {"gguf": (ROUND,)}, divisor=32),
+    "Q4_K_M": Scheme(
+        bits=4.5, engines={"gguf": (ROUND,)}, layouts={}, served="gguf", round=None, mixture=q4_k_m, divisor=256
+    ),
+    "Q8_0": Scheme(
+        bits=8.5,
+        engines={"gguf": (ROUND,)},
+        layouts={},
+        served="gguf",
+        round=BLOCKS["Q8_0"].round,
+        mixture=q8_0,
+        divisor=32,
+    ),
     # Blocks of 16 with FP8 scales (NVIDIA), of 32 with power-of-two scales (OCP Microscaling, 2023).
     # NVFP4's FP8 scales of activations are made while serving, below one calibrated scale per tensor.
-    "NVFP4": Scheme(4, {"llmcompressor": (ROUND,)}, activations="fp4", group=16, shown_tokens=True),
-    "MXFP4": Scheme(4, {"llmcompressor": (ROUND,)}, activations="fp4", group=32),
+    "NVFP4": Scheme(
+        bits=4,
+        engines={"llmcompressor": (ROUND,)},
+        layouts={"llmcompressor": layouts.NVFP4},
+        served="nvfp4",
+        round=table(E2M1.numbers),
+        activations="fp4",
+        group=16,
+        shown_tokens=True,
+    ),
+    "MXFP4": Scheme(
+        bits=4,
+        engines={"llmcompressor": (ROUND,)},
+        layouts={"llmcompressor": layouts.MXFP4},
+        served="mxfp4",
+        round=table(E2M1.numbers, powers_of_two=True),
+        activations="fp4",
+        group=32,
+    ),
 }
 ENGINES = ("none", *dict.fromkeys(engine for scheme in SCHEMES.values() for engine in scheme.engines))
+# The numbers that activations are calibrated for, by name.
+CALIBRATED: Mapping[str, Element] = {
+    scheme.static: ELEMENTS[scheme.static] for scheme in SCHEMES.values() if scheme.static is not None
+}

@@ -15,73 +15,37 @@ The formats differ in which way a matrix lies, in which order integers stand in 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, get_args
+from typing import TYPE_CHECKING
 
-import torch
+from pipeline.formats.elements import E2M1, E8M0_BIAS
 
-Format = Literal[
-    "pack-quantized",
-    "int-quantized",
-    "float-quantized",
-    "nvfp4-pack-quantized",
-    "mxfp4-pack-quantized",
-    "awq",
-    "gptq",
-    "gptq_v2",
-]
-Tensors = Mapping[str, torch.Tensor]
+if TYPE_CHECKING:
+    import torch
+
+Tensors = Mapping[str, "torch.Tensor"]
 # Where AWQ puts the integer of each output channel of eight.
 AWQ_PLACES = (0, 4, 1, 5, 2, 6, 3, 7)
-# FP4 E2M1: the numbers of codes 0 to 7; the fourth bit is the sign (OCP Microscaling formats, 2023, 5.3.3).
-E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
-# E8M0's code of a scale of 1 (the same, 5.4.1).
-E8M0_BIAS = 127
-# What a module's tensors are called, by what tells that it is rounded.
-NAMES: Mapping[str, tuple[str, ...]] = {
-    "pack-quantized": ("weight_packed", "weight_scale", "weight_zero_point", "weight_shape", "weight_g_idx"),
-    "int-quantized": ("weight", "weight_scale"),
-    "float-quantized": ("weight", "weight_scale"),
-    "nvfp4-pack-quantized": ("weight_packed", "weight_scale", "weight_global_scale"),
-    "mxfp4-pack-quantized": ("weight_packed", "weight_scale"),
-    "awq": ("qweight", "qzeros", "scales"),
-    "gptq": ("qweight", "qzeros", "scales", "g_idx"),
-    "gptq_v2": ("qweight", "qzeros", "scales", "g_idx"),
-}
-
-
-def dequantize(kind: Format, tensors: Tensors, bits: int = 4) -> torch.Tensor:
-    """The weight that a module's tensors stand for.
-
-    Args:
-        kind: how the weight is stored.
-        tensors: the module's tensors by their own names, see `NAMES`.
-        bits: of an integer; looked at by the packed formats alone.
-
-    Returns:
-        Float32, of shape (out, in).
-    """
-    if kind == "pack-quantized":
-        return _pack_quantized(tensors, bits)
-    if kind in ("int-quantized", "float-quantized"):
-        return tensors["weight"].float() * tensors["weight_scale"].float().reshape(-1, 1)
-    if kind in ("nvfp4-pack-quantized", "mxfp4-pack-quantized"):
-        return _fp4(tensors)
-    if kind == "awq":
-        return _awq(tensors, bits)
-    if kind in ("gptq", "gptq_v2"):
-        return _gptq(tensors, bits, stored_too_small=kind == "gptq")
-    raise ValueError(f"{kind}: none of {', '.join(get_args(Format))}")
 
 
 def unpack(packed: torch.Tensor, bits: int, dim: int) -> torch.Tensor:
     """The unsigned integers, as int32, packed along one dimension of an int32 matrix, the first in the lowest bits."""
+    import torch
+
     shifts = torch.arange(0, 32, bits, dtype=torch.int32, device=packed.device)
     rows = packed if dim == 1 else packed.t()
     values = ((rows.unsqueeze(-1) >> shifts) & ((1 << bits) - 1)).flatten(1)
     return values if dim == 1 else values.t()
 
 
-def _pack_quantized(tensors: Tensors, bits: int) -> torch.Tensor:
+def as_they_are(tensors: Tensors, bits: int) -> torch.Tensor:
+    """Eight-bit numbers below a scale for each output channel, or for all."""
+    return tensors["weight"].float() * tensors["weight_scale"].float().reshape(-1, 1)
+
+
+def pack_quantized(tensors: Tensors, bits: int) -> torch.Tensor:
+    """Integers of compressed-tensors."""
+    import torch
+
     rows, columns = (int(n) for n in tensors["weight_shape"])
     values = unpack(tensors["weight_packed"], bits, 1)[:, :columns]
     scale = tensors["weight_scale"].float()
@@ -95,10 +59,16 @@ def _pack_quantized(tensors: Tensors, bits: int) -> torch.Tensor:
     return (values - _spread(zero, columns)) * _spread(scale, columns)
 
 
-def _fp4(tensors: Tensors) -> torch.Tensor:
+def fp4(tensors: Tensors, bits: int) -> torch.Tensor:
+    """FP4 numbers of compressed-tensors, below scales of either kind.
+
+    E2M1's codes are 0 to 7 in the order of the numbers; the fourth bit is the sign (OCP Microscaling, 2023, 5.3.3).
+    """
+    import torch
+
     packed, scale = tensors["weight_packed"], tensors["weight_scale"]
     codes = torch.stack([packed & 15, packed >> 4], dim=-1).flatten(1).long()
-    values = torch.tensor([*E2M1, *(-number for number in E2M1)], device=codes.device)[codes]
+    values = torch.tensor([*E2M1.magnitudes, *(-number for number in E2M1.magnitudes)], device=codes.device)[codes]
     if scale.dtype is torch.uint8:
         factors = torch.exp2(scale.float() - E8M0_BIAS)
     else:
@@ -106,7 +76,8 @@ def _fp4(tensors: Tensors) -> torch.Tensor:
     return values * _spread(factors, values.shape[1])
 
 
-def _awq(tensors: Tensors, bits: int) -> torch.Tensor:
+def awq(tensors: Tensors, bits: int) -> torch.Tensor:
+    """AWQ's interleaved integers."""
     if bits != 4:
         raise ValueError(f"AWQ's order is one of 4-bit integers, not of {bits}")
 
@@ -119,7 +90,8 @@ def _awq(tensors: Tensors, bits: int) -> torch.Tensor:
     return (values - _spread(zero, columns)) * _spread(scale, columns)
 
 
-def _gptq(tensors: Tensors, bits: int, stored_too_small: bool) -> torch.Tensor:
+def gptq(tensors: Tensors, bits: int, stored_too_small: bool = True) -> torch.Tensor:
+    """GPTQ's integers; their zero points are one too small in the format that all tools write."""
     values = unpack(tensors["qweight"], bits, 0).t()
     zero = unpack(tensors["qzeros"], bits, 1).t()
     if stored_too_small:

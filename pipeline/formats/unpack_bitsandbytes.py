@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
-STATE = ".quant_state.bitsandbytes__nf4"
-ROW_SCALE = ".SCB"
+STATE = "weight.quant_state.bitsandbytes__nf4"
+ROW_SCALE = "SCB"
 
 
 def dequantize(name: str, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -24,22 +25,24 @@ def dequantize(name: str, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
         name: the module's, such as `model.layers.0.mlp.up_proj`.
         tensors: at least those of the checkpoint whose names begin with it.
     """
-    weight = tensors[f"{name}.weight"]
-    if f"{name}{ROW_SCALE}" in tensors:
-        return dequantize_int8(weight, tensors[f"{name}{ROW_SCALE}"])
-    prefix = f"{name}.weight."
-    parts = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-    state = read_state(parts[STATE.removeprefix(".")])
-    scales = parts["absmax"]
-    if "nested_absmax" in parts:
+    return unpack({key.removeprefix(f"{name}."): value for key, value in tensors.items()}, 0)
+
+
+def unpack(tensors: Mapping[str, torch.Tensor], bits: int) -> torch.Tensor:
+    """The numbers of a weight from its module's tensors by their own names."""
+    if ROW_SCALE in tensors:
+        return dequantize_int8(tensors["weight"], tensors[ROW_SCALE])
+    state, scales = read_state(tensors[STATE]), tensors["weight.absmax"]
+    if "weight.nested_absmax" in tensors:
         scales = dequantize_scales(
             scales,
-            parts["nested_absmax"],
-            parts["nested_quant_map"],
+            tensors["weight.nested_absmax"],
+            tensors["weight.nested_quant_map"],
             state["nested_offset"],
             state["nested_blocksize"],
         )
-    return dequantize_nf4(weight, scales, parts["quant_map"], tuple(state["shape"]), state["blocksize"])
+    shape, table = tuple(state["shape"]), tensors["weight.quant_map"]
+    return dequantize_nf4(tensors["weight"], scales, table, shape, state["blocksize"])
 
 
 def read_state(packed: torch.Tensor) -> dict[str, Any]:
@@ -59,6 +62,8 @@ def dequantize_nf4(
         shape: of the weight, (out, in).
         blocksize: consecutive weights that share a scale.
     """
+    import torch
+
     flat = codes.flatten()
     numbers = table.float()[torch.stack([flat >> 4, flat & 15], dim=-1).flatten().long()]
     return (_by_block(numbers, scales, blocksize)).reshape(shape)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Gpu:
     """One GPU.
 
@@ -31,9 +31,9 @@ class Gpu:
     memory_gb: float
     bandwidth_gb_s: float
     bf16_tflops: float
-    fp8_tflops: float | None
-    int8_tops: float | None
-    fp4_tflops: float | None
+    fp8_tflops: float | None = None
+    int8_tops: float | None = None
+    fp4_tflops: float | None = None
     source: str
     driver_name: str
 
@@ -44,15 +44,103 @@ class Gpu:
 
 
 GPUS = (
-    Gpu("RTX 4090", 8.9, 24, 1008, 165.2, 330.3, 660.6, None, "Ada white paper, 2023, appendix A", "RTX 4090"),
-    Gpu("L4", 8.9, 24, 300, 121, 242.5, 242.5, None, "L4 data sheet, 2023", "L4"),
-    Gpu("L40S", 8.9, 48, 864, 362.1, 733, 733, None, "L40S data sheet, 2023", "L40S"),
-    Gpu("A100 80GB PCIe", 8.0, 80, 1935, 312, None, 624, None, "A100 data sheet, 2022", "A100 80GB PCIe"),
-    Gpu("A100 80GB SXM", 8.0, 80, 2039, 312, None, 624, None, "A100 data sheet, 2022", "A100-SXM4-80GB"),
-    Gpu("H100 PCIe", 9.0, 80, 2000, 756, 1513, 1513, None, "H100 data sheet, 2023", "H100 PCIe"),
-    Gpu("H100 SXM", 9.0, 80, 3350, 989.4, 1978.9, 1978.9, None, "H100 data sheet, 2023", "H100 80GB HBM3"),
-    Gpu("H200", 9.0, 141, 4800, 989.4, 1978.9, 1978.9, None, "H200 data sheet, 2024", "H200"),
-    Gpu("B200", 10.0, 180, 7700, 2250, 4500, None, 9000, "HGX B200 data sheet, 2025", "B200"),
+    Gpu(
+        name="RTX 4090",
+        compute_capability=8.9,
+        memory_gb=24,
+        bandwidth_gb_s=1008,
+        bf16_tflops=165.2,
+        fp8_tflops=330.3,
+        int8_tops=660.6,
+        source="Ada white paper, 2023, appendix A",
+        driver_name="RTX 4090",
+    ),
+    Gpu(
+        name="L4",
+        compute_capability=8.9,
+        memory_gb=24,
+        bandwidth_gb_s=300,
+        bf16_tflops=121,
+        fp8_tflops=242.5,
+        int8_tops=242.5,
+        source="L4 data sheet, 2023",
+        driver_name="L4",
+    ),
+    Gpu(
+        name="L40S",
+        compute_capability=8.9,
+        memory_gb=48,
+        bandwidth_gb_s=864,
+        bf16_tflops=362.1,
+        fp8_tflops=733,
+        int8_tops=733,
+        source="L40S data sheet, 2023",
+        driver_name="L40S",
+    ),
+    Gpu(
+        name="A100 80GB PCIe",
+        compute_capability=8.0,
+        memory_gb=80,
+        bandwidth_gb_s=1935,
+        bf16_tflops=312,
+        int8_tops=624,
+        source="A100 data sheet, 2022",
+        driver_name="A100 80GB PCIe",
+    ),
+    Gpu(
+        name="A100 80GB SXM",
+        compute_capability=8.0,
+        memory_gb=80,
+        bandwidth_gb_s=2039,
+        bf16_tflops=312,
+        int8_tops=624,
+        source="A100 data sheet, 2022",
+        driver_name="A100-SXM4-80GB",
+    ),
+    Gpu(
+        name="H100 PCIe",
+        compute_capability=9.0,
+        memory_gb=80,
+        bandwidth_gb_s=2000,
+        bf16_tflops=756,
+        fp8_tflops=1513,
+        int8_tops=1513,
+        source="H100 data sheet, 2023",
+        driver_name="H100 PCIe",
+    ),
+    Gpu(
+        name="H100 SXM",
+        compute_capability=9.0,
+        memory_gb=80,
+        bandwidth_gb_s=3350,
+        bf16_tflops=989.4,
+        fp8_tflops=1978.9,
+        int8_tops=1978.9,
+        source="H100 data sheet, 2023",
+        driver_name="H100 80GB HBM3",
+    ),
+    Gpu(
+        name="H200",
+        compute_capability=9.0,
+        memory_gb=141,
+        bandwidth_gb_s=4800,
+        bf16_tflops=989.4,
+        fp8_tflops=1978.9,
+        int8_tops=1978.9,
+        source="H200 data sheet, 2024",
+        driver_name="H200",
+    ),
+    Gpu(
+        name="B200",
+        compute_capability=10.0,
+        memory_gb=180,
+        bandwidth_gb_s=7700,
+        bf16_tflops=2250,
+        fp8_tflops=4500,
+        fp4_tflops=9000,
+        source="HGX B200 data sheet, 2025",
+        driver_name="B200",
+    ),
 )
 
 

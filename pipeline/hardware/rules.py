@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from pipeline.formats.schemes import SCHEMES
-from pipeline.hardware.vllm_kernels import KERNELS, TITLES, VLLM, Kernel, title
+from pipeline.hardware.vllm_kernels import SERVED, TITLES, VLLM, Kernel, title
 
 Support = Literal["native", "emulated", "no"]
 
@@ -79,35 +79,15 @@ def _dotted(release: tuple[int, int]) -> str:
 
 
 EMULATION = "quantization-pipeline"
-# What a format needs beside vLLM, from which release of vLLM on: it has given these formats away.
-PLUGINS = {
-    "NF4": ("vllm-bnb-plugin", (0, 32)),
-    "LLM_INT8": ("vllm-bnb-plugin", (0, 32)),
-    "Q4_K_M": ("vllm-gguf-plugin", (0, 26)),
-    "Q8_0": ("vllm-gguf-plugin", (0, 26)),
-}
-PACKAGES = (EMULATION, *dict.fromkeys(name for name, _ in PLUGINS.values()), "conch-triton-kernels")
+PACKAGES = (
+    EMULATION,
+    *dict.fromkeys(served.plugin[0] for served in SERVED.values() if served.plugin is not None),
+    "conch-triton-kernels",
+)
 # The release that the project installs, with all that it installs beside it.
 LOCKED = Vllm(VLLM[1], frozenset(PACKAGES) - {"conch-triton-kernels"})
 
-# CPU features of which one is enough for vLLM's own kernel.
-_CPU_KERNELS: dict[str, tuple[tuple[str, ...], str]] = {
-    "FP8": (("amx_fp8",), "CPUFP8W8A8"),
-    "FP8_DYNAMIC": (("amx_fp8",), "CPUFP8W8A8"),
-    "W8A8": (("avx512_vnni", "amx_int8"), "oneDNN"),
-    "W8A8_STATIC": (("avx512_vnni", "amx_int8"), "oneDNN"),
-    "W4A16": (("avx512f",), "CPUWNA16"),
-    "W4A16_ASYM": (("avx512f",), "CPUWNA16"),
-}
-_CPU_EMULATED = (*_CPU_KERNELS, "W8A16", "Q4_K_M", "Q8_0")
-_CPU_PLUGINS = {"NF4": "bitsandbytes", "LLM_INT8": "bitsandbytes"}
-# The one kernel that can be asked for on a CPU.
-_CPU_TORCH = "FP8_DYNAMIC"
 _CPU_KV_CACHE = ("avx512f", "amx_bf16")
-# Marlin's kernel decides over GPTQ's and AWQ's own formats, whichever kernel then computes.
-_INTEGERS = ("W4A16", "W4A16_ASYM", "W8A16")
-_MARLIN_GROUPS = (32, 64, 128)
-_AWQ_ITSELF = Kernel("AWQ", "", 7.5, note="AWQ's first kernel, slow: Marlin has none for this group size")
 
 
 @dataclass(frozen=True)
@@ -140,7 +120,7 @@ def of_scheme(scheme: str | None, machine: Machine, vllm: Vllm = LOCKED, asked: 
     capability = machine.compute_capability
     if scheme is None:
         return Capability("native", "BF16") if capability is None or capability >= 8.0 else _no_bf16(capability)
-    plugin, release = PLUGINS.get(scheme, ("", (0, 0)))
+    plugin, release = SERVED[SCHEMES[scheme].served].plugin or ("", (0, 0))
     if plugin and plugin not in vllm.packages and (vllm.release or VLLM[1]) >= release:
         return Capability("no", reason=f"vLLM serves {scheme} by {plugin}, which is not installed beside it")
     if capability is None:
@@ -200,10 +180,10 @@ def _on_cuda(scheme: str, name: str, capability: float, vllm: Vllm, asked: Asked
 
 
 def _possible(scheme: str, asked: Asked) -> tuple[Kernel, ...]:
-    group = asked.group or SCHEMES[scheme].group
-    if scheme in _INTEGERS and asked.engine and group not in _MARLIN_GROUPS:
-        return (_AWQ_ITSELF,) if scheme == "W4A16_ASYM" else ()
-    return KERNELS[scheme]
+    served, group = SERVED[SCHEMES[scheme].served], asked.group or SCHEMES[scheme].group
+    if served.own_groups and asked.engine and group not in served.own_groups:
+        return served.other_groups
+    return served.kernels
 
 
 def _why_not(kernel: Kernel, name: str, capability: float, vllm: Vllm, asked: Asked, scheme: str) -> str:
@@ -226,19 +206,19 @@ def _why_not(kernel: Kernel, name: str, capability: float, vllm: Vllm, asked: As
 
 
 def _on_cpu(scheme: str, features: tuple[str, ...], vllm: Vllm, asked: Asked) -> Capability:
-    if asked.kernel == "torch" and scheme == _CPU_TORCH:
-        return Capability("native", TITLES["torch"])
+    served = SERVED[SCHEMES[scheme].served]
+    cpu = served.cpu
+    if asked.kernel != "auto" and asked.kernel == cpu.choice:
+        return Capability("native", TITLES[cpu.choice])
     if asked.kernel != "auto":
         return Capability("no", reason=f"serve.kernel={asked.kernel}: {TITLES[asked.kernel]} serves {scheme} on GPUs")
-    if scheme in _CPU_PLUGINS:
-        return Capability("native", _CPU_PLUGINS[scheme], "its own CPU code unpacks on every pass")
-    wanted, kernel = _CPU_KERNELS.get(scheme, ((), ""))
-    if set(wanted) & set(features):
-        return Capability("native", kernel)
-    if scheme in _CPU_EMULATED:
-        missing = f"vLLM's own kernel needs {' or '.join(wanted)}" if wanted else "vLLM has no CPU kernel for it"
+    if cpu.kernel and (not cpu.features or set(cpu.features) & set(features)):
+        return Capability("native", cpu.kernel, cpu.note)
+    if cpu.emulated:
+        wanted = " or ".join(cpu.features)
+        missing = f"vLLM's own kernel needs {wanted}" if wanted else "vLLM has no CPU kernel for it"
         return _emulated(vllm, "this project's vLLM plugin", missing)
-    needed = min(kernel.since for kernel in KERNELS[scheme])
+    needed = min(kernel.since for kernel in served.kernels)
     return Capability("no", reason=f"{scheme} is served on NVIDIA GPUs from compute capability {needed} on")
 
 

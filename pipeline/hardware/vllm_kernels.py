@@ -1,4 +1,4 @@
-"""The kernels that vLLM has on NVIDIA GPUs for each number format, which of them can be asked for, and where they run.
+"""The kernels that vLLM has for each number format, which of them can be asked for, and where they run.
 
 Data alone, read in vLLM's sources of the releases named below: `vllm/model_executor/kernels/linear/` (the lists of
 possible kernels in their order of preference, `is_supported`, `can_implement`, the names of `--linear-backend`) and the
@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from pipeline.formats.schemes import SCHEMES
 
 # First and last release whose sources were read; what is said holds for these and those between them.
 VLLM = ((0, 26), (0, 32))
@@ -42,6 +44,44 @@ class Kernel:
     package: str = ""
     release: tuple[int, int] = VLLM[0]
     note: str = ""
+
+
+@dataclass(frozen=True)
+class Cpu:
+    """What serves a format on a CPU.
+
+    Attributes:
+        kernel: vLLM's own, or a plugin's; empty where there is none.
+        features: of the CPU, of which one is enough for it; empty: any CPU.
+        choice: the value of `serve.kernel` that asks for a second one, which any CPU has.
+        emulated: whether this project's plugin serves it where the kernel does not.
+        note: what to know of the kernel.
+    """
+
+    kernel: str = ""
+    features: tuple[str, ...] = ()
+    choice: str = ""
+    emulated: bool = False
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Served:
+    """What serves a number format.
+
+    Attributes:
+        kernels: on NVIDIA GPUs, in vLLM's order of preference.
+        cpu: on a CPU.
+        plugin: what is needed beside vLLM, and from which release of vLLM on: it has given these formats away.
+        own_groups: group sizes in which vLLM serves the layouts of other engines than llm-compressor; empty: any.
+        other_groups: the kernels for their other group sizes.
+    """
+
+    kernels: tuple[Kernel, ...]
+    cpu: Cpu = Cpu()
+    plugin: tuple[str, tuple[int, int]] | None = None
+    own_groups: tuple[int, ...] = ()
+    other_groups: tuple[Kernel, ...] = ()
 
 
 # As people call them, by the value of `serve.kernel`.
@@ -80,38 +120,59 @@ _CONCH = Kernel("ConchLinearKernel", "conch", 8.0, automatic=False, groups=(128,
 _EXLLAMA = Kernel("ExllamaLinearKernel", "exllama", 7.5, dtypes=("float16",))
 _TRITON = Kernel("TritonW4A16LinearKernel", "triton", 7.5, groups=(32, 64, 128, 256))
 
-KERNELS: Mapping[str, tuple[Kernel, ...]] = {
+# Marlin's kernel decides over GPTQ's and AWQ's own layouts, whichever kernel then computes.
+_MARLIN_GROUPS = (32, 64, 128)
+_AWQ_ITSELF = Kernel("AWQ", "", 7.5, note="AWQ's first kernel, slow: Marlin has none for this group size")
+_BITSANDBYTES = Cpu("bitsandbytes", note="its own CPU code unpacks on every pass")
+_BNB_PLUGIN, _GGUF_PLUGIN = ("vllm-bnb-plugin", (0, 32)), ("vllm-gguf-plugin", (0, 26))
+_AMX_FP8 = Cpu("CPUFP8W8A8", ("amx_fp8",), emulated=True)
+_INT4_CPU = Cpu("CPUWNA16", ("avx512f",), emulated=True)
+
+# By `Scheme.served`.
+SERVED: Mapping[str, Served] = {
     # FlashInfer and torch's own are for one scale a tensor, or for one a row: vLLM asks in this order.
-    "FP8": (
-        Kernel("FlashInferFP8ScaledMMLinearKernel", "flashinfer_cutlass", BLACKWELL),
-        _CUTLASS_FP8,
-        Kernel("PerTensorTorchFP8ScaledMMLinearKernel", "torch", 8.9),
-        *_MARLIN_FP8,
+    "fp8_tensors": Served(
+        (
+            Kernel("FlashInferFP8ScaledMMLinearKernel", "flashinfer_cutlass", BLACKWELL),
+            _CUTLASS_FP8,
+            Kernel("PerTensorTorchFP8ScaledMMLinearKernel", "torch", 8.9),
+            *_MARLIN_FP8,
+        ),
+        cpu=_AMX_FP8,
     ),
-    "FP8_DYNAMIC": (_CUTLASS_FP8, Kernel("ChannelWiseTorchFP8ScaledMMLinearKernel", "torch", 8.9), *_MARLIN_FP8),
-    "W8A8": _INT8,
-    "W8A8_STATIC": _INT8,
-    "W4A16": (_MACHETE, _MARLIN, _CONCH, _EXLLAMA, _TRITON),
-    "W4A16_ASYM": (_MACHETE, _MARLIN, _CONCH, _TRITON),
-    "W8A16": (_MACHETE, _MARLIN, _CONCH, _EXLLAMA),
-    "NF4": (Kernel("bitsandbytes", "", 7.0),),
-    "LLM_INT8": (Kernel("bitsandbytes", "", 7.5),),
-    "Q4_K_M": (Kernel("GGUF", "", 6.0),),
-    "Q8_0": (Kernel("GGUF", "", 6.0),),
-    "NVFP4": (
-        Kernel("FlashInferCuteDslNvFp4LinearKernel", "flashinfer_cutedsl", BLACKWELL, below=BLACKWELL_RTX),
-        Kernel("FlashInferCutlassNvFp4LinearKernel", "flashinfer_cutlass", BLACKWELL),
-        Kernel("CutlassNvFp4LinearKernel", "cutlass", BLACKWELL),
-        Kernel("MarlinNvFp4LinearKernel", "marlin", 7.5, note=_NO_FP4),
-        Kernel("FlashInferTrtllmNvFp4LinearKernel", "flashinfer_trtllm", BLACKWELL, automatic=False),
-        Kernel("FlashInferCudnnNvFp4LinearKernel", "flashinfer_cudnn", BLACKWELL, automatic=False),
-        Kernel("TorchNvFp4LinearKernel", "torch", BLACKWELL, BLACKWELL_RTX, automatic=False, release=(0, 32)),
+    "fp8_channels": Served(
+        (_CUTLASS_FP8, Kernel("ChannelWiseTorchFP8ScaledMMLinearKernel", "torch", 8.9), *_MARLIN_FP8),
+        # The one kernel that can be asked for on a CPU.
+        cpu=replace(_AMX_FP8, choice="torch"),
     ),
-    "MXFP4": (
-        Kernel("FlashInferMxFp4LinearKernel", "flashinfer_cutlass", BLACKWELL),
-        Kernel("MarlinMxFp4LinearKernel", "marlin", 8.0, note=_NO_FP4),
+    "int8_products": Served(_INT8, cpu=Cpu("oneDNN", ("avx512_vnni", "amx_int8"), emulated=True)),
+    "int4": Served((_MACHETE, _MARLIN, _CONCH, _EXLLAMA, _TRITON), cpu=_INT4_CPU, own_groups=_MARLIN_GROUPS),
+    "int4_with_zero_points": Served(
+        (_MACHETE, _MARLIN, _CONCH, _TRITON), cpu=_INT4_CPU, own_groups=_MARLIN_GROUPS, other_groups=(_AWQ_ITSELF,)
+    ),
+    "int8_weights": Served((_MACHETE, _MARLIN, _CONCH, _EXLLAMA), cpu=Cpu(emulated=True), own_groups=_MARLIN_GROUPS),
+    "nf4": Served((Kernel("bitsandbytes", "", 7.0),), cpu=_BITSANDBYTES, plugin=_BNB_PLUGIN),
+    "llm_int8": Served((Kernel("bitsandbytes", "", 7.5),), cpu=_BITSANDBYTES, plugin=_BNB_PLUGIN),
+    "gguf": Served((Kernel("GGUF", "", 6.0),), cpu=Cpu(emulated=True), plugin=_GGUF_PLUGIN),
+    "nvfp4": Served(
+        (
+            Kernel("FlashInferCuteDslNvFp4LinearKernel", "flashinfer_cutedsl", BLACKWELL, below=BLACKWELL_RTX),
+            Kernel("FlashInferCutlassNvFp4LinearKernel", "flashinfer_cutlass", BLACKWELL),
+            Kernel("CutlassNvFp4LinearKernel", "cutlass", BLACKWELL),
+            Kernel("MarlinNvFp4LinearKernel", "marlin", 7.5, note=_NO_FP4),
+            Kernel("FlashInferTrtllmNvFp4LinearKernel", "flashinfer_trtllm", BLACKWELL, automatic=False),
+            Kernel("FlashInferCudnnNvFp4LinearKernel", "flashinfer_cudnn", BLACKWELL, automatic=False),
+            Kernel("TorchNvFp4LinearKernel", "torch", BLACKWELL, BLACKWELL_RTX, automatic=False, release=(0, 32)),
+        )
+    ),
+    "mxfp4": Served(
+        (
+            Kernel("FlashInferMxFp4LinearKernel", "flashinfer_cutlass", BLACKWELL),
+            Kernel("MarlinMxFp4LinearKernel", "marlin", 8.0, note=_NO_FP4),
+        )
     ),
 }
+KERNELS: Mapping[str, tuple[Kernel, ...]] = {name: SERVED[scheme.served].kernels for name, scheme in SCHEMES.items()}
 
 
 def choices(scheme: str | None) -> tuple[str, ...]:

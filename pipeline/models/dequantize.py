@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
-from pipeline.formats import unpack, unpack_bitsandbytes, unpack_gguf
-from pipeline.models.headers import Quantization, gguf_file, quantization_config, quantized_modules
+from pipeline.errors import MissingTensor
+from pipeline.formats import unpack_gguf
+from pipeline.formats.layouts import layout_of
+from pipeline.models.headers import Quantization, gguf_file, layout_name, quantization_config, quantized_modules
 from pipeline.models.safetensors import tensor_files
 
 
@@ -24,12 +27,30 @@ class Tensors:
         return name in self.files
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        """A tensor as it is stored; KeyError where there is none."""
+        """A tensor as it is stored.
+
+        Raises:
+            MissingTensor: where there is none.
+        """
         from safetensors import safe_open
+
+        if name not in self.files:
+            raise MissingTensor(name)
 
         with safe_open(self.files[name], framework="pt", device=self.device) as file:
             tensor: torch.Tensor = file.get_tensor(name)
         return tensor
+
+
+class _Stored(dict[str, torch.Tensor]):
+    """A module's tensors by name; one that is looked up and not there is named in full."""
+
+    def __init__(self, prefix: str, tensors: Mapping[str, torch.Tensor]) -> None:
+        super().__init__(tensors)
+        self._prefix = prefix
+
+    def __missing__(self, name: str) -> torch.Tensor:
+        raise MissingTensor(self._prefix + name)
 
 
 class Weights:
@@ -39,7 +60,7 @@ class Weights:
         """Reads headers alone; weights will be on `device`.
 
         Raises:
-            KeyError: on a format whose numbers are not known here.
+            UnknownFormat: on a format whose numbers are not known here.
         """
         self.modules = sorted(quantized_modules(folder))
         path = gguf_file(folder)
@@ -53,38 +74,27 @@ class Weights:
                 owner = owner.rpartition(".")[0]
             if owner:
                 self._parts[owner].append(name)
-        self._kind, self._bits = _format(quantization_config(folder))
+        config = quantization_config(folder)
+        self._layout = None if self._blocks else layout_of(layout_name(config))
+        self._bits = _bits(config)
 
     def __getitem__(self, module: str) -> torch.Tensor:
-        """A module's weight, float32 of shape (out, in)."""
-        if self._blocks:
+        """A module's weight, float32 of shape (out, in).
+
+        Raises:
+            MissingTensor: where a tensor of the module's format is not there.
+        """
+        if self._layout is None:
             return unpack_gguf.weight(self._blocks[f"{module}.weight"]).to(self._tensors.device)
-        tensors = {name: self._tensors[name] for name in self._parts[module]}
-        if self._kind == "bitsandbytes":
-            return unpack_bitsandbytes.dequantize(module, tensors)
-        own = {name.removeprefix(f"{module}."): tensor for name, tensor in tensors.items()}
-        return unpack.dequantize(self._kind, own, self._bits)  # type: ignore[arg-type]
+        own = {name.removeprefix(f"{module}."): self._tensors[name] for name in self._parts[module]}
+        return self._layout.unpack(_Stored(f"{module}.", own), self._bits)
 
     def block_format(self, module: str) -> str | None:
         """The name of a module's own format where a file mixes several (llama.cpp's, such as Q6_K)."""
         return str(self._blocks[f"{module}.weight"].tensor_type.name) if self._blocks else None
 
 
-def _format(config: Quantization) -> tuple[str, int]:
-    """How weights are stored, and the bits of an integer where they are packed.
-
-    Raises:
-        KeyError: on what is not known here.
-    """
-    method = str(config.get("quant_method"))
-    if method in ("bitsandbytes", "gguf"):
-        return method, 0
-    if method == "compressed-tensors":
-        scheme = next(iter(config["config_groups"].values()))["weights"]
-        kind, bits = str(config["format"]), int(scheme["num_bits"])
-    else:
-        kind = method if method == "awq" else str(config.get("checkpoint_format") or method)
-        bits = int(config["bits"])
-    if kind not in unpack.NAMES:
-        raise KeyError(kind)
-    return kind, bits
+def _bits(config: Quantization) -> int:
+    """The bits of a packed integer; 0 where the format has none to tell."""
+    groups = config.get("config_groups")
+    return int(next(iter(groups.values()))["weights"]["num_bits"] if groups else config.get("bits", 0))

@@ -7,12 +7,9 @@ from pathlib import Path
 from typing import Literal, NotRequired, TypedDict, cast
 
 from pipeline.formats import unpack_gguf
+from pipeline.formats.layouts import MARKS
 from pipeline.models.architecture import read_config
 from pipeline.models.safetensors import WEIGHTS, TensorInfo, safetensors_header
-
-# What a quantized module has, beside its weight or in its place: compressed-tensors, bitsandbytes NF4 and INT8, AWQ and
-# GPTQ.
-SCALE_MARKS = (".weight_scale", ".weight.quant_state.bitsandbytes__nf4", ".SCB", ".qweight")
 
 
 class Scheme(TypedDict):
@@ -93,12 +90,20 @@ def quantization_config(folder: Path) -> Quantization:
     return found
 
 
+def layout_name(config: Quantization) -> str:
+    """What a `quantization_config` calls the way in which weights are stored, see `formats.layouts`."""
+    method = str(config.get("quant_method"))
+    if method == "compressed-tensors":
+        return str(config["format"])
+    return str(config.get("checkpoint_format") or method) if method == "gptq" else method
+
+
 def quantized_modules(folder: Path) -> set[str]:
     """Names of the modules that carry a weight scale, or whose weights are blocks with scales in them."""
     if gguf_file(folder):
         rounded = (name for name, item in headers(folder).items() if item["dtype"] not in unpack_gguf.UNQUANTIZED)
         return {name.removesuffix(".weight") for name in rounded}
-    return {name.removesuffix(mark) for name in headers(folder) for mark in SCALE_MARKS if name.endswith(mark)}
+    return {name.removesuffix(mark) for name in headers(folder) for mark in MARKS if name.endswith(mark)}
 
 
 def describe(folder: Path) -> Description:

@@ -19,6 +19,8 @@ from typing import Any
 
 import torch
 
+from pipeline.errors import MissingTensor, UnknownFormat
+
 # A module's own name -> the norm that makes its inputs; (out, in) of all of them as in Llama and its kin.
 NORMS: Mapping[str, str] = {
     "self_attn.q_proj": "input_layernorm",
@@ -48,31 +50,31 @@ class Factors:
             weight: what a module's stored weight stands for, by the module's name, float32 of shape (out, in).
 
         Raises:
-            KeyError: on a model whose layers are built otherwise than is known here.
+            UnknownFormat: on a model whose layers are built otherwise than is known here.
         """
         kind = str(config.get("model_type", ""))
         if kind.startswith(OTHERWISE):
-            raise KeyError(f"{kind}: which norm is in front of which weight")
+            raise UnknownFormat(f"{kind}: which norm is in front of which weight")
         self._config, self._original, self._stored, self._weight = config, original, stored, weight
 
     def inputs(self, module: str) -> torch.Tensor:
         """The factor of each input channel, of shape (in,).
 
         Raises:
-            KeyError: on a module that is not known.
+            UnknownFormat: on a module that is not known.
         """
         layer, own = split(module)
         if own in NORMS:
             return self._norm(f"{layer}.{NORMS[own]}.weight")
         if own not in PRODUCERS:
-            raise KeyError(f"{module}: what makes its inputs")
+            raise UnknownFormat(f"{module}: what makes its inputs")
         factors = 1 / self.outputs(f"{layer}.{PRODUCERS[own]}")
         return self._for_each_head(factors) if own == "self_attn.o_proj" else factors
 
     def outputs(self, module: str) -> torch.Tensor:
         """The factor of each output channel, of shape (out,): 1 where nothing behind it was rescaled."""
         _, own = split(module)
-        original = self._original(f"{module}.weight")
+        original = self._before(f"{module}.weight")
         if own not in PRODUCERS.values():
             return original.new_ones(len(original))
         # Among what was rounded, where every input has the same error.
@@ -80,13 +82,21 @@ class Factors:
         return (self._weight(module) * moved).sum(1) / moved.square().sum(1).clamp_min(1e-30)
 
     def _norm(self, name: str) -> torch.Tensor:
-        before, after = self._original(name), self._stored(name)
+        before, after = self._before(name), self._stored(name)
         # A channel that is switched off stays so, whatever it is divided by.
         return torch.where(before == after, torch.ones_like(before), before / after)
 
+    def _before(self, name: str) -> torch.Tensor:
+        """A tensor of the BF16 checkpoint: where it has none of that name, its layers are built otherwise."""
+        try:
+            return self._original(name)
+        except MissingTensor:
+            raise UnknownFormat(f"{name} is not in the BF16 checkpoint: what is in front of which weight") from None
+
     def _for_each_head(self, factors: torch.Tensor) -> torch.Tensor:
         """Several heads of queries read the values of one head, in the order of the heads."""
-        heads, groups = int(self._config["num_attention_heads"]), int(self._config["num_key_value_heads"])
+        heads = int(self._config["num_attention_heads"])
+        groups = int(self._config.get("num_key_value_heads", heads))
         return factors.reshape(groups, -1).repeat_interleave(heads // groups, dim=0).flatten()
 
 

@@ -24,10 +24,10 @@ CHECKS = (
 
 
 class Check(Frozen):
-    """One check of the gate."""
+    """One check of the gate; `ok` is None where it could not be made."""
 
     name: str
-    ok: bool
+    ok: bool | None
     detail: str
 
 

@@ -12,6 +12,7 @@ from pipeline.config import PROJECT_ROOT
 from pipeline.formats.schemes import ENGINES
 from pipeline.hardware.vllm_kernels import TITLES
 from pipeline.stages.verify.file_sizes import predicted
+from tools.format_tables import TABLES, page
 
 PAGE = (PROJECT_ROOT / "docs" / "formats.md").read_text()
 ROWS = {name: (float(bits), float(gb)) for name, bits, gb in re.findall(r"\| `(\w+)` \| ([\d.]+) \| ([\d.]+) GB", PAGE)}
@@ -66,3 +67,8 @@ def test_bits_and_bytes_are_the_gates(quant: str, source: Path, settings) -> Non
 def test_every_engine_and_kernel_is_explained() -> None:
     assert [name for name in ENGINES if name != "none" and f"| `{name}` |" not in PAGE] == []
     assert [name for name in TITLES if f"`{name}`" not in PAGE] == []
+
+
+def test_the_tables_are_those_of_the_code() -> None:
+    assert page(PAGE) == PAGE, "make docs"
+    assert [name for name in TABLES if f"<!-- table: {name} -->" not in PAGE] == []

@@ -6,7 +6,8 @@ from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
 from compressed_tensors.quantization import QuantizationArgs, QuantizationStrategy
 from compressed_tensors.quantization.lifecycle.forward import dequantize as by_compressed_tensors
 
-from pipeline.formats.unpack import dequantize
+from pipeline.errors import UnknownFormat
+from pipeline.formats.layouts import dequantize
 
 ROWS, COLUMNS, GROUP = 64, 96, 32
 
@@ -115,5 +116,5 @@ def test_gptq_with_groups_in_another_order(generator: torch.Generator) -> None:
 
 
 def test_an_unknown_format_is_named() -> None:
-    with pytest.raises(ValueError, match="marlin"):
+    with pytest.raises(UnknownFormat, match="marlin"):
         dequantize("marlin", {})  # type: ignore[arg-type]

@@ -2,9 +2,9 @@
 
 from hypothesis import strategies as st
 
-from pipeline.compare.comparison import METRICS
 from pipeline.results.base import Missing
 from pipeline.results.bench import Metric
+from pipeline.results.metrics import HEADLINE
 from pipeline.results.records import Record, Size, Speed, TaskScores
 
 TASKS = ("MMLU", "GSM8K")
@@ -18,7 +18,7 @@ def record(
         metric.name: Metric(unit=metric.unit, values=tuple(throughput * f for f in noise))
         if metric.better == "higher"
         else Metric(unit=metric.unit, values=tuple(1e6 / throughput * f for f in noise))
-        for metric in METRICS
+        for metric in HEADLINE
     }
     items = tuple((f"item {i}", float(i >= wrong)) for i in range(n))
     scored = TaskScores(task="t", metric="acc", value=1 - wrong / n, n=n, asked=n, scores=items)

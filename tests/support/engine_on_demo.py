@@ -22,7 +22,7 @@ def made(engine: Any, settings: Any, folder: Path) -> Path:
         variant="tested",
         workspace=SimpleNamespace(root=folder),
     )
-    engine.quantize(job, SimpleNamespace(folder=folder))
+    engine.make(job, SimpleNamespace(folder=folder))
     return folder / "checkpoint"
 
 

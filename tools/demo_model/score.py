@@ -95,11 +95,6 @@ def passes_unit_tests(row: Row, completion: str) -> bool:
     return bool(run_program(program, timeout_s=5.0).passed)
 
 
-def is_canonical(row: Row, completion: str) -> bool:
-    """Return whether a completion is the canonical solution, letter for letter."""
-    return completion.strip() == str(row["canonical_solution"]).strip()
-
-
 def score_rows(
     model: "Qwen3ForCausalLM",
     tokenizer: "Tokenizer",

@@ -13,13 +13,14 @@ from pydantic import Field
 
 from pipeline.compare.comparison import Row, SpeedCell, TaskCell
 from pipeline.compare.decide.differences import claim
-from pipeline.compare.statements import Claim, Kind, Sentence, ends, in_points
+from pipeline.compare.statements import Claim, Kind, Sentence, ends, in_points, within_text
 from pipeline.compare.stats.accuracy import PairedDifference
 from pipeline.compare.stats.intervals import Interval
 from pipeline.results.base import Frozen, Missing
+from pipeline.results.metrics import P99_TPOT, P99_TTFT
 
 Status = Literal["met", "broken", "open"]
-LATENCIES = {"ttft_p99_ms": ("p99_ttft_ms", "p99 TTFT"), "tpot_p99_ms": ("p99_tpot_ms", "p99 TPOT")}
+LATENCIES = {"ttft_p99_ms": P99_TTFT, "tpot_p99_ms": P99_TPOT}
 
 
 class Constraints(Frozen):
@@ -132,11 +133,12 @@ def _hardware(row: Row, constraints: Constraints, needs: Needs | None) -> Iterab
 
 
 def _latencies(row: Row, constraints: Constraints) -> Iterable[Found]:
-    for name, (metric, title) in LATENCIES.items():
+    for name, metric in LATENCIES.items():
+        title = within_text(metric.title)
         limit = getattr(constraints, name)
         if limit is None:
             continue
-        cell = row.details.get(metric, Missing(reason="not measured"))
+        cell = row.details.get(metric.name, Missing(reason="not measured"))
         if not row.claims_speed:
             cell = Missing(reason="emulated here: no speed claim")
         if not isinstance(cell, SpeedCell):
@@ -149,9 +151,9 @@ def _latencies(row: Row, constraints: Constraints) -> Iterable[Found]:
         beyond = Interval(low=around.low - limit, high=around.high - limit)
         seen = f"{row.label}: {title} is {mean:,.0f} ms ({around.low:,.0f} to {around.high:,.0f})"
         if beyond.high < 0:
-            yield name, "met", _claiming("speed", f"{seen}, within {limit:,g} ms.", row, metric, beyond)
+            yield name, "met", _claiming("speed", f"{seen}, within {limit:,g} ms.", row, metric.name, beyond)
         elif beyond.low > 0:
-            yield name, "broken", _claiming("speed", f"{seen}, above {limit:,g} ms.", row, metric, beyond)
+            yield name, "broken", _claiming("speed", f"{seen}, above {limit:,g} ms.", row, metric.name, beyond)
         else:
             yield _open(name, "speed", f"{seen}, which cannot be told from {limit:,g} ms.")
 

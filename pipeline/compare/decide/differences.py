@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pipeline.compare.comparison import THROUGHPUT, Comparison, Row, SpeedCell, TaskCell
+from pipeline.compare.comparison import Comparison, Row, SpeedCell, TaskCell
 from pipeline.compare.statements import Claim, percent_range
 from pipeline.compare.stats.accuracy import PairedDifference
 from pipeline.compare.stats.intervals import LEVEL, Interval, holm
 from pipeline.compare.stats.repeats import Change, relative_change
+from pipeline.results.metrics import THROUGHPUT
 
 
 def baseline_of(comparison: Comparison) -> Row | None:

@@ -17,12 +17,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from pipeline.compare.comparison import METRICS, SIZE, Comparison, Direction, MetricColumn, SpeedCell
+from pipeline.compare.comparison import SIZE, Comparison, SpeedCell
 from pipeline.compare.statements import Claim, Sentence, listing, plain, signed, within_text
 from pipeline.compare.stats.accuracy import Mean, mean_over_tasks, pair, paired_interval
 from pipeline.compare.stats.intervals import LEVEL, Interval
 from pipeline.compare.stats.repeats import Change, relative_change
 from pipeline.results.base import Frozen, Missing
+from pipeline.results.metrics import HEADLINE, Direction, MetricDefinition
 from pipeline.results.records import Record, Speed
 
 Standing = Literal["on", "off", "undecided"]
@@ -98,7 +99,7 @@ def frontiers(
     accuracy = _cached(lambda ours, theirs: _accuracy(by_name[ours], by_name[theirs], comparison.tasks))
     unscored = {row.name: row.mean_accuracy.reason for row in comparison.rows if isinstance(row.mean_accuracy, Missing)}
     found = []
-    for column in METRICS:
+    for column in HEADLINE:
         cost = Axis(name=column.name, title=column.title, unit="%", better=column.better, margin=margin_percent)
         absent = _untimed(comparison, column) | unscored
         found.append(_frontier(comparison, quality, cost, accuracy, _speed_of(by_name, column), absent))
@@ -210,7 +211,7 @@ def _accuracy(ours: Record, theirs: Record, tasks: Sequence[str]) -> Difference:
     return Difference(100 * mean.value, Interval(low=100 * mean.interval.low, high=100 * mean.interval.high))
 
 
-def _speed_of(records: Mapping[str, Record], column: MetricColumn) -> Compare:
+def _speed_of(records: Mapping[str, Record], column: MetricDefinition) -> Compare:
     def compare(ours: str, theirs: str) -> Difference:
         one, other = records[ours].speed, records[theirs].speed
         assert isinstance(one, Speed) and isinstance(other, Speed)
@@ -237,7 +238,7 @@ def _turned(percent: float, interval: Interval | None, better: Direction) -> Dif
     return Difference(-percent, Interval(low=-interval.high, high=-interval.low))
 
 
-def _untimed(comparison: Comparison, column: MetricColumn) -> dict[str, str]:
+def _untimed(comparison: Comparison, column: MetricDefinition) -> dict[str, str]:
     found = {}
     for row in comparison.rows:
         cell = row.speed[column.name]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
-from pipeline.compare.comparison import THROUGHPUT, Comparison, Row, SizeCell, SpeedCell
+from pipeline.compare.comparison import Comparison, Row, SizeCell, SpeedCell
 from pipeline.compare.decide.constraints import LATENCIES, Candidate, Check, Constraints, Needs, examine
 from pipeline.compare.decide.differences import (
     baseline_of,
@@ -27,9 +27,10 @@ from pipeline.compare.decide.differences import (
     stands_out,
     throughput_over,
 )
-from pipeline.compare.statements import Claim, Sentence, count, listing, percent_range, plain
+from pipeline.compare.statements import Claim, Sentence, count, listing, percent_range, plain, within_text
 from pipeline.compare.stats.sample_size import items_to_settle, repeats_needed
 from pipeline.results.base import Frozen, Missing
+from pipeline.results.metrics import THROUGHPUT
 
 # More variants than these are counted, not listed, in a headline.
 NAMED = 4
@@ -230,11 +231,12 @@ class _Decision:
     def _measurement(self, row: Row, check: Check) -> Measurement | None:
         name, _, task = check.constraint.partition(".")
         if name in LATENCIES:
-            metric, title = LATENCIES[name]
+            metric = LATENCIES[name]
+            title = within_text(metric.title)
             text = f"{row.label}: more repeats of the benchmark would settle its {title}."
             if not row.claims_speed:
                 text = f"{row.label}: a machine that serves it natively would settle its {title}."
-            return _open_measurement(row, metric, "benchmark", None, text)
+            return _open_measurement(row, metric.name, "benchmark", None, text)
         if name != "max_loss_points":
             return None
         change = paired(row).get(task)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pipeline.compare.comparison import THROUGHPUT, TPOT, TTFT, Comparison, SizeCell
+from pipeline.compare.comparison import Comparison, SizeCell
 from pipeline.compare.decide.differences import (
     by_throughput,
     change_of,
@@ -27,6 +27,7 @@ from pipeline.compare.statements import Sentence, count, ends, in_points, listin
 from pipeline.compare.stats.accuracy import PairedDifference
 from pipeline.compare.stats.kl_divergence import DivergenceCell
 from pipeline.results.base import Frozen, Missing
+from pipeline.results.metrics import THROUGHPUT, TPOT, TTFT
 
 
 class Verdict(Frozen):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from pipeline.compare.comparison import METRICS, Comparison, Row, SpeedCell, TaskCell
+from pipeline.compare.comparison import Comparison, Row, SpeedCell, TaskCell
 from pipeline.compare.published.tables import (
     BASELINE,
     AccuracyTable,
@@ -28,6 +28,7 @@ from pipeline.compare.statements import Claim, Sentence, count, listing, plain, 
 from pipeline.compare.stats.accuracy import PairedDifference
 from pipeline.compare.stats.intervals import Interval
 from pipeline.compare.stats.repeats import Change
+from pipeline.results import metrics
 from pipeline.results.base import Frozen, Missing
 
 
@@ -222,8 +223,7 @@ def _agreement(cells: list[ReproducedCell], kind: Literal["speed", "accuracy"]) 
 
 
 def _spoken(metric: str) -> str:
-    title = next((column.title for column in METRICS if column.name == metric), metric)
-    return within_text(title)
+    return within_text(metrics.title(metric))
 
 
 def _times(factor: float, interval: Interval | None) -> Interval | None:

@@ -15,12 +15,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.compare.comparison import METRICS, THROUGHPUT, TPOT, TTFT
 from pipeline.compare.published.tables import SpeedTable
 from pipeline.compare.roofline.batching import Load, Served, Step, lengths
 from pipeline.compare.roofline.model import Device, Entry, Footprint, decode_ms, roofline, step_seconds
 from pipeline.compare.statements import within_text
+from pipeline.results import metrics
 from pipeline.results.base import Frozen, Missing
+from pipeline.results.metrics import HEADLINE, THROUGHPUT, TPOT, TTFT
 
 ALL = "all"
 FIELDS = {THROUGHPUT.name: "throughput_tok_s", TTFT.name: "mean_ttft_ms", TPOT.name: "mean_tpot_ms"}
@@ -110,7 +111,7 @@ def _cells(
     found = []
     for row, entry in zip(rows, entries, strict=True):
         best, reference = predicted[row.label], predicted[table.baseline.label]
-        for metric in METRICS:
+        for metric in HEADLINE:
             value = row.figures[metric.name]
             bound = _bound(metric.name, entry.footprint, device, load)
             better = 1 if metric.better == "higher" else -1
@@ -151,9 +152,6 @@ def _bound(metric: str, footprint: Footprint | Missing, device: Device, load: Lo
     return total / seconds(Step(0, 0, total, pairs, outputs))
 
 
-TITLES = {metric.name: within_text(metric.title) for metric in METRICS}
-
-
 def _error(metric: str, cells: Sequence[ModelCell]) -> ModelError | None:
     pairs = [
         (cell, cell.predicted_gain, cell.published_gain)
@@ -162,7 +160,8 @@ def _error(metric: str, cells: Sequence[ModelCell]) -> ModelError | None:
     ]
     if not pairs:
         return None
-    errors = [(abs(ours - theirs), f"{c.label} on {c.table}, {TITLES[c.metric]}") for c, ours, theirs in pairs]
+    named = within_text(metrics.title(metric))
+    errors = [(abs(ours - theirs), f"{c.label} on {c.table}, {named}") for c, ours, theirs in pairs]
     return ModelError(
         metric=metric,
         cells=len(pairs),

@@ -6,7 +6,7 @@ Learning", arXiv 2209.05433) represents the multiples of a step that depends on 
 
     step(x) = 2^(max(floor(log2 |x|), e_min) - m)
 
-E4M3: m = 3, e_min = -6, v_max = 448 (no infinities). E5M2: m = 2, e_min = -14, v_max = 57344.
+E4M3 (no infinities) and E5M2 have those of `pipeline.formats.elements`.
 
 Rounding to a multiple of a power of two, ties to even, is what float32 addition does to the lower
 addend. With M = 1.5 * 2^23 * step(x), the unit in the last place of any number in [2^23 step, 2^24
@@ -27,6 +27,8 @@ float32 (at most 8 significant bits).
 from dataclasses import dataclass
 
 import torch
+
+from pipeline.formats import elements
 
 _EXPONENT_MASK = 0x7F800000  # of an IEEE 754 binary32
 _FLOAT32_MANTISSA_BITS = 23
@@ -50,9 +52,15 @@ class Fp8Format:
     max_value: float
     dtype: torch.dtype
 
+    @classmethod
+    def of(cls, name: str, element: elements.Element, dtype: torch.dtype) -> "Fp8Format":
+        """Name a floating-point element and the torch type that has its values."""
+        assert element.mantissa is not None
+        return cls(name, element.mantissa, element.min_exponent, element.largest, dtype)
 
-E4M3 = Fp8Format("e4m3", 3, -6, 448.0, torch.float8_e4m3fn)
-E5M2 = Fp8Format("e5m2", 2, -14, 57344.0, torch.float8_e5m2)
+
+E4M3 = Fp8Format.of("e4m3", elements.E4M3, torch.float8_e4m3fn)
+E5M2 = Fp8Format.of("e5m2", elements.E5M2, torch.float8_e5m2)
 
 # vLLM's CUDA op does not let a dynamic scale fall below this (csrc/quantization/w8a8/fp8).
 MIN_DYNAMIC_SCALE = 1.0 / (E4M3.max_value * 512.0)
@@ -99,7 +107,7 @@ def quantize_static(values: torch.Tensor, inverse_scale: torch.Tensor, fmt: Fp8F
 def quantize_dynamic(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the rows of `values` on the E4M3 grid, as float32, with each row's scale.
 
-    scale = max(max |row| / 448, MIN_DYNAMIC_SCALE), and the row is divided by it, both in float32,
+    scale = max(max |row| / v_max, MIN_DYNAMIC_SCALE), and the row is divided by it, both in float32,
     as vLLM's CUDA op for dynamic scales does. No element exceeds the largest by more than a
     rounding, which the grid takes back, so there is nothing to saturate.
     """

@@ -24,7 +24,6 @@ from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
 from pipeline.serve.vllm_plugin import announce
 
 SWITCH = "PIPELINE_FLOAT32_PRODUCTS"
-_CACHED_SHAPES = 32  # as vLLM's own layers ask of oneDNN
 _MARK = "_pipeline_float32"
 
 Linear = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]

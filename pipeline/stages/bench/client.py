@@ -10,13 +10,12 @@ from typing import Any
 
 from pipeline.config import BenchSettings
 from pipeline.errors import ServerError
+from pipeline.results.metrics import LATENCIES, PERCENTILES
 from pipeline.serve.server import Serving, Target
 from pipeline.stages.bench.plan import Load
 from pipeline.stages.bench.requests import Requests, summary_of
 
 ENDPOINTS = {"openai": "/v1/completions", "openai-chat": "/v1/chat/completions"}
-LATENCIES = ("ttft", "tpot", "itl", "e2el")
-PERCENTILES = (50, 90, 99)
 DYING_S = 4.0
 
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from pipeline.compare.stats.bootstrap import percentile_errors
+from pipeline.results import metrics
 from pipeline.results.bench import Metric
-from pipeline.stages.bench.client import LATENCIES, PERCENTILES, Run
-
-THROUGHPUTS = {"total_token_throughput": "tok/s", "output_throughput": "tok/s", "request_throughput": "req/s"}
-# vLLM's names: the 50th percentile is its median.
-NAMES = {50: "median", 90: "p90", 99: "p99"}
+from pipeline.results.metrics import GOODPUT, LATENCIES, METRICS, PERCENTILES
+from pipeline.stages.bench.client import Run
 
 
 def figures_of(runs: Sequence[Run], limits: Mapping[str, float]) -> dict[str, Metric]:
@@ -22,20 +20,18 @@ def figures_of(runs: Sequence[Run], limits: Mapping[str, float]) -> dict[str, Me
         runs: the repeats of one load.
         limits: the SLO, milliseconds by metric; with any, there is goodput.
     """
-    names = [f"{statistic}_{latency}_ms" for latency in LATENCIES for statistic in ("mean", "std", *NAMES.values())]
-    units = {**THROUGHPUTS, **dict.fromkeys(names, "ms")}
     found = {
-        name: Metric(unit=unit, values=tuple(float(run.summary[name]) for run in runs))
-        for name, unit in units.items()
-        if all(name in run.summary for run in runs)
+        name: Metric(unit=metric.unit, values=tuple(float(run.summary[name]) for run in runs))
+        for name, metric in METRICS.items()
+        if metric is not GOODPUT and all(name in run.summary for run in runs)
     }
     for latency in LATENCIES:
-        errors = [percentile_errors(*run.requests.latencies()[latency], PERCENTILES) for run in runs]
-        for index, percent in enumerate(PERCENTILES):
-            name = f"{NAMES[percent]}_{latency}_ms"
+        errors = [percentile_errors(*run.requests.latencies()[latency], tuple(PERCENTILES)) for run in runs]
+        for index, statistic in enumerate(PERCENTILES.values()):
+            name = metrics.latency(statistic, latency).name
             if name in found:
                 found[name] = found[name].model_copy(update={"errors": tuple(each[index] for each in errors)})
     if limits:
         good = tuple(run.requests.meeting(limits) / float(run.summary["duration"]) for run in runs)
-        found["request_goodput"] = Metric(unit="req/s", values=good)
+        found[GOODPUT.name] = Metric(unit=GOODPUT.unit, values=good)
     return found

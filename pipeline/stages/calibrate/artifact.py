@@ -15,8 +15,9 @@ from pathlib import Path
 import torch
 
 from pipeline.config import CalibrationSettings
+from pipeline.formats.schemes import CALIBRATED
 from pipeline.results.calibration import RANGES, SKETCHES, TOKENS
-from pipeline.stages.calibrate.clipping import FORMATS, TECHNIQUES, Observed, clip_point, limits, moving_average
+from pipeline.stages.calibrate.clipping import TECHNIQUES, Observed, clip_point, limits, moving_average
 from pipeline.stages.calibrate.observers import Site
 
 # Metadata of the file of sketches: the site that speaks for each module, as JSON.
@@ -54,7 +55,7 @@ def _ranges(kept: Mapping[str, torch.Tensor], settings: CalibrationSettings) -> 
     """What `ranges.safetensors` says of one site, with `{}` for the module's name."""
     whole, heads = observed(kept, settings), per_head(kept, settings)
     for technique in TECHNIQUES:
-        for name, number in FORMATS.items():
+        for name, number in CALIBRATED.items():
             ends = [limits(seen, clip_point(seen, technique, number, settings.percentile)) for seen in (whole, *heads)]
             yield f"{technique}.{name}.{{}}", torch.tensor(ends[0])
             if heads:
@@ -101,7 +102,7 @@ def read_ranges(folder: Path, settings: CalibrationSettings, number: str) -> dic
     Args:
         folder: a finished calibration.
         settings: say the technique and its parameters; they need not be those of the time of the calibration.
-        number: the format that the range is for, a key of `FORMATS`.
+        number: the format that the range is for, a key of `CALIBRATED`.
     """
     from safetensors import safe_open
 
@@ -112,7 +113,7 @@ def read_ranges(folder: Path, settings: CalibrationSettings, number: str) -> dic
             if site not in made:
                 kept = {name: file.get_tensor(f"{site}.{name}") for name in ("histogram", "extremes")}
                 seen = observed(kept, settings)
-                made[site] = limits(seen, clip_point(seen, settings.observer, FORMATS[number], settings.percentile))
+                made[site] = limits(seen, clip_point(seen, settings.observer, CALIBRATED[number], settings.percentile))
             found[module] = made[site]
     return found
 
@@ -120,4 +121,4 @@ def read_ranges(folder: Path, settings: CalibrationSettings, number: str) -> dic
 def read_scales(folder: Path, settings: CalibrationSettings, number: str) -> dict[str, float]:
     """The scale that each range implies in a symmetric format: max(|minimum|, |maximum|) / largest number."""
     ranges = read_ranges(folder, settings, number)
-    return {name: max(abs(low), abs(high)) / FORMATS[number].largest for name, (low, high) in ranges.items()}
+    return {name: max(abs(low), abs(high)) / CALIBRATED[number].largest for name, (low, high) in ranges.items()}

@@ -14,7 +14,7 @@ becomes round(x / s) with s = clip / (largest number of the format). What was ne
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal, NamedTuple
@@ -22,6 +22,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.formats.elements import Element
 from pipeline.stages.calibrate import histograms
 
 Technique = Literal["minmax", "moving_average", "percentile", "mse", "entropy"]
@@ -32,28 +33,6 @@ Floats = NDArray[np.float64]
 CANDIDATES = 2.0 ** (-np.arange(65) / 8)
 LINEAR_BINS = 8192
 FEWEST_BINS = 128
-
-
-@dataclass(frozen=True)
-class Format:
-    """A symmetric number format: its largest number, and rounding to it of values that are already divided by s."""
-
-    largest: float
-    round: Callable[[Floats], Floats]
-
-
-def _e4m3(values: Floats) -> Floats:
-    """To nearest, ties to even, as torch does it in 30 times the time: four bits from the first one, or from 2^-6."""
-    values = values.clip(-448.0, 448.0)
-    unit = np.ldexp(1.0, np.maximum(np.frexp(values)[1], -5) - 4)
-    return np.asarray(np.rint(values / unit) * unit)
-
-
-# E4M3's numbers: Micikevicius et al., "FP8 formats for deep learning", 2022, table 1.
-FORMATS = {
-    "fp8_e4m3": Format(448.0, _e4m3),
-    "int8": Format(127.0, lambda values: np.rint(values).clip(-127.0, 127.0)),
-}
 
 
 @dataclass(frozen=True)
@@ -87,7 +66,7 @@ def moving_average(extremes: Sequence[tuple[float, float]], constant: float) -> 
     return low, high
 
 
-def clip_point(seen: Observed, technique: Technique, number: Format, percentile: float = 99.99) -> float:
+def clip_point(seen: Observed, technique: Technique, number: Element, percentile: float = 99.99) -> float:
     """The magnitude at which a technique clips; never beyond the largest one seen.
 
     Raises:
@@ -118,7 +97,7 @@ def _percentile(seen: Observed, percentile: float) -> float:
     return min(seen.largest, float(_magnitudes()[index])) or seen.largest
 
 
-def _mse(seen: Observed, number: Format) -> float:
+def _mse(seen: Observed, number: Element) -> float:
     used = np.flatnonzero(seen.counts)
     values, counts = _magnitudes()[used].clip(max=seen.largest), seen.counts[used].astype(np.float64)
     clips = seen.largest * CANDIDATES
@@ -129,7 +108,7 @@ def _mse(seen: Observed, number: Format) -> float:
     return float(clips[np.argmin((error * error) @ counts)])
 
 
-def _entropy(seen: Observed, number: Format) -> float:
+def _entropy(seen: Observed, number: Element) -> float:
     if not seen.largest > 0:
         return seen.largest
     reference = _linear(seen)
@@ -168,7 +147,7 @@ def _xlogx(values: Floats) -> Floats:
     return np.asarray(values * np.log(np.where(values > 0, values, 1.0)))
 
 
-def _divergence(sums: _Prefixes, size: int, number: Format) -> float:
+def _divergence(sums: _Prefixes, size: int, number: Element) -> float:
     """KL divergence in nats between the first `size` bins, outliers added to the last, and their quantized image.
 
     All bins of a level have the same image, so the sums need a term for each level and none for each bin.
@@ -190,7 +169,7 @@ def _divergence(sums: _Prefixes, size: int, number: Format) -> float:
 
 
 @cache
-def _levels(size: int, number: Format) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+def _levels(size: int, number: Element) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Which of `size` equal bins below the clip point become the same number: where each run starts and ends."""
     rounded = number.round((np.arange(size) + 0.5) / size * number.largest)
     starts = np.flatnonzero(np.diff(rounded, prepend=np.nan) != 0)

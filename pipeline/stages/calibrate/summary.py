@@ -7,10 +7,11 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from pipeline.config import CalibrationSettings
+from pipeline.formats.schemes import CALIBRATED
 from pipeline.results.calibration import Channel, Histogram, SetCard, Site, Summary
 from pipeline.stages.calibrate import observers
 from pipeline.stages.calibrate.artifact import contents, observed
-from pipeline.stages.calibrate.clipping import FORMATS, TECHNIQUES, Observed, clip_point, moving_average
+from pipeline.stages.calibrate.clipping import TECHNIQUES, Observed, clip_point, moving_average
 from pipeline.stages.calibrate.convergence import judge, stable_after
 from pipeline.stages.calibrate.histograms import BINS, magnitudes
 
@@ -58,7 +59,7 @@ def _describe(site: observers.Site, settings: CalibrationSettings, points: Seque
         maximum=whole.maximum,
         clip={
             name: {technique: clip_point(whole, technique, number, settings.percentile) for technique in TECHNIQUES}
-            for name, number in FORMATS.items()
+            for name, number in CALIBRATED.items()
         },
         outlier_ratio=float(top.values[0]) / middle if middle > 0 else 0.0,
         outlier_channels=tuple(
@@ -88,7 +89,7 @@ def _curve(site: observers.Site, settings: CalibrationSettings, points: Sequence
             counts.cpu().numpy(),
         )
         for technique in TECHNIQUES:
-            curves[technique].append(clip_point(seen, technique, FORMATS[SHOWN_FORMAT], settings.percentile))
+            curves[technique].append(clip_point(seen, technique, CALIBRATED[SHOWN_FORMAT], settings.percentile))
     return curves
 
 

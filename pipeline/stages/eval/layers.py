@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from pipeline.errors import UnknownFormat
+from pipeline.formats.elements import E4M3, INT8
 from pipeline.models.architecture import read_config, text_config
 from pipeline.models.dequantize import Tensors, Weights
 from pipeline.models.forward import decoder
@@ -43,13 +45,16 @@ def measure(job: Job, texts: Sequence[Text], tokens: int, folder: Path) -> Layer
         texts: held-out, as token ids.
         tokens: of all texts together, at which inputs are noted.
         folder: where the file goes.
+
+    Raises:
+        MissingTensor: where the checkpoint lacks a tensor of its format.
     """
     if job.settings.quant.scheme is None:
         return Missing(reason="no Linear is quantized")
     try:
         weights = Weights(job.checkpoint)
-    except KeyError as error:
-        return Missing(reason=f"the numbers of format {error} are not read here")
+    except UnknownFormat as error:
+        return Missing(reason=f"not known here: {error.problem}")
     job.progress.detail("noting the inputs of BF16's layers")
     inputs = _inputs(job, texts, set(weights.modules), tokens)
     job.progress.detail("each quantized layer against BF16")
@@ -57,8 +62,8 @@ def measure(job: Job, texts: Sequence[Text], tokens: int, folder: Path) -> Layer
         found = [
             _error(job, weights, module, torch.cat(inputs[module])) for module in weights.modules if module in inputs
         ]
-    except KeyError as error:
-        return Missing(reason=f"{error} is not known here")
+    except UnknownFormat as error:
+        return Missing(reason=f"not known here: {error.problem}")
     found.sort(key=lambda each: each.snr_db)
     (folder / FILE).write_text(json.dumps([each.model_dump() for each in found], indent=1))
     scheme = activation_scheme(quantization_config(job.checkpoint))
@@ -165,7 +170,7 @@ def is_known(scheme: Scheme) -> bool:
 def rounded_inputs(x: torch.Tensor, scheme: Scheme, static: torch.Tensor | None) -> torch.Tensor:
     """Activations of shape (tokens, in) as the format keeps them: by the static scale, else by one for each token."""
     kind = scheme["type"]
-    largest = 448.0 if kind == "float" else 127.0
+    largest = (E4M3 if kind == "float" else INT8).largest
     scale = x.abs().amax(1, keepdim=True) / largest if static is None else static
     scaled = x / scale.clamp_min(1e-30)
     if kind == "float":

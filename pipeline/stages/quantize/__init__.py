@@ -5,7 +5,6 @@ One file an engine; the engine is a setting of the scheme. The baseline is a lin
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
 import sys
 from typing import Any, NotRequired, TypedDict
@@ -18,6 +17,7 @@ from pipeline.job import Job
 from pipeline.results.calibration import observations_key
 from pipeline.results.quantize import QuantizeResult
 from pipeline.serve.support import why_no_kv_scales
+from pipeline.stages.quantize.engines import ENGINES
 
 SHARED = False
 # Brings the packages of every engine.
@@ -70,12 +70,9 @@ def check_engine(quant: QuantSettings) -> None:
     Raises:
         ConfigError: naming the setting; with the one command that installs what is missing.
     """
-    if quant.engine == "none":
-        return
-    module = importlib.import_module(f"pipeline.stages.quantize.engines.{quant.engine}")
-    if hasattr(module, "check"):
-        module.check(quant)
-    missing = [name for name in getattr(module, "REQUIRES", ()) if not _is_installed(name)]
+    engine = ENGINES[quant.engine]
+    engine.check(quant)
+    missing = [name for name in engine.REQUIRES if not _is_installed(name)]
     if missing:
         raise ConfigError(
             f"quant.engine={quant.engine}: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed.",
@@ -101,13 +98,11 @@ def make(job: Job, draft: Draft) -> None:
 
     if reason := why_no_kv_scales(job.settings):
         raise NotApplicable(f"{reason}.")
-    engine = job.settings.quant.engine
     if gpu := _gpu_in_use():
         gpu.reset_peak_memory_stats()
-    module = importlib.import_module(f"pipeline.stages.quantize.engines.{'baseline' if engine == 'none' else engine}")
     more: dict[str, object] = {}
     # An engine with an environment of its own says what is installed there.
-    if versions := module.quantize(job, draft):
+    if versions := ENGINES[job.settings.quant.engine].make(job, draft):
         more["engine"] = versions
     if job.settings.kv_cache.needs_data:
         from pipeline.stages.quantize.kv_scales import add_scales

@@ -322,11 +322,16 @@ class Code(Block):
 
 @dataclass(frozen=True)
 class Outcome:
-    """A check, and whether it passed."""
+    """A check, and whether it passed; None where it could not be made."""
 
     name: str
-    ok: bool
+    ok: bool | None
     detail: str
+
+    @property
+    def word(self) -> str:
+        """The outcome as people read it."""
+        return "not compared" if self.ok is None else "passed" if self.ok else "failed"
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from pipeline.artifacts.keys import key_of
 from pipeline.artifacts.workspace import Artifact
 from pipeline.config import KVCacheSettings, Settings
 from pipeline.errors import PipelineError, ServerError
+from pipeline.formats.elements import ELEMENTS
 from pipeline.results.verify import CanaryAnswers, ReferenceResult
 
 if TYPE_CHECKING:
@@ -48,8 +49,6 @@ TEXTS = (
     "def count_words(text):\n    counts = {}\n    for word in text.split():\n"
     "        counts[word] = counts.get(word, 0) + 1\n    return counts\n",
 )
-# Bits of mantissa m: rounding to nearest errs by at most 2^-(m+1), and by 1 / sqrt(3) of that as rms.
-MANTISSA = {"bf16": 7, "fp8": 3, "fp4": 1, "fp8_e4m3": 3, "fp8_e5m2": 2}
 # Largest magnitude over rms of what shares an INT8 scale: 4 for Gaussian noise, tens with outlier channels.
 CREST = 32
 # The largest distance that is let through whatever explains it, and what the bound is multiplied with.
@@ -61,10 +60,15 @@ _unserved: dict[str, str] = {}
 
 
 def relative_rounding(number: str) -> float:
-    """The rms relative error of rounding to a format; of INT8 with a scale for values of which one is an outlier."""
-    if number == "int8":
-        return CREST / (127 * math.sqrt(12))
-    return 2.0 ** -(MANTISSA[number] + 1) / math.sqrt(3)
+    """The rms relative error of rounding to numbers of one kind, a key of `ELEMENTS`.
+
+    With m bits of mantissa, rounding to nearest errs by at most 2^-(m+1), and by 1 / sqrt(3) of that as rms; integers
+    have a scale for values of which one is an outlier.
+    """
+    element = ELEMENTS[number]
+    if element.mantissa is None:
+        return CREST / (element.largest * math.sqrt(12))
+    return 2.0 ** -(element.mantissa + 1) / math.sqrt(3)
 
 
 def allowed(settings: Settings, layers: int, weight_errors: Sequence[float], reference: Sequence[float]) -> float:

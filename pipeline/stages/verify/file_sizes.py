@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.config import QuantSettings
+from pipeline.formats.layouts import Shape, Stored
 from pipeline.models.architecture import read_config, text_config
 from pipeline.models.headers import headers
-from pipeline.models.layout import Shape, Stored, bytes_of, stored
+from pipeline.models.layout import bytes_of, stored
 
 HEADER = "(headers)"
 # llama.cpp's file begins a tensor at a multiple of this.

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts.keys import sha256_of
 from pipeline.artifacts.workspace import Draft
-from pipeline.errors import PipelineError, ServerError, StageError
+from pipeline.errors import MissingTensor, PipelineError, ServerError, StageError, UnknownFormat
 from pipeline.formats import unpack_gguf
+from pipeline.formats.layouts import Scales, layout_of, possible
 from pipeline.models import headers as disk
 from pipeline.models.architecture import text_config
 from pipeline.models.safetensors import check_safetensors, companions
@@ -38,10 +39,8 @@ CANARIES = (
 )
 CANARY_TOKENS = 16
 SIZE_TOLERANCE = 0.01
-# What bitsandbytes' scales are called.
-LARGEST = (".SCB", "absmax")
-# The code of no number among MXFP4's scales (OCP Microscaling formats, 2023, 5.4.1).
-E8M0_NAN = 255
+# Beside those of the layout: the KV cache's, and whatever else calls itself one.
+OTHER_SCALES: Mapping[str, Scales] = {"_scale": "positive"}
 
 
 class Failed(Exception):
@@ -60,6 +59,10 @@ class Findings:
     server: ServerFacts | None = None
     # BF16's answers; None where it was not served.
     reference: CanaryAnswers | None = None
+
+
+class NotCompared(Exception):
+    """A check that could not be made, with the reason: neither passed nor failed."""
 
 
 def verify(job: Job, draft: Draft) -> None:
@@ -103,10 +106,14 @@ def _run(job: Job, found: Findings) -> None:
         job.progress.detail(name)
         try:
             outcome = Check(name=name, ok=True, detail=checks[name]())
+        except UnknownFormat as error:
+            outcome = Check(name=name, ok=None, detail=f"not known here: {error.problem}")
+        except NotCompared as reason:
+            outcome = Check(name=name, ok=None, detail=str(reason))
         except Failed as seen:
             outcome = Check(name=name, ok=False, detail=str(seen))
         found.checks.append(outcome)
-        if not outcome.ok:
+        if outcome.ok is False:
             raise StageError(f"{job.variant} did not pass the gate: {name}: {outcome.detail}.", _REMEDY)
 
 
@@ -192,8 +199,8 @@ def weights(job: Job, found: Findings) -> str:
         return "as they were"
     try:
         errors = compare(job.checkpoint, job.model.folder, quant)
-    except KeyError as error:
-        return f"not compared: not known here: {error.args[0]}"
+    except MissingTensor as error:
+        raise Failed(error.problem) from None
     found.weight_errors = errors
     worst = max(errors, key=lambda each: each.excess, default=None)
     if worst is None:
@@ -211,7 +218,7 @@ def log_probabilities(job: Job, found: Findings, answers: CanaryAnswers) -> str:
     """What the served checkpoint thinks of fixed texts is as near to BF16 as its formats allow (see `canary`)."""
     reference = found.reference
     if reference is None:
-        return "not compared: the BF16 model was not served"
+        raise NotCompared("the BF16 model was not served")
     if answers.tokens != reference.tokens:
         raise Failed("the server cuts the texts into other tokens than BF16's")
     errors = [each.error for each in found.weight_errors or ()]
@@ -221,7 +228,7 @@ def log_probabilities(job: Job, found: Findings, answers: CanaryAnswers) -> str:
     found.canary_logprobs = CanaryDistance(distance=seen, allowed=limit, tokens=len(answers.tokens))
     said = f"{seen:.4f} of their spread away from BF16's, {limit:.4f} would be explained"
     if job.settings.model.weights == "random" and limit >= canary.CAP and math.isfinite(seen):
-        return f"not judged: {said}, and random weights this deep in so few bits answer like another model's"
+        raise NotCompared(f"{said}, and random weights this deep in so few bits answer like another model's")
     if not seen <= limit:
         raise Failed(said)
     return f"{len(answers.tokens)} tokens; {said}"
@@ -236,29 +243,20 @@ def scales(folder: Path) -> str:
                 raise Failed(f"{name} holds a value that is not finite")
             count += weight.numel()
         return f"{count:,} weights of blocks with scales in them finite"
-    for name, tensor in _tensors(folder, lambda name: name.endswith(("_scale", ".scales", *LARGEST))):
-        if not bool(_sane(name, tensor).all()):
+    kinds = _scales(folder)
+    for name, tensor in _tensors(folder, lambda name: name.endswith(tuple(kinds))):
+        kind = next(kinds[end] for end in kinds if name.endswith(end))
+        if not bool(possible(kind, tensor).all()):
             raise Failed(f"{name} holds a value that no scale can have")
         count += tensor.numel()
     return f"{count:,} scales finite and in range"
 
 
-def _sane(name: str, scales: Any) -> Any:
-    """Which values of a tensor of scales can be one."""
-    import torch
-
-    values = scales.float()
-    if name.endswith("_scale") and scales.dtype is torch.uint8:
-        sane = values != E8M0_NAN  # codes of powers of two, which are all positive
-    elif name.endswith(LARGEST):
-        # bitsandbytes stores the largest magnitude (or a code of it), which is 0 where all weights are.
-        sane = values >= 0
-    elif name.endswith(".scales"):
-        # AutoRound turns a group around where its largest weight is positive: one side has a step more than the other.
-        sane = values != 0
-    else:
-        sane = values > 0
-    return sane & values.isfinite()
+def _scales(folder: Path) -> Mapping[str, Scales]:
+    """What values the scales of a checkpoint can have, by how their names end."""
+    config = disk.quantization_config(folder)
+    stored = layout_of(disk.layout_name(config)).scales if disk.quantized_modules(folder) else {}
+    return {**{f".{name}": kind for name, kind in stored.items()}, **OTHER_SCALES}
 
 
 def _tensors(folder: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, Any]]:
@@ -276,7 +274,7 @@ def _reference(job: Job, found: Findings) -> str:
     except ServerError as error:
         if job.settings.is_baseline:
             raise
-        return f"not there, the BF16 model could not be served: {error.problem.splitlines()[0]}"
+        raise NotCompared(f"the BF16 model could not be served: {error.problem.splitlines()[0]}") from None
     return "log-probabilities of the same texts"
 
 

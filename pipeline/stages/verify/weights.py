@@ -20,7 +20,8 @@ def compare(folder: Path, source: Path, quant: QuantSettings) -> list[WeightErro
     the same whatever algorithm made it.
 
     Raises:
-        KeyError: on a format, or a model, whose weights cannot be compared.
+        UnknownFormat: on a format, or a model, whose weights cannot be compared.
+        MissingTensor: where a tensor is not there that the format or the model has.
     """
     import torch
 

@@ -25,7 +25,6 @@ import sys
 import sysconfig
 import tempfile
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -281,14 +280,6 @@ def run_program(source: str, *, timeout_s: float | None = None) -> Outcome:
     """
     sandbox = choose(unsafe=_policy.unsafe)
     return sandbox.run(source, timeout_s=_policy.timeout_s if timeout_s is None else timeout_s)
-
-
-def run_programs(
-    sources: Sequence[str], *, timeout_s: float | None = None, workers: int | None = None
-) -> list[Outcome]:
-    """Runs programs side by side, by default one on each core; the outcomes in their order."""
-    with ThreadPoolExecutor(workers or cores()) as pool:
-        return list(pool.map(lambda source: run_program(source, timeout_s=timeout_s), sources))
 
 
 def cores() -> int:

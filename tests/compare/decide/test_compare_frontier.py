@@ -4,11 +4,12 @@ from hypothesis import HealthCheck, given, settings
 from support.compare_records import TASKS, anything, record
 
 from pipeline.compare import compare
-from pipeline.compare.comparison import METRICS, SIZE
+from pipeline.compare.comparison import SIZE
 from pipeline.compare.decide.frontier import frontiers
 from pipeline.results.base import Missing
+from pipeline.results.metrics import HEADLINE
 
-THROUGHPUT = METRICS[0].name
+THROUGHPUT = HEADLINE[0].name
 
 
 def places(*records, cost=THROUGHPUT, margins=(1.0, 1.0)):

@@ -10,10 +10,11 @@ from safetensors.torch import load_file
 
 from pipeline.config import PROJECT_ROOT, Stage
 from pipeline.errors import ConfigError, InputError
+from pipeline.formats.schemes import CALIBRATED
 from pipeline.results.calibration import CARD, CHECKED, RANGES, SKETCHES, SUMMARY, TOKENS, observations_key
 from pipeline.runner import Run
 from pipeline.stages.calibrate.artifact import read_ranges, read_tokens
-from pipeline.stages.calibrate.clipping import FORMATS, TECHNIQUES
+from pipeline.stages.calibrate.clipping import TECHNIQUES
 from tests.stages.calibrate.conftest import DEMO
 
 FEW = "calibration.num_samples=12"
@@ -57,7 +58,7 @@ def test_ranges_are_nested_in_what_was_seen(make) -> None:
     module = "model.layers.1.mlp.down_proj"
     whole = ranges[f"minmax.fp8_e4m3.{module}"]
     for technique in TECHNIQUES:
-        for number in FORMATS:
+        for number in CALIBRATED:
             low, high = ranges[f"{technique}.{number}.{module}"]
             assert whole[0] <= low <= 0 <= high <= whole[1]
     channels = ranges[f"minmax.channels.{module}"]

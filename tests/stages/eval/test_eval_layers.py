@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.config import Settings
 from pipeline.demo import CHECKPOINT
+from pipeline.errors import MissingTensor
 from pipeline.results.base import Missing
 from pipeline.stages.eval.divergence import Text, read_texts
 from pipeline.stages.eval.layers import activation_scheme, is_known, measure, rounded_inputs, snr_db
@@ -67,7 +68,7 @@ def measured(settings: Settings, checkpoint: Path, texts: list[Text], tokens: in
     job: Any = SimpleNamespace(
         settings=settings,
         checkpoint=checkpoint,
-        model=SimpleNamespace(folder=CHECKPOINT, settings=settings.model),
+        model=SimpleNamespace(folder=CHECKPOINT, settings=SimpleNamespace(trust_remote_code=False)),
         hardware=SimpleNamespace(device="cpu", has_native_bf16=False),
         progress=SimpleNamespace(detail=lambda _: None),
     )
@@ -175,3 +176,11 @@ def test_inputs_are_rounded_as_they_are_served() -> None:
     assert not is_known({**DYNAMIC, "num_bits": 4}) and not is_known({**DYNAMIC, "strategy": "group"})
     assert activation_scheme({}) is None
     assert activation_scheme({"config_groups": {"a": {"input_activations": STATIC}}}) == STATIC
+
+
+def test_a_missing_tensor_is_named_and_not_taken_for_an_unknown_format(
+    settings: Callable[..., Settings], tmp_path: Path, texts: list[Text]
+) -> None:
+    checkpoint = made(tmp_path / "c", lambda tensors: tensors.pop(f"{BAD}.weight"), DYNAMIC)
+    with pytest.raises(MissingTensor, match=f"{BAD}.weight"):
+        measured(settings("quant=int8_dynamic", "quant.algorithm=rtn"), checkpoint, texts, tokens=8)

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from pipeline.compare.engine_agreement import AGREEMENT
 from pipeline.config import PROJECT_ROOT
 from pipeline.errors import ConfigError, StageError
+from pipeline.formats.schemes import ENGINES as SCHEME_ENGINES
 from pipeline.hardware.probe import probe
 from pipeline.models.dequantize import Tensors, Weights
 from pipeline.models.headers import describe, headers, ignored, quantization_config, quantized_modules
@@ -21,7 +22,7 @@ from pipeline.models.safetensors import companions
 from pipeline.results.calibration import TOKENS
 from pipeline.runner import Run
 from pipeline.stages.quantize import check_engine
-from pipeline.stages.quantize.engines import autoawq, autoround, base, gptqmodel, llmcompressor
+from pipeline.stages.quantize.engines import ENGINES, autoawq, autoround, base, gptqmodel, llmcompressor
 from pipeline.stages.verify import file_sizes, gate
 from pipeline.stages.verify.weights import changed
 from pipeline.stages.verify.weights import compare as gate_compare
@@ -61,7 +62,7 @@ class Bench:
         self.made: dict[tuple[str, ...], Path] = {}
 
     def job(self, *overrides: str) -> tuple[Any, Any]:
-        draft = SimpleNamespace(folder=self.folder / f"draft-{len(list(self.folder.iterdir()))}", results={})
+        draft = SimpleNamespace(folder=self.folder / f"draft-{len(list(self.folder.iterdir()))}")
         draft.folder.mkdir()
         return SimpleNamespace(
             settings=self.settings(*overrides),
@@ -82,7 +83,7 @@ class Bench:
                 patch.chdir(draft.folder)
                 patch.setattr(socket.socket, "connect", refused)
                 patch.setattr(autoround, "ITERATIONS", self.iterations)
-                MODULES[name].quantize(job, draft)
+                MODULES[name].make(job, draft)
             assert {path.name for path in draft.folder.iterdir()} == {"checkpoint", "quantize.log"}
             self.made[key] = draft.folder / "checkpoint"
         return self.made[key]
@@ -356,10 +357,10 @@ def test_what_an_engine_throws_is_its_variants_failure(
         print("said before")
         raise raised
 
-    monkeypatch.setattr(autoawq, "_quantize", thrown)
+    monkeypatch.setattr(autoawq, "_make", thrown)
     job, draft = bench.job("quant=awq_autoawq")
     with pytest.raises(StageError, match="AutoAWQ could not make tested") as caught:
-        autoawq.quantize(job, draft)
+        autoawq.make(job, draft)
     kept = bench.folder / "logs" / "quantize-tested.log"
     assert str(kept) in str(caught.value)
     assert "said before" in kept.read_text()
@@ -378,7 +379,7 @@ def test_a_failure_in_one_of_gptqmodels_threads_is_no_end_of_the_process(bench: 
         patch.setattr(GPTQProcessor, "submodule_finalize", broken)
         patch.chdir(draft.folder)
         with pytest.raises(StageError, match="GPTQModel could not make tested: RuntimeError: broken on purpose"):
-            gptqmodel.quantize(job, draft)
+            gptqmodel.make(job, draft)
 
 
 def test_groups_in_another_order_are_refused(tmp_path: Path) -> None:
@@ -392,4 +393,9 @@ def test_an_architecture_that_autoawq_does_not_know_is_named(bench: Bench) -> No
     job, draft = bench.job("quant=awq_autoawq")
     job.model = SimpleNamespace(folder=DEMO, config={"model_type": "novel"})
     with pytest.raises(StageError, match="AutoAWQ does not know models of the type novel"):
-        autoawq.quantize(job, draft)
+        autoawq.make(job, draft)
+
+
+def test_every_engine_that_a_format_names_is_there() -> None:
+    assert set(ENGINES) == set(SCHEME_ENGINES)
+    assert all(engine.TITLE for engine in ENGINES.values())

@@ -11,8 +11,8 @@ from support.engine_on_demo import DEMO, error, made, original
 from pipeline.artifacts.keys import Digests
 from pipeline.errors import ConfigError, NotApplicable
 from pipeline.formats import unpack_gguf
+from pipeline.formats.blocks import q4_k_m
 from pipeline.models import headers as disk
-from pipeline.models.layout import q4_k_m
 from pipeline.models.source import ModelSource
 from pipeline.stages.verify import file_sizes, gate
 from pipeline.stages.verify.weights import compare

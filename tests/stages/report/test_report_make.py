@@ -52,6 +52,13 @@ def test_every_format_has_every_variant(study):
     assert "BF16 + FP8 KV (E4M3)" in written(study, "index.html")
 
 
+def test_a_check_that_could_not_be_made_is_neither_passed_nor_failed(study):
+    page = written(study, "index.html")
+    assert "<span>not compared</span> <b>weights</b> not known here: how Q5_0 rounds" in page
+    assert "<span>passed</span> <b>weights</b>" not in page and "<span>failed</span>" not in page
+    assert "3 of 4 checks" in page
+
+
 def test_figures_come_from_the_result_files(study):
     values = study.job("int8_dynamic").artifact(Stage.BENCH).manifest().results["metrics"]["total_token_throughput"]
     mean = sum(values["values"]) / len(values["values"])

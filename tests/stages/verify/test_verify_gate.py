@@ -3,12 +3,14 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from pipeline.config import PROJECT_ROOT
+from pipeline.errors import StageError, UnknownFormat
 from pipeline.hardware.probe import probe
 from pipeline.models import headers as disk
 from pipeline.stages.verify import file_sizes, gate
@@ -19,9 +21,16 @@ DEMO = PROJECT_ROOT / "pipeline" / "demo" / "checkpoint"
 class Asked:
     """The part of a job that the checks read."""
 
-    def __init__(self, settings) -> None:
+    def __init__(self, settings, checkpoint: Path | None = None) -> None:
         self.settings = settings
         self.hardware = probe(settings.hardware.device)
+        self.model = SimpleNamespace(folder=DEMO)
+        self.checkpoint = checkpoint
+        self.variant = settings.quant.name
+        self.progress = SimpleNamespace(detail=lambda text: None)
+
+    def server(self):
+        return SimpleNamespace(facts=dict)
 
 
 @pytest.fixture(scope="module")
@@ -150,3 +159,61 @@ def test_scales_of_the_kv_cache_are_counted(settings) -> None:
     quant = settings("quant=bf16").quant
     without, with_scales = (file_sizes.predicted(DEMO, quant, given) for given in (False, True))
     assert set(with_scales) - set(without) == {f"model.layers.{n}.self_attn.{x}_scale" for n in range(4) for x in "kv"}
+
+
+MODULE = "model.layers.1.mlp.up_proj"
+
+
+@pytest.mark.parametrize(
+    ("quant", "name"),
+    [
+        ("w4a16", f"{MODULE}.weight_packed"),
+        ("w4a16", f"{MODULE}.weight_shape"),
+        ("fp8_dynamic", f"{MODULE}.weight"),
+        ("nvfp4", f"{MODULE}.weight_global_scale"),
+        ("bnb_nf4", f"{MODULE}.weight.absmax"),
+        # A norm whose channels AWQ divided: nothing is read back from it.
+        ("awq", "model.layers.1.post_attention_layernorm.weight"),
+    ],
+)
+def test_a_missing_tensor_is_named(quant: str, name: str, checkpoint, tmp_path: Path, settings) -> None:
+    folder = shutil.copytree(checkpoint(quant), tmp_path / "checkpoint")
+    edit(folder, lambda tensors: tensors.pop(name))
+    with pytest.raises(gate.Failed, match=f"^the tensor {name} is missing$"):
+        gate.weights(Asked(settings(f"quant={quant}"), folder), gate.Findings())
+
+
+def test_a_missing_tensor_stops_the_gate(copy: Path, settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    edit(copy, lambda tensors: tensors.pop(f"{MODULE}.weight_packed"))
+    monkeypatch.setattr(gate, "CHECKS", ("weights",))
+    draft = SimpleNamespace()
+    with pytest.raises(StageError, match=rf"weights: the tensor {MODULE}\.weight_packed is missing"):
+        gate.verify(Asked(settings("quant=w4a16"), copy), draft)
+    assert [check.ok for check in draft.results.checks] == [False]
+
+
+def test_what_is_not_known_is_neither_passed_nor_failed(
+    checkpoint, tmp_path: Path, settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gemma's norms multiply by one plus the weight: what AWQ moved is not read back, and the variant is served."""
+    model = shutil.copytree(DEMO, tmp_path / "gemma")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"model_type": "gemma3_text"}))
+    monkeypatch.setattr(gate, "CHECKS", ("weights",))
+    draft, job = SimpleNamespace(), Asked(settings("quant=awq"), checkpoint("awq"))
+    job.model.folder = model
+    gate.verify(job, draft)
+    (check,) = draft.results.checks
+    assert check.ok is None
+    assert check.detail.startswith("not known here: gemma3_text")
+    assert draft.results.weight_errors is None
+
+
+def test_layers_that_are_built_otherwise_are_not_compared(checkpoint, tmp_path: Path, settings) -> None:
+    """Where the BF16 model itself has no norm of that name, no tensor of the checkpoint is missing."""
+    model = shutil.copytree(DEMO, tmp_path / "otherwise")
+    edit(model, lambda tensors: tensors.pop("model.layers.1.input_layernorm.weight"))
+    job = Asked(settings("quant=awq"), checkpoint("awq"))
+    job.model.folder = model
+    with pytest.raises(UnknownFormat, match="not in the BF16 checkpoint"):
+        gate.weights(job, gate.Findings())

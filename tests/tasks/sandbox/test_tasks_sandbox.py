@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -18,11 +19,17 @@ import pytest
 from pipeline.config import PROJECT_ROOT
 from pipeline.errors import ConfigError
 from pipeline.tasks.sandbox import sandbox
-from pipeline.tasks.sandbox.sandbox import Sandbox, run_program, run_programs
+from pipeline.tasks.sandbox.sandbox import Sandbox, cores, run_program
 from pipeline.tasks.sandbox.supervisor import GONE_TIMEOUT_S, WALL_PER_CPU, Outcome
 
 DATA = Path(os.environ.get("PIPELINE_DATA_DIR", PROJECT_ROOT.parent / "shared" / "data"))
 HUMANEVAL = DATA / "humaneval" / "HumanEval.jsonl"
+
+
+def run_programs(sources: list[str], timeout_s: float | None = None) -> list[Outcome]:
+    """Runs programs side by side, one on each core; the outcomes in their order."""
+    with ThreadPoolExecutor(cores()) as pool:
+        return list(pool.map(lambda source: run_program(source, timeout_s=timeout_s), sources))
 
 
 @pytest.fixture(params=["namespaces", "bubblewrap"])

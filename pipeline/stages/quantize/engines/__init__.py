@@ -1,1 +1,26 @@
-"""One module for each quantization engine."""
+"""One module for each quantization engine, by the value of `quant.engine`."""
+
+from collections.abc import Mapping
+
+from pipeline.stages.quantize.engines import (
+    autoawq,
+    autogptq,
+    autoround,
+    baseline,
+    bitsandbytes,
+    gguf,
+    gptqmodel,
+    llmcompressor,
+)
+from pipeline.stages.quantize.engines.base import Engine
+
+ENGINES: Mapping[str, Engine] = {
+    "none": baseline,
+    "llmcompressor": llmcompressor,
+    "autoawq": autoawq,
+    "gptqmodel": gptqmodel,
+    "autogptq": autogptq,
+    "autoround": autoround,
+    "bitsandbytes": bitsandbytes,
+    "gguf": gguf,
+}

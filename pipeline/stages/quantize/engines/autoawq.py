@@ -10,7 +10,6 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts.workspace import Draft
-from pipeline.config import QuantSettings
 from pipeline.errors import StageError
 from pipeline.models import layout
 from pipeline.stages.quantize.engines import base
@@ -18,18 +17,21 @@ from pipeline.stages.quantize.engines import base
 if TYPE_CHECKING:
     from pipeline.job import Job
 
+TITLE = "AutoAWQ"
 REQUIRES: tuple[str, ...] = ("autoawq",)
+NOTE = "no longer developed"
+check = base.accept
 # Sequences that are forwarded together.
 BATCH = 16
 
 
-def quantize(job: Job, draft: Draft) -> None:
+def make(job: Job, draft: Draft) -> None:
     """Writes `checkpoint/` with INT4 weights and zero points, in AWQ's interleaved order."""
-    with base.captured(job, draft, "AutoAWQ"):
-        _quantize(job, draft)
+    with base.captured(job, draft, TITLE):
+        _make(job, draft)
 
 
-def _quantize(job: Job, draft: Draft) -> None:
+def _make(job: Job, draft: Draft) -> None:
     import torch
     from awq.models.auto import AWQ_CAUSAL_LM_MODEL_MAP
     from huggingface_hub import save_torch_state_dict
@@ -55,19 +57,7 @@ def _quantize(job: Job, draft: Draft) -> None:
     folder = draft.folder / "checkpoint"
     folder.mkdir()
     save_torch_state_dict(model.state_dict(), folder, shared_tensors_to_discard=_tied(model))
-    base.settle(job.model.folder, folder, configuration(quant, kept))
-
-
-def configuration(quant: QuantSettings, kept: list[str]) -> dict[str, Any]:
-    """The `quantization_config` of AWQ's format."""
-    return {
-        "quant_method": "awq",
-        "bits": 4,
-        "group_size": quant.effective_group_size,
-        "zero_point": True,
-        "version": "gemm",
-        "modules_to_not_convert": kept,
-    }
+    base.settle(job.model.folder, folder, base.configuration(quant, kept))
 
 
 def _tied(model: Any) -> list[str]:

@@ -23,15 +23,17 @@ from pipeline.stages.quantize.isolated import environment
 if TYPE_CHECKING:
     from pipeline.job import Job
 
+TITLE = "auto-gptq"
 # Nothing in the project's environment: its own is made on first use.
 REQUIRES: tuple[str, ...] = ()
+NOTE = "Python 3.11; its environment is made when it is first asked for"
 ENGINE = "autogptq"
 WORKER = Path(__file__).parents[1] / "isolated" / "autogptq_worker.py"
 # auto-gptq has wheels for no newer Python, and torch can be shared only with the same one.
 PYTHON = (3, 11)
 
 
-def quantize(job: Job, draft: Draft) -> dict[str, str]:
+def make(job: Job, draft: Draft) -> dict[str, str]:
     """Writes `checkpoint/` with INT4 or INT8 weights in symmetric groups, in input order; versions of its packages."""
     quant = job.settings.quant
     check(quant)

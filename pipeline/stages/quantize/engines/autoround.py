@@ -12,32 +12,35 @@ from typing import TYPE_CHECKING
 from pipeline.artifacts.workspace import Draft
 from pipeline.errors import StageError
 from pipeline.models import layout
-from pipeline.stages.quantize.engines import autoawq, base, gptqmodel
+from pipeline.stages.quantize.engines import base
 
 if TYPE_CHECKING:
     import torch
 
     from pipeline.job import Job
 
+TITLE = "AutoRound"
 REQUIRES: tuple[str, ...] = ("auto-round",)
+NOTE = "the most time; with a C++ compiler it compiles its steps, a minute the first time"
+check = base.accept
 # AutoRound's own defaults.
 ITERATIONS = 200
 BATCH = 8
 
 
-def quantize(job: Job, draft: Draft) -> None:
+def make(job: Job, draft: Draft) -> None:
     """Writes `checkpoint/` with INT4 or INT8 weights: with zero points in AWQ's format, without in GPTQ's."""
-    with base.captured(job, draft, "AutoRound"):
-        _quantize(job, draft)
+    with base.captured(job, draft, TITLE):
+        _make(job, draft)
 
 
-def _quantize(job: Job, draft: Draft) -> None:
+def _make(job: Job, draft: Draft) -> None:
     import torch._dynamo
     from auto_round import AutoRound
     from transformers import AutoTokenizer
 
     quant = job.settings.quant
-    symmetric = quant.scheme != "W4A16_ASYM"
+    symmetric = quant.format is not None and not quant.format.zero_points
     job.progress.detail("loading the model")
     model = base.load(job)
     kept = layout.ignored(base.linears(model), quant.ignore)
@@ -47,7 +50,7 @@ def _quantize(job: Job, draft: Draft) -> None:
     rounding = AutoRound(
         model,
         tokenizer=AutoTokenizer.from_pretrained(job.model.folder),
-        scheme="W8A16" if quant.scheme == "W8A16" else "W4A16",
+        scheme=f"W{quant.bits}A16",
         sym=symmetric,
         group_size=quant.effective_group_size,
         layer_config={name: {"bits": 16} for name in kept if name != "lm_head"},
@@ -78,8 +81,7 @@ def _quantize(job: Job, draft: Draft) -> None:
         made.rmdir()
     for leftover in ("quantization_config.json", "quantize_config.json"):
         (folder / leftover).unlink(missing_ok=True)
-    configuration = gptqmodel.configuration if symmetric else autoawq.configuration
-    base.settle(job.model.folder, folder, configuration(quant, kept))
+    base.settle(job.model.folder, folder, base.configuration(quant, kept))
 
 
 def padded(sequences: list[torch.Tensor], token: int) -> list[dict[str, torch.Tensor]]:

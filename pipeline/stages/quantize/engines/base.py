@@ -7,20 +7,46 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from pipeline.artifacts.workspace import Draft
 from pipeline.config import QuantSettings, Stage
 from pipeline.errors import ConfigError, PipelineError, StageError
+from pipeline.formats.layouts import AWQ
 from pipeline.models.safetensors import COMPANIONS, WEIGHTS, copy_companions
 
 if TYPE_CHECKING:
     import torch
 
     from pipeline.job import Job
+
+
+class Engine(Protocol):
+    """What each module of this folder is: an engine, imported without its library.
+
+    Attributes:
+        TITLE: as people call it, and as its failures name it.
+        REQUIRES: distributions that have to be installed beside this project.
+        NOTE: what to know before choosing it.
+    """
+
+    TITLE: str
+    REQUIRES: tuple[str, ...]
+    NOTE: str
+
+    def check(self, quant: QuantSettings) -> None:
+        """Refuses, before anything is made, what the engine cannot be asked for.
+
+        Raises:
+            ConfigError: naming the setting.
+        """
+
+    def make(self, job: Job, draft: Draft) -> dict[str, str] | None:
+        """Writes `checkpoint/` into the draft's folder; versions, where the engine has an environment of its own."""
 
 
 class _Log:
@@ -130,6 +156,45 @@ def only_lm_head(quant: QuantSettings, says: str, way_out: str) -> None:
     """
     if quant.ignore != ("lm_head",):
         raise ConfigError(f"quant.ignore={list(quant.ignore)}: {says}.", way_out)
+
+
+def accept(quant: QuantSettings) -> None:
+    """The check of an engine that makes whatever its schemes can be set to."""
+
+
+def excluded(kept: list[str]) -> dict[str, dict[str, Any]] | None:
+    """The rules by which GPTQ's format leaves modules alone; lm_head is left alone without one."""
+    return {f"-:^{re.escape(name)}$": {} for name in kept if name != "lm_head"} or None
+
+
+def configuration(quant: QuantSettings, kept: list[str]) -> dict[str, Any]:
+    """The `quantization_config` of the format that engines write as GPTQ's and AWQ's own tools do.
+
+    Args:
+        quant: the settings; the engine's layout decides.
+        kept: modules that are left in BF16.
+    """
+    if quant.format is not None and quant.format.layouts[quant.engine] is AWQ:
+        return {
+            "quant_method": "awq",
+            "bits": 4,
+            "group_size": quant.effective_group_size,
+            "zero_point": True,
+            "version": "gemm",
+            "modules_to_not_convert": kept,
+        }
+    rules = excluded(kept)
+    return {
+        "quant_method": "gptq",
+        "bits": quant.bits,
+        "group_size": quant.effective_group_size,
+        "sym": True,
+        "desc_act": False,
+        "lm_head": "lm_head" not in kept,
+        # Stored zero points are one too small, as in the first GPTQ tools.
+        "checkpoint_format": "gptq",
+        **({"dynamic": rules} if rules else {}),
+    }
 
 
 def settle(source: Path, folder: Path, quantization: dict[str, Any]) -> None:

@@ -5,12 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipeline.artifacts.workspace import Draft
+from pipeline.stages.quantize.engines import base
 
 if TYPE_CHECKING:
     from pipeline.job import Job
 
+TITLE = "the BF16 checkpoint"
+REQUIRES: tuple[str, ...] = ()
+NOTE = ""
+check = base.accept
 
-def quantize(job: Job, draft: Draft) -> None:
+
+def make(job: Job, draft: Draft) -> None:
     """Writes `checkpoint`, a link to the model's folder; or a folder of links, where files are to be added to it."""
     source, target = job.model.folder.resolve(), draft.folder / "checkpoint"
     if not job.settings.kv_cache.needs_data:

@@ -12,14 +12,16 @@ if TYPE_CHECKING:
     from pipeline.config import QuantSettings
     from pipeline.job import Job
 
-REQUIRES = ("bitsandbytes",)
+TITLE = "bitsandbytes"
+REQUIRES: tuple[str, ...] = ("bitsandbytes",)
+NOTE = ""
 
 
-def quantize(job: Job, draft: Draft) -> None:
+def make(job: Job, draft: Draft) -> None:
     """Writes `checkpoint/` with the weights as they come from bitsandbytes."""
     check(job.settings.quant)
-    with base.captured(job, draft, "bitsandbytes"):
-        _quantize(job, draft)
+    with base.captured(job, draft, TITLE):
+        _make(job, draft)
 
 
 def check(quant: QuantSettings) -> None:
@@ -32,7 +34,7 @@ def check(quant: QuantSettings) -> None:
     base.only_lm_head(quant, says, "Leave quant.ignore out, or choose another engine.")
 
 
-def _quantize(job: Job, draft: Draft) -> None:
+def _make(job: Job, draft: Draft) -> None:
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 

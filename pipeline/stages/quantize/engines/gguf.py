@@ -23,19 +23,21 @@ if TYPE_CHECKING:
     from pipeline.config import QuantSettings
     from pipeline.job import Job
 
-REQUIRES = ("gguf", "auto-round")
+TITLE = "AutoRound"
+REQUIRES: tuple[str, ...] = ("gguf", "auto-round")
+NOTE = "widths that 256 divides (32 for Q8_0)"
 # llama.cpp's name for a tokenizer that cuts text in no way it knows; vLLM reads the tokenizer's own files instead.
 UNKNOWN_PRE_TOKENIZER = "default"
 
 
-def quantize(job: Job, draft: Draft) -> None:
+def make(job: Job, draft: Draft) -> None:
     """Writes `checkpoint/` with `model.gguf`."""
     check(job.settings.quant)
-    with base.captured(job, draft, "AutoRound"):
-        _quantize(job, draft)
+    with base.captured(job, draft, TITLE):
+        _make(job, draft)
 
 
-def _quantize(job: Job, draft: Draft) -> None:
+def _make(job: Job, draft: Draft) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 

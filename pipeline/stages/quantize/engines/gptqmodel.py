@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shutil
 import traceback
 from collections.abc import Iterator
@@ -13,22 +12,24 @@ from typing import TYPE_CHECKING, Any
 from pipeline.artifacts.workspace import Draft
 from pipeline.config import QuantSettings
 from pipeline.models import layout
-from pipeline.stages.quantize.engines import autoawq, base
+from pipeline.stages.quantize.engines import base
 
 if TYPE_CHECKING:
     from pipeline.job import Job
 
+TITLE = "GPTQModel"
 REQUIRES: tuple[str, ...] = ("gptqmodel",)
+NOTE = ""
 
 
-def quantize(job: Job, draft: Draft) -> None:
+def make(job: Job, draft: Draft) -> None:
     """Writes `checkpoint/` with INT4 or INT8 weights in groups, in the order of the inputs."""
     check(job.settings.quant)
-    with base.captured(job, draft, "GPTQModel"):
+    with base.captured(job, draft, TITLE):
         # Its pools of threads ask for more workers than a small machine's cores, and stop.
         os.environ.setdefault("GPTQMODEL_CPU_WORKERS", str(max(2, min(job.hardware.cores, 8))))
         with _surviving():
-            _quantize(job, draft)
+            _make(job, draft)
 
 
 def check(quant: QuantSettings) -> None:
@@ -43,7 +44,7 @@ def check(quant: QuantSettings) -> None:
         base.only_lm_head(quant, says, "Choose quant.engine=autoawq, which makes the same format.")
 
 
-def _quantize(job: Job, draft: Draft) -> None:
+def _make(job: Job, draft: Draft) -> None:
     import torch
     from gptqmodel import BACKEND, GPTQModel, QuantizeConfig
     from gptqmodel.looper import loop_processor
@@ -65,7 +66,7 @@ def _quantize(job: Job, draft: Draft) -> None:
         trust_remote_code=job.settings.model.trust_remote_code,
     )
     kept = layout.ignored(base.linears(model.model), quant.ignore)
-    model.quantize_config.dynamic = excluded(kept)
+    model.quantize_config.dynamic = base.excluded(kept)
     data = base.sequences(job)
     job.progress.detail(f"{quant.algorithm} over {len(data)} conversations")
     with torch.inference_mode(False):
@@ -83,7 +84,7 @@ def _quantize(job: Job, draft: Draft) -> None:
     model.save(str(folder))
     for leftover in ("quantize_config.json", "quant_log.csv"):
         (folder / leftover).unlink(missing_ok=True)
-    base.settle(job.model.folder, folder, configuration(quant, kept))
+    base.settle(job.model.folder, folder, base.configuration(quant, kept))
 
 
 @contextlib.contextmanager
@@ -124,27 +125,4 @@ def arguments(quant: QuantSettings, device: str) -> dict[str, Any]:
         # The groups stay runs of inputs: vLLM has given up the other order.
         "desc_act": False,
         "damp_percent": quant.dampening,
-    }
-
-
-def excluded(kept: list[str]) -> dict[str, dict[str, Any]] | None:
-    """GPTQModel's rules that leave modules alone; lm_head is left alone without one."""
-    return {f"-:^{re.escape(name)}$": {} for name in kept if name != "lm_head"} or None
-
-
-def configuration(quant: QuantSettings, kept: list[str]) -> dict[str, Any]:
-    """The `quantization_config` of the format."""
-    if quant.algorithm == "awq":
-        return autoawq.configuration(quant, kept)
-    rules = excluded(kept)
-    return {
-        "quant_method": "gptq",
-        "bits": quant.bits,
-        "group_size": quant.effective_group_size,
-        "sym": True,
-        "desc_act": False,
-        "lm_head": "lm_head" not in kept,
-        # Stored zero points are one too small, as in the first GPTQ tools.
-        "checkpoint_format": "gptq",
-        **({"dynamic": rules} if rules else {}),
     }

@@ -19,14 +19,19 @@ from pipeline.stages.quantize.engines import base
 if TYPE_CHECKING:
     from pipeline.job import Job
 
+TITLE = "llm-compressor"
+REQUIRES: tuple[str, ...] = ("llmcompressor",)
+NOTE = ""
+check = base.accept
 
-def quantize(job: Job, draft: Draft) -> None:
+
+def make(job: Job, draft: Draft) -> None:
     """Writes `checkpoint/` in the compressed-tensors format, with its `recipe.yaml`."""
-    with base.captured(job, draft, "llm-compressor"):
-        _quantize(job, draft)
+    with base.captured(job, draft, TITLE):
+        _make(job, draft)
 
 
-def _quantize(job: Job, draft: Draft) -> None:
+def _make(job: Job, draft: Draft) -> None:
     import torch
     from llmcompressor import oneshot
     from llmcompressor.core import reset_session

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 
-from pipeline.compare.comparison import THROUGHPUT, TPOT, Comparison, Row
+from pipeline.compare.comparison import Comparison, Row
 from pipeline.compare.published.roofline_validation import RooflineCheck, check
 from pipeline.compare.roofline.batching import Load
 from pipeline.compare.roofline.model import Device, Entry, Footprint, Measured, Roofline, roofline
@@ -14,6 +14,7 @@ from pipeline.config import Settings, Stage, Variant
 from pipeline.hardware import rules
 from pipeline.hardware.gpus import GPUS, Gpu, gpu_of
 from pipeline.results.base import Missing
+from pipeline.results.metrics import THROUGHPUT, TPOT
 from pipeline.results.records import Record, Speed
 from pipeline.stages.report.collect.artifacts import Source
 from pipeline.stages.report.collect.footprints import of_config

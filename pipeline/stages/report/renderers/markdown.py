@@ -61,9 +61,7 @@ def _block(block: Block) -> list[str]:
         case Legend():
             return _bullets(block.lines)
         case Outcomes():
-            return _bullets(
-                f"{'passed' if each.ok else 'failed'}: {each.name} {each.detail}" for each in block.outcomes
-            )
+            return _bullets(f"{each.word}: {each.name} {each.detail}" for each in block.outcomes)
         case Code():
             return [escape(text) for text in block.texts]
         case Table():

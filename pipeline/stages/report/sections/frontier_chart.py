@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.compare.comparison import THROUGHPUT, Comparison, Row, SpeedCell
+from pipeline.compare.comparison import Comparison, Row, SpeedCell
 from pipeline.compare.decide.frontier import Frontier, Standing
 from pipeline.compare.stats.accuracy import Mean
+from pipeline.results.metrics import THROUGHPUT
 from pipeline.results.records import Family
 from pipeline.stages.report.number_format import decimals, number, signed
 from pipeline.stages.report.sections.result_cells import claim_symbol

@@ -8,6 +8,8 @@ from typing import Any
 
 from pipeline.compare.comparison import Comparison, Row, SpeedCell
 from pipeline.compare.stats.repeats import Change
+from pipeline.results import metrics
+from pipeline.results.metrics import LATENCIES, PERCENTILES
 from pipeline.stages.report.blocks import PAGE, Block, Heading, Key, Mark, Picture, Table, lead
 from pipeline.stages.report.number_format import decimals, ends, figure, number, signed
 from pipeline.stages.report.sections.result_cells import claim_legend, claim_symbol
@@ -15,14 +17,8 @@ from pipeline.stages.report.vega.panels import Strip, hover, mark, strips
 from pipeline.stages.report.vega.spec import SURFACE, WIDE, Chart, Layout, domain, logarithmic, own, quantity
 from pipeline.stages.report.vega.styles import FAMILY_COLOURS
 
-LATENCIES = {
-    "ttft": "Time to first token",
-    "tpot": "Time per output token",
-    "itl": "Between two tokens",
-    "e2el": "Whole answer",
-}
-PERCENTILES = {"median": "50th", "p90": "90th", "p99": "99th"}
 SHAPES = {"median": "circle", "p90": "square", "p99": "triangle-right"}
+ORDINALS = {name: f"{percent}th" for percent, name in PERCENTILES.items()}
 
 
 def latency_blocks(comparison: Comparison) -> Iterator[Block]:
@@ -34,7 +30,7 @@ def latency_blocks(comparison: Comparison) -> Iterator[Block]:
         "Under the load of the table above: what half of the requests, nine in ten, and ninety-nine in a hundred "
         "stay below."
     )
-    marks = [Mark(f"{name} percentile", "var(--muted)", SHAPES[which]) for which, name in PERCENTILES.items()]
+    marks = [Mark(f"{name} percentile", "var(--muted)", SHAPES[which]) for which, name in ORDINALS.items()]
     if any(not row.claims_speed for row in comparison.rows):
         marks.append(Mark("emulated: no speed claim", "var(--muted)", "circle", is_hollow=True))
     yield Key(marks, media=PAGE)
@@ -43,7 +39,7 @@ def latency_blocks(comparison: Comparison) -> Iterator[Block]:
 
 def percentile(row: Row, which: str, latency: str) -> SpeedCell | None:
     """A variant's percentile of a latency, milliseconds; None where its benchmark has none."""
-    cell = row.details.get(f"{which}_{latency}_ms")
+    cell = row.details.get(metrics.latency(which, latency).name)
     return cell if isinstance(cell, SpeedCell) else None
 
 
@@ -61,7 +57,7 @@ def latency_chart(comparison: Comparison) -> Chart | None:
 def _rows(comparison: Comparison, latency: str) -> list[dict[str, Any]]:
     found = []
     for row in comparison.rows:
-        cells = {which: cell for which in PERCENTILES if (cell := percentile(row, which, latency)) is not None}
+        cells = {which: cell for which in ORDINALS if (cell := percentile(row, which, latency)) is not None}
         if "p99" not in cells:
             continue
         values = {which: cell.measured.mean for which, cell in cells.items()}
@@ -78,7 +74,7 @@ def _rows(comparison: Comparison, latency: str) -> list[dict[str, Any]]:
                     "shape": SHAPES[which],
                     "color": FAMILY_COLOURS[row.family],
                     "fill": FAMILY_COLOURS[row.family] if row.claims_speed else SURFACE,
-                    "hover": f"{row.label}: {PERCENTILES[which]} percentile of {latency.upper()} "
+                    "hover": f"{row.label}: {ORDINALS[which]} percentile of {latency.upper()} "
                     f"{figure(values[which])} ms{ends}{'' if row.claims_speed else ', emulated: no speed claim'}",
                 }
             )
@@ -122,7 +118,7 @@ def latency_table(comparison: Comparison) -> Table:
     rows = []
     for row in comparison.rows:
         for latency in LATENCIES:
-            for which, name in PERCENTILES.items():
+            for which, name in ORDINALS.items():
                 if (cell := percentile(row, which, latency)) is not None:
                     rows.append((f"{row.label}{claim_symbol(row)}", latency.upper(), name, *_cell(cell)))
     head = ("Variant", "Latency", "Percentile", "ms", "95 %", "Against BF16", "95 %")

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pipeline.compare.benchmarks import Benchmark, LoadRow, SpeedCell
 from pipeline.compare.comparison import Comparison, Row
+from pipeline.results.metrics import P99_TTFT, THROUGHPUT, TPOT, MetricDefinition
 from pipeline.stages.report.number_format import figure
 from pipeline.stages.report.vega.spec import SURFACE, WIDE, Chart, Layout, heading, layer, logarithmic, own
 from pipeline.stages.report.vega.styles import Style, styles
@@ -19,18 +20,17 @@ By = Literal["max_concurrency", "request_rate"]
 class Panel:
     """One figure by one kind of load."""
 
-    metric: str
+    metric: MetricDefinition
     title: str
-    unit: str
     by: By
     axis: str
 
 
 PANELS = (
-    Panel("total_token_throughput", "Throughput", "tok/s", "max_concurrency", "Requests in flight"),
-    Panel("mean_tpot_ms", "Mean TPOT", "ms", "max_concurrency", "Requests in flight"),
-    Panel("p99_ttft_ms", "TTFT, 99th percentile", "ms", "max_concurrency", "Requests in flight"),
-    Panel("p99_ttft_ms", "TTFT, 99th percentile", "ms", "request_rate", "Requests per second"),
+    Panel(THROUGHPUT, "Throughput", "max_concurrency", "Requests in flight"),
+    Panel(TPOT, "Mean TPOT", "max_concurrency", "Requests in flight"),
+    Panel(P99_TTFT, "TTFT, 99th percentile", "max_concurrency", "Requests in flight"),
+    Panel(P99_TTFT, "TTFT, 99th percentile", "request_rate", "Requests per second"),
 )
 
 
@@ -77,7 +77,7 @@ def _rows(climbed: Sequence[tuple[Row, Benchmark]], looks: dict[str, Style], pan
     for row, benchmark in climbed:
         look = looks[row.label]
         for load in benchmark.loads:
-            at, cell = load_of(load, panel.by), load.cells.get(panel.metric)
+            at, cell = load_of(load, panel.by), load.cells.get(panel.metric.name)
             if at is None or not isinstance(cell, SpeedCell) or cell.measured.mean <= 0:
                 continue
             value, around = cell.measured.mean, cell.measured.interval
@@ -94,7 +94,7 @@ def _rows(climbed: Sequence[tuple[Row, Benchmark]], looks: dict[str, Style], pan
                     "color": look.colour,
                     "fill": look.colour if row.claims_speed else SURFACE,
                     "shape": look.shape,
-                    "hover": f"{row.label}, {load.name}: {figure(value)} {panel.unit}{ends}{claim}",
+                    "hover": f"{row.label}, {load.name}: {figure(value)} {panel.metric.unit}{ends}{claim}",
                 }
             )
     return rows if len({row["load"] for row in rows}) > 1 else []
@@ -140,7 +140,7 @@ def _curves(
     return {
         "width": width,
         "height": 230 if layout is WIDE else 200,
-        "title": heading(f"{panel.title} ({panel.unit})", "", layout, width),
+        "title": heading(f"{panel.title} ({panel.metric.unit})", "", layout, width),
         "data": {"values": rows},
         "layer": layers,
     }

@@ -9,18 +9,19 @@ from pipeline.compare.benchmarks import Benchmark, LoadRow, SpeedCell
 from pipeline.compare.comparison import Comparison, Row
 from pipeline.compare.stats.intervals import Interval
 from pipeline.compare.stats.repeats import Change
+from pipeline.results import metrics
 from pipeline.results.bench import Goodput, Guard
+from pipeline.results.metrics import GOODPUT, THROUGHPUT
 from pipeline.results.text import clean
 from pipeline.stages.report.blocks import Table
 from pipeline.stages.report.number_format import decimals, number, signed
 
 OUTCOMES = {True: "passed", False: "failed", None: "reported, not judged"}
-THROUGHPUT, GOODPUT = "total_token_throughput", "request_goodput"
-LATENCIES = {
-    f"{title} {latency.upper()} (ms)": f"{name}_{latency}_ms"
-    for latency in ("ttft", "tpot", "itl", "e2el")
-    for title, name in (("P50", "median"), ("P90", "p90"), ("P99", "p99"))
-}
+COLUMNS = {
+    metrics.latency(statistic, latency).name: f"P{percent} {latency.upper()} (ms)"
+    for latency in metrics.LATENCIES
+    for percent, statistic in metrics.PERCENTILES.items()
+} | {GOODPUT.name: f"{GOODPUT.title} ({GOODPUT.unit})"}
 
 
 def load_tables(comparison: Comparison) -> list[Table]:
@@ -40,20 +41,18 @@ def load_tables(comparison: Comparison) -> list[Table]:
 
 def _loads(caption: str, measured: list[tuple[Row, Benchmark, LoadRow]]) -> Table:
     """A row for each variant under each load, a load's variants together."""
-    names = [*LATENCIES.values(), GOODPUT]
-    shown = [name for name in names if any(isinstance(load.cells.get(name), SpeedCell) for _, _, load in measured)]
+    shown = [name for name in COLUMNS if any(isinstance(load.cells.get(name), SpeedCell) for _, _, load in measured)]
     digits = {
         name: decimals(c.measured.mean for _, _, load in measured if isinstance(c := load.cells.get(name), SpeedCell))
-        for name in (THROUGHPUT, *shown)
+        for name in (THROUGHPUT.name, *shown)
     }
-    titles = {GOODPUT: "Goodput (req/s)"} | {name: title for title, name in LATENCIES.items()}
     order = list(dict.fromkeys(load.name for _, _, load in measured))
     rows = []
     for row, benchmark, load in sorted(measured, key=lambda each: order.index(each[2].name)):
-        throughput, *cells = (_cell(load, name, digits[name]) for name in (THROUGHPUT, *shown))
+        throughput, *cells = (_cell(load, name, digits[name]) for name in (THROUGHPUT.name, *shown))
         marks = ", ".join(_marks(row, benchmark, load.name))
         rows.append((load.name, row.label, throughput, _change(row, load), *cells, marks))
-    head = ("Load", "Variant", "Throughput (tok/s)", "Against BF16", *(titles[name] for name in shown), "Marked")
+    head = ("Load", "Variant", "Throughput (tok/s)", "Against BF16", *(COLUMNS[name] for name in shown), "Marked")
     return Table(head, rows, caption)
 
 
@@ -70,7 +69,7 @@ def _cell(load: LoadRow, name: str, digits: int) -> str:
 def _change(row: Row, load: LoadRow) -> str:
     if row.is_baseline:
         return "baseline"
-    cell = load.cells.get(THROUGHPUT)
+    cell = load.cells.get(THROUGHPUT.name)
     if not row.claims_speed or not isinstance(cell, SpeedCell) or not isinstance(cell.change, Change):
         return "n/a"
     ends: Interval | None = cell.change.interval

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pipeline.compare.published.reproduction import ReproducedCell, Reproduction
+from pipeline.results import metrics
 from pipeline.results.base import Missing
 from pipeline.stages.report.blocks import PAGE, Block, Details, Heading, Key, Mark, Picture, Prose, Section, Table, lead
 from pipeline.stages.report.document import Report
@@ -14,7 +15,6 @@ from pipeline.stages.report.vega.panels import Strip, diamond, interval, line_at
 from pipeline.stages.report.vega.spec import INK, MUTED, Chart, Layout, domain, quantity
 from pipeline.stages.report.vega.styles import COLOURS
 
-TITLES = {"total_token_throughput": "Throughput", "mean_ttft_ms": "Mean TTFT", "mean_tpot_ms": "Mean TPOT"}
 PUBLISHED, MEASURED = COLOURS[1], COLOURS[0]
 AGREES = {True: "yes", False: "no", None: "cannot be told"}
 
@@ -84,7 +84,7 @@ def reproduction_chart(reproduction: Reproduction) -> Chart | None:
         for metric, rows in panels.items():
             ends = domain([0.0, *(row[name] for row in rows for name in ("value", "low", "high"))], 0.07)
             x = quantity("value", domain=ends, axis={"tickCount": 4, "labelFlush": False})
-            drawn.append(Strip(TITLES.get(metric, metric), rows, x, layers, f"against BF16, {unit}"))
+            drawn.append(Strip(metrics.title(metric), rows, x, layers, f"against BF16, {unit}"))
         return strips(drawn, labels, layout)
 
     title = f"{reproduction.title}: published and measured"
@@ -170,7 +170,7 @@ def _reproduced(cell: ReproducedCell, kind: str) -> tuple[str, ...]:
     return (
         cell.label,
         cell.variant or "",
-        TITLES.get(cell.metric, cell.metric),
+        metrics.title(cell.metric),
         published,
         change(cell.published_change),
         measured,
@@ -206,7 +206,7 @@ def printed_table(reproduction: Reproduction) -> Table:
     rows = tuple(
         (
             each.label,
-            TITLES.get(each.metric, each.metric),
+            metrics.title(each.metric),
             f"{signed(each.printed)} %",
             f"{signed(each.recomputed)} %",
             "a slip" if each.is_slip else "as computed",

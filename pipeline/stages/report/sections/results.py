@@ -9,6 +9,7 @@ from functools import cached_property, partial
 from pipeline.compare.comparison import DIVERGENCE, SIZE, Comparison, SizeCell, SpeedCell, TaskCell
 from pipeline.compare.comparison import Row as ComparedRow
 from pipeline.compare.stats.repeats import Change
+from pipeline.results import metrics
 from pipeline.results.text import clean
 from pipeline.stages.report.blocks import (
     EVERYWHERE,
@@ -37,8 +38,6 @@ from pipeline.stages.report.sections.result_cells import (
     task_cell,
 )
 
-ABBREVIATIONS = ("ttft", "tpot", "itl", "e2el")
-
 
 def section(report: Report) -> Section:
     """The table, how to read it, and every metric of the benchmark."""
@@ -48,8 +47,8 @@ def section(report: Report) -> Section:
     if report.comparison.is_measured:
         hint = "↑ more is better, ↓ less is better. Hover over a figure for its interval; a heading sorts the table."
         blocks.append(Legend([hint], media=PAGE))
-    if metrics := metric_tables(report.comparison):
-        inside: list[Block] = [block for table in metrics for block in (Heading(table.caption), table)]
+    if tables := metric_tables(report.comparison):
+        inside: list[Block] = [block for table in tables for block in (Heading(table.caption), table)]
         inside += claim_legend(report.comparison.rows)
         blocks.append(Details("Every metric of the benchmark, with intervals", inside, media=PAGE))
     return Section("results", "Results", "Results", blocks)
@@ -163,7 +162,9 @@ def metric_tables(comparison: Comparison) -> list[Table]:
         # A figure in another unit would not belong under this heading.
         shown = [(row, cell) for row, cell in cells if cell.measured.unit == unit]
         head = ("Variant", f"Mean ({unit})", "95 %", "Range", "Repeats", "Against BF16", "95 %")
-        found.append(Table(head, [_metric_row(row, cell, digits) for row, cell in shown], _title(name)))
+        found.append(
+            Table(head, [_metric_row(row, cell, digits) for row, cell in shown], clean(metrics.title(name), 60))
+        )
     capacity = [(r.label, f"{r.kv_cache_tokens:,}") for r in comparison.rows if r.kv_cache_tokens is not None]
     return [*found, Table(("Variant", "Tokens"), capacity, "KV-cache capacity")] if capacity else found
 
@@ -175,9 +176,3 @@ def _metric_row(row: ComparedRow, cell: SpeedCell, digits: int) -> tuple[str, ..
     against = f"{signed(change.percent)} %" if isinstance(change, Change) else ""
     around = f"{ends(change.interval, signed)} %" if isinstance(change, Change) and change.interval else ""
     return (row.label, mean, *inside, str(len(measured.values)), against, around)
-
-
-def _title(name: str) -> str:
-    """A metric's name as people write it: `p99_ttft_ms` is P99 TTFT."""
-    words = [word.upper() if word in ABBREVIATIONS else word for word in name.removesuffix("_ms").split("_")]
-    return clean(" ".join(words)[:1].upper() + " ".join(words)[1:], 60)

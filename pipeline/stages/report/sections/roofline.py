@@ -7,7 +7,8 @@ from typing import Any
 
 from pipeline.compare.published.roofline_validation import RooflineCheck
 from pipeline.compare.roofline.model import Roofline, RooflineRow
-from pipeline.compare.statements import listing
+from pipeline.compare.statements import listing, within_text
+from pipeline.results import metrics
 from pipeline.results.base import Missing
 from pipeline.stages.report.blocks import PAGE, Block, Heading, Legend, Picture, Section, Table, lead
 from pipeline.stages.report.document import Report
@@ -21,7 +22,6 @@ SHARES = {
     "decode_share": ("One token at a time", "decode floor over measured TPOT"),
     "throughput_share": ("Under the load", "measured throughput over the best possible"),
 }
-METRICS = {"total_token_throughput": "throughput", "mean_ttft_ms": "mean TTFT", "mean_tpot_ms": "mean TPOT"}
 
 
 def section(report: Report) -> Section | None:
@@ -179,7 +179,7 @@ def check_chart(check: RooflineCheck | None) -> Chart | None:
     def spec(layout: Layout) -> dict[str, Any]:
         columns = 1 if layout.panels == 1 else len(panels)
         side = layout.width - 10 if columns == 1 else layout.width // columns - 78
-        drawn = [_against(METRICS.get(name, name), rows, layout, side) for name, rows in panels.items()]
+        drawn = [_against(within_text(metrics.title(name)), rows, layout, side) for name, rows in panels.items()]
         return {"concat": drawn, "columns": columns, "spacing": {"row": 26, "column": 30}}
 
     key = "Each mark is a published figure; on the dashed line the prediction is right, below it the study got less."
@@ -241,7 +241,7 @@ def check_table(check: RooflineCheck) -> Table:
         (
             cell.label,
             cell.table,
-            METRICS.get(cell.metric, cell.metric),
+            within_text(metrics.title(cell.metric)),
             figure(cell.published),
             _or_na(cell.predicted, figure),
             "baseline" if cell.published_gain is None else _percent(cell.published_gain),
@@ -258,7 +258,7 @@ def error_table(check: RooflineCheck) -> Table:
     """Errors of the predicted gains against the published ones."""
     rows = tuple(
         (
-            METRICS.get(each.metric, each.metric),
+            within_text(metrics.title(each.metric)),
             f"{each.cells}",
             "n/a" if each.rank_correlation is None else number(each.rank_correlation, 2),
             number(each.median_error, 1),

@@ -40,7 +40,7 @@ def _tags(card: Card) -> Iterator[Tag]:
     if card.emulated:
         yield Tag("emulated")
     if card.checks:
-        passed = sum(check.ok for check in card.checks)
+        passed = sum(check.ok is True for check in card.checks)
         yield Tag(f"{passed} of {len(card.checks)} checks", is_warning=passed < len(card.checks))
 
 

@@ -1,0 +1,83 @@
+"""Rounding to nearest in each kind of format, with scales of its own: weights of shape (out, in) -> their images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from pipeline.formats.elements import E4M3
+
+if TYPE_CHECKING:
+    import torch
+
+# A weight, float32, and the input channels that share a scale (None: all of a row) -> its image.
+Round = Callable[["torch.Tensor", "int | None"], "torch.Tensor"]
+TINY = 1e-12
+
+
+def blocks(weight: torch.Tensor, size: int | None) -> torch.Tensor:
+    """(blocks, size): consecutive weights of a row that share a scale; a whole row where there is no group."""
+    return weight.reshape(-1, size or weight.shape[1])
+
+
+def symmetric(bits: int) -> Round:
+    """Integers around zero."""
+
+    def apply(weight: torch.Tensor, group: int | None) -> torch.Tensor:
+        own = blocks(weight, group)
+        scale = own.abs().amax(1, keepdim=True).clamp_min(TINY) / (((1 << bits) - 1) / 2)
+        limit = 1 << (bits - 1)
+        return ((own / scale).round().clamp(-limit, limit - 1) * scale).reshape(weight.shape)
+
+    return apply
+
+
+def asymmetric(bits: int) -> Round:
+    """Integers above a zero point."""
+
+    def apply(weight: torch.Tensor, group: int | None) -> torch.Tensor:
+        own = blocks(weight, group)
+        low = own.amin(1, keepdim=True).clamp_max(0)
+        scale = (own.amax(1, keepdim=True).clamp_min(0) - low).clamp_min(TINY) / ((1 << bits) - 1)
+        zero = (-low / scale).round()
+        codes = ((own / scale).round() + zero).clamp(0, (1 << bits) - 1)
+        return ((codes - zero) * scale).reshape(weight.shape)
+
+    return apply
+
+
+def fp8(per_tensor: bool) -> Round:
+    """E4M3 below a scale for the tensor, or for each row."""
+
+    def apply(weight: torch.Tensor, group: int | None) -> torch.Tensor:
+        import torch
+
+        largest = weight.abs().amax() if per_tensor else weight.abs().amax(1, keepdim=True)
+        scale = largest.clamp_min(TINY) / E4M3.largest
+        image: torch.Tensor = (weight / scale).to(torch.float8_e4m3fn).float() * scale
+        return image
+
+    return apply
+
+
+def table(numbers: tuple[float, ...], powers_of_two: bool = False) -> Round:
+    """The nearest of a few numbers, below a scale for each block."""
+
+    def apply(weight: torch.Tensor, group: int | None) -> torch.Tensor:
+        import torch
+
+        known = torch.tensor(numbers, device=weight.device)
+        middle = (known[1:] + known[:-1]) / 2
+        own = blocks(weight, group)
+        maximum = own.abs().amax(1, keepdim=True).clamp_min(TINY)
+        # OCP's scales: the maximum's power of two over the largest number's (OCP Microscaling formats, 2023, 6.3).
+        scale = torch.exp2(maximum.log2().floor() - 2) if powers_of_two else maximum / numbers[-1]
+        image: torch.Tensor = known[torch.bucketize(own / scale, middle)] * scale
+        return image.reshape(weight.shape)
+
+    return apply
+
+
+def grouped(rule: Round, group: int | None) -> Round:
+    """The same rounding with groups of one size, whatever is asked for."""
+    return lambda weight, _: rule(weight, group)

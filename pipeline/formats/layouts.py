@@ -1,0 +1,230 @@
+"""How checkpoints store a quantized weight: the tensors of a module, what they stand for, what tells that it is there.
+
+A layout is the name that a checkpoint's config has for it (`format` of compressed-tensors, else `quant_method` or
+`checkpoint_format`). Several number formats share one; who writes which is in `schemes`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from pipeline.errors import UnknownFormat
+from pipeline.formats import unpack, unpack_bitsandbytes
+from pipeline.formats.elements import E8M0_NAN
+
+if TYPE_CHECKING:
+    import torch
+
+Shape = tuple[int, ...]
+# The type as safetensors calls it (llama.cpp for its blocks), and the shape.
+Stored = Mapping[str, tuple[str, Shape]]
+# The values that a tensor of scales can have; `codes` are exponents of powers of two.
+Scales = Literal["positive", "zero or more", "not zero", "codes"]
+# bitsandbytes' double quantization: scales that share one.
+NESTED_BLOCK = 256
+
+
+class Packing(NamedTuple):
+    """What a number format, and its settings, say of how a weight is stored.
+
+    Attributes:
+        bits: of a weight.
+        group: input channels that share a scale; None: a scale per channel or tensor.
+        zero_points: whether groups have one.
+        per_tensor: whether there is one scale for the whole weight.
+        static: whether the activations' scale is calibrated.
+        weights_only: whether activations stay in 16 bits.
+        nested: whether the scales are quantized too.
+    """
+
+    bits: int
+    group: int | None
+    zero_points: bool = False
+    per_tensor: bool = False
+    static: bool = False
+    weights_only: bool = False
+    nested: bool = False
+
+    @property
+    def integers(self) -> int:
+        """Weights in an int32."""
+        return 32 // self.bits
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One way to store a quantized weight of shape (out, in).
+
+    Attributes:
+        name: as checkpoints' configs have it.
+        fields: the shape and the packing -> each tensor of the module by its own name.
+        unpack: the module's tensors by their own names, and an integer's bits -> float32 of shape (out, in).
+        marks: the tensors of which one tells that a module is quantized.
+        scales: what values each tensor of scales can have.
+    """
+
+    name: str
+    fields: Callable[[Shape, Packing], Stored]
+    unpack: Callable[[Mapping[str, torch.Tensor], int], torch.Tensor]
+    marks: tuple[str, ...] = ("weight_scale",)
+    scales: Mapping[str, Scales] = field(default_factory=lambda: {"weight_scale": "positive"})
+
+
+def _packed(shape: Shape, packing: Packing) -> Stored:
+    (out, width), groups = shape, _groups(shape, packing)
+    own: dict[str, tuple[str, Shape]] = {
+        "weight_packed": ("I32", (out, -(-width // packing.integers))),
+        "weight_scale": ("BF16", (out, groups)),
+        "weight_shape": ("I64", (2,)),
+    }
+    if packing.zero_points:
+        own["weight_zero_point"] = ("I32", (-(-out // packing.integers), groups))
+    return own
+
+
+def _as_they_are(kind: str, shape: Shape, packing: Packing) -> Stored:
+    scale: Shape = (1,) if packing.per_tensor else (shape[0], 1)
+    static: Stored = {"input_scale": ("BF16", (1,))} if packing.static else {}
+    return {"weight": (kind, shape), "weight_scale": ("BF16", scale), **static}
+
+
+def _nvfp4(shape: Shape, packing: Packing) -> Stored:
+    out, width = shape
+    own: dict[str, tuple[str, Shape]] = {
+        "weight_packed": ("U8", (out, width // 2)),
+        "weight_scale": ("F8_E4M3", (out, _groups(shape, packing))),
+        "weight_global_scale": ("F32", (1,)),
+    }
+    return own if packing.weights_only else {**own, "input_global_scale": ("F32", (1,))}
+
+
+def _mxfp4(shape: Shape, packing: Packing) -> Stored:
+    out, width = shape
+    return {"weight_packed": ("U8", (out, width // 2)), "weight_scale": ("U8", (out, _groups(shape, packing)))}
+
+
+def _awq(shape: Shape, packing: Packing) -> Stored:
+    (out, width), groups = shape, _groups(shape, packing)
+    return {
+        "qweight": ("I32", (width, out // packing.integers)),
+        "qzeros": ("I32", (groups, out // packing.integers)),
+        "scales": ("F16", (groups, out)),
+    }
+
+
+def _gptq(shape: Shape, packing: Packing) -> Stored:
+    (out, width), groups = shape, _groups(shape, packing)
+    return {
+        "qweight": ("I32", (width // packing.integers, out)),
+        "qzeros": ("I32", (groups, out // packing.integers)),
+        "scales": ("F16", (groups, out)),
+        "g_idx": ("I32", (width,)),
+    }
+
+
+def _bitsandbytes(shape: Shape, packing: Packing) -> Stored:
+    out, width = shape
+    if packing.bits == 8:
+        return {"weight": ("I8", shape), "SCB": ("F32", (out,)), "weight_format": ("U8", ())}
+    blocks = -(-out * width // int(packing.group or 64))
+    own: dict[str, tuple[str, Shape]] = {
+        "weight": ("U8", (-(-out * width // 2), 1)),
+        "weight.absmax": ("U8" if packing.nested else "F32", (blocks,)),
+        "weight.quant_map": ("F32", (16,)),
+        # A line of JSON: the block size, the type and the shape.
+        unpack_bitsandbytes.STATE: ("U8", (_state_bytes(shape, packing),)),
+    }
+    if packing.nested:
+        own["weight.nested_absmax"] = ("F32", (-(-blocks // NESTED_BLOCK),))
+        own["weight.nested_quant_map"] = ("F32", (256,))
+    return own
+
+
+def _state_bytes(shape: Shape, packing: Packing) -> int:
+    state: dict[str, object] = {"quant_type": "nf4", "blocksize": 64, "dtype": "bfloat16", "shape": list(shape)}
+    if packing.nested:
+        state |= {"nested_blocksize": NESTED_BLOCK, "nested_dtype": "float32", "nested_offset": 0.0123456789012345}
+    return len(json.dumps(state))
+
+
+def _groups(shape: Shape, packing: Packing) -> int:
+    return shape[1] // (packing.group or shape[1])
+
+
+_DIVISORS: Mapping[str, Scales] = {
+    "weight_scale": "positive",
+    "weight_global_scale": "positive",
+    "input_global_scale": "positive",
+}
+_STATIC: Mapping[str, Scales] = {"weight_scale": "positive", "input_scale": "positive"}
+# AutoRound turns a group around where its largest weight is positive: one side has a step more than the other.
+_TURNED: Mapping[str, Scales] = {"scales": "not zero"}
+# The largest magnitude, or a code of it, which is 0 where all weights are.
+_MAGNITUDES: Mapping[str, Scales] = {
+    "SCB": "zero or more",
+    "weight.absmax": "zero or more",
+    "weight.nested_absmax": "zero or more",
+}
+PACKED = Layout("pack-quantized", _packed, unpack.pack_quantized)
+INT8 = Layout("int-quantized", partial(_as_they_are, "I8"), unpack.as_they_are, scales=_STATIC)
+FP8 = Layout("float-quantized", partial(_as_they_are, "F8_E4M3"), unpack.as_they_are, scales=_STATIC)
+NVFP4 = Layout("nvfp4-pack-quantized", _nvfp4, unpack.fp4, scales=_DIVISORS)
+MXFP4 = Layout("mxfp4-pack-quantized", _mxfp4, unpack.fp4, scales={"weight_scale": "codes"})
+AWQ = Layout("awq", _awq, unpack.awq, marks=("qweight",), scales=_TURNED)
+GPTQ = Layout("gptq", _gptq, unpack.gptq, marks=("qweight",), scales=_TURNED)
+GPTQ_V2 = Layout("gptq_v2", _gptq, partial(unpack.gptq, stored_too_small=False), ("qweight",), _TURNED)
+BITSANDBYTES = Layout(
+    "bitsandbytes",
+    _bitsandbytes,
+    unpack_bitsandbytes.unpack,
+    marks=(unpack_bitsandbytes.STATE, unpack_bitsandbytes.ROW_SCALE),
+    scales=_MAGNITUDES,
+)
+LAYOUTS: Mapping[str, Layout] = {
+    layout.name: layout for layout in (PACKED, INT8, FP8, NVFP4, MXFP4, AWQ, GPTQ, GPTQ_V2, BITSANDBYTES)
+}
+# What tells that a module is quantized, whatever the layout.
+MARKS = tuple(dict.fromkeys(f".{mark}" for layout in LAYOUTS.values() for mark in layout.marks))
+
+
+def layout_of(name: str) -> Layout:
+    """The layout of a name.
+
+    Raises:
+        UnknownFormat: on one that there is not.
+    """
+    if name not in LAYOUTS:
+        raise UnknownFormat(f"how {name} stores weights")
+    return LAYOUTS[name]
+
+
+def dequantize(name: str, tensors: Mapping[str, torch.Tensor], bits: int = 4) -> torch.Tensor:
+    """The weight that a module's tensors stand for: float32, of shape (out, in).
+
+    Args:
+        name: of the layout.
+        tensors: the module's tensors by their own names.
+        bits: of an integer; looked at by the packed layouts alone.
+
+    Raises:
+        UnknownFormat: on a layout that there is not.
+    """
+    return layout_of(name).unpack(tensors, bits)
+
+
+def possible(kind: Scales, scales: torch.Tensor) -> torch.Tensor:
+    """Which values of a tensor of scales can be one."""
+    values = scales.float()
+    if kind == "codes":
+        return values != E8M0_NAN  # of powers of two, which are all positive and finite
+    if kind == "zero or more":
+        sane = values >= 0
+    elif kind == "not zero":
+        sane = values != 0
+    else:
+        sane = values > 0
+    return sane & values.isfinite()
