@@ -18,7 +18,7 @@ from pipeline.config import RESOURCES
 from pipeline.config.compose import compose_variants
 from pipeline.errors import PipelineError
 from pipeline.progress import Progress
-from pipeline.runner import Run
+from pipeline.runner import Runner
 
 _exit_code = 0
 
@@ -31,7 +31,7 @@ def run(config: DictConfig) -> None:
     overrides = list(hydra_config.overrides.task)
     console = Progress().console
     try:
-        command = Run(compose_variants(config, overrides), overrides)
+        command = Runner(compose_variants(config, overrides), overrides)
         code = command.plan() if command.dry_run else command.execute()
     except PipelineError as error:
         console.print(f"[red]{type(error).__name__}:[/] {escape(str(error))}", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""What a manifest says about where a result comes from: commit, packages, machine, the user's own overrides."""
+"""Provenance of a result, for its manifest: commit, packages, machine, the user's overrides."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PACKAGES = (
 
 
 def context(settings: Settings, hardware: Hardware, overrides: list[str]) -> dict[str, Any]:
-    """The fields of a manifest that do not come from the stage itself."""
+    """Return the manifest fields that do not come from the stage."""
     return {
         "versions": versions(),
         "hardware": hardware.model_dump(),
@@ -34,19 +34,19 @@ def context(settings: Settings, hardware: Hardware, overrides: list[str]) -> dic
 
 @cache
 def versions() -> dict[str, str]:
-    """Installed versions of the packages that results depend on."""
-    found = {}
+    """Return the installed versions of the packages that results depend on."""
+    installed = {}
     for name in PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 @cache
 def repository() -> dict[str, Any]:
-    """The project's commit, and whether the tree differs from it; empty outside a git checkout."""
+    """Return the project's commit and whether the tree differs from it; empty outside a git checkout."""
     if PROJECT_ROOT is None:
         return {}
 
