@@ -122,7 +122,7 @@ def test_a_warm_prefix_cache_and_preemptions_mark_the_result(
     ("behaviour", "said"),
     [
         ("500", "None of 4 requests succeeded: Internal Server Error"),
-        ("hang", "had not answered every request after 6 s"),
+        ("hang", "did not answer every request within 6 s"),
         ("close", "None of 4 requests succeeded"),
     ],
 )

@@ -83,7 +83,7 @@ def test_a_crash_in_mid_benchmark_is_tried_once_more_on_a_fresh_server(tmp_path:
     results = manifest(run)["results"]
     assert code == 0
     (failure,) = results["failures"]
-    assert "vLLM ended with exit code -9" in failure and "The whole log is" in failure
+    assert "vLLM exited with code -9" in failure and "The whole log is" in failure
     assert (results["asked"], results["completed"]) == (40, 40)
     # The engine of the server that was killed is gone too.
     assert len(killed[0]) > 1
@@ -98,7 +98,7 @@ def test_a_second_crash_is_a_failure_with_the_log(tmp_path: Path) -> None:
     record = manifest(run)
     assert code == 4
     assert record["status"] == "failed"
-    assert "vLLM ended with exit code -9" in record["reason"]
+    assert "vLLM exited with code -9" in record["reason"]
     assert len(record["results"]["failures"]) == 2
     log = Path(record["reason"].rpartition("The whole log is ")[2].rstrip("."))
     assert log.is_file()

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -18,11 +19,17 @@ import pytest
 from pipeline.config import PROJECT_ROOT
 from pipeline.errors import ConfigError
 from pipeline.tasks.sandbox import sandbox
-from pipeline.tasks.sandbox.sandbox import Sandbox, run_program, run_programs
+from pipeline.tasks.sandbox.sandbox import Sandbox, cores, run_program
 from pipeline.tasks.sandbox.supervisor import GONE_TIMEOUT_S, WALL_PER_CPU, Outcome
 
 DATA = Path(os.environ.get("PIPELINE_DATA_DIR", PROJECT_ROOT.parent / "shared" / "data"))
 HUMANEVAL = DATA / "humaneval" / "HumanEval.jsonl"
+
+
+def run_programs(sources: list[str], *, timeout_s: float) -> list[Outcome]:
+    """Run programs in parallel, one per core; return the outcomes in order."""
+    with ThreadPoolExecutor(cores()) as pool:
+        return list(pool.map(lambda source: run_program(source, timeout_s=timeout_s), sources))
 
 
 @pytest.fixture(params=["namespaces", "bubblewrap"])
@@ -67,8 +74,8 @@ BAD = {
     "a failed test": ("def f(x):\n    return x\nassert f(1) == 2", "AssertionError (line 3: assert f(1) == 2)"),
     "a syntax error": ("def f(:", "SyntaxError"),
     "leaving early": ("raise SystemExit(0)", "SystemExit"),
-    "leaving without a trace": ("import os\nos._exit(0)", "left early with exit code 0"),
-    "a crash": ("import ctypes\nctypes.string_at(0)", "left early with exit code 139"),
+    "leaving without a trace": ("import os\nos._exit(0)", "exited early with code 0"),
+    "a crash": ("import ctypes\nctypes.string_at(0)", "exited early with code 139"),
     "a child that passes": ("import os\nif os.fork():\n    os.wait()\n    assert False", "AssertionError"),
     "an endless loop": ("while True: pass", "timed out"),
     "sleep": ("import time\ntime.sleep(1000)", "timed out"),
@@ -292,7 +299,7 @@ for source in json.loads(sys.argv[3]) if box.trouble is None else ():
     assert "timed out" in details[1]
     assert "BlockingIOError" in details[2]
     assert "FileNotFoundError" in details[3]
-    assert details[4] == "left early with exit code 3"
+    assert details[4] == "exited early with code 3"
 
 
 def test_without_isolation_running_programs_is_refused_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
