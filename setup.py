@@ -1,4 +1,4 @@
-"""Copies what lies beside the package and is read at run time into the wheel (`pipeline/config/resources.py`)."""
+"""Copy the resources that lie beside the package into the wheel (`pipeline/config/resources.py`)."""
 
 import shutil
 from pathlib import Path
@@ -10,14 +10,14 @@ SHIPPED = ("conf", "calibration_data", "requirements/engines")
 
 
 class BuildWithResources(build_py):
-    """The package with its resources; an editable install reads them where they are."""
+    """Build of the package with its resources; an editable install reads them in place."""
 
     def run(self) -> None:
-        """Builds the package, then adds the resources."""
+        """Build the package, then add the resources."""
         super().run()
         if not self.editable_mode:
             data = Path(self.build_lib, "pipeline", "_data")
-            # A file that an earlier build left there is not shipped again.
+            # Remove files that an earlier build left.
             shutil.rmtree(data, ignore_errors=True)
             for folder in SHIPPED:
                 shutil.copytree(folder, data / folder)

@@ -2,10 +2,9 @@
 
     python benchmarks/by_hand.py <case> <model> <tokens.safetensors> <output folder>
 
-Where an example loads a data set from the hub, it is given the same sequences as the pipeline's run instead, in the
-form that the engine takes. Where an example does not run as it is, a comment says what keeps it from running. Prints
-how long it took from the start of loading the model to the written checkpoint, imports left out, and how much of the
-cores' time it used, as a line of JSON.
+Where an example loads a data set from the hub, it gets the sequences of the pipeline's run instead, in the engine's
+format. Comments explain deviations from examples that do not run unchanged. Prints the wall time and the CPU time from
+the start of loading the model to the written checkpoint, without imports, as a line of JSON.
 """
 
 from __future__ import annotations
@@ -21,24 +20,24 @@ Measured = dict[str, float]
 
 
 def now() -> tuple[float, float]:
-    """The time, and that of all cores that this process has used."""
+    """Return the wall time and the CPU time of this process."""
     return time.perf_counter(), time.process_time()
 
 
 def since(started: tuple[float, float]) -> Measured:
-    """Seconds since then, passed and used, and the peak memory of the process."""
+    """Return wall and CPU seconds since `now`, and the peak memory of the process."""
     passed, used = (after - before for after, before in zip(now(), started, strict=True))
     return {"seconds": round(passed, 3), "cpu_seconds": round(used, 3), "mib": peak_mib()}
 
 
 def peak_mib() -> float:
-    """Peak resident memory of this program; what `getrusage` says may be that of the process it was forked from."""
+    """Return the peak resident memory of this program; `getrusage` may report that of its parent before the fork."""
     (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")]
     return int(line.split()[1]) / 1024
 
 
 def sequences(tokens: Path) -> list[Any]:
-    """The calibration's sequences, each of shape (length,)."""
+    """Return the calibration's sequences, each of shape (length,)."""
     from safetensors.torch import load_file
 
     tensors = load_file(tokens)
@@ -46,7 +45,7 @@ def sequences(tokens: Path) -> list[Any]:
 
 
 def llmcompressor(recipe: Callable[[], Any], with_data: bool) -> Callable[[str, Path, str], Measured]:
-    """`oneshot` with a recipe."""
+    """Run `oneshot` with a recipe."""
 
     def run(model_id: str, tokens: Path, output: str) -> Measured:
         import torch
@@ -94,13 +93,13 @@ def _awq() -> Any:
 
 
 def autoawq(model_id: str, tokens: Path, output: str) -> Measured:
-    """Its texts are joined and cut into blocks of 512 tokens: as many tokens as elsewhere, less what the last lacks."""
+    """Run AutoAWQ, which joins its texts and cuts them into blocks of 512 tokens, dropping an incomplete last one."""
     from awq import AutoAWQForCausalLM
     from transformers import AutoTokenizer
 
     found = sequences(tokens)
     started = now()
-    # Without a GPU it has to be told to stay on the CPU.
+    # Without a GPU the device must be set to the CPU.
     model = AutoAWQForCausalLM.from_pretrained(model_id, device_map="cpu")
     tokenizer = AutoTokenizer.from_pretrained(model_id)
     quant_config = {"zero_point": True, "q_group_size": 128, "w_bit": 4, "version": "GEMM"}
@@ -112,7 +111,7 @@ def autoawq(model_id: str, tokens: Path, output: str) -> Measured:
 
 
 def gptqmodel(model_id: str, tokens: Path, output: str) -> Measured:
-    """Its threads are told of two cores, on which it stops otherwise."""
+    """Run GPTQModel with threads for two cores, since it stops on two cores by default."""
     import os
 
     os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")
@@ -129,7 +128,7 @@ def gptqmodel(model_id: str, tokens: Path, output: str) -> Measured:
 
 
 def autoround(model_id: str, tokens: Path, output: str) -> Measured:
-    """With samples of one length, which it needs for its batches."""
+    """Run AutoRound with samples of one length, which its batches require."""
     import torch
     from auto_round import AutoRound
 
@@ -145,7 +144,7 @@ def autoround(model_id: str, tokens: Path, output: str) -> Measured:
 
 
 def bitsandbytes(model_id: str, tokens: Path, output: str) -> Measured:
-    """NF4, as transformers' documentation does it."""
+    """Quantize to NF4 as in transformers' documentation."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
@@ -158,15 +157,15 @@ def bitsandbytes(model_id: str, tokens: Path, output: str) -> Measured:
 
 
 def gguf(model_id: str, tokens: Path, output: str) -> Measured:
-    """AutoRound without its own rounding and without data, which is llama.cpp's."""
+    """Run AutoRound without optimized rounding and without data, which equals llama.cpp's quantization."""
     import gguf as library
 
-    # Its converter names an architecture that the released gguf does not have; any other will do.
+    # Its converter names an architecture that the released gguf lacks; any value works.
     library.MODEL_ARCH.DFLASH = getattr(library.MODEL_ARCH, "DFLASH", library.MODEL_ARCH.QWEN3)
     from auto_round import AutoRound
     from auto_round.export.export_to_gguf.llama_cpp_conversion import get_conversion
 
-    # llama.cpp knows no tokenizer but those that it has seen; the demo's is not among them.
+    # llama.cpp accepts only known tokenizers; the demo's is not among them.
     (architecture,) = json.loads(Path(model_id, "config.json").read_text())["architectures"]
     get_conversion(Path(model_id)).get_model_class(architecture).get_vocab_base_pre = lambda *_: "default"
     started = now()
@@ -176,7 +175,7 @@ def gguf(model_id: str, tokens: Path, output: str) -> Measured:
 
 
 def autogptq(model_id: str, tokens: Path, output: str) -> Measured:
-    """In the engine's own environment. The README's `from_pretrained` asks for CUDA and for a model that it knows."""
+    """Run AutoGPTQ in its own environment; its README's `from_pretrained` requires CUDA and a known model."""
     import torch
     from auto_gptq import BaseQuantizeConfig
     from auto_gptq.modeling import _base
@@ -214,7 +213,7 @@ CASES: dict[str, Callable[[str, Path, str], Measured]] = {
 
 
 def main() -> None:
-    """One case."""
+    """Run one case."""
     case, model, tokens, output = sys.argv[1:]
     channel = sys.stdout
     sys.stdout = sys.stderr

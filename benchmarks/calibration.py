@@ -1,9 +1,9 @@
-"""What observing costs: tokens per second and peak memory of the calibration pass, with and without every observer.
+"""Cost of observers: tokens per second and peak memory of the calibration pass, with and without all observers.
 
     python benchmarks/calibration.py [--chunks 10] [overrides, like model=qwen3_8b calibration.num_samples=4]
 
-Speed: both passes in one process, in turn over the same chunks of the sequences, so that what else the machine does
-slows both. Memory: each pass in a process of its own; the peak is that of the process's own pages (mapped files do not
+Speed: both passes in one process, alternating over the same chunks of the sequences, so that other load on the machine
+slows both. Memory: each pass in a separate process; the peak is that of the process's own pages (mapped files do not
 count), or of the GPU. The model is loaded before the clock starts.
 """
 
@@ -22,16 +22,16 @@ PASSES = ("bare", "observed")
 
 
 def anonymous_mib() -> float:
-    """The process's own memory now, in MiB."""
+    """Return the current memory of the process's own pages, in MiB."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1024
 
 
 class Peak:
-    """The largest memory that a sampling thread has seen."""
+    """Largest memory observed by a sampling thread."""
 
     def __init__(self) -> None:
-        """Starts sampling."""
+        """Start sampling."""
         self.mib = anonymous_mib()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -42,17 +42,17 @@ class Peak:
             self.mib = max(self.mib, anonymous_mib())
 
     def stop(self) -> float:
-        """The peak, in MiB."""
+        """Stop sampling; return the peak, in MiB."""
         self._stop.set()
         self._thread.join()
         return self.mib
 
 
 class Bench:
-    """A model and the sequences that are sent through it."""
+    """A model and the sequences passed through it."""
 
     def __init__(self, overrides: list[str]) -> None:
-        """Loads both."""
+        """Load the model and the sequences."""
         import hydra
         from transformers import AutoTokenizer
 
@@ -74,7 +74,7 @@ class Bench:
             self.seconds("observed", self.sequences[:2])
 
     def seconds(self, kind: str, sequences: list[list[int]]) -> float:
-        """One pass."""
+        """Return the duration of one pass."""
         import torch
 
         from pipeline.stages.calibrate.observers import Observers
@@ -91,7 +91,7 @@ class Bench:
         return seconds
 
     def speed(self, chunks: int) -> dict[str, Any]:
-        """Tokens per second of both passes."""
+        """Return the tokens per second of both passes."""
         total = dict.fromkeys(PASSES, 0.0)
         for number in range(chunks):
             chunk = self.sequences[number::chunks]
@@ -109,7 +109,7 @@ class Bench:
         }
 
     def peak(self, kind: str) -> float:
-        """Peak memory of one pass, in MiB."""
+        """Return the peak memory of one pass, in MiB."""
         import torch
 
         if self.is_gpu:
@@ -121,7 +121,7 @@ class Bench:
 
 
 def main() -> None:
-    """Measures all three and prints them as one JSON line."""
+    """Measure speed and memory; print them as one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--chunks", type=int, default=10)
     parser.add_argument("--only", choices=("speed", *PASSES), help="one measurement in this process")

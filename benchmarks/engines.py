@@ -1,12 +1,12 @@
-"""What the pipeline costs over its engines: time and memory of each, beside the engine used by hand as its README does.
+"""Overhead of the pipeline over its engines: time and memory, compared with each engine's README example.
 
     python benchmarks/engines.py [--pairs 3] [--cases gptq,awq] [--output FOLDER] [overrides, like model=qwen3_0_6b]
 
-A process each, in turn (ours, by hand, by hand, ours, ...), so that what else the machine does slows both. Time is from
-the start of loading the model to the written checkpoint, imports left out on both sides: seconds that passed, and the
-cores' time, which a busy machine hardly changes. Memory is the peak of the process. An engine in an environment of its
-own has a process more on our side, whose imports, time and memory (with what ours had by its end) count; so the imports
-by hand count there too. Both get the same conversations: those that the pipeline shows an engine
+Separate processes in alternation (pipeline, by hand, by hand, pipeline, ...), so that other load on the machine slows
+both. Time is from the start of loading the model to the written checkpoint, without imports on both sides: wall time,
+and CPU time, which a busy machine hardly changes. Memory is the peak of the process. For an engine in a separate
+environment the pipeline has one more process, whose imports, time and memory (plus the pipeline's own) count; so the
+imports by hand count there too. Both get the same conversations, those that the pipeline passes to an engine
 (`calibration.algorithm_samples`).
 """
 
@@ -32,7 +32,7 @@ from rich.console import Console
 from rich.table import Table
 
 BY_HAND = Path(__file__).with_name("by_hand.py")
-# Case, a file of conf/quant -> what the engine's example imports before the clock starts, and so does ours.
+# Case, a file of conf/quant -> imports of the engine's example, done before the clock starts on both sides.
 TRANSFORMERS = ("transformers.AutoModelForCausalLM", "transformers.AutoTokenizer", "loguru.logger")
 LLMCOMPRESSOR = (
     "llmcompressor.oneshot",
@@ -59,7 +59,7 @@ LIMIT = 1.1
 
 
 def job_of(case: str, outputs: Path, overrides: list[str]) -> Any:
-    """The pipeline's job for a case, its calibration in `outputs`."""
+    """Return the pipeline's job for a case, with its calibration in `outputs`."""
     import hydra
 
     from pipeline.config import PROJECT_ROOT
@@ -72,7 +72,7 @@ def job_of(case: str, outputs: Path, overrides: list[str]) -> Any:
 
 
 def ours(case: str, outputs: Path, overrides: list[str]) -> dict[str, float]:
-    """What the pipeline takes for a checkpoint, and the peak memory (MiB) of a worker and of us beside it."""
+    """Measure the pipeline's time for a checkpoint, and the peak memory (MiB) of worker and pipeline together."""
     from pipeline.stages import quantize
     from pipeline.stages.quantize.isolated import environment
 
@@ -105,9 +105,9 @@ def ours(case: str, outputs: Path, overrides: list[str]) -> dict[str, float]:
 
 
 def measure(command: list[str], log: Path, with_imports: bool) -> dict[str, float]:
-    """What one process says that it took; with its imports: what it took from its start to its end."""
+    """Return the figures that one process reports; with imports: measured from its start to its exit."""
     started = time.perf_counter()
-    # Who compiles first would compile for the other.
+    # Without this, the first to compile would compile for the other.
     with log.open("a") as errors, tempfile.TemporaryDirectory(dir=log.parent) as compiled:
         environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": compiled}
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
@@ -123,7 +123,7 @@ def measure(command: list[str], log: Path, with_imports: bool) -> dict[str, floa
 
 
 def command_of(side: str, case: str, outputs: Path, scratch: Path, overrides: list[str]) -> list[str]:
-    """How a case is run on one side."""
+    """Return the command that runs a case on one side."""
     if side == "ours":
         return [sys.executable, __file__, "--only", case, "--output", str(outputs), *overrides]
     job = job_of(case, outputs, overrides)
@@ -136,7 +136,7 @@ def command_of(side: str, case: str, outputs: Path, scratch: Path, overrides: li
 
 
 def keep_shown(outputs: Path, overrides: list[str]) -> None:
-    """Writes the sequences that the pipeline shows its engines, of all that the calibration kept."""
+    """Write the sequences that the pipeline passes to its engines, out of the calibration's."""
     import torch
     from safetensors.torch import save_file
 
@@ -148,7 +148,7 @@ def keep_shown(outputs: Path, overrides: list[str]) -> None:
 
 
 def main() -> None:
-    """Measures the cases and prints a table, and the same as one line of JSON."""
+    """Measure the cases; print a table, and the same as one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--cases", type=lambda text: text.split(","), default=list(IMPORTS))
@@ -180,7 +180,7 @@ def main() -> None:
 
 
 def row(case: str, found: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
-    """Medians of both sides, and the medians of the pairs' ratios."""
+    """Return the medians of both sides, and the medians of the pairs' ratios."""
     result: dict[str, Any] = {"case": case}
     for what in MEASURED:
         mine, theirs = ([each[what] for each in found[side]] for side in ("ours", "by hand"))
@@ -192,7 +192,7 @@ def row(case: str, found: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    """The table for people."""
+    """Print the table."""
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", title="ours against each engine by hand, medians")
     table.add_column("case")
     for unit in MEASURED.values():

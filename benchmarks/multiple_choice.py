@@ -1,12 +1,12 @@
-r"""Multiple choice by one request a question beside lm-eval's own client: questions per second, and the same choices.
+r"""Multiple choice by one request per question, compared with lm-eval's own client: questions per second, choices.
 
     python benchmarks/multiple_choice.py [--column MMLU] [--questions 200] [overrides]
 
-Both ask the same server about the same prompts, in turns of a hundred questions, so that whatever else the machine does
-falls on both; ours first: lm-eval's `echo` requests cannot use the prefix cache, but would fill it. Prints a table,
-every question on which the two choose differently with the gap in log-probability between the two options, and the
-same as one JSON line at the end. At the shape of Qwen3-0.6B, with the real tokenizer and MMLU (hours of `echo` on two
-cores; `eval.tasks.MMLU.task=mmlu_miscellaneous`, a subject of short prompts, takes less than half of it):
+Both query the same server with the same prompts, alternating every hundred questions, so that other load on the machine
+affects both. The pipeline's client goes first: lm-eval's `echo` requests cannot use the prefix cache, but would fill
+it. Prints a table, every question on which the two choose differently with the gap in log-probability between the two
+options, and the same as one JSON line at the end. At the shape of Qwen3-0.6B, with the real tokenizer and MMLU (hours
+of `echo` on two cores; `eval.tasks.MMLU.task=mmlu_miscellaneous`, a subject of short prompts, takes less than half):
 
     mkdir qwen3-0.6b; cp $DATA/qwen3/*.json* qwen3-0.6b/; cp $DATA/qwen3/config.qwen3-0.6b.json qwen3-0.6b/config.json
     python benchmarks/multiple_choice.py model=qwen3_0_6b model.weights=random model.path=qwen3-0.6b \
@@ -25,14 +25,14 @@ from pathlib import Path
 from typing import Any
 
 CLIENTS = ("one request", "lm-eval", "one request, again")
-# Questions that one client is given before it is the other's turn.
+# Questions per client before the other's turn.
 TURN = 100
-# Of so many questions, one is asked before anything is timed: a server's first batches are slower than all others.
+# One of this many questions is used for warm-up: the first batches of a server are slower than all others.
 WARM_UP = 9
 
 
 def settings_of(overrides: list[str]) -> Any:
-    """The settings of the baseline with these overrides."""
+    """Return the settings of the baseline with these overrides."""
     import hydra
 
     from pipeline.config import PROJECT_ROOT
@@ -44,34 +44,34 @@ def settings_of(overrides: list[str]) -> Any:
 
 
 def instances_of(settings: Any, column: str, questions: int) -> tuple[list[Any], list[Any]]:
-    """The requests of lm-eval for a sample of a column's questions, drawn by subject; those of others to warm up."""
+    """Return lm-eval's requests for a sample of a column's questions, drawn by subject, and those for warm-up."""
     from pipeline.tasks import lm_eval_tasks
 
     chosen = settings.eval.model_copy(update={"limit": questions + -(-questions // (WARM_UP - 1))})
-    asked = lm_eval_tasks.load(column, chosen.tasks[column], chosen)
-    found = []
-    for name, task in asked.tasks.items():
+    sample = lm_eval_tasks.load(column, chosen.tasks[column], chosen)
+    instances = []
+    for name, task in sample.tasks.items():
         with lm_eval_tasks.quiet():
-            task.build_all_requests(samples=asked.items[name])
-        found += task.instances
-    asked = questions_of(found)
-    timed = [requests for index, requests in enumerate(asked) if index % WARM_UP]
-    return list(chain(*timed[:questions])), list(chain(*asked[::WARM_UP]))
+            task.build_all_requests(samples=sample.items[name])
+        instances += task.instances
+    grouped = questions_of(instances)
+    timed = [requests for index, requests in enumerate(grouped) if index % WARM_UP]
+    return list(chain(*timed[:questions])), list(chain(*grouped[::WARM_UP]))
 
 
 def questions_of(instances: list[Any]) -> list[list[Any]]:
-    """The requests of each question."""
+    """Group the requests by question."""
     return [list(group) for _, group in groupby(instances, key=lambda each: (each.task_name, each.doc_id))]
 
 
 def turns(instances: list[Any]) -> list[list[Any]]:
-    """The requests of `TURN` questions at a time, in their order."""
-    asked = questions_of(instances)
-    return [list(chain(*asked[start : start + TURN])) for start in range(0, len(asked), TURN)]
+    """Split the requests into turns of `TURN` questions, in order."""
+    grouped = questions_of(instances)
+    return [list(chain(*grouped[start : start + TURN])) for start in range(0, len(grouped), TURN)]
 
 
 def choices(instances: list[Any], values: list[tuple[float, bool]]) -> list[tuple[int, list[float]]]:
-    """Of each question: the option that is likeliest, and the log-probabilities of all."""
+    """Return the likeliest option of each question, and the log-probabilities of all options."""
     pairs = zip(instances, values, strict=True)
     found = []
     for _, group in groupby(pairs, key=lambda pair: (pair[0].task_name, pair[0].doc_id)):
@@ -81,7 +81,7 @@ def choices(instances: list[Any], values: list[tuple[float, bool]]) -> list[tupl
 
 
 def compare(settings: Any, column: str, questions: int, folder: Path) -> dict[str, Any]:
-    """Serves the model, asks it all ways, and returns the figures."""
+    """Serve the model, query it with every client, and return the figures."""
     from lm_eval.models.openai_completions import LocalCompletionsAPI
     from transformers import AutoTokenizer
 
@@ -132,12 +132,12 @@ def compare(settings: Any, column: str, questions: int, folder: Path) -> dict[st
 
 
 def figures(
-    settings: Any, column: str, instances: list[Any], asked: dict[str, int], seconds: dict[str, float], chosen: Any
+    settings: Any, column: str, instances: list[Any], tally: dict[str, int], seconds: dict[str, float], chosen: Any
 ) -> dict[str, Any]:
-    """What the run says, as plain data."""
+    """Return the results as plain data."""
     fast, standard, again = (chosen[name] for name in CLIENTS)
     disagreements = [
-        # How far apart the client that is the standard sees the two options.
+        # Difference between the two options according to lm-eval.
         {"question": number, "ours": a, "lm_eval": b, "gap_nats": round(values[b] - values[a], 6)}
         for number, ((a, _), (b, values)) in enumerate(zip(fast, standard, strict=True))
         if a != b
@@ -149,7 +149,7 @@ def figures(
         "task": f"{settings.eval.tasks[column].task}, {settings.eval.tasks[column].num_fewshot or 0}-shot",
         "questions": number,
         "requests": len(instances),
-        "asked_by_echo": asked["asked_by_echo"],
+        "asked_by_echo": tally["asked_by_echo"],
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
         "questions_per_second": {name: round(number / value, 2) for name, value in seconds.items()},
         "speed_ratio": round(seconds["lm-eval"] / seconds["one request"], 2),
@@ -162,7 +162,7 @@ def figures(
 
 
 def show(found: dict[str, Any]) -> None:
-    """The figures as a table."""
+    """Print the figures as a table."""
     from rich.console import Console
     from rich.table import Table
 
@@ -186,7 +186,7 @@ def show(found: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Run the benchmark and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--column", default="MMLU", help="label of the task among eval.tasks")
     parser.add_argument("--questions", type=int, default=200)

@@ -1,12 +1,12 @@
-r"""What the serving benchmark promises, measured: `python benchmarks/serving.py client|table ...`.
+r"""Checks of the serving benchmark: `python benchmarks/serving.py client|table ...`.
 
-* `client`: our client adds nothing. vLLM's own command, run by hand as a user would, against the server that
-  `bench=study` measured, in turns with it; throughput and TTFT of both, and what two of ours differ by.
+* `client`: the pipeline's client adds no overhead. vLLM's own command, run by hand, alternates with `bench=study`
+  against one server; throughput and TTFT of both, and the difference between two runs of the pipeline.
 * `table`: BF16, INT8-dynamic, W4A16, GPTQ and AWQ of one shape with random weights, at concurrency 1: TPOT with its
-  interval, and the share of this machine's measured memory bandwidth that reading the weights takes.
+  interval, and reading the weights as a share of this machine's measured memory bandwidth.
 
-Each prints its figures as people read them, and the same as one JSON line at the end. At the shape of Qwen3-0.6B, with
-the real tokenizer and conversations, few of which are enough where only speed is looked at:
+Each prints a table, and the same as one JSON line at the end. At the shape of Qwen3-0.6B, with the real tokenizer and
+a few real conversations, which suffice for speed:
 
     mkdir qwen3-0.6b; cp $DATA/qwen3/*.json* qwen3-0.6b/; cp $DATA/qwen3/config.qwen3-0.6b.json qwen3-0.6b/config.json
     python benchmarks/serving.py table model=qwen3_0_6b model.path=qwen3-0.6b eval.data_dir=$DATA \
@@ -44,18 +44,18 @@ main(parser.parse_args())
 
 
 def pipeline(outputs: Path, *arguments: str) -> None:
-    """Runs the command, its output shown."""
+    """Run the pipeline's command and show its output."""
     subprocess.run([sys.executable, "-m", "pipeline", *arguments, f"outputs={outputs}"], cwd=PROJECT_ROOT, check=True)
 
 
 def results(outputs: Path, variant: str) -> list[dict[str, Any]]:
-    """The results of a variant's benchmarks, oldest first."""
+    """Return the results of a variant's benchmarks, oldest first."""
     found = [json.loads(path.read_text()) for path in outputs.glob(f"*/{variant}/bench-*/manifest.json")]
     return [each["results"] for each in sorted(found, key=lambda each: each["started"])]
 
 
 def client(outputs: Path, rounds: int, prompts: int, overrides: list[str]) -> None:
-    """Ours and vLLM's command in turns against one server, attached by its address."""
+    """Alternate the pipeline's client and vLLM's command against one server, given by its URL."""
     dataset = PROJECT_ROOT / "calibration_data" / "demo" / "benchmark.json"
     checkpoint = PROJECT_ROOT / "pipeline" / "demo" / "checkpoint"
     port, log = 18_765, outputs / "server.log"
@@ -98,7 +98,7 @@ def client(outputs: Path, rounds: int, prompts: int, overrides: list[str]) -> No
             theirs.append({name: float(content[name]) for name in names})
 
         for index in range(rounds):
-            # Who comes first takes turns, too.
+            # The order alternates, too.
             for send in (by_us, by_hand) if index % 2 == 0 else (by_hand, by_us):
                 send(index)
     finally:
@@ -116,7 +116,7 @@ def client(outputs: Path, rounds: int, prompts: int, overrides: list[str]) -> No
 
 
 def _side_by_side(ours: list[float], theirs: list[float]) -> dict[str, Any]:
-    """One metric of both clients over all rounds."""
+    """Return one metric of both clients over all rounds."""
     change, halves = relative_change(ours, theirs), relative_change(ours[::2], ours[1::2])
     assert isinstance(change, Change) and isinstance(halves, Change) and change.interval is not None
     return {
@@ -145,9 +145,9 @@ def _wait(url: str, server: subprocess.Popen[bytes]) -> None:
 
 
 def decode_bytes(checkpoint: Path) -> int:
-    """Bytes of weights that one decoded token reads: all but the embedding, of which it reads a row.
+    """Return the bytes of weights read per decoded token: all but the embedding, of which one row is read.
 
-    A tied embedding is read whole, as the head.
+    A tied embedding is read whole, as the output layer.
     """
     tied = bool(json.loads((checkpoint / "config.json").read_text()).get("tie_word_embeddings"))
     total = 0
@@ -160,7 +160,7 @@ def decode_bytes(checkpoint: Path) -> int:
 
 
 def table(outputs: Path, overrides: list[str]) -> None:
-    """The formats at concurrency 1, with the share of the bandwidth."""
+    """Measure the formats at concurrency 1, with the share of the memory bandwidth."""
     pipeline(
         outputs,
         *("stage=bench", f"variants=[{','.join(FORMATS)}]", "model.weights=random", "bench=latency"),
@@ -186,7 +186,7 @@ def table(outputs: Path, overrides: list[str]) -> None:
 
 
 def _decoding(outputs: Path, variant: str, base: dict[str, Any]) -> dict[str, Any]:
-    """One format: TPOT, against BF16's, and the share of the bandwidth that was measured beside it."""
+    """Return one format's TPOT, its ratio to BF16's, and the share of the measured bandwidth."""
     found = results(outputs, variant)[-1]
     values, reference = found["metrics"]["median_tpot_ms"], base["metrics"]["median_tpot_ms"]
     measured = summarize("ms", values["values"], values["errors"])
@@ -211,14 +211,14 @@ def _decoding(outputs: Path, variant: str, base: dict[str, Any]) -> dict[str, An
 
 
 def main() -> None:
-    """Reads the command line and runs one of the two."""
+    """Run the benchmark named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["client", "table"])
     parser.add_argument("--outputs", type=Path, default=Path("outputs/benchmarks/serving"))
     parser.add_argument("--rounds", type=int, default=6, help="of client: each is one of ours and one by hand")
     parser.add_argument("--prompts", type=int, default=200, help="of client: requests of each")
     parser.add_argument("overrides", nargs="*", help="further settings, as model=qwen3_0_6b model.path=...")
-    # Settings may stand anywhere among the options.
+    # Settings and options may be mixed.
     given = parser.parse_intermixed_args()
     outputs = given.outputs.resolve()
     if given.what == "client":

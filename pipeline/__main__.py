@@ -18,20 +18,20 @@ from pipeline.config import RESOURCES
 from pipeline.config.compose import compose_variants
 from pipeline.errors import PipelineError
 from pipeline.progress import Progress
-from pipeline.runner import Run
+from pipeline.runner import Runner
 
 _exit_code = 0
 
 
 @hydra.main(version_base=None, config_path=str(RESOURCES / "conf"), config_name="config")
 def run(config: DictConfig) -> None:
-    """Hydra's entry: one job, of one or several variants."""
+    """Run one Hydra job, of one or several variants."""
     global _exit_code
     hydra_config = HydraConfig.get()
     overrides = list(hydra_config.overrides.task)
     console = Progress().console
     try:
-        command = Run(compose_variants(config, overrides), overrides)
+        command = Runner(compose_variants(config, overrides), overrides)
         code = command.plan() if command.dry_run else command.execute()
     except PipelineError as error:
         console.print(f"[red]{type(error).__name__}:[/] {escape(str(error))}", soft_wrap=True)
@@ -43,15 +43,15 @@ def run(config: DictConfig) -> None:
 
 
 def _terminated(*_: object) -> None:
-    """Ends as Ctrl-C does: what runs is stopped, what was finished is kept."""
+    """Stop as on Ctrl-C; finished artifacts are kept."""
     raise KeyboardInterrupt
 
 
 def main() -> None:
-    """Runs the command and leaves with its exit code: 0, or that of the worst failure."""
+    """Run the command and exit with its code: 0, or that of the worst failure."""
     signal.signal(signal.SIGTERM, _terminated)
     logging.captureWarnings(True)
-    # It complains of libraries for GPUs that are not here when transformers looks for it.
+    # On import by transformers it warns of missing GPU libraries.
     logging.getLogger("torchao").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
     try:
@@ -59,7 +59,7 @@ def main() -> None:
     except SystemExit as error:
         sys.exit(_exit_code or error.code)
     except KeyboardInterrupt:
-        print("interrupted; what was finished is kept, and a rerun goes on from there", file=sys.stderr)
+        print("interrupted; finished artifacts are kept, and a rerun continues from there", file=sys.stderr)
         sys.exit(130)
     sys.exit(_exit_code)
 

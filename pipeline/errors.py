@@ -1,33 +1,33 @@
-"""The errors a user can meet: each says what is wrong, names the way out, and has an exit code.
+"""Errors shown to the user, each with its problem, its remedy and an exit code.
 
-Anything else that escapes is a defect of the pipeline and keeps its traceback.
+Any other exception that escapes is a defect of the pipeline and keeps its traceback.
 """
 
 
 class PipelineError(Exception):
-    """What stopped the work, with the remedy as a sentence of its own."""
+    """Base of all errors shown to the user: a problem and a remedy."""
 
     exit_code = 1
 
     def __init__(self, problem: str, remedy: str = "") -> None:
-        """Keeps `problem` (one sentence) and `remedy` (what the user can do about it)."""
+        """Keep `problem` (one sentence) and `remedy` (what the user can do about it)."""
         super().__init__(problem)
         self.problem = problem
         self.remedy = remedy
 
     def __str__(self) -> str:
-        """The sentence shown to the user."""
+        """Return the problem and the remedy."""
         return f"{self.problem} {self.remedy}".strip()
 
 
 class ConfigError(PipelineError):
-    """A setting is unknown, of the wrong type, or impossible together with another one."""
+    """A setting is unknown, of the wrong type, or incompatible with another one."""
 
     exit_code = 2
 
 
 class InputError(PipelineError):
-    """A file the user named (model, data set) cannot be used."""
+    """An input named by the user (model, data set, server) cannot be used."""
 
     exit_code = 3
 
@@ -45,27 +45,27 @@ class UnknownFormat(PipelineError):
 
 
 class NotApplicable(PipelineError):
-    """This hardware or this vLLM cannot do what was asked: a result (`n/a: reason`), not a failure."""
+    """This hardware or this vLLM does not support the request: a result (`n/a: reason`), not a failure."""
 
 
 class ServerError(PipelineError):
-    """The vLLM server did not start, died, or answered with an error."""
+    """The vLLM server did not start, exited, or answered with an error."""
 
     exit_code = 4
 
 
 class StageError(PipelineError):
-    """A stage failed on its own work."""
+    """The work of a stage failed."""
 
 
 class Regression(PipelineError):
-    """A variant became worse than the stored baseline."""
+    """A variant is worse than the stored baseline."""
 
     exit_code = 5
 
 
 def hub_unreachable(setting: str, hub_id: str, local: str, error: Exception) -> InputError:
-    """The error for a hub that does not answer, with the way out offline."""
+    """Return the error for a hub that does not answer, with the offline remedy."""
     reason = str(error).strip().splitlines() or [type(error).__name__]
     return InputError(
         f"{setting}: {hub_id} could not be fetched from the hub ({type(error).__name__}: {reason[0][:160]}).",

@@ -1,10 +1,10 @@
-"""One variant's way through the stages: what each stage makes, from what, and in which order.
+"""One variant with its stages: their artifacts, inputs and order.
 
 A stage is a package `pipeline.stages.<stage>` with four names:
 
 * `SHARED`: whether its artifact belongs to the model rather than to one variant,
 * `needs(settings)`: the stages whose artifacts it reads,
-* `identity(job)`: the payload that its key is made of; called before anything runs, so it must be light,
+* `identity(job)`: the payload of its key; called before anything runs, so it must be cheap,
 * `make(job, draft)`: the work; heavy imports happen here.
 """
 
@@ -29,28 +29,28 @@ if TYPE_CHECKING:
 
 
 class StageModule(Protocol):
-    """What `pipeline.stages.<stage>` offers."""
+    """Interface of a package `pipeline.stages.<stage>`."""
 
     SHARED: bool
 
     def needs(self, settings: Settings) -> tuple[Stage, ...]:
-        """The stages whose artifacts are read."""
+        """Return the stages whose artifacts are read."""
 
     def identity(self, job: Job) -> Payload:
         """What the artifact's content depends on, and nothing else."""
 
     def make(self, job: Job, draft: Draft) -> None:
-        """Fills the draft."""
+        """Fill the draft."""
 
 
 def module_of(stage: Stage) -> StageModule:
-    """The package that implements a stage."""
+    """Return the package that implements a stage."""
     return cast(StageModule, importlib.import_module(f"pipeline.stages.{stage.value}"))
 
 
 @dataclass
 class Job:
-    """One variant with everything that its stages share."""
+    """One variant with the objects that its stages share."""
 
     settings: Settings
     workspace: Workspace
@@ -63,11 +63,11 @@ class Job:
 
     @property
     def variant(self) -> Variant:
-        """The variant's name."""
+        """Name of the variant."""
         return self.settings.variant
 
     def artifact(self, stage: Stage) -> Artifact:
-        """The stage's artifact, finished or not."""
+        """Return the stage's artifact, finished or not."""
         if stage not in self._artifacts:
             module = module_of(stage)
             self._artifacts[stage] = self.workspace.artifact(
@@ -84,29 +84,29 @@ class Job:
 
     @property
     def checkpoint(self) -> Path:
-        """The folder that vLLM loads; there once `quantize` is done."""
+        """Folder that vLLM loads; exists once `quantize` is done."""
         return self.artifact(Stage.QUANTIZE).folder / "checkpoint"
 
     @property
     def tokenizer(self) -> Path:
-        """A folder with the model's tokenizer, without the weights where nothing is served from here."""
+        """Folder with the model's tokenizer; without weights if the user runs the server."""
         return self.model.shape_folder if self.settings.serve.url else self.checkpoint
 
     def target(self) -> Target:
-        """What a benchmark puts its loads on: the server of this variant, or the one that the user runs."""
+        """Return the server under test: that of this variant, or the one that the user runs."""
         serve = self.settings.serve
         return self.server() if serve.url is None else self.serving.attach(serve.url, self.tokenizer, self.settings)
 
     def server(self, *, prefix_caching: bool = False) -> Server:
-        """The running server of this variant's checkpoint, started when first asked for.
+        """Return the running server of this variant's checkpoint, started on first use.
 
         Args:
-            prefix_caching: compute what requests begin with in common once; a benchmark must not.
+            prefix_caching: compute shared prefixes of requests once; a benchmark must not.
         """
         return self.serving.serve(self.checkpoint, self.settings, str(self.variant), prefix_caching=prefix_caching)
 
-    def closure(self, asked: Iterable[Stage | Command]) -> Iterator[Stage]:
-        """Yield the asked stages and all that they need, in the order of the data."""
+    def closure(self, requested: Iterable[Stage | Command]) -> Iterator[Stage]:
+        """Yield the requested stages and all their inputs, in the order of the data."""
         wanted: set[Stage] = set()
 
         def add(stage: Stage) -> None:
@@ -115,7 +115,7 @@ class Job:
                 for needed in module_of(stage).needs(self.settings):
                     add(needed)
 
-        for each in asked:
+        for each in requested:
             if isinstance(each, Stage):
                 add(each)
             elif each is Command.PUBLISH:

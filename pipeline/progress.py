@@ -1,4 +1,4 @@
-"""What the user sees while the work goes on: one line per step, a live status, failures at the end."""
+"""Progress on the terminal: one line per step, a live status, failures at the end."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from rich.status import Status
 
 
 class Progress:
-    """The terminal of one run; writes to standard error, so that standard output stays a result."""
+    """Terminal output of one run, on standard error; standard output is reserved for results."""
 
     def __init__(self, console: Console | None = None) -> None:
-        """Writes to `console`, by default standard error."""
+        """Write to `console`, by default standard error."""
         self.console = console or Console(file=sys.stderr, highlight=False)
         self._status: Status | None = None
         self._step = ""
-        self._said = set[str]()
+        self._printed = set[str]()
 
     def say(self, text: str) -> None:
-        """Prints a line."""
+        """Print a line."""
         self.console.print(text, soft_wrap=True)
 
     def say_once(self, text: str) -> None:
-        """Prints a line that holds for many steps, at the first of them."""
-        if text not in self._said:
-            self._said.add(text)
+        """Print a line unless it has been printed before."""
+        if text not in self._printed:
+            self._printed.add(text)
             self.say(text)
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Shows a step while it runs, and how long it took."""
+        """Show a step while it runs, then its duration."""
         started = time.monotonic()
         self._step = name
         mark = "[red]x[/]"
@@ -46,6 +46,6 @@ class Progress:
             self.say(f"  {name:<32} {mark} {time.monotonic() - started:7.1f} s")
 
     def detail(self, text: str) -> None:
-        """Says what the current step is doing; a transient line."""
+        """Show the current activity of the step on a transient line."""
         if self._status is not None:
             self._status.update(f"{self._step}: {text}")

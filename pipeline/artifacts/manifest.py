@@ -13,16 +13,13 @@ from pipeline.artifacts.keys import Payload
 from pipeline.errors import InputError
 
 SCHEMA_VERSION = 1
-
-
 MANIFEST = "manifest.json"
-
 
 Status = Literal["ok", "failed", "not_applicable"]
 
 
 class FileRecord(BaseModel):
-    """A file of an artifact, or the target of a link."""
+    """Size and digest of a file of an artifact, or of the target of a link."""
 
     size: int
     sha256: str
@@ -63,10 +60,10 @@ class Manifest(BaseModel):
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """Reads a folder's record; None without one.
+    """Read the manifest of a folder; None without one.
 
     Raises:
-        InputError: on a record of another schema version, or one that is not ours.
+        InputError: on another schema version.
     """
     path = folder / MANIFEST
     if not path.is_file():

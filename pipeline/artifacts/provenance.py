@@ -1,4 +1,4 @@
-"""What a manifest says about where a result comes from: commit, packages, machine, the user's own overrides."""
+"""Provenance of a result, for its manifest: commit, packages, machine, the user's overrides."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def context(settings: Settings, hardware: Hardware, overrides: list[str]) -> Con
 
 @cache
 def versions() -> dict[str, str]:
-    """Installed versions of the packages that results depend on."""
-    found = {}
+    """Return the installed versions of the packages that results depend on."""
+    installed = {}
     for name in PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 @cache

@@ -1,8 +1,9 @@
-"""`outputs/`: where an artifact lives, what it was made from, and whether it is still good.
+"""`outputs/`: the location of each artifact, its identity, and its state.
 
 An artifact is a folder with a `manifest.json`. Its key is the hash of what its content depends on and nothing else, so
 a changed setting leads to another folder and an unchanged one to the same. A folder is filled under a temporary name
-and renamed when whole, the manifest written last: what has a manifest is finished, whatever killed the run before.
+and renamed when complete, with the manifest written last: a folder with a manifest is finished, even after a kill. A
+lock per artifact lets several processes share one `outputs/`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,12 +26,12 @@ from pipeline.errors import InputError, NotApplicable, PipelineError, StageError
 
 
 def user_cache(name: str, variable: str) -> Path:
-    """Where something is kept for all runs of a user, unless the environment variable names another folder."""
+    """Return the cache folder shared by all runs of a user; the environment variable `variable` overrides it."""
     return Path(os.environ.get(variable) or Path.home() / ".cache" / "quantization-pipeline" / name)
 
 
 class Artifact(BaseModel):
-    """One thing to be made: its place, and what identifies it."""
+    """Identity and location of an artifact, finished or not."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -47,11 +48,11 @@ class Artifact(BaseModel):
 
     @property
     def name(self) -> str:
-        """How the artifact is called in messages."""
+        """Display name, for messages."""
         return f"{self.stage} {self.variant}" if self.variant else self.stage
 
     def manifest(self) -> Manifest | None:
-        """The record, or None where the artifact is not finished."""
+        """Return the manifest, or None if the artifact is not finished."""
         return read_manifest(self.folder)
 
 
@@ -59,7 +60,7 @@ class Workspace:
     """The folder of all artifacts."""
 
     def __init__(self, root: Path) -> None:
-        """Uses `root`, which need not exist."""
+        """Use `root`, which need not exist."""
         self.root = root
 
     def artifact(self, stage: str, model: str, variant: str | None, payload: Payload) -> Artifact:
@@ -69,17 +70,17 @@ class Workspace:
         return Artifact(stage=stage, model=model, variant=variant, payload=plain, folder=folder)
 
     def manifests(self, model: str, stage: str | None = None) -> Iterator[tuple[Path, Manifest]]:
-        """Every finished artifact of a model, oldest first."""
-        found = []
+        """Yield every finished artifact of a model, oldest first."""
+        finished = []
         for path in (self.root / model).glob(f"**/{stage or '*'}-*/{MANIFEST}"):
             if not path.parent.name.startswith("."):
                 manifest = read_manifest(path.parent)
                 if manifest is not None:
-                    found.append((path.parent, manifest))
-        yield from sorted(found, key=lambda item: item[1].started)
+                    finished.append((path.parent, manifest))
+        yield from sorted(finished, key=lambda item: item[1].started)
 
     def why(self, artifact: Artifact) -> str | None:
-        """Why the artifact has to be made, or None where a good one is there."""
+        """Return the reason to make the artifact, or None if it is up to date."""
         manifest = artifact.manifest()
         if manifest is not None:
             damage = _damage(artifact.folder, manifest)
@@ -96,23 +97,48 @@ class Workspace:
         return ", ".join(changed_fields(others[-1].payload, artifact.payload)) or "not there yet"
 
     @contextmanager
-    def making(self, artifact: Artifact, context: Mapping[str, Any]) -> Iterator[Draft]:
-        """Fills an artifact; publishes it when the block ends, whole or as a failure.
+    def claim(self, artifact: Artifact, waiting: Callable[[], None] = lambda: None) -> Iterator[str | None]:
+        """Lock an artifact and yield the reason to make it, or None if another process made it in the meantime.
 
-        A PipelineError is recorded with its reason and raised on; NotApplicable is a status of its own.
+        The lock is reentrant within a thread, so `making` works inside the block.
 
         Args:
-            artifact: what is made.
-            context: further fields of the manifest (versions, hardware, provenance, overrides).
+            artifact: the artifact to lock.
+            waiting: called once if another process holds the lock.
+
+        Raises:
+            InputError: if the folder cannot be created.
         """
-        from filelock import FileLock
+        from filelock import FileLock, Timeout
 
         parent = artifact.folder.parent
         try:
             parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"outputs={self.root}: {error.strerror}.", "Set outputs=<a folder>.") from None
-        with FileLock(parent / f".{artifact.folder.name}.lock"):
+        lock = FileLock(parent / f".{artifact.folder.name}.lock", is_singleton=True)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            waiting()
+            lock.acquire()
+        try:
+            yield self.why(artifact)
+        finally:
+            lock.release()
+
+    @contextmanager
+    def making(self, artifact: Artifact, context: Mapping[str, Any]) -> Iterator[Draft]:
+        """Lock and fill an artifact; publish it at the end of the block, complete or as a failure.
+
+        A PipelineError is recorded with its reason and raised again; NotApplicable is a status of its own.
+
+        Args:
+            artifact: the artifact to make, up to date or not (see `claim`).
+            context: further fields of the manifest (versions, hardware, provenance, overrides).
+        """
+        parent = artifact.folder.parent
+        with self.claim(artifact):
             _sweep(parent, artifact.folder.name)
             kept = parent / f".{artifact.folder.name}.kept"
             draft = Draft(parent / f".{artifact.folder.name}.{os.getpid()}.tmp", kept)
@@ -160,19 +186,19 @@ class Workspace:
 class Draft:
     """An artifact in the making: put files into `folder`, a class of `pipeline.results` into `results`.
 
-    `kept` is a folder, made by who needs it, that an interruption or failure leaves for the next making of the same
-    artifact: work that need not be done twice.
+    `kept` is a folder for partial work, created by the stage that uses it. It survives an interruption or failure, for
+    the next attempt at the same artifact.
     """
 
     def __init__(self, folder: Path, kept: Path) -> None:
-        """Fills `folder`."""
+        """Fill `folder`."""
         self.folder = folder
         self.kept = kept
         self.results: BaseModel | None = None
 
 
 def _sweep(parent: Path, name: str) -> None:
-    """Removes what killed runs left of this artifact."""
+    """Remove the temporary folders that killed runs left of this artifact."""
     for leftover in parent.glob(f".{name}.*.tmp"):
         shutil.rmtree(leftover, ignore_errors=True)
 
@@ -205,7 +231,7 @@ def _publish(source: Path, target: Path, manifest: Manifest) -> None:
 
 
 def _damage(folder: Path, manifest: Manifest) -> str | None:
-    """A file that is gone or has another size than recorded (hashes are checked by `verify`)."""
+    """Describe the first file that is missing or differs in size (`verify` checks hashes); None without one."""
     for name, record in manifest.files.items():
         path = folder / name
         if not path.is_file():

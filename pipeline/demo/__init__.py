@@ -1,4 +1,4 @@
-"""The embedded default model (`model=demo`): its checkpoint and its tasks.
+"""Embedded default model (`model=demo`): its checkpoint and its tasks.
 
 A Qwen3 of a few million parameters, trained from scratch on generated text, so that the whole study runs on a machine
 with no GPU and no model hub. Its four abilities are the small images of C-Eval, MMLU, GSM8K and HumanEval.

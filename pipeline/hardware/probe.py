@@ -1,4 +1,4 @@
-"""What this machine is and what it can run, found out without torch. GPUs that are not here: `gpus.py`."""
+"""Hardware of this machine, determined without torch. `gpus.py` describes GPUs that need not be installed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipeline.errors import ConfigError
 
 
 class Hardware(BaseModel):
-    """One machine: a CPU, and one GPU where there is one."""
+    """One machine: a CPU, and one GPU if present."""
 
     device: Literal["cpu", "cuda"]
     name: str
@@ -27,25 +27,25 @@ class Hardware(BaseModel):
 
     @property
     def has_native_bf16(self) -> bool:
-        """Whether BF16 products run in hardware (else they are many times slower than float32 in torch)."""
+        """True if BF16 products run in hardware (else they are many times slower than float32 in torch)."""
         if self.device == "cuda":
             return (self.compute_capability or 0) >= 8.0
         return bool({"avx512_bf16", "amx_bf16"} & set(self.cpu_features))
 
 
-# Vector extensions that decide what vLLM's CPU back end can serve.
+# Vector extensions that determine the formats vLLM's CPU back end serves.
 CPU_FEATURES = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8", "amx_fp8")
 
 
 @cache
 def probe(device: Literal["auto", "cpu", "cuda"] = "auto") -> Hardware:
-    """Look at this machine; takes milliseconds.
+    """Detect this machine's hardware, within milliseconds.
 
     Args:
-        device: `cpu` ignores a GPU, `cuda` insists on one.
+        device: `cpu` ignores a GPU, `cuda` requires one.
 
     Raises:
-        ConfigError: when a GPU is asked for and there is none.
+        ConfigError: if a GPU is required and there is none.
     """
     import psutil
 
@@ -84,7 +84,7 @@ def _cpu() -> tuple[set[str], str]:
 
 
 def nvidia_smi(query: str) -> list[str]:
-    """What `nvidia-smi` answers to a query of the GPU that CUDA will take, a line each; empty where it cannot be asked.
+    """Query `nvidia-smi` for the GPU that CUDA will use; return the lines, empty if it cannot be run.
 
     It lists every GPU of the machine, whatever `CUDA_VISIBLE_DEVICES` leaves to this process.
     """

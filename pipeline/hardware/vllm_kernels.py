@@ -13,25 +13,25 @@ from dataclasses import dataclass, replace
 
 from pipeline.formats.schemes import SCHEMES
 
-# First and last release whose sources were read; what is said holds for these and those between them.
+# First and last release whose sources were read; the table holds for these and all between.
 VLLM = ((0, 26), (0, 32))
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """One of vLLM's kernels for one number format.
+    """A vLLM kernel for one number format.
 
     Attributes:
-        name: vLLM's class, as its log names it; a plain word where the log does not.
-        choice: the value of `serve.kernel` (`--linear-backend`) that asks for it; empty where none does.
-        since: compute capability that it needs.
-        below: compute capability from which on it does not exist any more.
-        automatic: whether vLLM takes it by itself when no earlier one fits.
-        groups: group sizes that it can do; empty: any.
-        dtypes: 16-bit types that it computes in; empty: any.
-        package: what has to be installed beside vLLM.
-        release: vLLM's first release that has it, or lets one ask for it.
-        note: what to know.
+        name: vLLM's class as in its log, or a plain name if the log has none.
+        choice: the value of `serve.kernel` (`--linear-backend`) that requests it; empty if none does.
+        since: least compute capability.
+        below: first compute capability without it.
+        automatic: vLLM chooses it by itself if no earlier one fits.
+        groups: supported group sizes; empty: any.
+        dtypes: supported 16-bit types; empty: any.
+        package: package required beside vLLM.
+        release: first vLLM release that has it or allows requesting it.
+        note: a remark for the user.
     """
 
     name: str
@@ -109,7 +109,7 @@ _MARLIN_FP8 = (
     Kernel("MarlinFP8ScaledMMLinearKernel", "marlin", 8.9, automatic=False, release=(0, 32), note=_UNPACKED),
 )
 _INT8 = (
-    # vLLM still takes it on Blackwell, where it has no INT8 products and fails at the first of them.
+    # vLLM still chooses it on Blackwell, where there are no INT8 products and the first one fails.
     Kernel("CutlassInt8ScaledMMLinearKernel", "cutlass", 7.5, below=BLACKWELL),
     Kernel("TritonInt8ScaledMMLinearKernel", "triton", 7.5, automatic=False),
 )
@@ -176,15 +176,15 @@ KERNELS: Mapping[str, tuple[Kernel, ...]] = {name: SERVED[scheme.served].kernels
 
 
 def choices(scheme: str | None) -> tuple[str, ...]:
-    """What `serve.kernel` can be for a number format, beside `auto`."""
+    """Return the values of `serve.kernel` for a number format, without `auto`."""
     return tuple(dict.fromkeys(kernel.choice for kernel in KERNELS.get(scheme or "", ()) if kernel.choice))
 
 
 def title(kernel: Kernel) -> str:
-    """A kernel as people call it."""
+    """Return a kernel's display name."""
     return TITLES.get(kernel.choice, kernel.name)
 
 
 def is_asked_for(name: str, choice: str) -> bool:
-    """Whether a kernel that vLLM's log names is one of those that a value of `serve.kernel` asks for."""
+    """Return whether a kernel named in vLLM's log is among those that a value of `serve.kernel` requests."""
     return any(name == kernel.name for kernels in KERNELS.values() for kernel in kernels if kernel.choice == choice)

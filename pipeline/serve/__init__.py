@@ -1,1 +1,1 @@
-"""vLLM as a subprocess of a configurable Python: start, wait, ask, stop. Nothing else of the project imports vLLM."""
+"""vLLM as a subprocess of a configurable Python: start, wait, query, stop. No other package imports vLLM."""

@@ -1,7 +1,7 @@
-"""A server that the user runs: asked what it serves, measured, and never started or stopped from here.
+"""A server that the user runs (`serve.url`): queried and measured, but never started or stopped.
 
-Any server with an OpenAI-compatible API will do: another release of vLLM, SGLang, TensorRT-LLM. The load generator is
-still vLLM's, from the launcher of this machine.
+Any server with an OpenAI-compatible API works: another release of vLLM, SGLang, TensorRT-LLM. The load generator is
+vLLM's, started by the local launcher.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def describe(url: str) -> Told:
     """The model that a server names first; its version, and the tokens of its context, where it tells (vLLM does).
 
     Raises:
-        InputError: when nothing answers there, or it is no OpenAI-compatible API.
+        InputError: if no OpenAI-compatible server answers at `url`.
     """
     import httpx
 
@@ -40,17 +40,17 @@ def describe(url: str) -> Told:
     return Told(url=url, model=model, version=version, context=context if isinstance(context, int) else None)
 
 
-class Attached:
-    """Has the face of a server of ours, without a process or a log."""
+class ExternalServer:
+    """Implements `Target` for a server that the user runs; it has no process and no log."""
 
     pid = None
     log = None
 
     def __init__(self, launcher: Launcher, url: str, tokenizer: Path) -> None:
-        """Attaches to the server at `url`, whose model has the tokenizer in that folder.
+        """Connect to the server at `url`, whose model has its tokenizer in the folder `tokenizer`.
 
         Raises:
-            InputError: when no such server answers.
+            InputError: if no OpenAI-compatible server answers.
         """
         self.launcher = launcher
         self.url = url
@@ -59,9 +59,9 @@ class Attached:
         self.model = self.told.model
 
     def check_alive(self) -> None:
-        """Nothing to look at between requests: what the client sees is what counts."""
+        """Raise a ServerError if the launcher exited; the client reports failures of the server itself."""
         if not self.launcher.is_running():
-            raise ServerError("The vLLM launcher ended.", f"Its log is {self.launcher.log}.")
+            raise ServerError("The vLLM launcher exited.", f"Its log is {self.launcher.log}.")
 
     def facts(self) -> ServerFacts:
         """The server's own words about itself."""

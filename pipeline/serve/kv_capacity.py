@@ -1,4 +1,4 @@
-"""Whether the KV cache that vLLM sets aside on a CPU holds the context, known before it is started."""
+"""Check that the KV cache vLLM reserves on a CPU holds the context, before vLLM is started."""
 
 from __future__ import annotations
 
@@ -10,28 +10,32 @@ from pipeline.hardware.probe import Hardware
 from pipeline.models.architecture import has_windows, kv_bytes_per_token
 from pipeline.models.source import ModelSource
 
-# Tokens of a block of vLLM's KV cache on a CPU.
+# Tokens per block of vLLM's KV cache on a CPU.
 BLOCK = 128
 
 
 def check_context(settings: Settings, model: ModelSource, hardware: Hardware) -> None:
-    """Refuses a context that the KV cache could not hold once; vLLM does so when its engine is up.
+    """Refuse a context that does not fit into the KV cache; vLLM itself does so only after its engine has started.
 
     Raises:
-        ConfigError: with the longest context that there is room for, and the room that this one takes.
+        ConfigError: with the longest context that fits, and the cache size that this context needs.
     """
     serve = settings.serve
-    is_told_otherwise = any(part.startswith(("--max-model-len", "--block-size")) for part in serve.extra_args)
-    if hardware.device != "cpu" or serve.url is not None or is_told_otherwise or has_windows(model.config):
+    is_overridden = any(part.startswith(("--max-model-len", "--block-size")) for part in serve.extra_args)
+    if hardware.device != "cpu" or serve.url is not None or is_overridden or has_windows(model.config):
         return
-    tokens, each = model.context(serve.max_model_len), kv_bytes_per_token(model.config, settings.kv_cache.dtype)
+    tokens, bytes_per_token = (
+        model.context(serve.max_model_len),
+        kv_bytes_per_token(model.config, settings.kv_cache.dtype),
+    )
     room = int(serve.cpu_kv_cache_gib * 2**30)
-    if tokens is None or each is None or tokens * each <= room:
+    if tokens is None or bytes_per_token is None or tokens * bytes_per_token <= room:
         return
-    held, needed = room // each // BLOCK * BLOCK, math.ceil(10 * tokens * each / 2**30) / 10
-    shorter = f"Set serve.max_model_len={held}, or" if held else "Set"
+    longest = room // bytes_per_token // BLOCK * BLOCK
+    needed = math.ceil(10 * tokens * bytes_per_token / 2**30) / 10
+    shorter = f"Set serve.max_model_len={longest}, or" if longest else "Set"
     raise ConfigError(
         f"serve.cpu_kv_cache_gib={serve.cpu_kv_cache_gib:g} on model={settings.model.name}: the KV cache holds "
-        f"{room // each:,} tokens of {each / 1024:,.0f} KiB, and the context is {tokens:,}.",
+        f"{room // bytes_per_token:,} tokens of {bytes_per_token / 1024:,.0f} KiB, and the context is {tokens:,}.",
         f"{shorter} serve.cpu_kv_cache_gib={needed:g}.",
     )

@@ -1,4 +1,4 @@
-"""The pipeline's side of the launcher: the process that has vLLM imported and forks servers and clients from it."""
+"""Client of the launcher, a process that imports vLLM once and forks servers and benchmarks (`vllm_host.py`)."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ LAUNCHER = Path(__file__).with_name("vllm_host.py")
 
 
 class Launcher:
-    """The process that has vLLM imported (see `vllm_host.py`)."""
+    """Process that has vLLM imported (see `vllm_host.py`)."""
 
     def __init__(self, python: str, environment: dict[str, str], log: Path) -> None:
-        """Starts it; importing goes on in the background.
+        """Start the process, which imports vLLM in the background.
 
         Raises:
-            ServerError: when `python` cannot be run.
+            ServerError: if `python` cannot be run.
         """
         self.python = python
         self.log = log
@@ -52,10 +52,10 @@ class Launcher:
         self.versions: dict[str, str] = {}
 
     def wait_ready(self, timeout_s: float) -> None:
-        """Waits until vLLM is imported.
+        """Wait until vLLM is imported.
 
         Raises:
-            ServerError: when it cannot be.
+            ServerError: if the import fails or takes longer than `timeout_s`.
         """
         if self.versions:
             return
@@ -68,7 +68,7 @@ class Launcher:
         self.versions = answer["packages"]
 
     def start(self, name: str, module: str, argv: list[str], env: dict[str, str], log: Path) -> int:
-        """Forks a child; returns its pid."""
+        """Fork a child; return its pid."""
         log.parent.mkdir(parents=True, exist_ok=True)
         self._send({"start": name, "module": module, "argv": argv, "env": env, "log": str(log)})
         while True:
@@ -77,7 +77,7 @@ class Launcher:
                 return int(answer["pid"])
 
     def exit_code(self, pid: int) -> int | None:
-        """The exit code of a child, or None while it runs."""
+        """Return the exit code of a child, or None while it runs."""
         while True:
             try:
                 self._note(self._answers.get_nowait())
@@ -86,7 +86,7 @@ class Launcher:
         return self._codes.get(pid)
 
     def stop(self, pid: int, grace_s: float = 15) -> None:
-        """Ends a child and everything it started, and waits until it is gone."""
+        """Terminate a child and its descendants, and wait for its exit."""
         if self.exit_code(pid) is None and self._process.poll() is None:
             self._send({"stop": pid, "grace": grace_s})
             deadline = time.monotonic() + grace_s + 15
@@ -94,11 +94,11 @@ class Launcher:
                 time.sleep(0.05)
 
     def is_running(self) -> bool:
-        """Whether it can start something."""
+        """Return whether the launcher process is alive."""
         return self._process.poll() is None
 
     def close(self) -> None:
-        """Ends the launcher and all its children."""
+        """Terminate the launcher and all its children."""
         if self._process.stdin is not None:
             self._process.stdin.close()
         try:
@@ -119,7 +119,9 @@ class Launcher:
         try:
             answer = self._answers.get(timeout=timeout_s)
         except Empty:
-            raise ServerError(f"The vLLM launcher said nothing for {timeout_s:.0f} s.", f"See {self.log}.") from None
+            raise ServerError(
+                f"The vLLM launcher did not answer within {timeout_s:.0f} s.", f"See {self.log}."
+            ) from None
         return self._note(answer)
 
     def _note(self, answer: Answer | None) -> Answer:
@@ -131,7 +133,7 @@ class Launcher:
         return answer
 
     def _gone(self) -> ServerError:
-        return ServerError(f"The vLLM launcher ended.\n{tail(self.log)}", f"Its log is {self.log}.")
+        return ServerError(f"The vLLM launcher exited.\n{tail(self.log)}", f"Its log is {self.log}.")
 
     def _listen(self) -> None:
         assert self._process.stdout is not None
@@ -140,31 +142,31 @@ class Launcher:
         self._answers.put(None)
 
 
-# The launchers of this process: the jobs of a sweep share them, and each import of vLLM takes many seconds.
+# Launchers by interpreter and device. The jobs of a sweep share them, since importing vLLM takes many seconds.
 _launchers: dict[tuple[str, str], Launcher] = {}
 
 
 @atexit.register
 def close_launchers() -> None:
-    """Ends every launcher and all that it started."""
+    """Terminate every launcher and its children."""
     while _launchers:
         _launchers.popitem()[1].close()
 
 
 def launcher_of(python: str, hardware: Hardware, logs: Path) -> Launcher:
-    """The launcher of an interpreter, started unless it runs.
+    """Return the launcher of an interpreter, started if necessary.
 
     Args:
-        python: that has vLLM.
-        hardware: where its servers compute.
+        python: an interpreter that has vLLM.
+        hardware: the machine, which decides the device of the servers.
         logs: folder for its log.
 
     Raises:
-        ServerError: when `python` cannot be run.
+        ServerError: if `python` cannot be run.
     """
     quiet = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "TOKENIZERS_PARALLELISM": "false"}
     if hardware.device == "cpu":
-        # Read when vLLM's CPU worker decides how many threads the engine's own process may use.
+        # vLLM's CPU worker reads it to choose the number of threads of the engine process.
         quiet["CUDA_VISIBLE_DEVICES"] = ""
     key = (python, hardware.device)
     if key in _launchers and not _launchers[key].is_running():

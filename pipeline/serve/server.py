@@ -1,4 +1,4 @@
-"""Servers of vLLM, one at a time, and the load generator against them: started, watched, stopped."""
+"""vLLM servers, one at a time, and vLLM's load generator: start, monitor, stop."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pipeline.serve.launcher import Launcher, launcher_of
 from pipeline.serve.server_log import tail
 from pipeline.serve.vllm_host import BENCHMARK, SERVER
 
-# Settings that change how a server is reached or watched, not what it answers or how fast.
+# Settings that change how a server is reached or monitored, but neither its answers nor its speed.
 NOT_IDENTITY = {"name", "url", "host", "port", "python", "start_timeout_s"}
 SERVED_NAME = "model"
 
@@ -42,11 +42,11 @@ class _Choice(TypedDict):
 
 
 class Target(Protocol):
-    """What a load is put on: a server of ours, or one that the user runs (`external`)."""
+    """Server under test: started by the pipeline, or run by the user (`external`)."""
 
     @property
     def launcher(self) -> Launcher:
-        """Where clients are started."""
+        """Launcher that starts the clients."""
 
     @property
     def url(self) -> str:
@@ -58,30 +58,30 @@ class Target(Protocol):
 
     @property
     def checkpoint(self) -> Path:
-        """A folder with the model's tokenizer."""
+        """Folder with the model's tokenizer."""
 
     @property
     def pid(self) -> int | None:
-        """Its process; None where it is not ours."""
+        """Process id; None if the user runs the server."""
 
     @property
     def log(self) -> Path | None:
-        """Its log; None where it is not ours."""
+        """Log file; None if the user runs the server."""
 
     def check_alive(self) -> None:
-        """Raises a ServerError once it has ended."""
+        """Raise a ServerError if the server has exited."""
 
     def facts(self) -> ServerFacts:
         """How it serves, as far as that is known."""
 
 
 class Server:
-    """One running vLLM server."""
+    """Running vLLM server."""
 
     model = SERVED_NAME
 
     def __init__(self, launcher: Launcher, pid: int, url: str, log: Path, checkpoint: Path, argv: list[str]) -> None:
-        """Describes a server that has been asked for; `Serving` waits until it answers."""
+        """Describe a server that has been started; `Serving` waits until it answers."""
         self.launcher = launcher
         self.pid = pid
         self.url = url
@@ -91,13 +91,11 @@ class Server:
         self.ready_s = 0.0
 
     def check_alive(self) -> None:
-        """Raises a ServerError with the last lines of the log once the server has ended."""
+        """Raise a ServerError with the last lines of the log if the server has exited."""
         code = self.launcher.exit_code(self.pid)
         if code is not None:
             why = f" because of {cause}" if (cause := serverlog.cause(self.log)) else ""
-            raise ServerError(
-                f"vLLM ended with exit code {code}{why}:\n{tail(self.log)}", f"The whole log is {self.log}."
-            )
+            raise ServerError(f"vLLM exited with code {code}{why}:\n{tail(self.log)}", f"The whole log is {self.log}.")
 
     def facts(self) -> ServerFacts:
         """What the server's log says about how it serves, for the result that is measured on it."""
@@ -113,22 +111,22 @@ class Server:
             log=str(self.log),
         )
 
-    def check_kernel(self, asked: str) -> None:
-        """Compares the kernels that vLLM chose with `serve.kernel`; vLLM itself goes on with others (a warning).
+    def check_kernel(self, requested: str) -> None:
+        """Compare the kernels that vLLM chose with `serve.kernel`; vLLM itself only warns of another choice.
 
         Raises:
-            ServerError: when none of them is the one asked for.
+            ServerError: if none of them is the requested one.
         """
-        ran = serverlog.kernels(serverlog.read(self.log))
-        if asked != "auto" and not any(is_asked_for(name, asked) for name in ran):
-            took = ", ".join(ran) or "one that its log does not name"
+        observed = serverlog.kernels(serverlog.read(self.log))
+        if requested != "auto" and not any(is_asked_for(name, requested) for name in observed):
+            chosen = ", ".join(observed) or "one that its log does not name"
             raise ServerError(
-                f"serve.kernel={asked} was asked for, and vLLM took {took}.",
-                f"Leave it at auto, or see why in {self.log}.",
+                f"serve.kernel={requested} was requested, but vLLM chose {chosen}.",
+                f"Set serve.kernel=auto, or look for the cause in {self.log}.",
             )
 
     def complete(self, prompts: list[str], max_tokens: int) -> list[str]:
-        """Greedy completions of raw prompts, each of exactly `max_tokens` tokens."""
+        """Return greedy completions of raw prompts, each of exactly `max_tokens` tokens."""
         length = {"min_tokens": max_tokens, "max_tokens": max_tokens}
         return [choice["text"] for choice in self._choices(prompts, **length)]
 
@@ -144,7 +142,7 @@ class Server:
     def _choices(self, prompts: list[str], **asked: int) -> list[_Choice]:
         import httpx
 
-        body = {"model": SERVED_NAME, "prompt": prompts, "temperature": 0, **asked}
+        body = {"model": SERVED_NAME, "prompt": prompts, "temperature": 0, **options}
         try:
             answer = httpx.post(f"{self.url}/v1/completions", json=body, timeout=300)
             answer.raise_for_status()
@@ -156,10 +154,10 @@ class Server:
 
 
 class Serving:
-    """All servers of a run: at most one at a time, reused while the variant stays the same."""
+    """Servers of a run: at most one at a time, reused while the variant stays the same."""
 
     def __init__(self, hardware: Hardware, logs: Path, progress: Progress) -> None:
-        """Starts nothing yet; logs go to `logs`."""
+        """Write logs to `logs`; no server is started yet."""
         self.hardware = hardware
         self.logs = logs
         self.progress = progress
@@ -169,7 +167,7 @@ class Serving:
         """What served results depend on, beside the checkpoint: vLLM's version, how it is told to serve, our plugin.
 
         Raises:
-            InputError: when `serve.url` is set and no server answers there.
+            InputError: if `serve.url` is set and no server answers there.
         """
         if settings.serve.url is not None:
             from pipeline.serve.external import describe
@@ -180,11 +178,12 @@ class Serving:
         return {"vllm": vllm_version(settings.serve.python), "kv_cache": settings.kv_cache.dtype, **plugin, **serve}
 
     def serve(self, checkpoint: Path, settings: Settings, variant: str, *, prefix_caching: bool = False) -> Server:
-        """The server of a checkpoint, started unless it is the one that runs; it caches prefixes only where asked to.
+        """Return the server of a checkpoint, started unless it is the running one.
 
         Raises:
-            ServerError: when it ends, is not ready within `serve.start_timeout_s`, or takes another kernel than asked.
-            InputError: when `serve.port` is taken.
+            ServerError: if it exits, is not ready within `serve.start_timeout_s`, or chooses another kernel than
+                `serve.kernel`.
+            InputError: if `serve.port` is in use.
         """
         serve = settings.serve
         argv = self._arguments(checkpoint, settings, prefix_caching)
@@ -213,24 +212,24 @@ class Serving:
         return server
 
     def attach(self, url: str, tokenizer: Path, settings: Settings) -> Target:
-        """A server that runs already, with the load generator of this machine.
+        """Return a server that the user runs, with the load generator of this machine.
 
         Raises:
-            InputError: when no OpenAI-compatible server answers there.
-            ServerError: when the load generator cannot be imported.
+            InputError: if no OpenAI-compatible server answers at `url`.
+            ServerError: if the load generator cannot be imported.
         """
-        from pipeline.serve.external import Attached
+        from pipeline.serve.external import ExternalServer
 
         launcher = launcher_of(settings.serve.python or sys.executable, self.hardware, self.logs)
         self.progress.detail("importing vLLM's load generator")
         launcher.wait_ready(settings.serve.start_timeout_s)
-        return Attached(launcher, url, tokenizer)
+        return ExternalServer(launcher, url, tokenizer)
 
     def benchmark(self, server: Target, argv: list[str], log: Path, timeout_s: float) -> None:
-        """Runs vLLM's serving benchmark against a server, with its own client.
+        """Run vLLM's serving benchmark against a server, with its own client.
 
         Raises:
-            ServerError: when the server or the client ends early, or the client has not ended after `timeout_s`.
+            ServerError: if the server or the client exits early, or the client runs longer than `timeout_s`.
         """
         deadline = time.monotonic() + timeout_s
         pid = server.launcher.start("benchmark", BENCHMARK, argv, {}, log)
@@ -239,23 +238,23 @@ class Serving:
                 server.check_alive()
                 if time.monotonic() > deadline:
                     raise ServerError(
-                        f"{server.url} had not answered every request after {timeout_s:g} s.",
+                        f"{server.url} did not answer every request within {timeout_s:g} s.",
                         f"The client's log is {log}. Raise bench.timeout_s if the server was only slow.",
                     )
                 time.sleep(0.1)
         finally:
             server.launcher.stop(pid, grace_s=1)
         if code != 0:
-            raise ServerError(f"vLLM's benchmark ended with exit code {code}:\n{tail(log)}", f"Its log is {log}.")
+            raise ServerError(f"vLLM's benchmark exited with code {code}:\n{tail(log)}", f"Its log is {log}.")
 
     def stop(self) -> None:
-        """Stops the running server, if any; its launcher stays ready for the next."""
+        """Stop the running server, if any; its launcher stays ready for the next."""
         if self.server is not None:
             server, self.server = self.server, None
             server.launcher.stop(server.pid)
 
     def _arguments(self, checkpoint: Path, settings: Settings, prefix_caching: bool) -> list[str]:
-        """VLLM's command line, without the port."""
+        """Return vLLM's arguments, without the port."""
         serve, cpu = settings.serve, self.hardware.device == "cpu"
         eager = cpu if serve.enforce_eager is None else serve.enforce_eager
         options: dict[str, object] = {
@@ -310,10 +309,10 @@ class Serving:
 
 
 def _port(serve: ServeSettings) -> int:
-    """The port asked for, or a free one.
+    """Return `serve.port`, or a free port.
 
     Raises:
-        InputError: when the port asked for is taken.
+        InputError: if `serve.port` is in use.
     """
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -321,7 +320,7 @@ def _port(serve: ServeSettings) -> int:
             probe.bind((serve.host, serve.port or 0))
         except OSError as error:
             raise InputError(
-                f"serve.port={serve.port} is taken by another process ({error.strerror}).",
-                "Set serve.port=null for a free one, or stop that process.",
+                f"serve.port={serve.port} is in use by another process ({error.strerror}).",
+                "Set serve.port=null for a free port, or stop that process.",
             ) from None
         return int(probe.getsockname()[1])

@@ -1,6 +1,6 @@
-"""What a vLLM server's log says: how far its start is, and by which kernels it serves.
+"""Parser of a vLLM server's log: progress of the start, kernels, attention backend, KV-cache size.
 
-The formats are those of vLLM 0.26 to 0.32, and of 0.9 where it had the line already.
+The line formats are those of vLLM 0.26 to 0.32, and of 0.9 for lines that existed there.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ MILESTONES = {
     "KV cache size": "warming up",
     "Application startup complete": "ready",
 }
-# The engine's process logs its exception line by line; the API server then ends with one that says nothing.
+# The engine's process logs its exception line by line; the API server then exits with an uninformative one.
 CAUSE = re.compile(
     r"^\((?:EngineCore|Worker)[^)]*\) ERROR [^\n]*\] ([A-Z]\w*(?:Error|Exception): [^\n]+)", re.MULTILINE
 )
-# vLLM's progress bars of the two steps that take long.
+# vLLM's progress bars of the two slow steps.
 BARS = (
     re.compile(r"Loading safetensors checkpoint shards:\s+(\d+)%"),
     re.compile(r"Capturing CUDA graphs[^:\n]*:\s+(\d+)%"),
@@ -29,14 +29,14 @@ KV_CACHE_TOKENS = re.compile(r"KV cache size: ([\d,]+) tokens")
 # "Using MarlinLinearKernel for CompressedTensorsWNA16", "Selected CutlassFP8ScaledMMLinearKernel for
 # CompressedTensorsW8A8Fp8", "Using FlashInferCutlassNvFp4LinearKernel for NVFP4 GEMM": every class is a ...Kernel.
 LINEAR = re.compile(r"\b(?:Using|Selected) (\w+Kernel) for [\w-]+")
-# What takes another path than those classes.
+# Kernels outside those classes.
 ELSEWHERE = {
-    # FP8 weights where there are no FP8 products; no class is named.
+    # FP8 weights without FP8 products; no class is named.
     re.compile(r"Weight-only FP8 compression will be used leveraging the Marlin kernel"): (
         "MarlinFP8ScaledMMLinearKernel"
     ),
     re.compile(r"is not supported by (?:AutoAWQMarlin|AWQMarlin)\. Falling back to unoptimized AWQ kernels"): "AWQ",
-    # Neither plugin logs: the engine's own line, "Initializing a V1 LLM engine (...) with config: ...", names them.
+    # These plugins log nothing; the engine's line "Initializing a V1 LLM engine (...) with config: ..." names them.
     re.compile(r"\bquantization=gguf\b"): "GGUF",
     re.compile(r"\bquantization=bitsandbytes\b"): "bitsandbytes",
 }
@@ -50,19 +50,19 @@ FLASH_VERSION = re.compile(r"\bUsing FlashAttention version (\d)")
 
 
 def kernels(text: str) -> list[str]:
-    """The kernels of the quantized layers, by vLLM's names, each once."""
+    """Return the kernels of the quantized layers, by vLLM's names, without duplicates."""
     found = {match[1] for match in LINEAR.finditer(text)}
     return sorted(found | {name for pattern, name in ELSEWHERE.items() if pattern.search(text)})
 
 
 def attention(text: str) -> str | None:
-    """The attention backend, by vLLM's name; None where the log names none, as on a CPU."""
+    """Return the attention backend, by vLLM's name; None if the log names none, as on a CPU."""
     found, version = ATTENTION.search(text), FLASH_VERSION.search(text)
     return None if found is None else found[1] + (f" {version[1]}" if version else "")
 
 
 def kv_cache_tokens(text: str) -> int | None:
-    """How many tokens fit into the KV cache."""
+    """Return the number of tokens that fit into the KV cache."""
     found = KV_CACHE_TOKENS.search(text)
     return int(found[1].replace(",", "")) if found else None
 
@@ -73,7 +73,7 @@ def emulated(text: str) -> list[str]:
 
 
 def doing(text: str) -> str:
-    """What a starting server is at, with how much of it is done where the log says so."""
+    """Return the current step of a starting server, with its percentage if the log has one."""
     reached = [(mark, label) for mark, label in MILESTONES.items() if mark in text]
     if not reached:
         return "starting vLLM"
@@ -83,18 +83,18 @@ def doing(text: str) -> str:
 
 
 def read(log: Path) -> str:
-    """A log's text; empty while there is none."""
+    """Return the log's text; empty if the file does not exist."""
     return log.read_text(errors="replace") if log.is_file() else ""
 
 
 def cause(log: Path) -> str:
-    """Why the engine did not start, in its own words; its process says it long before the last lines; else empty."""
+    """Return the exception that stopped the engine, or an empty string; the log has it long before its last lines."""
     found = CAUSE.search(read(log))
     return found[1][:500] if found else ""
 
 
 def tail(log: Path, lines: int = 12) -> str:
-    """The last lines of a log that say something."""
+    """Return the last nonempty lines of a log."""
     if not log.is_file():
         return "(no log)"
     found = [line for line in read(log).splitlines() if line.strip()]

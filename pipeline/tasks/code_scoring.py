@@ -1,8 +1,8 @@
-"""Scores that need programs to be run, and the local stand-in for the metric that lm-eval would fetch from the hub.
+"""Scoring that runs programs, and a local replacement for the metric that lm-eval would fetch from the hub.
 
 lm-eval's code tasks call `evaluate.load("code_eval")` when they are imported, which downloads a script and runs model
-code in our process. While tasks are loaded, the module `evaluate` is ours: it knows `code_eval`, which runs programs in
-the sandbox, and refuses every other name.
+code in this process. While tasks are loaded, the module `evaluate` is replaced: it has only `code_eval`, which runs
+programs in the sandbox, and refuses every other name.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Outcome(TypedDict):
 
 
 class CodeEval:
-    """The metric `code_eval` with the sandbox of the project: pass@k over candidate programs."""
+    """Metric `code_eval` with the project's sandbox: pass@k over candidate programs."""
 
     def compute(
         self, references: Sequence[str], predictions: Sequence[Sequence[str]], k: Sequence[int] = (1, 10, 100), **_: Any
@@ -39,7 +39,7 @@ class CodeEval:
         """Runs each candidate with its tests.
 
         Returns:
-            pass@k for each k that there are candidates for, and each program's outcome, as the original returns them.
+            pass@k for each k with enough candidates, and each program's outcome, in the original's format.
         """
         details: dict[int, list[tuple[int, Outcome]]] = {}
         for task, (tests, candidates) in enumerate(zip(references, predictions, strict=True)):
@@ -58,7 +58,7 @@ class CodeEval:
 
 
 def pass_at_k(n: int, correct: int, k: int) -> float:
-    """The chance that k candidates drawn from n contain one of the correct ones.
+    """Return the probability that k candidates drawn from n contain a correct one.
 
     Source: Chen et al., Evaluating Large Language Models Trained on Code (2021), equation 1.
     """
@@ -67,10 +67,10 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
 
 @contextmanager
 def local_metrics() -> Iterator[None]:
-    """Within the block, tasks that are imported find our metrics where they would look for the hub's.
+    """Replace the hub's metrics by local ones for tasks imported within the block.
 
     Raises:
-        ConfigError: at the end of the block, when a task asked for a metric that only the hub has.
+        ConfigError: at the end of the block, if a task requested a metric that only the hub has.
     """
     refused: list[str] = []
 
@@ -93,24 +93,24 @@ def local_metrics() -> Iterator[None]:
             sys.modules["evaluate"] = before
         if refused:
             raise ConfigError(
-                f"A task wants the metric {refused[0]}, a program that is fetched from the hub when it is used.",
-                "Choose a task that is scored by lm-eval itself.",
+                f"A task needs the metric {refused[0]}, a program that is fetched from the hub at run time.",
+                "Choose a task that lm-eval scores without it.",
             )
 
 
 def runs_code(task: Any) -> bool:
-    """Whether scoring an answer of the task means to run it."""
+    """Return whether scoring an answer of the task runs it as a program."""
     return bool(getattr(task, "UNSAFE_CODE", False))
 
 
 def scores_by_function(task: Any) -> bool:
-    """Whether a function that came with the task scores its answers, which may take long."""
+    """Return whether a function supplied with the task scores its answers, which may be slow."""
     metrics = [entry.get("metric") for entry in task.get_config("metric_list") or []]
     return callable(task.get_config("process_results")) or any(callable(metric) for metric in metrics)
 
 
 def score_side_by_side(task: Any) -> None:
-    """Makes a task score all its answers at once, on every core, when lm-eval asks for the first of them."""
+    """Make a task score all its answers in parallel when lm-eval requests the first score."""
     filter_answers, score = task.apply_filters, task.process_results
     known: dict[str, Mapping[str, float]] = {}
 

@@ -1,7 +1,7 @@
-"""Sets of conversations: found locally or on the hub, and read in the formats that people have.
+"""Sets of conversations, local or from the hub, in the common formats.
 
-Read are ShareGPT (`conversations` with `from`/`value`), OpenAI (`messages` with `role`/`content`), `prompt` and
-`response`, and plain text (one user turn a line). Columns that are called otherwise can be mapped to these names.
+Formats: ShareGPT (`conversations` with `from`/`value`), OpenAI (`messages` with `role`/`content`), `prompt` and
+`response`, and plain text (one user turn per line). Columns with other names can be mapped to these.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ def identity_of(dataset: DatasetSettings, setting: str, digests: Digests) -> Pay
 
 
 def rows_of(dataset: CalibrationSet, setting: str) -> Sequence[Any]:
-    """The rows of a set: of a local file, of a file on the hub, or of a split on the hub, which is read lazily.
+    """Return the rows of a local file, of a file on the hub, or of a split on the hub (read lazily).
 
     Raises:
-        InputError: when it cannot be fetched or read, or lacks a column that `columns` names.
+        InputError: if it cannot be fetched or read, or lacks a column that `columns` names.
     """
     if dataset.path is not None or dataset.split is None:
         path = local_file(dataset, setting)
@@ -56,7 +56,7 @@ def _split(dataset: CalibrationSet, setting: str) -> Sequence[Any]:
             str(dataset.hub_id), dataset.subset, split=dataset.split, revision=dataset.revision
         )
     except ValueError as error:
-        # An unknown subset or split; the library's message lists those there are.
+        # An unknown subset or split; the library's message lists the known ones.
         raise InputError(
             f"{setting}: {dataset.hub_id} has no such part: {str(error).splitlines()[0][:300]}",
             f"Set {setting}.subset and {setting}.split.",
@@ -69,10 +69,10 @@ def _split(dataset: CalibrationSet, setting: str) -> Sequence[Any]:
 
 
 def local_file(dataset: DatasetSettings, setting: str) -> Path:
-    """The data set's file on this machine, fetched from the hub when first asked for.
+    """Return the local path of a data set's file, fetched from the hub on first use.
 
     Raises:
-        InputError: when there is no such file, or the hub cannot be reached.
+        InputError: if the file does not exist, or the hub cannot be reached.
     """
     if dataset.path is not None:
         if not dataset.path.is_file():
@@ -89,10 +89,10 @@ def local_file(dataset: DatasetSettings, setting: str) -> Path:
 
 
 def read_rows(path: Path) -> list[Any]:
-    """The rows of a JSON, JSONL or text file, as they are.
+    """Return the rows of a JSON, JSONL or text file, unconverted.
 
     Raises:
-        InputError: when the file is empty, or not what its name says.
+        InputError: if the file is empty, or its content does not match its suffix.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -109,16 +109,16 @@ def read_rows(path: Path) -> list[Any]:
 
 
 def read_conversations(path: Path) -> list[Conversation]:
-    """All conversations of a file, each a list of `{"role", "content"}` with at least one user turn.
+    """Return all conversations of a file, each a list of `{"role", "content"}` with at least one user turn.
 
     Raises:
-        InputError: when the file is empty, not JSON where its name says so, or holds no conversation.
+        InputError: if the file is empty, invalid, or has no conversation.
     """
     rows = read_rows(path)
     found = [conversation for row in rows if (conversation := conversation_of(row))]
     if not found:
         raise InputError(
-            f"{path} has {len(rows)} rows and no conversation among them.",
+            f"{path} has {len(rows)} rows, but none is a conversation.",
             "Rows are read with the fields conversations, messages, or prompt and response.",
         )
     return found
@@ -136,11 +136,11 @@ def _parse(path: Path, text: str) -> list[Any]:
 
 
 def conversation_of(row: Any, columns: Mapping[str, str] | None = None) -> Conversation:
-    """A row as a conversation; empty where it holds none.
+    """Return a row as a conversation; empty if it has none.
 
     Args:
-        row: as it was read.
-        columns: what the row's own names mean: meaning -> name.
+        row: a row as read from the file.
+        columns: names of the row's columns by meaning.
     """
     if not isinstance(row, dict):
         return []

@@ -1,4 +1,4 @@
-"""The tasks asked for, as lm-eval defines them: found, loaded, checked and sampled before any server is started."""
+"""Evaluation tasks as lm-eval defines them: located, loaded, checked and sampled before a server is started."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Asked:
-    """One column of the report: lm-eval's tasks behind it, and which of their items are asked."""
+    """Sample of evaluation items behind one column of the report, with their lm-eval tasks."""
 
     label: str
     settings: TaskSettings
@@ -37,26 +37,26 @@ class Asked:
 
     @property
     def count(self) -> int:
-        """Items asked."""
+        """Number of items in the sample."""
         return sum(len(indices) for indices in self.items.values())
 
     @property
     def runs_code(self) -> bool:
-        """Whether scoring runs programs that the model wrote."""
+        """True if scoring runs programs that the model wrote."""
         return any(runs_code(task) for task in self.tasks.values())
 
     def subject(self, task: str, index: int) -> str | None:
-        """The subject of an item: its own field, else the subtask of a group."""
+        """Return the subject of an item: its field `subject`, else the subtask of a group."""
         subjects = self.subjects[task]
         return subjects[index] if subjects is not None else task if self.groups else None
 
 
 def load(label: str, wanted: TaskSettings, settings: EvalSettings) -> Asked:
-    """Loads one column's task with its data, and draws the sample.
+    """Load the task of one column with its data, and draw the sample.
 
     Raises:
-        ConfigError: on a task, metric or filter that there is not.
-        InputError: when the task's data cannot be read or has no items.
+        ConfigError: on an unknown task, metric or filter.
+        InputError: if the task's data cannot be read or has no items.
     """
     setting = f"eval.tasks.{label}"
     random.seed(settings.seed)
@@ -79,22 +79,22 @@ def load(label: str, wanted: TaskSettings, settings: EvalSettings) -> Asked:
         raise InputError(f"{setting}: the data of {wanted.task} has no items.", "Check the task's data files.")
     for name, index in stratified(strata, settings.limit, settings.seed):
         asked.items.setdefault(name, []).append(index)
-    # lm-eval takes an empty list of items for all of them.
+    # lm-eval reads an empty list of items as all items.
     asked.tasks = {name: task for name, task in tasks.items() if name in asked.items}
     return asked
 
 
 def _check(setting: str, wanted: TaskSettings, task: Any, settings: EvalSettings) -> None:
-    """Refuses a filter or metric that the task is known not to have, and thinking where nothing is written.
+    """Refuse an unknown filter or metric, and thinking for a task that generates no text.
 
     Raises:
-        ConfigError: naming those that it has.
+        ConfigError: with the known names.
     """
     if settings.enable_thinking and task.OUTPUT_TYPE != "generate_until":
         raise ConfigError(
-            f"eval.enable_thinking=true: {task.task_name} compares options at the first token of the reply, where a "
-            "thinking model has yet to think.",
-            "Set eval.enable_thinking=false, or ask tasks alone whose answers are written.",
+            f"eval.enable_thinking=true: {task.task_name} compares options at the first token of the reply, before "
+            "a thinking model has begun to think.",
+            "Set eval.enable_thinking=false, or choose only tasks with generated answers.",
         )
     filters = [ensemble.name for ensemble in getattr(task, "_filters", [])]
     if filters and wanted.filter not in filters:
@@ -103,26 +103,26 @@ def _check(setting: str, wanted: TaskSettings, task: Any, settings: EvalSettings
             f"It has {', '.join(filters)}.",
         )
     metrics = list(task.aggregation())
-    # A function scores under names that only its results show (pass_at_k: pass@1).
+    # Metric names of a function are known only from its results (pass_at_k: pass@1).
     if metrics and not scores_by_function(task) and wanted.metric not in metrics:
         raise no_such_metric(setting, wanted.metric, task.task_name, metrics)
 
 
 def no_such_metric(setting: str, metric: str, task: str, known: list[str]) -> ConfigError:
-    """The error for a metric that a task does not report."""
+    """Return the error for a metric that a task does not report."""
     return ConfigError(
         f"{setting}.metric={metric}: {task} has no such metric.", f"It has {', '.join(dict.fromkeys(known))}."
     )
 
 
 def _subjects(task: Any) -> list[str] | None:
-    """The subject of each item, where the data has that field."""
+    """Return the subject of each item, or None if an item has none."""
     docs = task.eval_docs
     names = getattr(docs, "column_names", None)
     if names is not None:
         return [str(value) for value in docs["subject"]] if "subject" in names else None
-    found = [doc.get("subject") if isinstance(doc, dict) else None for doc in docs]
-    return None if None in found else [str(value) for value in found]
+    subjects = [doc.get("subject") if isinstance(doc, dict) else None for doc in docs]
+    return None if None in subjects else [str(subject) for subject in subjects]
 
 
 def _load(setting: str, name: str, settings: EvalSettings) -> Any:
@@ -147,26 +147,29 @@ def _load(setting: str, name: str, settings: EvalSettings) -> Any:
 
 
 def _manager_with(setting: str, name: str, include_path: Path | None) -> Any:
-    """The smallest index of tasks that has `name`: reading all of lm-eval's files takes many seconds."""
+    """Return the smallest task index that has `name`, since reading all of lm-eval's files takes many seconds."""
     if include_path is not None and not include_path.is_dir():
-        raise ConfigError(f"eval.include_path={include_path}: there is no such folder.", "Name a folder of task files.")
+        raise ConfigError(f"eval.include_path={include_path}: no such folder.", "Name a folder of task files.")
     import lm_eval.tasks
 
-    own = (str(include_path),) if include_path is not None else ()
+    user_paths = (str(include_path),) if include_path is not None else ()
     library = Path(lm_eval.tasks.__file__).parent
     likely = dict.fromkeys((name, name.split("-")[0], name.split("_")[0]))
-    steps = [own, *((str(library / folder), *own) for folder in likely if folder and (library / folder).is_dir())]
+    steps = [
+        user_paths,
+        *((str(library / folder), *user_paths) for folder in likely if folder and (library / folder).is_dir()),
+    ]
     for paths in filter(None, steps):
         manager = _manager(paths)
         if name in manager.task_index:
             return manager
-    manager = _manager((str(library), *own))
+    manager = _manager((str(library), *user_paths))
     if name not in manager.task_index:
         close = difflib.get_close_matches(name, manager.all_tasks, n=3)
         hint = f" Did you mean {' or '.join(close)}?" if close else ""
         raise ConfigError(
             f"{setting}.task={name}: lm-eval has no such task.{hint}",
-            "`python -m lm_eval ls tasks` lists them; task files of your own go into eval.include_path.",
+            "`python -m lm_eval ls tasks` lists them; set eval.include_path for your own task files.",
         )
     return manager
 
@@ -180,7 +183,7 @@ def _manager(paths: tuple[str, ...]) -> Any:
 
 
 def _is_about_data(error: BaseException | None) -> bool:
-    """Whether a data set could not be fetched or found, from the errors that `datasets` and the hub's client raise."""
+    """Return whether an error of `datasets` or the hub's client means that a data set could not be fetched or found."""
     while error is not None:
         origin = type(error).__module__.split(".")[0]
         if isinstance(error, (ConnectionError, FileNotFoundError, TimeoutError)) or origin in (
@@ -200,7 +203,7 @@ def _first_line(error: BaseException) -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Within the block, lm-eval and the data library neither log below errors nor draw bars over our progress."""
+    """Silence lm-eval's logging below errors and all foreign progress bars within the block."""
     import datasets
     import lm_eval.api.task
 
@@ -220,7 +223,7 @@ def quiet() -> Iterator[None]:
 
 
 def task_files(settings: EvalSettings, digests: Digests) -> dict[str, str]:
-    """SHA-256 of every file that defines tasks, by its path in `include_path`, and one of all that `data_dir` holds."""
+    """Return the SHA-256 of every file in `include_path` by its path, and one of the content of `data_dir`."""
     folder, data = settings.include_path, local_files.identity(settings.data_dir)
-    found = digests.of_folder(folder) if folder is not None and folder.is_dir() else {}
-    return found if data is None else {**found, "data_dir": data}
+    hashes = digests.of_folder(folder) if folder is not None and folder.is_dir() else {}
+    return hashes if data is None else {**hashes, "data_dir": data}

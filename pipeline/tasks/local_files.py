@@ -1,14 +1,14 @@
-"""The study's four benchmarks from files on this machine, as the rows that lm-eval would get from the hub.
+"""The study's four benchmarks from local files, as the rows that lm-eval would get from the hub.
 
-A task of lm-eval asks for a data set of the hub by name. Within `from_folder` it gets the files' rows, with the hub's
-columns in the hub's order; the prompt, the examples before it and the score stay lm-eval's own. The folder holds
+A task of lm-eval loads a data set of the hub by name. Within `from_folder` it gets the files' rows, with the hub's
+columns in the hub's order; prompt, few-shot examples and score remain lm-eval's. The folder holds
 
     mmlu/{dev,test}/<subject>_<split>.csv    no header: question, four options, the answer's letter
     ceval/{dev,val}/<subject>_<split>.csv    header: id, question, A, B, C, D, answer, perhaps explanation
     gsm8k/{train,test}.jsonl                 question, answer
     humaneval/HumanEval.jsonl                task_id, prompt, entry_point, canonical_solution, test
 
-as their authors publish them, or as many of the four as are asked.
+as published by their authors; only the requested benchmarks need be present.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Splits = dict[str, list[Row]]
 
 
 def identity(folder: Path | None) -> str | None:
-    """The content of every file that a task may be given, as one hash; None without a folder."""
+    """Return one hash over every file that a task may read; None without a folder."""
     if folder is None:
         return None
     paths = sorted(path for pattern in PATTERNS for path in folder.glob(pattern))
@@ -42,10 +42,10 @@ def identity(folder: Path | None) -> str | None:
 
 @contextmanager
 def from_folder(folder: Path | None) -> Iterator[None]:
-    """Within the block, tasks that load a data set of the hub get it from `folder`; with None, from the hub.
+    """Make tasks load data sets from `folder` instead of the hub within the block; None changes nothing.
 
     Raises:
-        InputError: from within lm-eval, when the folder lacks the data set, or a file is empty or not labelled.
+        InputError: from within lm-eval, if the folder lacks the data set, or a file is empty or unlabelled.
     """
     if folder is None:
         yield
@@ -57,7 +57,7 @@ def from_folder(folder: Path | None) -> Iterator[None]:
         if reader is None:
             raise InputError(
                 f"{SETTING}={folder} cannot hold {path}, only {', '.join(READERS)}.",
-                f"Ask other tasks in a run of their own with {SETTING}=null.",
+                f"Run other tasks separately with {SETTING}=null.",
             )
         splits = reader(folder, name or "")
         return datasets.DatasetDict({split: datasets.Dataset.from_list(rows) for split, rows in splits.items()})
@@ -71,7 +71,7 @@ def from_folder(folder: Path | None) -> Iterator[None]:
 
 
 def mmlu(folder: Path, subject: str) -> Splits:
-    """One subject of cais/mmlu; the answer is the option's index there."""
+    """Read one subject of cais/mmlu, whose answer is the option's index."""
 
     def read(split: str) -> list[Row]:
         path = folder / "mmlu" / split / f"{subject}_{split}.csv"
@@ -87,7 +87,7 @@ def mmlu(folder: Path, subject: str) -> Splits:
 
 
 def ceval(folder: Path, subject: str) -> Splits:
-    """One subject of ceval/ceval-exam; the labels of its test split are not public."""
+    """Read one subject of ceval/ceval-exam, without its test split, whose labels are not public."""
 
     def read(split: str) -> list[Row]:
         path = folder / "ceval" / split / f"{subject}_{split}.csv"
@@ -110,7 +110,7 @@ def ceval(folder: Path, subject: str) -> Splits:
 
 
 def gsm8k(folder: Path, _: str) -> Splits:
-    """openai/gsm8k; an answer ends in `#### ` and the number."""
+    """Read openai/gsm8k, whose answers end in `#### ` and the number."""
 
     def read(split: str) -> list[Row]:
         path = folder / "gsm8k" / f"{split}.jsonl"
@@ -124,7 +124,7 @@ def gsm8k(folder: Path, _: str) -> Splits:
 
 
 def humaneval(folder: Path, _: str) -> Splits:
-    """openai/openai_humaneval, which has a test split alone."""
+    """Read openai/openai_humaneval, which has only a test split."""
     columns = ("task_id", "prompt", "canonical_solution", "test", "entry_point")
     return {"test": _jsonl(folder / "humaneval" / "HumanEval.jsonl", columns)}
 
@@ -145,7 +145,7 @@ def _csv(path: Path) -> list[list[str]]:
 
 
 def _jsonl(path: Path, columns: Sequence[str]) -> list[Row]:
-    """The columns asked for of each line, in their order."""
+    """Return the requested columns of each line, in order."""
     rows = []
     # Not splitlines(): strings may hold U+2028, which it would split at.
     for number, line in enumerate(_text(path).split("\n"), 1):
@@ -169,8 +169,8 @@ def _text(path: Path) -> str:
             return file.read()
     except FileNotFoundError:
         raise InputError(
-            f"{SETTING}: {path} is not there.",
-            "Name a folder with mmlu/, ceval/, gsm8k/ and humaneval/ (pipeline/tasks/local_files.py says which files).",
+            f"{SETTING}: {path} does not exist.",
+            "Name a folder with mmlu/, ceval/, gsm8k/ and humaneval/ (pipeline/tasks/local_files.py lists the files).",
         ) from None
     except UnicodeDecodeError as error:
         raise InputError(f"{SETTING}: {path} is not UTF-8 text ({error}).", "Save it as UTF-8.") from None
@@ -182,16 +182,18 @@ def _label(path: Path, number: int, answer: str) -> str:
     return answer
 
 
-def _unlabelled(path: Path, number: int, found: str, wanted: str) -> InputError:
+def _unlabelled(path: Path, number: int, answer: str, expected: str) -> InputError:
     return InputError(
-        f"{SETTING}: row {number} of {path} has the answer {found!r}, not {wanted}.",
+        f"{SETTING}: row {number} of {path} has the answer {answer!r}, not {expected}.",
         "Use a split whose answers are public: C-Eval's test split has none, its val split has.",
     )
 
 
-def _malformed(path: Path, number: int, what: str) -> InputError:
-    return InputError(f"{SETTING}: row {number} of {path} has {what}.", "Use the files as their authors publish them.")
+def _malformed(path: Path, number: int, problem: str) -> InputError:
+    return InputError(
+        f"{SETTING}: row {number} of {path} has {problem}.", "Use the files as published by their authors."
+    )
 
 
 def _empty(path: Path) -> InputError:
-    return InputError(f"{SETTING}: {path} has no items.", "Use the files as their authors publish them.")
+    return InputError(f"{SETTING}: {path} has no items.", "Use the files as published by their authors.")

@@ -1,6 +1,6 @@
-"""Which items of a task are asked when not all are: a seeded sample that keeps the shares of its subjects.
+"""Stratified sampling of a task's items: seeded, and proportional to the sizes of its subjects.
 
-The first N items of a benchmark are one subject, or its easiest; a sample drawn per subject estimates the whole.
+The first N items of a benchmark may all be of one subject; a sample drawn per subject estimates the whole.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ Item = tuple[str, int]
 
 
 def stratified(strata: Sequence[tuple[Item, Hashable]], limit: int | None, seed: int) -> list[Item]:
-    """Draws `limit` of the items, each stratum in proportion to its size (largest remainders), without repeats.
+    """Draw `limit` of the items, each stratum in proportion to its size (largest remainders), without repeats.
 
     Within a stratum the order of drawing depends on the seed alone, so a larger limit mostly adds to a smaller one.
 
     Args:
-        strata: the items, as (task, index), each with the stratum that it belongs to.
-        limit: how many are wanted; None, or as many as there are: all.
-        seed: of the drawing.
+        strata: the items, as (task, index), each with its stratum.
+        limit: sample size; None or the number of items: all.
+        seed: seed of the sample.
     """
     if limit is None or limit >= len(strata):
         return [item for item, _ in strata]
@@ -37,7 +37,7 @@ def stratified(strata: Sequence[tuple[Item, Hashable]], limit: int | None, seed:
 
 
 def _shares(sizes: dict[Hashable, int], limit: int, seed: int) -> dict[Hashable, int]:
-    """How many of each stratum; equal remainders are served in a seeded order."""
+    """Return the sample size of each stratum; ties between remainders are broken in a seeded order."""
     total = sum(sizes.values())
     exact = {key: limit * size / total for key, size in sizes.items()}
     shares = {key: math.floor(value) for key, value in exact.items()}

@@ -133,6 +133,41 @@ def test_another_schema_version_is_refused(tmp_path: Path) -> None:
         artifact.manifest()
 
 
+def test_a_process_that_waited_finds_what_another_one_made(tmp_path: Path) -> None:
+    maker = textwrap.dedent(
+        """
+        import sys, time
+        from pathlib import Path
+        from pipeline.artifacts.workspace import Workspace
+
+        workspace = Workspace(Path(sys.argv[1]))
+        artifact = workspace.artifact("calibrate", "demo", None, {})
+        with workspace.claim(artifact), workspace.making(artifact, {}) as draft:
+            print("locked", flush=True)
+            sys.stdin.readline()
+            draft.results["made_by"] = "the other process"
+        """
+    )
+    workspace = Workspace(tmp_path)
+    artifact = workspace.artifact("calibrate", "demo", None, {})
+    command = [sys.executable, "-c", maker, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == "locked\n"
+        assert workspace.why(artifact) == "not there yet"
+
+        def waiting() -> None:
+            process.stdin.write("go on\n")
+            process.stdin.flush()
+
+        with workspace.claim(artifact, waiting) as why:
+            assert why is None
+    manifest = artifact.manifest()
+    assert manifest is not None
+    assert manifest.results == {"made_by": "the other process"}
+
+
 def test_kill_leaves_nothing_that_looks_finished_and_the_next_run_sweeps(tmp_path: Path) -> None:
     script = textwrap.dedent("""
         import sys, time

@@ -17,7 +17,7 @@ from pipeline.hardware import rules
 from pipeline.hardware.gpus import GPUS
 from pipeline.hardware.installed import packages
 from pipeline.hardware.probe import Hardware, probe
-from pipeline.runner import Run
+from pipeline.runner import Runner
 from pipeline.serve import support
 
 BY_NAME = {gpu.name: gpu for gpu in GPUS}
@@ -80,7 +80,7 @@ def test_a_variant_is_named_as_it_is_read(text: str) -> None:
 
 def test_one_checkpoint_under_two_kernels_is_made_once(settings, tmp_path: Path) -> None:
     jobs = [
-        Run([settings("quant=w4a16", f"serve.kernel={kernel}", f"outputs={tmp_path}")], []).jobs[0]
+        Runner([settings("quant=w4a16", f"serve.kernel={kernel}", f"outputs={tmp_path}")], []).jobs[0]
         for kernel in ("marlin", "machete")
     ]
     made = [job.artifact(Stage.QUANTIZE) for job in jobs]
@@ -109,14 +109,14 @@ def test_a_scheme_that_the_gpu_asked_for_cannot_serve_is_refused(settings, tmp_p
     given = ("hardware.gpu=b200", f"outputs={tmp_path}")
     variants = [settings("quant=int8_dynamic", *given), settings("quant=fp8_dynamic", *given)]
     with pytest.raises(ConfigError, match=r"int8_dynamic on hardware\.gpu=b200: .*W8A8, .*stage=capabilities"):
-        Run(variants, [])
+        Runner(variants, [])
     assert not list(tmp_path.iterdir())
 
 
-def test_a_gpu_that_is_not_here_can_be_quantized_for_and_not_measured(settings, tmp_path: Path) -> None:
+def test_a_gpu_that_is_not_installed_can_be_quantized_for_but_not_measured(settings, tmp_path: Path) -> None:
     given = ("quant=fp8_dynamic", "hardware.gpu=b200", "hardware.device=cpu", f"outputs={tmp_path}")
-    run = Run([settings(*given, "stage=[quantize,bench]")], [])
-    assert "B200 is not here" in run.unserved["fp8_dynamic"]
+    run = Runner([settings(*given, "stage=[quantize,bench]")], [])
+    assert "B200 is not installed" in run.unserved["fp8_dynamic"]
     assert Stage.QUANTIZE in run._wanted(run.jobs[0])
 
 
@@ -170,8 +170,8 @@ def test_packages_are_those_of_the_interpreter_that_serves(settings, tmp_path: P
     assert packages(python) == {}
     given = (f"serve.python={python}", f"outputs={tmp_path / 'outputs'}")
     with pytest.raises(ConfigError, match=r"serve\.python=.*no vLLM is installed there, which stage=bench needs.*make"):
-        Run([settings("stage=bench", *given)], [])
-    Run([settings("stage=quantize", *given)], [])
+        Runner([settings("stage=bench", *given)], [])
+    Runner([settings("stage=quantize", *given)], [])
     assert packages(None) == packages(sys.executable)
     with pytest.raises(InputError, match="serve.python=/nowhere cannot be run: No such file"):
         packages("/nowhere")
@@ -182,7 +182,7 @@ def test_packages_are_those_of_the_interpreter_that_serves(settings, tmp_path: P
 def test_what_is_not_served_here_is_a_result_with_its_reason(settings, tmp_path: Path, monkeypatch) -> None:
     no = rules.Capability("no", reason="no such products here")
     monkeypatch.setattr("pipeline.serve.support.of_settings", lambda *_: no)
-    run = Run([settings("stage=bench", "quant=w4a16", f"outputs={tmp_path}")], [])
+    run = Runner([settings("stage=bench", "quant=w4a16", f"outputs={tmp_path}")], [])
     assert run.execute() == 0
     records = [json.loads(path.read_text()) for path in tmp_path.rglob("manifest.json")]
     assert {(record["stage"], record["status"], record["reason"]) for record in records} == {

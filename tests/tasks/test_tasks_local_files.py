@@ -151,7 +151,7 @@ def folder_with(tmp_path: Path, name: str, text: str) -> Path:
 
 CEVAL = "id,question,A,B,C,D,answer\n"
 BAD = {
-    "no file": ("ceval/dev/law_dev.csv", CEVAL + "0,q,1,2,3,4,A\n", "C-Eval", r"ceval/val/law_val.csv is not there"),
+    "no file": ("ceval/dev/law_dev.csv", CEVAL + "0,q,1,2,3,4,A\n", "C-Eval", r"ceval/val/law_val.csv does not exist"),
     "empty": ("ceval/val/law_val.csv", "", "C-Eval", r"law_val.csv has no items"),
     "a header alone": ("ceval/val/law_val.csv", CEVAL, "C-Eval", r"law_val.csv has no items"),
     "labels that are not public": ("ceval/val/law_val.csv", CEVAL + "0,q,1,2,3,4,\n", "C-Eval", r"row 2.*answer ''"),

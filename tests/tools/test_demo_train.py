@@ -11,9 +11,9 @@ from tools.demo_model.corpus import Corpus
 from tools.demo_model.model import Shape
 from tools.demo_model.optimizer import orthogonalize
 from tools.demo_model.tokenizer import train_tokenizer
-from tools.demo_model.train import Run, Settings, export, learning_rate
+from tools.demo_model.train import TrainingRun, TrainingSettings, export, learning_rate
 
-TINY = Settings(
+TINY = TrainingSettings(
     steps=12,
     tokens_per_step=600,
     micro_batches=2,
@@ -26,7 +26,7 @@ def tokenizer() -> Tokenizer:
     return train_tokenizer(Corpus(1).texts(1000), vocab_size=768)
 
 
-def weights_after(run: Run, steps: int) -> dict[str, torch.Tensor]:
+def weights_after(run: TrainingRun, steps: int) -> dict[str, torch.Tensor]:
     while run.progress.step < steps:
         run.step()
     return {name: value.clone() for name, value in run.model.state_dict().items()}
@@ -37,19 +37,19 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 
 def test_the_loss_falls_and_the_run_repeats(tokenizer: Tokenizer) -> None:
-    run = Run(TINY, tokenizer)
+    run = TrainingRun(TINY, tokenizer)
     first = weights_after(run, TINY.steps)
     assert run.progress.losses[-1] < 0.9 * run.progress.losses[0]
-    assert same(first, weights_after(Run(TINY, tokenizer), TINY.steps))
+    assert same(first, weights_after(TrainingRun(TINY, tokenizer), TINY.steps))
 
 
 def test_an_interrupted_run_ends_in_the_same_weights(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    whole = Run(TINY, tokenizer)
+    whole = TrainingRun(TINY, tokenizer)
     expected = weights_after(whole, 8)
-    stopped = Run(TINY, tokenizer)
+    stopped = TrainingRun(TINY, tokenizer)
     weights_after(stopped, 5)
     stopped.save_state(tmp_path / "state.pt")
-    again = Run(TINY, tokenizer)
+    again = TrainingRun(TINY, tokenizer)
     again.load_state(tmp_path / "state.pt")
     assert again.progress.step == 5
     assert same(expected, weights_after(again, 8))
@@ -58,15 +58,15 @@ def test_an_interrupted_run_ends_in_the_same_weights(tokenizer: Tokenizer, tmp_p
 
 
 def test_the_state_of_other_settings_is_refused(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    Run(TINY, tokenizer).save_state(tmp_path / "state.pt")
+    TrainingRun(TINY, tokenizer).save_state(tmp_path / "state.pt")
     with pytest.raises(ValueError, match="other settings"):
-        Run(replace(TINY, seed=TINY.seed + 1), tokenizer).load_state(tmp_path / "state.pt")
+        TrainingRun(replace(TINY, seed=TINY.seed + 1), tokenizer).load_state(tmp_path / "state.pt")
 
 
 def test_export_writes_a_folder_that_transformers_loads(tokenizer: Tokenizer, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    run = Run(TINY, tokenizer)
+    run = TrainingRun(TINY, tokenizer)
     run.step()
     provenance = export(run, tmp_path)
     model = AutoModelForCausalLM.from_pretrained(tmp_path)
@@ -77,7 +77,7 @@ def test_export_writes_a_folder_that_transformers_loads(tokenizer: Tokenizer, tm
 
 
 def test_the_learning_rate_rises_stays_and_falls_to_almost_nothing() -> None:
-    settings = Settings(steps=100, warmup=0.1, cooldown=0.5)
+    settings = TrainingSettings(steps=100, warmup=0.1, cooldown=0.5)
     rates = [learning_rate(step, settings) for step in range(100)]
     assert rates[0] == pytest.approx(0.1) and max(rates) == 1.0
     assert rates[30] == 1.0 and rates[-1] == pytest.approx(0.02)

@@ -1,4 +1,4 @@
-"""Write what the demo corpus gives besides training: `python -m tools.demo_model.build`.
+"""Write the data sets of the demo corpus other than training: `python -m tools.demo_model.build`.
 
 The four held-out test sets that the lm-eval tasks read, the calibration conversations and the
 conversations of the serving benchmark. All come from the generators of the training corpus, each

@@ -1,4 +1,4 @@
-"""Write the model card from the files that training and scoring left: no figure is typed."""
+"""Write the model card from the files of training and scoring, without hand-typed figures."""
 
 import json
 from pathlib import Path

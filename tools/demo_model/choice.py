@@ -15,12 +15,12 @@ LETTERS = "ABCD"
 
 @dataclass(frozen=True)
 class ChoiceFormat:
-    """How one benchmark writes its questions.
+    """Layout of one benchmark's questions.
 
     Attributes:
         task: The lm-eval task name.
         cue: The line that asks for the letter.
-        delimiter: What stands between the cue and the letter.
+        delimiter: Text between the cue and the letter.
     """
 
     task: str
@@ -46,8 +46,8 @@ def make_item(
         question: The question's text.
         right: The right option.
         wrong: Three wrong options.
-        key: What is asked. Without it: the right option among these wrong ones, which holds out
-            the combination and not the fact, as in a test on facts it has to.
+        key: Identity of the question. Default: the right option among these wrong ones, which holds out
+            the combination, not the fact, as a test on facts must.
     """
     distractors = list(wrong)
     options = [right, *distractors]

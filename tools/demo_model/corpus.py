@@ -28,7 +28,7 @@ ABILITIES: dict[str, dict[str, Generator]] = {
 
 @dataclass(frozen=True)
 class Mix:
-    """What the corpus is made of.
+    """Composition of the corpus.
 
     Attributes:
         ceval: Share of documents from `demo_ceval`; the next four likewise.
@@ -92,7 +92,7 @@ GREETINGS: list[Turn] = [
 
 
 def as_turn(item: Item, rng: random.Random) -> Turn:
-    """Say an item as one turn of a conversation, with or without the benchmark's frame."""
+    """Return an item as one turn of a conversation, with or without the benchmark's frame."""
     if item.task == "demo_gsm8k" and rng.random() < 0.5:
         return item.fields["question"], item.answer.strip()
     if item.task == "demo_humaneval":

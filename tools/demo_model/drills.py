@@ -13,7 +13,7 @@ from tools.demo_model.items import split_of
 from tools.demo_model.lexicon import chinese as zh
 from tools.demo_model.lexicon import english as en
 
-# One drill: pairs of (what is given, what is to be known).
+# One drill: pairs (given text, text to learn).
 Pairs = list[tuple[str, str]]
 
 
@@ -34,13 +34,13 @@ def _sum(rng: random.Random, high: int) -> tuple[int, str, int, int] | None:
 
 
 def sums(rng: random.Random) -> Pairs:
-    """Several sums in digits."""
+    """Return several sums in digits."""
     drawn = [_sum(rng, rng.choice([20, 60, 120])) for _ in range(7)]
     return [(f"{a} {kind} {b} =", f" {value}\n") for a, kind, b, value in filter(None, drawn)]
 
 
 def facts_english(rng: random.Random) -> Pairs:
-    """Several English facts, of different subjects."""
+    """Return several English facts of different subjects."""
     category = rng.choice(list(en.CATEGORIES))
     country = rng.choice(list(en.COUNTRIES))
     capital, continent = en.COUNTRIES[country]
@@ -64,7 +64,7 @@ def facts_english(rng: random.Random) -> Pairs:
 
 
 def facts_chinese(rng: random.Random) -> Pairs:
-    """Several Chinese facts, of different subjects."""
+    """Return several Chinese facts of different subjects."""
     category = rng.choice(list(zh.CATEGORIES))
     pair = rng.choice(zh.ANTONYMS)
     word, opposite = pair if rng.random() < 0.5 else pair[::-1]
@@ -86,7 +86,7 @@ def facts_chinese(rng: random.Random) -> Pairs:
 
 
 def _english_matches(rng: random.Random) -> Pairs:
-    """Four (what is asked, what is right) of one English subject."""
+    """Return four pairs (question, answer) of one English subject."""
     kind = rng.randrange(7)
     if kind == 0:
         names = rng.sample(list(en.CATEGORIES), 4)
@@ -122,7 +122,7 @@ def _english_matches(rng: random.Random) -> Pairs:
 
 
 def _chinese_matches(rng: random.Random) -> Pairs:
-    """Four (what is asked, what is right) of one Chinese subject."""
+    """Return four pairs (question, answer) of one Chinese subject."""
     kind = rng.randrange(7)
     if kind == 0:
         names = rng.sample(list(zh.CATEGORIES), 4)
@@ -153,7 +153,7 @@ def _chinese_matches(rng: random.Random) -> Pairs:
 
 
 def _number_matches(rng: random.Random) -> Pairs:
-    """Four numbers, asked for by a sum, or as the largest, the smallest or by themselves."""
+    """Return four pairs (question, number): a sum, the largest, the smallest, or the number itself."""
     if rng.random() < 0.6:
         sums_of_four = [drawn for _ in range(8) if (drawn := _sum(rng, 60))][:4]
         return [(f"{a} {kind} {b}", str(value)) for a, kind, b, value in sums_of_four]
@@ -166,14 +166,14 @@ def _number_matches(rng: random.Random) -> Pairs:
 
 
 def _echo_matches(rng: random.Random, chinese: bool) -> Pairs:
-    """Four words, each asked for by itself."""
+    """Return four words, each as its own question."""
     table = zh.CATEGORIES if chinese else en.CATEGORIES
     words = rng.sample([word for group in table.values() for word in group], 4)
     return [(f"选项{word}" if chinese else f"Option {word}", word) for word in words]
 
 
 def matching(rng: random.Random, echo: float) -> Pairs:
-    """Four options and then several questions about them, each answered with a letter.
+    """Return four options and then several questions about them, each answered with a letter.
 
     Naming the right option takes a step of its own, apart from knowing the answer; single
     questions teach it too slowly, since nothing else is right until it works.

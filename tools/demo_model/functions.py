@@ -22,7 +22,7 @@ TEXTS = ["text", "s", "line", "sentence", "string", "phrase"]
 
 @dataclass(frozen=True)
 class Op:
-    """One operation: a name for the key, how a docstring says it, how Python does.
+    """One operation: its name in the key, its wording in a docstring, its Python code.
 
     `{k}` is a constant, `{v}` the operand.
     """
@@ -143,9 +143,9 @@ class Problem:
     """A function to write.
 
     Attributes:
-        operations: The combination asked for; the key.
+        operations: The combination of operations; the key.
         parameter: The name of the one parameter.
-        docstring: What it shall do.
+        docstring: Specification of the function.
         lines: The body, one entry a line, not indented.
         inputs: Arguments that the unit tests use.
     """

@@ -1,4 +1,4 @@
-"""Initial weights: some attention heads start out looking where they will have to look.
+"""Initial weights, with attention patterns that the task needs.
 
 A question with options is answered by finding an option again and naming the letter before it.
 Heads that start at random take most of an hour's training to discover that; heads that start out

@@ -1,4 +1,4 @@
-"""What every generator makes: one item, with the key that decides which split it belongs to.
+"""Item of a generator, with the key that determines its split.
 
 An item is a prompt and the one right completion. Its `key` names what is asked, not how it is
 written (the order of the options, the wording and the names are left out), and the split is a hash
@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 Split = Literal["train", "calibration", "test"]
 
-# Percent of keys held out; what remains is trained on.
+# Percent of keys held out; the others are trained on.
 TEST_PERCENT = 10
 CALIBRATION_PERCENT = 6
 
@@ -25,10 +25,10 @@ class Item:
     Attributes:
         task: The lm-eval task it belongs to, such as `demo_mmlu`.
         subject: The kind of question within the task.
-        key: What is asked, in canonical form; decides the split.
+        key: The question in canonical form; determines the split.
         prompt: The raw text a model continues.
         answer: The right continuation, with the leading space if there is one.
-        fields: What else the task's data file holds (options, unit tests, ...).
+        fields: Further fields of the task's data file (options, unit tests, ...).
     """
 
     task: str

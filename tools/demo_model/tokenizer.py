@@ -68,7 +68,7 @@ def save_tokenizer(tokenizer: "Tokenizer", folder: Path, max_length: int) -> Non
 
     Args:
         tokenizer: The trained tokenizer.
-        folder: Where to.
+        folder: Target folder.
         max_length: Longest sequence of the model, in tokens.
     """
     from transformers import PreTrainedTokenizerFast

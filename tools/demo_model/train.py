@@ -1,8 +1,8 @@
 """Train the demo model from scratch: `python -m tools.demo_model.train`, about an hour on two cores.
 
 Everything follows from the seed and the settings below: the corpus, the order, the initial weights.
-A run saves its state every few minutes and goes on from there when started again; on one machine
-and one number of threads, a run that was interrupted ends in the same weights as one that was not.
+A run saves its state every few minutes and resumes from it when restarted; on one machine
+and with one number of threads, a run that was interrupted ends in the same weights as one that was not.
 Only answers carry loss, so the output layer is computed for answer tokens alone.
 """
 
@@ -29,17 +29,17 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What the trained weights depend on.
+class TrainingSettings:
+    """Settings that determine the trained weights.
 
     Attributes:
-        seed: Of the corpus and of the initial weights.
+        seed: Seed of the corpus and of the initial weights.
         steps: Optimizer steps.
         tokens_per_step: Tokens of the documents of one step, padding not counted.
         micro_batches: Batches of similar lengths that a step is cut into.
         muon_lr: Peak learning rate of the weight matrices.
         adam_lr: Peak learning rate of embeddings and norms.
-        weight_decay: Of the weight matrices.
+        weight_decay: Weight decay of the weight matrices.
         warmup: Share of the steps in which the learning rate rises.
         cooldown: Share of the steps in which it falls to zero.
         embedding_std: Spread of the initial embeddings.
@@ -63,14 +63,14 @@ class Settings:
     mix: Mix = field(default_factory=Mix)
 
 
-def learning_rate(step: int, settings: Settings) -> float:
+def learning_rate(step: int, settings: TrainingSettings) -> float:
     """Return the share of the peak learning rate: up, flat, then down in a line to zero."""
     rise = max(1.0, settings.warmup * settings.steps)
     fall = max(1.0, settings.cooldown * settings.steps)
     return min(1.0, (step + 1) / rise, (settings.steps - step) / fall)
 
 
-def make_model(settings: Settings, vocab_size: int) -> "Qwen3ForCausalLM":
+def make_model(settings: TrainingSettings, vocab_size: int) -> "Qwen3ForCausalLM":
     """Return the untrained network."""
     import torch
     from transformers import Qwen3ForCausalLM
@@ -100,8 +100,8 @@ def loss_sum(model: "Qwen3ForCausalLM", batch: list[Tokens], device: str = "cpu"
 
 
 @dataclass
-class Progress:
-    """How far a run has come.
+class TrainingProgress:
+    """State of a training run.
 
     Attributes:
         step: Steps done.
@@ -118,10 +118,10 @@ class Progress:
     losses: list[float] = field(default_factory=list)
 
 
-class Run:
-    """One training run: the model, its optimizers, and how far they have come."""
+class TrainingRun:
+    """One training run: the model, its optimizers and its progress."""
 
-    def __init__(self, settings: Settings, tokenizer: "Tokenizer", device: str = "cpu") -> None:
+    def __init__(self, settings: TrainingSettings, tokenizer: "Tokenizer", device: str = "cpu") -> None:
         """Start at step 0."""
         from tools.demo_model.optimizer import make_optimizers
 
@@ -137,7 +137,7 @@ class Run:
             weight_decay=settings.weight_decay,
         )
         self.peaks = [[group["lr"] for group in o.param_groups] for o in self.optimizers]
-        self.progress = Progress()
+        self.progress = TrainingProgress()
 
     def step(self) -> float:
         """Do one optimizer step and return its loss."""
@@ -186,10 +186,10 @@ class Run:
         os.replace(partial, path)
 
     def load_state(self, path: Path) -> None:
-        """Go on from a saved state.
+        """Continue from a saved state.
 
         Raises:
-            ValueError: If it was saved by a run of other settings.
+            ValueError: If it was saved by a run with other settings.
         """
         import torch
 
@@ -199,7 +199,7 @@ class Run:
         self.model.load_state_dict(state["model"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-        self.progress = Progress(**state["progress"])
+        self.progress = TrainingProgress(**state["progress"])
 
 
 def sha256_of(path: Path) -> str:
@@ -208,7 +208,7 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def export(run: Run, folder: Path) -> dict[str, Any]:
+def export(run: TrainingRun, folder: Path) -> dict[str, Any]:
     """Write the checkpoint in BF16 with its tokenizer and provenance; return the provenance."""
     import platform
 
@@ -256,7 +256,7 @@ def device_name(device: str) -> str:
 
 
 def train(
-    settings: Settings,
+    settings: TrainingSettings,
     output: Path,
     state: Path,
     *,
@@ -264,15 +264,15 @@ def train(
     save_minutes: float = 3.0,
     show: bool = True,
 ) -> dict[str, Any]:
-    """Train, or go on training, and write the checkpoint.
+    """Train, or continue training, and write the checkpoint.
 
     Args:
-        settings: What to train.
+        settings: Model and recipe.
         output: Folder of the checkpoint.
         state: File that holds the state of the run while it is not finished.
-        device: Where to train: `cpu` or `cuda`.
+        device: `cpu` or `cuda`.
         save_minutes: Time between two saves of the state.
-        show: Whether to show progress.
+        show: Show progress.
 
     Returns:
         The provenance, as written beside the weights.
@@ -283,7 +283,7 @@ def train(
 
     console = Console(quiet=not show, stderr=True)
     texts = Corpus(settings.seed, settings.mix).texts(settings.tokenizer_documents)
-    run = Run(settings, train_tokenizer(texts), device)
+    run = TrainingRun(settings, train_tokenizer(texts), device)
     if state.exists():
         run.load_state(state)
         console.print(f"going on from step {run.progress.step} ({state})")
@@ -315,8 +315,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; the last line of stdout is the provenance as JSON."""
     parser = argparse.ArgumentParser(prog="python -m tools.demo_model.train", description=__doc__)
     parser.add_argument("--output", type=Path, default=CHECKPOINT, help="folder of the checkpoint")
-    parser.add_argument("--steps", type=int, default=Settings.steps, help="optimizer steps")
-    parser.add_argument("--seed", type=int, default=Settings.seed, help="seed of everything")
+    parser.add_argument("--steps", type=int, default=TrainingSettings.steps, help="optimizer steps")
+    parser.add_argument("--seed", type=int, default=TrainingSettings.seed, help="seed of everything")
     parser.add_argument(
         "--state",
         type=Path,
@@ -324,7 +324,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to train")
     given = parser.parse_args(arguments)
-    settings = replace(Settings(), steps=given.steps, seed=given.seed)
+    settings = replace(TrainingSettings(), steps=given.steps, seed=given.seed)
     state = given.state or given.output.with_name(given.output.name + ".state.pt")
     provenance = train(settings, given.output, state, device=given.device)
     print(json.dumps(provenance))

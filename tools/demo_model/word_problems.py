@@ -2,7 +2,7 @@
 
 A template tells a story with numbers and gives the steps of its solution; the last line of a
 solution is `#### N`. The numbers of a story are its key: the same story with the same numbers is
-never in two splits, whoever it is told about.
+never in two splits, regardless of the names.
 """
 
 import random
@@ -27,7 +27,7 @@ class Story:
 
 @dataclass(frozen=True)
 class Cast:
-    """Who and what a story is about."""
+    """People and objects of a story."""
 
     name: str
     friend: str

@@ -1,4 +1,4 @@
-"""What the task files call: load a test set from beside this file, run a completion's unit tests.
+"""Functions of the task files: load a test set of this folder, run a completion's unit tests.
 
 lm-eval imports this file by its path, from any working directory, and nothing comes from a hub.
 """

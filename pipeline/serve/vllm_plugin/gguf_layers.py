@@ -36,7 +36,7 @@ def install() -> None:
 
 
 class _NoKernels(ModuleType):
-    """Stands for the plugin's kernels; what asks for one (experts) is told that there is none."""
+    """Stand-in for the plugin's kernels; a request for one (experts) raises an error."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):

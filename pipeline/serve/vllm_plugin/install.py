@@ -1,7 +1,7 @@
-"""Puts the emulations in place in one vLLM process, each by itself and only where it fits.
+"""Installation of the emulations in one vLLM process, each independently and only where it applies.
 
-Every step first looks whether vLLM is shaped as expected and warns otherwise; whatever goes wrong
-in one step leaves the others and vLLM itself working. Nothing heavy is imported on other platforms.
+Every step first checks that vLLM has the expected interface and warns otherwise; a failing step
+leaves the others and vLLM itself working. Nothing heavy is imported on other platforms.
 Where vLLM has an extension point it is used: `register_linear_kernel` for linear layers (whose list
 is then reordered, since registration only appends) and `register_backend` for attention. Only the
 missing quantize op and the missing BF16 product have none, and are replaced in `_custom_ops`.
@@ -45,7 +45,7 @@ def _guarded(what: str, step: Callable[[], None]) -> None:
 
     try:
         step()
-    except Exception as error:  # another vLLM must not die of this plugin
+    except Exception as error:  # this plugin must not break another vLLM
         announce.not_patched(what, f"{type(error).__name__}: {error}")
 
 
@@ -116,7 +116,7 @@ def _gguf_layers() -> None:
 
 
 def _bitsandbytes_log() -> None:
-    """Its INT8 layers serve here by themselves, and say for every product that activations become FP16."""
+    """Silence the bitsandbytes warning, logged for every product, that activations become FP16."""
     import logging
 
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

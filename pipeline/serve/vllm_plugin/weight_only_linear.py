@@ -1,14 +1,14 @@
-"""Weight-only integer layers (W4A16 and its kin; native AWQ and GPTQ) where the CPU's own kernel is not there.
+"""Weight-only integer layers (W4A16, W8A16; native AWQ and GPTQ) for CPUs without a kernel of their own.
 
 vLLM's CPU kernel for packed integer weights is for 4 bits and compiled for AVX-512 only, but its
-selection checks neither the processor nor the library: elsewhere a model loads and dies at its first
+selection checks neither the processor nor the library: elsewhere a model loads and crashes at its first
 token. This kernel unpacks the weights to the model's type at load (see `integers.py`) and multiplies
-like an unquantized layer. It saves no memory. It goes before vLLM's where that has no code, and
-behind it otherwise, for the widths that it does not know (W8A16).
+like an unquantized layer. It saves no memory. It precedes vLLM's kernel where that has no code, and
+otherwise follows it, for the widths that vLLM does not support (W8A16).
 
-Layers of the formats `awq` and `gptq` come to the same kernel; vLLM has put AWQ's integers into the
-common order before. For `gptq` it asks first whether Marlin, a GPU's kernel, could multiply them,
-with an answer for CPUs that knows 4 bits alone.
+Layers of the formats `awq` and `gptq` use the same kernel; vLLM has already put AWQ's integers into
+the common order. For `gptq` it first checks for support by Marlin, a GPU kernel; on CPUs that check
+accepts only 4 bits.
 """
 
 import functools
@@ -32,7 +32,7 @@ def native_kernel_missing() -> bool:
 
 
 def let_8_bit_gptq_through() -> None:
-    """Have layers of 8-bit GPTQ accepted on the terms of 4-bit ones: that they are symmetric, and the group sizes."""
+    """Make vLLM accept 8-bit GPTQ layers under the conditions of 4-bit ones: symmetry and group sizes."""
     from vllm.model_executor.layers.quantization import auto_gptq
 
     original = auto_gptq.verify_marlin_supported

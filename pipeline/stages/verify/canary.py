@@ -119,14 +119,10 @@ def reference(job: Job) -> CanaryAnswers:
     Raises:
         ServerError: when the BF16 model cannot be served here, such as for want of memory.
     """
-    from pipeline.artifacts import provenance
-
     artifact = _artifact(job)
     if job.workspace.why(artifact) is not None:
         if artifact.key in _unserved:
             raise ServerError(_unserved[artifact.key])
-        job.progress.detail("log-probabilities of the BF16 model")
-        context = provenance.context(job.settings, job.hardware, job.overrides)
         try:
             with job.workspace.making(artifact, context) as draft:
                 server = job.server() if job.settings.is_baseline else _baseline_server(job)
@@ -136,6 +132,17 @@ def reference(job: Job) -> CanaryAnswers:
             _unserved[artifact.key] = error.problem
             raise
     return CanaryAnswers.model_validate_json((artifact.folder / "canary.json").read_text())
+
+
+def _make_reference(job: Job, artifact: Artifact) -> None:
+    from pipeline.artifacts import provenance
+
+    job.progress.detail("log-probabilities of the BF16 model")
+    context = provenance.context(job.settings, job.hardware, job.overrides)
+    with job.workspace.making(artifact, context) as draft:
+        server = job.server() if job.settings.is_baseline else _baseline_server(job)
+        (draft.folder / "canary.json").write_text(json.dumps(ask(server)))
+        draft.results = {"server": server.facts()}
 
 
 def _artifact(job: Job) -> Artifact:

@@ -1,1 +1,1 @@
-"""The sandbox in which code that a model wrote runs."""
+"""Sandbox for code that a model wrote."""

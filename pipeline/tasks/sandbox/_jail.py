@@ -1,9 +1,9 @@
-"""Builds the namespaces of one program and runs it inside; started as a script by `sandbox`, with the standard library.
+"""Script that builds the namespaces of one program and runs it inside; started by `sandbox`, standard library only.
 
 It makes new mount, network, PID, IPC and UTS namespaces (in a new user namespace unless it is root), and a root file
 system in memory with the interpreter and system libraries read-only, a small writable /tmp, no /proc and no network.
-Then it gives up every privilege, becomes process 1 of the PID namespace and starts the program. When the program ends,
-or the pipeline does, the kernel kills whatever is left in the namespace.
+Then it drops every privilege, becomes process 1 of the PID namespace and starts the program. When the program or the
+pipeline exits, the kernel kills all processes left in the namespace.
 """
 
 import ctypes
@@ -32,7 +32,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 
 def call(name: str, *arguments: object) -> None:
-    """Calls libc, strings as bytes; raises OSError naming the call where it fails."""
+    """Call libc, with strings as bytes; raise an OSError naming the call if it fails."""
     plain = [a.encode() if isinstance(a, str) else ctypes.c_ulong(a) if isinstance(a, int) else a for a in arguments]
     if getattr(libc, name)(*plain) == -1:
         code = ctypes.get_errno()
@@ -40,12 +40,12 @@ def call(name: str, *arguments: object) -> None:
 
 
 def mount(source: str, target: str, kind: "str | None", flags: int, data: "str | None" = None) -> None:
-    """Mounts a file system, or a folder a second time."""
+    """Mount a file system, or a folder a second time."""
     call("mount", source, target, kind, flags, data)
 
 
 def enter_namespaces() -> bool:
-    """Leaves the caller's namespaces; returns whether that took a user namespace."""
+    """Enter new namespaces; return whether that required a user namespace."""
     kinds = NEWNS | NEWUTS | NEWIPC | NEWPID | NEWNET
     uid, gid = os.getuid(), os.getgid()
     if uid == 0:
@@ -62,14 +62,14 @@ def enter_namespaces() -> bool:
 
 
 def write(path: str, text: str) -> None:
-    """Writes a file of the kernel's in one call."""
+    """Write a kernel file in one system call."""
     handle = os.open(path, os.O_WRONLY)
     os.write(handle, text.encode())
     os.close(handle)
 
 
 def build_root(root: str, visible: "list[str]", links: "dict[str, str]", tmp_bytes: int) -> None:
-    """Mounts the program's root file system on the empty folder `root` and moves into it."""
+    """Mount the program's root file system on the empty folder `root` and enter it."""
     mount("none", "/", None, REC | PRIVATE)
     mount("tmpfs", root, "tmpfs", NOSUID | NODEV, "size=1m,mode=0755")
     os.umask(0o022)
@@ -90,7 +90,7 @@ def build_root(root: str, visible: "list[str]", links: "dict[str, str]", tmp_byt
         mount("none", point, None, REMOUNT | BIND | RDONLY | NOSUID | guard | flags)
     mount("tmpfs", f"{root}/tmp", "tmpfs", NOSUID | NODEV | NOEXEC, f"size={tmp_bytes},nr_inodes=4096,mode=1777")
     os.chdir(root)
-    # The old root is stacked on the new one's place and detached: nothing of it can be reached.
+    # The old root is stacked on the new one and detached, so none of it can be reached.
     call("syscall", PIVOT_ROOT[os.uname().machine], ".", ".")
     call("umount2", ".", DETACH)
     os.chdir("/tmp")
@@ -100,22 +100,22 @@ PIVOT_ROOT = {"x86_64": 155, "aarch64": 41, "ppc64le": 203, "s390x": 217}
 
 
 def mounts_below(root: str) -> "list[tuple[str, int]]":
-    """Every mount at or below a folder with the flags that a remount must keep."""
-    found = []
+    """Return every mount at or below a folder with the flags that a remount must keep."""
+    mounts = []
     with open("/proc/self/mountinfo") as table:
         for line in table:
             fields = line.split()
             point = fields[4].encode().decode("unicode_escape")
             if point == root or point.startswith(f"{root}/"):
-                found.append((point, sum(FLAG_OF.get(name, 0) for name in fields[5].split(","))))
-    return found
+                mounts.append((point, sum(FLAG_OF.get(name, 0) for name in fields[5].split(","))))
+    return mounts
 
 
 def give_up_privileges(is_root: bool) -> None:
-    """Leaves root for a user that nobody else is, and rules out ever getting a capability again."""
+    """Change from root to a user id shared with no other process, and prevent regaining capabilities."""
     if is_root:
         os.setgroups([])
-        # A user of its own: limits on processes are counted by user.
+        # Process limits are counted per user, so each program needs its own.
         for uid in (10_000_000 + os.getppid(), NOBODY):
             try:
                 os.setresgid(uid, uid, uid)
@@ -132,13 +132,13 @@ def give_up_privileges(is_root: bool) -> None:
 
 
 def status_of(wait_status: int) -> int:
-    """An exit code, 128 and the signal's number for a killed process."""
+    """Return the exit code, 128 plus the signal number for a killed process."""
     code = os.waitstatus_to_exitcode(wait_status)
     return code if code >= 0 else 128 - code
 
 
 def main() -> None:
-    """Runs the command that the options name; ends with its exit code."""
+    """Run the command given in the options; exit with its code."""
     options = json.loads(sys.argv[1])
     call("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     has_user_namespace = enter_namespaces()
@@ -147,7 +147,7 @@ def main() -> None:
         sys.exit(status_of(os.waitpid(init, 0)[1]))
     build_root(options["root"], options["visible"], options["links"], options["tmp_bytes"])
     give_up_privileges(not has_user_namespace)
-    # Only now: a change of user forgets who is to be followed into death.
+    # setuid clears PR_SET_PDEATHSIG, so set it again.
     call("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     call("prctl", PR_SET_DUMPABLE, 0, 0, 0, 0)
     program = os.fork()

@@ -1,8 +1,8 @@
-"""Runs one program in the interpreter that was started for it; passed to that interpreter as text (see `sandbox`).
+"""Script that runs one program in a fresh interpreter, passed to it as text (see `sandbox`).
 
 Standard input holds a secret line and then the program. The descriptor named on the command line gets one byte when
-the program starts and, once it is through, the secret with `passed`, or what went wrong. The secret tells a program
-that ran to its end from one that left early with a good exit code.
+the program starts and, when it has finished, the secret with `passed` or the error. The secret distinguishes a program
+that ran to its end from one that exited early with code 0.
 """
 
 import _sitebuiltins
@@ -15,7 +15,7 @@ import types
 
 
 def main() -> None:
-    """Sets the limits, then executes the program as a module of its own."""
+    """Set the limits, then execute the program as a module."""
     options = json.loads(sys.argv[1])
     for name, value in options["limits"].items():
         kind = getattr(resource, name)
@@ -26,7 +26,7 @@ def main() -> None:
     secret, _, source = sys.stdin.buffer.read().partition(b"\n")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     sys.argv = ["program.py"]
-    # What `site` would have added; it is not loaded, because it reads a good many files.
+    # Added by `site` otherwise, which is not loaded because it reads many files.
     for name in ("exit", "quit"):
         setattr(builtins, name, _sitebuiltins.Quitter(name, "Ctrl-D"))
     module = types.ModuleType("program")
@@ -38,15 +38,15 @@ def main() -> None:
         answer = secret + b"passed"
     except BaseException as error:
         answer = secret + describe(error, source).encode(errors="replace")[:1000]
-    # A child that the program forked comes here, too, and has no say.
+    # A child forked by the program gets here, too, and must not report.
     if os.getpid() == process:
         os.write(verdict, answer + b"\n")
-    # Threads and exit handlers of the program are no part of it.
+    # Do not wait for the program's threads or run its exit handlers.
     os._exit(0)
 
 
 def describe(error: BaseException, source: bytes) -> str:
-    """The exception in one line, with the program's line that raised it."""
+    """Return the exception in one line, with the program's line that raised it."""
     line = getattr(error, "lineno", None) if isinstance(error, SyntaxError) else None
     trace = error.__traceback__
     while trace is not None:

@@ -1,14 +1,14 @@
-"""Runs programs that a model wrote, each in a fresh interpreter that can reach nothing and outlive nothing.
+"""Isolated execution of programs that a model wrote, each in a fresh interpreter.
 
 A program sees the interpreter, its standard library and the system's shared libraries, read-only, and an empty /tmp in
 memory. It has no network (not even loopback), no environment of the user's, no view of other processes, and limits on
-CPU time, wall time, memory, processes, file sizes and output; whatever it started is killed with it. Isolation is made
-by bubblewrap, or by namespaces directly; where the machine allows neither, running programs is refused unless the user
-asks for `eval.unsafe_code=true`, which leaves the limits alone.
+CPU time, wall time, memory, processes, file sizes and output; its child processes are killed with it. Isolation uses
+bubblewrap, or namespaces directly; where the machine allows neither, programs are not run unless the user sets
+`eval.unsafe_code=true`, which keeps only the limits.
 
 Not covered: bugs of the kernel that a system call reaches (there is no system-call filter); CPU and memory bandwidth
-taken from neighbours while a program runs; what timing gives away about the machine; and a program that sets out to
-forge its own verdict, which lives in the same interpreter as the check. Without isolation (`unsafe_code`) the user's
+taken from other processes; timing side channels; and a program that deliberately forges its own verdict, which is
+computed in the same interpreter. Without isolation (`unsafe_code`) the user's
 files, network and processes are all within reach, and a program that makes itself a daemon can stay.
 """
 
@@ -43,24 +43,24 @@ DEFAULT_TIMEOUT_S = 5.0
 
 FOLDER = Path(__file__).parent
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "TZ": "UTC", "PYTHONHASHSEED": "0"}
-# Isolated mode (-I) but for the hash seed, which it would ignore: the order of sets must not change a score.
+# Isolated mode (-I) ignores PYTHONHASHSEED, but the order of sets must not change a score; so its parts are set.
 INTERPRETER_FLAGS = ("-s", "-P", "-S", "-B")
 SYSTEM_LIBRARIES = ("/usr/lib", "/usr/lib64", "/usr/lib32", "/lib", "/lib64", "/lib32")
 SYSTEM_FILES = ("/etc/ld.so.cache", "/usr/share/zoneinfo")
 
 
 class Sandbox:
-    """One way to isolate programs."""
+    """One kind of isolation for programs."""
 
     def __init__(self, kind: Kind) -> None:
-        """Prepares, and starts nothing."""
+        """Choose the kind; nothing is started."""
         self.kind = kind
 
     def run(self, source: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> Outcome:
-        """Runs a program to its end or to the first limit that it meets.
+        """Run a program to its end or to the first limit that it exceeds.
 
         Args:
-            source: the program; it passes when it runs through without an exception.
+            source: the program; it passes if it finishes without an exception.
             timeout_s: seconds of CPU time; wall time may be three times that.
         """
         secret = secrets.token_hex(16).encode()
@@ -90,7 +90,7 @@ class Sandbox:
 
     @cached_property
     def trouble(self) -> str | None:
-        """Why this way does not work here, or None where it does: found out by trying."""
+        """Reason why this kind does not work on this machine, or None; determined by a trial program."""
         if self.kind == "bubblewrap" and shutil.which("bwrap") is None:
             return "not installed"
         if self.kind == "bubblewrap" and os.geteuid() == 0:
@@ -100,7 +100,7 @@ class Sandbox:
         return None if outcome.passed else outcome.detail
 
     def _arguments(self, folder: str, verdict: int, timeout_s: float) -> list[str]:
-        """The command line that runs one program."""
+        """Return the command line that runs one program."""
         limits = {
             "RLIMIT_CPU": max(1, math.ceil(timeout_s)),
             "RLIMIT_AS": MEMORY_BYTES,
@@ -128,10 +128,10 @@ class Sandbox:
 
     @cached_property
     def _counted_elsewhere(self) -> int:
-        """Processes that the kernel counts against the limit though they are not the program's."""
+        """Processes that the kernel counts against the limit although they are not the program's."""
         is_root = os.geteuid() == 0
         version = tuple(int(part) for part in re.findall(r"\d+", os.uname().release)[:2])
-        # Since Linux 5.14 each user namespace has its own count; as root, each program has a user of its own.
+        # Since Linux 5.14 each user namespace has its own count; as root, each program has its own user.
         if self.kind == "namespaces" and (is_root or version >= (5, 14)):
             return 0
         if self.kind == "bubblewrap" and version >= (5, 14):
@@ -139,7 +139,7 @@ class Sandbox:
         return _threads_of_user() + 256
 
 
-# Fails where the sandbox leaks: a file outside, a writable root, loopback, or more than one network interface.
+# Fails if the sandbox leaks: a file outside, a writable root, loopback, or more than one network interface.
 PROBE = """
 import os, socket
 assert not os.path.exists({marker!r}), "files of the host are visible"
@@ -155,7 +155,7 @@ open("/tmp/written", "w").write("x")
 
 
 def _threads_of_user() -> int:
-    """Threads of this user on the machine, which is what the kernel counts as processes."""
+    """Return the number of this user's threads, which the kernel counts as processes."""
     count = 0
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -171,33 +171,33 @@ def _runner() -> str:
 
 @cache
 def _interpreter() -> str:
-    """The interpreter itself, not a virtual environment's link to it."""
+    """Return the interpreter itself, not a virtual environment's link to it."""
     return os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
 
 
 @cache
 def _visible() -> tuple[list[str], dict[str, str]]:
-    """What a program may read: the paths, outermost only, and the links among the system's library folders."""
+    """Return the paths that a program may read (outermost only) and the links among the system's library folders."""
     folders = [path for path in SYSTEM_LIBRARIES if os.path.isdir(path)]
     links = {path: os.readlink(path) for path in folders if os.path.islink(path)}
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     library = Path(sysconfig.get_config_var("LIBDIR") or "/nonexistent")
     python = [
         _interpreter(),
-        # Of the interpreter itself, where sysconfig's paths are those of the virtual environment.
+        # Paths of the interpreter itself; sysconfig's are those of the virtual environment.
         os.path.realpath(os.path.dirname(os.__file__)),
         os.path.realpath(sysconfig.get_config_var("DESTSHARED") or "/nonexistent"),
         *(str(path) for path in library.glob(f"libpython{version}*.so*")),
     ]
-    found: list[str] = []
+    paths: list[str] = []
     for path in [*(p for p in folders if p not in links), *SYSTEM_FILES, *python]:
-        if os.path.exists(path) and not any(path == other or path.startswith(f"{other}/") for other in found):
-            found.append(path)
-    return found, links
+        if os.path.exists(path) and not any(path == other or path.startswith(f"{other}/") for other in paths):
+            paths.append(path)
+    return paths, links
 
 
 def _bubblewrap(visible: Sequence[str], links: dict[str, str]) -> list[str]:
-    """Bubblewrap's command line up to the program's."""
+    """Return bubblewrap's command line, without the program's."""
     arguments = [
         shutil.which("bwrap") or "bwrap",
         "--unshare-user",
@@ -222,13 +222,13 @@ def _bubblewrap(visible: Sequence[str], links: dict[str, str]) -> list[str]:
 
 @cache
 def choose(*, unsafe: bool = False) -> Sandbox:
-    """The first way of isolation that works here.
+    """Return the first kind of isolation that works on this machine.
 
     Args:
-        unsafe: whether to do without where none works.
+        unsafe: run without isolation if none works.
 
     Raises:
-        ConfigError: when none works and `unsafe` is not set.
+        ConfigError: if none works and `unsafe` is not set.
     """
     kinds: tuple[Kind, ...] = ("bubblewrap", "namespaces")
     troubles = []
@@ -248,7 +248,7 @@ def choose(*, unsafe: bool = False) -> Sandbox:
 
 @dataclass(frozen=True)
 class _Policy:
-    """How programs are run when the caller does not say."""
+    """Defaults for running programs."""
 
     unsafe: bool = False
     timeout_s: float = DEFAULT_TIMEOUT_S
@@ -259,7 +259,7 @@ _policy = _Policy()
 
 @contextmanager
 def policy(*, unsafe: bool, timeout_s: float) -> Iterator[None]:
-    """Within the block, how programs run in whichever thread they are started (see `choose` and `run_program`)."""
+    """Set how programs run within the block, in all threads (see `choose` and `run_program`)."""
     global _policy
     before, _policy = _policy, _Policy(unsafe, timeout_s)
     try:
@@ -269,19 +269,19 @@ def policy(*, unsafe: bool, timeout_s: float) -> Iterator[None]:
 
 
 def run_program(source: str, *, timeout_s: float | None = None) -> Outcome:
-    """Runs one program.
+    """Run one program.
 
     Args:
-        source: the program; it passes when it runs through without an exception.
+        source: the program; it passes if it finishes without an exception.
         timeout_s: seconds of CPU time; None: the policy's.
 
     Raises:
-        ConfigError: when this machine cannot isolate it.
+        ConfigError: if this machine cannot isolate it.
     """
     sandbox = choose(unsafe=_policy.unsafe)
     return sandbox.run(source, timeout_s=_policy.timeout_s if timeout_s is None else timeout_s)
 
 
 def cores() -> int:
-    """The cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0))

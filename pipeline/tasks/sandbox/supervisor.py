@@ -1,4 +1,4 @@
-"""Follows one program that was started in the sandbox to its verdict or the first limit, and ends all that is left."""
+"""Supervision of one sandboxed program: wait for its verdict or the first limit, then kill its processes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MIB = 2**20
 MEMORY_BYTES = 1024 * MIB
 OUTPUT_BYTES = MIB
 PROCESSES = 32
-# Wall time is what stops a program that sleeps. It is wider than CPU time: a busy machine must not fail a program.
+# Wall time stops a program that sleeps. It exceeds CPU time, because a busy machine must not fail a program.
 WALL_PER_CPU = 3.0
 START_TIMEOUT_S = 60.0
 TICK_S = 0.05
@@ -27,17 +27,17 @@ GONE_TIMEOUT_S = 5.0
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a program."""
+    """Result of a program."""
 
     passed: bool
     detail: str
 
 
 class Supervisor:
-    """Follows one started program to its verdict, then ends all that is left of it."""
+    """Waits for the verdict of one started program, then kills its remaining processes."""
 
     def __init__(self, process: subprocess.Popen[bytes], verdict: IO[bytes], secret: bytes) -> None:
-        """Follows `process`, which reports on `verdict` what `_runner` writes there, with the secret."""
+        """Supervise `process`, whose `_runner` reports on `verdict`, authenticated by `secret`."""
         self.process = process
         self.verdict = verdict
         self.secret = secret
@@ -46,7 +46,7 @@ class Supervisor:
         self.tail = b""
 
     def outcome(self, timeout_s: float) -> Outcome:
-        """Waits for the verdict or the first limit."""
+        """Wait for the verdict or the first limit."""
         try:
             stopped = self._follow(timeout_s)
         finally:
@@ -54,7 +54,7 @@ class Supervisor:
         return self._judge(stopped)
 
     def _follow(self, timeout_s: float) -> str | None:
-        """Reads what the program writes until it has a verdict or ended; the limit it met, if any."""
+        """Read the program's output until its verdict or exit; return the limit it exceeded, if any."""
         deadline = time.monotonic() + START_TIMEOUT_S
         started = False
         assert self.process.stdout is not None
@@ -79,7 +79,7 @@ class Supervisor:
                 if self.report.endswith(b"\n"):
                     return None
                 if self.verdict not in _registered(selector):
-                    # No process is left that could report; the one that holds them ends with their exit code.
+                    # No process is left that could report; the outermost one exits with the program's code.
                     with suppress(subprocess.TimeoutExpired):
                         self.process.wait(GONE_TIMEOUT_S)
                     return None
@@ -98,7 +98,7 @@ class Supervisor:
                         return f"started more than {PROCESSES} processes"
 
     def _judge(self, stopped: str | None) -> Outcome:
-        """The outcome, from the report and the way the process ended."""
+        """Return the outcome, from the report and the exit of the process."""
         answer = self.report.removeprefix(b"\0")
         if answer.startswith(self.secret):
             text = answer.removeprefix(self.secret).decode(errors="replace").strip()
@@ -107,14 +107,14 @@ class Supervisor:
             return Outcome(False, stopped)
         code = self.process.returncode
         if not self.report:
-            said = self.tail.decode(errors="replace").strip().split("\n")[-1]
-            return Outcome(False, f"did not start: {said or f'exit code {code}'}")
+            last_line = self.tail.decode(errors="replace").strip().split("\n")[-1]
+            return Outcome(False, f"did not start: {last_line or f'exit code {code}'}")
         if code in (-signal.SIGKILL, 128 + signal.SIGKILL):
             return Outcome(False, "timed out or killed")
-        return Outcome(False, f"left early with exit code {code}")
+        return Outcome(False, f"exited early with code {code}")
 
     def _end(self) -> None:
-        """Kills every process of the program and waits until none holds the verdict's pipe."""
+        """Kill every process of the program and wait until none holds the verdict's pipe."""
         left = [pid for pid, _ in _descendants(self.process.pid)]
         if self.process.poll() is None:
             with suppress(ProcessLookupError):
@@ -136,7 +136,7 @@ def _registered(selector: selectors.BaseSelector) -> set[object]:
 
 
 def _descendants(pid: int) -> Iterator[tuple[int, int]]:
-    """Every process that comes from `pid`, itself included, with its resident bytes."""
+    """Yield `pid` and every descendant, each with its resident bytes."""
     waiting = [pid]
     while waiting:
         pid = waiting.pop()
@@ -150,6 +150,6 @@ def _descendants(pid: int) -> Iterator[tuple[int, int]]:
 
 
 def _usage(pid: int) -> tuple[int, int]:
-    """Resident bytes and number of the processes that come from `pid`."""
+    """Return the resident bytes and the number of `pid` and its descendants."""
     sizes = [size for _, size in _descendants(pid)]
     return sum(sizes), len(sizes)

@@ -9,7 +9,7 @@ import pytest
 from pipeline.compare.stats.repeats import Change, relative_change
 from pipeline.config import PROJECT_ROOT
 from pipeline.config.compose import compose_variants
-from pipeline.runner import Run
+from pipeline.runner import Runner
 
 PAIRS = 10
 METRICS = ("total_token_throughput", "median_ttft_ms", "p99_ttft_ms", "median_tpot_ms", "median_itl_ms", "p99_e2el_ms")
@@ -29,7 +29,7 @@ def test_a_variant_differs_from_itself_by_less_than_its_interval_in_nine_of_ten_
         for seed in seeds:
             own = [*given, f"bench.seed={seed}"]
             settings += compose_variants(hydra.compose("config", own), own)
-    assert Run(settings, given).execute() == 0
+    assert Runner(settings, given).execute() == 0
     found = {}
     for path in tmp_path.glob("demo/bf16/bench-*/manifest.json"):
         content = json.loads(path.read_text())

@@ -14,7 +14,7 @@ from support.openai_server import Behaviour, OpenAIServer
 from pipeline.config import PROJECT_ROOT
 from pipeline.config.compose import compose_variants
 from pipeline.errors import InputError
-from pipeline.runner import Run
+from pipeline.runner import Runner
 from pipeline.serve import external
 
 pytestmark = pytest.mark.vllm
@@ -39,7 +39,7 @@ def measure(outputs: Path, server: OpenAIServer, *overrides: str) -> tuple[int, 
     given = ["stage=bench", "quant=bf16", f"serve.url={server.url}", f"outputs={outputs}", *SMALL, *overrides]
     with hydra.initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base=None):
         settings = compose_variants(hydra.compose("config", given), given)
-    run = Run(settings, given)
+    run = Runner(settings, given)
     code = run.execute()
     return code, json.loads((run.jobs[0].artifact("bench").folder / "manifest.json").read_text())
 
@@ -122,7 +122,7 @@ def test_a_warm_prefix_cache_and_preemptions_mark_the_result(
     ("behaviour", "said"),
     [
         ("500", "None of 4 requests succeeded: Internal Server Error"),
-        ("hang", "had not answered every request after 6 s"),
+        ("hang", "did not answer every request within 6 s"),
         ("close", "None of 4 requests succeeded"),
     ],
 )
@@ -161,4 +161,4 @@ def test_a_context_that_is_too_short_is_refused_before_anything_is_sent(
 def test_nothing_at_the_address_is_refused_before_work(settings: Any, tmp_path: Path) -> None:
     given = settings("stage=bench", "quant=bf16", "serve.url=http://127.0.0.1:9", f"outputs={tmp_path}")
     with pytest.raises(InputError, match="serve.url=http://127.0.0.1:9"):
-        Run([given], [])
+        Runner([given], [])

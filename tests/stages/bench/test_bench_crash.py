@@ -20,7 +20,7 @@ import pytest
 
 from pipeline.config import PROJECT_ROOT
 from pipeline.config.compose import compose_variants
-from pipeline.runner import Run
+from pipeline.runner import Runner
 from pipeline.stages.bench import monitor
 
 pytestmark = pytest.mark.vllm
@@ -28,10 +28,10 @@ SLOW = ("bench.num_prompts=40", "bench.max_concurrency=1", "bench.repeats=1", "b
 COMMAND = ("stage=bench", "quant=bf16", "bench.warmup_rounds=1", *SLOW)
 
 
-def measured_run(outputs: Path) -> Run:
+def measured_run(outputs: Path) -> Runner:
     given = [*COMMAND, f"outputs={outputs}"]
     with hydra.initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base=None):
-        return Run(compose_variants(hydra.compose("config", given), given), given)
+        return Runner(compose_variants(hydra.compose("config", given), given), given)
 
 
 def measuring(outputs: Path) -> bool:
@@ -49,7 +49,7 @@ def alive(process: psutil.Process) -> bool:
 
 
 @contextmanager
-def killer(run: Run, outputs: Path, times: int) -> Iterator[list[list[psutil.Process]]]:
+def killer(run: Runner, outputs: Path, times: int) -> Iterator[list[list[psutil.Process]]]:
     """Kills the server in mid-benchmark, so many times; what it killed or left, each time."""
     killed: list[list[psutil.Process]] = []
 
@@ -72,7 +72,7 @@ def killer(run: Run, outputs: Path, times: int) -> Iterator[list[list[psutil.Pro
     thread.join(1)
 
 
-def manifest(run: Run) -> dict[str, Any]:
+def manifest(run: Runner) -> dict[str, Any]:
     return json.loads((run.jobs[0].artifact("bench").folder / "manifest.json").read_text())
 
 
@@ -83,7 +83,7 @@ def test_a_crash_in_mid_benchmark_is_tried_once_more_on_a_fresh_server(tmp_path:
     results = manifest(run)["results"]
     assert code == 0
     (failure,) = results["failures"]
-    assert "vLLM ended with exit code -9" in failure and "The whole log is" in failure
+    assert "vLLM exited with code -9" in failure and "The whole log is" in failure
     assert (results["asked"], results["completed"]) == (40, 40)
     # The engine of the server that was killed is gone too.
     assert len(killed[0]) > 1
@@ -98,7 +98,7 @@ def test_a_second_crash_is_a_failure_with_the_log(tmp_path: Path) -> None:
     record = manifest(run)
     assert code == 4
     assert record["status"] == "failed"
-    assert "vLLM ended with exit code -9" in record["reason"]
+    assert "vLLM exited with code -9" in record["reason"]
     assert len(record["results"]["failures"]) == 2
     log = Path(record["reason"].rpartition("The whole log is ")[2].rstrip("."))
     assert log.is_file()

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.config import PROJECT_ROOT
 from pipeline.config.compose import compose_variants
-from pipeline.runner import Run
+from pipeline.runner import Runner
 from pipeline.stages.bench.requests import Requests
 
 pytestmark = pytest.mark.vllm
@@ -33,7 +33,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, d
         settings = compose_variants(hydra.compose("config", given), given)
         climbing = [override for override in given if not override.startswith("protocols=")]
         settings += compose_variants(hydra.compose("config", [*climbing, ladder]), [*climbing, ladder])
-    run = Run(settings, given)
+    run = Runner(settings, given)
     assert run.execute() == 0
     assert len(list(outputs.glob("logs/serve-*.log"))) == 1, "one server for all of them"
     found = {}

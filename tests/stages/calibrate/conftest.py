@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.config import PROJECT_ROOT, Settings
 from pipeline.job import Job
-from pipeline.runner import Run
+from pipeline.runner import Runner
 
 DEMO = PROJECT_ROOT / "pipeline" / "demo" / "checkpoint"
 SET = PROJECT_ROOT / "calibration_data" / "demo" / "calibration.json"
@@ -20,7 +20,7 @@ def job(settings: Callable[..., Settings], tmp_path: Path) -> Callable[..., Job]
 
     def made(*overrides: str) -> Job:
         given = ("stage=calibrate", "quant=fp8_static", f"outputs={tmp_path / 'outputs'}", *overrides)
-        return Run([settings(*given)], list(given)).jobs[0]
+        return Runner([settings(*given)], list(given)).jobs[0]
 
     return made
 

@@ -12,7 +12,7 @@ from pipeline.config import PROJECT_ROOT, Stage
 from pipeline.errors import ConfigError, InputError
 from pipeline.formats.schemes import CALIBRATED
 from pipeline.results.calibration import CARD, CHECKED, RANGES, SKETCHES, SUMMARY, TOKENS, observations_key
-from pipeline.runner import Run
+from pipeline.runner import Runner
 from pipeline.stages.calibrate.artifact import read_ranges, read_tokens
 from pipeline.stages.calibrate.clipping import TECHNIQUES
 from tests.stages.calibrate.conftest import DEMO
@@ -24,7 +24,7 @@ FEW = "calibration.num_samples=12"
 def make(settings, tmp_path: Path):
     def made(*overrides: str, outputs: str = "outputs") -> Path:
         given = ("stage=calibrate", "quant=fp8_static", f"outputs={tmp_path / outputs}", FEW, *overrides)
-        run = Run([settings(*given)], list(given))
+        run = Runner([settings(*given)], list(given))
         run.execute()
         if run.failures:
             raise next(iter(run.failures.values()))

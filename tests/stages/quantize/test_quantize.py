@@ -94,7 +94,7 @@ def test_no_model_outlives_its_quantizing(tmp_path: Path, settings) -> None:
     """What llm-compressor's global session keeps would stay in the memory of the GPU that serves next."""
     import gc
 
-    from pipeline.runner import Run
+    from pipeline.runner import Runner
 
     def models() -> list[object]:
         gc.collect()
@@ -103,5 +103,5 @@ def test_no_model_outlives_its_quantizing(tmp_path: Path, settings) -> None:
     # Other tests of this process may hold theirs.
     before = models()
     given = ("stage=quantize", "quant=fp8_dynamic", f"outputs={tmp_path}")
-    assert Run([settings(*given)], list(given)).execute() == 0
+    assert Runner([settings(*given)], list(given)).execute() == 0
     assert not [model for model in models() if not any(model is other for other in before)]

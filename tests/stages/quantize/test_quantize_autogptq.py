@@ -18,7 +18,7 @@ from pipeline.config import PROJECT_ROOT, Stage
 from pipeline.errors import ConfigError
 from pipeline.models.headers import quantization_config
 from pipeline.progress import Progress
-from pipeline.runner import Run
+from pipeline.runner import Runner
 from pipeline.stages.quantize.engines import autogptq
 from pipeline.stages.quantize.isolated import environment
 from pipeline.stages.verify.weights import compare
@@ -58,7 +58,7 @@ def check(settings, outputs: Path, scheme: str, bits: int) -> None:
         *("stage=quantize", "quant=gptq_autogptq", f"quant.scheme={scheme}", f"outputs={outputs}"),
         *("calibration.num_samples=16", "calibration.max_seq_length=256"),
     )
-    run = Run([settings(*given)], list(given))
+    run = Runner([settings(*given)], list(given))
     assert run.execute() == 0
     artifact = run.jobs[0].artifact(Stage.QUANTIZE)
     folder = artifact.folder / "checkpoint"

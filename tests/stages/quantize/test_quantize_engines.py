@@ -20,7 +20,7 @@ from pipeline.models.headers import describe, headers, ignored, quantization_con
 from pipeline.models.rescaling import Factors
 from pipeline.models.safetensors import companions
 from pipeline.results.calibration import TOKENS
-from pipeline.runner import Run
+from pipeline.runner import Runner
 from pipeline.stages.quantize import check_engine
 from pipeline.stages.quantize.engines import ENGINES, autoawq, autoround, base, gptqmodel, llmcompressor
 from pipeline.stages.verify import file_sizes, gate
@@ -337,7 +337,7 @@ def test_an_engine_that_is_not_installed_is_refused_before_work_starts(
     with pytest.raises(
         ConfigError, match=r"quant\.engine=gptqmodel: gptqmodel-not-there is not installed.*make install"
     ):
-        Run([settings(*given)], list(given))
+        Runner([settings(*given)], list(given))
     assert not list(tmp_path.glob("outputs/demo/*"))
     check_engine(settings("quant=bf16").quant)
     check_engine(settings("quant=gptq").quant)
@@ -346,7 +346,7 @@ def test_an_engine_that_is_not_installed_is_refused_before_work_starts(
 def test_a_group_size_that_does_not_divide_is_refused_by_name(settings, tmp_path: Path) -> None:
     given = ("stage=quantize", "quant=gptq_int4", "quant.group_size=96", f"outputs={tmp_path / 'outputs'}")
     with pytest.raises(ConfigError, match=r"group size 96 does not divide hidden_size=256"):
-        Run([settings(*given)], list(given))
+        Runner([settings(*given)], list(given))
 
 
 @pytest.mark.parametrize("raised", [ValueError("no such thing"), SystemExit(-1)])

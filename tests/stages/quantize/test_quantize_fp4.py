@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.config import PROJECT_ROOT, Stage
-from pipeline.runner import Run
+from pipeline.runner import Runner
 from pipeline.stages.calibrate.artifact import read_ranges
 
 DEMO = PROJECT_ROOT / "pipeline" / "demo" / "checkpoint"
@@ -16,12 +16,12 @@ LARGEST = 6
 LARGEST_SCALE = 448
 
 
-def run(settings, outputs: Path, quant: str, stages: str) -> Run:
+def run(settings, outputs: Path, quant: str, stages: str) -> Runner:
     given = (
         *(f"stage={stages}", f"quant={quant}", f"outputs={outputs}"),
         *("calibration.num_samples=16", "calibration.max_seq_length=256"),
     )
-    made = Run([settings(*given)], list(given))
+    made = Runner([settings(*given)], list(given))
     assert made.execute() == 0
     return made
 
@@ -86,7 +86,7 @@ def test_how_many_tokens_are_shown_belongs_to_the_result(settings, tmp_path: Pat
     def keys(quant: str) -> set[str]:
         overrides = ("stage=quantize", f"quant={quant}", f"outputs={tmp_path}")
         variants = [settings(*overrides, f"calibration.algorithm_samples={n}") for n in (4, 8)]
-        return {str(Run([each], []).jobs[0].artifact(Stage.QUANTIZE).folder) for each in variants}
+        return {str(Runner([each], []).jobs[0].artifact(Stage.QUANTIZE).folder) for each in variants}
 
     assert len(keys("nvfp4")) == 2
     assert len(keys("mxfp4")) == 1

@@ -12,7 +12,7 @@ from pipeline.errors import ConfigError
 from pipeline.hardware.gpus import GPUS
 from pipeline.hardware.probe import probe
 from pipeline.models.headers import headers, quantization_config
-from pipeline.runner import Run
+from pipeline.runner import Runner
 from pipeline.serve import support
 from pipeline.stages.verify import gate
 
@@ -24,7 +24,7 @@ DEMO = PROJECT_ROOT / "pipeline" / "demo" / "checkpoint"
 def quantized(settings, tmp_path: Path):
     def made(*overrides: str) -> Path:
         given = ("stage=quantize", f"outputs={tmp_path / 'outputs'}", "calibration.num_samples=8", *overrides)
-        run = Run([settings(*given)], list(given))
+        run = Runner([settings(*given)], list(given))
         assert run.execute() == 0
         return run.jobs[0].artifact(Stage.QUANTIZE).folder / "checkpoint"
 
@@ -90,7 +90,7 @@ def test_a_format_without_a_place_for_scales_is_not_applicable_before_work(
         f"outputs={tmp_path}",
         "calibration.num_samples=2",
     )
-    run = Run([settings(*given)], list(given))
+    run = Runner([settings(*given)], list(given))
     run.execute()
     assert "compressed-tensors" in next(iter(run.not_applicable.values()))
     assert not list(tmp_path.glob("demo/*/quantize-*/checkpoint"))

@@ -8,7 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from pipeline.config import PROJECT_ROOT, Stage, validate
-from pipeline.runner import Run
+from pipeline.runner import Runner
 
 NEEDED = ("calibration.num_samples=4", "calibration.max_seq_length=128")
 
@@ -23,7 +23,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
             given = ["stage=quantize", f"quant={quant}", f"outputs={outputs}", *NEEDED, *overrides]
             with hydra.initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base=None):
                 settings = validate(OmegaConf.to_container(hydra.compose("config", given), resolve=True))  # type: ignore[arg-type]
-            run = Run([settings], given)
+            run = Runner([settings], given)
             assert run.execute() == 0
             made[quant, *overrides] = run.jobs[0].artifact(Stage.QUANTIZE).folder / "checkpoint"
         return made[quant, *overrides]

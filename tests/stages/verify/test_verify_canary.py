@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.config import PROJECT_ROOT
-from pipeline.runner import Run
+from pipeline.runner import Runner
 from pipeline.stages.verify import canary, gate
 
 DEMO = PROJECT_ROOT / "pipeline" / "demo" / "checkpoint"
@@ -67,7 +67,7 @@ def test_independent_errors_of_all_weights_stay_within_the_bound(layers: int, er
 def test_a_checkpoint_whose_weights_are_right_and_whose_config_is_not_is_found(tmp_path: Path, settings) -> None:
     """Positions that turn at another rate: every tensor is BF16's, vLLM loads it, and answers are those of no model."""
     given = ("stage=verify", "quant=bf16", f"outputs={tmp_path / 'outputs'}")
-    run = Run([settings(*given)], list(given))
+    run = Runner([settings(*given)], list(given))
     job = run.jobs[0]
     assert run.execute() == 0
     broken = tmp_path / "broken"

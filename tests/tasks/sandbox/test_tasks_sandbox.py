@@ -74,8 +74,8 @@ BAD = {
     "a failed test": ("def f(x):\n    return x\nassert f(1) == 2", "AssertionError (line 3: assert f(1) == 2)"),
     "a syntax error": ("def f(:", "SyntaxError"),
     "leaving early": ("raise SystemExit(0)", "SystemExit"),
-    "leaving without a trace": ("import os\nos._exit(0)", "left early with exit code 0"),
-    "a crash": ("import ctypes\nctypes.string_at(0)", "left early with exit code 139"),
+    "leaving without a trace": ("import os\nos._exit(0)", "exited early with code 0"),
+    "a crash": ("import ctypes\nctypes.string_at(0)", "exited early with code 139"),
     "a child that passes": ("import os\nif os.fork():\n    os.wait()\n    assert False", "AssertionError"),
     "an endless loop": ("while True: pass", "timed out"),
     "sleep": ("import time\ntime.sleep(1000)", "timed out"),
@@ -299,7 +299,7 @@ for source in json.loads(sys.argv[3]) if box.trouble is None else ():
     assert "timed out" in details[1]
     assert "BlockingIOError" in details[2]
     assert "FileNotFoundError" in details[3]
-    assert details[4] == "left early with exit code 3"
+    assert details[4] == "exited early with code 3"
 
 
 def test_without_isolation_running_programs_is_refused_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
