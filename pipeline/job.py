@@ -37,7 +37,7 @@ class StageModule(Protocol):
         """Return the stages whose artifacts are read."""
 
     def identity(self, job: Job) -> Payload:
-        """What the artifact's content depends on, and nothing else."""
+        """Return exactly what the artifact's content depends on."""
 
     def make(self, job: Job, draft: Draft) -> None:
         """Fill the draft."""

@@ -33,7 +33,7 @@ class Context(TypedDict):
 
 
 def context(settings: Settings, hardware: Hardware, overrides: list[str]) -> Context:
-    """The fields of a manifest that do not come from the stage itself."""
+    """Return the manifest fields that do not come from the stage."""
     return {
         "versions": versions(),
         "hardware": hardware.model_dump(),
@@ -56,7 +56,7 @@ def versions() -> dict[str, str]:
 
 @cache
 def repository() -> Provenance:
-    """The project's commit, and whether the tree differs from it; empty outside a git checkout."""
+    """Return the project's commit and whether the tree differs from it; empty outside a git checkout."""
     if PROJECT_ROOT is None:
         return {}
 

@@ -64,7 +64,7 @@ class Workspace:
         self.root = root
 
     def artifact(self, stage: str, model: str, variant: str | None, payload: Payload) -> Artifact:
-        """The artifact with that identity, finished or not."""
+        """Return the artifact with this identity, finished or not."""
         plain = json.loads(canonical(payload))
         folder = self.root / model / (variant or ".") / f"{stage}-{key_of(plain)[:8]}"
         return Artifact(stage=stage, model=model, variant=variant, payload=plain, folder=folder)

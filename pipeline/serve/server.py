@@ -98,7 +98,7 @@ class Server:
             raise ServerError(f"vLLM exited with code {code}{why}:\n{tail(self.log)}", f"The whole log is {self.log}.")
 
     def facts(self) -> ServerFacts:
-        """What the server's log says about how it serves, for the result that is measured on it."""
+        """Return versions, arguments, and what the log reports: KV-cache size, kernels, emulations."""
         text = serverlog.read(self.log)
         return ServerFacts(
             versions=self.launcher.versions,
@@ -131,7 +131,7 @@ class Server:
         return [choice["text"] for choice in self._choices(prompts, **length)]
 
     def prompt_logprobs(self, prompts: list[str]) -> list[list[tuple[int, float]]]:
-        """Of each prompt the tokens but the first, each with its log-probability after those before it."""
+        """Return (token, log-probability) for every prompt token except the first, one list per prompt."""
         choices = self._choices(prompts, max_tokens=1, prompt_logprobs=0)
         reported = [[place for place in choice["prompt_logprobs"] if place] for choice in choices]
         return [
@@ -139,7 +139,7 @@ class Server:
             for text in reported
         ]
 
-    def _choices(self, prompts: list[str], **asked: int) -> list[_Choice]:
+    def _choices(self, prompts: list[str], **options: int) -> list[_Choice]:
         import httpx
 
         body = {"model": SERVED_NAME, "prompt": prompts, "temperature": 0, **options}

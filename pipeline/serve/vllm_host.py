@@ -100,7 +100,7 @@ class Answer(TypedDict, total=False):
 
 
 def start(request: Start) -> int:
-    """Forks a child that runs a module as a script in a session of its own; returns its pid."""
+    """Fork a child that runs a module as a script in its own session; return its pid."""
     pid = os.fork()
     if pid:
         return pid

@@ -20,7 +20,7 @@ ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assi
 
 
 def identity_of(dataset: DatasetSettings, setting: str, digests: Digests) -> Payload:
-    """What the conversations depend on: the file's hash, or the hub's commit; and how columns are read."""
+    """Return the identity of a set: the file's hash or the hub's commit, and the column mapping."""
     columns = {"columns": dataset.columns} if isinstance(dataset, CalibrationSet) and dataset.columns else {}
     if dataset.path is None:
         return dataset.model_dump(exclude={"path", "columns", "weight"}, exclude_none=True) | columns

@@ -124,10 +124,9 @@ def reference(job: Job) -> CanaryAnswers:
         if artifact.key in _unserved:
             raise ServerError(_unserved[artifact.key])
         try:
-            with job.workspace.making(artifact, context) as draft:
-                server = job.server() if job.settings.is_baseline else _baseline_server(job)
-                (draft.folder / "canary.json").write_text(json.dumps(ask(server).model_dump()))
-                draft.results = ReferenceResult(server=server.facts())
+            with job.workspace.claim(artifact) as why:
+                if why is not None:
+                    _make_reference(job, artifact)
         except PipelineError as error:
             _unserved[artifact.key] = error.problem
             raise
@@ -141,8 +140,8 @@ def _make_reference(job: Job, artifact: Artifact) -> None:
     context = provenance.context(job.settings, job.hardware, job.overrides)
     with job.workspace.making(artifact, context) as draft:
         server = job.server() if job.settings.is_baseline else _baseline_server(job)
-        (draft.folder / "canary.json").write_text(json.dumps(ask(server)))
-        draft.results = {"server": server.facts()}
+        (draft.folder / "canary.json").write_text(json.dumps(ask(server).model_dump()))
+        draft.results = ReferenceResult(server=server.facts())
 
 
 def _artifact(job: Job) -> Artifact:
