@@ -17,10 +17,10 @@ from pipeline.errors import NotApplicable, StageError
 from pipeline.job import Job
 from pipeline.stages.publish.hub import repository
 from pipeline.stages.report.blocks import Cell
-from pipeline.stages.report.document import Card, Report, Seen
+from pipeline.stages.report.document import CalibrationFindings, Card, Report
 from pipeline.stages.report.renderers.markdown import escape
 from pipeline.stages.report.sections.calibration import USERS, facts, overlap_text
-from pipeline.stages.report.sections.result_cells import Column
+from pipeline.stages.report.sections.result_cells import ResultColumn
 from pipeline.stages.report.sections.results import Results
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def render(settings: Settings, report: Report, checkpoint: Path, source: Path) -
     )
     environment.filters["md"] = escape
     calibration = next((c for c in report.calibrations if any(use.name == name for use in c.used_by)), None)
-    seen = calibration.seen if calibration is not None and isinstance(calibration.seen, Seen) else None
+    seen = calibration.seen if calibration is not None and isinstance(calibration.seen, CalibrationFindings) else None
     text = environment.get_template("card.md.jinja").render(
         report=report,
         card=card,
@@ -187,7 +187,7 @@ def _results(table: Results, name: str) -> Iterator[tuple[str, str, str, str, st
         yield (f"{column.title} ({column.unit})", *_line(ours.cells[index], reference, column))
 
 
-def _line(cell: Cell, reference: Cell, column: Column) -> tuple[str, str, str, str]:
+def _line(cell: Cell, reference: Cell, column: ResultColumn) -> tuple[str, str, str, str]:
     theirs = f"n/a: {reference.missing}" if reference.missing else reference.value
     if cell.missing:
         return (f"n/a: {cell.missing}", theirs, "", "")

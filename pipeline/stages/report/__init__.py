@@ -81,7 +81,7 @@ def _write(report: Report, settings: Settings, outputs: Path, console: Console) 
     folder = outputs / settings.model.name / "report"
     files.publish(folder, contents)
     terminal.render(page, console)
-    first = next((name for name in (*files.OWN, *contents) if name in contents), None)
+    first = next((name for name in (*files.REPORT_FILES, *contents) if name in contents), None)
     html = str(folder / first) if first else ""
     console.print(f"\nReport: {html}" if html else "", markup=False, soft_wrap=True)
     wanted = settings.report.json_line

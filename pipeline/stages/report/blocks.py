@@ -39,7 +39,7 @@ class Prose(Block):
 
     kind: ClassVar[str] = "prose"
     text: str
-    look: Literal["", "lead", "answer", "source", "empty"] = ""
+    style: Literal["", "lead", "answer", "source", "empty"] = ""
     tag: str = ""
 
 
@@ -50,7 +50,7 @@ class Heading(Block):
     kind: ClassVar[str] = "heading"
     text: str
     level: Literal[3, 4] = 3
-    look: Literal["", "which"] = ""
+    style: Literal["", "which"] = ""
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,8 @@ class Table(Block):
 
     Attributes:
         caption: what the table shows, for where no heading says it.
-        look: figures to the right, or words to the left.
-        styles: for each column, figures or code where they are not as the look says.
+        style: figures to the right, or words to the left.
+        column_styles: for each column, figures or code where they are not as the style says.
         legend: lines below it.
     """
 
@@ -88,8 +88,8 @@ class Table(Block):
     head: tuple[str, ...]
     rows: Sequence[tuple[str, ...]]
     caption: str
-    look: Literal["", "left"] = ""
-    styles: tuple[Literal["", "figure", "code"], ...] = ()
+    style: Literal["", "left"] = ""
+    column_styles: tuple[Literal["", "figure", "code"], ...] = ()
     legend: Sequence[str] = ()
 
 
@@ -176,7 +176,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Row:
+class CellRow:
     """A row of a table of cells; the one that others are compared with is highlighted."""
 
     label: str
@@ -196,7 +196,7 @@ class CellTable(Block):
     kind: ClassVar[str] = "cells"
     corner: str
     columns: Sequence[Column]
-    rows: Sequence[Row]
+    rows: Sequence[CellRow]
     caption: str
     is_dense: bool = False
     legend: Sequence[str] = ()
@@ -239,7 +239,7 @@ class Details(Block):
     kind: ClassVar[str] = "details"
     summary: str
     blocks: Sequence[Block]
-    look: Literal["", "card", "bins"] = ""
+    style: Literal["", "card", "bins"] = ""
     code: str = ""
     tags: Sequence[Tag] = ()
 
@@ -284,7 +284,7 @@ class Points(Block):
 
     kind: ClassVar[str] = "points"
     points: Sequence[Point]
-    look: Literal["", "findings"] = ""
+    style: Literal["", "findings"] = ""
 
 
 @dataclass(frozen=True)
@@ -293,7 +293,7 @@ class Facts(Block):
 
     kind: ClassVar[str] = "facts"
     facts: Mapping[str, str]
-    look: Literal["", "set"] = ""
+    style: Literal["", "set"] = ""
     code: tuple[str, ...] = ()
 
 
@@ -303,7 +303,7 @@ class Columns(Block):
 
     kind: ClassVar[str] = "columns"
     columns: Sequence[Sequence[Block]]
-    look: Literal["", "prose"] = ""
+    style: Literal["", "prose"] = ""
 
     @property
     def children(self) -> Sequence[Block]:
@@ -317,11 +317,11 @@ class Code(Block):
 
     kind: ClassVar[str] = "code"
     texts: Sequence[str]
-    look: Literal["", "failure", "canary"] = ""
+    style: Literal["", "failure", "canary"] = ""
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CheckOutcome:
     """A check, and whether it passed."""
 
     name: str
@@ -334,7 +334,7 @@ class Outcomes(Block):
     """A list of checks."""
 
     kind: ClassVar[str] = "outcomes"
-    outcomes: Sequence[Outcome]
+    outcomes: Sequence[CheckOutcome]
 
 
 @dataclass(frozen=True)

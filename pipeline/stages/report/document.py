@@ -65,7 +65,7 @@ class Card(Frozen):
     files: tuple[Digest, ...]
 
 
-class Use(Frozen):
+class CalibrationUse(Frozen):
     """A row whose checkpoint came from a calibration; no technique where it took tokens and no ranges."""
 
     name: str
@@ -98,7 +98,7 @@ class SiteFinding(Frozen):
     stable_after: dict[str, int | None]
 
 
-class Seen(Frozen):
+class CalibrationFindings(Frozen):
     """What a calibration saw; the site with the largest outlier ratio is first."""
 
     conversations: int
@@ -118,8 +118,8 @@ class Calibration(Frozen):
     """A calibration artifact behind the rows."""
 
     key: str
-    used_by: tuple[Use, ...]
-    seen: Seen | Missing
+    used_by: tuple[CalibrationUse, ...]
+    seen: CalibrationFindings | Missing
 
 
 class Report(Frozen):

@@ -9,7 +9,7 @@ from pathlib import Path
 from pipeline.errors import StageError
 
 # What a report may be made of; whatever else lies in its folder is not ours to remove.
-OWN = ("index.html", "report.md", "report.csv", "report.json", "charts/*.png")
+REPORT_FILES = ("index.html", "report.md", "report.csv", "report.json", "charts/*.png")
 
 
 def publish(folder: Path, contents: Mapping[str, str | bytes]) -> None:
@@ -22,7 +22,7 @@ def publish(folder: Path, contents: Mapping[str, str | bytes]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():
             replace(folder / name, content.encode() if isinstance(content, str) else content)
-        for path in [path for pattern in OWN for path in folder.glob(pattern)]:
+        for path in [path for pattern in REPORT_FILES for path in folder.glob(pattern)]:
             if path.relative_to(folder).as_posix() not in contents:
                 path.unlink()
         charts = folder / "charts"

@@ -70,6 +70,6 @@ def figure(value: float) -> str:
     return number(value, min(decimals([value]), 0 if value == round(value) else 4))
 
 
-def ends(interval: Interval | None, show: Callable[[float], str]) -> str:
+def format_interval(interval: Interval | None, show: Callable[[float], str]) -> str:
     """The ends of an interval, each as `show` says it."""
     return "n/a" if interval is None else f"{show(interval.low)} to {show(interval.high)}"

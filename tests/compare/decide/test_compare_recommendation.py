@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from support.compare_records import TASKS, anything, record
 
 from pipeline.compare import compare
-from pipeline.compare.decide.constraints import Constraints, Needs
+from pipeline.compare.decide.constraints import Constraints, Requirements
 from pipeline.compare.decide.recommendation import recommend
 from pipeline.compare.stats.accuracy import PairedDifference, adjusted_wald
 from pipeline.compare.stats.repeats import relative_change
@@ -66,9 +66,9 @@ def test_too_few_items_are_counted_out():
 
 def test_memory_and_hardware_exclude_with_their_figures():
     needs = {
-        "bf16": Needs(memory_gib=30.0, memory_of="weights"),
-        "a": Needs(memory_gib=12.0, memory_of="weights"),
-        "b": Needs(memory_gib=12.0, memory_of="weights", unserved="it has no kernel."),
+        "bf16": Requirements(memory_gib=30.0, memory_of="weights"),
+        "a": Requirements(memory_gib=12.0, memory_of="weights"),
+        "b": Requirements(memory_gib=12.0, memory_of="weights", unserved="it has no kernel."),
     }
     found = decided(record("bf16"), record("a", 900), record("b", 1500), needs=needs, memory_gib=24, hardware="L4")
     assert found.recommended == "a"
@@ -80,7 +80,8 @@ def test_memory_and_hardware_exclude_with_their_figures():
 
 def test_where_bf16_is_excluded_what_is_surely_slower_is_not_the_surer():
     needs = {
-        name: Needs(memory_gib=30.0 if name == "bf16" else 12.0, memory_of="weights") for name in ("bf16", "a", "b")
+        name: Requirements(memory_gib=30.0 if name == "bf16" else 12.0, memory_of="weights")
+        for name in ("bf16", "a", "b")
     }
     found = decided(record("bf16"), record("a", 1001), record("b", 700), needs=needs, memory_gib=24)
     assert found.recommended == "a"
@@ -130,7 +131,7 @@ CONSTRAINTS = st.builds(
 NEEDS = st.dictionaries(
     st.sampled_from(["bf16", "a", "b", "c"]),
     st.builds(
-        Needs,
+        Requirements,
         memory_gib=st.sampled_from([5.0, 20.0, Missing(reason="not made")]),
         unserved=st.sampled_from(["", "no kernel", Missing(reason="unknown")]),
     ),

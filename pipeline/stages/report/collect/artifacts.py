@@ -22,7 +22,7 @@ from pipeline.results.records import Family
 from pipeline.results.text import clean, first_line
 
 READ = (Stage.CALIBRATE, Stage.QUANTIZE, Stage.VERIFY, Stage.BENCH, Stage.EVAL)
-Found = dict[Stage, list[tuple[Path, Manifest]]]
+ManifestIndex = dict[Stage, list[tuple[Path, Manifest]]]
 
 
 @dataclass
@@ -64,7 +64,7 @@ class Source:
         manifest = self.manifests.get(stage)
         return manifest if manifest is not None and manifest.status == "ok" else None
 
-    def why_not(self, stage: Stage) -> str:
+    def missing_reason(self, stage: Stage) -> str:
         """Why a stage has no result: its own reason, that of a stage before it, or that it has not run."""
         for earlier in READ[: READ.index(stage) + 1][::-1]:
             manifest = self.manifests.get(earlier)
@@ -149,7 +149,7 @@ def _peers(job: Job, known: set[str]) -> Iterator[Source]:
         yield _peer(variant, checkpoint, same, found)
 
 
-def _everything(job: Job) -> Found:
+def _everything(job: Job) -> ManifestIndex:
     """Every manifest of the model, oldest first."""
     return {stage: list(job.workspace.manifests(job.settings.model.name, stage.value)) for stage in READ}
 
@@ -175,7 +175,7 @@ def _recorded(job: Job) -> Iterator[Source]:
 
 
 def _peer(
-    variant: str, checkpoint: tuple[Path, Manifest], results: dict[Stage, tuple[Path, Manifest]], found: Found
+    variant: str, checkpoint: tuple[Path, Manifest], results: dict[Stage, tuple[Path, Manifest]], found: ManifestIndex
 ) -> Source:
     """A variant of an earlier run, put together from what its manifests refer to."""
     made = checkpoint[1]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from pipeline.artifacts.keys import canonical
-from pipeline.compare.engine_agreement import Engines, Made, agreement
+from pipeline.compare.engine_agreement import Engines, EngineWeights, agreement
 from pipeline.config import QuantSettings, Stage
 from pipeline.results.text import clean
 from pipeline.stages.report.collect.artifacts import Source
@@ -19,7 +19,7 @@ def engines(found: Sequence[Source]) -> tuple[Engines, ...]:
     return agreement([made for source in found if (made := _made(source)) is not None])
 
 
-def _made(source: Source) -> Made | None:
+def _made(source: Source) -> EngineWeights | None:
     checked, quantized = source.finished(Stage.VERIFY), source.finished(Stage.QUANTIZE)
     if checked is None or quantized is None or source.kv_dtype != "auto" or source.variant.kernel != "auto":
         return None
@@ -28,7 +28,7 @@ def _made(source: Source) -> Made | None:
         errors = {clean(i["module"], 120): float(i["error"]) for i in checked.results["weight_errors"]}
         distance = (checked.results.get("canary_logprobs") or {}).get("distance")
         group = quant.effective_group_size
-        return Made(
+        return EngineWeights(
             label=source.label,
             engine=quant.engine,
             algorithm=quant.algorithm,

@@ -24,7 +24,7 @@ def of_source(source: Source) -> Footprint | Missing:
     """What a row's checkpoint moves; of one that stayed where it was made, as its scheme would store it."""
     made = source.finished(Stage.QUANTIZE)
     if made is None:
-        return Missing(reason=source.why_not(Stage.QUANTIZE))
+        return Missing(reason=source.missing_reason(Stage.QUANTIZE))
     folder = source.folders[Stage.QUANTIZE] / "checkpoint"
     model = made.payload.get("model")
     shape = model.get("random") if isinstance(model, Mapping) else None

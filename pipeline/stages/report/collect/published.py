@@ -8,31 +8,33 @@ from pathlib import Path
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from pipeline.compare.published.tables import AccuracyTable, Protocol, Published, PublishedTable, SpeedTable
+from pipeline.compare.published.tables import AccuracyTable, Published, PublishedProtocol, PublishedTable, SpeedTable
 from pipeline.config import RESOURCES
 from pipeline.errors import InputError
 
 FOLDER = RESOURCES / "conf" / "reference"
-_SCHEMA: TypeAdapter[SpeedTable | AccuracyTable | Protocol] = TypeAdapter(Published)
+_SCHEMA: TypeAdapter[SpeedTable | AccuracyTable | PublishedProtocol] = TypeAdapter(Published)
 
 
 def published_tables() -> tuple[PublishedTable, ...]:
     """Every table, by file name."""
-    return tuple(each for each in _everything() if not isinstance(each, Protocol))
+    return tuple(each for each in _everything() if not isinstance(each, PublishedProtocol))
 
 
-def protocols() -> tuple[tuple[Protocol, tuple[SpeedTable, ...]], ...]:
+def protocols() -> tuple[tuple[PublishedProtocol, tuple[SpeedTable, ...]], ...]:
     """What tables were measured with, and those tables."""
     tables = {table.name: table for table in _everything() if isinstance(table, SpeedTable)}
-    return tuple((p, tuple(tables[name] for name in p.tables)) for p in _everything() if isinstance(p, Protocol))
+    return tuple(
+        (p, tuple(tables[name] for name in p.tables)) for p in _everything() if isinstance(p, PublishedProtocol)
+    )
 
 
 @cache
-def _everything() -> tuple[SpeedTable | AccuracyTable | Protocol, ...]:
+def _everything() -> tuple[SpeedTable | AccuracyTable | PublishedProtocol, ...]:
     return tuple(read(path) for path in sorted(FOLDER.glob("*.yaml")))
 
 
-def read(path: Path) -> SpeedTable | AccuracyTable | Protocol:
+def read(path: Path) -> SpeedTable | AccuracyTable | PublishedProtocol:
     """One file.
 
     Raises:

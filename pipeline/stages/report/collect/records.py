@@ -32,9 +32,11 @@ def record_of(source: Source) -> Record:
         is_baseline=source.is_baseline,
         emulated=emulated(source),
         size=_size(source),
-        speed=speed_of(bench) if bench else Missing(reason=source.why_not(Stage.BENCH)),
+        speed=speed_of(bench) if bench else Missing(reason=source.missing_reason(Stage.BENCH)),
         protocols={speed.protocol: speed for m in source.benchmarks if isinstance(speed := speed_of(m), Speed)},
-        tasks=_tasks(scores, source.folders[Stage.EVAL]) if scores else Missing(reason=source.why_not(Stage.EVAL)),
+        tasks=_tasks(scores, source.folders[Stage.EVAL])
+        if scores
+        else Missing(reason=source.missing_reason(Stage.EVAL)),
         divergence=_logprobs(source, "file"),
         divergence_again=_logprobs(source, "file_again"),
     )
@@ -65,7 +67,9 @@ def _size(source: Source) -> Size | Missing:
     made, checked = source.finished(Stage.QUANTIZE), source.finished(Stage.VERIFY)
     results = {**(made.results if made else {}), **(checked.results if checked else {})}
     if "bytes" not in results:
-        return Missing(reason=source.why_not(Stage.QUANTIZE) if made is None else "the checkpoint was not weighed")
+        return Missing(
+            reason=source.missing_reason(Stage.QUANTIZE) if made is None else "the checkpoint was not weighed"
+        )
     try:
         reference = results.get("baseline_bytes")
         return Size(bytes=int(results["bytes"]), baseline_bytes=None if reference is None else int(reference))
@@ -113,7 +117,7 @@ def _logprobs(source: Source, which: str) -> Logprobs | Missing:
     """What the checkpoint thinks of the held-out text; only a file that the manifest lists is opened."""
     manifest = source.finished(Stage.EVAL)
     if manifest is None:
-        return Missing(reason=source.why_not(Stage.EVAL))
+        return Missing(reason=source.missing_reason(Stage.EVAL))
     recorded = manifest.results.get("divergence")
     if recorded is None:
         return Missing(reason="not measured (eval.divergence=null)")

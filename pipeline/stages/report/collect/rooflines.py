@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from pipeline.compare.comparison import THROUGHPUT, TPOT, Comparison, Row
 from pipeline.compare.published.roofline_validation import RooflineCheck, check
-from pipeline.compare.roofline.batching import Load
-from pipeline.compare.roofline.model import Device, Entry, Footprint, Measured, Roofline, roofline
+from pipeline.compare.roofline.batching import RooflineLoad
+from pipeline.compare.roofline.model import Device, Entry, Footprint, MeasuredSpeed, Roofline, roofline
 from pipeline.compare.stats.repeats import Change
 from pipeline.config import Settings, Stage, Variant
 from pipeline.hardware import rules
@@ -104,12 +104,12 @@ def _device(machine: str, records: Sequence[Record]) -> Device:
     )
 
 
-def _load(settings: Settings, records: Sequence[Record]) -> Load:
+def _load(settings: Settings, records: Sequence[Record]) -> RooflineLoad:
     """The load that the tables show, with the mean lengths that it had; the study's before there is a benchmark."""
     for speed in _speeds(records):
         load = speed.load(speed.headline)
         if load is not None and load.completed and load.input_tokens and load.output_tokens:
-            return Load(
+            return RooflineLoad(
                 requests=load.num_prompts,
                 mean_input=sum(load.input_tokens) / load.completed,
                 mean_output=sum(load.output_tokens) / load.completed,
@@ -138,14 +138,16 @@ def _tpot_alone(record: Record) -> float | Missing:
     return Missing(reason="not measured one request at a time (bench=latency)")
 
 
-def _measured(row: Row, alone: float | Missing) -> Measured:
+def _measured(row: Row, alone: float | Missing) -> MeasuredSpeed:
     throughput = row.speed.get(THROUGHPUT.name, Missing(reason="not measured"))
     if not row.claims_speed:
         throughput = alone = Missing(reason="emulated here: no speed claim")
     if isinstance(throughput, Missing):
-        return Measured(throughput_tok_s=throughput, gain_percent=throughput, gain_interval=None, tpot_ms_alone=alone)
+        return MeasuredSpeed(
+            throughput_tok_s=throughput, gain_percent=throughput, gain_interval=None, tpot_ms_alone=alone
+        )
     change = throughput.change
-    return Measured(
+    return MeasuredSpeed(
         throughput_tok_s=throughput.measured.mean,
         gain_percent=change.percent if isinstance(change, Change) else change,
         gain_interval=change.interval if isinstance(change, Change) else None,

@@ -16,7 +16,7 @@ from pipeline.stages.report.collect.artifacts import Source, conditions
 from pipeline.stages.report.collect.calibrations import observer_of, payload_of
 from pipeline.stages.report.collect.records import record_of
 
-Found = dict[Stage, list[tuple[Path, Manifest]]]
+ManifestIndex = dict[Stage, list[tuple[Path, Manifest]]]
 # What a sweep varies in the payloads of a checkpoint and of a calibration; the last is about its card alone.
 OF_CHECKPOINT = ("observer", "calibrate")
 OF_CALIBRATION = ("num_samples", "averaging_constant", "checked_against")
@@ -26,7 +26,7 @@ def sweeps(jobs: Sequence[Job], found: Sequence[Source], tasks: Sequence[str]) -
     """A table for each row of which at least two calibrations were scored under the row's own conditions."""
     job, stages = jobs[0], (Stage.CALIBRATE, Stage.QUANTIZE, Stage.EVAL)
     baseline = next((record_of(source) for source in found if source.is_baseline), None)
-    made: Found = {}
+    made: ManifestIndex = {}
     tables = []
     for source in found:
         wanted = {stage: payload_of(source, stage, jobs) for stage in stages}
@@ -42,7 +42,7 @@ def sweeps(jobs: Sequence[Job], found: Sequence[Source], tasks: Sequence[str]) -
 
 
 def _choices(
-    source: Source, wanted: Mapping[Stage, Mapping[str, Any]], calibrate: Mapping[str, Any], made: Found
+    source: Source, wanted: Mapping[Stage, Mapping[str, Any]], calibrate: Mapping[str, Any], made: ManifestIndex
 ) -> dict[Choice, Record]:
     """What was measured of each choice; of one that was made twice, the latest."""
     found: dict[Choice, Record] = {}
@@ -66,7 +66,7 @@ def _choices(
     return found
 
 
-def _behind(payload: Mapping[str, Any], made: Found) -> Mapping[str, Any]:
+def _behind(payload: Mapping[str, Any], made: ManifestIndex) -> Mapping[str, Any]:
     """What identifies the calibration that a checkpoint was made from; nothing where it is gone."""
     key = payload.get("calibrate")
     found = (m.payload for _, m in reversed(made[Stage.CALIBRATE]) if key in (m.key, observations_key(m.payload)))

@@ -136,7 +136,7 @@ def _steps(source: Source, outputs: Path) -> Iterator[Step]:
                 seconds=manifest.seconds,
             )
         elif stage is not Stage.CALIBRATE:
-            yield Step(stage=stage.value, status="missing", reason=source.why_not(stage))
+            yield Step(stage=stage.value, status="missing", reason=source.missing_reason(stage))
 
 
 def _checks(results: Mapping[str, Any], outputs: Path) -> Iterator[Check]:

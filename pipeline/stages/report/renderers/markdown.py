@@ -51,7 +51,7 @@ def _block(block: Block) -> list[str]:
     """A block as paragraphs, lists and tables; one that is a frame for others as those others."""
     match block:
         case Prose():
-            return [f"**{escape(block.text)}**" if block.look == "answer" else escape(block.text)]
+            return [f"**{escape(block.text)}**" if block.style == "answer" else escape(block.text)]
         case Heading():
             return [f"{'#' * block.level} {escape(block.text)}"]
         case Points():

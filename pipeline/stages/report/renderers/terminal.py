@@ -38,7 +38,7 @@ def _parts(block: Block, width: int) -> list[RenderableType]:
     """The printed form of a block; kinds that are for pages alone have none."""
     match block:
         case Prose():
-            return [Text(block.text, style="bold" if block.look == "answer" else "")]
+            return [Text(block.text, style="bold" if block.style == "answer" else "")]
         case Heading():
             return [Text(block.text, style="bold")]
         case Points():

@@ -19,7 +19,7 @@ from pipeline.stages.report.blocks import (
     Table,
     lead,
 )
-from pipeline.stages.report.document import Calibration, Report, Seen, TechniqueFinding
+from pipeline.stages.report.document import Calibration, CalibrationFindings, Report, TechniqueFinding
 from pipeline.stages.report.number_format import figure
 from pipeline.stages.report.sections.activation_ranges import clip_table, range_blocks
 from pipeline.stages.report.sections.convergence import settling_blocks, stability_table
@@ -37,16 +37,16 @@ def section(report: Report) -> Section | None:
     blocks: list[Block] = []
     for index, calibration in enumerate(report.calibrations):
         if len(report.calibrations) > 1:
-            blocks.append(Heading(users(calibration), look="which"))
+            blocks.append(Heading(users(calibration), style="which"))
         blocks.append(Prose(headline(calibration), media=TEXT))
-        if isinstance(seen := calibration.seen, Seen):
+        if isinstance(seen := calibration.seen, CalibrationFindings):
             blocks += _blocks(calibration, seen, index)
         else:
             blocks.append(Prose(f"n/a: {seen.reason}.", "empty", media=PAGE))
     return Section("calibration", "What calibration saw", "Calibration", blocks)
 
 
-def _blocks(calibration: Calibration, seen: Seen, index: int) -> Iterator[Block]:
+def _blocks(calibration: Calibration, seen: CalibrationFindings, index: int) -> Iterator[Block]:
     """One calibration; its index keeps the charts of several apart."""
     yield lead(
         f"The BF16 model read {seen.conversations:,} conversations; these are the magnitudes at the inputs of its "
@@ -88,7 +88,7 @@ def verdict_of(finding: TechniqueFinding) -> str:
 def headline(calibration: Calibration) -> str:
     """One line: the set, and the verdict on the techniques that rows rest on, else on all."""
     seen = calibration.seen
-    if not isinstance(seen, Seen):
+    if not isinstance(seen, CalibrationFindings):
         return f"calibration: n/a: {seen.reason}"
     findings = [finding for finding in seen.techniques if finding.used_by]
     if findings:
@@ -118,7 +118,7 @@ def users(calibration: Calibration) -> str:
     return ", ".join(told) or "no variant shown"
 
 
-def facts(calibration: Calibration, seen: Seen) -> dict[str, str]:
+def facts(calibration: Calibration, seen: CalibrationFindings) -> dict[str, str]:
     """The card of the set, but for its sources and overlaps."""
     card = seen.card
     template = card.template
@@ -146,7 +146,7 @@ def facts(calibration: Calibration, seen: Seen) -> dict[str, str]:
     return found
 
 
-def source_table(seen: Seen) -> Table:
+def source_table(seen: CalibrationFindings) -> Table:
     """The sources of the conversations."""
     rows = [
         (each.source, each.identity, f"{each.weight:g}", f"{each.read:,}", f"{each.taken:,}")
@@ -156,7 +156,7 @@ def source_table(seen: Seen) -> Table:
     return Table(head, rows, "Sources of the calibration set", "left")
 
 
-def overlap_table(seen: Seen) -> Table:
+def overlap_table(seen: CalibrationFindings) -> Table:
     """The items that the set shares with each evaluation."""
     rows = [(each.evaluation, each.task, overlap_text(each)) for each in seen.card.overlap]
     head = ("Evaluation", "Task", "Items that share a run of words with the set")

@@ -10,10 +10,10 @@ from pipeline.compare.stats.accuracy import Mean
 from pipeline.compare.stats.kl_divergence import DivergenceCell
 from pipeline.results.base import Missing
 from pipeline.stages.report import blocks
-from pipeline.stages.report.blocks import EVERYWHERE, TERMINAL, Block, Cell, CellTable, Heading, Row, Section, lead
+from pipeline.stages.report.blocks import EVERYWHERE, TERMINAL, Block, Cell, CellRow, CellTable, Heading, Section, lead
 from pipeline.stages.report.document import Report
 from pipeline.stages.report.number_format import number, signed
-from pipeline.stages.report.sections.result_cells import Column, divergence_cell, divergence_scale, task_cell
+from pipeline.stages.report.sections.result_cells import ResultColumn, divergence_cell, divergence_scale, task_cell
 
 TITLE = "What the calibration choices changed"
 DIGITS = 2
@@ -37,7 +37,7 @@ def section(report: Report) -> Section | None:
 
 def sweep_table(sweep: Sweep) -> CellTable:
     """Every task, the mean over the tasks, the divergence where it was measured."""
-    tasks = [Column(task, "%", task, "task", 1) for task in sweep.tasks]
+    tasks = [ResultColumn(task, "%", task, "task", 1) for task in sweep.tasks]
     columns = [
         blocks.Column("Samples", ""),
         *tasks,
@@ -46,7 +46,7 @@ def sweep_table(sweep: Sweep) -> CellTable:
     rows = [_row(row, tasks) for row in sweep.rows]
     if any(isinstance(row.divergence, DivergenceCell) for row in sweep.rows):
         unit, scale, digits = divergence_scale(sweep)
-        column = Column("KL from BF16", unit, DIVERGENCE, "divergence", digits, scale, around="95 %")
+        column = ResultColumn("KL from BF16", unit, DIVERGENCE, "divergence", digits, scale, around="95 %")
         columns.append(column)
         added = (_divergence(row, column) for row in sweep.rows)
         rows = [replace(row, cells=(*row.cells, cell)) for row, cell in zip(rows, added, strict=True)]
@@ -54,18 +54,18 @@ def sweep_table(sweep: Sweep) -> CellTable:
     return CellTable("Technique", columns, rows, caption, is_dense=True, media=EVERYWHERE)
 
 
-def _divergence(row: SweepRow, column: Column) -> Cell:
+def _divergence(row: SweepRow, column: ResultColumn) -> Cell:
     cell = divergence_cell(row.divergence, column)
     # Here the interval stands where it stands for the mean.
     return replace(cell, change="", around=cell.change)
 
 
-def _row(row: SweepRow, tasks: list[Column]) -> Row:
+def _row(row: SweepRow, tasks: list[ResultColumn]) -> CellRow:
     choice = row.choice
     setting = "" if choice.parameter is None else f" {choice.parameter:g}"
     scores = (task_cell(row.tasks[column.name], column, False) for column in tasks)
     cells = (Cell(f"{choice.samples:,}"), *scores, _mean(row))
-    return Row(f"{choice.technique}{setting}", cells, row.is_current, "shown above" if row.is_current else "")
+    return CellRow(f"{choice.technique}{setting}", cells, row.is_current, "shown above" if row.is_current else "")
 
 
 def _mean(row: SweepRow) -> Cell:
@@ -80,9 +80,11 @@ def _mean(row: SweepRow) -> Cell:
     shown = replace(shown, change=signed(100 * change.value, DIGITS))
     if change.interval is None:
         return shown
-    ends = f"{signed(100 * change.interval.low, DIGITS)} to {signed(100 * change.interval.high, DIGITS)}"
+    interval_text = f"{signed(100 * change.interval.low, DIGITS)} to {signed(100 * change.interval.high, DIGITS)}"
     clear = not change.interval.contains(0.0)
-    return replace(shown, change_interval=ends, around=ends, is_clear=clear, is_gain=clear and change.value > 0)
+    return replace(
+        shown, change_interval=interval_text, around=interval_text, is_clear=clear, is_gain=clear and change.value > 0
+    )
 
 
 def _share(value: float) -> str:

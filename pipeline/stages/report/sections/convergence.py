@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pipeline.stages.report.blocks import PAGE, Block, Heading, Picture, Table, lead
-from pipeline.stages.report.document import Seen, TechniqueFinding
+from pipeline.stages.report.document import CalibrationFindings, TechniqueFinding
 from pipeline.stages.report.number_format import number
 from pipeline.stages.report.vega.spec import MUTED, Chart, Layout, heading, layer, logarithmic, quantity
-from pipeline.stages.report.vega.styles import Style, styles
+from pipeline.stages.report.vega.styles import Style, assign_styles
 
 
-def settling_blocks(seen: Seen, name: str) -> Iterator[Block]:
+def settling_blocks(seen: CalibrationFindings, name: str) -> Iterator[Block]:
     """The clip points by samples; nothing where a single sample was seen."""
     if (chart := settling_chart(seen, name)) is None:
         return
@@ -25,13 +25,13 @@ def settling_blocks(seen: Seen, name: str) -> Iterator[Block]:
     yield Picture(chart, [settling_table(seen)], media=PAGE)
 
 
-def technique_styles(seen: Seen) -> dict[str, Style]:
-    """A technique's look, which does not change with what is in use; the ones in use lead."""
-    looks = styles(sorted(finding.technique for finding in seen.techniques))
-    return {finding.technique: looks[finding.technique] for finding in seen.techniques}
+def technique_styles(seen: CalibrationFindings) -> dict[str, Style]:
+    """A technique's style, which does not change with what is in use; the ones in use lead."""
+    styles = assign_styles(sorted(finding.technique for finding in seen.techniques))
+    return {finding.technique: styles[finding.technique] for finding in seen.techniques}
 
 
-def settling_chart(seen: Seen, name: str) -> Chart | None:
+def settling_chart(seen: CalibrationFindings, name: str) -> Chart | None:
     """The clip points of each technique approaching their final values as samples are seen."""
     shown = [finding.technique for finding in seen.techniques if len(seen.convergence.get(finding.technique, ())) > 1]
     if not shown:
@@ -40,14 +40,14 @@ def settling_chart(seen: Seen, name: str) -> Chart | None:
     return Chart(name, "How clip points settle as samples are seen", key, lambda layout: _settling(seen, shown, layout))
 
 
-def _settling(seen: Seen, shown: Sequence[str], layout: Layout) -> dict[str, Any]:
+def _settling(seen: CalibrationFindings, shown: Sequence[str], layout: Layout) -> dict[str, Any]:
     columns = 1 if layout.panels == 1 else min(3, len(shown))
     width = layout.width if columns == 1 else layout.width // columns - 70
     points = [point for name in shown for point in seen.convergence[name]]
     within = (1 - seen.tolerance, 1 + seen.tolerance)
     values = [100 * value for point in points for value in (point.low, point.high)] + [100 * end for end in within]
     low, high = min(values), max(values)
-    looks = technique_styles(seen)
+    styles = technique_styles(seen)
     samples = [point.samples for point in points]
     encoding = {
         "x": logarithmic("samples", samples, axis={"grid": False}, margin=1.06, most=6, title="Samples seen"),
@@ -60,13 +60,13 @@ def _settling(seen: Seen, shown: Sequence[str], layout: Layout) -> dict[str, Any
             {"samples": p.samples, "median": 100 * p.median, "low": 100 * p.low, "high": 100 * p.high}
             for p in seen.convergence[technique]
         ]
-        look, finding = looks[technique], findings[technique]
+        style, finding = styles[technique], findings[technique]
         band = {"y": {"field": "low"}, "y2": {"field": "high"}}
         line = {
             "type": "line",
-            "color": look.colour,
+            "color": style.colour,
             "strokeWidth": 2,
-            "strokeDash": [int(n) for n in look.dash.split()],
+            "strokeDash": [int(n) for n in style.dash.split()],
         }
         layers = [
             {
@@ -74,7 +74,7 @@ def _settling(seen: Seen, shown: Sequence[str], layout: Layout) -> dict[str, Any
                 "mark": {"type": "rect", "color": MUTED, "opacity": 0.28},
                 "encoding": {"y": {**encoding["y"], "field": "low"}, "y2": {"field": "high"}},
             },
-            layer({"type": "area", "color": look.colour, "opacity": 0.22}, encoding, band),
+            layer({"type": "area", "color": style.colour, "opacity": 0.22}, encoding, band),
             layer(line, encoding, {"y": {"field": "median"}}),
         ]
         drawn.append(
@@ -91,7 +91,7 @@ def _settling(seen: Seen, shown: Sequence[str], layout: Layout) -> dict[str, Any
     return {"concat": drawn, "columns": columns, "spacing": {"row": 26, "column": 24}}
 
 
-def _brief(finding: TechniqueFinding, seen: Seen) -> str:
+def _brief(finding: TechniqueFinding, seen: CalibrationFindings) -> str:
     """The verdict in a panel's width; the page has it whole."""
     moving = len(finding.moving)
     return f"{moving} of {seen.site_count} ranges still move" if moving else finding.text
@@ -106,7 +106,7 @@ def _ratio(low: float, high: float) -> dict[str, Any]:
     return quantity("median", domain=[low - room, high + room], title=heading, axis=axis)
 
 
-def settling_table(seen: Seen) -> Table:
+def settling_table(seen: CalibrationFindings) -> Table:
     """The clip points in percent of the final ones."""
     rows = [
         (finding.technique, f"{p.samples:,}", *(number(100 * v, 2) for v in (p.median, p.low, p.high)), f"{p.sites:,}")
@@ -117,7 +117,7 @@ def settling_table(seen: Seen) -> Table:
     return Table(head, rows, "Clip points by samples seen")
 
 
-def stability_table(seen: Seen) -> Table:
+def stability_table(seen: CalibrationFindings) -> Table:
     """The number of samples after which each site's range stays within the tolerance."""
     names = [finding.technique for finding in seen.techniques]
     rows = []

@@ -35,13 +35,13 @@ def length_chart(lengths: Lengths, name: str) -> Chart | None:
 
 
 def _lengths(rows: list[dict[str, Any]], lengths: Lengths, layout: Layout) -> dict[str, Any]:
-    ends = [rows[0]["low"], rows[-1]["high"]]
-    if ends[0] == ends[1]:
-        ends = [ends[0] - 1, ends[1] + 1]
+    extent = [rows[0]["low"], rows[-1]["high"]]
+    if extent[0] == extent[1]:
+        extent = [extent[0] - 1, extent[1] + 1]
     top = max(row["count"] for row in rows)
     encoding = {
         "x": quantity(
-            "low", domain=ends, title="Tokens", axis={"grid": False, "tickCount": 10 if layout is WIDE else 5}
+            "low", domain=extent, title="Tokens", axis={"grid": False, "tickCount": 10 if layout is WIDE else 5}
         ),
         "y": quantity("count", domain=[0, top * 1.15], title="Conversations", axis={"tickCount": 4, "format": "~s"}),
     }
@@ -51,7 +51,7 @@ def _lengths(rows: list[dict[str, Any]], lengths: Lengths, layout: Layout) -> di
         "description": {"field": "hover", "type": "nominal"},
     }
     middle = {"values": [{"low": lengths.median, "count": top * 1.15, "label": f"median {figure(lengths.median)}"}]}
-    is_left = lengths.median < (ends[0] + ends[1]) / 2
+    is_left = lengths.median < (extent[0] + extent[1]) / 2
     words = {
         "type": "text",
         "align": "left" if is_left else "right",

@@ -21,8 +21,8 @@ from pipeline.stages.report.vega.spec import (
     Chart,
     Layout,
     domain,
+    from_row,
     layer,
-    own,
     quantity,
     shorten,
 )
@@ -32,7 +32,7 @@ STANDING = {None: "", "on": "; on the frontier", "off": "; off the frontier", "u
 
 
 @dataclass(frozen=True)
-class Point:
+class ScatterPoint:
     """One variant of the scatter plot; the quality is in points against BF16, or in percent without a baseline."""
 
     label: str
@@ -49,7 +49,7 @@ class Point:
     standing: Standing | None = None
 
 
-def quality_points(comparison: Comparison, frontier: Frontier | None = None) -> list[Point]:
+def quality_points(comparison: Comparison, frontier: Frontier | None = None) -> list[ScatterPoint]:
     """The variants that have both a throughput and a quality, with their standing on the frontier of the two."""
     standings = {place.name: place.standing for place in frontier.places} if frontier else {}
     points = []
@@ -61,7 +61,7 @@ def quality_points(comparison: Comparison, frontier: Frontier | None = None) -> 
             claim = "" if row.claims_speed else ", emulated: no speed claim"
             unit = "points" if comparison.baseline else "%"
             points.append(
-                Point(
+                ScatterPoint(
                     label=row.label,
                     family=row.family,
                     is_emulated=not row.claims_speed,
@@ -124,7 +124,7 @@ class Frame:
         return (left + x / self.width * (right - left), high - y / self.height * (high - low))
 
 
-def _scatter(points: Sequence[Point], title: str, layout: Layout) -> dict[str, Any]:
+def _scatter(points: Sequence[ScatterPoint], title: str, layout: Layout) -> dict[str, Any]:
     xs = domain([v for p in points for v in (p.x_low, p.x_high)], 0.09)
     # Zero alone would leave a line without room around it.
     ys = domain([v for p in points for v in (p.y_low, p.y_high)], 0.12)
@@ -139,7 +139,7 @@ def _scatter(points: Sequence[Point], title: str, layout: Layout) -> dict[str, A
     return {"width": frame.width, "height": frame.height, "data": {"values": rows}, "layer": layers}
 
 
-def _obstacles(points: Sequence[Point], frame: Frame) -> list[Box]:
+def _obstacles(points: Sequence[ScatterPoint], frame: Frame) -> list[Box]:
     """The bars of the intervals, and the baseline's lines, which labels should not cover."""
     boxes = []
     for p in points:
@@ -153,7 +153,7 @@ def _obstacles(points: Sequence[Point], frame: Frame) -> list[Box]:
     return boxes
 
 
-def _rows(points: Sequence[Point], frame: Frame, layout: Layout) -> list[dict[str, Any]]:
+def _rows(points: Sequence[ScatterPoint], frame: Frame, layout: Layout) -> list[dict[str, Any]]:
     spots = [frame.pixel(p.x, p.y) for p in points]
     # Labels are centred on their place; the ends of long ones are cut, the table has them whole.
     names = [shorten(p.label, 30 if layout is WIDE else 20) for p in points]
@@ -178,7 +178,7 @@ def _rows(points: Sequence[Point], frame: Frame, layout: Layout) -> list[dict[st
     return rows
 
 
-def _home(points: Sequence[Point], encoding: dict[str, Any]) -> list[dict[str, Any]]:
+def _home(points: Sequence[ScatterPoint], encoding: dict[str, Any]) -> list[dict[str, Any]]:
     """The dashed lines that cross at the baseline."""
     home = next((p for p in points if p.family == "baseline"), None)
     if home is None:
@@ -191,12 +191,12 @@ def _home(points: Sequence[Point], encoding: dict[str, Any]) -> list[dict[str, A
 def _marks(encoding: dict[str, Any]) -> list[dict[str, Any]]:
     """Lines to far labels, intervals, circles of the frontier, points."""
     leader = {"x": {"field": "x"}, "y": {"field": "y"}, "x2": {"field": "text_x"}, "y2": {"field": "text_y"}}
-    across = {"x": {"field": "x_low"}, "x2": {"field": "x_high"}, "color": own("color")}
-    upright = {"y": {"field": "y_low"}, "y2": {"field": "y_high"}, "color": own("color")}
+    across = {"x": {"field": "x_low"}, "x2": {"field": "x_high"}, "color": from_row("color")}
+    upright = {"y": {"field": "y_low"}, "y2": {"field": "y_high"}, "color": from_row("color")}
     mark = {
-        "fill": own("fill"),
-        "stroke": own("color"),
-        "shape": own("shape"),
+        "fill": from_row("fill"),
+        "stroke": from_row("color"),
+        "shape": from_row("shape"),
         "description": {"field": "hover", "type": "nominal"},
     }
     bar = {"type": "rule", "strokeWidth": 1.6, "opacity": 0.75}
@@ -221,4 +221,4 @@ def _labels(encoding: dict[str, Any], layout: Layout) -> list[dict[str, Any]]:
     text = {"type": "text", "fontSize": layout.font}
     halo = {**text, "color": INK, "stroke": SURFACE, "strokeWidth": 3, "strokeJoin": "round"}
     name = {"x": {"field": "text_x"}, "y": {"field": "text_y"}, "text": {"field": "label", "type": "nominal"}}
-    return [layer(halo, encoding, name), layer(text, encoding, {**name, "color": own("ink")})]
+    return [layer(halo, encoding, name), layer(text, encoding, {**name, "color": from_row("ink")})]

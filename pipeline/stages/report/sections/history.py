@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pipeline.compare.history import Figure, History, ResultChange, SettingChange
 from pipeline.stages.report.blocks import Block, Details, Section, Table, lead
 from pipeline.stages.report.document import Report
-from pipeline.stages.report.number_format import ends, figure, signed
+from pipeline.stages.report.number_format import figure, format_interval, signed
 
 ORDER = ("worse", "gone", "better", "new", "unknown", "same")
 
@@ -35,7 +35,7 @@ def result_table(history: History) -> Table:
 def _row(change: ResultChange) -> tuple[str, ...]:
     shown = (_figure(each) for each in change.figures)
     moved = "" if change.change is None else signed(change.change)
-    around = ends(change.interval, signed) if change.interval else ""
+    around = format_interval(change.interval, signed) if change.interval else ""
     verdict = f"{change.movement}: {change.reason}" if change.reason else change.movement
     return (change.label, f"{change.title} ({change.unit})", *shown, moved, around, verdict)
 

@@ -9,10 +9,10 @@ from typing import Any
 from pipeline.compare.comparison import Comparison, Row, SpeedCell
 from pipeline.compare.stats.repeats import Change
 from pipeline.stages.report.blocks import PAGE, Block, Heading, Key, Mark, Picture, Table, lead
-from pipeline.stages.report.number_format import decimals, ends, figure, number, signed
+from pipeline.stages.report.number_format import decimals, figure, format_interval, number, signed
 from pipeline.stages.report.sections.result_cells import claim_legend, claim_symbol
 from pipeline.stages.report.vega.panels import Strip, hover, mark, strips
-from pipeline.stages.report.vega.spec import SURFACE, WIDE, Chart, Layout, domain, logarithmic, own, quantity
+from pipeline.stages.report.vega.spec import SURFACE, WIDE, Chart, Layout, domain, from_row, logarithmic, quantity
 from pipeline.stages.report.vega.styles import FAMILY_COLOURS
 
 LATENCIES = {
@@ -67,7 +67,7 @@ def _rows(comparison: Comparison, latency: str) -> list[dict[str, Any]]:
         values = {which: cell.measured.mean for which, cell in cells.items()}
         for which, cell in cells.items():
             around = cell.measured.interval
-            ends = f" ({figure(around.low)} to {figure(around.high)})" if around else ""
+            between = f" ({figure(around.low)} to {figure(around.high)})" if around else ""
             found.append(
                 {
                     "label": row.label,
@@ -79,7 +79,7 @@ def _rows(comparison: Comparison, latency: str) -> list[dict[str, Any]]:
                     "color": FAMILY_COLOURS[row.family],
                     "fill": FAMILY_COLOURS[row.family] if row.claims_speed else SURFACE,
                     "hover": f"{row.label}: {PERCENTILES[which]} percentile of {latency.upper()} "
-                    f"{figure(values[which])} ms{ends}{'' if row.claims_speed else ', emulated: no speed claim'}",
+                    f"{figure(values[which])} ms{between}{'' if row.claims_speed else ', emulated: no speed claim'}",
                 }
             )
     return found
@@ -91,13 +91,13 @@ def _latency(rows: dict[str, list[dict[str, Any]]], labels: list[str], layout: L
         "datum.which == 'p99'",
         x={"field": "first"},
         x2={"field": "last"},
-        color=own("color"),
+        color=from_row("color"),
     )
     point = mark(
         {"type": "point", "filled": True, "size": 52, "opacity": 1, "strokeWidth": 1.6},
-        shape=own("shape"),
-        fill=own("fill"),
-        stroke=own("color"),
+        shape=from_row("shape"),
+        fill=from_row("fill"),
+        stroke=from_row("color"),
         description=hover(),
     )
     panels = []
@@ -132,7 +132,11 @@ def latency_table(comparison: Comparison) -> Table:
 def _cell(cell: SpeedCell) -> tuple[str, str, str, str]:
     measured, change = cell.measured, cell.change
     digits = min(2, decimals([measured.mean]))
-    shown = (number(measured.mean, digits), ends(measured.interval, partial(number, digits=digits)))
+    shown = (number(measured.mean, digits), format_interval(measured.interval, partial(number, digits=digits)))
     if not isinstance(change, Change):
         return (*shown, "", "")
-    return (*shown, f"{signed(change.percent)} %", f"{ends(change.interval, signed)} %" if change.interval else "n/a")
+    return (
+        *shown,
+        f"{signed(change.percent)} %",
+        f"{format_interval(change.interval, signed)} %" if change.interval else "n/a",
+    )

@@ -63,8 +63,8 @@ def _cell(load: LoadRow, name: str, digits: int) -> str:
     if not isinstance(cell, SpeedCell):
         return "n/a"
     show = partial(number, digits=digits)
-    mean, ends = show(cell.measured.mean), cell.measured.interval
-    return mean if ends is None else f"{mean} ({show(ends.low)} to {show(ends.high)})"
+    mean, interval = show(cell.measured.mean), cell.measured.interval
+    return mean if interval is None else f"{mean} ({show(interval.low)} to {show(interval.high)})"
 
 
 def _change(row: Row, load: LoadRow) -> str:
@@ -73,11 +73,11 @@ def _change(row: Row, load: LoadRow) -> str:
     cell = load.cells.get(THROUGHPUT)
     if not row.claims_speed or not isinstance(cell, SpeedCell) or not isinstance(cell.change, Change):
         return "n/a"
-    ends: Interval | None = cell.change.interval
-    if ends is None:
+    interval: Interval | None = cell.change.interval
+    if interval is None:
         return f"{signed(cell.change.percent)} % (no interval)"
     word = "" if cell.change.is_clear else ", no difference shown"
-    return f"{signed(cell.change.percent)} % ({signed(ends.low)} to {signed(ends.high)}{word})"
+    return f"{signed(cell.change.percent)} % ({signed(interval.low)} to {signed(interval.high)}{word})"
 
 
 def _marks(row: Row, benchmark: Benchmark, load: str) -> Iterator[str]:

@@ -13,7 +13,7 @@ from pipeline.stages.report.document import Report
 from pipeline.stages.report.number_format import decimals, number, size_unit
 from pipeline.stages.report.sections.results import Results
 from pipeline.stages.report.vega.panels import Strip, hover, mark, strips
-from pipeline.stages.report.vega.spec import INK, NAMES, NARROW, SURFACE, WIDE, Chart, Layout, layer, own, quantity
+from pipeline.stages.report.vega.spec import INK, NAMES, NARROW, SURFACE, WIDE, Chart, Layout, from_row, layer, quantity
 from pipeline.stages.report.vega.styles import FAMILY_COLOURS
 
 PARTS = {"weights": "var(--s-1)", "KV cache": "var(--s-3)", "everything else, at the peak": "var(--s-8)"}
@@ -101,7 +101,7 @@ def _memory(rows: list[dict[str, Any]], layout: Layout) -> dict[str, Any]:
     bar = mark(
         {"type": "bar", "height": 15, "stroke": SURFACE, "strokeWidth": 1},
         x2={"field": "high"},
-        color=own("color"),
+        color=from_row("color"),
         description=hover(),
     )
     text = mark(
@@ -177,7 +177,7 @@ def _sizes(rows: list[dict[str, Any]], layout: Layout) -> dict[str, Any]:
     }
     text = {"type": "text", "align": "left", "dx": 7, "color": INK, "fontSize": layout.font}
     layers = [
-        layer({"type": "bar", "height": 15, "cornerRadiusEnd": 3}, encoding, {"color": own("color")}),
+        layer({"type": "bar", "height": 15, "cornerRadiusEnd": 3}, encoding, {"color": from_row("color")}),
         layer(text, encoding, {"text": {"field": "text", "type": "nominal"}}),
     ]
     width = layout.width - layout.names + (40 if layout is NARROW else 0)

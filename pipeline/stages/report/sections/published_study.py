@@ -9,7 +9,7 @@ from pipeline.compare.published.reproduction import ReproducedCell, Reproduction
 from pipeline.results.base import Missing
 from pipeline.stages.report.blocks import PAGE, Block, Details, Heading, Key, Mark, Picture, Prose, Section, Table, lead
 from pipeline.stages.report.document import Report
-from pipeline.stages.report.number_format import ends, figure, number, signed
+from pipeline.stages.report.number_format import figure, format_interval, number, signed
 from pipeline.stages.report.vega.panels import Strip, diamond, interval, line_at, ring, strips
 from pipeline.stages.report.vega.spec import INK, MUTED, Chart, Layout, domain, quantity
 from pipeline.stages.report.vega.styles import COLOURS
@@ -82,8 +82,8 @@ def reproduction_chart(reproduction: Reproduction) -> Chart | None:
         ]
         drawn = []
         for metric, rows in panels.items():
-            ends = domain([0.0, *(row[name] for row in rows for name in ("value", "low", "high"))], 0.07)
-            x = quantity("value", domain=ends, axis={"tickCount": 4, "labelFlush": False})
+            extent = domain([0.0, *(row[name] for row in rows for name in ("value", "low", "high"))], 0.07)
+            x = quantity("value", domain=extent, axis={"tickCount": 4, "labelFlush": False})
             drawn.append(Strip(TITLES.get(metric, metric), rows, x, layers, f"against BF16, {unit}"))
         return strips(drawn, labels, layout)
 
@@ -97,17 +97,17 @@ def _rows(cells: Sequence[ReproducedCell], kind: str) -> list[dict[str, Any]]:
     for cell in cells:
         if (change := cell.published_change) is not None:
             text = f"{cell.label}: published {signed(change)} {unit}"
-            ends = {"low": change, "high": change}
+            bounds = {"low": change, "high": change}
             rows.append(
-                {"label": cell.label, "kind": "published", "value": change, **ends, "color": PUBLISHED, "hover": text}
+                {"label": cell.label, "kind": "published", "value": change, **bounds, "color": PUBLISHED, "hover": text}
             )
         if (change := cell.measured_change) is not None and not isinstance(cell.published, Missing):
             around = cell.measured_change_interval
             low, high = (around.low, around.high) if around else (change, change)
             text = f"{cell.label}: measured {signed(change)} {unit} ({signed(low)} to {signed(high)})"
-            ends = {"low": low, "high": high}
+            bounds = {"low": low, "high": high}
             rows.append(
-                {"label": cell.label, "kind": "measured", "value": change, **ends, "color": MEASURED, "hover": text}
+                {"label": cell.label, "kind": "measured", "value": change, **bounds, "color": MEASURED, "hover": text}
             )
     return rows
 
@@ -131,10 +131,10 @@ def published_chart(reproduction: Reproduction) -> Chart | None:
         }
         for each in found
     ]
-    ends = domain([0.0, *(end for each in found for end in (each.interval.low, each.interval.high))], 0.05)
+    extent = domain([0.0, *(end for each in found for end in (each.interval.low, each.interval.high))], 0.05)
 
     def spec(layout: Layout) -> dict[str, Any]:
-        x = quantity("value", domain=ends, axis={"tickCount": 5, "labelFlush": False})
+        x = quantity("value", domain=extent, axis={"tickCount": 5, "labelFlush": False})
         layers = [line_at(0), interval(), ring("datum.kind == 'noise'"), diamond("datum.kind == 'clear'")]
         tasks = dict.fromkeys(row["task"] for row in rows)
         drawn = [Strip(str(task), [row for row in rows if row["task"] == task], x, layers) for task in tasks]
@@ -165,8 +165,8 @@ def _reproduced(cell: ReproducedCell, kind: str) -> tuple[str, ...]:
 
     measured = f"n/a: {cell.measured.reason}" if isinstance(cell.measured, Missing) else show(cell.measured)
     published = f"n/a: {cell.published.reason}" if isinstance(cell.published, Missing) else show(cell.published)
-    around = ends(cell.measured_interval, show) if cell.measured_interval else ""
-    moved = ends(cell.measured_change_interval, signed) if cell.measured_change_interval else ""
+    around = format_interval(cell.measured_interval, show) if cell.measured_interval else ""
+    moved = format_interval(cell.measured_change_interval, signed) if cell.measured_change_interval else ""
     return (
         cell.label,
         cell.variant or "",
@@ -191,7 +191,7 @@ def published_table(reproduction: Reproduction) -> Table:
             f"{each.n:,}",
             signed(each.points, 2),
             f"{each.items:+,}".replace("-", "−"),
-            ends(each.interval, signed),
+            format_interval(each.interval, signed),
             number(each.z, 2),
             "yes" if each.within_noise else "no",
         )

@@ -27,7 +27,7 @@ LEGEND = {
 
 
 @dataclass(frozen=True)
-class Column(blocks.Column):
+class ResultColumn(blocks.Column):
     """A column of results: one metric in one unit."""
 
     name: str
@@ -75,7 +75,7 @@ def _range(interval: Interval | None, show: Callable[[float], str]) -> str:
     return "" if interval is None else f"{show(interval.low)} to {show(interval.high)}"
 
 
-def speed_cell(row: Row, cell: SpeedCell | Missing, column: Column, best: bool) -> Cell:
+def speed_cell(row: Row, cell: SpeedCell | Missing, column: ResultColumn, best: bool) -> Cell:
     """A metric of the benchmark with its change in percent."""
     if isinstance(cell, Missing):
         return Cell(missing=cell.reason)
@@ -108,7 +108,7 @@ def speed_cell(row: Row, cell: SpeedCell | Missing, column: Column, best: bool) 
     )
 
 
-def size_cell(cell: SizeCell | Missing, column: Column, best: bool) -> Cell:
+def size_cell(cell: SizeCell | Missing, column: ResultColumn, best: bool) -> Cell:
     """A checkpoint's size with its ratio to BF16's."""
     if isinstance(cell, Missing):
         return Cell(missing=cell.reason)
@@ -122,7 +122,7 @@ def size_cell(cell: SizeCell | Missing, column: Column, best: bool) -> Cell:
     )
 
 
-def task_cell(cell: TaskCell | Missing, column: Column, best: bool) -> Cell:
+def task_cell(cell: TaskCell | Missing, column: ResultColumn, best: bool) -> Cell:
     """A task's accuracy with its difference from BF16."""
     if isinstance(cell, Missing):
         return Cell(missing=cell.reason)
@@ -162,7 +162,7 @@ def _loss(cell: TaskCell) -> str:
     return "" if isinstance(loss, Missing) else f" ({loss.p_holm:.2g} by Holm over the table), {loss.text}"
 
 
-def divergence_of(row: Row, column: Column, best: bool) -> Cell:
+def divergence_of(row: Row, column: ResultColumn, best: bool) -> Cell:
     """A variant's divergence; the baseline has none, but what it differs from itself by."""
     cell = row.divergence
     if row.is_baseline and row.perplexity is not None:
@@ -171,7 +171,7 @@ def divergence_of(row: Row, column: Column, best: bool) -> Cell:
     return replace(divergence_cell(cell, column), is_best=best)
 
 
-def divergence_cell(cell: DivergenceCell | Missing, column: Column) -> Cell:
+def divergence_cell(cell: DivergenceCell | Missing, column: ResultColumn) -> Cell:
     """A divergence with its interval as the second figure."""
     if isinstance(cell, Missing):
         return Cell(missing=cell.reason)
@@ -179,11 +179,11 @@ def divergence_cell(cell: DivergenceCell | Missing, column: Column) -> Cell:
     def show(value: float) -> str:
         return number(value / column.scale, column.digits)
 
-    ends = _range(cell.kl.interval, show)
+    interval_text = _range(cell.kl.interval, show)
     return Cell(
         value=show(cell.kl.value),
         order=cell.kl.value,
-        interval=f"{ends} {column.unit}" if ends else "",
-        change=ends or "no interval",
+        interval=f"{interval_text} {column.unit}" if interval_text else "",
+        change=interval_text or "no interval",
         evidence=f"{cell.tokens:,} tokens of {cell.sequences:,} sequences",
     )

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 
-from pipeline.compare.comparison import DIVERGENCE, SIZE, Comparison, SizeCell, SpeedCell, TaskCell
-from pipeline.compare.comparison import Row as ComparedRow
+from pipeline.compare.comparison import DIVERGENCE, SIZE, Comparison, Row, SizeCell, SpeedCell, TaskCell
 from pipeline.compare.stats.repeats import Change
 from pipeline.results.text import clean
 from pipeline.stages.report.blocks import (
@@ -15,18 +14,18 @@ from pipeline.stages.report.blocks import (
     PAGE,
     Block,
     Cell,
+    CellRow,
     CellTable,
     Details,
     Heading,
     Legend,
-    Row,
     Section,
     Table,
 )
 from pipeline.stages.report.document import Report
-from pipeline.stages.report.number_format import decimals, ends, number, signed, size_unit
+from pipeline.stages.report.number_format import decimals, format_interval, number, signed, size_unit
 from pipeline.stages.report.sections.result_cells import (
-    Column,
+    ResultColumn,
     claim_legend,
     claim_symbol,
     divergence_of,
@@ -56,7 +55,7 @@ def section(report: Report) -> Section:
 
 
 @dataclass(frozen=True)
-class ResultRow(Row):
+class ResultRow(CellRow):
     """One variant's cells, in the order of the columns."""
 
     name: str = ""
@@ -67,7 +66,7 @@ class Results:
     """The comparison as a table."""
 
     comparison: Comparison
-    columns: tuple[Column, ...] = ()
+    columns: tuple[ResultColumn, ...] = ()
 
     @classmethod
     def of(cls, comparison: Comparison) -> Results:
@@ -115,7 +114,7 @@ class Results:
         )
         return [*lines, *reasons, *self.comparison.notes]
 
-    def _cell(self, row: ComparedRow, column: Column) -> Cell:
+    def _cell(self, row: Row, column: ResultColumn) -> Cell:
         best = row.name in self.comparison.best.get(column.name, ())
         if column.kind == "speed":
             return speed_cell(row, row.speed[column.name], column, best)
@@ -126,28 +125,28 @@ class Results:
         return task_cell(row.tasks[column.name], column, best)
 
 
-def _columns(comparison: Comparison) -> Sequence[Column]:
+def _columns(comparison: Comparison) -> Sequence[ResultColumn]:
     speed, quality = "speed and size", "quality"
     columns = []
     for metric in comparison.metrics:
         cells = [row.speed[metric.name] for row in comparison.rows]
         digits = min(2, decimals(cell.measured.mean for cell in cells if isinstance(cell, SpeedCell)))
         columns.append(
-            Column(metric.title, metric.unit, metric.name, "speed", digits, better=metric.better, group=speed)
+            ResultColumn(metric.title, metric.unit, metric.name, "speed", digits, better=metric.better, group=speed)
         )
     unit, scale = size_unit([row.size.bytes for row in comparison.rows if isinstance(row.size, SizeCell)])
     sizes = [row.size.bytes / scale for row in comparison.rows if isinstance(row.size, SizeCell)]
     digits = min(decimals(sizes), 2)
-    columns.append(Column("Checkpoint", unit, SIZE, "size", digits, scale, better="lower", group=speed))
+    columns.append(ResultColumn("Checkpoint", unit, SIZE, "size", digits, scale, better="lower", group=speed))
     for task in comparison.tasks:
         tested = [row.tasks[task] for row in comparison.rows]
         many = all(cell.accuracy.n >= 1000 for cell in tested if isinstance(cell, TaskCell))
-        columns.append(Column(task, "%", task, "task", 2 if many else 1, 0.01, better="higher", group=quality))
+        columns.append(ResultColumn(task, "%", task, "task", 2 if many else 1, 0.01, better="higher", group=quality))
     # Without a single measurement there is nothing to say why each is missing.
     if any(row.perplexity is not None for row in comparison.rows):
         unit, scale, digits = divergence_scale(comparison)
         columns.append(
-            Column("KL from BF16", unit, DIVERGENCE, "divergence", digits, scale, better="lower", group=quality)
+            ResultColumn("KL from BF16", unit, DIVERGENCE, "divergence", digits, scale, better="lower", group=quality)
         )
     return columns
 
@@ -168,12 +167,12 @@ def metric_tables(comparison: Comparison) -> list[Table]:
     return [*found, Table(("Variant", "Tokens"), capacity, "KV-cache capacity")] if capacity else found
 
 
-def _metric_row(row: ComparedRow, cell: SpeedCell, digits: int) -> tuple[str, ...]:
+def _metric_row(row: Row, cell: SpeedCell, digits: int) -> tuple[str, ...]:
     measured, change = cell.measured, cell.change
     mean = number(measured.mean, digits) + claim_symbol(row)
-    inside = (ends(each, partial(number, digits=digits)) for each in (measured.interval, measured.spread))
+    inside = (format_interval(each, partial(number, digits=digits)) for each in (measured.interval, measured.spread))
     against = f"{signed(change.percent)} %" if isinstance(change, Change) else ""
-    around = f"{ends(change.interval, signed)} %" if isinstance(change, Change) and change.interval else ""
+    around = f"{format_interval(change.interval, signed)} %" if isinstance(change, Change) and change.interval else ""
     return (row.label, mean, *inside, str(len(measured.values)), against, around)
 
 

@@ -11,7 +11,7 @@ from pipeline.compare.statements import listing
 from pipeline.results.base import Missing
 from pipeline.stages.report.blocks import PAGE, Block, Heading, Legend, Picture, Section, Table, lead
 from pipeline.stages.report.document import Report
-from pipeline.stages.report.number_format import ends, figure, number, signed
+from pipeline.stages.report.number_format import figure, format_interval, number, signed
 from pipeline.stages.report.vega.panels import Strip, diamond, hover, interval, line_at, mark, strips
 from pipeline.stages.report.vega.spec import INK, MUTED, Chart, Layout, domain, heading, layer, quantity
 from pipeline.stages.report.vega.styles import COLOURS
@@ -127,10 +127,10 @@ def what_if_chart(found: Sequence[Roofline]) -> Chart | None:
     drawn_labels = {row["label"] for _, rows in panels for row in rows}
     labels = [row.label for row in panels[0][0].rows if row.label in drawn_labels]
     values = [value for _, rows in panels for row in rows for value in (row["value"], row["low"], row["high"])]
-    ends = domain([0.0, *values], 0.08)
+    extent = domain([0.0, *values], 0.08)
 
     def spec(layout: Layout) -> dict[str, Any]:
-        x = quantity("value", domain=ends, axis={"tickCount": 4, "labelFlush": False, "labelExpr": PERCENT})
+        x = quantity("value", domain=extent, axis={"tickCount": 4, "labelFlush": False, "labelExpr": PERCENT})
         bar = {"type": "bar", "height": 12, "color": "var(--s-1)", "opacity": 0.45}
         layers = [
             line_at(0),
@@ -187,13 +187,13 @@ def check_chart(check: RooflineCheck | None) -> Chart | None:
 
 
 def _against(metric: str, rows: list[dict[str, Any]], layout: Layout, side: int) -> dict[str, Any]:
-    ends = domain([0.0, *(float(row[name]) for row in rows for name in ("x", "y"))], 0.06)
+    extent = domain([0.0, *(float(row[name]) for row in rows for name in ("x", "y"))], 0.06)
     axis = {"labelExpr": PERCENT}
     encoding = {
-        "x": quantity("x", domain=ends, title="Predicted gain", axis={**axis, "tickCount": 3}),
-        "y": quantity("y", domain=ends, title="Published gain", axis={**axis, "tickCount": 4}),
+        "x": quantity("x", domain=extent, title="Predicted gain", axis={**axis, "tickCount": 3}),
+        "y": quantity("y", domain=extent, title="Published gain", axis={**axis, "tickCount": 4}),
     }
-    diagonal = {"values": [{"x": end, "y": end} for end in ends]}
+    diagonal = {"values": [{"x": end, "y": end} for end in extent]}
     point = {"type": "point", "filled": True, "size": 60, "opacity": 0.8, "color": COLOURS[0]}
     layers = [
         {"data": diagonal, **layer({"type": "line", "color": MUTED, "strokeDash": [4, 4]}, encoding, {})},
@@ -230,7 +230,7 @@ def _row(row: RooflineRow, predicted: bool) -> tuple[str, ...]:
     shown = (row.label, *moved, *floors, _or_na(best, figure), _or_na(row.gain_percent, _percent))
     if predicted:
         return shown
-    around = ends(row.measured_gain_interval, signed)
+    around = format_interval(row.measured_gain_interval, signed)
     gain = (_or_na(row.measured_gain, _percent), around if around == "n/a" else f"{around} %")
     return (*shown, *gain, _or_na(row.decode_share, _share), _or_na(row.throughput_share, _share))
 

@@ -30,8 +30,8 @@ def _loads(comparison: Comparison) -> Iterator[Block]:
             "the time, with many the arithmetic does; so formats may change places on the way. Both axes are "
             "logarithmic."
         )
-        looks = ladder_styles(comparison)
-        yield Key([Mark(name, look.colour, look.shape, look.dash) for name, look in looks.items()], media=PAGE)
+        styles = ladder_styles(comparison)
+        yield Key([Mark(name, style.colour, style.shape, style.dash) for name, style in styles.items()], media=PAGE)
         yield Picture(chart, tables[:1])
         tables = tables[1:]
     yield from (Details(table.caption, [table]) for table in tables)

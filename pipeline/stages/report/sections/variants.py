@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from pipeline.stages.report.blocks import (
     PAGE,
     Block,
+    CheckOutcome,
     Code,
     Columns,
     Details,
     Facts,
     Heading,
-    Outcome,
     Outcomes,
     Section,
     Table,
@@ -53,7 +53,7 @@ def _inside(card: Card) -> Iterator[Block]:
         yield Code([card.command])
     if card.checks:
         yield Heading("Checks")
-        yield Outcomes([Outcome(check.name, check.ok, check.detail) for check in card.checks])
+        yield Outcomes([CheckOutcome(check.name, check.ok, check.detail) for check in card.checks])
     if card.answers:
         yield Heading("Canary answers")
         yield from (Code([canary.prompt, canary.answer], "canary") for canary in card.answers)

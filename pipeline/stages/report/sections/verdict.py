@@ -70,10 +70,10 @@ def _tiles(report: Report) -> Iterator[Tile]:
     row = report.comparison.rows[index]
     if isinstance(change := row.mean_change, Mean):
         around = change.interval
-        ends = f"{signed(100 * around.low)} to {signed(100 * around.high)}" if around else ""
+        interval_text = f"{signed(100 * around.low)} to {signed(100 * around.high)}" if around else ""
         clear = around is not None and not around.contains(0.0)
         mean = f"{signed(100 * change.value)} points"
-        yield Tile("Mean accuracy", mean, f"{ends}{'*' if clear else ''}", clear, clear and change.value > 0)
+        yield Tile("Mean accuracy", mean, f"{interval_text}{'*' if clear else ''}", clear, clear and change.value > 0)
 
 
 def constraint_table(recommendation: Recommendation) -> Table:

@@ -36,7 +36,7 @@ class Box:
 
 
 @dataclass(frozen=True)
-class Placed:
+class LabelPosition:
     """A label's centre."""
 
     x: float
@@ -50,7 +50,7 @@ def place(
     size: tuple[float, float],
     font: float,
     obstacles: Sequence[Box] = (),
-) -> list[Placed]:
+) -> list[LabelPosition]:
     """Puts each label where it covers least; greedy, in the order given."""
     width, height = size
     marks = [Box(x - 7, y - 7, x + 7, y + 7) for x, y in points]
@@ -69,5 +69,5 @@ def place(
                 options.append((cost, len(options), box, distance > DISTANCES[0]))
         _, _, box, is_far = min(options, key=lambda option: option[:2])
         taken.append(box)
-        placed.append(Placed((box.left + box.right) / 2, (box.top + box.bottom) / 2, is_far))
+        placed.append(LabelPosition((box.left + box.right) / 2, (box.top + box.bottom) / 2, is_far))
     return placed

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.stages.report.vega.spec import INK, NAMES, SURFACE, Layout, heading, own
+from pipeline.stages.report.vega.spec import INK, NAMES, SURFACE, Layout, from_row, heading
 
 STEP = 26
 
@@ -85,16 +85,16 @@ def hover() -> dict[str, Any]:
 def interval(only: str = "", width: float = 2) -> dict[str, Any]:
     """A bar from `low` to `high` in the row's colour."""
     bar = {"type": "rule", "strokeWidth": width}
-    return mark(bar, only, x={"field": "low"}, x2={"field": "high"}, color=own("color"))
+    return mark(bar, only, x={"field": "low"}, x2={"field": "high"}, color=from_row("color"))
 
 
 def ring(only: str = "", size: float = 64) -> dict[str, Any]:
     """A hollow mark at `value`."""
     kind = {"type": "point", "filled": True, "shape": "circle", "size": size, "fill": SURFACE, "strokeWidth": 2}
-    return mark({**kind, "opacity": 1}, only, stroke=own("color"), description=hover())
+    return mark({**kind, "opacity": 1}, only, stroke=from_row("color"), description=hover())
 
 
 def diamond(only: str = "", size: float = 110) -> dict[str, Any]:
     """A filled mark at `value`."""
     kind = {"type": "point", "filled": True, "shape": "diamond", "size": size, "opacity": 1}
-    return mark(kind, only, color=own("color"), description=hover())
+    return mark(kind, only, color=from_row("color"), description=hover())

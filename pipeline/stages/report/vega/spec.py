@@ -1,4 +1,4 @@
-"""Parts of every chart: the two layouts, scales, layers of marks, and the page's look.
+"""Parts of every chart: the two layouts, scales, layers of marks, and the page's style.
 
 Charts are Vega-Lite, written as it is; these are the parts that they share.
 """
@@ -60,7 +60,7 @@ def quantity(field: str, domain: list[float], title: str | None = None, **more: 
     return {"field": field, "type": "quantitative", "title": title, "scale": scale, **more}
 
 
-def own(field: str) -> dict[str, Any]:
+def from_row(field: str) -> dict[str, Any]:
     """A colour or shape that the row itself states."""
     return {"field": field, "type": "nominal", "scale": None}
 
@@ -83,7 +83,7 @@ def shorten(label: str, limit: int) -> str:
 
 
 def finish(chart: dict[str, Any], layout: Layout) -> dict[str, Any]:
-    """The page's look: no frame, quiet grid, text in the page's colours."""
+    """The page's style: no frame, quiet grid, text in the page's colours."""
     axis = {
         "labelFontSize": layout.font,
         "titleFontSize": layout.font,
@@ -124,14 +124,14 @@ def logarithmic(
     field: str, values: Sequence[float], title: str | None = None, margin: float = 1.25, most: int = 7, **more: Any
 ) -> dict[str, Any]:
     """A logarithmic scale around values above zero, with its own labels."""
-    ends = [min(values) / margin, max(values) * margin]
-    ticks = {"values": decades(ends[0], ends[1], most), "format": ",~g", **more.pop("axis", {})}
-    return {**quantity(field, domain=ends, title=title, axis=ticks, **more), **log_scale(ends)}
+    extent = [min(values) / margin, max(values) * margin]
+    ticks = {"values": decades(extent[0], extent[1], most), "format": ",~g", **more.pop("axis", {})}
+    return {**quantity(field, domain=extent, title=title, axis=ticks, **more), **log_scale(extent)}
 
 
-def log_scale(ends: Sequence[float]) -> dict[str, Any]:
+def log_scale(extent: Sequence[float]) -> dict[str, Any]:
     """The scale alone."""
-    return {"scale": {"type": "log", "domain": list(ends), "nice": False, "zero": False}}
+    return {"scale": {"type": "log", "domain": list(extent), "nice": False, "zero": False}}
 
 
 def heading(text: str, below: str, layout: Layout, width: int) -> dict[str, Any]:

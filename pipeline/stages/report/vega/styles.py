@@ -33,15 +33,15 @@ DASHES = ("1 0", "7 3", "2 2", "8 2 2 2", "4 4", "10 3 2 3 2 3", "1 3", "12 4")
 
 @dataclass(frozen=True)
 class Style:
-    """The look of a kind of site, a technique or a variant."""
+    """The style of a kind of site, a technique or a variant."""
 
     colour: str
     shape: str
     dash: str
 
 
-def styles(names: Sequence[str]) -> dict[str, Style]:
-    """A look for each name."""
+def assign_styles(names: Sequence[str]) -> dict[str, Style]:
+    """A style for each name."""
     # A second round of the colours comes with other shapes and dashes.
     return {
         name: Style(COLOURS[i % 8], SHAPES[(i + 3 * (i // 8)) % 8], DASHES[(i + 3 * (i // 8)) % 8])

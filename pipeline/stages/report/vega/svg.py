@@ -40,7 +40,7 @@ def svgs(charts: Iterable[Chart]) -> dict[str, Markup]:
             chart.name: Markup(one) + Markup(other.result())
             for chart, one, other in zip(found, wide, narrow, strict=True)
         }
-    svg_cache.forget()
+    svg_cache.evict()
     return drawn
 
 

@@ -15,7 +15,7 @@ from pipeline.stages.report import files
 
 CACHE = "PIPELINE_DRAWINGS"
 # Maximum number of drawings (the least recently used are removed); a report has about 40, of 20 to 150 kB.
-KEPT = 400
+MAX_DRAWINGS = 400
 
 
 def drawing(spec: str, draw: Callable[[str], str]) -> str:
@@ -38,10 +38,10 @@ def has_some() -> bool:
     return False
 
 
-def forget() -> None:
+def evict() -> None:
     """Removes the drawings that were not used for longest."""
     with suppress(OSError):
-        for path in sorted(_folder().iterdir(), key=lambda path: path.stat().st_mtime)[:-KEPT]:
+        for path in sorted(_folder().iterdir(), key=lambda path: path.stat().st_mtime)[:-MAX_DRAWINGS]:
             path.unlink(missing_ok=True)
 
 

@@ -18,7 +18,7 @@ from pipeline.results.calibration import read_summary
 from pipeline.stages import report
 from pipeline.stages.report import sections
 from pipeline.stages.report.build import build
-from pipeline.stages.report.document import Seen
+from pipeline.stages.report.document import CalibrationFindings
 from pipeline.stages.report.number_format import figure
 from pipeline.stages.report.sections import activation_ranges, outliers
 from pipeline.stages.report.sections.calibration import headline
@@ -237,16 +237,16 @@ def test_odd_models_and_sets_are_rendered(tmp_path, capsys, change):
 
 def test_more_kinds_than_colours_are_merged_from_the_smallest(tmp_path):
     seen = seen_of(odd(many_kinds), tmp_path)
-    looks = activation_ranges.kind_styles(seen)
-    assert len(looks) == len(COLOURS) and activation_ranges.REST in looks
+    styles = activation_ranges.kind_styles(seen)
+    assert len(styles) == len(COLOURS) and activation_ranges.REST in styles
     largest = max(seen.ranges, key=lambda item: item.largest)
-    assert largest.kind in looks
+    assert largest.kind in styles
 
 
 def test_figures_of_the_pictures_are_those_of_the_file(tmp_path):
     content = summary(4)
     seen = seen_of(content, tmp_path)
-    assert isinstance(seen, Seen)
+    assert isinstance(seen, CalibrationFindings)
     site = content["sites"][3]
     table = activation_ranges.range_table(seen)
     row, column = table.rows[site["layer"]], table.head.index(site["kind"])

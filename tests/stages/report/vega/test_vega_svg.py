@@ -59,17 +59,17 @@ def test_what_was_drawn_before_is_not_drawn_again(cache: Path) -> None:
 
 
 def test_the_least_recently_used_are_forgotten(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(svg_cache, "KEPT", 2)
+    monkeypatch.setattr(svg_cache, "MAX_DRAWINGS", 2)
     for age, spec in enumerate("abc"):
         svg_cache.drawing(spec, str.upper)
         for path in cache.iterdir():
             os.utime(path, (path.stat().st_atime - 10, path.stat().st_mtime - 10 - age))
     assert svg_cache.drawing("a", str.lower) == "A"
-    svg_cache.forget()
+    svg_cache.evict()
     assert [svg_cache.drawing(spec, str.lower) for spec in "acb"] == ["A", "C", "b"]
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(cache: Path) -> None:
     cache.write_text("no folder")
     assert svg_cache.drawing("a", str.upper) == "A"
-    svg_cache.forget()
+    svg_cache.evict()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from pipeline.compare.decide.constraints import Constraints, Needs
+from pipeline.compare.decide.constraints import Constraints, Requirements
 from pipeline.compare.memory_fit import fit
 from pipeline.compare.roofline.model import Footprint
 from pipeline.compare.statements import listing
@@ -24,19 +24,19 @@ def constraints_of(settings: Settings) -> Constraints:
     return Constraints.model_validate({**asked.model_dump(), "max_loss_points": limits})
 
 
-def needs_of(
+def requirements_of(
     settings: Settings,
     found: Sequence[Source],
     records: Sequence[Record],
     footprints: Mapping[str, Footprint | Missing],
-) -> dict[str, Needs]:
+) -> dict[str, Requirements]:
     """By variant: memory for the weights and one full context, and whether the GPU serves it natively."""
     gpu = gpu_of(settings.report.constraints.hardware or "")
     found_needs = {}
     for source, record in zip(found, records, strict=True):
         memory, of = _memory(settings, footprints[source.name], record)
         there = unserved(source, gpu, native=True) if gpu else ""
-        found_needs[source.name] = Needs(memory_gib=memory, memory_of=of, unserved=there)
+        found_needs[source.name] = Requirements(memory_gib=memory, memory_of=of, unserved=there)
     return found_needs
 
 
