@@ -1,4 +1,4 @@
-"""Puts a report together: finds the manifests, has them compared, and adds what a reader needs to know about them."""
+"""Assembly of a report: collect the manifests, compare them, and add setup and provenance."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from pipeline.stages.report.number_format import plain
 
 
 def build(jobs: Sequence[Job], failures: Mapping[str, PipelineError]) -> Report:
-    """The report of these jobs as data."""
+    """Return the report of these jobs as data."""
     settings = jobs[0].settings
     found = sources(jobs, failures)
     records = [record_of(source) for source in found]
@@ -68,13 +68,13 @@ def build(jobs: Sequence[Job], failures: Mapping[str, PipelineError]) -> Report:
 
 
 def _text_of(settings: Settings) -> str:
-    """The text that the divergence is measured on."""
+    """Describe the text that the divergence is measured on."""
     text = settings.eval.divergence
     if text is None:
         return "not measured (eval.divergence=null)"
     return (
-        f"{text.num_sequences} conversations of at most {text.max_seq_length} tokens, drawn with seed {text.seed}; "
-        f"the {text.top_k} likeliest tokens at each place"
+        f"{text.num_sequences} conversations of at most {text.max_seq_length} tokens, sampled with seed {text.seed}; "
+        f"the {text.top_k} likeliest tokens at each position"
     )
 
 
@@ -85,7 +85,7 @@ def _model(settings: Settings) -> str:
 
 
 def _machine(found: Sequence[Source], job: Job) -> str:
-    """The machines that measured speed, else those that scored, else this one."""
+    """Return the machines of the benchmarks, else those of the evaluations, else this one."""
     for stage in (Stage.BENCH, Stage.EVAL):
         names = dict.fromkeys(machine_of(m) for source in found if (m := source.finished(stage)) is not None)
         if names:
@@ -94,7 +94,7 @@ def _machine(found: Sequence[Source], job: Job) -> str:
 
 
 def _measured(found: Sequence[Source]) -> str:
-    """The days on which the results were made."""
+    """Return the dates of the results."""
     days = sorted(
         m.started[:10] for s in found for stage in (Stage.BENCH, Stage.EVAL) if (m := s.finished(stage)) is not None
     )
@@ -115,7 +115,7 @@ def _setup(settings: Settings, found: Sequence[Source], model: str, machine: str
         "Machine": machine,
         "Server": clean(", ".join(versions)) or "not recorded",
         "Load": (
-            f"{bench.num_prompts:,} prompts, {bench.repeats} repeats after {bench.warmup_prompts} to warm up; "
+            f"{bench.num_prompts:,} prompts, {bench.repeats} repeats after {bench.warmup_prompts} warm-up requests; "
             f"request rate {plain(bench.request_rate)}, requests in flight: {flight}"
         ),
         "Scoring": "; ".join(

@@ -1,4 +1,4 @@
-"""Which calibrations stand behind a report's rows, and what each of them saw."""
+"""The calibrations used by a report's rows, and their observations."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from pipeline.stages.report.document import (
 )
 from pipeline.stages.report.number_format import plain
 
-# A model of experts has thousands of sites; a page lists those with the largest outlier ratio.
+# A mixture-of-experts model has thousands of sites; the page lists those with the largest outlier ratio.
 SITES = 300
-# The setting of a technique that has one.
+# The setting of each technique with a parameter.
 PARAMETERS = {"percentile": "percentile", "moving_average": "averaging_constant"}
 
 
 def calibrations(jobs: Sequence[Job], found: Sequence[Source]) -> tuple[Calibration, ...]:
-    """The distinct calibrations of the rows; where no row has one, that of the settings, if it was made."""
+    """Return the distinct calibrations of the rows; if no row has one, that of the settings, if it was made."""
     folders: dict[str, Path] = {}
     users: dict[str, list[CalibrationUse]] = {}
     for source in found:
@@ -44,7 +44,7 @@ def calibrations(jobs: Sequence[Job], found: Sequence[Source]) -> tuple[Calibrat
 
 
 def observer_of(payload: Mapping[str, Any]) -> tuple[str, float | None] | None:
-    """Technique and own parameter of a checkpoint whose scales came from observed ranges."""
+    """Return technique and parameter of a checkpoint with scales from observed ranges; None for others."""
     observer = payload.get("observer")
     if not isinstance(observer, Mapping) or not observer.get("technique"):
         return None
@@ -54,7 +54,7 @@ def observer_of(payload: Mapping[str, Any]) -> tuple[str, float | None] | None:
 
 
 def payload_of(source: Source, stage: Stage, jobs: Sequence[Job]) -> Mapping[str, Any]:
-    """What identifies a row's artifact, also where it is not made yet."""
+    """Return the payload that identifies a row's artifact, even if it is not made yet."""
     for job in jobs:
         if str(job.variant) == source.name:
             try:
@@ -87,7 +87,7 @@ def _calibration(key: str, folder: Path, users: Sequence[CalibrationUse]) -> Cal
 
 
 def _seen(summary: Summary, users: Sequence[CalibrationUse]) -> CalibrationFindings:
-    # The techniques that rows rest on are what a reader asks about first.
+    # The techniques in use come first.
     used = [use.technique for use in users if use.technique is not None]
     techniques = sorted(summary.techniques, key=lambda name: name not in used)
     sites = sorted(summary.sites, key=lambda site: -site.outlier_ratio)

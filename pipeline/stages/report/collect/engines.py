@@ -1,4 +1,4 @@
-"""What each engine wrote, from the gate's comparison of weights."""
+"""Weight errors of each engine, from the verification of its checkpoint."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ UNREADABLE = (KeyError, TypeError, ValueError, AttributeError)
 
 
 def engines(found: Sequence[Source]) -> tuple[Engines, ...]:
-    """The formats of this report that more than one engine made."""
-    return agreement([made for source in found if (made := _made(source)) is not None])
+    """Return the formats of this report that more than one engine made."""
+    return agreement([weights for source in found if (weights := _weights(source)) is not None])
 
 
-def _made(source: Source) -> EngineWeights | None:
+def _weights(source: Source) -> EngineWeights | None:
     checked, quantized = source.finished(Stage.VERIFY), source.finished(Stage.QUANTIZE)
     if checked is None or quantized is None or source.kv_dtype != "auto" or source.variant.kernel != "auto":
         return None

@@ -1,4 +1,4 @@
-"""The published tables of `conf/reference/` and what they were measured with, checked against their schema."""
+"""The published tables of `conf/reference/` and their protocols, validated against the schema."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _SCHEMA: TypeAdapter[SpeedTable | AccuracyTable | PublishedProtocol] = TypeAdapt
 
 
 def published_tables() -> tuple[PublishedTable, ...]:
-    """Every table, by file name."""
+    """Return every table, sorted by file name."""
     return tuple(each for each in _everything() if not isinstance(each, PublishedProtocol))
 
 
 def protocols() -> tuple[tuple[PublishedProtocol, tuple[SpeedTable, ...]], ...]:
-    """What tables were measured with, and those tables."""
+    """Return every protocol with its tables."""
     tables = {table.name: table for table in _everything() if isinstance(table, SpeedTable)}
     return tuple(
         (p, tuple(tables[name] for name in p.tables)) for p in _everything() if isinstance(p, PublishedProtocol)
@@ -35,10 +35,10 @@ def _everything() -> tuple[SpeedTable | AccuracyTable | PublishedProtocol, ...]:
 
 
 def read(path: Path) -> SpeedTable | AccuracyTable | PublishedProtocol:
-    """One file.
+    """Read one file.
 
     Raises:
-        InputError: when it is no published table and no protocol, naming it and what is wrong.
+        InputError: if it is neither a published table nor a protocol, with the reason.
     """
     try:
         table = _SCHEMA.validate_python(yaml.safe_load(path.read_text(encoding="utf-8")))

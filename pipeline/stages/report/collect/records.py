@@ -1,4 +1,4 @@
-"""From manifests to the plain data that is compared; what cannot be read becomes `n/a` with the reason."""
+"""From manifests to the plain data for the comparison; unreadable data becomes `n/a` with the reason."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pipeline.stages.report.collect.artifacts import Source
 
 
 def record_of(source: Source) -> Record:
-    """All that was measured of one variant."""
+    """Return all results of one variant."""
     bench, scores = source.finished(Stage.BENCH), source.finished(Stage.EVAL)
     return Record(
         name=source.name,
@@ -43,7 +43,7 @@ def record_of(source: Source) -> Record:
 
 
 def server_of(source: Source) -> Mapping[str, Any]:
-    """What the server said about itself: the benchmark's own, else the one that answered the tasks."""
+    """Return the server's recorded properties: the benchmark's, else the evaluation's, else the verification's."""
     for stage in (Stage.BENCH, Stage.EVAL, Stage.VERIFY):
         manifest = source.finished(stage)
         server = manifest.results.get("server") if manifest else None
@@ -53,7 +53,7 @@ def server_of(source: Source) -> Mapping[str, Any]:
 
 
 def emulated(source: Source) -> tuple[str, ...]:
-    """What this machine emulated while serving the variant, as any of its servers said."""
+    """Return the formats that this machine emulated while serving the variant, as recorded by its servers."""
     names: dict[str, None] = {}
     for stage in (Stage.BENCH, Stage.EVAL, Stage.VERIFY):
         manifest = source.finished(stage)
@@ -68,7 +68,7 @@ def _size(source: Source) -> Size | Missing:
     results = {**(made.results if made else {}), **(checked.results if checked else {})}
     if "bytes" not in results:
         return Missing(
-            reason=source.missing_reason(Stage.QUANTIZE) if made is None else "the checkpoint was not weighed"
+            reason=source.missing_reason(Stage.QUANTIZE) if made is None else "the checkpoint's size was not recorded"
         )
     try:
         reference = results.get("baseline_bytes")
@@ -100,10 +100,10 @@ def _tasks(manifest: Manifest, folder: Path) -> dict[str, TaskScores] | Missing:
 
 
 def _scores(manifest: Manifest, folder: Path, label: str) -> tuple[tuple[str, float], ...] | Missing:
-    """The score of each item; only a file that the manifest lists is opened, whatever the label is."""
+    """Return the score of each item; only files listed in the manifest are opened."""
     name = f"samples/{label}.jsonl"
     if name not in manifest.files:
-        return Missing(reason="no samples were kept")
+        return Missing(reason="no samples were stored")
     try:
         with (folder / name).open(encoding="utf-8") as lines:
             rows = [json.loads(line) for line in lines if line.strip()]
@@ -114,7 +114,7 @@ def _scores(manifest: Manifest, folder: Path, label: str) -> tuple[tuple[str, fl
 
 
 def _logprobs(source: Source, which: str) -> Logprobs | Missing:
-    """What the checkpoint thinks of the held-out text; only a file that the manifest lists is opened."""
+    """Return the checkpoint's log-probabilities of the held-out text; only files listed in the manifest are opened."""
     manifest = source.finished(Stage.EVAL)
     if manifest is None:
         return Missing(reason=source.missing_reason(Stage.EVAL))
@@ -123,7 +123,7 @@ def _logprobs(source: Source, which: str) -> Logprobs | Missing:
         return Missing(reason="not measured (eval.divergence=null)")
     name = recorded.get(which) if isinstance(recorded, Mapping) else None
     if not isinstance(name, str) or name not in manifest.files:
-        return Missing(reason="no log-probabilities were kept")
+        return Missing(reason="no log-probabilities were stored")
     try:
         with np.load(source.folders[Stage.EVAL] / name, allow_pickle=False) as arrays:
             return Logprobs(**{field.name: arrays[field.name] for field in fields(Logprobs)})

@@ -1,4 +1,4 @@
-"""What is on record about each variant: recipe, machine, versions, checks, hashes. Absolute paths are shortened."""
+"""The recorded data of each variant: recipe, machine, versions, checks, hashes. Absolute paths are shortened."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from pipeline.stages.report.collect.records import emulated, server_of
 from pipeline.stages.report.document import Card, Digest, Step
 from pipeline.stages.report.number_format import duration, plain, size_unit
 
-# A page is read by people: longer texts end in an ellipsis, the whole is in the manifest.
+# Longer texts are truncated with an ellipsis; the manifest has the whole text.
 LONG = 600
 FILES = 24
 
 
 def card_of(source: Source, outputs: Path) -> Card:
-    """Everything a reader may want to check about one variant."""
+    """Return the card of one variant."""
     server = server_of(source)
     made, checked = source.finished(Stage.QUANTIZE), source.finished(Stage.VERIFY)
     scored = source.finished(Stage.EVAL)
@@ -65,7 +65,7 @@ def card_of(source: Source, outputs: Path) -> Card:
 
 
 def shorten(text: str, outputs: Path) -> str:
-    """Paths below the project, the outputs and the home folder, without what lies above them."""
+    """Strip the leading folders from paths below the project, the outputs and the home folder."""
     for folder, name in ((outputs.resolve(), outputs.name), (PACKAGE.parent, "."), (Path.home(), "~")):
         if len(folder.parts) > 1:
             text = text.replace(str(folder), name or ".")
@@ -77,7 +77,7 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 def _recipe(source: Source) -> dict[str, str]:
-    """The settings that had a say: what belongs to another algorithm is left out."""
+    """Return the settings in effect: those of other algorithms are left out."""
     quant = {name: value for name, value in source.quant.items() if name not in ("name", "title") and value is not None}
     if quant.get("engine") == "none":
         return {"checkpoint": "the original, unchanged"}
@@ -99,7 +99,7 @@ def _made(manifest: Manifest) -> dict[str, str]:
 
 
 def _layers(results: Mapping[str, Any]) -> dict[str, str]:
-    """The layers whose outputs are furthest from BF16's, where that was measured."""
+    """Return the layers with the largest output error from BF16, if measured."""
     found = _mapping(results.get("layers"))
     try:
         worst = [f"{clean(each['module'], 80)} {float(each['snr_db']):.1f} dB" for each in found["worst"][:3]]

@@ -19,7 +19,7 @@ from pipeline.stages.report.vega.spec import MUTED, Chart, Layout, domain, quant
 
 
 def section(report: Report) -> Section | None:
-    """The differences from BF16, then the divergence where it was measured."""
+    """Return the differences from BF16, then the divergence if it was measured."""
     comparison = report.comparison
     if not comparison.is_measured:
         return None
@@ -28,8 +28,8 @@ def section(report: Report) -> Section | None:
     if chart := forest_chart(comparison):
         blocks.append(
             lead(
-                "Difference in points on the same items, with its 95 % interval. A ring is within noise; a filled "
-                "diamond is not."
+                "Difference in points on the same items, with its 95 % interval. Ring: within noise; filled diamond: "
+                "beyond noise."
             )
         )
         blocks.append(Picture(chart, [tasks]))
@@ -42,7 +42,7 @@ def section(report: Report) -> Section | None:
 
 
 def forest_chart(comparison: Comparison) -> Chart | None:
-    """Each task's accuracy difference from BF16 with its interval, a panel for each task."""
+    """Return each task's accuracy difference from BF16 with its interval, one panel per task."""
     rows = [
         {
             "row": row.name,
@@ -62,7 +62,7 @@ def forest_chart(comparison: Comparison) -> Chart | None:
     ]
     if not rows:
         return None
-    key = "Points on the same items with 95 % intervals. Ring: within noise; diamond: not."
+    key = "Points on the same items with 95 % intervals. Ring: within noise; diamond: beyond noise."
     return Chart("forest", "Accuracy against BF16, task by task", key, lambda layout: _forest(rows, comparison, layout))
 
 
@@ -85,7 +85,7 @@ def _forest(rows: list[dict[str, Any]], comparison: Comparison, layout: Layout) 
 
 
 def task_table(comparison: Comparison) -> Table:
-    """Each accuracy with its interval, and each difference with its evidence."""
+    """Return each accuracy with its interval, and each difference with its evidence."""
     rows = []
     for row in comparison.rows:
         for task, cell in row.tasks.items():
@@ -125,7 +125,7 @@ def _mean_change(row: Row) -> tuple[str, ...]:
 
 
 def divergence_table(comparison: Comparison) -> Table:
-    """Every figure of the divergence on held-out text, with its interval."""
+    """Return every figure of the divergence on held-out text, with its interval."""
     unit, scale, digits = divergence_scale(comparison)
 
     def kl(value: float) -> str:
@@ -138,7 +138,7 @@ def divergence_table(comparison: Comparison) -> Table:
     for row in comparison.rows:
         if row.perplexity is None:
             continue
-        label, cell = f"{row.label}, asked again" if row.is_baseline else row.label, row.divergence
+        label, cell = f"{row.label}, repeated" if row.is_baseline else row.label, row.divergence
         if isinstance(cell, Missing):
             rows.append((row.label, f"n/a: {cell.reason}", *[""] * 11, number(row.perplexity, 3)))
             continue

@@ -16,20 +16,20 @@ REST = "other kinds"
 
 
 def range_blocks(seen: CalibrationFindings, name: str) -> Iterator[Block]:
-    """The ranges by layer; nothing where no site has a layer and a range."""
+    """Yield the ranges by layer; nothing if no site has a layer and a range."""
     if (chart := range_chart(seen, name)) is None:
         return
     yield Heading("Ranges by layer", media=PAGE)
     yield lead(
-        "One scale for a whole tensor spreads its few values up to the largest magnitude: the higher a point lies, the "
-        "coarser everything else at that site is stored."
+        "One scale for a whole tensor covers values up to the largest magnitude: the higher a point, the coarser the "
+        "resolution of all other values at that site."
     )
     yield Key([Mark(kind, style.colour, style.shape) for kind, style in kind_styles(seen).items()], media=PAGE)
     yield Picture(chart, [range_table(seen)], media=PAGE)
 
 
 def kind_styles(seen: CalibrationFindings) -> dict[str, Style]:
-    """The style of each kind of the ranges chart."""
+    """Return the style of each kind of site."""
     return assign_styles(list(dict.fromkeys(item.kind for item in drawn_ranges(seen))))
 
 
@@ -50,8 +50,8 @@ def drawn_ranges(seen: CalibrationFindings) -> list[LayerRange]:
 
 
 def range_chart(seen: CalibrationFindings, name: str) -> Chart | None:
-    """The largest magnitude by layer, a line for each kind of site."""
-    # A logarithm has no place for what never was anything but zero.
+    """Return the largest magnitude by layer, one line per kind of site."""
+    # A logarithmic axis cannot show zero.
     items = [item for item in drawn_ranges(seen) if item.largest > 0]
     if not items:
         return None
@@ -102,7 +102,7 @@ def _ranges(rows: list[dict[str, Any]], styles: Mapping[str, Style], layout: Lay
 
 
 def range_table(seen: CalibrationFindings) -> Table:
-    """The largest magnitude by layer, a column for each kind."""
+    """Return the largest magnitude by layer, one column per kind."""
     items = drawn_ranges(seen)
     kinds = list(dict.fromkeys(item.kind for item in items))
     found = {(item.layer, item.kind): item.largest for item in items}
@@ -114,7 +114,7 @@ def range_table(seen: CalibrationFindings) -> Table:
 
 
 def clip_table(seen: CalibrationFindings, caption: str, names: set[str] | None = None) -> Table:
-    """The range of each site and the clip point of each technique; of the sites of these names, or of all."""
+    """Return the range of each site and the clip point of each technique, for the named sites or all."""
     sites = [site for site in seen.sites if names is None or site.name in names]
     columns = _clip_columns(seen)
     rows = []
@@ -132,7 +132,7 @@ def clip_table(seen: CalibrationFindings, caption: str, names: set[str] | None =
 
 
 def _clip_columns(seen: CalibrationFindings) -> list[tuple[str, str, bool]]:
-    """Technique, format, and if the heading has to name the format: one column where all formats clip alike."""
+    """Return technique, format, and True if clip points depend on the format, else one column for all formats."""
     formats = list(dict.fromkeys(form for site in seen.sites for form in site.clip))
     columns = []
     for finding in seen.techniques:

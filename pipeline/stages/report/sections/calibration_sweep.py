@@ -1,4 +1,4 @@
-"""Results of one variant by the choices of its calibration: technique and number of samples."""
+"""Results of one variant by calibration: technique and number of samples."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from pipeline.stages.report.document import Report
 from pipeline.stages.report.number_format import number, signed
 from pipeline.stages.report.sections.result_cells import ResultColumn, divergence_cell, divergence_scale, task_cell
 
-TITLE = "What the calibration choices changed"
+TITLE = "Effect of the calibration"
 DIGITS = 2
 
 
 def section(report: Report) -> Section | None:
-    """A table for each variant that was made by several calibrations."""
+    """Return a table for each variant with several calibrations."""
     if not report.sweeps:
         return None
     shown: list[Block] = [
         lead(
-            "The same variant from other calibrations, scored on the same items under the same conditions. Second "
+            "The same variant with several calibrations, scored on the same items under the same conditions. Second "
             "figures are differences from BF16 in points; *: the 95 % interval excludes zero. With many rows some "
-            "stars are chance."
+            "stars are due to chance."
         )
     ]
     for sweep in report.sweeps:
         shown += [Heading(f"{TITLE}: {sweep.label}", media=TERMINAL), Heading(sweep.label), sweep_table(sweep)]
-    return Section("sweep", TITLE, "Choices", shown)
+    return Section("sweep", TITLE, "Calibration sweep", shown)
 
 
 def sweep_table(sweep: Sweep) -> CellTable:
-    """Every task, the mean over the tasks, the divergence where it was measured."""
+    """Return every task, the mean over the tasks, and the divergence if it was measured."""
     tasks = [ResultColumn(task, "%", task, "task", 1) for task in sweep.tasks]
     columns = [
         blocks.Column("Samples", ""),
@@ -56,7 +56,7 @@ def sweep_table(sweep: Sweep) -> CellTable:
 
 def _divergence(row: SweepRow, column: ResultColumn) -> Cell:
     cell = divergence_cell(row.divergence, column)
-    # Here the interval stands where it stands for the mean.
+    # The interval is shown in the cell, as for the mean.
     return replace(cell, change="", around=cell.change)
 
 

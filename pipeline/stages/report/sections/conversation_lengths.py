@@ -14,14 +14,14 @@ TITLE = "Lengths of the conversations"
 
 
 def length_blocks(lengths: Lengths, name: str) -> Iterator[Block]:
-    """The histogram; nothing where no length is on record."""
+    """Yield the histogram; nothing if no lengths are recorded."""
     if chart := length_chart(lengths, name):
         yield Heading(TITLE, media=PAGE)
         yield Picture(chart, [length_table(lengths)], media=PAGE)
 
 
 def length_chart(lengths: Lengths, name: str) -> Chart | None:
-    """A histogram of the lengths."""
+    """Return a histogram of the lengths."""
     if not any(lengths.counts):
         return None
     bins = zip(lengths.edges, lengths.edges[1:], lengths.counts, strict=False)
@@ -76,7 +76,7 @@ def _lengths(rows: list[dict[str, Any]], lengths: Lengths, layout: Layout) -> di
 
 
 def length_table(lengths: Lengths) -> Table:
-    """The bins of the lengths."""
+    """Return the bins of the histogram."""
     bins = zip(lengths.edges, lengths.edges[1:], lengths.counts, strict=False)
     rows = [(f"{figure(a)} to {figure(b)}", f"{n:,}") for a, b, n in bins]
     return Table(("Tokens", "Conversations"), rows, TITLE)

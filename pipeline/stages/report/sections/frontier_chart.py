@@ -1,4 +1,4 @@
-"""Accuracy against throughput, each with its 95 % interval; a hollow mark is a speed that is emulated."""
+"""Chart of accuracy against throughput with 95 % intervals; a hollow mark is an emulated speed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ STANDING = {None: "", "on": "; on the frontier", "off": "; off the frontier", "u
 
 @dataclass(frozen=True)
 class ScatterPoint:
-    """One variant of the scatter plot; the quality is in points against BF16, or in percent without a baseline."""
+    """One variant of the scatter plot; y is in points against BF16, or in percent without a baseline."""
 
     label: str
     family: Family
@@ -50,7 +50,7 @@ class ScatterPoint:
 
 
 def quality_points(comparison: Comparison, frontier: Frontier | None = None) -> list[ScatterPoint]:
-    """The variants that have both a throughput and a quality, with their standing on the frontier of the two."""
+    """Return the variants with both throughput and accuracy, with their standing on the frontier of the two."""
     standings = {place.name: place.standing for place in frontier.places} if frontier else {}
     points = []
     for row in comparison.rows:
@@ -82,7 +82,7 @@ def quality_points(comparison: Comparison, frontier: Frontier | None = None) -> 
 
 
 def quality_chart(comparison: Comparison, frontiers: Sequence[Frontier] = ()) -> Chart | None:
-    """Accuracy against throughput with 95 % intervals; nothing where fewer than two variants have both."""
+    """Return accuracy against throughput with 95 % intervals; None if fewer than two variants have both."""
     points = quality_points(comparison, next((f for f in frontiers if f.cost.name == THROUGHPUT.name), None))
     if len(points) < 2:
         return None
@@ -94,7 +94,7 @@ def quality_chart(comparison: Comparison, frontiers: Sequence[Frontier] = ()) ->
 
 
 def _quality(row: Row, comparison: Comparison) -> tuple[float, float, float] | None:
-    """Mean difference over the tasks with its interval, zero for the baseline itself."""
+    """Return the mean difference over the tasks with its interval, zero for the baseline."""
     if comparison.baseline is not None and row.is_baseline:
         return (0.0, 0.0, 0.0)
     quality = row.mean_accuracy if comparison.baseline is None else row.mean_change
@@ -114,19 +114,19 @@ class Frame:
     height: int
 
     def pixel(self, x: float, y: float) -> tuple[float, float]:
-        """The place of a point, y downwards."""
+        """Return the pixel position of a data point, y downwards."""
         (left, right), (low, high) = self.xs, self.ys
         return ((x - left) / (right - left) * self.width, (high - y) / (high - low) * self.height)
 
     def at(self, x: float, y: float) -> tuple[float, float]:
-        """The point of a place."""
+        """Return the data point of a pixel position."""
         (left, right), (low, high) = self.xs, self.ys
         return (left + x / self.width * (right - left), high - y / self.height * (high - low))
 
 
 def _scatter(points: Sequence[ScatterPoint], title: str, layout: Layout) -> dict[str, Any]:
     xs = domain([v for p in points for v in (p.x_low, p.x_high)], 0.09)
-    # Zero alone would leave a line without room around it.
+    # Leave room around the data, even if all values are equal.
     ys = domain([v for p in points for v in (p.y_low, p.y_high)], 0.12)
     frame = Frame(xs, ys, layout.width, 400 if layout is WIDE else 340)
     ticks = {"tickCount": 10 if layout is WIDE else 4}
@@ -140,7 +140,7 @@ def _scatter(points: Sequence[ScatterPoint], title: str, layout: Layout) -> dict
 
 
 def _obstacles(points: Sequence[ScatterPoint], frame: Frame) -> list[Box]:
-    """The bars of the intervals, and the baseline's lines, which labels should not cover."""
+    """Return the interval bars and the baseline's lines, which labels should not cover."""
     boxes = []
     for p in points:
         (left, middle), (right, _) = frame.pixel(p.x_low, p.y), frame.pixel(p.x_high, p.y)
@@ -155,7 +155,7 @@ def _obstacles(points: Sequence[ScatterPoint], frame: Frame) -> list[Box]:
 
 def _rows(points: Sequence[ScatterPoint], frame: Frame, layout: Layout) -> list[dict[str, Any]]:
     spots = [frame.pixel(p.x, p.y) for p in points]
-    # Labels are centred on their place; the ends of long ones are cut, the table has them whole.
+    # Labels are centred; long ones are truncated, the table has the whole names.
     names = [shorten(p.label, 30 if layout is WIDE else 20) for p in points]
     places = place(spots, names, (frame.width, frame.height), layout.font, _obstacles(points, frame))
     rows = []
@@ -179,7 +179,7 @@ def _rows(points: Sequence[ScatterPoint], frame: Frame, layout: Layout) -> list[
 
 
 def _home(points: Sequence[ScatterPoint], encoding: dict[str, Any]) -> list[dict[str, Any]]:
-    """The dashed lines that cross at the baseline."""
+    """Return the dashed lines that cross at the baseline."""
     home = next((p for p in points if p.family == "baseline"), None)
     if home is None:
         return []
@@ -189,7 +189,7 @@ def _home(points: Sequence[ScatterPoint], encoding: dict[str, Any]) -> list[dict
 
 
 def _marks(encoding: dict[str, Any]) -> list[dict[str, Any]]:
-    """Lines to far labels, intervals, circles of the frontier, points."""
+    """Return leader lines of far labels, intervals, circles of the frontier, and points."""
     leader = {"x": {"field": "x"}, "y": {"field": "y"}, "x2": {"field": "text_x"}, "y2": {"field": "text_y"}}
     across = {"x": {"field": "x_low"}, "x2": {"field": "x_high"}, "color": from_row("color")}
     upright = {"y": {"field": "y_low"}, "y2": {"field": "y_high"}, "color": from_row("color")}
@@ -217,7 +217,7 @@ def _marks(encoding: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _labels(encoding: dict[str, Any], layout: Layout) -> list[dict[str, Any]]:
-    """Names with a halo of the page's colour."""
+    """Return names with a halo in the page's colour."""
     text = {"type": "text", "fontSize": layout.font}
     halo = {**text, "color": INK, "stroke": SURFACE, "strokeWidth": 3, "strokeJoin": "round"}
     name = {"x": {"field": "text_x"}, "y": {"field": "text_y"}, "text": {"field": "label", "type": "nominal"}}

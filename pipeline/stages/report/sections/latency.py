@@ -26,14 +26,11 @@ SHAPES = {"median": "circle", "p90": "square", "p99": "triangle-right"}
 
 
 def latency_blocks(comparison: Comparison) -> Iterator[Block]:
-    """The percentiles under the load of the results; nothing where no benchmark has any."""
+    """Yield the percentiles under the load of the results; nothing if no benchmark has any."""
     if (chart := latency_chart(comparison)) is None:
         return
     yield Heading("Latency percentiles", media=PAGE)
-    yield lead(
-        "Under the load of the table above: what half of the requests, nine in ten, and ninety-nine in a hundred "
-        "stay below."
-    )
+    yield lead("Latencies that 50 %, 90 % and 99 % of the requests do not exceed, under the load of the table above.")
     marks = [Mark(f"{name} percentile", "var(--muted)", SHAPES[which]) for which, name in PERCENTILES.items()]
     if any(not row.claims_speed for row in comparison.rows):
         marks.append(Mark("emulated: no speed claim", "var(--muted)", "circle", is_hollow=True))
@@ -42,13 +39,13 @@ def latency_blocks(comparison: Comparison) -> Iterator[Block]:
 
 
 def percentile(row: Row, which: str, latency: str) -> SpeedCell | None:
-    """A variant's percentile of a latency, milliseconds; None where its benchmark has none."""
+    """Return a variant's percentile of a latency in milliseconds; None if its benchmark has none."""
     cell = row.details.get(f"{which}_{latency}_ms")
     return cell if isinstance(cell, SpeedCell) else None
 
 
 def latency_chart(comparison: Comparison) -> Chart | None:
-    """A panel for each latency that has percentiles; nothing where no benchmark has any."""
+    """Return a panel for each latency with percentiles; None if no benchmark has any."""
     rows = {latency: _rows(comparison, latency) for latency in LATENCIES}
     rows = {latency: found for latency, found in rows.items() if found}
     if not rows:
@@ -118,7 +115,7 @@ def _latency(rows: dict[str, list[dict[str, Any]]], labels: list[str], layout: L
 
 
 def latency_table(comparison: Comparison) -> Table:
-    """Every percentile that is drawn, with its interval and its change against BF16."""
+    """Return every percentile of the chart, with its interval and its change against BF16."""
     rows = []
     for row in comparison.rows:
         for latency in LATENCIES:

@@ -1,4 +1,4 @@
-"""Throughput and latency of each variant from idle to saturation, by the load it was given."""
+"""Throughput and latency of each variant by load, from idle to saturation."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PANELS = (
 
 
 def load_of(load: LoadRow, by: By) -> float | None:
-    """Requests in flight or per second, whichever kind the load is of; None for the other kind."""
+    """Return the load's requests in flight or per second; None if the load is of the other kind."""
     rate, flight = load.request_rate, load.max_concurrency
     if by == "request_rate":
         return float(rate) if rate != "inf" else None
@@ -43,7 +43,7 @@ def load_of(load: LoadRow, by: By) -> float | None:
 
 
 def ladders(comparison: Comparison) -> list[tuple[Row, Benchmark]]:
-    """The variants that were measured under several loads of one kind, each under the protocol with most of them."""
+    """Return the variants with several loads of one kind, each under its protocol with most loads."""
     found = []
     for row in comparison.rows:
         climbed = [benchmark for benchmark in row.benchmarks.values() if _steps(benchmark) > 1]
@@ -58,12 +58,12 @@ def _steps(benchmark: Benchmark) -> int:
 
 
 def ladder_styles(comparison: Comparison) -> dict[str, Style]:
-    """The style of each variant that climbed a ladder."""
+    """Return the style of each variant with a load ladder."""
     return assign_styles([row.label for row, _ in ladders(comparison)])
 
 
 def ladder_chart(comparison: Comparison) -> Chart | None:
-    """A panel for each figure and kind of load that has several steps; nothing without a ladder."""
+    """Return a panel for each figure and kind of load with several steps; None without a ladder."""
     climbed, styles = ladders(comparison), ladder_styles(comparison)
     panels = {panel: rows for panel in PANELS if (rows := _rows(climbed, styles, panel))}
     if not panels:
@@ -88,7 +88,7 @@ def _rows(climbed: Sequence[tuple[Row, Benchmark]], styles: dict[str, Style], pa
                     "label": row.label,
                     "load": at,
                     "value": value,
-                    # A logarithm has no place for an end below zero.
+                    # A logarithmic axis cannot show a bound below zero.
                     "low": max(around.low, value / 20) if around else value,
                     "high": around.high if around else value,
                     "color": style.colour,

@@ -1,4 +1,4 @@
-"""The benchmark load by load: percentiles against BF16's, the highest good rate, and the guards that failed."""
+"""The benchmark load by load: percentiles against BF16's, goodput, and failed guards."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.results.text import clean
 from pipeline.stages.report.blocks import Table
 from pipeline.stages.report.number_format import decimals, number, signed
 
-OUTCOMES = {True: "passed", False: "failed", None: "reported, not judged"}
+OUTCOMES = {True: "passed", False: "failed", None: "reported only"}
 THROUGHPUT, GOODPUT = "total_token_throughput", "request_goodput"
 LATENCIES = {
     f"{title} {latency.upper()} (ms)": f"{name}_{latency}_ms"
@@ -24,7 +24,7 @@ LATENCIES = {
 
 
 def load_tables(comparison: Comparison) -> list[Table]:
-    """A table for each protocol."""
+    """Return a table for each protocol."""
     found = []
     for protocol in dict.fromkeys(name for row in comparison.rows for name in row.benchmarks):
         measured = [
@@ -39,7 +39,7 @@ def load_tables(comparison: Comparison) -> list[Table]:
 
 
 def _loads(caption: str, measured: list[tuple[Row, Benchmark, LoadRow]]) -> Table:
-    """A row for each variant under each load, a load's variants together."""
+    """Return a row for each variant under each load, grouped by load."""
     names = [*LATENCIES.values(), GOODPUT]
     shown = [name for name in names if any(isinstance(load.cells.get(name), SpeedCell) for _, _, load in measured)]
     digits = {
@@ -58,7 +58,7 @@ def _loads(caption: str, measured: list[tuple[Row, Benchmark, LoadRow]]) -> Tabl
 
 
 def _cell(load: LoadRow, name: str, digits: int) -> str:
-    """A mean over repeats with its interval."""
+    """Return a mean over repeats with its interval."""
     cell = load.cells.get(name)
     if not isinstance(cell, SpeedCell):
         return "n/a"
@@ -91,7 +91,7 @@ def _speaks_against(guard: Guard, load: str) -> bool:
 
 
 def goodput_table(comparison: Comparison) -> Table:
-    """The rates between which the highest one lies that meets the SLO."""
+    """Return the lower and upper bound of the highest rate that meets the SLO."""
     rows = [
         (row.label, name, _slo(found), _rate(found.met), _rate(found.unmet), str(len(found.probes)))
         for row in comparison.rows
@@ -112,15 +112,15 @@ def _rate(rate: float | None) -> str:
 
 
 def failed_guard_table(comparison: Comparison) -> Table:
-    """The guards that failed, each with what was seen."""
+    """Return the failed guards, each with its observation."""
     rows = [(*where, guard.name, guard.text) for where, guard in _guards(comparison) if guard.passed is False]
-    return Table(("Variant", "Protocol", "Load", "Guard", "What was seen"), rows, "Guards that failed", "left")
+    return Table(("Variant", "Protocol", "Load", "Guard", "Observed"), rows, "Guards that failed", "left")
 
 
 def guard_table(comparison: Comparison) -> Table:
-    """Every guard that was read while the benchmarks ran."""
+    """Return every guard of the benchmarks."""
     rows = [(*where, guard.name, OUTCOMES[guard.passed], guard.text) for where, guard in _guards(comparison)]
-    return Table(("Variant", "Protocol", "Load", "Guard", "Outcome", "What was seen"), rows, "Guards", "left")
+    return Table(("Variant", "Protocol", "Load", "Guard", "Outcome", "Observed"), rows, "Guards", "left")
 
 
 def _guards(comparison: Comparison) -> Iterator[tuple[tuple[str, str, str], Guard]]:

@@ -29,10 +29,10 @@ from pipeline.stages.report.vega.spec import (
 )
 from pipeline.stages.report.vega.styles import Style, described
 
-# The format whose clip points are drawn; the table has those of every format.
+# The format of the clip points in the charts; the table has those of every format.
 FORMAT = "fp8_e4m3"
 PANELS = 10
-# Clip points lie near the largest magnitude: histograms are drawn from this fraction of it on.
+# Clip points are near the largest magnitude: histograms start at this fraction of it.
 SHOWN = 1e-3
 
 
@@ -46,15 +46,15 @@ class Outlier:
 
 
 def outlier_blocks(seen: CalibrationFindings, name: str) -> Iterator[Block]:
-    """The histograms of the worst sites; nothing where none can be drawn."""
+    """Yield the histograms of the worst sites; nothing if none can be drawn."""
     if (chart := outlier_chart(seen, name)) is None:
         return
     histograms, styles = histogram_tables(seen), technique_styles(seen)
     yield Heading(f"The {len(histograms)} sites with the largest outliers", media=PAGE)
     yield lead(
-        f"Whatever lies right of a technique's clip point ({FORMAT}) saturates; a clip point far right of the bulk "
-        "spends values on a few channels, which costs INT8, with its equal steps, more than a floating-point format. "
-        "Both axes are logarithmic; magnitudes below a thousandth of the largest are left out of the pictures."
+        f"Values right of a technique's clip point ({FORMAT}) saturate; a clip point far right of the bulk spends "
+        "resolution on a few channels, which costs INT8, with its equal steps, more than a floating-point format. "
+        "Both axes are logarithmic; magnitudes below a thousandth of the largest are not drawn."
     )
     yield Key([Mark(each, style.colour, style.shape, style.dash) for each, style in styles.items()], media=PAGE)
     drawn = {item.site.name for item in outliers(seen)}
@@ -64,7 +64,7 @@ def outlier_blocks(seen: CalibrationFindings, name: str) -> Iterator[Block]:
 
 
 def outliers(seen: CalibrationFindings) -> list[Outlier]:
-    """The worst sites that have a histogram on a logarithmic axis."""
+    """Return the worst sites with a histogram on a logarithmic axis."""
     by_name = {site.name: site for site in seen.sites}
     found = []
     for histogram in seen.worst:
@@ -77,27 +77,27 @@ def outliers(seen: CalibrationFindings) -> list[Outlier]:
 
 
 def shown_bins(histogram: Histogram) -> tuple[list[float], list[int]]:
-    """Edges and counts of the bins that are drawn."""
+    """Return edges and counts of the bins to draw."""
     first = sum(edge < SHOWN * histogram.edges[-1] for edge in histogram.edges[:-2])
-    # A cut that leaves nothing but empty bins would hide the site.
+    # Without this, a site with only empty bins above the cut would have no histogram.
     first = first if any(histogram.counts[first:]) else 0
     return list(histogram.edges[first:]), list(histogram.counts[first:])
 
 
 def title_of(site: SiteFinding) -> str:
-    """A site as people call it."""
+    """Return the display name of a site."""
     return site.name if site.layer is None else f"{site.kind}, layer {site.layer}"
 
 
 def outlier_chart(seen: CalibrationFindings, name: str) -> Chart | None:
-    """Histograms of the worst sites, with the clip point of each technique."""
+    """Return histograms of the worst sites, with the clip point of each technique."""
     found = outliers(seen)
     if not found:
         return None
     styles = technique_styles(seen)
     return Chart(
         name,
-        "Sites with the largest outliers, and where techniques clip them",
+        "Sites with the largest outliers, with the clip point of each technique",
         described({name: style.shape for name, style in styles.items()}),
         lambda layout: _outliers(found, styles, layout),
     )
@@ -105,7 +105,7 @@ def outlier_chart(seen: CalibrationFindings, name: str) -> Chart | None:
 
 def _outliers(found: Sequence[Outlier], styles: Mapping[str, Style], layout: Layout) -> dict[str, Any]:
     columns = 1 if layout.panels == 1 else min(2, len(found))
-    # Of a panel's share of the width its axis takes 46, the space to the next 24.
+    # Of a panel's width, the axis takes 46 and the gap to the next panel 24.
     width = layout.width if columns == 1 else layout.width // columns - 70
     panels = [_outlier(item, styles, layout, width) for item in found]
     return {"concat": panels, "columns": columns, "spacing": {"row": 26, "column": 24}}
@@ -113,12 +113,12 @@ def _outliers(found: Sequence[Outlier], styles: Mapping[str, Style], layout: Lay
 
 def _outlier(item: Outlier, styles: Mapping[str, Style], layout: Layout, width: int) -> dict[str, Any]:
     edges, counts = shown_bins(item.histogram)
-    # An empty bin stands at the floor, a single value visibly above it.
+    # An empty bin is drawn at the floor, a single value visibly above it.
     floor, top = 0.5, float(max(counts))
     bins = [{"edge": edge, "count": max(floor, float(count))} for edge, count in zip(edges, counts, strict=False)]
     bins.append({"edge": edges[-1], "count": floor})
     clips = [(name, value) for name, value in item.site.clip.get(FORMAT, {}).items() if name in styles and value > 0]
-    # Each technique's mark has a lane of its own above the bars, so that equal clip points stay apart.
+    # The mark of each technique has its own lane above the bars, so that equal clip points do not overlap.
     reach, lane = math.log10(top / floor), 0.085
     rows = [
         {
@@ -156,7 +156,7 @@ def _outlier(item: Outlier, styles: Mapping[str, Style], layout: Layout, width: 
 def _clip_layers(
     rows: list[dict[str, Any]], styles: Mapping[str, Style], encoding: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """A dashed line and a mark for each technique's clip point."""
+    """Return a dashed line and a mark for each technique's clip point."""
     dash = {
         "field": "technique",
         "type": "nominal",
@@ -174,11 +174,11 @@ def _clip_layers(
 
 
 def histogram_tables(seen: CalibrationFindings) -> list[Table]:
-    """The bins of each histogram."""
+    """Return the bins of each histogram."""
     found = []
     for item in outliers(seen):
         edges, counts = item.histogram.edges, item.histogram.counts
-        rows = [("zero, or less than below", f"{item.histogram.zeros:,}")]
+        rows = [("zero, or below the first bin", f"{item.histogram.zeros:,}")]
         rows += [
             (f"{figure(low)} to {figure(high)}", f"{count:,}")
             for low, high, count in zip(edges, edges[1:], counts, strict=False)

@@ -1,4 +1,4 @@
-"""Published tables beside these results: changes against BF16, and the differences that are noise."""
+"""Published tables compared with these results: changes against BF16, and the differences within noise."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from pipeline.stages.report.vega.styles import COLOURS
 
 TITLES = {"total_token_throughput": "Throughput", "mean_ttft_ms": "Mean TTFT", "mean_tpot_ms": "Mean TPOT"}
 PUBLISHED, MEASURED = COLOURS[1], COLOURS[0]
-AGREES = {True: "yes", False: "no", None: "cannot be told"}
+AGREES = {True: "yes", False: "no", None: "unknown"}
 
 
 def section(report: Report) -> Section | None:
-    """Each published table that has variants of this report."""
+    """Return each published table with variants of this report."""
     if not report.reproductions:
         return None
     blocks: list[Block] = [
         lead(
-            "Published tables beside these results, as figures on the same model and hardware, else as changes against "
-            "BF16, which travel further. A published speed comes from a single run without an interval: it agrees "
-            "where the measured interval holds it. A published accuracy has the noise of its items: it agrees where "
-            "that and the measured interval allow one difference."
+            "Published tables compared with these results: by figures on the same model and hardware, else by changes "
+            "against BF16, which transfer better. A published speed comes from a single run without an interval: it "
+            "agrees if the measured interval contains it. A published accuracy has the noise of its items: it agrees "
+            "if the two differences from BF16 agree within the noise of both."
         )
     ]
     for each in report.reproductions:
         blocks += _blocks(each)
-    return Section("study", "The published study, again", "Study", blocks)
+    return Section("study", "Comparison with the published study", "Study", blocks)
 
 
 def _blocks(reproduction: Reproduction) -> Iterator[Block]:
@@ -54,14 +54,14 @@ def _blocks(reproduction: Reproduction) -> Iterator[Block]:
     else:
         yield Details("Cell by cell", [table])
     if chart := published_chart(reproduction):
-        yield Heading("Which of the published differences are noise", 4, media=PAGE)
+        yield Heading("Published differences and their noise", 4, media=PAGE)
         yield Picture(chart, [published_table(reproduction)], media=PAGE)
     if reproduction.printed:
-        yield Details("The printed percentages, computed again", [printed_table(reproduction)], media=PAGE)
+        yield Details("The printed percentages, recomputed", [printed_table(reproduction)], media=PAGE)
 
 
 def reproduction_chart(reproduction: Reproduction) -> Chart | None:
-    """For each metric the published change against BF16 and the measured one; nothing where none was measured."""
+    """Return the published and the measured change against BF16 for each metric; None if none was measured."""
     panels = {}
     for metric in dict.fromkeys(cell.metric for cell in reproduction.cells):
         rows = _rows([cell for cell in reproduction.cells if cell.metric == metric], reproduction.kind)
@@ -73,7 +73,7 @@ def reproduction_chart(reproduction: Reproduction) -> Chart | None:
     unit = "points" if reproduction.kind == "accuracy" else "%"
 
     def spec(layout: Layout) -> dict[str, Any]:
-        # A filled diamond is printed, a ring is ours: the two are told apart without colour.
+        # Published: filled diamond; measured: ring. The two differ in shape, not only in colour.
         layers = [
             line_at(0),
             interval("datum.kind == 'measured'"),
@@ -113,7 +113,7 @@ def _rows(cells: Sequence[ReproducedCell], kind: str) -> list[dict[str, Any]]:
 
 
 def published_chart(reproduction: Reproduction) -> Chart | None:
-    """A published accuracy table's differences from BF16 with the intervals that their numbers of items imply."""
+    """Return the differences of a published accuracy table from BF16, with intervals from the numbers of items."""
     found = reproduction.differences
     if not found:
         return None
@@ -141,13 +141,14 @@ def published_chart(reproduction: Reproduction) -> Chart | None:
         return strips(drawn, list(dict.fromkeys(str(row["label"]) for row in rows)), layout)
 
     key = (
-        "Points against BF16 with the 95 % interval that the number of items implies. Ring: within noise; diamond: not."
+        "Points against BF16 with the 95 % interval from the number of items. "
+        "Ring: within noise; diamond: beyond noise."
     )
-    return Chart(f"published-{reproduction.table}", f"{reproduction.title}: which differences are noise", key, spec)
+    return Chart(f"published-{reproduction.table}", f"{reproduction.title}: differences and their noise", key, spec)
 
 
 def reproduction_table(reproduction: Reproduction) -> Table:
-    """Published and measured figures and changes; agreement where there is an interval to hold one against."""
+    """Return published and measured figures and changes, with their agreement if there is an interval."""
     unit = "points" if reproduction.kind == "accuracy" else "%"
     rows = tuple(_reproduced(cell, reproduction.kind) for cell in reproduction.cells)
     change = f"change ({unit})"
@@ -183,7 +184,7 @@ def _reproduced(cell: ReproducedCell, kind: str) -> tuple[str, ...]:
 
 
 def published_table(reproduction: Reproduction) -> Table:
-    """A published table's differences from BF16, with the intervals that their numbers of items imply."""
+    """Return the published differences from BF16, with intervals from the numbers of items."""
     rows = tuple(
         (
             each.label,
@@ -202,16 +203,16 @@ def published_table(reproduction: Reproduction) -> Table:
 
 
 def printed_table(reproduction: Reproduction) -> Table:
-    """The percentages that the study prints, computed again from the figures that it prints."""
+    """Return the printed percentages of the study, and those recomputed from its printed figures."""
     rows = tuple(
         (
             each.label,
             TITLES.get(each.metric, each.metric),
             f"{signed(each.printed)} %",
             f"{signed(each.recomputed)} %",
-            "a slip" if each.is_slip else "as computed",
+            "differs" if each.is_slip else "correct",
         )
         for each in reproduction.printed
     )
-    head = ("Published as", "Metric", "Printed", "From the printed figures", "")
+    head = ("Published as", "Metric", "Printed", "From the printed figures", "Result")
     return Table(head, rows, f"{reproduction.title}, printed percentages")

@@ -1,4 +1,4 @@
-"""The table of results: a row for each variant, a column for each metric in one unit."""
+"""The table of results: one row per variant, one column per metric in one unit."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ ABBREVIATIONS = ("ttft", "tpot", "itl", "e2el")
 
 
 def section(report: Report) -> Section:
-    """The table, how to read it, and every metric of the benchmark."""
+    """Return the table, its legend, and every metric of the benchmark."""
     results = Results.of(report.comparison)
     table = CellTable("Variant", results.columns, results.rows, "Results", legend=results.legend, media=EVERYWHERE)
     blocks: list[Block] = [table]
     if report.comparison.is_measured:
-        hint = "↑ more is better, ↓ less is better. Hover over a figure for its interval; a heading sorts the table."
+        hint = "↑ more is better, ↓ less is better. Hover a figure for its interval; click a heading to sort."
         blocks.append(Legend([hint], media=PAGE))
     if metrics := metric_tables(report.comparison):
         inside: list[Block] = [block for table in metrics for block in (Heading(table.caption), table)]
@@ -70,12 +70,12 @@ class Results:
 
     @classmethod
     def of(cls, comparison: Comparison) -> Results:
-        """Chooses units and decimals for each column."""
+        """Build the table, with unit and decimals for each column."""
         return cls(comparison, tuple(_columns(comparison)))
 
     @cached_property
     def rows(self) -> tuple[ResultRow, ...]:
-        """Every variant, also those without a result."""
+        """Every variant, including those without a result."""
         return tuple(
             ResultRow(
                 label=row.label,
@@ -89,7 +89,7 @@ class Results:
 
     @property
     def legend(self) -> list[str]:
-        """Lines that explain the cells; only what occurs."""
+        """Lines that explain the cells that occur."""
         cells = [cell for row in self.rows for cell in row.cells]
         lines = []
         if any(cell.change for cell in cells):
@@ -99,13 +99,13 @@ class Results:
             )
         if any(column.kind == "divergence" for column in self.columns):
             lines.append(
-                "KL from BF16: how much of BF16's next-token distribution is lost, a lower bound; its second figure is "
-                "the 95 % interval."
+                "KL from BF16: divergence of the next-token distribution from BF16's, a lower bound; its second figure "
+                "is the 95 % interval."
             )
         if any(cell.star for cell in cells):
             lines.append("*: the 95 % interval of the difference excludes zero; without a star no difference is shown.")
         if any(cell.is_best for cell in cells):
-            lines.append("Best: the best figure of a column; it need not be clearly better than the next.")
+            lines.append("Best: the best figure of a column; its lead may be within noise.")
         lines += footnote_lines({note for cell in cells for note in cell.footnotes})
         compared = [cell for row in self.rows if not row.is_highlighted for cell in row.cells if cell.change_missing]
         reasons = dict.fromkeys(
@@ -142,7 +142,7 @@ def _columns(comparison: Comparison) -> Sequence[ResultColumn]:
         tested = [row.tasks[task] for row in comparison.rows]
         many = all(cell.accuracy.n >= 1000 for cell in tested if isinstance(cell, TaskCell))
         columns.append(ResultColumn(task, "%", task, "task", 2 if many else 1, 0.01, better="higher", group=quality))
-    # Without a single measurement there is nothing to say why each is missing.
+    # Without any measurement the column is left out.
     if any(row.perplexity is not None for row in comparison.rows):
         unit, scale, digits = divergence_scale(comparison)
         columns.append(
@@ -152,14 +152,14 @@ def _columns(comparison: Comparison) -> Sequence[ResultColumn]:
 
 
 def metric_tables(comparison: Comparison) -> list[Table]:
-    """Every metric of the benchmark for each variant: mean, interval and range over the repeats, and the change."""
+    """Return every metric of the benchmark per variant: mean, interval and range over repeats, and the change."""
     found = []
     for name in dict.fromkeys(name for row in comparison.rows for name in row.details):
         cells = [(row, cell) for row in comparison.rows if isinstance(cell := row.details.get(name), SpeedCell)]
         if not cells:
             continue
         unit, digits = cells[0][1].measured.unit, decimals(cell.measured.mean for _, cell in cells)
-        # A figure in another unit would not belong under this heading.
+        # Figures in another unit do not fit this heading.
         shown = [(row, cell) for row, cell in cells if cell.measured.unit == unit]
         head = ("Variant", f"Mean ({unit})", "95 %", "Range", "Repeats", "Against BF16", "95 %")
         found.append(Table(head, [_metric_row(row, cell, digits) for row, cell in shown], _title(name)))
@@ -177,6 +177,6 @@ def _metric_row(row: Row, cell: SpeedCell, digits: int) -> tuple[str, ...]:
 
 
 def _title(name: str) -> str:
-    """A metric's name as people write it: `p99_ttft_ms` is P99 TTFT."""
+    """Return a metric's display name: `p99_ttft_ms` is P99 TTFT."""
     words = [word.upper() if word in ABBREVIATIONS else word for word in name.removesuffix("_ms").split("_")]
     return clean(" ".join(words)[:1].upper() + " ".join(words)[1:], 60)

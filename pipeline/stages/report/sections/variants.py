@@ -24,12 +24,12 @@ from pipeline.stages.report.number_format import duration
 
 
 def section(report: Report) -> Section:
-    """All that is on record about each variant."""
+    """Return the recorded data of each variant."""
     cards = [
         Details(card.label, list(_inside(card)), "card", card.name, list(_tags(card)), media=PAGE)
         for card in report.cards
     ]
-    words = "How each one was made, what it was checked for, and what to cite."
+    words = "Recipe, checks, versions and files of each variant."
     return Section("variants", "The variants", "Variants", [lead(words), *cards])
 
 

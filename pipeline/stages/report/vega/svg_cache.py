@@ -1,4 +1,4 @@
-"""Drawings made before, kept in the user's cache: of a report that is made anew, most charts are as they were."""
+"""A cache of drawings in the user's cache folder: most charts of a repeated report are unchanged."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_DRAWINGS = 400
 
 
 def drawing(spec: str, draw: Callable[[str], str]) -> str:
-    """A chart's SVG, drawn now or kept from before; a cache that cannot be used is done without."""
+    """Return a chart's SVG from the cache, else draw it; errors of the cache are ignored."""
     path = _folder() / f"{sha256(f'{_engine()} {spec}'.encode()).hexdigest()}.svg"
     with suppress(OSError):
         text = path.read_text(encoding="utf-8")
@@ -32,14 +32,14 @@ def drawing(spec: str, draw: Callable[[str], str]) -> str:
 
 
 def has_some() -> bool:
-    """True where there are drawings: a report made before leaves few to be drawn."""
+    """Return True if there are cached drawings, of which a repeated report uses most."""
     with suppress(OSError):
         return any(_folder().iterdir())
     return False
 
 
 def evict() -> None:
-    """Removes the drawings that were not used for longest."""
+    """Remove the least recently used drawings."""
     with suppress(OSError):
         for path in sorted(_folder().iterdir(), key=lambda path: path.stat().st_mtime)[:-MAX_DRAWINGS]:
             path.unlink(missing_ok=True)
