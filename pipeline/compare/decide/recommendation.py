@@ -148,7 +148,7 @@ class _Decision:
             text += f" A loss of up to {100 * -worst[1].low:.1f} points ({worst[0]}) is not ruled out."
         tied = [row for row in safe if row is not best and not _is_clearly_faster(best, row)]
         if tied:
-            text += f" Its throughput is within noise of that of {listing(row.label for row in tied)}."
+            text += f" Its throughput is not distinguishable from that of {listing(row.label for row in tied)}."
         if gains(best) and not stands_out(best, self.p_values):
             text += f" Among {len(self.p_values)} variants such a gain may be due to chance: repeat the benchmark."
         return Sentence(kind="answer", text=text, claims=tuple(claims))
@@ -289,7 +289,9 @@ def _next(best: Row, runner_up: Row, candidate: Candidate) -> Sentence:
     change = throughput_over(best, runner_up)
     caveat = " It is undecided under the constraints." if candidate.standing == "open" else ""
     if change is None or not change.is_clear or change.percent < 0:
-        text = f"Runner-up: {runner_up.label}, whose throughput is within noise of that of {best.label}.{caveat}"
+        text = (
+            f"Runner-up: {runner_up.label}, whose throughput is not distinguishable from that of {best.label}.{caveat}"
+        )
         if change is not None and change.is_clear:
             text = f"Runner-up: {runner_up.label}, with more throughput than {best.label}.{caveat}"
             return Sentence(kind="speed", text=text, claims=(_between(best, runner_up),))

@@ -38,7 +38,7 @@ def test_a_loss_within_the_limit_is_accepted_and_the_runner_up_is_named():
         max_loss_points={"MMLU": 2, "GSM8K": 2},
     )
     assert (found.recommended, found.runner_up) == ("a", "b")
-    assert "its losses are below those accepted on 2 tasks" in found.answer.text
+    assert "its losses are below the limits on 2 tasks" in found.answer.text
     assert {claim.against for claim in found.answer.claims} == {"bf16", "limit"}
     assert any("A loses less than 2 points on MMLU: −1.0 points" in s.text for s in found.reasons)
     assert any(s.text.startswith("Runner-up: B; A serves 25.0 % more") for s in found.reasons)
@@ -58,10 +58,10 @@ def test_a_loss_beyond_the_limit_excludes():
 
 def test_too_few_items_are_counted_out():
     found = decided(record("bf16", n=200), record("a", 1500, wrong=1, n=200), max_loss_points={"MMLU": 1})
-    assert found.recommended == "bf16" and "A may, but that is open." in found.answer.text
+    assert found.recommended == "bf16" and "Undecided: A." in found.answer.text
     (items,) = [m for m in found.settle if m.column == "MMLU"]
     assert items.kind == "items" and items.needed > 200
-    assert re.fullmatch(r"A: about [\d,]+ items of MMLU would settle it; 200 were answered\.", items.text)
+    assert re.fullmatch(r"A: about [\d,]+ items of MMLU are needed to decide; 200 were answered\.", items.text)
 
 
 def test_memory_and_hardware_exclude_with_their_figures():
@@ -90,7 +90,7 @@ def test_where_bf16_is_excluded_what_is_surely_slower_is_not_the_surer():
 def test_what_is_not_known_is_open():
     found = decided(record("bf16"), record("a", 1500), memory_gib=24)
     assert found.recommended is None and {c.standing for c in found.candidates} == {"open"}
-    assert found.answer.text == "No variant is known to meet the constraints. A may, but that is open."
+    assert found.answer.text == "No variant is known to meet the constraints. Undecided: A."
 
 
 @pytest.mark.parametrize(("limit", "recommended"), [(500, "a"), (300, "bf16"), (402, "bf16")])
@@ -107,7 +107,7 @@ def test_equals_are_told_apart_by_more_repeats():
     assert (found.recommended, found.runner_up) == ("a", "b")
     (repeats,) = [m for m in found.settle if m.kind == "repeats"]
     assert repeats.needed and repeats.needed > 3 and f"about {repeats.needed} repeats of each" in repeats.text
-    assert any("cannot be told from that of A" in s.text for s in found.reasons)
+    assert any("not distinguishable from that of A" in s.text for s in found.reasons)
 
 
 def test_what_is_not_served_here_is_not_asked_for_more_measurements():

@@ -96,7 +96,7 @@ def spoiled(stored, tmp_path, change):
     [
         (lambda content: content.update(schema_version=99), "schema version 99, this release reads 1"),
         (lambda content: content.pop("schema_version"), "is no report"),
-        (lambda content: content.pop("comparison"), "is no report of this release (comparison: Field required)"),
+        (lambda content: content.pop("comparison"), "is not a report of this release (comparison: Field required)"),
     ],
 )
 def test_a_report_of_another_release_is_refused(stored, tmp_path, change, message):

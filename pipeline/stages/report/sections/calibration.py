@@ -43,7 +43,7 @@ def section(report: Report) -> Section | None:
             blocks += _blocks(calibration, seen, index)
         else:
             blocks.append(Prose(f"n/a: {seen.reason}.", "empty", media=PAGE))
-    return Section("calibration", "Calibration", "Calibration", blocks)
+    return Section("calibration", "Calibration data and ranges", "Calibration", blocks)
 
 
 def _blocks(calibration: Calibration, seen: CalibrationFindings, index: int) -> Iterator[Block]:

@@ -138,7 +138,7 @@ BROKEN = {
 @pytest.mark.parametrize("content", BROKEN, ids=list(BROKEN.values()))
 def test_a_summary_that_cannot_be_read_is_a_stated_reason(tmp_path, capsys, content):
     page = written(made(tmp_path, content=content))
-    assert "What calibration saw" in page
+    assert "Calibration data and ranges" in page
     assert BROKEN[content] in " ".join("".join(Page(page).text).split())
 
 
@@ -159,7 +159,7 @@ def test_when_only_calibrate_has_run(tmp_path, capsys):
     run = made(tmp_path, names=("fp8_static",), stages=(Stage.CALIBRATE,))
     page = written(run)
     assert "No verdict: nothing has been measured yet." in page
-    assert "What calibration saw" in page and "Used by FP8 static" in page
+    assert "Calibration data and ranges" in page and "Used by FP8 static" in page
     for absent in ("Quality against throughput", "task by task", "Checkpoint size", "Measured with", "Best:"):
         assert absent not in page
     assert "eval has not run" in page
@@ -175,7 +175,7 @@ def test_a_calibration_that_no_row_uses_is_shown_where_it_is_the_only_one(tmp_pa
 
 def test_a_failed_calibration_has_no_section(tmp_path, capsys):
     variants = {"fp8_static": replace(STUDY["fp8_static"], missing={"calibrate": "failed: no memory"})}
-    assert "What calibration saw" not in written(Run(tmp_path, variants))
+    assert "Calibration data and ranges" not in written(Run(tmp_path, variants))
 
 
 def test_two_calibrations_keep_their_charts_apart(tmp_path, capsys):
