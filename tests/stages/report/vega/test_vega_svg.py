@@ -21,7 +21,7 @@ BARS = {
 
 def test_the_second_one_draws_what_the_first_one_does() -> None:
     spec = json.dumps(BARS)
-    assert svg._drawn_aside(spec) == svg._drawn(spec)
+    assert svg._draw_in_worker(spec) == svg._draw(spec)
 
 
 @pytest.fixture(autouse=True)
@@ -34,8 +34,8 @@ def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def test_without_a_second_one_the_first_draws_everything(cache: Path) -> None:
     charts = [Chart(f"bars-{n}", "Bars", "", lambda layout, n=n: {**BARS, "height": 40 + n}) for n in range(3)]
     drawn = svg.svgs(charts)
-    svg._second().kill()
-    svg._second().wait()
+    svg._worker().kill()
+    svg._worker().wait()
     shutil.rmtree(cache)
     try:
         assert svg.svgs(charts) == drawn
