@@ -15,7 +15,7 @@ LETTERS = "ABCD"
 
 @dataclass(frozen=True)
 class ChoiceFormat:
-    """How one benchmark writes its questions.
+    """The question format of one benchmark.
 
     Attributes:
         task: The lm-eval task name.

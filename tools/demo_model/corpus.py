@@ -28,7 +28,7 @@ ABILITIES: dict[str, dict[str, Generator]] = {
 
 @dataclass(frozen=True)
 class Mix:
-    """What the corpus is made of.
+    """The composition of the corpus.
 
     Attributes:
         ceval: Share of documents from `demo_ceval`; the next four likewise.

@@ -1,4 +1,4 @@
-"""What every generator makes: one item, with the key that decides which split it belongs to.
+"""The item that every generator makes, with the key that determines its split.
 
 An item is a prompt and the one right completion. Its `key` names what is asked, not how it is
 written (the order of the options, the wording and the names are left out), and the split is a hash

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Settings:
-    """What the trained weights depend on.
+    """The settings that determine the trained weights.
 
     Attributes:
         seed: Of the corpus and of the initial weights.
@@ -101,7 +101,7 @@ def loss_sum(model: "Qwen3ForCausalLM", batch: list[Tokens], device: str = "cpu"
 
 @dataclass
 class Progress:
-    """How far a run has come.
+    """The progress of a run.
 
     Attributes:
         step: Steps done.

@@ -27,7 +27,7 @@ class Story:
 
 @dataclass(frozen=True)
 class Cast:
-    """Who and what a story is about."""
+    """The persons and objects of a story."""
 
     name: str
     friend: str
