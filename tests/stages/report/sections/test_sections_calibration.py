@@ -65,7 +65,7 @@ def test_the_section_says_who_used_what_and_what_became_of_it(tmp_path, capsys):
     assert f"{text}. Used by FP8 static." in page
     assert "FP8 static (minmax), AWQ (tokens only)" in page
     assert page.index(f"{text}. Used") < page.index(summary(4)["verdict"]["entropy"]["text"])
-    for part in ("ab12" * 16, "26334ac1" * 8, "en 78.5 %, zh 19 %", "3 of 600 (0.5 %), runs of 13 words"):
+    for part in ("ab12" * 16, "26334ac1" * 8, "en 78.5 %, zh 19 %", "3 of 600 (0.5 %), 13-grams of words"):
         assert part in page
     assert "n/a: the data of ceval-valid cannot be reached" in page
     tokens = f"{summary(4)['tokens']:,}"
