@@ -1,4 +1,4 @@
-"""`conf/config.yaml` from the schema in `pipeline/config/`: every setting with its default and its description.
+"""Generate `conf/config.yaml` from the schema in `pipeline/config/`: every setting with default and description.
 
 `make config` rewrites the text between the two marks. A file of a group has only differing values and their
 reasons, so that a default and a description stand in one place.
@@ -32,7 +32,7 @@ def main() -> None:
     before = CONFIG.read_text(encoding="utf-8")
     after = regenerated(before)
     CONFIG.write_text(after, encoding="utf-8")
-    sys.stdout.write(f"conf/{CONFIG.name}: {'as it was' if after == before else 'written'}\n")
+    sys.stdout.write(f"conf/{CONFIG.name}: {'unchanged' if after == before else 'written'}\n")
 
 
 def regenerated(text: str) -> str:
@@ -40,7 +40,7 @@ def regenerated(text: str) -> str:
     head, _, rest = text.partition(f"{BEGIN}\n")
     _, mark, tail = rest.partition(f"{END}\n")
     if not mark:
-        raise ValueError(f"{CONFIG.name} has lost a mark: {BEGIN!r}, {END!r}")
+        raise ValueError(f"{CONFIG.name} lacks a mark: {BEGIN!r}, {END!r}")
     return "\n".join([f"{head}{BEGIN}", *settings_lines(), f"{END}\n{tail}"])
 
 
@@ -49,8 +49,8 @@ def settings_lines() -> list[str]:
     shown: set[type[BaseModel]] = set()
     lines: list[str] = []
     for name, field in Settings.model_fields.items():
-        made = list(_field(name, field, "", shown))
-        lines += ["", *made] if section_of(field) else made
+        setting = list(_field(name, field, "", shown))
+        lines += ["", *setting] if section_of(field) else setting
     return lines
 
 
@@ -103,20 +103,20 @@ def _field(name: str, field: FieldInfo, indent: str, shown: set[type[BaseModel]]
 
 
 def _commented(line: str, field: FieldInfo) -> str:
-    said = field.description or ""
+    description = field.description or ""
     choices = _choices(field)
-    unsaid = f" ({', '.join(choices)})" if any(choice not in said for choice in choices) else ""
-    return f"{line.ljust(COLUMN)} # {said}{unsaid}"
+    missing = f" ({', '.join(choices)})" if any(choice not in description for choice in choices) else ""
+    return f"{line.ljust(COLUMN)} # {description}{missing}"
 
 
 def _choices(field: FieldInfo) -> list[str]:
     """Return the allowed values, if they are several fixed words."""
     for kind in _types(field.annotation):
         if get_origin(kind) is Literal and len(get_args(kind)) > 1:
-            return [str(choice) for choice in get_args(kind)]
-        if isinstance(kind, type) and issubclass(kind, StrEnum):
-            return [str(choice) for choice in kind]
-    return []
+            choices += [str(choice) for choice in get_args(kind)]
+        elif isinstance(kind, type) and issubclass(kind, StrEnum):
+            choices += [str(choice) for choice in kind]
+    return choices
 
 
 def _scalar(field: FieldInfo) -> str:

@@ -3,23 +3,23 @@
 * `stats.intervals`: a figure with its interval, and its absence with a reason,
 * `stats.repeats`: means over repeats, and the relative change of a mean,
 * `benchmarks`: a benchmark against BF16's, load by load;
-  `stats.bootstrap`: how sure a percentile is within its repeat,
-* `memory_fit`: whether a variant fits into a GPU of another size,
+  `stats.bootstrap`: the standard error of a percentile within its repeat,
+* `memory_fit`: the fit of a variant into a GPU of another size,
 * `stats.accuracy`: shares of correct answers, and their difference on the same items,
-* `stats.noninferiority`: whether a variant is no worse than BF16 on a task, within a margin,
-* `stats.kl_divergence`: how far next-token distributions are from the baseline's,
+* `stats.noninferiority`: the non-inferiority test of a variant against BF16 on a task,
+* `stats.kl_divergence`: the divergence of next-token distributions from the baseline's,
 * `comparison`: all variants against BF16,
-* `decide.differences`: what one row shows against BF16; `statements`: statements with the differences that they rest
+* `decide.differences`: differences of one row from BF16; `statements`: statements with the differences that they rest
   on,
 * `decide.verdict`: the statements that the table supports,
-* `decide.frontier`: who is best in quality for its cost,
-* `decide.constraints`: what a deployment has to hold; `decide.recommendation`: what to deploy, and
-  `stats.sample_size`: what more to measure,
-* `roofline.model`: what a device allows at best, under a load by `roofline.batching`;
+* `decide.frontier`: the Pareto frontier of quality and cost,
+* `decide.constraints`: the constraints of a deployment; `decide.recommendation`: the recommended variant, and
+  `stats.sample_size`: the measurements that would decide open questions,
+* `roofline.model`: upper bounds on a device, under a load by `roofline.batching`;
   `published.roofline_validation`: its error over a study,
-* `published.tables`: a study's tables; `published.reproduction`: those beside these results,
-* `history`: this run beside earlier ones,
-* `calibration_ranges`: what was observed at single sites, over all of them,
+* `published.tables`: a study's tables; `published.reproduction`: those compared with these results,
+* `history`: this run compared with earlier ones,
+* `calibration_ranges`: observed ranges over all sites of a model,
 * `calibration_sweep`: one variant under several calibrations; `engine_agreement`: one format by several engines.
 """
 

@@ -1,7 +1,7 @@
-"""A benchmark against BF16's: each metric under each load, and what speaks against believing it.
+"""A benchmark against BF16's: each metric under each load, and the guards that failed.
 
-Two benchmarks are compared load by load, by the load's name, and only where they ran on one machine. Generated-token
-drift is the guard that needs both: from the same prompts, a variant that says more has more work to do.
+Two benchmarks are compared load by load, by the load's name, and only if they ran on one machine. Generated-token
+drift is the guard that needs both: a variant that generates more tokens from the same prompts has more work to do.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pipeline.results.base import Frozen, Missing
 from pipeline.results.bench import Goodput, Guard, LoadResult, Memory, Metric
 from pipeline.results.records import Record, Speed
 
-# Of all generated tokens, before a difference in speed may be one in the length of replies.
+# Tolerated relative difference in generated tokens; beyond it, a difference in speed may be one in reply length.
 DRIFT = 0.02
 
 
@@ -41,11 +41,11 @@ class Benchmark(Frozen):
         protocol: its name.
         headline: the load that the tables show.
         loads: all of them, in the order in which they ran; probes of the search for goodput are among them.
-        guards: of all loads, with the drift of generated tokens against the baseline.
-        goodput: the highest rate that meets the SLO, where one was asked for.
-        memory: what the server held; `fit` says whether it would on 24 GB, the study's smallest GPU.
-        memory_bandwidth: bytes per second that the machine reads.
-        left_out: loads that the time did not allow.
+        guards: those of all loads, with the drift of generated tokens against the baseline.
+        goodput: the highest rate that meets the SLO, if one was requested.
+        memory: the server's memory; `fit` is its fit into 24 GB, the study's smallest GPU.
+        memory_bandwidth: memory read bandwidth of the machine, bytes per second.
+        left_out: loads skipped for lack of time.
     """
 
     protocol: str
@@ -66,7 +66,7 @@ class Benchmark(Frozen):
 
 
 def benchmark(speed: Speed, record: Record, baseline: Record | None) -> Benchmark:
-    """One protocol of a variant, against the same protocol of the baseline."""
+    """Compare one protocol of a variant with the same protocol of the baseline."""
     reference = _reference(speed, record, baseline)
     return Benchmark(
         protocol=speed.protocol,
@@ -82,19 +82,19 @@ def benchmark(speed: Speed, record: Record, baseline: Record | None) -> Benchmar
 
 
 def marks(record: Record, baseline: Record | None) -> tuple[str, ...]:
-    """What speaks against the figures that the tables show: the guards that failed, as sentences."""
+    """Return the failed guards of the figures that the tables show, as sentences."""
     if isinstance(record.speed, Missing):
         return ()
-    found = guards(record.speed, _reference(record.speed, record, baseline))
+    all_guards = guards(record.speed, _reference(record.speed, record, baseline))
     return tuple(
         f"{guard.name}: {guard.text}"
-        for guard in found
+        for guard in all_guards
         if guard.passed is False and guard.load in (None, record.speed.headline)
     )
 
 
 def guards(speed: Speed, reference: Speed | Missing) -> tuple[Guard, ...]:
-    """A benchmark's own guards, and the drift of each load against the reference."""
+    """Return a benchmark's guards, and the drift of each load against the reference."""
     if isinstance(reference, Missing):
         return speed.guards
     drifts = [_drift(load, reference.load(load.name)) for load in speed.loads]
@@ -102,7 +102,7 @@ def guards(speed: Speed, reference: Speed | Missing) -> tuple[Guard, ...]:
 
 
 def headline_cell(record: Record, baseline: Record | None, name: str, unit: str) -> SpeedCell | Missing:
-    """A metric of the load that the tables show."""
+    """Return a metric of the load that the tables show."""
     if isinstance(record.speed, Missing):
         return record.speed
     metric = record.speed.metrics.get(name)
@@ -119,21 +119,21 @@ def headline_cell(record: Record, baseline: Record | None, name: str, unit: str)
 
 
 def _reference(speed: Speed, record: Record, baseline: Record | None) -> Speed | Missing:
-    """The baseline's benchmark that this one may be compared with."""
+    """Return the baseline's benchmark to compare with, or the reason why there is none."""
     if record.is_baseline:
         return Missing(reason="the baseline itself")
     if baseline is None:
         return Missing(reason="no BF16 baseline among the results")
     if isinstance(baseline.speed, Missing):
         return Missing(reason=f"BF16 has no benchmark: {baseline.speed.reason}")
-    found = baseline.speed
-    if found.protocol != speed.protocol:
+    reference = baseline.speed
+    if reference.protocol != speed.protocol:
         if speed.protocol not in baseline.protocols:
             return Missing(reason=f"BF16 was not measured under {speed.protocol}")
-        found = baseline.protocols[speed.protocol]
-    if found.machine != speed.machine:
-        return Missing(reason=f"BF16 was measured on another machine ({found.machine})")
-    return found
+        reference = baseline.protocols[speed.protocol]
+    if reference.machine != speed.machine:
+        return Missing(reason=f"BF16 was measured on another machine ({reference.machine})")
+    return reference
 
 
 def _load(load: LoadResult, reference: Speed | Missing) -> LoadRow:
@@ -162,7 +162,7 @@ def _cell(metric: Metric, reference: Metric | Missing) -> SpeedCell | Missing:
 
 
 def _drift(load: LoadResult, reference: LoadResult | None) -> Guard | None:
-    """How many more tokens were generated than by the baseline; None where the prompts were not the same."""
+    """Return the guard on generated tokens against the baseline; None if the prompts were not the same."""
     if reference is None or load.num_prompts != reference.num_prompts or not sum(reference.output_tokens):
         return None
     if len(load.output_tokens) != len(reference.output_tokens):

@@ -1,6 +1,6 @@
-"""What was observed at single sites of a model, over all of them: how ranges settle, and how they grow with depth.
+"""Observed ranges over all sites of a model: their convergence with samples, and their growth with depth.
 
-A site is one tensor that static scales are made for: the input of Linear modules, or K or V of an attention layer.
+A site is one tensor with static scales: the input of Linear modules, or K or V of an attention layer.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ BAND = (0.05, 0.95)
 
 
 class LayerRange(Frozen):
-    """The largest magnitude that one kind of site saw in one layer."""
+    """The largest magnitude of one kind of site in one layer."""
 
     kind: str
     layer: int
@@ -24,7 +24,7 @@ class LayerRange(Frozen):
 
 
 class Spread(Frozen):
-    """Clip points after so many samples, as shares of their final value: median and 5th to 95th percentile of sites."""
+    """Clip points after `samples`, as shares of their final value: median and 5th to 95th percentile of sites."""
 
     samples: int
     median: float
@@ -34,7 +34,7 @@ class Spread(Frozen):
 
 
 def ranges_by_layer(observed: Iterable[tuple[str, int | None, float]]) -> tuple[LayerRange, ...]:
-    """The largest of (kind, layer, magnitude) for each kind and layer; experts of one layer share a place."""
+    """Return the largest of (kind, layer, magnitude) for each kind and layer; experts of one layer are merged."""
     largest: dict[tuple[str, int], float] = {}
     for kind, layer, magnitude in observed:
         if layer is not None:
@@ -45,7 +45,7 @@ def ranges_by_layer(observed: Iterable[tuple[str, int | None, float]]) -> tuple[
 
 
 def settling(samples_at: Sequence[int], curves: Iterable[Sequence[float]]) -> tuple[Spread, ...]:
-    """How the clip points of all sites approach their final values; a site that never saw anything has none."""
+    """Return the convergence of clip points over all sites; sites without observations are skipped."""
     relative = [[value / curve[-1] for value in curve] for curve in curves if curve and curve[-1] > 0]
     relative = [curve for curve in relative if all(math.isfinite(value) for value in curve)]
     if not relative:

@@ -1,4 +1,4 @@
-"""One variant under several calibrations: what the choice of technique and number of samples changed."""
+"""One variant under several calibrations: the effect of technique and number of samples."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.results.records import Record
 
 
 class Choice(Frozen):
-    """How the scales were made; `parameter` is the technique's own, where it has one."""
+    """A technique, its parameter if it has one, and the number of samples."""
 
     technique: str
     parameter: float | None
@@ -20,7 +20,7 @@ class Choice(Frozen):
 
 
 class SweepRow(Frozen):
-    """The variant as one choice makes it."""
+    """The results of the variant under one choice."""
 
     choice: Choice
     is_current: bool
@@ -42,22 +42,22 @@ class Sweep(Frozen):
 def sweep(
     variant: str,
     label: str,
-    made: Sequence[tuple[Choice, Record]],
+    results: Sequence[tuple[Choice, Record]],
     baseline: Record | None,
     tasks: Sequence[str],
     current: Choice | None = None,
 ) -> Sweep:
-    """Each choice against BF16 on the same items, by technique and then by samples.
+    """Compare each choice with BF16 on the same items, sorted by technique and then by samples.
 
     Args:
         variant: its name.
         label: its name in the report.
-        made: each choice with what was measured of it.
+        results: each choice with its results.
         baseline: the BF16 row.
         tasks: the tasks of the table.
         current: the choice that the rest of the report shows.
     """
-    ordered = sorted(made, key=lambda item: (item[0].technique, item[0].parameter or 0.0, item[0].samples))
+    ordered = sorted(results, key=lambda item: (item[0].technique, item[0].parameter or 0.0, item[0].samples))
     reference = [] if baseline is None else [baseline]
     rows = compare([*reference, *(record for _, record in ordered)], tasks).rows[len(reference) :]
     return Sweep(

@@ -44,7 +44,7 @@ class TaskCell(Frozen):
     change: PairedDifference | Missing
     # The figure under each filter that the task has, where it has several: gsm8k's strict-match and flexible-extract.
     filters: dict[str, float] = Field({})
-    # Corrected for all comparisons of the table, so it is there once the table is.
+    # Set once the table is complete: it is corrected for all comparisons of the table.
     loss: LossVerdict | Missing = Missing(reason="the baseline itself")
 
 
@@ -60,16 +60,16 @@ class Row(Frozen):
     size: SizeCell | Missing
     speed: dict[str, SpeedCell | Missing]
     details: dict[str, SpeedCell | Missing]
-    # Guards that failed where these figures were measured: they stand, and are marked.
+    # Guards that failed during the measurement: the figures are shown, and marked.
     marks: tuple[str, ...]
-    # Everything that was measured, by protocol.
+    # All benchmarks, by protocol.
     benchmarks: dict[str, Benchmark]
     kv_cache_tokens: int | None
     ready_s: float | None
     tasks: dict[str, TaskCell | Missing]
     mean_accuracy: Mean | Missing
     mean_change: Mean | Missing
-    # The baseline's own is between two times that it was asked.
+    # For the baseline: between two runs of its own.
     divergence: DivergenceCell | Missing
     perplexity: float | None
 
@@ -87,7 +87,7 @@ class Comparison(Frozen):
 
     @property
     def is_measured(self) -> bool:
-        """Whether anything was benchmarked or scored."""
+        """True if anything was benchmarked or scored."""
         return any(
             not isinstance(cell, Missing) for row in self.rows for cell in (*row.speed.values(), *row.tasks.values())
         )
@@ -108,7 +108,7 @@ class Comparison(Frozen):
 
 
 def compare(records: Sequence[Record], tasks: Sequence[str], margin: float = MARGIN) -> Comparison:
-    """The table of all records, in their order, the baseline first; losses are judged at `margin`, a share."""
+    """Compare all records, in their order, the baseline first; losses are judged at `margin`, a share."""
     ordered = sorted(records, key=lambda record: not record.is_baseline)
     baseline = next((record for record in ordered if record.is_baseline), None)
     rows = _judged([_row(record, baseline, tasks) for record in ordered], margin)
@@ -152,7 +152,7 @@ def _row(record: Record, baseline: Record | None, tasks: Sequence[str]) -> Row:
 
 
 def _judged(rows: Sequence[Row], margin: float) -> tuple[Row, ...]:
-    """The rows with a verdict on each task's loss, p-values corrected for all differences of the table."""
+    """Return the rows with a verdict on each task's loss, p-values corrected for all differences of the table."""
     changes = {
         (row.name, task): cell.change
         for row in rows
@@ -173,7 +173,7 @@ def _judged(rows: Sequence[Row], margin: float) -> tuple[Row, ...]:
 
 
 def _mean(parts: list[tuple[float, Interval | None]], tasks: Sequence[str]) -> Mean | Missing:
-    """The mean over all tasks; over other tasks than the neighbours' it would be another quantity."""
+    """Return the mean over all tasks; a mean over fewer tasks than in other rows would not be comparable."""
     return mean_over_tasks(parts) if len(parts) == len(tasks) else Missing(reason="not every task has a figure")
 
 
@@ -226,18 +226,18 @@ def _task_change(record: Record, baseline: Record | None, task: str, result: Tas
 
 
 def _divergence(record: Record, baseline: Record | None) -> DivergenceCell | Missing:
-    asked = record.divergence_again if record.is_baseline else record.divergence
-    if isinstance(asked, Missing):
-        return asked
+    logprobs = record.divergence_again if record.is_baseline else record.divergence
+    if isinstance(logprobs, Missing):
+        return logprobs
     if baseline is None:
         return Missing(reason="no BF16 baseline among the results")
     if isinstance(baseline.divergence, Missing):
         return Missing(reason=f"BF16: {baseline.divergence.reason}")
-    return diverge(asked, baseline.divergence)
+    return diverge(logprobs, baseline.divergence)
 
 
 def _best(rows: Sequence[Row], tasks: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """The rows with the best figure of each column; nobody where only one has any."""
+    """Return the rows with the best figure of each column; columns with a single figure are skipped."""
     best: dict[str, tuple[str, ...]] = {}
 
     def mark(column: str, better: Direction, figures: dict[str, float]) -> None:
@@ -259,7 +259,7 @@ def _best(rows: Sequence[Row], tasks: Sequence[str]) -> dict[str, tuple[str, ...
 
 
 def _notes(records: Sequence[Record], baseline: Record | None) -> list[str]:
-    """What a reader has to know before trusting single cells."""
+    """Return the limitations of single cells."""
     found = []
     if baseline is not None and baseline.emulated:
         found.append("BF16 itself is emulated here, so no variant's speed is compared.")
@@ -272,20 +272,20 @@ def _notes(records: Sequence[Record], baseline: Record | None) -> list[str]:
                 found.append(f"{record.label}: {task.n} of {task.asked} items of {label} were scored.")
             if task.truncated:
                 found.append(
-                    f"{record.label}: {task.truncated} of {task.n} prompts of {label} exceeded the context and lost "
-                    "their beginning."
+                    f"{record.label}: {task.truncated} of {task.n} prompts of {label} exceeded the context and were "
+                    "truncated at the beginning."
                 )
             if task.unfinished:
                 found.append(
-                    f"{record.label}: {task.unfinished} of {task.n} answers of {label} ended at their budget of tokens."
+                    f"{record.label}: {task.unfinished} of {task.n} answers of {label} reached the token limit."
                 )
             if task.asked_again:
                 answers = f"{task.asked_again} greedy answers of {label}"
                 found.append(
-                    f"{record.label}: asked again, {task.differing} of {answers} came out otherwise, "
-                    "which no format explains."
+                    f"{record.label}: {task.differing} of {answers} differed when repeated, "
+                    "which the format does not explain."
                     if task.differing
-                    else f"{record.label}: asked again, all {answers} came out the same."
+                    else f"{record.label}: all {answers} were identical when repeated."
                 )
             if not isinstance(task.scores, Missing) and task.scores:
                 mean = sum(score for _, score in task.scores) / len(task.scores)
@@ -293,6 +293,6 @@ def _notes(records: Sequence[Record], baseline: Record | None) -> list[str]:
                 if abs(mean - task.value) > 5e-4:
                     found.append(
                         f"{record.label}: {label} is recorded as {100 * task.value:.2f} %, its items average "
-                        f"{100 * mean:.2f} %; the difference from BF16 is of the items."
+                        f"{100 * mean:.2f} %; the difference from BF16 is computed from the items."
                     )
     return found

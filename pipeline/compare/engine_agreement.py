@@ -1,4 +1,4 @@
-"""One format by several engines from the same conversations: do their weights agree?"""
+"""Agreement of the weights that several engines make of one format from the same conversations."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from collections.abc import Mapping, Sequence
 
 from pipeline.results.base import Frozen
 
-# An engine agrees whose mean weight error is at most this many times the best one's of the same algorithm.
+# Largest ratio of an engine's mean weight error to the smallest one of the same algorithm that counts as agreement.
 AGREEMENT = 1.10
 
 
-class Made(Frozen):
-    """What one engine wrote.
+class EngineWeights(Frozen):
+    """The weights that one engine made.
 
     Attributes:
-        label: of the variant.
-        engine: who made it.
-        algorithm: how weights were rounded.
-        scheme: the number format, as it is to be called.
-        shown: what the engine was shown; those that saw other conversations are not compared.
-        errors: |W - V| / |W| of each quantized weight by its module, in the terms of the BF16 model.
-        distance: how far served log-probabilities of fixed texts are from BF16's, in their standard deviations.
+        label: the variant's label.
+        engine: the quantization engine.
+        algorithm: the rounding algorithm of the weights.
+        scheme: display name of the number format.
+        shown: key of the engine's calibration data; engines with different data are not compared.
+        errors: |W - V| / |W| of each quantized weight by its module name in the BF16 model.
+        distance: distance of served log-probabilities of fixed texts from BF16's, in their standard deviations.
     """
 
     label: str
@@ -33,7 +33,7 @@ class Made(Frozen):
 
 
 class EngineRow(Frozen):
-    """One engine's weights; ratios are to the best of the same algorithm, None where there is no other."""
+    """One engine's weights; ratios are to the best of the same algorithm, None if there is no other."""
 
     label: str
     engine: str
@@ -47,26 +47,26 @@ class EngineRow(Frozen):
 
 
 class Engines(Frozen):
-    """All engines of one format, by algorithm and then by error."""
+    """All engines of one format, sorted by algorithm and then by error."""
 
     scheme: str
     rows: tuple[EngineRow, ...]
 
 
-def agreement(made: Sequence[Made]) -> tuple[Engines, ...]:
-    """A table for each format that several engines made from the same data, over the modules that all of them have.
+def agreement(weights: Sequence[EngineWeights]) -> tuple[Engines, ...]:
+    """Return a table for each format that several engines made from the same data, over their common modules.
 
-    Algorithms trade errors of weights for errors of outputs, each its own way: GPTQ makes those of weights larger than
-    rounding to nearest, so engines are held against each other within an algorithm.
+    Algorithms trade weight error for output error differently: GPTQ has a larger weight error than rounding to
+    nearest. So engines are compared within an algorithm.
     """
-    groups: dict[tuple[str, str], list[Made]] = {}
-    for each in made:
+    groups: dict[tuple[str, str], list[EngineWeights]] = {}
+    for each in weights:
         if each.errors:
             groups.setdefault((each.scheme, each.shown), []).append(each)
     return tuple(_table(scheme, group) for (scheme, _), group in groups.items() if len({m.engine for m in group}) > 1)
 
 
-def _table(scheme: str, group: Sequence[Made]) -> Engines:
+def _table(scheme: str, group: Sequence[EngineWeights]) -> Engines:
     common = set.intersection(*(set(each.errors) for each in group))
     means = {each.label: _mean(each.errors, common) for each in group}
     rows = []

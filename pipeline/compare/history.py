@@ -1,4 +1,4 @@
-"""Several runs side by side: what changed in settings, versions and results, and what became worse beyond noise.
+"""Several runs side by side: changes in settings, versions and results, and regressions beyond noise.
 
 Between two runs the items of a task may be the same, but a stored report has no answers item by item: shares are
 compared as independent ones, by R. Newcombe's hybrid score interval (Statist. Med. 17, 1998, method 10), which takes
@@ -7,8 +7,8 @@ the two distances from each figure to the ends of its own interval:
     d - sqrt((p1 - l1)^2 + (u2 - p2)^2)  to  d + sqrt((u1 - p1)^2 + (p2 - l2)^2)
 
 KL divergences are compared in the same way. Throughput and latencies are compared by their repeats, like variants
-within a run (`repeats`). Repeats of one session do not know what differs between sessions, so a change of speed or size
-counts only beyond a tolerance.
+within a run (`repeats`). Repeats of one session do not cover the variation between sessions, so a change of speed or
+size counts only beyond a tolerance.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Movement = Literal["worse", "better", "same", "unknown", "gone", "new"]
 
 
 class RunName(Frozen):
-    """One run: what it measured, where, when and under which load."""
+    """The identification of a run: model, machine, date and load."""
 
     name: str
     model: str
@@ -41,7 +41,7 @@ class RunName(Frozen):
 
 
 class Snapshot(Frozen):
-    """All that a report kept of one run; `settings` are by variant, those of the whole run under an empty name."""
+    """The stored data of one run; `settings` are by variant, those of the whole run under an empty name."""
 
     run: RunName
     comparison: Comparison
@@ -50,7 +50,7 @@ class Snapshot(Frozen):
 
 
 class SettingChange(Frozen):
-    """A setting or a version that differs between runs; None where a run does not have it."""
+    """A setting or a version that differs between runs; None for a run without it."""
 
     variant: str
     name: str
@@ -65,10 +65,10 @@ class Figure(Frozen):
 
 
 class ResultChange(Frozen):
-    """One figure of one variant over the runs, the last in `figures`.
+    """One figure of one variant over the runs, the latest run last.
 
-    `change` is from the run before it: in percent, in points for accuracy, in the figure's own unit for KL divergence.
-    `unknown` says that it cannot be told and `reason` why.
+    `change` is from the previous run to the last: in percent, in points for accuracy, in the figure's unit for KL
+    divergence. The movement `unknown` means that the two cannot be compared; `reason` says why.
     """
 
     variant: str
@@ -94,16 +94,16 @@ class History(Frozen):
 
     @property
     def regressions(self) -> tuple[ResultChange, ...]:
-        """What became worse beyond noise, or is gone."""
+        """The figures that became worse beyond noise, or are gone."""
         return tuple(change for change in self.results if change.movement in ("worse", "gone"))
 
 
 def history(runs: Sequence[Snapshot], tolerance_percent: float) -> History:
-    """All runs, the oldest first.
+    """Compare runs, the oldest first.
 
     Args:
-        runs: at least two; the last is the one in hand.
-        tolerance_percent: a change of speed or size that counts as none, for what differs between sessions.
+        runs: at least two; the last is the current one.
+        tolerance_percent: change of speed or size between sessions that counts as no change.
     """
     labels = {row.name: row.label for run in runs for row in run.comparison.rows}
     columns = _columns(runs, tolerance_percent)
@@ -122,7 +122,7 @@ def history(runs: Sequence[Snapshot], tolerance_percent: float) -> History:
 
 
 def difference(ours: Figure, theirs: Figure) -> Interval | None:
-    """Newcombe's interval of the difference of two independent figures."""
+    """Return Newcombe's interval of the difference of two independent figures."""
     if ours.interval is None or theirs.interval is None:
         return None
     change = ours.value - theirs.value
@@ -131,8 +131,8 @@ def difference(ours: Figure, theirs: Figure) -> Interval | None:
     return Interval(low=change - below, high=change + above)
 
 
-class _Found(NamedTuple):
-    """A change, its interval, and why it cannot be told if it cannot."""
+class _Delta(NamedTuple):
+    """A change and its interval, or the reason why there is none."""
 
     change: float | None
     interval: Interval | None
@@ -140,7 +140,7 @@ class _Found(NamedTuple):
 
 
 class _Column(NamedTuple):
-    """One figure of a row: how it is read, and how two of them are compared."""
+    """One figure of a row, with the functions that read it and compare two of them."""
 
     name: str
     title: str
@@ -150,7 +150,7 @@ class _Column(NamedTuple):
     needs_machine: bool
     cell: Callable[[Row], Any]
     figure: Callable[[Any], Figure]
-    compare: Callable[[Any, Any], _Found]
+    compare: Callable[[Any, Any], _Delta]
 
 
 def _columns(runs: Sequence[Snapshot], tolerance: float) -> list[_Column]:
@@ -169,16 +169,16 @@ def _columns(runs: Sequence[Snapshot], tolerance: float) -> list[_Column]:
 
 
 def _result(runs: Sequence[Snapshot], name: str, label: str, column: _Column) -> ResultChange | None:
-    """One figure over the runs; None where no run has it."""
+    """Return one figure over the runs; None if no run has it."""
     rows = [next((row for row in run.comparison.rows if row.name == name), None) for run in runs]
     cells = [Missing(reason="not among the results") if row is None else column.cell(row) for row in rows]
     figures = tuple(None if isinstance(cell, Missing) else column.figure(cell) for cell in cells)
     if not any(figures):
         return None
     then, now = cells[-2:]
-    found, movement = _Found(None, None), _movement_of(then, now)
+    found, movement = _Delta(None, None), _movement_of(then, now)
     if movement == "unknown":
-        found = _Found(None, None, now.reason) if isinstance(now, Missing) else _compare(runs, column, then, now)
+        found = _Delta(None, None, now.reason) if isinstance(now, Missing) else _compare(runs, column, then, now)
         movement = _moved(found, column)
     return ResultChange(
         variant=name,
@@ -195,24 +195,24 @@ def _result(runs: Sequence[Snapshot], name: str, label: str, column: _Column) ->
 
 
 def _movement_of(then: Any, now: Any) -> Movement:
-    """Whether a figure came or went; unknown as long as it has not been compared."""
+    """Return `new` or `gone` if only one run has the figure, else `unknown` until the two are compared."""
     if isinstance(then, Missing) == isinstance(now, Missing):
         return "unknown"
     return "new" if isinstance(then, Missing) else "gone"
 
 
-def _compare(runs: Sequence[Snapshot], column: _Column, then: Any, now: Any) -> _Found:
+def _compare(runs: Sequence[Snapshot], column: _Column, then: Any, now: Any) -> _Delta:
     before, after = (run.run for run in runs[-2:])
     if before.model != after.model:
-        return _Found(None, None, f"measured with another model ({before.model})")
+        return _Delta(None, None, f"measured with another model ({before.model})")
     if column.needs_machine and before.machine != after.machine:
-        return _Found(None, None, f"measured on another machine ({before.machine})")
+        return _Delta(None, None, f"measured on another machine ({before.machine})")
     if column.needs_machine and before.load != after.load:
-        return _Found(None, None, f"measured under another load ({before.load})")
+        return _Delta(None, None, f"measured under another load ({before.load})")
     return column.compare(now, then)
 
 
-def _moved(found: _Found, column: _Column) -> Movement:
+def _moved(found: _Delta, column: _Column) -> Movement:
     if found.interval is None:
         return "unknown"
     low, high = found.interval.low, found.interval.high
@@ -231,21 +231,21 @@ def _speed(cell: SpeedCell) -> Figure:
     return Figure(value=cell.measured.mean, interval=cell.measured.interval)
 
 
-def _speed_change(now: SpeedCell, then: SpeedCell) -> _Found:
+def _speed_change(now: SpeedCell, then: SpeedCell) -> _Delta:
     found = relative_change(now.measured.values, then.measured.values)
     if isinstance(found, Missing):
-        return _Found(None, None, found.reason)
-    return _Found(found.percent, found.interval, found.reason or "")
+        return _Delta(None, None, found.reason)
+    return _Delta(found.percent, found.interval, found.reason or "")
 
 
 def _size(cell: SizeCell) -> Figure:
     return Figure(value=float(cell.bytes), interval=None)
 
 
-def _size_change(now: SizeCell, then: SizeCell) -> _Found:
+def _size_change(now: SizeCell, then: SizeCell) -> _Delta:
     """Bytes are counted, not sampled."""
     percent = 100 * (now.bytes / then.bytes - 1)
-    return _Found(percent, Interval(low=percent, high=percent))
+    return _Delta(percent, Interval(low=percent, high=percent))
 
 
 def _task_cell(task: str, row: Row) -> TaskCell | Missing:
@@ -260,9 +260,9 @@ def _accuracy(cell: TaskCell) -> Figure:
     )
 
 
-def _accuracy_change(now: TaskCell, then: TaskCell) -> _Found:
+def _accuracy_change(now: TaskCell, then: TaskCell) -> _Delta:
     if (then.task, then.metric, then.accuracy.asked) != (now.task, now.metric, now.accuracy.asked):
-        return _Found(None, None, "other questions were asked")
+        return _Delta(None, None, "scored on other items")
     return _independent(_accuracy(now), _accuracy(then))
 
 
@@ -274,20 +274,20 @@ def _kl(cell: DivergenceCell) -> Figure:
     return Figure(value=cell.kl.value, interval=cell.kl.interval)
 
 
-def _kl_change(now: DivergenceCell, then: DivergenceCell) -> _Found:
+def _kl_change(now: DivergenceCell, then: DivergenceCell) -> _Delta:
     if (then.sequences, then.tokens, then.top_k) != (now.sequences, now.tokens, now.top_k):
-        return _Found(None, None, "another text was read")
+        return _Delta(None, None, "measured on another text")
     return _independent(_kl(now), _kl(then))
 
 
-def _independent(now: Figure, then: Figure) -> _Found:
+def _independent(now: Figure, then: Figure) -> _Delta:
     around = difference(now, then)
-    return _Found(now.value - then.value, around, "" if around else "a figure has no interval")
+    return _Delta(now.value - then.value, around, "" if around else "a figure has no interval")
 
 
 def _settings(runs: Sequence[Snapshot]) -> Iterable[SettingChange]:
     for variant in dict.fromkeys(name for run in runs for name in run.settings):
-        # A variant that a run does not have would differ in everything; its results say that it is new or gone.
+        # A variant missing from a run would differ in every setting; its results show that it is new or gone.
         if all(variant in run.settings for run in runs):
             yield from _differing(variant, [run.settings[variant] for run in runs])
 

@@ -1,7 +1,7 @@
-"""Whether a variant fits into a GPU of another size, from what its server held on this one.
+"""The fit of a variant into a GPU of another size, from the measured memory of its server.
 
-What is neither weights nor KV cache (activations, CUDA graphs, the context of CUDA itself) is taken over from where it
-was measured; where that was no GPU it is not known, and a figure counts without it and says so.
+The overhead besides weights and KV cache (activations, CUDA graphs, the CUDA context) is taken from the measurement. If
+that was not on a GPU the overhead is unknown, and the result excludes it and says so.
 """
 
 from __future__ import annotations
@@ -9,18 +9,18 @@ from __future__ import annotations
 from pipeline.results.base import Frozen, Missing
 from pipeline.results.bench import Memory
 
-# vLLM's default share of the memory that a server takes.
+# vLLM's default share of GPU memory.
 UTILIZATION = 0.9
 GPU_PEAK = "the GPU's memory in use"
 
 
 class Fit(Frozen):
-    """What is left for the KV cache on a GPU of `gigabytes`.
+    """The room for the KV cache on a GPU of `gigabytes`.
 
     Attributes:
         gigabytes: 10^9 bytes of memory.
-        kv_tokens: tokens whose keys and values have room; 0 where the weights alone do not fit.
-        overhead_bytes: what the server holds beside weights and KV cache; None where it was not measured on a GPU.
+        kv_tokens: tokens that fit the KV cache; 0 if the weights alone do not fit.
+        overhead_bytes: memory besides weights and KV cache; None if it was not measured on a GPU.
     """
 
     gigabytes: float
@@ -29,22 +29,22 @@ class Fit(Frozen):
 
     @property
     def fits(self) -> bool:
-        """Whether anything can be served at all."""
+        """True if at least one token fits the KV cache."""
         return self.kv_tokens > 0
 
 
 def fit(memory: Memory | None, gigabytes: float = 24, utilization: float = UTILIZATION) -> Fit | Missing:
-    """Room for the KV cache on a GPU of that size.
+    """Return the room for the KV cache on a GPU of that size.
 
     Args:
-        memory: what a benchmark recorded.
-        gigabytes: of the other GPU, 10^9 bytes.
-        utilization: share of it that the server may take.
+        memory: the memory that a benchmark recorded.
+        gigabytes: memory of the other GPU, 10^9 bytes.
+        utilization: share of it that the server may use.
     """
     if memory is None or memory.weights_bytes is None:
-        return Missing(reason="what the server holds was not recorded")
+        return Missing(reason="the server's memory was not recorded")
     if memory.kv_bytes_per_token is None:
-        return Missing(reason="the size of a token's keys and values is not known")
+        return Missing(reason="the KV-cache size per token is not known")
     overhead = None
     if memory.peak_of == GPU_PEAK and memory.peak_bytes is not None and memory.kv_cache_bytes is not None:
         overhead = max(0, memory.peak_bytes - memory.weights_bytes - memory.kv_cache_bytes)

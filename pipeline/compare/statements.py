@@ -1,4 +1,4 @@
-"""A statement made from figures, and the differences it rests on: what a verdict and a recommendation consist of."""
+"""Statements with the differences that they rest on: the parts of a verdict and of a recommendation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Kind = Literal["answer", "speed", "quality", "size", "caveat", "scope"]
 
 
 class Claim(Frozen):
-    """A difference that a sentence states as real."""
+    """A difference that a statement claims."""
 
     variant: str
     against: str
@@ -31,44 +31,44 @@ class Sentence(Frozen):
 
 
 def plain(kind: Kind, text: str) -> Sentence:
-    """A statement that claims no difference."""
+    """Return a statement that claims no difference."""
     return Sentence(kind=kind, text=text)
 
 
 def signed(value: float, digits: int = 1) -> str:
-    """A difference with its sign, which a rounded zero does not have."""
+    """Format a difference with its sign; a rounded zero has none."""
     text = f"{value:+.{digits}f}"
     return text[1:] if float(text) == 0 else text.replace("-", "−")
 
 
 def in_points(difference: float) -> str:
-    """A difference of shares in points."""
+    """Format a difference of shares in points."""
     return signed(100 * difference)
 
 
 def percent_range(change: Change) -> str:
-    """The ends of a relative change's interval."""
+    """Format the interval of a relative change, in percent."""
     assert change.interval is not None
     return f"{signed(change.interval.low)} to {signed(change.interval.high)}"
 
 
-def ends(change: PairedDifference) -> str:
-    """The ends of a paired difference's interval, in points."""
+def points_range(change: PairedDifference) -> str:
+    """Format the interval of a paired difference, in points."""
     assert change.interval is not None
     return f"{in_points(change.interval.low)} to {in_points(change.interval.high)}"
 
 
 def count(number: int, noun: str) -> str:
-    """So many of something."""
+    """Format a count with its noun, pluralised."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def within_text(title: str) -> str:
-    """A title where it does not begin the sentence."""
+    """Format a title for the middle of a sentence."""
     return title[:1].lower() + title[1:]
 
 
 def listing(names: Iterable[str]) -> str:
-    """Names as people list them."""
+    """Join names with commas and a final "and"."""
     *head, last = list(names)
     return f"{', '.join(head)} and {last}" if head else last

@@ -1,8 +1,8 @@
-"""The typed schema of everything under `conf/`: what may be set, of which type, and what fits together.
+"""The typed schema of everything under `conf/`: the settings, their types, and which combinations are valid.
 
-Hydra composes the YAML files and overrides; `Settings` checks the result as a whole and reports every error at once,
-before any heavy import. The classes are pure: none opens a file or probes anything; `choice` alone reads `conf/`. A
-module has the name of its group. Defaults and descriptions stand here alone: `make config` copies them to
+Hydra composes the YAML files and overrides; `Settings` validates the result as a whole and reports all errors at once,
+before any heavy import. The classes are pure: none opens a file or probes anything; only `choice` reads `conf/`. Each
+module is named after its group. Defaults and descriptions are defined only here: `make config` copies them to
 `conf/config.yaml`.
 """
 

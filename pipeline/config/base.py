@@ -1,4 +1,4 @@
-"""What every group of settings is made of, and the stages that settings name."""
+"""The base class of every group of settings, and the stages and commands that settings name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import (
 
 
 class Stage(StrEnum):
-    """The stages that make artifacts, in the order in which data flows."""
+    """The stages that make artifacts, in the order of the data flow."""
 
     CALIBRATE = "calibrate"
     QUANTIZE = "quantize"
@@ -21,7 +21,7 @@ class Stage(StrEnum):
 
 
 class Command(StrEnum):
-    """What can be asked for beside stages; a command reads artifacts and makes none."""
+    """The commands that `stage` accepts besides stages; a command reads artifacts and makes none."""
 
     REPORT = "report"
     GATE = "gate"
@@ -29,7 +29,7 @@ class Command(StrEnum):
     CAPABILITIES = "capabilities"
 
 
-class Section(BaseModel):
-    """A group of settings: no other names, and nothing changes once it is read."""
+class SettingsGroup(BaseModel):
+    """A group of settings: immutable, unknown names are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False)

@@ -14,21 +14,23 @@ from pydantic import (
     model_validator,
 )
 
-from pipeline.config.base import Section
+from pipeline.config.base import SettingsGroup
 from pipeline.config.dataset import DatasetSettings
 
 
-class LadderSettings(Section):
-    """Loads from one request at a time up to saturation, instead of a single one."""
+class LadderSettings(SettingsGroup):
+    """Loads from one request at a time up to saturation, instead of a single load."""
 
     concurrency: tuple[PositiveInt, ...] = Field(min_length=1, description="requests in flight, level by level")
     rates: tuple[float, ...] = Field(
         (), description="request rates, as shares of the highest request throughput that the levels reached"
     )
     prompts_per_slot: PositiveInt = Field(4, description="requests of a level for each one in flight")
-    min_prompts: PositiveInt = Field(16, description="requests of the smallest level, as num_prompts is of the largest")
+    min_prompts: PositiveInt = Field(
+        16, description="requests of the smallest level; num_prompts is that of the largest"
+    )
     budget_s: PositiveFloat | None = Field(
-        None, description="seconds for all levels of a variant, further ones are left out; null: all of them run"
+        None, description="seconds for all levels of a variant, later ones are skipped; null: no limit"
     )
 
     @model_validator(mode="after")
@@ -45,16 +47,16 @@ class LadderSettings(Section):
 SLO_METRICS = ("ttft_ms", "tpot_ms", "e2el_ms")
 
 
-class SloSettings(Section):
-    """What a request must meet to count as good; null: that metric may be anything."""
+class SloSettings(SettingsGroup):
+    """The limits of a good request; null: no limit on that metric."""
 
     ttft_ms: PositiveFloat | None = Field(None, description="time to the first token, ms")
     tpot_ms: PositiveFloat | None = Field(None, description="time per output token after the first, ms")
     e2el_ms: PositiveFloat | None = Field(None, description="end-to-end latency, ms")
     percentile: float = Field(
-        99, gt=0, lt=100, description="percent of requests that must meet it at the highest good rate"
+        99, gt=0, lt=100, description="percent of requests that must meet the limits at the highest good rate"
     )
-    probes: NonNegativeInt = Field(6, description="rates tried to find the highest good one; 0: not searched")
+    probes: NonNegativeInt = Field(6, description="rates tried to find the highest good one; 0: no search")
     prompts: PositiveInt = Field(200, description="requests of a probe")
 
     @model_validator(mode="before")
@@ -67,32 +69,30 @@ class SloSettings(Section):
 
     @property
     def limits(self) -> dict[str, float]:
-        """The metrics that are limited, by name, in milliseconds."""
+        """The limits that are set, by metric, in milliseconds."""
         return {name: limit for name in SLO_METRICS if (limit := getattr(self, name)) is not None}
 
 
-class BenchSettings(Section):
-    """The loads that vLLM's own load generator puts on the server."""
+class BenchSettings(SettingsGroup):
+    """The loads that vLLM's load generator sends to the server."""
 
     name: str = Field(description="name of the choice")
     prompts: Literal["sharegpt", "random"] = Field(
         "sharegpt", description="sharegpt: conversations of the data set; random: input_len random tokens"
     )
-    dataset: DatasetSettings = Field(description="conversations that prompts are drawn from")
+    dataset: DatasetSettings = Field(description="conversations that prompts are sampled from")
     input_len: PositiveInt | None = Field(None, description="tokens of a random prompt; null: with prompts=sharegpt")
     output_len: PositiveInt | None = Field(
         None,
-        description="tokens of every reply, exactly; null: at most as many as the conversation's answer has",
+        description="exact tokens of every reply; null: at most as many as the conversation's answer has",
     )
     num_prompts: PositiveInt = Field(1000, description="requests in a repeat")
     request_rate: float | Literal["inf"] = Field("inf", description="requests per second; inf: all at once")
     max_concurrency: PositiveInt | None = Field(None, description="requests in flight; null: no limit")
-    ladder: LadderSettings | None = Field(None, description="levels instead of this one load, e.g. bench=ladder")
+    ladder: LadderSettings | None = Field(None, description="levels instead of a single load, e.g. bench=ladder")
     repeats: PositiveInt = Field(3, description="repeats of the load, each with its own seed")
-    warmup_prompts: NonNegativeInt = Field(
-        64, description="requests in a round of warm-up, other ones than those measured"
-    )
-    warmup_rounds: PositiveInt = Field(5, description="rounds of warm-up at most, until throughput is steady")
+    warmup_prompts: NonNegativeInt = Field(64, description="requests in a warm-up round, different from those measured")
+    warmup_rounds: PositiveInt = Field(5, description="largest number of warm-up rounds until throughput is steady")
     warmup_tolerance: float = Field(
         0.1, gt=0, lt=1, description="relative change of throughput between rounds that counts as steady"
     )
@@ -101,10 +101,10 @@ class BenchSettings(Section):
         0, description="sampling temperature, 0: greedy; null: what the checkpoint's generation config says"
     )
     endpoint: Literal["openai", "openai-chat"] = Field(
-        "openai-chat", description="openai: completions, the prompt as it is; openai-chat: under the chat template"
+        "openai-chat", description="openai: completions, the raw prompt; openai-chat: the chat template applied"
     )
     slo: SloSettings = Field(
-        SloSettings(), description="limits of a request; goodput counts the requests that meet all"
+        SloSettings(), description="limits of a request; goodput counts requests that meet all of them"
     )
     timeout_s: PositiveFloat = Field(3600, description="seconds after which a load counts as hung")
 
@@ -118,7 +118,7 @@ class BenchSettings(Section):
                 return float(value)
         except (TypeError, ValueError):
             pass
-        raise ValueError(f"{value!r} is no request rate: requests per second above zero, or inf")
+        raise ValueError(f"{value!r} is not a request rate: requests per second above zero, or inf")
 
     @model_validator(mode="after")
     def _fits_together(self) -> BenchSettings:

@@ -1,4 +1,4 @@
-"""`conf/calibration`: what the BF16 model is shown before it is quantized."""
+"""`conf/calibration`: the data that the BF16 model reads before quantization."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import (
     field_validator,
 )
 
-from pipeline.config.base import Section
+from pipeline.config.base import SettingsGroup
 from pipeline.config.dataset import DatasetSettings
 
 
@@ -24,16 +24,16 @@ class CalibrationSet(DatasetSettings):
         None, description="split of the hub data set, as `datasets` loads it, instead of hub_file"
     )
     columns: dict[str, str] = Field(
-        {}, description="columns by their meaning, where the data set calls them otherwise, e.g. {prompt: instruction}"
+        {}, description="column names by meaning, where the data set uses others, e.g. {prompt: instruction}"
     )
-    weight: PositiveFloat = Field(1, description="share of the samples, against the other sets of a mix")
+    weight: PositiveFloat = Field(1, description="share of the samples relative to the other sets of a mix")
 
     @field_validator("columns")
     @classmethod
     def _known_meanings(cls, value: dict[str, str]) -> dict[str, str]:
         known = ("conversations", "messages", "prompt", "response", "text")
         if unknown := [meaning for meaning in value if meaning not in known]:
-            raise ValueError(f"{', '.join(unknown)}: a column means one of {', '.join(known)}")
+            raise ValueError(f"{', '.join(unknown)}: the meaning of a column is one of {', '.join(known)}")
         return value
 
     def _names_data(self) -> bool:
@@ -43,50 +43,50 @@ class CalibrationSet(DatasetSettings):
         return "set path (a local file), or hub_id and split (or hub_file)"
 
 
-class CalibrationSettings(Section):
-    """What the BF16 model is shown, and how ranges are computed from what it does."""
+class CalibrationSettings(SettingsGroup):
+    """The data that the BF16 model reads, and how ranges are computed from its activations."""
 
     name: str = Field(description="name of the choice")
-    dataset: CalibrationSet = Field(description="conversations that samples are drawn from")
+    dataset: CalibrationSet = Field(description="conversations that samples are taken from")
     mix: dict[str, CalibrationSet] = Field(
-        {}, description="further sets by a name of your own, e.g. {chinese: {path: zh.jsonl, weight: 0.5}}"
+        {}, description="further sets by any name, e.g. {chinese: {path: zh.jsonl, weight: 0.5}}"
     )
     num_samples: PositiveInt = Field(200, description="conversations forwarded")
     algorithm_samples: PositiveInt | None = Field(
-        None, description="conversations of these that GPTQ, AWQ and SmoothQuant are shown; null: all"
+        None, description="how many of them GPTQ, AWQ and SmoothQuant read; null: all"
     )
-    min_seq_length: PositiveInt = Field(1, description="tokens below which a conversation is left out")
+    min_seq_length: PositiveInt = Field(1, description="conversations with fewer tokens are skipped")
     max_seq_length: PositiveInt = Field(2048, description="tokens kept of a conversation")
-    drop_long: bool = Field(False, description="leave out what is longer than max_seq_length instead of cutting it")
-    apply_chat_template: bool = Field(
-        True, description="format conversations as in deployment; false: the texts as they are"
+    drop_long: bool = Field(
+        False, description="skip conversations longer than max_seq_length instead of truncating them"
     )
+    apply_chat_template: bool = Field(True, description="format conversations as in deployment; false: raw text")
     enable_thinking: bool | None = Field(
-        None, description="Qwen3's switch, as it will be in deployment; null: what the template does by itself"
+        None, description="Qwen3's thinking mode, as in deployment; null: the template's default"
     )
     seed: int = Field(0, description="seed of the sampling")
     observer: Literal["minmax", "moving_average", "percentile", "mse", "entropy"] = Field(
-        "minmax", description="how ranges are made of what was observed; changing it re-runs nothing"
+        "minmax", description="how ranges are computed from the observed values; changing it re-runs nothing"
     )
     percentile: float = Field(
         99.99, gt=0, le=100, description="percent of the magnitudes that observer=percentile keeps"
     )
     averaging_constant: float = Field(0.01, gt=0, le=1, description="weight of a new sample in observer=moving_average")
     histogram_tokens: PositiveInt | None = Field(
-        512, description="tokens of a conversation that enter histograms, evenly spaced; null: all"
+        512, description="evenly spaced tokens of a conversation that enter histograms; null: all"
     )
     tolerance: float = Field(0.01, gt=0, lt=1, description="relative change of a range that still counts as stable")
     layerwise: Literal["auto", "always", "never"] = Field(
-        "auto", description="one decoder layer in memory at a time; auto: where the model does not fit"
+        "auto", description="keep one decoder layer in memory at a time; auto: where the model does not fit"
     )
     overlap_ngram: PositiveInt = Field(
-        13, description="words in a row that count as an overlap of calibration and evaluation"
+        13, description="consecutive words that count as an overlap of calibration and evaluation"
     )
     max_overlap: float = Field(0.01, ge=0, le=1, description="largest share of an evaluation's items that may overlap")
-    allow_contamination: bool = Field(False, description="go on with a set that overlaps more")
+    allow_contamination: bool = Field(False, description="continue with a set that overlaps more")
     artifact: Path | None = Field(None, description="folder of a finished calibration to use instead of making one")
 
     @property
     def sets(self) -> dict[str, CalibrationSet]:
-        """Every set of the mix by the name of its setting."""
+        """Every set of the mix, by the name of its setting."""
         return {"dataset": self.dataset, **{f"mix.{name}": each for name, each in self.mix.items()}}

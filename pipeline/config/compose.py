@@ -1,4 +1,4 @@
-"""From what Hydra composed for the command to the settings of each variant under each protocol."""
+"""The settings of each variant under each protocol, from the configuration that Hydra composed."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from pipeline.errors import ConfigError
 
 OmegaConf.register_new_resolver("package", lambda path: str(PACKAGE / path), replace=True)
 OmegaConf.register_new_resolver("resource", lambda path: str(RESOURCES / path), replace=True)
-# The groups that a variant chooses from.
+# The groups whose choices define a variant.
 GROUPS = ("quant", "kv_cache")
-# An override of something within them: `quant.group_size=64`, `+kv_cache.x=1`.
+# An override of a setting inside them: `quant.group_size=64`, `+kv_cache.x=1`.
 WITHIN = re.compile(rf"[+~]*({'|'.join(GROUPS)})[.@]")
 
 
 def compose_variants(config: DictConfig, overrides: list[str]) -> list[Settings]:
-    """The settings of each variant asked for, under each protocol, all checked before any runs.
+    """Return the settings of each requested variant under each protocol, all validated before any runs.
 
     Raises:
         ConfigError: with the errors of all variants.
@@ -32,7 +32,7 @@ def compose_variants(config: DictConfig, overrides: list[str]) -> list[Settings]
         return [validate(plain)]
     kernel = plain["serve"]["kernel"]
     if plain["variants"] is not None:
-        # Held against the scheme of each variant that names no kernel of its own.
+        # Validated per variant below, against that variant's scheme.
         plain["serve"]["kernel"] = "auto"
     first = validate(plain)
     replaced = ("quant=", "kv_cache=", "serve.kernel=") if first.variants else ()
@@ -56,7 +56,7 @@ def compose_variants(config: DictConfig, overrides: list[str]) -> list[Settings]
 def _under(
     variants: list[Variant], plain: dict[str, Any], overrides: list[str], protocol: str | None
 ) -> Sequence[Settings | str]:
-    """Under one protocol the settings of each variant, or of the one configured; in their place what is wrong."""
+    """Return the settings of each variant (or the configured one) under a protocol, or the error text instead."""
     if protocol is not None:
         overrides = [*overrides, f"bench={protocol}"]
         composed = _composed(overrides)
@@ -67,10 +67,10 @@ def _under(
 
 
 def _each(variants: list[Variant], plain: dict[str, Any], overrides: list[str]) -> Iterator[dict[str, Any] | str]:
-    """What is configured, with each variant's choices in the place of its own.
+    """Yield the configuration with each variant's choices substituted.
 
-    Composing takes a fifth of a second. It is only needed where something beside the files of a variant's groups has a
-    say in them: an override, an experiment, a file of the user's.
+    Hydra takes 0.2 s to compose a configuration. It is only needed where the groups of a variant do not come from the
+    project's files alone: with an override, an experiment or a file of the user's.
     """
     files_decide = not any(WITHIN.match(override) for override in overrides) and all(
         plain[group] == choice(group, plain[group]["name"]) for group in GROUPS
@@ -89,7 +89,7 @@ def _each(variants: list[Variant], plain: dict[str, Any], overrides: list[str]) 
 
 
 def _composed(overrides: list[str]) -> dict[str, Any] | str:
-    """What Hydra makes of these overrides, or what it says is wrong with them."""
+    """Return the configuration that Hydra composes from the overrides, or its error text."""
     try:
         return _plain(hydra.compose("config", overrides))
     except HydraException as error:
@@ -97,7 +97,7 @@ def _composed(overrides: list[str]) -> dict[str, Any] | str:
 
 
 def _checked(plain: dict[str, Any] | str) -> Settings | str:
-    """The settings, or what is wrong with them."""
+    """Return the validated settings, or the error text."""
     if isinstance(plain, str):
         return plain
     try:

@@ -1,4 +1,4 @@
-"""`conf/dataset`: conversations, local or on the hub, as other groups name them."""
+"""`conf/dataset`: conversations, local or on the hub, that other groups refer to."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pydantic import (
     model_validator,
 )
 
-from pipeline.config.base import Section
+from pipeline.config.base import SettingsGroup
 
 
-class DatasetSettings(Section):
+class DatasetSettings(SettingsGroup):
     """A file of conversations: local, or one file of a hub data set."""
 
     path: Path | None = Field(
         None,
-        description="local JSON or JSONL (ShareGPT, OpenAI messages, prompt and response) or text; wins over hub_id",
+        description="local JSON or JSONL (ShareGPT, OpenAI messages, prompt and response) or text; overrides hub_id",
     )
     hub_id: str | None = Field(None, description="Hugging Face hub id of a data set")
     hub_file: str | None = Field(None, description="file inside the hub data set")

@@ -9,18 +9,18 @@ from pydantic import (
     model_validator,
 )
 
-from pipeline.config.base import Section
+from pipeline.config.base import SettingsGroup
 
 
-class KVCacheSettings(Section):
-    """How keys and values are stored while serving."""
+class KVCacheSettings(SettingsGroup):
+    """The storage format of keys and values while serving."""
 
     name: str = Field(description="name in variants, after the +")
     dtype: Literal["auto", "fp8_e4m3", "fp8_e5m2"] = Field(
         description="number format of keys and values; auto: the model's own"
     )
     scales: Literal["calibrated", "one"] = Field(
-        "one", description="calibrated: a scale per layer for keys and one for values; one: 1.0"
+        "one", description="calibrated: per layer one scale for keys and one for values; one: 1.0"
     )
 
     @model_validator(mode="after")
@@ -32,5 +32,5 @@ class KVCacheSettings(Section):
 
     @property
     def needs_data(self) -> bool:
-        """Whether the checkpoint carries scales of keys and values."""
+        """True if the checkpoint has scales of keys and values."""
         return self.scales == "calibrated"

@@ -1,4 +1,4 @@
-"""`conf/model`: the checkpoint that everything is made from."""
+"""`conf/model`: the BF16 checkpoint that every variant is made from."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from pydantic import (
     model_validator,
 )
 
-from pipeline.config.base import Section
+from pipeline.config.base import SettingsGroup
 
 
-class ModelSettings(Section):
+class ModelSettings(SettingsGroup):
     """The BF16 checkpoint that every variant is made from."""
 
     name: str = Field(description="folder name under outputs/")
-    path: Path | None = Field(None, description="local folder with config.json; wins over hub_id")
+    path: Path | None = Field(None, description="local folder with config.json; overrides hub_id")
     hub_id: str | None = Field(None, description="Hugging Face hub id")
     revision: str | None = Field(None, description="pinned hub commit")
     weights: Literal["trained", "random"] = Field(
-        "trained", description="random: a checkpoint of the true shape made from the config alone, to measure speed"
+        "trained", description="random: a checkpoint with the model's shapes and random weights, to measure speed"
     )
     seed: int = Field(0, description="seed of random weights")
-    trust_remote_code: bool = Field(False, description="run code that the checkpoint brings")
+    trust_remote_code: bool = Field(False, description="run code that comes with the checkpoint")
 
     @model_validator(mode="after")
     def _has_source(self) -> ModelSettings:

@@ -1,4 +1,4 @@
-"""What one file of a group of `conf/` says, over the defaults in `conf/config.yaml`, without composing it all."""
+"""One file of a group of `conf/` merged over the defaults in `conf/config.yaml`, without composing everything."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ CONF = RESOURCES / "conf"
 
 @cache
 def choice(group: str, name: str) -> Mapping[str, Any] | None:
-    """The settings that a choice stands for, as Hydra composes them where nothing else has a say.
+    """Return the settings of a choice, as Hydra composes them without overrides.
 
     Returns:
-        None where only Hydra can tell: there is no such file in the project's `conf/`, it is no good, or it has a
-        defaults list or a package of its own.
+        None if only Hydra can compose it: the file is not in the project's `conf/`, it is invalid, or it has a
+        defaults list or a package directive.
     """
     paths = {path.stem: path for path in (CONF / group).glob("*.yaml")}
     if name not in paths:
         return None
     text = paths[name].read_text(encoding="utf-8")
     try:
-        said = OmegaConf.create(text)
-        if not isinstance(said, DictConfig) or "defaults" in said or "@package" in text:
+        content = OmegaConf.create(text)
+        if not isinstance(content, DictConfig) or "defaults" in content or "@package" in text:
             return None
-        found = OmegaConf.to_container(OmegaConf.merge(_defaults().get(group) or {}, said), resolve=True)
+        settings = OmegaConf.to_container(OmegaConf.merge(_defaults().get(group) or {}, content), resolve=True)
     except (YAMLError, OmegaConfBaseException):
         return None
-    return {str(key): value for key, value in found.items()} if isinstance(found, dict) else None
+    return {str(key): value for key, value in settings.items()} if isinstance(settings, dict) else None
 
 
 @cache

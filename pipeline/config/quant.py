@@ -1,4 +1,4 @@
-"""`conf/quant`: weight and activation formats, and what makes them."""
+"""`conf/quant`: weight and activation formats, and the engines that make them."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ from pydantic import (
     model_validator,
 )
 
-from pipeline.config.base import Section
+from pipeline.config.base import SettingsGroup
 from pipeline.formats.schemes import AWQ, GPTQ, SCHEMES, SIGNROUND, Scheme
 
 
-class QuantSettings(Section):
+class QuantSettings(SettingsGroup):
     """A weight and activation format, and the algorithm that makes it."""
 
     name: str = Field(description="name in variants, and of the folder under outputs/")
     title: str = Field(description="row label in the report")
-    engine: str = Field("llmcompressor", description="library that makes the checkpoint; none: the checkpoint as it is")
-    scheme: str | None = Field(None, description="number format of pipeline/formats/schemes.py; null: with engine=none")
+    engine: str = Field("llmcompressor", description="quantization library; none: use the checkpoint unchanged")
+    scheme: str | None = Field(None, description="number format of pipeline/formats/schemes.py; null if engine=none")
     algorithm: str = Field(
         "rtn", description="how weights are rounded: rtn (to nearest), gptq, awq, smoothquant or signround"
     )
     group_size: PositiveInt | None = Field(
-        None, description="input channels that share a weight scale; null: the scheme's own"
+        None, description="input channels that share a weight scale; null: the scheme's default"
     )
     smoothing_strength: float = Field(0.5, ge=0, le=1, description="SmoothQuant's alpha")
     dampening: float = Field(0.01, gt=0, description="GPTQ's dampening, as a fraction of the Hessian's mean diagonal")
     double_quant: bool = Field(
-        False, description="quantize NF4's scales too, to 8 bits in blocks of 256: 0.4 bits less a weight"
+        False, description="also quantize NF4's scales, to 8 bits in blocks of 256: saves 0.4 bits per weight"
     )
     ignore: tuple[str, ...] = Field(("lm_head",), description="modules left in BF16")
 
     @model_validator(mode="before")
     @classmethod
     def _autorounds_only_algorithm(cls, given: Any) -> Any:
-        """Lets `quant=awq quant.engine=autoround` compare engines: its one algorithm is nobody else's."""
+        """Let `quant=awq quant.engine=autoround` compare engines: AutoRound has one algorithm, which only it has."""
         takes_data = isinstance(given, dict) and given.get("algorithm") in (AWQ, GPTQ)
         if takes_data and given.get("engine") == "autoround":
             return {**given, "algorithm": SIGNROUND}
@@ -50,7 +50,7 @@ class QuantSettings(Section):
         if self.scheme is None:
             return self
         if self.scheme not in SCHEMES:
-            raise ValueError(f"scheme={self.scheme}: there is none of that name, but {', '.join(SCHEMES)}")
+            raise ValueError(f"scheme={self.scheme}: unknown scheme; known are {', '.join(SCHEMES)}")
         engines = SCHEMES[self.scheme].engines
         if self.engine not in engines:
             raise ValueError(f"engine={self.engine} does not make {self.scheme}; {', '.join(engines)} can")
@@ -58,37 +58,37 @@ class QuantSettings(Section):
             known = ", ".join(engines[self.engine])
             raise ValueError(f"algorithm={self.algorithm}: {self.engine} makes {self.scheme} by {known}")
         if self.group_size is not None and not SCHEMES[self.scheme].group_is_free:
-            raise ValueError(f"group_size={self.group_size}: scheme {self.scheme} has no groups to choose")
+            raise ValueError(f"group_size={self.group_size}: scheme {self.scheme} has no configurable groups")
         if self.double_quant and self.scheme != "NF4":
             raise ValueError(f"double_quant=true goes with scheme NF4, not {self.scheme}")
         return self
 
     @property
     def format(self) -> Scheme | None:
-        """The number format; None for the checkpoint as it is."""
+        """The number format; None for the unchanged checkpoint."""
         return None if self.scheme is None else SCHEMES[self.scheme]
 
     @property
     def bits(self) -> int | None:
-        """Whole bits of a stored weight, as engines are told; None for the checkpoint as it is."""
+        """Whole bits of a stored weight, as engines take them; None for the unchanged checkpoint."""
         return None if self.format is None else int(self.format.bits)
 
     @property
     def effective_group_size(self) -> int | None:
-        """Input channels that share a weight scale, or None where the scheme has no groups."""
+        """Input channels that share a weight scale; None if the scheme has no groups."""
         return None if self.format is None else self.group_size or self.format.group
 
     @property
     def static_activations(self) -> str | None:
-        """The format of activations whose scale comes from calibration; None where none does."""
+        """The format of activations with scales from calibration; None if there are none."""
         return None if self.format is None else self.format.static
 
     @property
     def takes_tokens(self) -> bool:
-        """Whether the engine is shown calibration tokens."""
+        """True if the engine reads calibration tokens."""
         return self.algorithm != "rtn" or (self.format is not None and self.format.shown_tokens)
 
     @property
     def needs_data(self) -> bool:
-        """Whether the weights or activation scales depend on calibration data."""
+        """True if the weights or activation scales depend on calibration data."""
         return self.static_activations is not None or self.takes_tokens

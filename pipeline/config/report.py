@@ -1,4 +1,4 @@
-"""`conf/report`: what is decided, and what is rendered."""
+"""`conf/report`: constraints of the recommendation, and output of the report."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pydantic import (
     field_validator,
 )
 
-from pipeline.config.base import Section
+from pipeline.config.base import SettingsGroup
 from pipeline.config.hardware import GpuName
 
 
-class ConstraintSettings(Section):
-    """What a deployment has to hold; null: no such constraint."""
+class ConstraintSettings(SettingsGroup):
+    """The constraints of a deployment; null: not constrained."""
 
-    memory_gib: PositiveFloat | None = Field(None, description="memory that weights and KV cache have to fit in, GiB")
+    memory_gib: PositiveFloat | None = Field(None, description="memory for weights and KV cache, GiB")
     ttft_p99_ms: PositiveFloat | None = Field(None, description="largest p99 of the time to the first token, ms")
     tpot_p99_ms: PositiveFloat | None = Field(
         None, description="largest p99 of the time per output token after the first, ms"
@@ -30,7 +30,7 @@ class ConstraintSettings(Section):
         description="largest loss of accuracy against BF16 by task, in points, e.g. {MMLU: 1, GSM8K: 2}",
     )
     hardware: GpuName | None = Field(
-        None, description="GPU of pipeline/hardware/gpus.py that has to serve it natively, e.g. L40S"
+        None, description="GPU of pipeline/hardware/gpus.py that must serve it natively, e.g. L40S"
     )
 
     @field_validator("max_loss_points", mode="before")
@@ -39,37 +39,37 @@ class ConstraintSettings(Section):
         return {} if value is None else value
 
 
-class ReportSettings(Section):
-    """What is rendered, beside the terminal."""
+class ReportSettings(SettingsGroup):
+    """The content of the report and its output formats."""
 
     name: str = Field(description="name of the choice")
     title: str = Field("Which quantization should I deploy?", description="heading of the report")
     recorded: bool = Field(
-        False, description="show what outputs holds of the model, under whatever settings and wherever it was measured"
+        False, description="show all results of the model in outputs, whatever their settings and machine"
     )
     constraints: ConstraintSettings = Field(
-        ConstraintSettings(), description="what a deployment has to hold, each null for no such constraint"
+        ConstraintSettings(), description="constraints of the deployment; null: not constrained"
     )
     margin_points: PositiveFloat = Field(1, description="loss of accuracy, in points, that still counts as no worse")
     margin_percent: PositiveFloat = Field(1, description="loss of speed, in percent, that still counts as no worse")
     what_if: tuple[GpuName, ...] = Field(
-        ("RTX 4090", "A100 80GB SXM", "H100 SXM"), description="GPUs that need not be here, for the roofline to predict"
+        ("RTX 4090", "A100 80GB SXM", "H100 SXM"), description="GPUs for roofline predictions, installed or not"
     )
     runs: tuple[Path, ...] = Field(
-        (), description="earlier runs to show beside this one, the oldest first: report.json or outputs folders"
+        (), description="earlier runs to compare with, oldest first: report.json files or outputs folders"
     )
     baseline: Path | None = Field(
-        None, description="run that stage=gate holds this one against: report.json or outputs folder"
+        None, description="run that stage=gate compares this one with: report.json or outputs folder"
     )
     tolerance_percent: NonNegativeFloat = Field(
-        2, description="change of speed or size between sessions, in percent, that counts as none"
+        2, description="change of speed or size between sessions, in percent, that counts as no change"
     )
     mlflow: str | None = Field(
-        None, description="tracking URI to log to as well, e.g. file:./mlruns; null: MLflow is not imported"
+        None, description="MLflow tracking URI to log to, e.g. file:./mlruns; null: MLflow is not imported"
     )
     formats: tuple[Literal["html", "md", "csv", "json", "png"], ...] = Field(
-        ("html", "md", "csv", "json"), description="files to write; png: each chart as a file for slides, under charts/"
+        ("html", "md", "csv", "json"), description="files to write; png: one file per chart, under charts/"
     )
     json_line: bool | None = Field(
-        None, description="end standard output with the result as one line of JSON; null: where it is no terminal"
+        None, description="end standard output with the result as one line of JSON; null: if it is not a terminal"
     )

@@ -1,4 +1,4 @@
-"""All groups together: what fits, what a variant is, and every error at once."""
+"""All groups together: validation across groups, the definition of a variant, and all errors at once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from pipeline.config.base import Command, Section, Stage
+from pipeline.config.base import Command, SettingsGroup, Stage
 from pipeline.config.bench import BenchSettings
 from pipeline.config.calibration import CalibrationSettings
 from pipeline.config.eval import EvalSettings
@@ -34,19 +34,19 @@ class Variant(BaseModel):
 
     model_config = ConfigDict(frozen=True)
     quant: str = Field(description="name of the weight and activation format")
-    kv_cache: str = Field("auto", description="name of the KV-cache format; auto: the model's own")
-    kernel: str = Field("auto", description="kernel of the quantized layers; auto: vLLM's own choice")
+    kv_cache: str = Field("auto", description="name of the KV-cache format; auto: the model's")
+    kernel: str = Field("auto", description="kernel of the quantized layers; auto: vLLM's choice")
 
     @classmethod
     def parse(cls, text: str, default: str = "auto") -> Variant:
-        """Reads `quant[+kv_cache][@kernel]`, the way the folders under outputs/ are named; `default`: the kernel."""
+        """Parse `quant[+kv_cache][@kernel]`, as the folders under outputs/ are named; `default` is the kernel."""
         weights, _, kernel = text.partition("@")
         quant, _, kv_cache = weights.partition("+")
         return cls(quant=quant, kv_cache=kv_cache or "auto", kernel=kernel or default)
 
     @property
     def checkpoint(self) -> Variant:
-        """The variant whose checkpoint it is: one checkpoint under several kernels is made once."""
+        """The variant that names the checkpoint: several kernels share one."""
         return self.model_copy(update={"kernel": "auto"})
 
     def __str__(self) -> str:
@@ -55,35 +55,35 @@ class Variant(BaseModel):
         return f"{self.quant}{cache}{'' if self.kernel == 'auto' else f'@{self.kernel}'}"
 
 
-class Settings(Section):
+class Settings(SettingsGroup):
     """The whole configuration of one variant."""
 
     stage: tuple[Stage | Command, ...] = Field(
         "all",
         validate_default=True,
         min_length=1,
-        description="one, [a, list], or all: calibrate to report",
+        description="one, [a, list], or all: the stages and report",
     )
     variants: tuple[str, ...] | None = Field(
         None,
-        description="several `quant[+kv_cache][@kernel]` in one run, e.g. [bf16, bf16+fp8_e4m3]; null: the one set",
+        description="several `quant[+kv_cache][@kernel]` in one run, e.g. [bf16, bf16+fp8_e4m3]; null: just one",
     )
     protocols: tuple[str, ...] | None = Field(
-        None, description="several files of bench/ in one run, e.g. [study, ladder]; null: the one set"
+        None, description="several files of bench/ in one run, e.g. [study, ladder]; null: just one"
     )
-    dry_run: bool = Field(False, description="say what would run and why, and stop")
-    outputs: Path = Field(Path("outputs"), description="where artifacts are kept")
+    dry_run: bool = Field(False, description="print what would run and why, and stop")
+    outputs: Path = Field(Path("outputs"), description="folder of the artifacts")
     model: ModelSettings = Field(description="BF16 checkpoint that every variant is made from")
     calibration: CalibrationSettings = Field(
-        description="conversations that the BF16 model is shown, and how ranges are made of what it does"
+        description="conversations that the BF16 model reads, and how ranges are computed"
     )
     quant: QuantSettings = Field(description="weight and activation format")
-    kv_cache: KVCacheSettings = Field(description="how keys and values are stored while serving")
-    serve: ServeSettings = Field(description="how vLLM is started, a fresh server for each variant")
-    bench: BenchSettings = Field(description="load that is put on the server")
-    eval: EvalSettings = Field(description="questions, and how answers are scored")
-    hardware: HardwareSettings = Field(description="machine, where it should not be probed")
-    report: ReportSettings = Field(description="what is decided and rendered")
+    kv_cache: KVCacheSettings = Field(description="storage format of keys and values while serving")
+    serve: ServeSettings = Field(description="options of the vLLM server, a new one for each variant")
+    bench: BenchSettings = Field(description="load of the benchmark")
+    eval: EvalSettings = Field(description="tasks, and how answers are scored")
+    hardware: HardwareSettings = Field(description="overrides of the probed hardware")
+    report: ReportSettings = Field(description="constraints of the recommendation, and output of the report")
     publish: PublishSettings = Field(
         PublishSettings(), description="model cards for the Hugging Face hub; stage=publish"
     )
@@ -92,7 +92,7 @@ class Settings(Section):
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
         if value == "all":
-            # Publishing must be asked for.
+            # `all` never publishes; publishing must be requested.
             return (*Stage, Command.REPORT)
         names = [value] if isinstance(value, str) else list(value)
         known = [each.value for each in (*Stage, *Command)]
@@ -103,7 +103,7 @@ class Settings(Section):
     @model_validator(mode="after")
     def _gates_against_something(self) -> Settings:
         if Command.GATE in self.stage and self.report.baseline is None:
-            raise ValueError("stage=gate needs report.baseline=<report.json of the run to hold this one against>")
+            raise ValueError("stage=gate needs report.baseline=<report.json of the run to compare with>")
         return self
 
     @model_validator(mode="after")
@@ -119,10 +119,9 @@ class Settings(Section):
     def _kernel_fits_the_scheme(self) -> Settings:
         known = choices(self.quant.scheme)
         if self.serve.kernel not in ("auto", *known):
-            ways = f"{', '.join(known)} can be asked for" if known else "none can be asked for"
             raise ValueError(
                 f"serve.kernel={self.serve.kernel}: vLLM has no such kernel for {self.quant.scheme or 'BF16'} "
-                f"(quant={self.quant.name}); {ways}, or auto"
+                f"(quant={self.quant.name}); known are {', '.join(('auto', *known))}"
             )
         return self
 
@@ -130,23 +129,23 @@ class Settings(Section):
     def _attaches_to_measure_alone(self) -> Settings:
         if self.serve.url is not None and not set(self.stage) <= {Stage.BENCH, Command.REPORT}:
             raise ValueError(
-                f"serve.url={self.serve.url} goes with stage=bench or [bench,report]; the rest needs files"
+                f"serve.url={self.serve.url} goes with stage=bench or [bench,report]; other stages need files"
             )
         return self
 
     @property
     def needs_calibration(self) -> bool:
-        """Whether the checkpoint depends on calibration data at all."""
+        """True if the checkpoint depends on calibration data."""
         return self.quant.needs_data or self.kv_cache.needs_data
 
     @property
     def takes_ranges(self) -> bool:
-        """Whether scales in the checkpoint come from observed ranges."""
+        """True if scales in the checkpoint come from observed ranges."""
         return self.quant.static_activations is not None or self.kv_cache.needs_data
 
     @property
     def is_baseline(self) -> bool:
-        """Whether this is the BF16 checkpoint, served as it is."""
+        """True for the BF16 checkpoint, served unchanged."""
         return self.quant.engine == "none" and self.kv_cache.dtype == "auto"
 
     @property
@@ -156,10 +155,10 @@ class Settings(Section):
 
 
 def validate(config: dict[str, Any]) -> Settings:
-    """Turns Hydra's composed configuration into `Settings`.
+    """Validate Hydra's composed configuration.
 
     Raises:
-        ConfigError: naming each setting that is unknown, of the wrong type or impossible.
+        ConfigError: naming each setting that is unknown, of the wrong type or invalid.
     """
     try:
         return Settings.model_validate(config)
@@ -171,12 +170,12 @@ def validate(config: dict[str, Any]) -> Settings:
 
 
 def _sentence(item: Any) -> str:
-    """One error of pydantic's as a line that names setting, value and what is allowed."""
+    """Return a pydantic error as a line with the setting, its value and the allowed values."""
     where = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
-        return f"{where}: there is no such setting."
+        return f"{where}: unknown setting."
     message = item["msg"].removeprefix("Value error, ")
-    if not where:  # of settings in different sections, which the message names
+    if not where:  # a check across groups; its message names the settings
         return f"{message}."
     if item["type"] == "value_error":
         return f"{where}: {message}."

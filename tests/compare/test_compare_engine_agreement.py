@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.compare.engine_agreement import AGREEMENT, Made, agreement
+from pipeline.compare.engine_agreement import AGREEMENT, EngineWeights, agreement
 
 
-def made(label: str, engine: str, algorithm: str, errors: dict[str, float], shown: str = "same") -> Made:
-    return Made(label=label, engine=engine, algorithm=algorithm, scheme="W4A16", shown=shown, errors=errors)
+def made(label: str, engine: str, algorithm: str, errors: dict[str, float], shown: str = "same") -> EngineWeights:
+    return EngineWeights(label=label, engine=engine, algorithm=algorithm, scheme="W4A16", shown=shown, errors=errors)
 
 
 def test_an_engine_is_held_against_the_best_of_its_algorithm() -> None:

@@ -81,7 +81,7 @@ def test_what_is_gone_is_a_regression_and_what_is_new_is_not():
 
 def test_other_questions_are_not_compared():
     found = moves(snapshot(record("a", n=100)), snapshot(record("a", n=90)))
-    assert found["a", "MMLU"].movement == "unknown" and found["a", "MMLU"].reason == "other questions were asked"
+    assert found["a", "MMLU"].movement == "unknown" and found["a", "MMLU"].reason == "scored on other items"
 
 
 def test_settings_and_versions_that_changed_are_listed():

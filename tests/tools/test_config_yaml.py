@@ -34,7 +34,7 @@ def test_what_stands_outside_the_marks_is_kept() -> None:
 
 
 def test_lost_marks_are_an_error() -> None:
-    with pytest.raises(ValueError, match="lost a mark"):
+    with pytest.raises(ValueError, match="lacks a mark"):
         regenerated("stage: all\n")
 
 

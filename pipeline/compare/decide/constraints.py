@@ -1,7 +1,7 @@
-"""What a deployment has to hold, and whether a variant does: met, broken, or open.
+"""The constraints of a deployment, and their status for a variant: met, broken, or open.
 
-A constraint is met or broken where the whole interval of the figure lies on one side of it, and open where it does not,
-or where there is no figure. Losses of tasks without a limit of their own are held to none that is beyond noise.
+A constraint is met or broken if the whole interval of the figure lies on one side of it. It is open otherwise, or if
+there is no figure. Tasks without a limit must show no loss beyond noise.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ LATENCIES = {"ttft_p99_ms": P99_TTFT, "tpot_p99_ms": P99_TPOT}
 
 
 class Constraints(Frozen):
-    """What a deployment has to hold; None: no such constraint.
+    """The constraints of a deployment; None: not constrained.
 
-    `memory_gib` is the card's; `max_loss_points` is by task label (1.0: one item in a hundred); `hardware` names a GPU
-    of the catalogue.
+    `memory_gib` is the GPU's memory; `max_loss_points` is by task label (1.0: one item in a hundred); `hardware` names
+    a GPU of the catalogue.
     """
 
     memory_gib: float | None = None
@@ -38,15 +38,15 @@ class Constraints(Frozen):
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is asked."""
+        """True if nothing is constrained."""
         return self == Constraints()
 
 
-class Needs(Frozen):
-    """What a variant needs of the machine.
+class Requirements(Frozen):
+    """The requirements of a variant on the machine.
 
-    `memory_gib` is that of the card on which weights and KV cache fit, `memory_of` says of what; `unserved` is why the
-    hardware asked for does not serve it, empty if it does; Missing where that cannot be told.
+    `memory_gib` is the GPU memory that weights and KV cache need, `memory_of` says what it includes; `unserved` is the
+    reason why the constrained hardware does not serve the variant, empty if it does, Missing if that is unknown.
     """
 
     memory_gib: float | Missing
@@ -54,7 +54,7 @@ class Needs(Frozen):
     unserved: str | Missing = ""
 
 
-class Check(Frozen):
+class ConstraintCheck(Frozen):
     """One constraint on one variant; losses are by task: `max_loss_points.MMLU`."""
 
     constraint: str
@@ -68,23 +68,23 @@ class Candidate(Frozen):
     name: str
     label: str
     standing: Literal["admissible", "excluded", "open"]
-    checks: tuple[Check, ...]
+    checks: tuple[ConstraintCheck, ...]
 
     @property
-    def broken(self) -> tuple[Check, ...]:
-        """What excludes it."""
+    def broken(self) -> tuple[ConstraintCheck, ...]:
+        """The broken constraints, which exclude it."""
         return tuple(check for check in self.checks if check.status == "broken")
 
     @property
-    def open(self) -> tuple[Check, ...]:
-        """What is not known of it."""
+    def open(self) -> tuple[ConstraintCheck, ...]:
+        """The constraints that are neither met nor broken."""
         return tuple(check for check in self.checks if check.status == "open")
 
 
-def examine(row: Row, constraints: Constraints, needs: Needs | None) -> Candidate:
-    """One variant under all constraints."""
+def examine(row: Row, constraints: Constraints, needs: Requirements | None) -> Candidate:
+    """ConstraintCheck one variant against all constraints."""
     checks = tuple(
-        Check(constraint=name, status=status, statement=statement)
+        ConstraintCheck(constraint=name, status=status, statement=statement)
         for name, status, statement in (
             *_memory(row, constraints, needs),
             *_hardware(row, constraints, needs),
@@ -99,16 +99,16 @@ def examine(row: Row, constraints: Constraints, needs: Needs | None) -> Candidat
     return Candidate(name=row.name, label=row.label, standing=standing, checks=checks)
 
 
-Found = tuple[str, Status, Sentence]
+CheckParts = tuple[str, Status, Sentence]
 
 
-def _memory(row: Row, constraints: Constraints, needs: Needs | None) -> Iterable[Found]:
+def _memory(row: Row, constraints: Constraints, needs: Requirements | None) -> Iterable[CheckParts]:
     limit = constraints.memory_gib
     if limit is None:
         return
     needed = Missing(reason="its size is not known") if needs is None else needs.memory_gib
     if isinstance(needed, Missing):
-        yield _open("memory_gib", "size", f"{row.label}: whether it fits into {limit:g} GiB is open ({needed.reason}).")
+        yield _open("memory_gib", "size", f"{row.label}: the fit into {limit:g} GiB is unknown ({needed.reason}).")
         return
     fits = needed <= limit
     assert needs is not None
@@ -118,12 +118,12 @@ def _memory(row: Row, constraints: Constraints, needs: Needs | None) -> Iterable
     yield "memory_gib", "met" if fits else "broken", Sentence(kind="size", text=text)
 
 
-def _hardware(row: Row, constraints: Constraints, needs: Needs | None) -> Iterable[Found]:
+def _hardware(row: Row, constraints: Constraints, needs: Requirements | None) -> Iterable[CheckParts]:
     if constraints.hardware is None:
         return
-    unserved = Missing(reason="nothing is known of it") if needs is None else needs.unserved
+    unserved = Missing(reason="its format is not known") if needs is None else needs.unserved
     if isinstance(unserved, Missing):
-        text = f"{row.label}: whether {constraints.hardware} serves it is open ({unserved.reason})."
+        text = f"{row.label}: support on {constraints.hardware} is unknown ({unserved.reason})."
         yield _open("hardware", "caveat", text)
     elif unserved:
         text = f"{row.label} is not served on {constraints.hardware}: {unserved.rstrip('.')}."
@@ -142,30 +142,30 @@ def _latencies(row: Row, constraints: Constraints) -> Iterable[Found]:
         if not row.claims_speed:
             cell = Missing(reason="emulated here: no speed claim")
         if not isinstance(cell, SpeedCell):
-            yield _open(name, "speed", f"{row.label}: {title} is open ({cell.reason}).")
+            yield _open(name, "speed", f"{row.label}: {title} is unknown ({cell.reason}).")
             continue
         mean, around = cell.measured.mean, cell.measured.interval
         if around is None:
             yield _open(name, "speed", f"{row.label}: {title} is {mean:,.0f} ms in a single repeat, without interval.")
             continue
         beyond = Interval(low=around.low - limit, high=around.high - limit)
-        seen = f"{row.label}: {title} is {mean:,.0f} ms ({around.low:,.0f} to {around.high:,.0f})"
+        measured = f"{row.label}: {title} is {mean:,.0f} ms ({around.low:,.0f} to {around.high:,.0f})"
         if beyond.high < 0:
             yield name, "met", _claiming("speed", f"{seen}, within {limit:,g} ms.", row, metric.name, beyond)
         elif beyond.low > 0:
             yield name, "broken", _claiming("speed", f"{seen}, above {limit:,g} ms.", row, metric.name, beyond)
         else:
-            yield _open(name, "speed", f"{seen}, which cannot be told from {limit:,g} ms.")
+            yield _open(name, "speed", f"{measured}, not distinguishable from {limit:,g} ms.")
 
 
-def _losses(row: Row, constraints: Constraints) -> Iterable[Found]:
+def _losses(row: Row, constraints: Constraints) -> Iterable[CheckParts]:
     if row.is_baseline:
         return
     for task, cell in row.tasks.items():
         name, margin = f"max_loss_points.{task}", constraints.max_loss_points.get(task)
         change = cell.change if isinstance(cell, TaskCell) else cell
         if not isinstance(change, PairedDifference):
-            yield _open(name, "quality", f"{row.label}: {task} is open ({change.reason}).")
+            yield _open(name, "quality", f"{row.label}: the loss on {task} is unknown ({change.reason}).")
         elif change.interval is None:
             yield _open(name, "quality", f"{row.label}: the difference on {task} has no interval.")
         elif margin is None:
@@ -175,34 +175,35 @@ def _losses(row: Row, constraints: Constraints) -> Iterable[Found]:
 
 
 def _beyond_noise(row: Row, task: str, change: PairedDifference) -> tuple[Status, Sentence]:
-    seen = f"{in_points(change.difference)} points ({ends(change)})"
+    measured = f"{in_points(change.difference)} points ({points_range(change)})"
     if change.is_clear and change.difference < 0:
-        text = f"{row.label} loses accuracy on {task}: {seen}."
+        text = f"{row.label} loses accuracy on {task}: {measured}."
         return "broken", Sentence(kind="quality", text=text, claims=(claim(row, task, change),))
-    return "met", Sentence(kind="quality", text=f"{row.label} shows no loss beyond noise on {task}: {seen}.")
+    return "met", Sentence(kind="quality", text=f"{row.label} shows no loss beyond noise on {task}: {measured}.")
 
 
 def _within_margin(
     row: Row, task: str, change: PairedDifference, around: Interval, margin: float
 ) -> tuple[Status, Sentence]:
     beyond = Interval(low=around.low + margin / 100, high=around.high + margin / 100)
-    seen = f"{in_points(change.difference)} points ({ends(change)})"
+    measured = f"{in_points(change.difference)} points ({points_range(change)})"
     limit = f"{margin:g} point{'' if margin == 1 else 's'}"
     if beyond.low > 0:
-        text = f"{row.label} loses less than {limit} on {task}: {seen}."
+        text = f"{row.label} loses less than {limit} on {task}: {measured}."
         return "met", _claiming("quality", text, row, task, beyond)
     if beyond.high < 0:
-        text = f"{row.label} loses more than {limit} on {task}: {seen}."
+        text = f"{row.label} loses more than {limit} on {task}: {measured}."
         return "broken", _claiming("quality", text, row, task, beyond)
-    return "open", Sentence(kind="quality", text=f"{row.label}: a loss of {limit} on {task} is not ruled out: {seen}.")
+    text = f"{row.label}: a loss of {limit} on {task} is not ruled out: {measured}."
+    return "open", Sentence(kind="quality", text=text)
 
 
-def _open(name: str, kind: Kind, text: str) -> Found:
+def _open(name: str, kind: Kind, text: str) -> CheckParts:
     return name, "open", Sentence(kind=kind, text=text)
 
 
 def _claiming(kind: Kind, text: str, row: Row, column: str, beyond: Interval) -> Sentence:
-    """A statement about a limit: the interval is of the distance from it."""
+    """Return a statement about a limit; `beyond` is the interval of the distance from it."""
     return Sentence(
         kind=kind, text=text, claims=(Claim(variant=row.name, against="limit", column=column, interval=beyond),)
     )

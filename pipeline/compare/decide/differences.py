@@ -1,4 +1,4 @@
-"""What one row of the comparison shows against BF16: the differences that may be talked about."""
+"""Differences of one row of the comparison from BF16: those that may be claimed."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pipeline.results.metrics import THROUGHPUT
 
 
 def baseline_of(comparison: Comparison) -> Row | None:
-    """The BF16 row."""
+    """Return the BF16 row."""
     return next((row for row in comparison.rows if row.is_baseline), None)
 
 
 def change_of(row: Row, metric: str) -> Change | None:
-    """A change that may be talked about: not of an emulated variant."""
+    """Return a change that may be claimed; None for an emulated variant."""
     cell = row.speed.get(metric)
     if not row.claims_speed or not isinstance(cell, SpeedCell) or not isinstance(cell.change, Change):
         return None
@@ -26,35 +26,35 @@ def change_of(row: Row, metric: str) -> Change | None:
 
 
 def gains(row: Row) -> bool:
-    """Whether it serves clearly more tokens per second than BF16."""
+    """Return True if its throughput is clearly higher than BF16's."""
     change = change_of(row, THROUGHPUT.name)
     return change is not None and change.is_clear and change.percent > 0
 
 
 def corrected(comparison: Comparison) -> dict[str, float]:
-    """The p-value of each variant's change in throughput, corrected for all that were timed: many looks find chance."""
+    """Return the p-value of each variant's change in throughput, corrected for multiple comparisons by Holm."""
     changes = {row.name: change_of(row, THROUGHPUT.name) for row in comparison.rows if not row.is_baseline}
     return holm({name: change.p_value for name, change in changes.items() if change and change.p_value is not None})
 
 
 def stands_out(row: Row, p_values: Mapping[str, float]) -> bool:
-    """Whether its change in throughput is clear among all that were looked at."""
+    """Return True if its change in throughput is clear after correction for multiple comparisons."""
     return p_values.get(row.name, 1.0) < 1 - LEVEL
 
 
 def is_uncertain(row: Row) -> bool:
-    """Whether its throughput has no interval."""
+    """Return True if its change in throughput has no interval."""
     change = change_of(row, THROUGHPUT.name)
     return change is not None and change.interval is None
 
 
 def intervals(row: Row) -> dict[str, Interval]:
-    """The intervals of the accuracy differences, by task."""
+    """Return the intervals of the accuracy differences, by task."""
     return {task: change.interval for task, change in paired(row).items() if change.interval is not None}
 
 
 def paired(row: Row) -> dict[str, PairedDifference]:
-    """The accuracy differences from BF16, by task."""
+    """Return the accuracy differences from BF16, by task."""
     return {
         task: cell.change
         for task, cell in row.tasks.items()
@@ -63,27 +63,27 @@ def paired(row: Row) -> dict[str, PairedDifference]:
 
 
 def is_scored(row: Row) -> bool:
-    """Whether every task was compared with BF16, with an interval."""
+    """Return True if every task has an accuracy difference from BF16 with an interval."""
     return bool(row.tasks) and len(intervals(row)) == len(row.tasks)
 
 
 def clear(row: Row) -> dict[str, PairedDifference]:
-    """Those that are beyond noise."""
+    """Return the accuracy differences beyond noise, by task."""
     return {task: change for task, change in paired(row).items() if change.is_clear}
 
 
 def losses(row: Row) -> dict[str, PairedDifference]:
-    """Those that are clearly lower."""
+    """Return the clear losses of accuracy, by task."""
     return {task: change for task, change in clear(row).items() if change.difference < 0}
 
 
 def wins(row: Row) -> dict[str, PairedDifference]:
-    """Those that are clearly higher."""
+    """Return the clear gains of accuracy, by task."""
     return {task: change for task, change in clear(row).items() if change.difference > 0}
 
 
 def throughput_over(row: Row, other: Row) -> Change | None:
-    """The change in throughput from another row to this one; None where either makes no claim with its speed."""
+    """Return the change in throughput from another row to this one; None if either makes no speed claim."""
     ours, theirs = row.speed[THROUGHPUT.name], other.speed[THROUGHPUT.name]
     if not isinstance(ours, SpeedCell) or not isinstance(theirs, SpeedCell):
         return None
@@ -94,23 +94,23 @@ def throughput_over(row: Row, other: Row) -> Change | None:
 
 
 def mean_throughput(row: Row) -> float:
-    """Tokens per second, 0 where they were not measured."""
+    """Return the mean throughput in tokens per second, 0 if it was not measured."""
     cell = row.speed[THROUGHPUT.name]
     return cell.measured.mean if isinstance(cell, SpeedCell) else 0.0
 
 
 def by_throughput(comparison: Comparison) -> list[Row]:
-    """All but BF16, the fastest first."""
+    """Return all rows but BF16, the fastest first."""
     return sorted((row for row in comparison.rows if not row.is_baseline), key=mean_throughput, reverse=True)
 
 
 def claim(row: Row, column: str, change: Change | PairedDifference) -> Claim:
-    """A difference from BF16 as the claim of a sentence."""
+    """Return a difference from BF16 as a claim."""
     assert change.interval is not None
     return Claim(variant=row.name, against="bf16", column=column, interval=change.interval)
 
 
 def serves_more(row: Row, change: Change) -> str:
-    """The gain in throughput in words."""
+    """Return the gain in throughput in words."""
     around = percent_range(change)
     return f"{row.label} serves {change.percent:.1f} % more tokens per second than BF16 (95 % interval {around} %)"

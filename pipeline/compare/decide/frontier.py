@@ -1,15 +1,15 @@
-"""Quality against cost: which variants are on the Pareto frontier, which are not, and which cannot be told.
+"""Quality against cost: variants on the Pareto frontier, off it, and undecided.
 
-Two axes at a time, one of quality and one of cost. For each pair of variants an interval of their difference says on
-each axis whether one is clearly better (the interval excludes zero), and whether it is clearly no worse (it is not
-clearly worse, and its low end is above minus the axis' margin: equality cannot be shown, a bound on the loss can).
+Each frontier has two axes, one of quality and one of cost. On each axis, the interval of the difference of two variants
+tells if one is clearly better (the interval excludes zero), and if it is clearly no worse (it is not clearly worse, and
+the lower bound is above minus the axis' margin: equality cannot be shown, a bound on the loss can).
 
-* **off**: some other variant is clearly better on one axis and clearly no worse on the other,
-* **on**: against each other variant it is clearly better on at least one axis, so none can be better on both,
+* **off**: another variant dominates it: clearly better on one axis and clearly no worse on the other,
+* **on**: against each other variant it is clearly better on at least one axis, so none dominates it,
 * **undecided**: neither was shown.
 
-Of two variants at most one can put the other off, since who is clearly better on an axis is clearly worse for the
-other. Each comparison is made at 95 % by itself, as in the table; nothing is corrected for their number.
+Of two variants at most one can dominate the other, since a clear gain of one is a clear loss of the other. Each
+comparison is made at 95 %, as in the table, without correction for multiple comparisons.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ ACCURACY = "mean_accuracy"
 
 
 class Axis(Frozen):
-    """What is weighed: accuracy, a metric of the benchmark, or the checkpoint's size.
+    """An axis of the frontier: accuracy, a metric of the benchmark, or the checkpoint's size.
 
-    `margin` is in the unit of differences: points of accuracy, percent of anything else.
+    `margin` is in the unit of differences: points for accuracy, percent otherwise.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Axis(Frozen):
 
 
 class Place(Frozen):
-    """One variant: `beaten_by` are those that put it off, `rivals` those that were not shown to be unable to."""
+    """The standing of one variant; `beaten_by`: variants that dominate it; `rivals`: variants that may."""
 
     name: str
     label: str
@@ -55,7 +55,7 @@ class Place(Frozen):
 
 
 class Frontier(Frozen):
-    """All variants that have both figures; `absent` names the others, with the reason."""
+    """All variants with both figures; `absent` has the reason for each of the others."""
 
     quality: Axis
     cost: Axis
@@ -65,18 +65,18 @@ class Frontier(Frozen):
 
 
 class Difference(NamedTuple):
-    """One variant minus another on one axis, turned so that positive is better; no interval: nothing is known."""
+    """One variant minus another on one axis, with the sign such that positive is better; None: interval unknown."""
 
     value: float
     interval: Interval | None
 
     @property
     def is_better(self) -> bool:
-        """Clearly better."""
+        """True if clearly better."""
         return self.interval is not None and self.interval.low > 0
 
     def is_no_worse(self, margin: float) -> bool:
-        """Clearly no worse, by the margin."""
+        """Return True if clearly no worse, within the margin."""
         return self.interval is not None and self.interval.low > -margin and self.interval.high >= 0
 
 
@@ -86,13 +86,13 @@ Compare = Callable[[str, str], Difference]
 def frontiers(
     records: Sequence[Record], comparison: Comparison, margin_points: float, margin_percent: float
 ) -> tuple[Frontier, ...]:
-    """Mean accuracy over all tasks against each metric of the benchmark, and against the checkpoint's size.
+    """Compute the frontiers of mean accuracy against each metric of the benchmark, and against checkpoint size.
 
     Args:
-        records: what was measured, item by item and repeat by repeat.
+        records: the results, item by item and repeat by repeat.
         comparison: the table of the same records.
-        margin_points: a loss of mean accuracy that still counts as no worse.
-        margin_percent: a loss of speed, or growth in size, that does.
+        margin_points: loss of mean accuracy that still counts as no worse.
+        margin_percent: loss of speed, or growth in size, that still counts as no worse.
     """
     quality = Axis(name=ACCURACY, title="Mean accuracy", unit="points", better="higher", margin=margin_points)
     by_name = {record.name: record for record in records}
@@ -122,7 +122,7 @@ def _frontier(
         others = [other for other in names if other != name]
         against = {other: (better(other, name), cheaper(other, name)) for other in others}
         beaten_by = [o for o, pair in against.items() if _beats(pair, (quality.margin, cost.margin))]
-        # What it is clearly better in is what the other is clearly worse in.
+        # A clear gain of one variant is a clear loss of the other.
         held_off = {o: (better(name, o), cheaper(name, o)) for o in others}
         rivals = [o for o in others if o not in beaten_by and not any(d.is_better for d in held_off[o])]
         standing: Standing = "off" if beaten_by else "undecided" if rivals else "on"
@@ -158,14 +158,14 @@ def _statement(
     against: Pairs,
     held_off: Pairs,
 ) -> Sentence:
-    """Why it stands so, with the differences that this rests on."""
+    """Return the reason for the standing, with the differences that it rests on."""
     if standing == "off":
         parts, claims = [], []
         for other in beaten_by:
             gains = [(a, d) for a, d in zip(axes, against[other], strict=True) if d.is_better]
             parts.append(f"{labels[other]} ({listing(_gain(axis, difference) for axis, difference in gains)})")
             claims += [_claim(other, name, axis, d) for axis, d in gains]
-        text = f"{labels[name]} is off: clearly better in one and no worse in the other is {listing(parts)}."
+        text = f"{labels[name]} is off: clearly better on one axis and no worse on the other is {listing(parts)}."
         return Sentence(kind="answer", text=text, claims=tuple(claims))
     if standing == "undecided":
         return plain(
@@ -178,14 +178,14 @@ def _statement(
         if d.is_better
     ]
     if not claims:
-        return plain("answer", f"{labels[name]} is the only one.")
+        return plain("answer", f"{labels[name]} is the only variant.")
     either = f"{within_text(axes[0].title)} or {within_text(axes[1].title)}"
-    text = f"{labels[name]} is on the frontier: in {either} it is clearly better than each other one."
+    text = f"{labels[name]} is on the frontier: in {either} it is clearly better than each other variant."
     return Sentence(kind="answer", text=text, claims=tuple(claims))
 
 
 def _gain(axis: Axis, difference: Difference) -> str:
-    # Turned so that positive is better: a gain of a metric that is better when lower is a fall of it.
+    # Positive is better, so the sign of a metric that is better when lower is reversed back.
     value = difference.value if axis.better == "higher" else -difference.value
     return f"{signed(value)} {axis.unit} {within_text(axis.title)}"
 
@@ -196,7 +196,7 @@ def _claim(name: str, other: str, axis: Axis, difference: Difference) -> Claim:
 
 
 def _accuracy(ours: Record, theirs: Record, tasks: Sequence[str]) -> Difference:
-    """The mean of the paired differences over all tasks, in points."""
+    """Return the mean of the paired differences over all tasks, in points."""
     assert not isinstance(ours.tasks, Missing) and not isinstance(theirs.tasks, Missing)
     parts = []
     for task in tasks:
@@ -226,7 +226,7 @@ def _speed_of(records: Mapping[str, Record], column: MetricDefinition) -> Compar
 
 
 def _size(ours: Record, theirs: Record) -> Difference:
-    """Bytes are counted, not sampled."""
+    """Return the difference in bytes, which are counted, not sampled."""
     assert not isinstance(ours.size, Missing) and not isinstance(theirs.size, Missing)
     percent = 100 * (ours.size.bytes / theirs.size.bytes - 1)
     return _turned(percent, Interval(low=percent, high=percent), "lower")
@@ -250,10 +250,10 @@ def _untimed(comparison: Comparison, column: MetricDefinition) -> dict[str, str]
 
 
 def _cached(compare: Compare) -> Compare:
-    """A difference and its reverse are computed once."""
+    """Cache a comparison; a difference and its reverse are computed once."""
     known: dict[tuple[str, str], Difference] = {}
 
-    def asked(ours: str, theirs: str) -> Difference:
+    def cached(ours: str, theirs: str) -> Difference:
         if (theirs, ours) in known:
             value, around = known[theirs, ours]
             return Difference(-value, None if around is None else Interval(low=-around.high, high=-around.low))
@@ -261,4 +261,4 @@ def _cached(compare: Compare) -> Compare:
             known[ours, theirs] = compare(ours, theirs)
         return known[ours, theirs]
 
-    return asked
+    return cached

@@ -1,8 +1,8 @@
-"""What to deploy under constraints, why, what comes next, and what measurement would settle what is open.
+"""The recommended variant under constraints: reasons, runner-up, and measurements that would decide open questions.
 
-Recommended is the fastest of the admissible variants, where its gain over BF16 is beyond noise or BF16 itself is
-excluded. The runner-up is the next fastest that is not excluded. What is open is named with the measurement that would
-settle it, if what was seen so far goes on (`stats.sample_size`).
+The recommended variant is the fastest admissible one, provided its gain over BF16 is beyond noise or BF16 itself is
+excluded. The runner-up is the next fastest that is not excluded. Each open question comes with the measurement that
+would decide it, if the figures so far hold (`stats.sample_size`).
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from pipeline.compare.stats.sample_size import items_to_settle, repeats_needed
 from pipeline.results.base import Frozen, Missing
 from pipeline.results.metrics import THROUGHPUT
 
-# More variants than these are counted, not listed, in a headline.
+# Headlines with more variants than these give their number, not their names.
 NAMED = 4
-MORE_REPEATS = "more repeats of each would tell their throughput apart, if they differ at all."
+MORE_REPEATS = "more repeats of each would separate their throughput, if they differ at all."
 
 
 class Measurement(Frozen):
-    """What would settle something that is open: so many items or repeats in all, or a stage that has not run."""
+    """A measurement that would decide an open question: a total of items or repeats, or a stage that has not run."""
 
     variant: str
     against: str
@@ -61,29 +61,33 @@ class Recommendation(Frozen):
 
 
 def recommend(
-    comparison: Comparison, constraints: Constraints | None = None, needs: Mapping[str, Needs] | None = None
+    comparison: Comparison,
+    constraints: Constraints | None = None,
+    requirements: Mapping[str, Requirements] | None = None,
 ) -> Recommendation:
-    """The answer to the report's question.
+    """Return the answer to the report's question.
 
     Args:
-        comparison: what was measured.
-        constraints: what the deployment has to hold.
-        needs: of each variant, for constraints on memory and hardware.
+        comparison: the results.
+        constraints: the constraints of the deployment.
+        requirements: those of each variant, for constraints on memory and hardware.
     """
-    return _Decision(comparison, constraints or Constraints(), needs or {}).made()
+    return _Decision(comparison, constraints or Constraints(), requirements or {}).recommendation()
 
 
 class _Decision:
-    """The rows by name, and how each stands."""
+    """The rows with their standing under the constraints."""
 
-    def __init__(self, comparison: Comparison, constraints: Constraints, needs: Mapping[str, Needs]) -> None:
+    def __init__(
+        self, comparison: Comparison, constraints: Constraints, requirements: Mapping[str, Requirements]
+    ) -> None:
         self.comparison, self.constraints = comparison, constraints
         self.baseline = baseline_of(comparison)
         self.others = [row for row in comparison.rows if not row.is_baseline]
         self.p_values = corrected(comparison)
-        self.candidates = {row.name: examine(row, constraints, needs.get(row.name)) for row in comparison.rows}
+        self.candidates = {row.name: examine(row, constraints, requirements.get(row.name)) for row in comparison.rows}
 
-    def made(self) -> Recommendation:
+    def recommendation(self) -> Recommendation:
         answer, best = self._answer()
         runner_up = self._runner_up(best) if best else None
         return Recommendation(
@@ -113,16 +117,16 @@ class _Decision:
         faster = [row for row in timed if replaced or gains(row)]
         safe = [row for row in faster if self._stands(row, "admissible") and row.tasks]
         if safe:
-            # A gain that may be the chance of many looks yields to one that is not.
-            surer = [row for row in safe if gains(row) and stands_out(row, self.p_values)]
-            best = max(surer or safe, key=mean_throughput)
+            # Prefer gains that remain clear after correction for multiple comparisons.
+            significant = [row for row in safe if gains(row) and stands_out(row, self.p_values)]
+            best = max(significant or safe, key=mean_throughput)
             return self._best(best, safe, replaced), best
         if not self.constraints.is_empty:
             return self._stay(faster)
         return self._no_gain(timed) if not faster else _only_costly(faster), None
 
     def _best(self, best: Row, safe: Sequence[Row], replaced: bool) -> Sentence:
-        """The fastest of those that are safe, together with the ones it cannot be told from."""
+        """Return the statement on the fastest safe variant, with those of the same throughput within noise."""
         change, claims = change_of(best, THROUGHPUT.name), []
         if gains(best) and change is not None:
             lead, claims = serves_more(best, change), [claim(best, THROUGHPUT.name, change)]
@@ -130,61 +134,61 @@ class _Decision:
         else:
             lead = f"{best.label} meets the constraints, which BF16 does not, at {mean_throughput(best):,.0f} tok/s"
         accepted = self._losses_accepted(best)
-        kept = "its losses are below those accepted" if accepted else "no accuracy loss beyond noise was measured"
+        losses = "its losses are below the limits" if accepted else "no accuracy loss beyond noise was measured"
         claims += accepted
-        text = f"{lead}, and {kept} on {count(len(best.tasks), 'task')}."
+        text = f"{lead}, and {losses} on {count(len(best.tasks), 'task')}."
         worst = min(intervals(best).items(), key=lambda item: item[1].low, default=None)
         if worst and worst[1].low < 0:
             text += f" A loss of up to {100 * -worst[1].low:.1f} points ({worst[0]}) is not ruled out."
         tied = [row for row in safe if row is not best and not _is_clearly_faster(best, row)]
         if tied:
-            text += f" Its throughput cannot be told from that of {listing(row.label for row in tied)}."
+            text += f" Its throughput is not distinguishable from that of {listing(row.label for row in tied)}."
         if gains(best) and not stands_out(best, self.p_values):
-            text += f" Among {len(self.p_values)} variants such a gain may be chance: repeat the benchmark."
+            text += f" Among {len(self.p_values)} variants such a gain may be due to chance: repeat the benchmark."
         return Sentence(kind="answer", text=text, claims=tuple(claims))
 
     def _losses_accepted(self, best: Row) -> list[Claim]:
-        """That each loss with a limit is below it; empty where no limit was set."""
+        """Return the claims that each loss with a limit is below it; empty if no limit is set."""
         checks = self.candidates[best.name].checks
         return [c for check in checks if check.constraint.startswith("max_loss_points") for c in check.statement.claims]
 
     def _stay(self, faster: Sequence[Row]) -> tuple[Sentence, Row | None]:
-        """Under constraints, and nothing that is faster is known to meet them."""
+        """Return the answer if no faster variant is known to meet the constraints."""
         assert self.baseline is not None
         undecided = [row.label for row in faster if self._stands(row, "open")]
-        more = f" {listing(undecided)} may, but that is open." if undecided else ""
+        more = f" Undecided: {listing(undecided)}." if undecided else ""
         if self._stands(self.baseline, "admissible"):
-            text = "BF16 meets the constraints, and nothing shows more throughput that is known to meet them too."
+            text = "BF16 meets the constraints, and no variant with more throughput is known to meet them."
             return plain("answer", text + more), self.baseline
         return plain("answer", f"No variant is known to meet the constraints.{more}"), None
 
     def _no_gain(self, timed: Sequence[Row]) -> Sentence:
         names = listing(row.label for row in timed) if len(timed) <= NAMED else f"any of {len(timed)} variants"
         uncertain = all(is_uncertain(row) for row in timed)
-        reason = "a single run each, or identical ones, so nothing is known of their noise" if uncertain else ""
+        reason = "a single run each, or identical runs, so their noise is unknown" if uncertain else ""
         return plain(
             "answer",
-            f"No throughput gain over BF16 shows on this machine for {names}{f' ({reason})' if reason else ''}.",
+            f"No throughput gain over BF16 was shown on this machine for {names}{f' ({reason})' if reason else ''}.",
         )
 
     def _no_speed(self) -> Sentence:
-        """Nothing can be said about speed, so accuracy and size are what is left."""
+        """Return the answer on accuracy and size alone, without any speed figure."""
         emulated = any(not row.claims_speed for row in self.others)
         why = "the other formats are emulated on this machine" if emulated else "no format was timed against BF16"
-        kept = [row for row in self.others if row.tasks and self._stands(row, "admissible")]
+        admissible = [row for row in self.others if row.tasks and self._stands(row, "admissible")]
         text = f"No speed verdict: {why}."
-        if kept and self.constraints.is_empty:
-            text += f" No accuracy loss beyond noise was measured for {listing(row.label for row in kept)}."
-        elif kept:
-            text += f" The constraints are met by {listing(row.label for row in kept)}."
-        sized = [(row.size.bytes, row.label) for row in kept if isinstance(row.size, SizeCell)]
+        if admissible and self.constraints.is_empty:
+            text += f" No accuracy loss beyond noise was measured for {listing(row.label for row in admissible)}."
+        elif admissible:
+            text += f" The constraints are met by {listing(row.label for row in admissible)}."
+        sized = [(row.size.bytes, row.label) for row in admissible if isinstance(row.size, SizeCell)]
         if len(sized) > 1:
             least = min(sized)[0]
             text += f" Smallest of these: {listing(label for size, label in sized if size == least)}."
         return plain("answer", text)
 
     def _runner_up(self, best: Row) -> Row | None:
-        """The next in throughput that is not excluded; BF16 only where it is known to be admissible."""
+        """Return the next in throughput that is not excluded; BF16 only if it is known to be admissible."""
         rest = [
             row
             for row in self.comparison.rows
@@ -197,9 +201,9 @@ class _Decision:
 
     def _reasons(self, best: Row | None, runner_up: Row | None) -> Iterable[Sentence]:
         if best is not None:
-            asked = {name for name in Constraints.model_fields if getattr(self.constraints, name)}
+            constrained = {name for name in Constraints.model_fields if getattr(self.constraints, name)}
             for check in self.candidates[best.name].checks:
-                if check.status == "met" and check.constraint.partition(".")[0] in asked:
+                if check.status == "met" and check.constraint.partition(".")[0] in constrained:
                     yield check.statement
         if best is not None and runner_up is not None:
             yield _next(best, runner_up, self.candidates[runner_up.name])
@@ -210,7 +214,7 @@ class _Decision:
                 yield from (check.statement for check in self.candidates[row.name].broken)
 
     def _settle(self, best: Row | None, runner_up: Row | None) -> Iterable[Measurement]:
-        """Of variants that could take the recommended one's place, and of the distance to the runner-up."""
+        """Yield measurements that could change the recommendation, or separate it from the runner-up."""
         floor = mean_throughput(best) if best else 0.0
         for row in self.comparison.rows:
             candidate = self.candidates[row.name]
@@ -228,7 +232,7 @@ class _Decision:
                 if change is not None and not change.is_clear and not self._stands(row, "excluded"):
                     yield _repeats(row, self.baseline)
 
-    def _measurement(self, row: Row, check: Check) -> Measurement | None:
+    def _measurement(self, row: Row, check: ConstraintCheck) -> Measurement | None:
         name, _, task = check.constraint.partition(".")
         if name in LATENCIES:
             metric = LATENCIES[name]
@@ -241,19 +245,19 @@ class _Decision:
             return None
         change = paired(row).get(task)
         if change is None:
-            text = f"{row.label}: {task} has to be scored on the items that BF16 was scored on."
+            text = f"{row.label}: {task} must be scored on the same items as BF16."
             return _open_measurement(row, task, "evaluation", None, text)
         needed = items_to_settle(change, self.constraints.max_loss_points.get(task, 0.0) / 100)
         text = (
-            f"{row.label}: its loss on {task} is too near to the limit for any benchmark to tell."
+            f"{row.label}: its loss on {task} is too close to the limit for any benchmark to decide."
             if needed is None
-            else f"{row.label}: about {needed:,} items of {task} would settle it; {change.n:,} were answered."
+            else f"{row.label}: about {needed:,} items of {task} are needed to decide; {change.n:,} were answered."
         )
         return _open_measurement(row, task, "items", needed, text)
 
 
 def _only_costly(faster: Sequence[Row]) -> Sentence:
-    """Faster formats exist, and none of them is known to keep the accuracy."""
+    """Return the answer if faster formats exist but none is known to keep its accuracy."""
     ordered = sorted(faster, key=mean_throughput, reverse=True)
     claims = [claim(row, task, loss) for row in ordered for task, loss in losses(row).items()]
     for row in ordered:
@@ -278,9 +282,11 @@ def _only_costly(faster: Sequence[Row]) -> Sentence:
 
 def _next(best: Row, runner_up: Row, candidate: Candidate) -> Sentence:
     change = throughput_over(best, runner_up)
-    caveat = " Whether it meets everything is open." if candidate.standing == "open" else ""
+    caveat = " It is undecided under the constraints." if candidate.standing == "open" else ""
     if change is None or not change.is_clear or change.percent < 0:
-        text = f"Runner-up: {runner_up.label}, whose throughput cannot be told from that of {best.label}.{caveat}"
+        text = (
+            f"Runner-up: {runner_up.label}, whose throughput is not distinguishable from that of {best.label}.{caveat}"
+        )
         if change is not None and change.is_clear:
             text = f"Runner-up: {runner_up.label}, with more throughput than {best.label}.{caveat}"
             return Sentence(kind="speed", text=text, claims=(_between(best, runner_up),))
@@ -306,7 +312,7 @@ def _repeats(best: Row, runner_up: Row) -> Measurement:
     text = (
         f"{names}: {MORE_REPEATS}"
         if needed is None
-        else f"{names}: about {needed} repeats of each would tell their throughput apart."
+        else f"{names}: about {needed} repeats of each would separate their throughput."
     )
     return Measurement(
         variant=best.name, against=runner_up.name, column=THROUGHPUT.name, kind="repeats", needed=needed, text=text
@@ -314,7 +320,7 @@ def _repeats(best: Row, runner_up: Row) -> Measurement:
 
 
 def open_points(recommendation: Recommendation) -> list[str]:
-    """What would settle what is open; what is to be done alike for several variants is said in one line."""
+    """Return the measurements that would decide open questions, one line for those that variants share."""
     labels = {candidate.name: candidate.label for candidate in recommendation.candidates}
     unscored: dict[str, list[str]] = {}
     for each in recommendation.settle:
@@ -329,18 +335,17 @@ def open_points(recommendation: Recommendation) -> list[str]:
         else:
             alike = (each.text,)
         points.setdefault(alike, []).append(each)
-    return [_said(group, labels) for group in points.values()]
+    return [_line(group, labels) for group in points.values()]
 
 
-def _said(group: Sequence[Measurement], labels: Mapping[str, str]) -> str:
-    """One line for measurements that are open alike."""
+def _line(group: Sequence[Measurement], labels: Mapping[str, str]) -> str:
+    """Return one line for measurements that several variants share."""
     first, names = group[0], listing(dict.fromkeys(labels[each.variant] for each in group))
     if all(each.text == first.text for each in group):
         return first.text
     if first.kind == "evaluation":
         tasks = list(dict.fromkeys(each.column for each in group))
-        verb = "has" if len(tasks) == 1 else "have"
-        return f"{names}: {listing(tasks)} {verb} to be scored on the items that BF16 was scored on."
+        return f"{names}: {listing(tasks)} must be scored on the same items as BF16."
     return f"{names}, each with {labels.get(first.against, first.against)}: {MORE_REPEATS}"
 
 
@@ -351,7 +356,7 @@ def _open_measurement(
 
 
 def _is_measured(row: Row) -> bool:
-    """Whether it has any figure: what is not served here needs other hardware, not more measurements."""
+    """Return True if it has any figure; a variant without one needs other hardware, not more measurements."""
     return any(not isinstance(cell, Missing) for cell in (*row.speed.values(), *row.tasks.values()))
 
 

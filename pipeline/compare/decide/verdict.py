@@ -1,8 +1,8 @@
-"""The sentences that a comparison supports, made from its figures.
+"""The statements that a comparison supports, made from its figures.
 
-A sentence that claims a difference carries the differences it rests on, and each of them has an interval that excludes
-zero. What cannot be told from noise is called that; a variant whose speed is emulated never appears in a claim about
-speed. The first sentence answers the question of the report, the others say why, what was lost and what is not known.
+A statement that claims a difference carries the differences it rests on, and each of them has an interval that excludes
+zero. Differences within noise are called that; a variant whose speed is emulated never appears in a claim about speed.
+The first statement answers the question of the report, the others give reasons, losses and limitations.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pipeline.compare.decide.differences import (
     wins,
 )
 from pipeline.compare.decide.recommendation import Recommendation, recommend
-from pipeline.compare.statements import Sentence, count, ends, in_points, listing, percent_range, plain, signed
+from pipeline.compare.statements import Sentence, count, in_points, listing, percent_range, plain, points_range, signed
 from pipeline.compare.stats.accuracy import PairedDifference
 from pipeline.compare.stats.kl_divergence import DivergenceCell
 from pipeline.results.base import Frozen, Missing
@@ -39,12 +39,12 @@ class Verdict(Frozen):
 
 
 def judge(comparison: Comparison, model: str, machine: str, recommendation: Recommendation | None = None) -> Verdict:
-    """What may be said about these results; without a recommendation, the one without constraints."""
+    """Return the verdict on these results; without a recommendation, the one without constraints."""
     recommendation = recommendation or recommend(comparison)
     points = [
         *_faster(comparison),
         *_slower(comparison),
-        *_looks(comparison),
+        *_multiple_comparisons(comparison),
         *_quality(comparison),
         *_divergence(comparison),
         *_smallest(comparison),
@@ -58,7 +58,7 @@ def judge(comparison: Comparison, model: str, machine: str, recommendation: Reco
 
 
 def _faster(comparison: Comparison) -> Iterable[Sentence]:
-    """What is measurably better than BF16 in throughput, with the latencies that moved."""
+    """Yield the variants with clearly more throughput than BF16, with the latencies that changed."""
     for row in by_throughput(comparison):
         change = change_of(row, THROUGHPUT.name)
         if change is None or not gains(row):
@@ -91,11 +91,11 @@ def _slower(comparison: Comparison) -> Iterable[Sentence]:
         and not change.is_clear
     ]
     if noise:
-        yield plain("speed", f"Throughput that cannot be told from BF16's: {listing(noise)}.")
+        yield plain("speed", f"Throughput within noise of BF16's: {listing(noise)}.")
 
 
-def _looks(comparison: Comparison) -> Iterable[Sentence]:
-    """What is left of the changes in throughput once they are corrected for their number."""
+def _multiple_comparisons(comparison: Comparison) -> Iterable[Sentence]:
+    """Yield the changes in throughput that remain clear after correction for multiple comparisons."""
     p_values = corrected(comparison)
     if len(p_values) < 2:
         return
@@ -104,31 +104,32 @@ def _looks(comparison: Comparison) -> Iterable[Sentence]:
         for row in by_throughput(comparison)
         if stands_out(row, p_values) and (change := change_of(row, THROUGHPUT.name)) is not None
     ]
-    left = "none is left"
+    remaining = "none remains"
     if found:
-        words = ("that", "is") if len(found) == 1 else ("those", "are")
-        left = f"{words[0]} of {listing(row.label for row, _ in found)} {words[1]} left"
+        words = ("that", "remains") if len(found) == 1 else ("those", "remain")
+        remaining = f"{words[0]} of {listing(row.label for row, _ in found)} {words[1]}"
     text = f"{_by_chance(len(p_values), 'throughput difference', comparison.level)}; "
-    text += f"corrected for their number (Holm), {left}."
+    text += f"after Holm's correction for multiple comparisons, {remaining}."
     yield Sentence(kind="speed", text=text, claims=tuple(claim(row, THROUGHPUT.name, change) for row, change in found))
 
 
 def _by_chance(number: int, noun: str, level: float) -> str:
-    """How many of so many intervals exclude zero where nothing differs."""
+    """Return the expected number of intervals that exclude zero where nothing differs."""
     verb = "was" if number == 1 else "were"
-    looked = f"{count(number, noun)} {verb} looked at"
-    return f"{looked}; at {100 * level:.0f} % about {number * (1 - level):.1f} would stand out by chance alone"
+    tested = f"{count(number, noun)} {verb} tested"
+    return f"{tested}; at {100 * level:.0f} % about {number * (1 - level):.1f} would appear clear by chance alone"
 
 
 def _quality(comparison: Comparison) -> Iterable[Sentence]:
-    kept = []
+    within_noise = []
     for row in comparison.rows:
         if row.is_baseline:
             continue
         for word, chosen in (("lower", losses(row)), ("higher", wins(row))):
             if chosen:
                 parts = [
-                    f"{task} ({in_points(change.difference)} points, {ends(change)})" for task, change in chosen.items()
+                    f"{task} ({in_points(change.difference)} points, {points_range(change)})"
+                    for task, change in chosen.items()
                 ]
                 claims = tuple(claim(row, task, change) for task, change in chosen.items())
                 yield Sentence(
@@ -137,16 +138,16 @@ def _quality(comparison: Comparison) -> Iterable[Sentence]:
         if clear(row):
             continue
         if is_scored(row):
-            kept.append(row.label)
-    if kept:
-        yield plain("quality", f"Accuracy within noise of BF16 on every task: {listing(kept)}.")
+            within_noise.append(row.label)
+    if within_noise:
+        yield plain("quality", f"Accuracy within noise of BF16 on every task: {listing(within_noise)}.")
     tested = [d for d in comparison.differences if isinstance(d[2], PairedDifference)]
     if tested:
         yield plain("quality", f"{_by_chance(len(tested), 'accuracy difference', comparison.level)}.")
 
 
 def _divergence(comparison: Comparison) -> Iterable[Sentence]:
-    """Which variant diverges least from BF16, and which most, where its interval is apart from all others'."""
+    """Yield the variants with least and most divergence from BF16, if their intervals are apart from all others'."""
     found = [
         (row.label, cell.kl.value, cell.kl.interval)
         for row in comparison.rows
@@ -166,7 +167,7 @@ def _divergence(comparison: Comparison) -> Iterable[Sentence]:
 
 
 def _smallest(comparison: Comparison) -> Iterable[Sentence]:
-    """Bytes are counted, not sampled: they need no interval."""
+    """Yield the smallest checkpoints; bytes are counted, not sampled, and need no interval."""
     sized = [(row, row.size) for row in comparison.rows if isinstance(row.size, SizeCell) and not row.is_baseline]
     smaller = [(row, size) for row, size in sized if isinstance(size.ratio, float) and size.ratio < 1]
     if smaller:
@@ -187,13 +188,13 @@ def _emulated(comparison: Comparison) -> Iterable[Sentence]:
 
 
 def _marked(comparison: Comparison) -> Iterable[Sentence]:
-    """Whose speed is doubtful; where BF16's is, every change is."""
+    """Yield the variants with failed guards; if BF16 is one of them, every change is doubtful."""
     rows = [row for row in comparison.rows if row.marks]
     if rows:
-        said = f"A guard speaks against the speed of {listing(row.label for row in rows)}, which the table marks"
+        text = f"A guard failed while measuring the speed of {listing(row.label for row in rows)}, marked in the table"
         if rows[0].is_baseline:
-            said += "; every change is one from BF16, so measure that again before you rely on any"
-        yield plain("caveat", f"{said}.")
+            text += "; every change is relative to BF16, so repeat that measurement before relying on any"
+        yield plain("caveat", f"{text}.")
 
 
 def _absent(comparison: Comparison) -> Iterable[Sentence]:
@@ -202,8 +203,8 @@ def _absent(comparison: Comparison) -> Iterable[Sentence]:
             cell.reason for cell in (row.speed[THROUGHPUT.name], *row.tasks.values()) if isinstance(cell, Missing)
         )
         if reasons:
-            said = "; ".join(reason.rstrip(".") for reason in reasons)
-            yield plain("caveat", f"{row.label}: {said}{'' if said.endswith('…') else '.'}")
+            text = "; ".join(reason.rstrip(".") for reason in reasons)
+            yield plain("caveat", f"{row.label}: {text}{'' if text.endswith('…') else '.'}")
 
 
 def _scope(comparison: Comparison, model: str, machine: str) -> Sentence:

@@ -1,8 +1,8 @@
-"""A published study beside what was measured here, cell by cell, and its own arithmetic done again.
+"""A published study compared with these results, cell by cell, and a check of the study's arithmetic.
 
-On the study's model and hardware figures are compared; elsewhere only ratios to BF16, which travel further. A published
-speed comes from a single run of unknown noise: it agrees where the interval of what was measured holds it. A published
-accuracy has the noise of its items, so there the two differences from BF16 are held against each other (`published`).
+On the study's model and hardware, figures are compared; elsewhere only changes against BF16, which transfer better. A
+published speed comes from a single run of unknown noise: it agrees if the measured interval contains it. A published
+accuracy has the noise of its items, so the two differences from BF16 are compared with each other (`published`).
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from pipeline.compare.published.tables import (
     BASELINE,
     AccuracyTable,
     PrintedCheck,
+    Publication,
     PublishedDifference,
     PublishedRow,
     PublishedTable,
-    Source,
     SpeedTable,
     percent_change,
     published_differences,
@@ -33,10 +33,10 @@ from pipeline.results.base import Frozen, Missing
 
 
 class ReproducedCell(Frozen):
-    """One published figure with ours; changes against BF16 in percent (points for accuracy).
+    """One published figure with the measured one; changes against BF16 in percent (points for accuracy).
 
-    `ratio` is measured over published, on the study's model and hardware alone. `agrees` is None where nothing has an
-    interval to be held against.
+    `ratio` is measured over published, only on the study's model and hardware. `agrees` is None if there is no interval
+    to compare with.
     """
 
     label: str
@@ -53,12 +53,12 @@ class ReproducedCell(Frozen):
 
 
 class Reproduction(Frozen):
-    """One published table; `basis`: figures on the same model and hardware, else changes against BF16, and why."""
+    """One published table; `basis`: figures on the same model and hardware, else changes; `why`: reason."""
 
     table: str
     title: str
     kind: Literal["speed", "accuracy"]
-    source: Source
+    source: Publication
     hardware: str
     basis: Literal["figures", "changes"]
     why: str
@@ -69,13 +69,13 @@ class Reproduction(Frozen):
 
 
 def reproduce(table: PublishedTable, comparison: Comparison, model: str, gpu: str | None) -> Reproduction:
-    """A published table beside these results.
+    """Compare a published table with these results.
 
     Args:
         table: as printed.
-        comparison: what was measured.
-        model: the name of the model that was measured; "random" in it says that its answers mean nothing.
-        gpu: the catalogue's name of the machine that was measured, None where it is none of those.
+        comparison: the results.
+        model: the name of the measured model; "random" in it marks answers without meaning.
+        gpu: the catalogue's name of the measured machine, None if it is not in the catalogue.
     """
     basis, why = _basis(table, model, gpu)
     rows = {row.name: row for row in comparison.rows}
@@ -149,7 +149,7 @@ def _cell(
 def _measured(
     table: PublishedTable, row: Row | None, metric: str
 ) -> tuple[float | Missing, Interval | None, float | None, Interval | None]:
-    """Figure and change with their intervals, in the units of the published table."""
+    """Return figure and change with their intervals, in the units of the published table."""
     if row is None:
         return Missing(reason="not among these results"), None, None, None
     if table.kind == "accuracy":
@@ -180,7 +180,7 @@ def _measured(
 def _same_difference(
     table: PublishedTable, row: PublishedRow, task: str, ours: float | None, around: Interval | None
 ) -> bool | None:
-    """Whether two differences from BF16, both uncertain, may be one."""
+    """Return True if the two differences from BF16 agree within their combined uncertainty; None if unknown."""
     assert isinstance(table, AccuracyTable)
     theirs = next((d for d in published_differences(table) if (d.label, d.task) == (row.label, task)), None)
     if theirs is None or ours is None or around is None:
@@ -194,7 +194,7 @@ def _slips(printed: tuple[PrintedCheck, ...]) -> list[Sentence]:
     return [
         plain(
             "caveat",
-            f"{check.label}: the study prints {signed(check.printed)} % for {_spoken(check.metric)}, "
+            f"{check.label}: the study prints {signed(check.printed)} % for {_metric_title(check.metric)}, "
             f"its own figures give {signed(check.recomputed)} %.",
         )
         for check in printed
@@ -213,13 +213,16 @@ def _noise(differences: tuple[PublishedDifference, ...]) -> list[Sentence]:
 
 
 def _agreement(cells: list[ReproducedCell], kind: Literal["speed", "accuracy"]) -> list[Sentence]:
-    held = [cell.agrees for cell in cells if cell.agrees is not None]
-    if not held:
+    agreeing = [cell.agrees for cell in cells if cell.agrees is not None]
+    if not agreeing:
         return []
     if kind == "accuracy":
-        told = f"{count(len(held), 'published difference')} cannot be told from the one measured here"
-        return [plain("scope", f"{sum(held)} of {told}, by the noise of both.")]
-    return [plain("scope", f"{sum(held)} of {count(len(held), 'published figure')} lie in the interval measured here.")]
+        differences = count(len(agreeing), "published difference")
+        return [
+            plain("scope", f"{sum(agreeing)} of {differences} agree with the measured one within the noise of both.")
+        ]
+    figures = count(len(agreeing), "published figure")
+    return [plain("scope", f"{sum(agreeing)} of {figures} lie in the measured interval.")]
 
 
 def _spoken(metric: str) -> str:

@@ -1,9 +1,9 @@
-"""The roofline against a published study: how well it tells which format gains how much, stated in figures.
+"""The roofline validated on a published study: the error of its predicted gains.
 
-Every published figure of every table stands beside what the roofline predicts for it under an assumed load. Of the
-gains over BF16 there are Spearman's rank correlation (C. Spearman, Am. J. Psychol. 15, 1904) and the absolute errors in
-percent points; an improvement counts as a gain whatever the metric. Some published figures are better than any schedule
-of the assumed load could reach: they are marked, since the load or the cache was another one then.
+Every published figure of every table is compared with the roofline's prediction under an assumed load. The gains over
+BF16 are compared by Spearman's rank correlation (C. Spearman, Am. J. Psychol. 15, 1904) and by absolute errors in
+percentage points; an improvement counts as a gain whatever the metric. Published figures that no schedule of the
+assumed load could reach are marked: the actual load or cache differed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.compare.published.tables import SpeedTable
-from pipeline.compare.roofline.batching import Load, Served, Step, lengths
+from pipeline.compare.roofline.batching import BatchStep, RooflineLoad, Served, lengths
 from pipeline.compare.roofline.model import Device, Entry, Footprint, decode_ms, roofline, step_seconds
 from pipeline.compare.statements import within_text
 from pipeline.results import metrics
@@ -28,9 +28,9 @@ FIELDS = {THROUGHPUT.name: "throughput_tok_s", TTFT.name: "mean_ttft_ms", TPOT.n
 
 
 class ModelCell(Frozen):
-    """One published figure beside the predicted one; gains over BF16 in percent, positive where better.
+    """One published figure and the predicted one; gains over BF16 in percent, positive is better.
 
-    `bound` is what no schedule of the load can beat, `beyond_bound` whether the published figure does.
+    `bound` is the best that any schedule of the load can reach; `beyond_bound`: the published figure is better.
     """
 
     table: str
@@ -45,7 +45,7 @@ class ModelCell(Frozen):
 
 
 class ModelError(Frozen):
-    """How well gains of one metric are told, or of all: over so many cells, errors in percent points."""
+    """The error of predicted gains of one metric, or of all, in percentage points; `cells` is the sample size."""
 
     metric: str
     cells: int
@@ -66,18 +66,18 @@ class RooflineCheck(Frozen):
 def check(
     tables: Sequence[tuple[SpeedTable, Device]],
     footprints: Mapping[str, Footprint | Missing],
-    load: Load,
+    load: RooflineLoad,
     utilization: float,
     assumptions: Sequence[str],
 ) -> RooflineCheck:
-    """Every cell of every table.
+    """Compare every cell of every table with its prediction.
 
     Args:
         tables: each with the device that it was measured on.
-        footprints: of the published model, by the variant that a row corresponds to most closely.
-        load: what the study sent.
+        footprints: those of the published model, by the variant closest to each row.
+        load: the study's load.
         utilization: the share of the memory that its server used.
-        assumptions: what the study does not say and was taken instead.
+        assumptions: values assumed for what the study does not state.
     """
     cells = tuple(cell for table, device in tables for cell in _cells(table, device, footprints, load, utilization))
     errors = [_error(name, [c for c in cells if name in (ALL, c.metric)]) for name in (ALL, *FIELDS)]
@@ -85,7 +85,7 @@ def check(
 
 
 def rank_correlation(ours: Sequence[float], theirs: Sequence[float]) -> float | None:
-    """Spearman's, with mean ranks where values are equal; None where one side is all the same."""
+    """Return Spearman's rank correlation, with mean ranks for ties; None if one side is constant."""
     if len(ours) < 2 or len(set(ours)) == 1 or len(set(theirs)) == 1:
         return None
     return float(np.corrcoef(_mean_ranks(ours), _mean_ranks(theirs))[0, 1])
@@ -101,7 +101,7 @@ def _cells(
     table: SpeedTable,
     device: Device,
     footprints: Mapping[str, Footprint | Missing],
-    load: Load,
+    load: RooflineLoad,
     utilization: float,
 ) -> list[ModelCell]:
     rows = [row for row in table.rows if row.figures]
@@ -134,8 +134,11 @@ def _cells(
     return found
 
 
-def _bound(metric: str, footprint: Footprint | Missing, device: Device, load: Load) -> float | Missing:
-    """What no schedule beats: all products at peak speed, prompts alone in the order of arrival, one sequence alone."""
+def _bound(metric: str, footprint: Footprint | Missing, device: Device, load: RooflineLoad) -> float | Missing:
+    """Return the bound of a metric.
+
+    Throughput: all products at peak speed; TTFT: prompts alone in the order of arrival; TPOT: one sequence alone.
+    """
     if isinstance(footprint, Missing):
         return footprint
     if metric == TPOT.name:
@@ -143,13 +146,13 @@ def _bound(metric: str, footprint: Footprint | Missing, device: Device, load: Lo
     requests, seconds = lengths(load), step_seconds(footprint, device)
     tokens = sum(prompt for prompt, _ in requests)
     pairs = math.fsum(prompt * (prompt + 1) / 2 for prompt, _ in requests)
-    prompts = seconds(Step(0, 0, tokens, pairs, 0))
+    prompts = seconds(BatchStep(0, 0, tokens, pairs, 0))
     if metric == TTFT.name:
-        # One prompt after another, all of the same length: the mean waits for half of the others, and for itself.
+        # Equal prompts one after another: on average a prompt waits for half of the others and for itself.
         return 1000 * prompts * (len(requests) + 1) / (2 * len(requests))
     outputs = sum(output for _, output in requests)
     total = tokens + outputs
-    return total / seconds(Step(0, 0, total, pairs, outputs))
+    return total / seconds(BatchStep(0, 0, total, pairs, outputs))
 
 
 def _error(metric: str, cells: Sequence[ModelCell]) -> ModelError | None:

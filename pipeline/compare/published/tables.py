@@ -1,8 +1,8 @@
-"""Published tables as data, and their own arithmetic done again: printed percentages, and which differences are noise.
+"""Published tables as data, and a check of their arithmetic: printed percentages, and differences within noise.
 
-A published answer is not at hand item by item, so a published accuracy difference is one of two independent samples,
+Published answers are not available item by item, so a published accuracy difference is one of two independent samples,
 with the interval (p - q) +- z sqrt(p(1-p)/n + q(1-q)/n) (A. Agresti, Categorical Data Analysis, 3rd ed., 2013, section
-3.1). Answers to the same questions are not independent, so it is wider than a paired one would be.
+3.1). Answers to the same questions are not independent, so the interval is wider than a paired one would be.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.compare.roofline.batching import Load
+from pipeline.compare.roofline.batching import RooflineLoad
 from pipeline.compare.stats.accuracy import Z
 from pipeline.compare.stats.intervals import Interval, excludes_zero
 from pipeline.results.base import Frozen
@@ -20,8 +20,8 @@ from pipeline.results.base import Frozen
 BASELINE = "bf16"
 
 
-class Source(Frozen):
-    """Where a table was published, and what it was measured with."""
+class Publication(Frozen):
+    """The publication of a table, with the software and load of the measurement."""
 
     document: str
     section: str
@@ -33,7 +33,7 @@ class Source(Frozen):
 class PublishedRow(Frozen):
     """One row as printed: figures by metric or task, percentages by metric; `reason` where the study prints N/A.
 
-    `variants` are ours that it corresponds to, the closest first.
+    `variants` are the corresponding variants of this project, the closest first.
     """
 
     label: str
@@ -45,27 +45,27 @@ class PublishedRow(Frozen):
     @model_validator(mode="after")
     def _says_something(self) -> PublishedRow:
         if bool(self.figures) == bool(self.reason):
-            raise ValueError(f"{self.label}: a row has figures, or the reason why it has none")
+            raise ValueError(f"{self.label}: a row needs either figures or a reason")
         if unknown := set(self.printed_percent) - set(self.figures):
             raise ValueError(f"{self.label}: a percentage without its figure: {', '.join(sorted(unknown))}")
         if not all(value > 0 for value in self.figures.values()):
-            raise ValueError(f"{self.label}: figures are above zero")
+            raise ValueError(f"{self.label}: figures must be above zero")
         return self
 
 
 class _Table(Frozen):
     name: str
     title: str
-    source: Source
+    source: Publication
     model: str
     rows: tuple[PublishedRow, ...] = Field(min_length=2)
 
     @model_validator(mode="after")
     def _has_a_baseline(self) -> _Table:
         if sum(row.variants == (BASELINE,) and bool(row.figures) for row in self.rows) != 1:
-            raise ValueError(f"{self.name}: one row is BF16")
+            raise ValueError(f"{self.name}: exactly one row must be BF16")
         if len({row.label for row in self.rows}) < len(self.rows):
-            raise ValueError(f"{self.name}: two rows have one label")
+            raise ValueError(f"{self.name}: two rows have the same label")
         return self
 
     @property
@@ -83,7 +83,7 @@ class SpeedTable(_Table):
 
 
 class AccuracyTable(_Table):
-    """Shares of right answers in percent, and how many items each task has, with the source of that number."""
+    """Shares of correct answers in percent, and the number of items of each task, with the source of that number."""
 
     kind: Literal["accuracy"]
     items: dict[str, int]
@@ -101,10 +101,10 @@ class AccuracyTable(_Table):
         return self
 
 
-class Protocol(Frozen):
-    """What speed tables were measured with: the fields of the model's config.json that name its shape, and the load.
+class PublishedProtocol(Frozen):
+    """The protocol of speed tables: the fields of the model's config.json that define its shape, and the load.
 
-    `utilization` is the share of the memory that the server used; `assumptions` are what the study does not say.
+    `utilization` is the share of the memory that the server used; `assumptions` replace what the study does not state.
     """
 
     kind: Literal["protocol"]
@@ -113,17 +113,17 @@ class Protocol(Frozen):
     model: str
     config_source: str
     config: dict[str, Any]
-    load: Load
+    load: RooflineLoad
     utilization: float = Field(gt=0, le=1)
     assumptions: tuple[str, ...]
 
 
 PublishedTable = SpeedTable | AccuracyTable
-Published = Annotated[SpeedTable | AccuracyTable | Protocol, Field(discriminator="kind")]
+Published = Annotated[SpeedTable | AccuracyTable | PublishedProtocol, Field(discriminator="kind")]
 
 
 class PrintedCheck(Frozen):
-    """A printed percentage against the one that the printed figures give; a slip where rounding cannot explain it."""
+    """A printed percentage and the one recomputed from printed figures; a slip if rounding cannot explain it."""
 
     label: str
     metric: str
@@ -133,7 +133,7 @@ class PrintedCheck(Frozen):
 
 
 class PublishedDifference(Frozen):
-    """A published accuracy minus BF16's, in points, by two independent samples: noise where the interval holds zero.
+    """A published accuracy minus BF16's, in points, as independent samples: noise if the interval contains zero.
 
     `items` is the difference as a number of items.
     """
@@ -148,19 +148,19 @@ class PublishedDifference(Frozen):
 
     @property
     def within_noise(self) -> bool:
-        """Whether the difference may be none at all."""
+        """True if the interval contains zero."""
         return not excludes_zero(self.interval)
 
 
 def recompute(table: PublishedTable) -> tuple[PrintedCheck, ...]:
-    """Every printed percentage against BF16, from the printed figures."""
+    """Recompute every printed percentage against BF16 from the printed figures."""
     return tuple(
         PrintedCheck(
             label=row.label,
             metric=metric,
             printed=printed,
             recomputed=(change := percent_change(row.figures[metric], table.baseline.figures[metric])),
-            # Half a unit of the last digit printed, and what binary fractions add.
+            # Half a unit of the last printed digit, plus floating-point error.
             is_slip=abs(change - printed) > 0.5 * 10 ** -_decimals(printed) + 1e-9,
         )
         for row in table.rows
@@ -169,7 +169,7 @@ def recompute(table: PublishedTable) -> tuple[PrintedCheck, ...]:
 
 
 def published_differences(table: AccuracyTable) -> tuple[PublishedDifference, ...]:
-    """Every published accuracy against BF16's."""
+    """Return the difference of every published accuracy from BF16's."""
     found = []
     for row in table.rows:
         for task, percent in row.figures.items() if row is not table.baseline else ():
@@ -192,7 +192,7 @@ def published_differences(table: AccuracyTable) -> tuple[PublishedDifference, ..
 
 
 def percent_change(value: float, reference: float) -> float:
-    """From `reference` to `value`."""
+    """Return the change from `reference` to `value`, in percent."""
     return 100 * (value / reference - 1)
 
 

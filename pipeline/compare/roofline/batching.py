@@ -1,9 +1,9 @@
-"""Continuous batching on a roofline: what a server could reach at best under a load that arrives all at once.
+"""Continuous batching on a roofline: the best that a server could reach under a load that arrives all at once.
 
-Step by step, as vLLM's scheduler does it (W. Kwon et al., SOSP 2023; A. Agrawal et al., Sarathi-Serve, OSDI 2024, for
-chunked prefill): every running sequence gets one token, what is left of the token budget goes to prompts in the order
-of arrival, a request is admitted when the KV cache has room for all of it. So nobody is preempted, and a step takes
-what the roofline says: nothing for launches, sampling, scheduling, unpacking.
+It simulates steps of vLLM's scheduler (W. Kwon et al., SOSP 2023; A. Agrawal et al., Sarathi-Serve, OSDI 2024, for
+chunked prefill): every running sequence gets one token, the rest of the token budget goes to prompts in the order of
+arrival, and a request is admitted when the KV cache has room for all of it. So no request is preempted. The duration of
+a step is the roofline's: launches, sampling, scheduling and unpacking take no time.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from typing import NamedTuple
 from pipeline.results.base import Frozen
 
 
-class Load(Frozen):
-    """Requests that arrive all at once, their lengths in tokens; `source` says whence the lengths.
+class RooflineLoad(Frozen):
+    """Requests that arrive all at once, their lengths in tokens; `source`: where the lengths come from.
 
-    `max_concurrency` is the client's limit. Lengths are spread like an exponential distribution of that mean, cut at
-    `longest` tokens in all: the study does not say how they are spread.
+    `max_concurrency` is the client's limit. Lengths have an exponential distribution with that mean, truncated at
+    `longest` tokens in total: the study does not state their distribution.
     """
 
     requests: int
@@ -33,8 +33,8 @@ class Load(Frozen):
     source: str
 
 
-class Limits(Frozen):
-    """The server's: sequences in a batch, tokens in a step, tokens in the KV cache."""
+class ServerLimits(Frozen):
+    """ServerLimits of the server: sequences in a batch, tokens in a step, tokens in the KV cache."""
 
     max_num_seqs: int
     max_num_batched_tokens: int
@@ -42,7 +42,7 @@ class Limits(Frozen):
 
 
 class Served(Frozen):
-    """What came of it, in the study's units; `concurrency` is the mean number of running sequences."""
+    """The simulated performance, in the study's units; `concurrency` is the mean number of running sequences."""
 
     throughput_tok_s: float
     mean_ttft_ms: float
@@ -50,10 +50,10 @@ class Served(Frozen):
     concurrency: float
 
 
-class Step(NamedTuple):
+class BatchStep(NamedTuple):
     """One forward pass: sequences that decode, the sum of their contexts, and the prompt tokens beside them.
 
-    `prompt_pairs` counts pairs of a prompt token and a token that it looks at; `prompts_done` get their first token.
+    `prompt_pairs` counts pairs of a prompt token and a token it attends to; `prompts_done` get their first token.
     """
 
     decoding: int
@@ -64,27 +64,28 @@ class Step(NamedTuple):
 
 
 @cache
-def lengths(load: Load) -> tuple[tuple[int, int], ...]:
-    """Input and output tokens of each request: quantiles of two exponential distributions, in a fixed random order."""
+def lengths(load: RooflineLoad) -> tuple[tuple[int, int], ...]:
+    """Return input and output tokens of each request: exponential quantiles in a fixed random order."""
     quantiles = [-math.log1p(-(index + 0.5) / load.requests) for index in range(load.requests)]
     # The quantiles of few requests average less than 1.
     scale = load.requests / math.fsum(quantiles)
     shuffled = random.Random(0)
     prompts, outputs = shuffled.sample(quantiles, load.requests), shuffled.sample(quantiles, load.requests)
-    found = []
-    for ours, theirs in zip(prompts, outputs, strict=True):
-        prompt = min(max(1, round(ours * scale * load.mean_input)), load.longest - 1)
-        found.append((prompt, min(max(1, round(theirs * scale * load.mean_output)), load.longest - prompt)))
-    return tuple(found)
+    pairs = []
+    for prompt_quantile, output_quantile in zip(prompts, outputs, strict=True):
+        prompt = min(max(1, round(prompt_quantile * scale * load.mean_input)), load.longest - 1)
+        output = min(max(1, round(output_quantile * scale * load.mean_output)), load.longest - prompt)
+        pairs.append((prompt, output))
+    return tuple(pairs)
 
 
-def serve(load: Load, limits: Limits, seconds: Callable[[Step, int], float]) -> Served | None:
-    """Runs the load to its end; None where a single request does not fit the KV cache.
+def serve(load: RooflineLoad, limits: ServerLimits, seconds: Callable[[BatchStep, int], float]) -> Served | None:
+    """Simulate the load to its end; None if a single request does not fit the KV cache.
 
     Args:
         load: the requests.
-        limits: the server's.
-        seconds: the duration of a step, or of so many like it in a row, each of which adds its tokens to the context.
+        limits: those of the server.
+        seconds: the duration of a number of equal steps in a row, each of which adds its tokens to the context.
     """
     requests = lengths(load)
     if max(prompt + output for prompt, output in requests) > limits.kv_tokens:
@@ -94,7 +95,7 @@ def serve(load: Load, limits: Limits, seconds: Callable[[Step, int], float]) -> 
     started = [0.0] * len(requests)
     while batch.is_busy:
         step, prefilled = batch.schedule()
-        # Without a prompt in it, nothing changes before the next sequence ends.
+        # Without prompt tokens, nothing changes before the next sequence ends.
         steps = 1 if step.prompt_tokens else batch.until_next_end
         took = seconds(step, steps)
         now, running = now + took, running + took * batch.occupied
@@ -113,21 +114,21 @@ def serve(load: Load, limits: Limits, seconds: Callable[[Step, int], float]) -> 
 
 
 class _Batch:
-    """What the server holds: admitted requests, prompts half done, sequences that decode and when each will end."""
+    """State of the server: admitted requests, partial prompts, decoding sequences and the last step of each."""
 
-    def __init__(self, requests: Sequence[tuple[int, int]], limits: Limits, places: int) -> None:
+    def __init__(self, requests: Sequence[tuple[int, int]], limits: ServerLimits, places: int) -> None:
         self.requests, self.limits, self.places = requests, limits, places
         self.admitted = self.occupied = self.reserved = self.context = self.steps = 0
-        self.prefilling: list[tuple[int, int]] = []  # a request and the tokens of its prompt that are done
-        self.ends: list[tuple[int, int]] = []  # a heap of the last step of each decoding request
+        self.prefilling: list[tuple[int, int]] = []  # request, prompt tokens already processed
+        self.ends: list[tuple[int, int]] = []  # heap of (last step, decoding request)
 
     @property
     def is_busy(self) -> bool:
-        """Whether anything is left to do."""
+        """True if any request is unfinished."""
         return bool(self.admitted < len(self.requests) or self.prefilling or self.ends)
 
-    def schedule(self) -> tuple[Step, list[int]]:
-        """The next step, and the requests whose prompts it completes."""
+    def schedule(self) -> tuple[BatchStep, list[int]]:
+        """Return the next step, and the requests whose prompts it completes."""
         budget = self.limits.max_num_batched_tokens - len(self.ends)
         tokens, pairs = 0, 0.0
         completed, cut = [], []
@@ -142,7 +143,7 @@ class _Batch:
             else:
                 cut.append((index, before + chunk))
         self.prefilling = cut + self.prefilling
-        return Step(len(self.ends), self.context, tokens, pairs, len(completed)), completed
+        return BatchStep(len(self.ends), self.context, tokens, pairs, len(completed)), completed
 
     @property
     def until_next_end(self) -> int:
@@ -150,7 +151,7 @@ class _Batch:
         return self.ends[0][0] - self.steps
 
     def finish_decodes(self, steps: int) -> list[int]:
-        """Gives each decoding sequence so many tokens, and lets go of those that have their last."""
+        """Add `steps` tokens to each decoding sequence; release and return those that end."""
         self.steps += steps
         self.context += steps * len(self.ends)
         done = []
@@ -162,7 +163,7 @@ class _Batch:
         return done
 
     def start_decode(self, index: int) -> None:
-        """Its prompt is done and has given the first token."""
+        """Start decoding a request whose prompt is complete and produced the first token."""
         prompt, output = self.requests[index]
         if output == 1:
             self._release(index)

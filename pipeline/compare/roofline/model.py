@@ -1,12 +1,12 @@
-"""What a device's memory and arithmetic allow at best, and how much of it was reached.
+"""Upper bounds by a device's memory and arithmetic, and the share of them that was reached.
 
-The roofline of S. Williams, A. Waterman and D. Patterson (Comm. ACM 52, 2009): work that moves so many bytes and makes
-so many products takes at least the longer of the two times. Here it is taken of three kinds of work, one after another:
-the Linear layers (each weight is read once a step, and makes a product with each token), the output layer (in BF16,
-for tokens that are sampled), and attention (keys and values of all contexts are read; products are in BF16).
+The roofline of S. Williams, A. Waterman and D. Patterson (Comm. ACM 52, 2009): work that moves bytes and computes
+products takes at least the longer of the two times. It is applied to three kinds of work, one after another: the Linear
+layers (each weight is read once per step, and multiplied with each token), the output layer (in BF16, for sampled
+tokens), and attention (keys and values of all contexts are read; products are in BF16).
 
-It knows no kernels. Unpacking of weights, rounding of activations, launches, sampling and scheduling are left out: what
-is reached is less, by more for formats whose kernels unpack weights on the way.
+It does not model kernels: unpacking of weights, rounding of activations, launches, sampling and scheduling are left
+out. Actual performance is lower, in particular for formats whose kernels unpack weights.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
-from pipeline.compare.roofline.batching import Limits, Load, Served, Step, serve
+from pipeline.compare.roofline.batching import BatchStep, RooflineLoad, Served, ServerLimits, serve
 from pipeline.compare.stats.intervals import Interval
 from pipeline.formats.schemes import Activations
 from pipeline.hardware.gpus import Gpu
@@ -54,18 +54,18 @@ class Device(Frozen):
         )
 
     def products_s(self, activations: Activations) -> float | None:
-        """Products per second (two floating-point operations each); in BF16 where the device has no units for it."""
+        """Return products per second (two operations each); those in BF16 if the device has no units for the format."""
         tflops = self.tflops.get(activations) or self.tflops.get("bf16")
         return None if tflops is None else tflops * 1e12 / 2
 
 
 class Footprint(Frozen):
-    """What one variant stores, moves and computes.
+    """Storage, memory traffic and compute of one variant.
 
-    `weight_bytes` are all of them, `step_bytes` those that a step reads: all but the embedding's, of which it reads a
-    row a token. `products` are those of the Linear layers for a token, made in `activations`; `head_products` those of
-    the output layer; `attention_products` those of a token with one token of its context. `context` is the longest
-    that the model takes, in tokens; 0 where it does not say.
+    `weight_bytes` is the total, `step_bytes` the part that a step reads: all but the embedding, of which it reads one
+    row per token. `products` are those of the Linear layers per token, computed in `activations`; `head_products` those
+    of the output layer; `attention_products` those of a token with one token of its context. `context` is the model's
+    maximum context in tokens; 0 if unknown.
     """
 
     weight_bytes: float
@@ -81,10 +81,10 @@ class Footprint(Frozen):
 class RooflineRow(Frozen):
     """One variant on one device.
 
-    `decode_ms` is the floor of one token at concurrency 1 after `context` tokens, `prefill_ms` that of a prompt of as
-    many; `kv_tokens` fit beside the weights. `best` is what the load reaches at best, `gain_percent` its throughput
-    against BF16's. `decode_share` is decode_ms over the measured mean TPOT at concurrency 1, `throughput_share` the
-    measured throughput over the best.
+    `decode_ms` is the lower bound of one token at concurrency 1 after `context` tokens, `prefill_ms` that of a prompt
+    of `context` tokens; `kv_tokens` fit beside the weights. `best` is the upper bound under the load, `gain_percent`
+    its throughput against BF16's. `decode_share` is decode_ms over the measured mean TPOT at concurrency 1,
+    `throughput_share` the measured throughput over the best.
     """
 
     name: str
@@ -102,18 +102,18 @@ class RooflineRow(Frozen):
 
 
 class Roofline(Frozen):
-    """All variants on one device; `predicted`: a what-if on a device where nothing was measured."""
+    """All variants on one device; `predicted`: nothing was measured on it."""
 
     device: Device
     predicted: bool
-    load: Load
+    load: RooflineLoad
     context: int
     rows: tuple[RooflineRow, ...]
     notes: tuple[str, ...] = ()
 
 
-class Measured(Frozen):
-    """What was measured of a variant, to be held against the roofline."""
+class MeasuredSpeed(Frozen):
+    """Measured performance of a variant, to compare with the roofline."""
 
     throughput_tok_s: float | Missing
     gain_percent: float | Missing
@@ -122,7 +122,7 @@ class Measured(Frozen):
 
 
 class Entry(Frozen):
-    """A variant, what it costs, and why it cannot be served on the device if it cannot."""
+    """A variant with its footprint; `unserved` is the reason why the device cannot serve it, empty if it can."""
 
     name: str
     label: str
@@ -133,26 +133,26 @@ class Entry(Frozen):
 def roofline(
     device: Device,
     entries: Sequence[Entry],
-    load: Load,
+    load: RooflineLoad,
     utilization: float,
     context: int,
-    measured: Mapping[str, Measured] | None = None,
+    measured: Mapping[str, MeasuredSpeed] | None = None,
 ) -> Roofline:
-    """All entries on one device, the first of them BF16.
+    """Compute the roofline of all entries on one device, the first of them BF16.
 
     Args:
-        device: where.
-        entries: what; the gain is against the first.
+        device: the GPU or CPU.
+        entries: the variants; the gain is against the first.
         load: the requests that throughput is predicted for.
         utilization: the share of the memory that the server may use.
-        context: tokens of context for the floors of one token and of a prompt.
-        measured: results on this very device, by variant; None for a what-if.
+        context: tokens of context for the lower bounds of one token and of a prompt.
+        measured: results on this device, by variant; None for a prediction.
     """
     best = {c.name: _best(c, device, load, utilization) for c in entries}
     reference = best[entries[0].name] if entries else UNKNOWN_ARITHMETIC
     rows = []
     for entry in entries:
-        ours, seen = best[entry.name], (measured or {}).get(entry.name)
+        ours, result = best[entry.name], (measured or {}).get(entry.name)
         footprint = Missing(reason=entry.unserved) if entry.unserved else entry.footprint
         decode = _of(footprint, lambda f: decode_ms(f, device, 1, context))
         rows.append(
@@ -165,11 +165,11 @@ def roofline(
                 prefill_ms=_of(footprint, lambda f: prefill_ms(f, device, context)),
                 best=ours,
                 gain_percent=_gain(ours, reference),
-                measured_gain=seen.gain_percent if seen else _NOT_HERE,
-                measured_gain_interval=seen.gain_interval if seen else None,
-                decode_share=_ratio(decode, seen.tpot_ms_alone if seen else _NOT_HERE),
+                measured_gain=result.gain_percent if result else _NOT_MEASURED,
+                measured_gain_interval=result.gain_interval if result else None,
+                decode_share=_ratio(decode, result.tpot_ms_alone if result else _NOT_MEASURED),
                 throughput_share=_ratio(
-                    seen.throughput_tok_s if seen else _NOT_HERE,
+                    result.throughput_tok_s if result else _NOT_MEASURED,
                     ours if isinstance(ours, Missing) else ours.throughput_tok_s,
                 ),
             )
@@ -185,25 +185,25 @@ def roofline(
 
 
 def decode_ms(footprint: Footprint, device: Device, batch: int, context: float) -> float | Missing:
-    """The floor of TPOT with so many sequences, each after so many tokens; of memory alone where no more is known."""
+    """Return the lower bound of TPOT for a batch with `context` tokens each; by memory alone if compute is unknown."""
     if device.bandwidth_gb_s is None:
         return UNKNOWN_BANDWIDTH
-    return 1000 * step_seconds(footprint, device)(Step(batch, round(batch * context), 0, 0.0, 0))
+    return 1000 * step_seconds(footprint, device)(BatchStep(batch, round(batch * context), 0, 0.0, 0))
 
 
 def prefill_ms(footprint: Footprint, device: Device, tokens: int) -> float | Missing:
-    """The floor of TTFT for a prompt of so many tokens, alone on the device."""
+    """Return the lower bound of TTFT for a prompt of that length, alone on the device."""
     if device.bandwidth_gb_s is None:
         return UNKNOWN_BANDWIDTH
     if device.products_s("bf16") is None:
         return UNKNOWN_ARITHMETIC
-    return 1000 * step_seconds(footprint, device)(Step(0, 0, tokens, tokens * (tokens + 1) / 2, 1))
+    return 1000 * step_seconds(footprint, device)(BatchStep(0, 0, tokens, tokens * (tokens + 1) / 2, 1))
 
 
 def kv_tokens(footprint: Footprint, device: Device, utilization: float) -> int | Missing:
-    """Tokens whose keys and values fit beside the weights; 0 where the weights alone do not fit.
+    """Return the tokens of KV cache that fit beside the weights; 0 if the weights alone do not fit.
 
-    Activations and CUDA graphs take memory too, which is not counted.
+    Memory of activations and CUDA graphs is not counted.
     """
     if device.memory_gb is None:
         return Missing(reason="the memory of this machine is not known")
@@ -212,54 +212,54 @@ def kv_tokens(footprint: Footprint, device: Device, utilization: float) -> int |
 
 
 def step_seconds(footprint: Footprint, device: Device) -> Callable[..., float]:
-    """How long a step takes at least, or so many like it in a row, each of which adds its tokens to the context."""
+    """Return a function for the shortest duration of a number of equal steps, each adding its tokens to the context."""
     assert device.bandwidth_gb_s is not None
     bytes_s = device.bandwidth_gb_s * 1e9
-    # Without a figure for arithmetic a product takes no time: the floor is that of memory.
+    # Without a figure for arithmetic a product takes no time: the bound is that of memory.
     linear = 1 / rate if (rate := device.products_s(footprint.activations)) else 0.0
-    sixteen = 1 / rate if (rate := device.products_s("bf16")) else 0.0
-    head_bytes = 2 * footprint.head_products  # in BF16, a product a weight
+    bf16 = 1 / rate if (rate := device.products_s("bf16")) else 0.0
+    head_bytes = 2 * footprint.head_products  # BF16, one product per weight
     layer_bytes = footprint.step_bytes - head_bytes
 
-    def seconds(step: Step, steps: int = 1) -> float:
+    def seconds(step: BatchStep, steps: int = 1) -> float:
         tokens, sampled = step.decoding + step.prompt_tokens, step.decoding + step.prompts_done
-        # Time is proportional to the context, so the step in the middle is the mean of all.
+        # Time is proportional to the context, so the middle step is the mean of all.
         context = step.context + step.decoding * (steps - 1) / 2
         pairs = context + step.prompt_pairs
         layers = max(layer_bytes / bytes_s, tokens * footprint.products * linear)
-        head = max(head_bytes / bytes_s, sampled * footprint.head_products * sixteen) if sampled else 0.0
+        head = max(head_bytes / bytes_s, sampled * footprint.head_products * bf16) if sampled else 0.0
         read = context * footprint.kv_bytes_per_token / bytes_s
-        return steps * (layers + head + max(read, pairs * footprint.attention_products * sixteen))
+        return steps * (layers + head + max(read, pairs * footprint.attention_products * bf16))
 
     return seconds
 
 
-def limits_of(device: Device, kv: int) -> Limits:
-    """VLLM's defaults for its OpenAI server, from `EngineArgs.get_batch_defaults` of vLLM 0.32."""
+def limits_of(device: Device, kv: int) -> ServerLimits:
+    """Return the defaults of vLLM's OpenAI server, from `EngineArgs.get_batch_defaults` of vLLM 0.32."""
     gib = (device.memory_gb or 0) * 1e9 / 2**30
     if gib >= 160:
-        return Limits(max_num_seqs=1024, max_num_batched_tokens=16384, kv_tokens=kv)
+        return ServerLimits(max_num_seqs=1024, max_num_batched_tokens=16384, kv_tokens=kv)
     if gib >= 70 and "A100" not in device.name:
-        return Limits(max_num_seqs=1024, max_num_batched_tokens=8192, kv_tokens=kv)
-    return Limits(max_num_seqs=256, max_num_batched_tokens=2048, kv_tokens=kv)
+        return ServerLimits(max_num_seqs=1024, max_num_batched_tokens=8192, kv_tokens=kv)
+    return ServerLimits(max_num_seqs=256, max_num_batched_tokens=2048, kv_tokens=kv)
 
 
 def _notes(device: Device, rows: Sequence[RooflineRow]) -> Iterable[str]:
-    """What to know before believing these figures."""
+    """Yield the limitations of these figures."""
     floors = [row.decode_ms for row in rows if not isinstance(row.decode_ms, Missing)]
     if floors and min(floors) < LAUNCHES_MS:
         yield (
-            f"A token takes at least {min(floors):.2g} ms by these floors, less than launching the kernels of its "
-            "layers does: the model is too small for the roofline to tell anything about it."
+            f"The lower bound per token is {min(floors):.2g} ms, less than launching the kernels of its layers takes: "
+            "the model is too small for the roofline to be meaningful."
         )
     if floors and device.products_s("bf16") is None:
-        yield "Products per second are not known, so the floors are those of memory alone."
+        yield "Products per second are not known, so the lower bounds are those of memory alone."
 
 
-_NOT_HERE = Missing(reason="nothing was measured on this device")
+_NOT_MEASURED = Missing(reason="nothing was measured on this device")
 
 
-def _best(entry: Entry, device: Device, load: Load, utilization: float) -> Served | Missing:
+def _best(entry: Entry, device: Device, load: RooflineLoad, utilization: float) -> Served | Missing:
     footprint = entry.footprint
     if entry.unserved:
         return Missing(reason=entry.unserved)

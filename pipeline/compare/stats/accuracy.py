@@ -3,8 +3,8 @@
 A share p of n items has E. Wilson's interval (J. Amer. Statist. Assoc. 22, 1927): (p + z^2/2n +- z sqrt(p(1-p)/n +
 z^2/4n^2)) / (1 + z^2/n).
 
-Two variants answer the same questions, so their difference is taken item by item. With b items that only the variant
-has right and c that only the baseline has right, it is (b - c) / n. Its interval is the adjusted Wald interval of
+Two variants answer the same questions, so their difference is computed item by item. With b items that only the variant
+answers correctly and c that only the baseline does, it is (b - c) / n. Its interval is the adjusted Wald interval of
 D. Bonett and R. Price (J. Educ. Behav. Stat. 37, 2012), one of those that M. Fagerland, S. Lydersen and P. Laake
 (Statist. Med. 33, 2014) recommend: with p = (b + 1) / (n + 2) and q = (c + 1) / (n + 2),
 
@@ -13,8 +13,8 @@ D. Bonett and R. Price (J. Educ. Behav. Stat. 37, 2012), one of those that M. Fa
 The p-value is McNemar's exact one, 2 P(X <= min(b, c)) for X ~ Binomial(b + c, 1/2), at most 1. Scores that are not
 0 or 1 have Student's interval and test on the items' differences instead.
 
-Beside it stands the percentile interval of B. Efron's bootstrap over items (Ann. Statist. 7, 1979), as a second
-opinion: it is the narrower one, and with fewer than about twenty items that differ it covers less than it says.
+The percentile interval of B. Efron's bootstrap over items (Ann. Statist. 7, 1979) is given as well: it is narrower, and
+with fewer than about twenty differing items its coverage is below the nominal level.
 """
 
 from __future__ import annotations
@@ -59,17 +59,17 @@ class PairedDifference(Frozen):
 
     @property
     def is_clear(self) -> bool:
-        """Whether the interval excludes zero."""
+        """True if the interval excludes zero."""
         return excludes_zero(self.interval)
 
     @property
     def within_noise(self) -> bool:
-        """Whether the difference may be none at all."""
+        """True if the interval contains zero, or there is none."""
         return not self.is_clear
 
 
 class Mean(Frozen):
-    """The mean of several tasks' figures or differences, each task counting the same."""
+    """The mean of several tasks' figures or differences, with equal weights."""
 
     value: float
     interval: Interval | None
@@ -77,7 +77,7 @@ class Mean(Frozen):
 
 
 def accuracy(value: float, n: int, asked: int, scores: Scores | None = None) -> Accuracy | Missing:
-    """A task's figure with its interval: Wilson's for a share, Student's for a mean of graded scores."""
+    """Return a task's figure with its interval: Wilson's for a share, Student's for a mean of graded scores."""
     if n < 1:
         return Missing(reason="no item was scored")
     if not math.isfinite(value):
@@ -92,7 +92,7 @@ def accuracy(value: float, n: int, asked: int, scores: Scores | None = None) -> 
 
 
 def wilson(share: float, n: int) -> Interval:
-    """Wilson's score interval of a share of `n` items."""
+    """Return Wilson's score interval of a share of `n` items."""
     scale = 1 + Z**2 / n
     centre = (share + Z**2 / (2 * n)) / scale
     half = Z * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2)) / scale
@@ -101,12 +101,12 @@ def wilson(share: float, n: int) -> Interval:
 
 
 def pair(scores: Scores, baseline: Scores) -> list[tuple[float, float]] | Missing:
-    """The two scores of each item, matched by its hash; an item that is there twice is matched in order."""
+    """Return the two scores of each item, matched by its hash; duplicate items are matched in order."""
     if scores and [item for item, _ in scores] == [item for item, _ in baseline]:
         return _finite([(ours, theirs) for (_, ours), (_, theirs) in zip(scores, baseline, strict=True)])
     ours, theirs = _by_item(scores), _by_item(baseline)
     if not ours or not theirs:
-        return Missing(reason="no samples were kept")
+        return Missing(reason="no samples were stored")
     only_ours = sum(len(rows) > len(theirs.get(item, ())) for item, rows in ours.items())
     only_theirs = sum(len(rows) > len(ours.get(item, ())) for item, rows in theirs.items())
     if only_ours or only_theirs:
@@ -116,7 +116,7 @@ def pair(scores: Scores, baseline: Scores) -> list[tuple[float, float]] | Missin
 
 
 def paired_difference(scores: Scores, baseline: Scores) -> PairedDifference | Missing:
-    """The difference from the baseline on the same items, or why the two cannot be paired."""
+    """Return the difference from the baseline on the same items, or why the two cannot be paired."""
     matched = pair(scores, baseline)
     if isinstance(matched, Missing):
         return matched
@@ -149,7 +149,7 @@ def paired_difference(scores: Scores, baseline: Scores) -> PairedDifference | Mi
 
 
 def paired_interval(matched: Sequence[tuple[float, float]]) -> tuple[float, Interval | None]:
-    """The mean difference of pairs of scores, with its interval."""
+    """Return the mean difference of pairs of scores, with its interval."""
     if _is_binary(score for couple in matched for score in couple):
         gained, lost = sum(ours > theirs for ours, theirs in matched), sum(ours < theirs for ours, theirs in matched)
         return (gained - lost) / len(matched), adjusted_wald(gained, lost, len(matched))
@@ -158,17 +158,17 @@ def paired_interval(matched: Sequence[tuple[float, float]]) -> tuple[float, Inte
 
 
 def adjusted_wald(gained: int, lost: int, n: int) -> Interval:
-    """Bonett and Price's interval of (gained - lost) / n."""
+    """Return Bonett and Price's interval of (gained - lost) / n."""
     p, q = (gained + 1) / (n + 2), (lost + 1) / (n + 2)
     half = Z * math.sqrt((p + q - (p - q) ** 2) / (n + 2))
     return Interval(low=max(-1.0, p - q - half), high=min(1.0, p - q + half))
 
 
 def bootstrap_mean(differences: Sequence[float]) -> Interval | None:
-    """The percentile bootstrap's interval of a mean; None where the items do not differ.
+    """Return the percentile bootstrap interval of a mean; None if the items do not differ.
 
-    Items are drawn with replacement; of items with equal differences only the number drawn matters, so that numbers
-    are drawn, which is the same and takes milliseconds.
+    Items are drawn with replacement. Among items with equal differences only the number drawn matters, so multinomial
+    counts are drawn instead, which is equivalent and takes milliseconds.
     """
     values, counts = np.unique(np.asarray(differences, dtype=np.float64), return_counts=True)
     if len(values) < 2:
@@ -179,14 +179,14 @@ def bootstrap_mean(differences: Sequence[float]) -> Interval | None:
 
 
 def mcnemar(gained: int, lost: int) -> float:
-    """The exact two-sided p-value of as uneven a split of the items that differ."""
+    """Return McNemar's exact two-sided p-value."""
     if gained + lost == 0:
         return 1.0
     return min(1.0, 2 * float(bdtr(min(gained, lost), gained + lost, 0.5)))
 
 
 def mean_over_tasks(parts: Sequence[tuple[float, Interval | None]]) -> Mean | Missing:
-    """The mean of the tasks' figures: their variances add, each taken back from its interval's width."""
+    """Return the mean of the tasks' figures; variances add, each derived from the width of its interval."""
     if not parts:
         return Missing(reason="no task could be compared")
     mean = math.fsum(value for value, _ in parts) / len(parts)
@@ -194,7 +194,7 @@ def mean_over_tasks(parts: Sequence[tuple[float, Interval | None]]) -> Mean | Mi
     if len(intervals) < len(parts):
         return Mean(value=mean, interval=None, tasks=len(parts))
     half = math.sqrt(math.fsum(((i.high - i.low) / 2) ** 2 for i in intervals)) / len(parts)
-    # The interval's own centre, not the plain figure, is what its width belongs to.
+    # The width belongs to the interval's centre, which need not be the figure.
     centre = math.fsum((i.high + i.low) / 2 for i in intervals) / len(parts)
     interval = Interval(low=min(mean, centre - half), high=max(mean, centre + half))
     return Mean(value=mean, interval=interval, tasks=len(parts))

@@ -1,8 +1,8 @@
-"""How much a percentile of one repeat would move, had other requests been sent: the bootstrap over requests.
+"""The standard error of a percentile of one repeat, by the bootstrap over requests.
 
 Requests are drawn with replacement, each with all of its values: the gaps between the tokens of one reply are not
-independent of each other (B. Efron, R. Tibshirani, An Introduction to the Bootstrap, 1993, chapter 8). It knows
-nothing of what differs between repeats, which `repeats` adds.
+independent (B. Efron, R. Tibshirani, An Introduction to the Bootstrap, 1993, chapter 8). The variation between repeats
+is not included; `repeats` adds it.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from numpy.typing import NDArray
 
 RESAMPLES = 400
 SEED = 0
-# Numbers held at once while resampling.
+# Numbers in memory at once while resampling.
 BATCH = 4_000_000
 
 
 def percentiles(values: NDArray[np.float64], counts: NDArray[np.int64], at: Sequence[float]) -> NDArray[np.float64]:
-    """Percentiles of `values` taken `counts` times each, as `method="inverted_cdf"` of numpy defines them.
+    """Return percentiles of `values` repeated `counts` times each, as defined by numpy's `method="inverted_cdf"`.
 
     Args:
         values: shape (n,), sorted.
-        counts: shape (..., n), how often each is there; at least one in each row.
+        counts: shape (..., n), multiplicity of each value; at least one in each row.
         at: percentiles, 0 to 100.
 
     Returns:
@@ -39,16 +39,16 @@ def percentiles(values: NDArray[np.float64], counts: NDArray[np.int64], at: Sequ
 def percentile_errors(
     values: NDArray[np.float64], sizes: NDArray[np.int64], at: Sequence[float], seed: int = SEED
 ) -> list[float | None]:
-    """Standard errors of percentiles over requests.
+    """Return standard errors of percentiles over requests.
 
     Args:
-        values: shape (n,), of all requests one after another.
-        sizes: shape (requests,), how many values each request has; they add up to n.
+        values: shape (n,), those of all requests one after another.
+        sizes: shape (requests,), number of values per request; they add up to n.
         at: percentiles, 0 to 100.
-        seed: of the resampling.
+        seed: seed of the resampling.
 
     Returns:
-        one for each percentile; None where fewer than two requests have a value.
+        one for each percentile; None if fewer than two requests have a value.
     """
     from scipy.stats import bootstrap
 

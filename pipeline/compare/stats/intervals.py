@@ -1,4 +1,4 @@
-"""A figure's uncertainty, and a figure that is not there: the two things that every comparison has to carry along."""
+"""Intervals, the rule for claiming a difference, and Holm's correction for multiple comparisons."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ Name = TypeVar("Name")
 
 
 class Interval(Frozen):
-    """The range of values that the data do not rule out at `LEVEL`."""
+    """A confidence interval at `LEVEL`."""
 
     low: float
     high: float
 
     def contains(self, value: float) -> bool:
-        """Whether `value` is inside, ends included."""
+        """Return True if `value` is inside, ends included."""
         return self.low <= value <= self.high
 
 
 def excludes_zero(interval: Interval | None) -> bool:
-    """Whether a difference with this interval may be claimed; without an interval it may not."""
+    """Return True if a difference with this interval may be claimed; without an interval it may not."""
     return interval is not None and not interval.contains(0.0)
 
 
 def holm(p_values: Mapping[Name, float]) -> dict[Name, float]:
-    """Each p-value corrected for all of them: the k-th smallest of m is multiplied by m - k + 1, and none overtakes.
+    """Correct p-values for multiple comparisons: the k-th smallest of m is multiplied by m - k + 1, kept monotonic.
 
     Source: S. Holm, A Simple Sequentially Rejective Multiple Test Procedure, Scand. J. Statist. 6, 1979.
     """

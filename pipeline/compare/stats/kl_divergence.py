@@ -1,17 +1,17 @@
-"""How far a variant's next-token distributions are from BF16's on the same text: KL divergence, agreement, perplexity.
+"""Divergence of a variant's next-token distributions from BF16's on the same text: KL, agreement, perplexity ratio.
 
-At each token both checkpoints have a distribution over the vocabulary, P of BF16 and Q of the variant, and the
-Kullback-Leibler divergence KL(P || Q) = sum P(x) log(P(x) / Q(x)) says in nats how much of P is lost by using Q
-(S. Kullback, R. Leibler, Ann. Math. Statist. 22, 1951). A server names only the k likeliest tokens of each. So the
-tokens that both name are taken as they are, and all others as one outcome, whose probability is what is left of 1.
-Merging outcomes can only lower a divergence (the data-processing inequality: T. Cover, J. Thomas, Elements of
-Information Theory, 2nd ed., 2006, section 2.8; it is the log-sum inequality of section 2.7), so the figure is a lower
-bound, and the closer to the exact one the more of the probability k tokens hold.
+At each token both checkpoints have a distribution over the vocabulary, P of BF16 and Q of the variant. The
+Kullback-Leibler divergence KL(P || Q) = sum P(x) log(P(x) / Q(x)) is the information in nats lost by using Q for P
+(S. Kullback, R. Leibler, Ann. Math. Statist. 22, 1951). A server returns only the k likeliest tokens of each. So the
+tokens that both return keep their probabilities, and all others are merged into one outcome with the remaining
+probability. Merging outcomes can only lower a divergence (the data-processing inequality: T. Cover, J. Thomas, Elements
+of Information Theory, 2nd ed., 2006, section 2.8; it is the log-sum inequality of section 2.7), so the figure is a
+lower bound, and the closer to the exact value the more probability the k tokens have.
 
-Tokens of one sequence depend on each other, sequences do not: intervals are those of B. Efron's bootstrap over whole
+Tokens of one sequence are dependent, sequences are not: intervals are those of B. Efron's bootstrap over whole
 sequences, bias-corrected and accelerated (J. Amer. Statist. Assoc. 82, 1987). Each figure is the ratio of two sums over
 sequences, of a quantity and of tokens. The perplexity ratio exp(mean(log P(token) - log Q(token))) is resampled as a
-logarithm. Both checkpoints read the same sequences, so all of it is paired.
+logarithm. Both checkpoints read the same sequences, so all figures are paired.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ RESAMPLES = 4999
 SEED = 0
 QUARTERS = 4
 WORST = 0.01
-# What is left of 1 after k probabilities is known to the rounding of a log-softmax in float32 and no better. As much is
-# added to both remainders: by the log-sum inequality that only lowers the bound, and the logarithm stays finite.
+# Rounding error of a float32 log-softmax in the remaining probability. It is added to both remainders: by the log-sum
+# inequality that only lowers the bound, and the logarithm stays finite.
 ROUNDING = 1e-6
-# The comparison of top tokens takes k * k values a position.
+# The comparison of top tokens needs k * k values per position.
 ROWS_AT_A_TIME = 8192
 
 Floats = NDArray[np.float64]
@@ -41,7 +41,7 @@ Ints = NDArray[np.int32]
 
 
 class Estimate(Frozen):
-    """A figure with its interval; without one where sequences are too few or do not differ."""
+    """A figure with its interval; None if sequences are too few or do not differ."""
 
     value: float
     interval: Interval | None
@@ -50,8 +50,8 @@ class Estimate(Frozen):
 class DivergenceCell(Frozen):
     """A variant against BF16, in nats per token.
 
-    `by_position` and its like have the figure in each quarter of a sequence; `worst_share` is how much of the
-    divergence the worst hundredth of the tokens has.
+    `by_position` and the like have the figure in each quarter of a sequence; `worst_share` is the share of the
+    divergence in the worst 1 % of tokens.
     """
 
     kl: Estimate
@@ -67,12 +67,12 @@ class DivergenceCell(Frozen):
 
 
 def perplexity(logprobs: Logprobs) -> float:
-    """The exponential of the mean negative log-probability of the text's tokens."""
+    """Return the exponential of the mean negative log-probability of the text's tokens."""
     return math.exp(min(-float(logprobs.logprob.mean(dtype=np.float64)), 300.0))
 
 
 def diverge(variant: Logprobs, reference: Logprobs) -> DivergenceCell | Missing:
-    """The divergence of `variant` from `reference`, or why the two cannot be compared."""
+    """Return the divergence of `variant` from `reference`, or why the two cannot be compared."""
     for name in ("sequence", "position", "token"):
         if not np.array_equal(getattr(variant, name), getattr(reference, name)):
             return Missing(reason="the tokens differ from BF16's")
@@ -85,7 +85,7 @@ def diverge(variant: Logprobs, reference: Logprobs) -> DivergenceCell | Missing:
     everywhere = np.ones(len(kl))
     parts = [(quarter == index).astype(np.float64) for index in range(QUARTERS)]
     if not all(part.any() for part in parts):
-        # Sequences of a few tokens have no quarters.
+        # Sequences of a few tokens cannot be split into quarters.
         parts = []
     weights = [everywhere, everywhere, everywhere, *parts, *parts, *parts]
     values = [kl, agrees, lost, *(figure * part for figure in (kl, agrees, lost) for part in parts)]
@@ -112,7 +112,7 @@ def diverge(variant: Logprobs, reference: Logprobs) -> DivergenceCell | Missing:
 
 
 def kl_by_token(variant: Logprobs, reference: Logprobs) -> Floats:
-    """The lower bound of KL(reference || variant) at each token, from what both name."""
+    """Return the lower bound of KL(reference || variant) at each token."""
     rows = [
         _kl(
             reference.top_ids[start : start + ROWS_AT_A_TIME],
@@ -126,7 +126,7 @@ def kl_by_token(variant: Logprobs, reference: Logprobs) -> Floats:
 
 
 def first_choice(logprobs: Logprobs) -> Ints:
-    """The likeliest token at each position; of several that are equally likely, the one with the smallest id."""
+    """Return the likeliest token at each position; ties go to the smallest id."""
     best = logprobs.top_logprobs == logprobs.top_logprobs.max(axis=1, keepdims=True)
     chosen: Ints = np.where(best, logprobs.top_ids, np.iinfo(np.int32).max).min(axis=1)
     return chosen
@@ -140,13 +140,13 @@ def _kl(p_ids: Ints, p_logs: Floats, q_ids: Ints, q_logs: Floats) -> Floats:
     named = np.where(shared, p * (p_logs - log_q), 0.0).sum(axis=1)
     rest_p = np.maximum(1 - p.sum(axis=1), 0.0) + ROUNDING
     rest_q = np.maximum(1 - q.sum(axis=1), 0.0) + ROUNDING
-    # A divergence is never negative; rounding may make it so by as much as the remainders are off.
+    # A divergence is never negative; rounding of the remainders may make it so.
     bound: Floats = np.maximum(named + rest_p * np.log(rest_p / rest_q), 0.0)
     return bound
 
 
 def _ratios(sums: Floats, tokens: Floats) -> list[Estimate]:
-    """For each row the ratio of two sums over sequences, with its interval; one resampling serves all rows."""
+    """Return the ratio of two sums over sequences for each row, with its interval; all rows share one resampling."""
     values = sums.sum(axis=1) / tokens.sum(axis=1)
     low, high = bca(sums, tokens) if sums.shape[1] > 1 else (np.full_like(values, math.nan),) * 2
     return [
@@ -161,17 +161,17 @@ def _ratios(sums: Floats, tokens: Floats) -> list[Estimate]:
 
 
 def bca(sums: Floats, tokens: Floats) -> tuple[Floats, Floats]:
-    """The ends of the bias-corrected and accelerated interval of each row's ratio.
+    """Return the bounds of the bias-corrected and accelerated interval of each row's ratio.
 
-    What `scipy.stats.bootstrap(paired=True)` gives, by numbers of draws instead of the draws themselves: two products
-    of matrices for all rows, and without that module's second of importing (a test holds one against the other).
+    Equal to `scipy.stats.bootstrap(paired=True)` (a test compares them), but computed from counts of draws: two matrix
+    products for all rows, and without that module's import time of a second.
 
     Args:
-        sums: shape (rows, sequences), of a quantity over each sequence's tokens.
-        tokens: of the same shape, what they are shared among.
+        sums: shape (rows, sequences), a quantity summed over each sequence's tokens.
+        tokens: same shape, the denominators.
 
     Returns:
-        lower and upper ends, shape (rows,); NaN where sequences do not differ.
+        lower and upper bounds, shape (rows,); NaN if sequences do not differ.
     """
     number = sums.shape[1]
     draws = np.random.default_rng(SEED).multinomial(number, np.full(number, 1 / number), size=RESAMPLES).T
@@ -194,7 +194,7 @@ def bca(sums: Floats, tokens: Floats) -> tuple[Floats, Floats]:
 
 
 def _exponential(log_ratio: Estimate) -> Estimate:
-    # Beyond e^300 the figure says nothing at all; the cap keeps it finite.
+    # Beyond e^300 the figure has no meaning; the cap keeps it finite.
     def grow(value: float) -> float:
         return math.exp(min(value, 300.0))
 

@@ -1,19 +1,19 @@
-"""Whether a variant may be called no worse than BF16: a verdict at a margin, for every cell of the table.
+"""The non-inferiority verdict on a variant against BF16 at a margin, for every cell of the table.
 
-*No worse* is a non-inferiority test at level 0.05, one-sided: the hypothesis that the variant loses `margin` or more is
-rejected. For answers that are right or wrong it is T. Tango's score test of a paired difference (Statist. Med. 17,
-1998): with b items that only the variant has right, c that only the baseline has right and D = -margin,
+*No worse* is a one-sided non-inferiority test at level 0.05: the hypothesis that the variant loses `margin` or more is
+rejected. For binary scores it is T. Tango's score test of a paired difference (Statist. Med. 17, 1998): with b items
+that only the variant answers correctly, c that only the baseline does, and D = -margin,
 
     z = ((b - c)/n - 1/(2n) - D) / sqrt((2q + D(1 - D)) / n),
 
-where q, the share that only the baseline has right, is estimated under the hypothesis: the larger root of
-2n q^2 + (-(b + c) + (2n - b + c) D) q - c D (1 - D) = 0. The half item is a correction for continuity, without which
-small samples err in a little more than 5 %. Graded scores have a t-test of the mean difference against -margin.
+where q, the share that only the baseline answers correctly, is estimated under the hypothesis: the larger root of
+2n q^2 + (-(b + c) + (2n - b + c) D) q - c D (1 - D) = 0. The half item is a continuity correction, without which the
+error rate of small samples is a little above 5 %. Graded scores have a t-test of the mean difference against -margin.
 
-*Worse* is a loss that is real and not shown to be within the margin: McNemar's p-value, corrected by S. Holm's
-procedure (Scand. J. Statist. 6, 1979) for all comparisons of the table, is below 0.05. Else one *cannot tell*, and is
-told how many items it would take: as many as decide either way with a power of 80 %, at the difference and the rate of
-differing answers seen so far; a variant that seems better is taken as equal.
+*Worse* is a loss beyond noise that is not shown to be within the margin: McNemar's p-value, corrected by S. Holm's
+procedure (Scand. J. Statist. 6, 1979) for all comparisons of the table, is below 0.05. Otherwise the verdict is *cannot
+tell*, with the number of items needed to decide either way with a power of 80 %, at the observed difference and rate of
+differing answers; a variant with a higher score is treated as equal.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ ONE_SIDED, TWO_SIDED, POWERED = float(ndtri(1 - LEVEL)), float(ndtri(1 - LEVEL /
 
 
 class LossVerdict(Frozen):
-    """What may be said of a variant's loss on a task; `margin` as a share, 0.01 is one point.
+    """The verdict on a variant's loss on a task; `margin` as a share, 0.01 is one point.
 
-    `p_no_worse` is of the non-inferiority test, `p_holm` McNemar's after correction for the table; `items_needed` is
-    there where one cannot tell.
+    `p_no_worse` is the p-value of the non-inferiority test, `p_holm` McNemar's after correction for the table;
+    `items_needed` is set if the verdict is `cannot tell`.
     """
 
     kind: Literal["no worse", "worse", "cannot tell"]
@@ -52,11 +52,11 @@ class LossVerdict(Frozen):
             return f"no worse (within {points})"
         if self.kind == "worse":
             return "worse"
-        return f"cannot tell: needs {self.items_needed:,} items"
+        return f"cannot tell: {self.items_needed:,} items needed to decide"
 
 
 def judge_loss(change: PairedDifference, p_holm: float, margin: float) -> LossVerdict:
-    """The verdict on one difference, given its corrected p-value."""
+    """Return the verdict on one difference, given its corrected p-value."""
     p_no_worse = _p_no_worse(change, margin)
     if p_no_worse <= LEVEL:
         kind: Literal["no worse", "worse", "cannot tell"] = "no worse"
@@ -74,7 +74,7 @@ def judge_loss(change: PairedDifference, p_holm: float, margin: float) -> LossVe
 
 
 def tango(gained: int, lost: int, n: int, margin: float) -> float:
-    """The one-sided p-value of the hypothesis that the variant loses `margin` or more, of answers right or wrong."""
+    """Return the one-sided p-value of the hypothesis that the variant loses `margin` or more, for binary scores."""
     at = -margin
     linear = -(gained + lost) + (2 * n - gained + lost) * at
     constant = -lost * at * (1 - at)
@@ -85,23 +85,23 @@ def tango(gained: int, lost: int, n: int, margin: float) -> float:
 
 
 def items_needed(change: PairedDifference, margin: float) -> int:
-    """The items at which a verdict comes with a power of 80 %, where what was seen goes on."""
+    """Return the items needed for a verdict with a power of 80 %, if the observed difference holds."""
     difference = min(change.difference, 0.0)
     variance = max(_variance(change) - difference**2, 0.0)
-    wanted = [math.inf]
+    sizes = [math.inf]
     if difference > -margin:
-        wanted.append((ONE_SIDED + POWERED) ** 2 * variance / (margin + difference) ** 2)
+        sizes.append((ONE_SIDED + POWERED) ** 2 * variance / (margin + difference) ** 2)
     if difference < 0:
-        wanted.append((TWO_SIDED + POWERED) ** 2 * variance / difference**2)
-    return max(change.n + 1, math.ceil(min(wanted)))
+        sizes.append((TWO_SIDED + POWERED) ** 2 * variance / difference**2)
+    return max(change.n + 1, math.ceil(min(sizes)))
 
 
 def _variance(change: PairedDifference) -> float:
-    """The mean square of an item's difference: the share that differs, or what the interval's width implies."""
+    """Return the mean square of an item's difference: the differing share, or derived from the interval's width."""
     if change.method == "paired t" and change.interval is not None:
         half = (change.interval.high - change.interval.low) / 2
         return change.n * (half / TWO_SIDED) ** 2 + change.difference**2
-    # Half an item more than was seen: a rate of none at all would need no items.
+    # Half an item more than observed: a rate of zero would need no items.
     return (change.gained + change.lost + 0.5) / (change.n + 1)
 
 

@@ -1,12 +1,11 @@
-"""Means over repeats of a benchmark, and how much a mean has changed against the baseline's.
+"""Means over repeats of a benchmark, and the change of a mean against the baseline's.
 
-The interval of a mean is Student's: m +- t(n-1) * s / sqrt(n). Three repeats agree by chance now and then; so where
-each value has a standard error e over its own requests (a percentile has, see `bootstrap`), the interval is no narrower
-than what those alone would give: m +- z * sqrt(sum(e^2)) / n. It covers at least as often as Student's.
+The interval of a mean is Student's: m +- t(n-1) * s / sqrt(n). Three repeats may agree by chance; so if each value has
+a standard error e over its requests (as a percentile does, see `bootstrap`), the interval is never narrower than those
+errors alone imply: m +- z * sqrt(sum(e^2)) / n. Its coverage is at least that of Student's.
 
 The change is the ratio of two means, with an interval by the delta method on its logarithm, which keeps it above -100 %
-and makes it the same whichever of the two is called the baseline (G. Casella, R. Berger, Statistical Inference, 2nd
-ed., 2002, section 5.5.4):
+and symmetric in the two means (G. Casella, R. Berger, Statistical Inference, 2nd ed., 2002, section 5.5.4):
 
     log(m1 / m0) +- t(v) * sqrt(a1 + a0),   a = s^2 / (n m^2)
 
@@ -40,19 +39,19 @@ class Repeated(Frozen):
 
     @property
     def median(self) -> float:
-        """The middle one of all repeats."""
+        """The median over all repeats."""
         return statistics.median(self.values)
 
     @property
     def repeats(self) -> int:
-        """How often it was measured."""
+        """The number of repeats."""
         return len(self.values)
 
 
 class Change(Frozen):
-    """A mean against the baseline's, in percent; without an interval, the reason why.
+    """The change of a mean from the baseline's, in percent; `reason` if there is no interval.
 
-    `p_value` is two-sided, and below 0.05 just where the interval excludes zero.
+    `p_value` is two-sided, and below 0.05 exactly if the interval excludes zero.
     """
 
     percent: float
@@ -62,17 +61,17 @@ class Change(Frozen):
 
     @property
     def is_clear(self) -> bool:
-        """Whether the interval excludes zero."""
+        """True if the interval excludes zero."""
         return excludes_zero(self.interval)
 
 
 def summarize(unit: str, values: Sequence[float], errors: Errors = ()) -> Repeated | Missing:
-    """Mean, interval and range of one metric; a mean of a single value has no interval.
+    """Return mean, interval and range of one metric; a single value has no interval.
 
     Args:
-        unit: of the values.
-        values: one a repeat.
-        errors: the standard error of each value over the requests of its repeat, where known.
+        unit: unit of the values.
+        values: one per repeat.
+        errors: the standard error of each value over the requests of its repeat, if known.
     """
     if not values:
         return Missing(reason="no repeat finished")
@@ -95,13 +94,13 @@ def summarize(unit: str, values: Sequence[float], errors: Errors = ()) -> Repeat
 def relative_change(
     values: Sequence[float], baseline: Sequence[float], errors: Errors = (), baseline_errors: Errors = ()
 ) -> Change | Missing:
-    """The change of the mean from `baseline` to `values`, in percent.
+    """Return the change of the mean from `baseline` to `values`, in percent.
 
     Args:
-        values: one a repeat.
-        baseline: one a repeat.
-        errors: the standard error of each value over the requests of its repeat, where known.
-        baseline_errors: the same of the baseline.
+        values: one per repeat.
+        baseline: one per repeat.
+        errors: the standard error of each value over the requests of its repeat, if known.
+        baseline_errors: the same for the baseline.
     """
     if not values or not baseline:
         return Missing(reason="no repeat finished")
@@ -115,9 +114,9 @@ def relative_change(
     theirs = _variance(baseline) / (len(baseline) * reference**2)
     total, centre = ours + theirs, math.log(mean / reference)
     error = math.sqrt(_floor(values, errors) / mean**2 + _floor(baseline, baseline_errors) / reference**2)
-    # Identical repeats say nothing about how much others would differ; rounding leaves about 1e-32 of them.
+    # Identical repeats give no estimate of the noise; rounding leaves a variance of about 1e-32.
     if total < 1e-28 and not error:
-        return Change(percent=percent, interval=None, reason="the repeats do not differ, so their noise is unknown")
+        return Change(percent=percent, interval=None, reason="the repeats are identical, so their noise is unknown")
     half, p_value = Z * error, 2 * float(ndtr(-abs(centre) / error)) if error else 0.0
     if total >= 1e-28:
         share = ours / total
@@ -129,7 +128,7 @@ def relative_change(
 
 
 def _floor(values: Sequence[float], errors: Errors) -> float:
-    """The variance of the mean that the requests within the repeats alone would make; zero where not known."""
+    """Return the variance of the mean from the errors within repeats alone; zero if not known."""
     known = [error for error in errors if error is not None]
     return math.fsum(error**2 for error in known) / len(values) ** 2 if len(known) == len(values) else 0.0
 
@@ -148,5 +147,5 @@ def _t(freedom: float) -> float:
 
 
 def _percent(log_ratio: float) -> float:
-    # Beyond e^300 the repeats say nothing at all; the cap keeps the figure finite.
+    # Beyond e^300 the figure has no meaning; the cap keeps it finite.
     return 100 * math.expm1(min(log_ratio, 300.0))

@@ -1,9 +1,9 @@
-"""`publish`: a folder with each checkpoint and a Hugging Face model card, ready for the hub, and its upload.
+"""`publish`: a folder per checkpoint with a Hugging Face model card, and its upload to the hub.
 
-The card says what was measured with the figures of the report. Nothing is uploaded unless `publish.dry_run=false`.
+The card has the figures of the report. Nothing is uploaded unless `publish.dry_run=false`.
 
 * `card`: the card's metadata and text, from the report as data,
-* `hub`: where it goes, and the upload.
+* `hub`: repository names and the upload.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 def check(variants: Sequence[Settings]) -> None:
-    """Refuses what could not be published, before any work.
+    """Check that the variants can be published, before any work starts.
 
     Raises:
-        ConfigError: without a place for the checkpoints, or without a token, where they shall be uploaded; or where
-            there is nothing but the BF16 checkpoint, which is published already.
+        ConfigError: if the repository or the token for an upload is missing, or if the only variant is the BF16
+            checkpoint, which is published already.
     """
     from pipeline.stages.publish import hub
 
@@ -30,10 +30,10 @@ def check(variants: Sequence[Settings]) -> None:
 
 
 def make(jobs: Sequence[Job], failures: Mapping[str, PipelineError]) -> dict[str, PipelineError]:
-    """Writes, and uploads where asked, a folder for each variant that passed the gate.
+    """Write a folder for each variant that passed verification, and upload it if requested.
 
     Returns:
-        The variants that could not be published, with the reason.
+        the variants that could not be published, with the error.
     """
     from rich.markup import escape
 

@@ -1,4 +1,4 @@
-"""The publish folder: links to a checkpoint's files, and the model card with what is known about them."""
+"""The publish folder: links to a checkpoint's files, and the model card."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ from pipeline.errors import NotApplicable, StageError
 from pipeline.job import Job
 from pipeline.stages.publish.hub import repository
 from pipeline.stages.report.blocks import Cell
-from pipeline.stages.report.document import Card, Report, Seen
+from pipeline.stages.report.document import CalibrationFindings, Card, Report
 from pipeline.stages.report.renderers.markdown import escape
 from pipeline.stages.report.sections.calibration import USERS, facts, overlap_text
-from pipeline.stages.report.sections.result_cells import Column
+from pipeline.stages.report.sections.result_cells import ResultColumn
 from pipeline.stages.report.sections.results import Results
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
 
 CARD = "README.md"
-# Terms travel with weights made from them.
+# License files of the source model that must accompany derived weights.
 TERMS = ("LICENSE*", "NOTICE*")
 
 
 def write(job: Job, report: Report) -> Path:
-    """Fills the variant's publish folder and returns it; what was there is replaced.
+    """Write the variant's publish folder, replacing an earlier one, and return it.
 
     Raises:
-        NotApplicable: when the gate could not be tried on this machine.
-        StageError: when the variant did not pass it, or the folder cannot be written.
+        NotApplicable: if the variant could not be verified on this machine.
+        StageError: if it did not pass verification, or the folder cannot be written.
     """
     gate = job.artifact(Stage.VERIFY).manifest()
     if gate is None or gate.status != "ok":
-        reason = gate.reason if gate is not None and gate.reason else "it has not been checked."
+        reason = gate.reason if gate is not None and gate.reason else "it has not been verified."
         kind = NotApplicable if gate is not None and gate.status == "not_applicable" else StageError
-        raise kind(f"publish: {job.variant} has not passed the gate: {reason}")
+        raise kind(f"publish: {job.variant} has not passed verification: {reason}")
     text = render(job.settings, report, job.checkpoint, job.model.folder)
     folder = job.workspace.root / job.settings.model.name / str(job.variant) / "publish"
     partial = folder.with_name(f".publish.{os.getpid()}.tmp")
@@ -71,7 +71,7 @@ def _files(checkpoint: Path, source: Path) -> Iterator[Path]:
 
 
 def render(settings: Settings, report: Report, checkpoint: Path, source: Path) -> str:
-    """The card of the variant that `settings` describe."""
+    """Return the card of the variant that `settings` describe."""
     from huggingface_hub import ModelCard
 
     name = str(settings.variant)
@@ -87,7 +87,7 @@ def render(settings: Settings, report: Report, checkpoint: Path, source: Path) -
     )
     environment.filters["md"] = escape
     calibration = next((c for c in report.calibrations if any(use.name == name for use in c.used_by)), None)
-    seen = calibration.seen if calibration is not None and isinstance(calibration.seen, Seen) else None
+    seen = calibration.seen if calibration is not None and isinstance(calibration.seen, CalibrationFindings) else None
     text = environment.get_template("card.md.jinja").render(
         report=report,
         card=card,
@@ -106,7 +106,7 @@ def render(settings: Settings, report: Report, checkpoint: Path, source: Path) -
 
 
 def metadata(settings: Settings, comparison: Comparison, row: Row, card: Card, source: Path) -> ModelCardData:
-    """What the hub reads of a card: where the model comes from, what it is, and what it scored."""
+    """Return the card's metadata for the hub: base model, quantization, and evaluation results."""
     from huggingface_hub import EvalResult, ModelCardData
 
     base = settings.publish.base_model or settings.model.hub_id
@@ -145,7 +145,7 @@ def metadata(settings: Settings, comparison: Comparison, row: Row, card: Card, s
 
 
 def license_of(source: Path) -> str | None:
-    """What the card of the BF16 checkpoint says, where it came with one."""
+    """Return the license in the card of the BF16 checkpoint, if it has one."""
     from huggingface_hub import ModelCard
     from yaml import YAMLError
 
@@ -157,7 +157,7 @@ def license_of(source: Path) -> str | None:
 
 
 def serve_lines(settings: Settings, checkpoint: Path) -> list[str]:
-    """The commands that serve the published checkpoint as it was served here, without what is about this machine."""
+    """Return the commands that serve the published checkpoint as measured, without machine-specific options."""
     serve, name = settings.serve, repository(settings)
     given = {
         "--kv-cache-dtype": None if settings.kv_cache.dtype == "auto" else settings.kv_cache.dtype,
@@ -170,7 +170,7 @@ def serve_lines(settings: Settings, checkpoint: Path) -> list[str]:
     file = next(checkpoint.glob("*.gguf"), None)
     if file is None:
         return [shlex.join(["vllm", "serve", name, *options])]
-    # vLLM reads a GGUF file's tokenizer and config from beside it.
+    # vLLM reads the tokenizer and config of a GGUF file from its folder.
     folder = name.rpartition("/")[2]
     return [
         shlex.join(["hf", "download", name, "--local-dir", folder]),
@@ -179,7 +179,7 @@ def serve_lines(settings: Settings, checkpoint: Path) -> list[str]:
 
 
 def _results(table: Results, name: str) -> Iterator[tuple[str, str, str, str, str]]:
-    """A line for each column: its title, our figure, BF16's, the difference, and what it rests on."""
+    """Yield a line for each column: title, figure, BF16's figure, difference, and evidence."""
     ours = next(row for row in table.rows if row.name == name)
     baseline = next((row for row in table.rows if row.is_highlighted), None)
     for index, column in enumerate(table.columns):
@@ -187,7 +187,7 @@ def _results(table: Results, name: str) -> Iterator[tuple[str, str, str, str, st
         yield (f"{column.title} ({column.unit})", *_line(ours.cells[index], reference, column))
 
 
-def _line(cell: Cell, reference: Cell, column: Column) -> tuple[str, str, str, str]:
+def _line(cell: Cell, reference: Cell, column: ResultColumn) -> tuple[str, str, str, str]:
     theirs = f"n/a: {reference.missing}" if reference.missing else reference.value
     if cell.missing:
         return (f"n/a: {cell.missing}", theirs, "", "")

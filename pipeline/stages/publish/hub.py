@@ -1,4 +1,4 @@
-"""Where a checkpoint goes on the Hugging Face hub, and the upload."""
+"""Repositories on the Hugging Face hub, and the upload."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pipeline.config import Settings
 from pipeline.errors import ConfigError, StageError
 from pipeline.progress import Progress
 
-# A repository's name has letters, digits and dashes; a variant's has + and @ as well.
+# Repository names may not contain the + and @ of variant names.
 SEPARATORS = str.maketrans("+@", "--")
 
 
@@ -19,26 +19,26 @@ def check(variants: Sequence[Settings]) -> None:
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils._validators import validate_repo_id
 
-    wanted = [settings for settings in variants if not settings.is_baseline]
-    if not wanted:
+    quantized = [settings for settings in variants if not settings.is_baseline]
+    if not quantized:
         raise ConfigError("stage=publish: the BF16 checkpoint is published already.", "Name a quantized variant.")
-    publish = wanted[0].publish
+    publish = quantized[0].publish
     if publish.repo_id is None:
         if not publish.dry_run:
             raise ConfigError("publish.repo_id is not set.", "Set it, e.g. publish.repo_id=me/{model}-{variant}.")
         return
-    names = [_repository(publish.repo_id, settings) for settings in wanted]
+    names = [_repository(publish.repo_id, settings) for settings in quantized]
     for name in names:
         try:
             validate_repo_id(name)
         except HFValidationError as error:
             raise ConfigError(f"publish.repo_id={publish.repo_id}: {error}") from None
         if "/" not in name:
-            raise ConfigError(f"publish.repo_id={publish.repo_id}: whose repository?", "Write owner/name.")
+            raise ConfigError(f"publish.repo_id={publish.repo_id}: the owner is missing.", "Write owner/name.")
     if len(set(names)) < len(names):
         raise ConfigError(
             f"publish.repo_id={publish.repo_id}: {len(names)} variants would go to one repository.",
-            "Put {variant} into it.",
+            "Add {variant} to it.",
         )
     if not publish.dry_run and get_token() is None:
         raise ConfigError(
@@ -50,31 +50,29 @@ def _repository(pattern: str, settings: Settings) -> str:
     try:
         return pattern.format(model=settings.model.name, variant=str(settings.variant).translate(SEPARATORS))
     except (KeyError, IndexError, ValueError):
-        raise ConfigError(
-            f"publish.repo_id={pattern}: the names that may stand in braces are {{model}} and {{variant}}."
-        ) from None
+        raise ConfigError(f"publish.repo_id={pattern}: the only placeholders are {{model}} and {{variant}}.") from None
 
 
 def repository(settings: Settings) -> str:
-    """The repository of a variant; where none is set, what one might be called."""
+    """Return the repository of a variant; a placeholder name if none is set."""
     return _repository(settings.publish.repo_id or "YOUR-NAME/{model}-{variant}", settings)
 
 
 def send(folder: Path, settings: Settings, progress: Progress) -> str:
-    """Uploads `folder`, or says what that would do.
+    """Upload `folder`, or only describe the upload in a dry run.
 
     Raises:
-        StageError: when the hub refuses or cannot be reached.
+        StageError: if the hub refuses or cannot be reached.
     """
     name = repository(settings)
     sizes = [path.stat().st_size for path in folder.iterdir()]
-    what = f"{len(sizes)} files, {sum(sizes) / 1e6:,.1f} MB"
+    size = f"{len(sizes)} files, {sum(sizes) / 1e6:,.1f} MB"
     kind = "private" if settings.publish.private else "public"
     if settings.publish.dry_run:
-        where = f"{kind} {name}" if settings.publish.repo_id else "publish.repo_id, which is not set"
-        return f"{folder}; dry run: {what} would go to {where}; publish.dry_run=false uploads"
+        target = f"{kind} {name}" if settings.publish.repo_id else "publish.repo_id, which is not set"
+        return f"{folder}; dry run: {size} would be uploaded to {target}; publish.dry_run=false uploads"
     with progress.step(f"upload {name}"):
-        return f"{what} at {_upload(folder, name, settings.publish.private)} ({kind})"
+        return f"{size} at {_upload(folder, name, settings.publish.private)} ({kind})"
 
 
 def _upload(folder: Path, name: str, private: bool) -> str:

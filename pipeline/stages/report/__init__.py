@@ -1,10 +1,10 @@
-"""`report`: tables and charts from what `compare/` computes; reads manifests and result files, makes nothing else.
+"""`report`: tables and charts of the results of `compare/`; it reads manifests and result files, and writes the report.
 
 * `collect/`: from manifests to plain data,
-* `document`: the report as data, which `build` puts together,
-* `sections/`: a module a subject, from the report to blocks (`blocks`): texts, tables, charts (`vega/`),
+* `document`: the report as data, assembled by `build`,
+* `sections/`: one module per subject, from the report to blocks (`blocks`): texts, tables, charts (`vega/`),
 * `renderers/`: from blocks to terminal, Markdown, HTML and PNG; CSV and JSON from the report itself,
-* `files`: where the results are written,
+* `files`: writing the output files,
 * `gate`: this run against a stored one; `mlflow`: the same figures in MLflow.
 """
 
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 
 def check(settings: Settings) -> None:
-    """Refuses, before anything is made, what the report could not do at the end.
+    """Check the report's inputs before any work starts.
 
     Raises:
-        PipelineError: when an earlier run cannot be read, or MLflow is asked for and not installed.
+        PipelineError: if an earlier run cannot be read, or MLflow is requested and not installed.
     """
     if settings.report.runs or settings.report.baseline:
         from pipeline.stages.report.collect.past_runs import earlier
@@ -43,15 +43,15 @@ def check(settings: Settings) -> None:
 
 
 def make(jobs: Sequence[Job], failures: Mapping[str, PipelineError]) -> dict[str, PipelineError]:
-    """Writes the report of these jobs and holds it against a stored one, as far as each was asked for.
+    """Write the report of these jobs and compare it with a stored one, as requested by `stage`.
 
-    Where standard output is no terminal, or `report.json_line` asks for it, its last line is the result as JSON.
+    If standard output is not a terminal, or `report.json_line` is set, its last line is the result as JSON.
 
     Returns:
-        what became worse than the baseline, by variant.
+        the regressions from the baseline, by variant.
 
     Raises:
-        StageError: when the report's folder or the tracking store cannot be written.
+        StageError: if the report's folder or the tracking store cannot be written.
     """
     from pipeline.stages.report import gate
     from pipeline.stages.report.vega import svg
@@ -81,7 +81,7 @@ def _write(report: Report, settings: Settings, outputs: Path, console: Console) 
     folder = outputs / settings.model.name / "report"
     files.publish(folder, contents)
     terminal.render(page, console)
-    first = next((name for name in (*files.OWN, *contents) if name in contents), None)
+    first = next((name for name in (*files.REPORT_FILES, *contents) if name in contents), None)
     html = str(folder / first) if first else ""
     console.print(f"\nReport: {html}" if html else "", markup=False, soft_wrap=True)
     wanted = settings.report.json_line
@@ -94,7 +94,7 @@ def _write(report: Report, settings: Settings, outputs: Path, console: Console) 
 
 
 def _files(kind: str, report: Report, page: Page) -> dict[str, str | bytes]:
-    """The files of one format, by name below the report's folder."""
+    """Return the files of one format, by name below the report's folder."""
     from pipeline.stages.report.renderers import csv_json, markdown
 
     if kind == "html":

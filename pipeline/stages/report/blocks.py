@@ -1,6 +1,6 @@
-"""Blocks: what sections return and renderers write. A renderer knows these kinds, and no subject.
+"""Blocks: the output of sections and the input of renderers. Renderers know these kinds, and no subject.
 
-Every figure is already text here; what is drawn has its figures beside it as tables.
+Every figure is already formatted as text; a chart comes with its figures as tables.
 """
 
 from __future__ import annotations
@@ -22,40 +22,40 @@ EVERYWHERE: frozenset[Medium] = frozenset({"page", "markdown", "terminal"})
 
 @dataclass(frozen=True)
 class Block:
-    """A part of a section; `media` says where it is shown."""
+    """A part of a section, shown in `media`."""
 
     kind: ClassVar[str]
     media: frozenset[Medium] = field(default=DOCUMENTS, kw_only=True)
 
     @property
     def children(self) -> Sequence[Block]:
-        """The blocks inside."""
+        """The nested blocks."""
         return ()
 
 
 @dataclass(frozen=True)
 class Prose(Block):
-    """A paragraph; a tag stands before its text."""
+    """A paragraph, with an optional tag before its text."""
 
     kind: ClassVar[str] = "prose"
     text: str
-    look: Literal["", "lead", "answer", "source", "empty"] = ""
+    style: Literal["", "lead", "answer", "source", "empty"] = ""
     tag: str = ""
 
 
 @dataclass(frozen=True)
 class Heading(Block):
-    """A heading inside a section, below the section's own."""
+    """A heading inside a section."""
 
     kind: ClassVar[str] = "heading"
     text: str
     level: Literal[3, 4] = 3
-    look: Literal["", "which"] = ""
+    style: Literal["", "which"] = ""
 
 
 @dataclass(frozen=True)
 class Mark:
-    """An entry of a key: a name beside its symbol, its dash, or a sample of how names are written."""
+    """An entry of a key: a name with its symbol, its dash, or a sample of text."""
 
     name: str
     colour: str = ""
@@ -67,7 +67,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Key(Block):
-    """The meaning of the symbols in the chart below."""
+    """The key of the symbols in the chart below."""
 
     kind: ClassVar[str] = "key"
     marks: Sequence[Mark]
@@ -78,9 +78,9 @@ class Table(Block):
     """A table of plain text; the first column names its row.
 
     Attributes:
-        caption: what the table shows, for where no heading says it.
-        look: figures to the right, or words to the left.
-        styles: for each column, figures or code where they are not as the look says.
+        caption: title of the table, for media without a heading.
+        style: figures aligned to the right, or words to the left.
+        column_styles: overrides of the style by column: figures or code.
         legend: lines below it.
     """
 
@@ -88,8 +88,8 @@ class Table(Block):
     head: tuple[str, ...]
     rows: Sequence[tuple[str, ...]]
     caption: str
-    look: Literal["", "left"] = ""
-    styles: tuple[Literal["", "figure", "code"], ...] = ()
+    style: Literal["", "left"] = ""
+    column_styles: tuple[Literal["", "figure", "code"], ...] = ()
     legend: Sequence[str] = ()
 
 
@@ -98,9 +98,9 @@ class Column:
     """A column of a table of cells.
 
     Attributes:
-        around: what the intervals in its cells belong to, where they need a word.
-        better: which end of the column is better: higher or lower.
-        group: columns of one group stay together where the table has to be cut.
+        around: description of the intervals in its cells, if needed.
+        better: the better direction: higher or lower.
+        group: columns of one group stay together if the table is split.
     """
 
     title: str
@@ -112,7 +112,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Footnote:
-    """A symbol in cells, and the words that the legend below has for it."""
+    """A symbol in cells, and its meaning in the legend below."""
 
     symbol: str
     words: str
@@ -132,10 +132,10 @@ class Cell:
     is_gain: bool = False
     is_best: bool = False
     footnotes: tuple[Footnote, ...] = ()
-    # An interval that is shown in the cell, not only to who hovers over it.
+    # An interval shown in the cell, not only on hover.
     around: str = ""
     missing: str = ""
-    # The figure itself, for sorting.
+    # The unformatted figure, for sorting.
     order: float | None = None
 
     @property
@@ -150,12 +150,12 @@ class Cell:
 
     @property
     def note(self) -> str:
-        """Its footnotes in words."""
+        """The texts of its footnotes."""
         return "; ".join(note.words for note in self.footnotes)
 
     @property
     def text(self) -> str:
-        """All of it in one line."""
+        """The whole cell in one line."""
         if self.missing:
             return f"n/a: {self.missing}"
         inside = "; ".join(part for part in (f"{self.change}{self.star}" if self.change else "", self.around) if part)
@@ -164,7 +164,7 @@ class Cell:
 
     @property
     def hover(self) -> str:
-        """Intervals and evidence, for whoever hovers over the cell."""
+        """Intervals and evidence, shown on hover."""
         parts = (
             f"95 %: {self.interval}" if self.interval else "",
             f"difference 95 %: {self.change_interval}" if self.change_interval else "",
@@ -176,8 +176,8 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Row:
-    """A row of a table of cells; the one that others are compared with is highlighted."""
+class CellRow:
+    """A row of a table of cells; the baseline is highlighted."""
 
     label: str
     cells: tuple[Cell, ...]
@@ -187,7 +187,7 @@ class Row:
 
 @dataclass(frozen=True)
 class CellTable(Block):
-    """A table of figures with their differences; a dense one has a line for each row.
+    """A table of figures with their differences; a dense one has one line per row.
 
     Attributes:
         corner: the heading of the rows' labels.
@@ -196,7 +196,7 @@ class CellTable(Block):
     kind: ClassVar[str] = "cells"
     corner: str
     columns: Sequence[Column]
-    rows: Sequence[Row]
+    rows: Sequence[CellRow]
     caption: str
     is_dense: bool = False
     legend: Sequence[str] = ()
@@ -204,7 +204,7 @@ class CellTable(Block):
 
 @dataclass(frozen=True)
 class Legend(Block):
-    """Small print, a line each."""
+    """Notes in small print, one per line."""
 
     kind: ClassVar[str] = "legend"
     lines: Sequence[str]
@@ -212,7 +212,7 @@ class Legend(Block):
 
 @dataclass(frozen=True)
 class Picture(Block):
-    """A chart, with its figures as tables for who cannot see it."""
+    """A chart, with its figures as tables for accessibility."""
 
     kind: ClassVar[str] = "picture"
     chart: Chart
@@ -226,7 +226,7 @@ class Picture(Block):
 
 @dataclass(frozen=True)
 class Tag:
-    """A word in a frame; a warning stands out."""
+    """A word in a frame; a warning is highlighted."""
 
     text: str
     is_warning: bool = False
@@ -234,18 +234,18 @@ class Tag:
 
 @dataclass(frozen=True)
 class Details(Block):
-    """Blocks that are closed at first; a card has a name in code and tags beside its summary."""
+    """Collapsed blocks; a card has a name in code and tags beside its summary."""
 
     kind: ClassVar[str] = "details"
     summary: str
     blocks: Sequence[Block]
-    look: Literal["", "card", "bins"] = ""
+    style: Literal["", "card", "bins"] = ""
     code: str = ""
     tags: Sequence[Tag] = ()
 
     @property
     def children(self) -> Sequence[Block]:
-        """The closed blocks."""
+        """The collapsed blocks."""
         return self.blocks
 
 
@@ -262,7 +262,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Tiles(Block):
-    """A few large figures side by side."""
+    """Large figures side by side."""
 
     kind: ClassVar[str] = "tiles"
     tiles: Sequence[Tile]
@@ -270,7 +270,7 @@ class Tiles(Block):
 
 @dataclass(frozen=True)
 class Point:
-    """A term with what is said of it; `more` is a remark below, smaller."""
+    """A term with its texts; `more` is a remark in small print below."""
 
     term: str
     texts: Sequence[str]
@@ -280,30 +280,30 @@ class Point:
 
 @dataclass(frozen=True)
 class Points(Block):
-    """Terms and what is said of each; findings have longer terms."""
+    """A list of terms with their texts; findings have longer terms."""
 
     kind: ClassVar[str] = "points"
     points: Sequence[Point]
-    look: Literal["", "findings"] = ""
+    style: Literal["", "findings"] = ""
 
 
 @dataclass(frozen=True)
 class Facts(Block):
-    """Names and values; those named by `code` are set as code."""
+    """Names and values; the names in `code` have values set as code."""
 
     kind: ClassVar[str] = "facts"
     facts: Mapping[str, str]
-    look: Literal["", "set"] = ""
+    style: Literal["", "set"] = ""
     code: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Columns(Block):
-    """Groups of blocks side by side; prose flows in columns of its own."""
+    """Groups of blocks side by side; prose flows in text columns."""
 
     kind: ClassVar[str] = "columns"
     columns: Sequence[Sequence[Block]]
-    look: Literal["", "prose"] = ""
+    style: Literal["", "prose"] = ""
 
     @property
     def children(self) -> Sequence[Block]:
@@ -313,11 +313,11 @@ class Columns(Block):
 
 @dataclass(frozen=True)
 class Code(Block):
-    """Texts of programs as they are, side by side where there are several."""
+    """Verbatim texts, side by side if there are several."""
 
     kind: ClassVar[str] = "code"
     texts: Sequence[str]
-    look: Literal["", "failure", "canary"] = ""
+    style: Literal["", "failure", "canary"] = ""
 
 
 @dataclass(frozen=True)
@@ -336,15 +336,15 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Outcomes(Block):
-    """A list of checks."""
+    """A list of checks with their results."""
 
     kind: ClassVar[str] = "outcomes"
-    outcomes: Sequence[Outcome]
+    outcomes: Sequence[CheckOutcome]
 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the report: `key` is its anchor and class on the page, `short` its name among the contents."""
+    """A part of the report: `key` is its anchor and class on the page, `short` its name in the contents."""
 
     key: str
     title: str
@@ -354,7 +354,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """The report as renderers get it; the first section has the answer."""
+    """The report as input of the renderers; the first section has the answer."""
 
     title: str
     model: str
@@ -367,17 +367,17 @@ class Page:
     @property
     def charts(self) -> list[Chart]:
         """Every chart, in the order of the page."""
-        found = (block for section in self.sections for block in walk(section.blocks))
-        return [block.chart for block in found if isinstance(block, Picture)]
+        blocks = (block for section in self.sections for block in walk(section.blocks))
+        return [block.chart for block in blocks if isinstance(block, Picture)]
 
 
 def walk(blocks: Iterable[Block]) -> Iterator[Block]:
-    """Each block and all that are inside it."""
+    """Yield each block and all blocks nested in it."""
     for block in blocks:
         yield block
         yield from walk(block.children)
 
 
 def lead(text: str, tag: str = "") -> Prose:
-    """The paragraph that explains a chart or table to who looks at the page."""
+    """Return the paragraph that explains a chart or table on the page."""
     return Prose(text, "lead", tag, media=PAGE)

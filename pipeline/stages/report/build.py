@@ -1,4 +1,4 @@
-"""Puts a report together: finds the manifests, has them compared, and adds what a reader needs to know about them."""
+"""Assembly of a report: collect the manifests, compare them, and add setup and provenance."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from pipeline.stages.report.collect.artifacts import Source, sources
 from pipeline.stages.report.collect.calibrations import calibrations
 from pipeline.stages.report.collect.engines import engines
 from pipeline.stages.report.collect.footprints import of_source
-from pipeline.stages.report.collect.needs import constraints_of, needs_of
 from pipeline.stages.report.collect.past_runs import earlier, side_by_side
 from pipeline.stages.report.collect.published import published_tables
 from pipeline.stages.report.collect.records import record_of, server_of
+from pipeline.stages.report.collect.requirements import constraints_of, requirements_of
 from pipeline.stages.report.collect.rooflines import rooflines, study_check
 from pipeline.stages.report.collect.sweeps import sweeps
 from pipeline.stages.report.collect.variant_cards import card_of
@@ -30,7 +30,7 @@ from pipeline.stages.report.number_format import plain
 
 
 def build(jobs: Sequence[Job], failures: Mapping[str, PipelineError]) -> Report:
-    """The report of these jobs as data."""
+    """Return the report of these jobs as data."""
     settings = jobs[0].settings
     found = sources(jobs, failures)
     records = [record_of(source) for source in found]
@@ -41,7 +41,7 @@ def build(jobs: Sequence[Job], failures: Mapping[str, PipelineError]) -> Report:
     gpu = gpu_of(machine)
     footprints = {source.name: of_source(source) for source in found}
     constraints = constraints_of(settings)
-    recommendation = recommend(comparison, constraints, needs_of(settings, found, records, footprints))
+    recommendation = recommend(comparison, constraints, requirements_of(settings, found, records, footprints))
     margins = (settings.report.margin_points, settings.report.margin_percent)
     report = Report(
         title=clean(settings.report.title, 200),
@@ -68,13 +68,13 @@ def build(jobs: Sequence[Job], failures: Mapping[str, PipelineError]) -> Report:
 
 
 def _text_of(settings: Settings) -> str:
-    """The text that the divergence is measured on."""
+    """Describe the text that the divergence is measured on."""
     text = settings.eval.divergence
     if text is None:
         return "not measured (eval.divergence=null)"
     return (
-        f"{text.num_sequences} conversations of at most {text.max_seq_length} tokens, drawn with seed {text.seed}; "
-        f"the {text.top_k} likeliest tokens at each place"
+        f"{text.num_sequences} conversations of at most {text.max_seq_length} tokens, sampled with seed {text.seed}; "
+        f"the {text.top_k} likeliest tokens at each position"
     )
 
 
@@ -85,7 +85,7 @@ def _model(settings: Settings) -> str:
 
 
 def _machine(found: Sequence[Source], job: Job) -> str:
-    """The machines that measured speed, else those that scored, else this one."""
+    """Return the machines of the benchmarks, else those of the evaluations, else this one."""
     for stage in (Stage.BENCH, Stage.EVAL):
         names = dict.fromkeys(machine_of(m) for source in found if (m := source.finished(stage)) is not None)
         if names:
@@ -94,7 +94,7 @@ def _machine(found: Sequence[Source], job: Job) -> str:
 
 
 def _measured(found: Sequence[Source]) -> str:
-    """The days on which the results were made."""
+    """Return the dates of the results."""
     days = sorted(
         m.started[:10] for s in found for stage in (Stage.BENCH, Stage.EVAL) if (m := s.finished(stage)) is not None
     )
@@ -115,7 +115,7 @@ def _setup(settings: Settings, found: Sequence[Source], model: str, machine: str
         "Machine": machine,
         "Server": clean(", ".join(versions)) or "not recorded",
         "Load": (
-            f"{bench.num_prompts:,} prompts, {bench.repeats} repeats after {bench.warmup_prompts} to warm up; "
+            f"{bench.num_prompts:,} prompts, {bench.repeats} repeats after {bench.warmup_prompts} warm-up requests; "
             f"request rate {plain(bench.request_rate)}, requests in flight: {flight}"
         ),
         "Scoring": "; ".join(

@@ -1,6 +1,6 @@
-"""The report as data: what every renderer reads, and what `report.json` holds.
+"""The report as data: the input of every renderer, and the schema of `report.json`.
 
-`SCHEMA_VERSION` changes when a field is renamed, removed or means something else.
+`SCHEMA_VERSION` changes if a field is renamed, removed or changes its meaning.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Digest(Frozen):
 
 
 class Card(Frozen):
-    """All that is on record about one variant."""
+    """The recorded data of one variant."""
 
     name: str
     label: str
@@ -67,8 +67,8 @@ class Card(Frozen):
     files: tuple[Digest, ...]
 
 
-class Use(Frozen):
-    """A row whose checkpoint came from a calibration; no technique where it took tokens and no ranges."""
+class CalibrationUse(Frozen):
+    """A row whose checkpoint uses a calibration; no technique if it used tokens and no ranges."""
 
     name: str
     label: str
@@ -77,7 +77,7 @@ class Use(Frozen):
 
 
 class TechniqueFinding(Frozen):
-    """Whether the ranges of one technique had settled, and which rows rest on them."""
+    """The convergence of the ranges of one technique, and the rows that use them."""
 
     technique: str
     used_by: tuple[str, ...]
@@ -87,7 +87,7 @@ class TechniqueFinding(Frozen):
 
 
 class SiteFinding(Frozen):
-    """What one site saw, and where each technique clips it."""
+    """The observed range of one site, and the clip point of each technique."""
 
     name: str
     layer: int | None
@@ -100,8 +100,8 @@ class SiteFinding(Frozen):
     stable_after: dict[str, int | None]
 
 
-class Seen(Frozen):
-    """What a calibration saw; the site with the largest outlier ratio is first."""
+class CalibrationFindings(Frozen):
+    """The observations of a calibration; the site with the largest outlier ratio is first."""
 
     conversations: int
     tokens: int
@@ -125,12 +125,12 @@ class Calibration(Frozen):
     """A calibration artifact behind the rows."""
 
     key: str
-    used_by: tuple[Use, ...]
-    seen: Seen | Missing
+    used_by: tuple[CalibrationUse, ...]
+    seen: CalibrationFindings | Missing
 
 
 class Report(Frozen):
-    """Everything that is shown, in every format."""
+    """The content of the report, in every format."""
 
     schema_version: int = SCHEMA_VERSION
     title: str
@@ -147,7 +147,7 @@ class Report(Frozen):
     frontiers: tuple[Frontier, ...] = ()
     recommendation: Recommendation | None = None
     reproductions: tuple[Reproduction, ...] = ()
-    # The machine that was measured first, then the GPUs of report.what_if.
+    # The measured machine first, then the GPUs of report.what_if.
     rooflines: tuple[Roofline, ...] = ()
     roofline_check: RooflineCheck | None = None
     history: History | None = None

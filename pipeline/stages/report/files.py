@@ -1,4 +1,4 @@
-"""The report's files: each is replaced whole, so a reader never sees half a page."""
+"""The report's files, each replaced atomically, so that a reader never sees a partial page."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from pathlib import Path
 
 from pipeline.errors import StageError
 
-# What a report may be made of; whatever else lies in its folder is not ours to remove.
-OWN = ("index.html", "report.md", "report.csv", "report.json", "charts/*.png")
+# Files that a report may consist of; other files in its folder are never removed.
+REPORT_FILES = ("index.html", "report.md", "report.csv", "report.json", "charts/*.png")
 
 
 def publish(folder: Path, contents: Mapping[str, str | bytes]) -> None:
-    """Writes each file, by its name below `folder`, and removes those of an earlier report that are not among them.
+    """Write each file, by its name below `folder`, and remove other files of an earlier report.
 
     Raises:
-        StageError: when the folder cannot be written.
+        StageError: if the folder cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():
             replace(folder / name, content.encode() if isinstance(content, str) else content)
-        for path in [path for pattern in OWN for path in folder.glob(pattern)]:
+        for path in [path for pattern in REPORT_FILES for path in folder.glob(pattern)]:
             if path.relative_to(folder).as_posix() not in contents:
                 path.unlink()
         charts = folder / "charts"
@@ -36,10 +36,10 @@ def publish(folder: Path, contents: Mapping[str, str | bytes]) -> None:
 
 
 def replace(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all.
+    """Write a file atomically.
 
     Raises:
-        OSError: when it cannot be written.
+        OSError: if it cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")

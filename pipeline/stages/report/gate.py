@@ -1,6 +1,6 @@
-"""`stage=gate`: fails when a variant became worse than a stored report beyond noise, for use in CI.
+"""`stage=gate`: fail if a variant became worse than a stored report beyond noise, for use in CI.
 
-What cannot be told (another machine, another load, no interval) is shown and does not fail.
+Figures that cannot be compared (another machine, another load, no interval) are shown and do not fail.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ STYLES = {"worse": "red", "gone": "red", "better": "green", "new": "green", "sam
 
 
 def gate(report: Report, settings: Settings, console: Console) -> dict[str, PipelineError]:
-    """Shows what moved against the baseline, and what cannot be told.
+    """Print the changes from the baseline, and the figures that cannot be compared.
 
     Returns:
-        the variants that became worse, each with what did.
+        the variants that became worse, each with its regressions.
 
     Raises:
-        InputError: when the baseline cannot be read.
-        StageError: when nothing at all could be compared: that is no pass.
+        InputError: if the baseline cannot be read.
+        StageError: if nothing could be compared, which is not a pass.
     """
     stored = earlier(settings)[-1:]
     found = side_by_side(stored, report, settings.report.tolerance_percent)
     assert found is not None
     name = stored[0][0]
     _show(found, name, console)
-    told = [change for change in found.results if change.movement not in ("unknown", "new")]
-    if not told:
+    compared = [change for change in found.results if change.movement not in ("unknown", "new")]
+    if not compared:
         reasons = dict.fromkeys(change.reason for change in found.results if change.reason)
         raise StageError(
-            f"stage=gate: nothing of this run can be compared with {name} ({'; '.join(reasons) or 'no results'}).",
+            f"stage=gate: no figure of this run can be compared with {name} ({'; '.join(reasons) or 'no results'}).",
             "Measure both on one machine, under one load, with at least two repeats.",
         )
     print(_line(found, name), flush=True)
@@ -57,14 +57,14 @@ def gate(report: Report, settings: Settings, console: Console) -> dict[str, Pipe
     return {
         variant: Regression(
             f"worse than {name}: {'; '.join(_sentence(change) for change in changes)}.",
-            "Find the cause, or make this run the baseline.",
+            "Find the cause, or use this run as the baseline.",
         )
         for variant, changes in worse.items()
     }
 
 
 def _show(found: History, name: str, console: Console) -> None:
-    """What is the same is counted alone."""
+    """Print a table of the changes, and the count of each movement; unchanged figures are only counted."""
     table = Table(
         box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", title=f"Against {name}", title_justify="left"
     )
@@ -81,7 +81,7 @@ def _show(found: History, name: str, console: Console) -> None:
 
 
 def _line(found: History, name: str) -> str:
-    """The same as one line of JSON."""
+    """Return the result as one line of JSON."""
     line = {
         "baseline": name,
         "figures": Counter(change.movement for change in found.results),

@@ -1,6 +1,6 @@
-"""Optional: the report's figures and files in MLflow, a run for each variant below one for the report.
+"""Optional logging of the report's figures and files to MLflow: a parent run, and a nested run for each variant.
 
-MLflow is imported here alone, and only where `report.mlflow` names a tracking URI.
+MLflow is imported only here, and only if `report.mlflow` is set to a tracking URI.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PACKAGES = ("mlflow-skinny", "mlflow")
 
 
 def check(uri: str) -> None:
-    """Refuses, before anything is made, to track without MLflow.
+    """Check that MLflow is installed, before any work starts.
 
     Raises:
         ConfigError: with the command that installs it.
@@ -38,13 +38,13 @@ def check(uri: str) -> None:
 
 
 def log(report: Report, folder: Path, uri: str) -> None:
-    """Writes one parent run with the report's files, and one run for each variant.
+    """Log one parent run with the report's files, and one nested run for each variant.
 
     Raises:
-        StageError: when the tracking store cannot be written.
+        StageError: if the tracking store cannot be written.
     """
     if "://" not in uri or uri.startswith("file:"):
-        # The store that works offline with mlflow-skinny alone; it asks to be told that it is meant.
+        # The file store works offline with mlflow-skinny, but requires this opt-in.
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     import mlflow
@@ -67,7 +67,7 @@ def log(report: Report, folder: Path, uri: str) -> None:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
         raise StageError(
             f"report.mlflow={uri}: {reason}",
-            "The report is written all the same. A local store works offline: report.mlflow=file:./mlruns.",
+            "The report was written. A local store works offline: report.mlflow=file:./mlruns.",
         ) from error
 
 

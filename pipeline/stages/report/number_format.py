@@ -1,6 +1,6 @@
-"""Figures as text, and text from outside made harmless to show.
+"""Formatting of figures and settings as text.
 
-A minus is the minus sign, thousands have commas, and a zero has no sign.
+Negative numbers have a minus sign (U+2212), thousands have commas, and zero has no sign.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ MINUS = "−"
 
 
 def number(value: float, digits: int) -> str:
-    """A figure with that many decimals."""
+    """Format a figure with that many decimals."""
     text = f"{value:,.{digits}f}"
     if float(text.replace(",", "")) == 0:
         text = text.lstrip("-")
@@ -24,13 +24,13 @@ def number(value: float, digits: int) -> str:
 
 
 def signed(value: float, digits: int = 1) -> str:
-    """A difference: its sign is always there, unless it rounds to zero."""
+    """Format a difference with its sign; one that rounds to zero has none."""
     text = number(value, digits)
     return text if text.startswith(MINUS) or float(text.replace(",", "")) == 0 else f"+{text}"
 
 
 def decimals(values: Iterable[float]) -> int:
-    """The number of decimals that gives a column's figures about four digits."""
+    """Return the number of decimals that gives a column's figures about four digits."""
     largest = max((abs(value) for value in values if math.isfinite(value)), default=0.0)
     if largest == 0:
         return 1
@@ -38,13 +38,13 @@ def decimals(values: Iterable[float]) -> int:
 
 
 def size_unit(sizes: Iterable[int]) -> tuple[str, float]:
-    """The unit that fits a column of file sizes, and its bytes."""
+    """Return the unit for a column of file sizes, and its number of bytes."""
     largest = max(sizes, default=0)
     return ("GB", 1e9) if largest >= 1e9 else ("MB", 1e6) if largest >= 1e5 else ("kB", 1e3)
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them."""
+    """Format seconds as hours, minutes and seconds."""
     if seconds < 100:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -53,7 +53,7 @@ def duration(seconds: float) -> str:
 
 
 def plain(value: Any) -> str:
-    """A setting as text."""
+    """Format a setting as text."""
     if isinstance(value, dict):
         return ", ".join(f"{clean(name)} {plain(item)}" for name, item in value.items()) or "none"
     if isinstance(value, list | tuple):
@@ -64,12 +64,12 @@ def plain(value: Any) -> str:
 
 
 def figure(value: float) -> str:
-    """A magnitude to about four digits; a very small or large one with its power of ten."""
+    """Format a magnitude to about four digits; very small or large ones with a power of ten."""
     if value and not 1e-4 <= abs(value) < 1e7:
         return f"{value:.3g}"
     return number(value, min(decimals([value]), 0 if value == round(value) else 4))
 
 
-def ends(interval: Interval | None, show: Callable[[float], str]) -> str:
-    """The ends of an interval, each as `show` says it."""
+def format_interval(interval: Interval | None, show: Callable[[float], str]) -> str:
+    """Format an interval, each end by `show`."""
     return "n/a" if interval is None else f"{show(interval.low)} to {show(interval.high)}"

@@ -21,7 +21,9 @@ def test_faster_and_no_worse_puts_off():
     found = places(record("bf16", n=2000), record("a", 1500, n=2000))
     assert found["bf16"].standing == "off" and found["bf16"].beaten_by == ("a",)
     assert found["a"].standing == "on"
-    assert "clearly better in one and no worse in the other is A (+50.0 % throughput)" in found["bf16"].statement.text
+    assert (
+        "clearly better on one axis and no worse on the other is A (+50.0 % throughput)" in found["bf16"].statement.text
+    )
 
 
 def test_faster_but_worse_leaves_both_on():

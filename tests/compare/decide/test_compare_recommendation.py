@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from support.compare_records import TASKS, anything, record
 
 from pipeline.compare import compare
-from pipeline.compare.decide.constraints import Constraints, Needs
+from pipeline.compare.decide.constraints import Constraints, Requirements
 from pipeline.compare.decide.recommendation import recommend
 from pipeline.compare.stats.accuracy import PairedDifference, adjusted_wald
 from pipeline.compare.stats.repeats import relative_change
@@ -38,7 +38,7 @@ def test_a_loss_within_the_limit_is_accepted_and_the_runner_up_is_named():
         max_loss_points={"MMLU": 2, "GSM8K": 2},
     )
     assert (found.recommended, found.runner_up) == ("a", "b")
-    assert "its losses are below those accepted on 2 tasks" in found.answer.text
+    assert "its losses are below the limits on 2 tasks" in found.answer.text
     assert {claim.against for claim in found.answer.claims} == {"bf16", "limit"}
     assert any("A loses less than 2 points on MMLU: −1.0 points" in s.text for s in found.reasons)
     assert any(s.text.startswith("Runner-up: B; A serves 25.0 % more") for s in found.reasons)
@@ -58,17 +58,17 @@ def test_a_loss_beyond_the_limit_excludes():
 
 def test_too_few_items_are_counted_out():
     found = decided(record("bf16", n=200), record("a", 1500, wrong=1, n=200), max_loss_points={"MMLU": 1})
-    assert found.recommended == "bf16" and "A may, but that is open." in found.answer.text
+    assert found.recommended == "bf16" and "Undecided: A." in found.answer.text
     (items,) = [m for m in found.settle if m.column == "MMLU"]
     assert items.kind == "items" and items.needed > 200
-    assert re.fullmatch(r"A: about [\d,]+ items of MMLU would settle it; 200 were answered\.", items.text)
+    assert re.fullmatch(r"A: about [\d,]+ items of MMLU are needed to decide; 200 were answered\.", items.text)
 
 
 def test_memory_and_hardware_exclude_with_their_figures():
     needs = {
-        "bf16": Needs(memory_gib=30.0, memory_of="weights"),
-        "a": Needs(memory_gib=12.0, memory_of="weights"),
-        "b": Needs(memory_gib=12.0, memory_of="weights", unserved="it has no kernel."),
+        "bf16": Requirements(memory_gib=30.0, memory_of="weights"),
+        "a": Requirements(memory_gib=12.0, memory_of="weights"),
+        "b": Requirements(memory_gib=12.0, memory_of="weights", unserved="it has no kernel."),
     }
     found = decided(record("bf16"), record("a", 900), record("b", 1500), needs=needs, memory_gib=24, hardware="L4")
     assert found.recommended == "a"
@@ -80,7 +80,8 @@ def test_memory_and_hardware_exclude_with_their_figures():
 
 def test_where_bf16_is_excluded_what_is_surely_slower_is_not_the_surer():
     needs = {
-        name: Needs(memory_gib=30.0 if name == "bf16" else 12.0, memory_of="weights") for name in ("bf16", "a", "b")
+        name: Requirements(memory_gib=30.0 if name == "bf16" else 12.0, memory_of="weights")
+        for name in ("bf16", "a", "b")
     }
     found = decided(record("bf16"), record("a", 1001), record("b", 700), needs=needs, memory_gib=24)
     assert found.recommended == "a"
@@ -89,7 +90,7 @@ def test_where_bf16_is_excluded_what_is_surely_slower_is_not_the_surer():
 def test_what_is_not_known_is_open():
     found = decided(record("bf16"), record("a", 1500), memory_gib=24)
     assert found.recommended is None and {c.standing for c in found.candidates} == {"open"}
-    assert found.answer.text == "No variant is known to meet the constraints. A may, but that is open."
+    assert found.answer.text == "No variant is known to meet the constraints. Undecided: A."
 
 
 @pytest.mark.parametrize(("limit", "recommended"), [(500, "a"), (300, "bf16"), (402, "bf16")])
@@ -106,7 +107,7 @@ def test_equals_are_told_apart_by_more_repeats():
     assert (found.recommended, found.runner_up) == ("a", "b")
     (repeats,) = [m for m in found.settle if m.kind == "repeats"]
     assert repeats.needed and repeats.needed > 3 and f"about {repeats.needed} repeats of each" in repeats.text
-    assert any("cannot be told from that of A" in s.text for s in found.reasons)
+    assert any("not distinguishable from that of A" in s.text for s in found.reasons)
 
 
 def test_what_is_not_served_here_is_not_asked_for_more_measurements():
@@ -130,7 +131,7 @@ CONSTRAINTS = st.builds(
 NEEDS = st.dictionaries(
     st.sampled_from(["bf16", "a", "b", "c"]),
     st.builds(
-        Needs,
+        Requirements,
         memory_gib=st.sampled_from([5.0, 20.0, Missing(reason="not made")]),
         unserved=st.sampled_from(["", "no kernel", Missing(reason="unknown")]),
     ),

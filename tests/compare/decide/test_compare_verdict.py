@@ -37,7 +37,7 @@ def test_clear_gain_without_loss_is_recommended():
 
 def test_equals_of_the_fastest_are_named():
     verdict = judged(record("bf16"), record("one", 1301), record("two", 1300))
-    assert "cannot be told from that of TWO" in verdict.answer.text
+    assert "not distinguishable from that of TWO" in verdict.answer.text
 
 
 NOISY = (0.93, 1.0, 1.07)
@@ -50,11 +50,11 @@ def test_a_gain_that_many_looks_find_by_chance_is_called_so():
     others = [record(f"same{index}", 1001, noise=NOISY) for index in range(7)]
     among = judged(record("bf16"), record("lucky", 1200, noise=NOISY), *others)
     assert among.recommended == "lucky"
-    assert among.answer.text.endswith("Among 8 variants such a gain may be chance: repeat the benchmark.")
+    assert among.answer.text.endswith("Among 8 variants such a gain may be due to chance: repeat the benchmark.")
     texts = [point.text for point in among.points]
     assert (
-        "8 throughput differences were looked at; at 95 % about 0.4 would stand out by chance alone; "
-        "corrected for their number (Holm), none is left." in texts
+        "8 throughput differences were tested; at 95 % about 0.4 would appear clear by chance alone; "
+        "after Holm's correction for multiple comparisons, none remains." in texts
     )
 
 
@@ -62,8 +62,11 @@ def test_a_gain_that_is_beyond_chance_goes_before_a_larger_one_that_is_not():
     others = [record(f"same{index}", 1001, noise=NOISY) for index in range(6)]
     verdict = judged(record("bf16"), record("lucky", 1200, noise=NOISY), record("sure", 1150), *others)
     assert verdict.recommended == "sure" and "chance" not in verdict.answer.text
-    assert "Its throughput cannot be told from that of LUCKY." in verdict.answer.text
-    assert any(point.text.endswith("(Holm), that of SURE is left.") for point in verdict.points)
+    assert "Its throughput is not distinguishable from that of LUCKY." in verdict.answer.text
+    assert any(
+        point.text.endswith("after Holm's correction for multiple comparisons, that of SURE remains.")
+        for point in verdict.points
+    )
 
 
 def test_faster_but_worse_is_not_recommended():
@@ -75,8 +78,8 @@ def test_faster_but_worse_is_not_recommended():
 def test_noise_is_called_noise():
     verdict = judged(record("bf16"), record("same", 1002, wrong=1))
     assert verdict.recommended is None and not verdict.answer.claims
-    assert "No throughput gain over BF16 shows" in verdict.answer.text
-    assert any(point.text == "Throughput that cannot be told from BF16's: SAME." for point in verdict.points)
+    assert "No throughput gain over BF16 was shown" in verdict.answer.text
+    assert any(point.text == "Throughput within noise of BF16's: SAME." for point in verdict.points)
 
 
 def test_marked_speed_is_a_caveat_and_that_of_bf16_one_of_every_change():
@@ -89,9 +92,9 @@ def test_marked_speed_is_a_caveat_and_that_of_bf16_one_of_every_change():
 
     assert caveats() == []
     (caveat,) = caveats("int8", "awq")
-    assert caveat == "A guard speaks against the speed of INT8 and AWQ, which the table marks."
+    assert caveat == "A guard failed while measuring the speed of INT8 and AWQ, marked in the table."
     (caveat,) = caveats("bf16")
-    assert caveat.startswith("A guard speaks against the speed of BF16") and "measure that again" in caveat
+    assert caveat.startswith("A guard failed while measuring the speed of BF16") and "repeat that measurement" in caveat
 
 
 def test_emulated_speed_makes_no_claim():

@@ -111,9 +111,9 @@ def test_what_is_said_of_a_study_rests_on_intervals(records, table, model, gpu):
             assert named == {(claim.variant, claim.column) for claim in sentence.claims}
             assert all(d.interval.low > 0 or d.interval.high < 0 for d in found.differences if not d.within_noise)
         told = [cell for cell in found.cells if cell.agrees is not None]
-        if "measured here" in sentence.text:
+        if "the measured" in sentence.text:
             assert sentence.text.startswith(f"{sum(cell.agrees for cell in told)} of {len(told)} ")
-        if "lie in the interval" in sentence.text:
+        if "lie in the measured interval" in sentence.text:
             held = [
                 cell.measured_interval.contains(cell.published)
                 if found.basis == "figures"

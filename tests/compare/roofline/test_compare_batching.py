@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.compare.roofline.batching import Limits, Load, lengths, serve
+from pipeline.compare.roofline.batching import RooflineLoad, ServerLimits, lengths, serve
 
-PLENTY = Limits(max_num_seqs=10_000, max_num_batched_tokens=10**9, kv_tokens=10**9)
+PLENTY = ServerLimits(max_num_seqs=10_000, max_num_batched_tokens=10**9, kv_tokens=10**9)
 
 
 def in_ones(step, steps):
@@ -14,7 +14,7 @@ def in_ones(step, steps):
 
 
 def load(requests=50, mean_input=100.0, mean_output=50.0, **more):
-    return Load(requests=requests, mean_input=mean_input, mean_output=mean_output, source="a test", **more)
+    return RooflineLoad(requests=requests, mean_input=mean_input, mean_output=mean_output, source="a test", **more)
 
 
 def test_lengths_have_the_means_that_were_asked_for_and_are_always_the_same():
@@ -34,7 +34,7 @@ def test_with_room_for_all_every_prompt_is_done_in_the_first_step():
 
 
 def test_one_at_a_time_is_the_sum_of_all():
-    one = Limits(max_num_seqs=1, max_num_batched_tokens=10**9, kv_tokens=10**9)
+    one = ServerLimits(max_num_seqs=1, max_num_batched_tokens=10**9, kv_tokens=10**9)
     steps = sum(output for _, output in lengths(load()))
     total = sum(prompt + output for prompt, output in lengths(load()))
     found = serve(load(), one, in_ones)
@@ -43,7 +43,7 @@ def test_one_at_a_time_is_the_sum_of_all():
 
 
 def test_a_request_that_never_fits_is_not_served():
-    assert serve(load(), Limits(max_num_seqs=8, max_num_batched_tokens=64, kv_tokens=60), in_ones) is None
+    assert serve(load(), ServerLimits(max_num_seqs=8, max_num_batched_tokens=64, kv_tokens=60), in_ones) is None
 
 
 @given(
@@ -55,7 +55,7 @@ def test_a_request_that_never_fits_is_not_served():
 )
 def test_every_token_is_made_and_no_limit_is_passed(requests, means, places, budget, room):
     asked = load(requests, *means)
-    limits = Limits(max_num_seqs=places, max_num_batched_tokens=max(budget, places), kv_tokens=room)
+    limits = ServerLimits(max_num_seqs=places, max_num_batched_tokens=max(budget, places), kv_tokens=room)
     seen = {"prompt": 0, "output": 0, "pairs": 0.0}
 
     def seconds(step, steps):
@@ -78,7 +78,7 @@ def test_every_token_is_made_and_no_limit_is_passed(requests, means, places, bud
 
 @given(places=st.integers(1, 30), room=st.integers(2100, 9000))
 def test_faster_steps_serve_more(places, room):
-    limits = Limits(max_num_seqs=places, max_num_batched_tokens=512, kv_tokens=room)
+    limits = ServerLimits(max_num_seqs=places, max_num_batched_tokens=512, kv_tokens=room)
     slow, fast = (serve(load(), limits, lambda step, steps, t=t: t * steps) for t in (0.02, 0.01))
     assert fast.throughput_tok_s == pytest.approx(2 * slow.throughput_tok_s)
     assert fast.mean_ttft_ms == pytest.approx(slow.mean_ttft_ms / 2)

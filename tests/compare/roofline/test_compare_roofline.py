@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
 from pipeline.compare.published.roofline_validation import ALL, rank_correlation
-from pipeline.compare.roofline.batching import Load
+from pipeline.compare.roofline.batching import RooflineLoad
 from pipeline.compare.roofline.model import (
     Device,
     Entry,
     Footprint,
-    Measured,
+    MeasuredSpeed,
     decode_ms,
     kv_tokens,
     prefill_ms,
@@ -28,7 +28,7 @@ from pipeline.stages.report.collect.footprints import of_checkpoint, of_config
 from pipeline.stages.report.collect.rooflines import study_check
 
 DEMO = PROJECT_ROOT / "pipeline" / "demo" / "checkpoint"
-LOAD = Load(requests=100, mean_input=200, mean_output=100, source="a test")
+LOAD = RooflineLoad(requests=100, mean_input=200, mean_output=100, source="a test")
 H100 = Device.of(gpu_of("H100 SXM"))
 UNKNOWN = Device(name="a CPU", memory_gb=None, bandwidth_gb_s=20, tflops={}, source="measured")
 
@@ -110,7 +110,7 @@ def test_what_does_not_fit_or_is_not_served_says_so(qwen3_8b):
 
 
 def test_shares_are_of_what_was_measured_there(qwen3_8b):
-    seen = Measured(
+    seen = MeasuredSpeed(
         throughput_tok_s=1000.0, gain_percent=5.0, gain_interval=Interval(low=1, high=9), tpot_ms_alone=9.04
     )
     entries = [Entry(name="bf16", label="BF16", footprint=qwen3_8b("bf16"))]

@@ -89,7 +89,7 @@ def test_verdicts(gained: int, lost: int, n: int, kind: str) -> None:
     assert (verdict.items_needed is None) == (kind != "cannot tell")
     if verdict.items_needed is not None:
         assert verdict.items_needed > n
-        assert verdict.text == f"cannot tell: needs {verdict.items_needed:,} items"
+        assert verdict.text == f"cannot tell: {verdict.items_needed:,} items needed to decide"
 
 
 def test_a_loss_that_only_stands_alone_is_not_called_worse() -> None:
@@ -191,19 +191,19 @@ def test_the_table_corrects_for_all_its_comparisons() -> None:
 
 def test_prompts_that_were_cut_and_answers_that_did_not_end_are_noted() -> None:
     table = compare([record("bf16", [1.0, 0.0]), record("awq", [1.0, 0.0], truncated=1, unfinished=2)], ["T"])
-    assert "AWQ: 1 of 2 prompts of T exceeded the context and lost their beginning." in table.notes
-    assert "AWQ: 2 of 2 answers of T ended at their budget of tokens." in table.notes
+    assert "AWQ: 1 of 2 prompts of T exceeded the context and were truncated at the beginning." in table.notes
+    assert "AWQ: 2 of 2 answers of T reached the token limit." in table.notes
 
 
 def test_what_greedy_answers_differ_by_alone_is_noted() -> None:
     for differing, said in (
-        (1, "1 of 50 greedy answers of T came out otherwise, "),
-        (0, "all 50 greedy answers of T "),
+        (1, "1 of 50 greedy answers of T differed when repeated, "),
+        (0, "all 50 greedy answers of T were identical when repeated"),
     ):
         bf16 = record("bf16", [1.0, 0.0], asked_again=50, differing=differing)
         table = compare([bf16, record("awq", [1.0, 0.0])], ["T"])
-        (note,) = [note for note in table.notes if "asked again" in note]
-        assert note.startswith(f"BF16: asked again, {said}")
+        (note,) = [note for note in table.notes if "when repeated" in note]
+        assert note.startswith(f"BF16: {said}")
 
 
 def test_a_task_with_several_filters_keeps_the_figure_of_each() -> None:

@@ -54,9 +54,9 @@ def test_throughput_fixes_both_lengths_and_latency_sends_one_at_a_time(settings)
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("bench.request_rate=0", "0 is no request rate: requests per second above zero, or inf"),
-        ("bench.request_rate=-1", "-1 is no request rate"),
-        ("bench.request_rate=fast", "'fast' is no request rate"),
+        ("bench.request_rate=0", "0 is not a request rate: requests per second above zero, or inf"),
+        ("bench.request_rate=-1", "-1 is not a request rate"),
+        ("bench.request_rate=fast", "'fast' is not a request rate"),
         ("bench.prompts=random", "prompts=random needs input_len and output_len"),
         ("bench.input_len=5", "input_len=5 goes with prompts=random"),
         ("+bench.slo.ttft=200", "ttft: an SLO is in milliseconds, of ttft_ms, tpot_ms, e2el_ms"),

@@ -58,5 +58,5 @@ def test_the_studys_settings_and_what_others_change_of_them(settings: Callable[.
 
 
 def test_the_templates_switch_needs_the_template(settings: Callable[..., Settings]) -> None:
-    with pytest.raises(ConfigError, match=r"enable_thinking=False is the template's switch"):
+    with pytest.raises(ConfigError, match=r"enable_thinking=False is a chat-template option"):
         settings("eval.enable_thinking=false")

@@ -127,7 +127,7 @@ def test_hostile_text_stays_in_its_cell(tmp_path):
         ({"dry_run": False, "repo_id": "me/x"}, "would go to one repository"),
         ({"dry_run": False, "repo_id": "me/{variant}"}, "no token"),
         ({"repo_id": "me/{quant}"}, "{model} and {variant}"),
-        ({"repo_id": "{variant}"}, "whose repository"),
+        ({"repo_id": "{variant}"}, "the owner is missing"),
         ({"repo_id": "me/{variant}/x"}, "repo_id=me/{variant}/x"),
         ({"repo_id": "me/{variant"}, "{model} and {variant}"),
     ],

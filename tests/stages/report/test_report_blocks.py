@@ -17,6 +17,7 @@ from pipeline.stages.report.blocks import (
     TERMINAL,
     Block,
     Cell,
+    CellRow,
     CellTable,
     Column,
     Details,
@@ -24,7 +25,6 @@ from pipeline.stages.report.blocks import (
     Page,
     Picture,
     Prose,
-    Row,
     Section,
     Table,
 )
@@ -32,14 +32,16 @@ from pipeline.stages.report.renderers import html, markdown, terminal
 from pipeline.stages.report.vega.spec import Chart
 
 BAR = {"mark": "bar", "data": {"values": [{"n": 1}]}, "encoding": {"x": {"field": "n", "type": "quantitative"}}}
-TABLE = Table(("Variant", "Bytes"), [("BF16", "12")], "Sizes", styles=("", "figure"), legend=["n/a: nothing"])
+TABLE = Table(("Variant", "Bytes"), [("BF16", "12")], "Sizes", column_styles=("", "figure"), legend=["n/a: nothing"])
 DAGGER = Footnote("†", "emulated: no speed claim")
 CELLS = CellTable(
     "Variant",
     [Column("Throughput", "tok/s", better="higher", group="a"), Column("MMLU", "%", group="b")],
     [
-        Row("BF16", (Cell("100"), Cell("70")), is_highlighted=True, remark="baseline"),
-        Row("FP8", (Cell("90", change="−10 %", is_clear=True, footnotes=(DAGGER,)), Cell(missing="eval has not run"))),
+        CellRow("BF16", (Cell("100"), Cell("70")), is_highlighted=True, remark="baseline"),
+        CellRow(
+            "FP8", (Cell("90", change="−10 %", is_clear=True, footnotes=(DAGGER,)), Cell(missing="eval has not run"))
+        ),
     ],
     "Results",
     legend=["† emulated: no speed claim"],
@@ -59,7 +61,7 @@ EACH: list[Block] = [
     blocks.Facts({"log_file": "a/b"}, code=("log_file",)),
     blocks.Columns([[Prose("left")], [Prose("right")]]),
     blocks.Code(["vllm serve"]),
-    blocks.Outcomes([blocks.Outcome("files", False, "one is gone")]),
+    blocks.Outcomes([blocks.CheckOutcome("files", False, "one is gone")]),
 ]
 
 
@@ -140,7 +142,7 @@ def hostile(block: Block) -> Block:
 
 
 # What comes from the project's own code, never from outside.
-KEPT = {"look", "styles", "media", "level", "symbol", "better", "group"}
+KEPT = {"style", "column_styles", "media", "level", "symbol", "better", "group"}
 
 
 def test_sections_are_in_the_order_of_the_page() -> None:

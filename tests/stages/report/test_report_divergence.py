@@ -58,7 +58,7 @@ def test_every_format_shows_the_same_figure(run):
 def test_the_page_has_the_figures_behind_it(run):
     page = written(run, "index.html")
     assert "KL divergence, agreement and perplexity against BF16" in page
-    assert "BF16, asked again" in page and "Last quarter" in page
+    assert "BF16, repeated" in page and "Last quarter" in page
     assert "12 conversations of at most 64 tokens" in page.replace("<wbr>", "")
     assert "KL divergence from BF16 is least for INT8 dynamic" in page
 
@@ -107,7 +107,7 @@ def damage_tokens(folder):
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        (damage_unlisted, "no log-probabilities were kept"),
+        (damage_unlisted, "no log-probabilities were stored"),
         (damage_truncated, "the log-probabilities cannot be read"),
         (damage_text, "the log-probabilities cannot be read"),
         (damage_pickle, "the log-probabilities cannot be read"),

@@ -69,7 +69,7 @@ def test_nothing_that_could_be_compared_is_no_pass(tmp_path, stored):
         content["model"] = "another"
 
     run = second(tmp_path, spoiled(stored, tmp_path, elsewhere))
-    with pytest.raises(StageError, match="nothing of this run can be compared.*another model"):
+    with pytest.raises(StageError, match="no figure of this run can be compared.*another model"):
         report.make(run.jobs, {})
 
 
@@ -95,8 +95,8 @@ def spoiled(stored, tmp_path, change):
     ("change", "message"),
     [
         (lambda content: content.update(schema_version=99), "schema version 99, this release reads 1"),
-        (lambda content: content.pop("schema_version"), "is no report"),
-        (lambda content: content.pop("comparison"), "is no report of this release (comparison: Field required)"),
+        (lambda content: content.pop("schema_version"), "is not a report"),
+        (lambda content: content.pop("comparison"), "is not a report of this release (comparison: Field required)"),
     ],
 )
 def test_a_report_of_another_release_is_refused(stored, tmp_path, change, message):

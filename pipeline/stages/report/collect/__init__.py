@@ -1,1 +1,1 @@
-"""From manifests and result files to plain data; what cannot be read becomes `n/a` with its reason."""
+"""From manifests and result files to plain data; unreadable data becomes `n/a` with its reason."""

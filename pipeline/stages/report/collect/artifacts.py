@@ -1,8 +1,8 @@
-"""Which artifacts a report is made of: for each variant, the manifests of its stages.
+"""The artifacts of a report: for each variant, the manifests of its stages.
 
-A run over several variants shows exactly those. A run of one variant shows it among its peers: every variant of the
-same model whose benchmark or scores were made under the same settings, so that yesterday's baseline is there today.
-`report.recorded` shows whatever the folder holds of the model, as where it was measured on another machine.
+A run over several variants shows exactly those. A run of one variant also shows its peers: every variant of the same
+model whose benchmark or scores were made under the same settings, so that a baseline of an earlier run is included.
+`report.recorded` shows all results of the model in the folder, even those measured on another machine.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Found = dict[Stage, list[tuple[Path, Manifest]]]
 
 @dataclass
 class Source:
-    """One variant's manifests, with the folders they lie in."""
+    """One variant's manifests and their folders."""
 
     variant: Variant
     label: str
@@ -49,7 +49,7 @@ class Source:
     failure: str = ""
     manifests: dict[Stage, Manifest] = field(default_factory=dict)
     folders: dict[Stage, Path] = field(default_factory=dict)
-    # Of all protocols asked for, the first of which is the one among `manifests` too.
+    # Those of all requested protocols; the first one is also in `manifests`.
     benchmarks: list[Manifest] = field(default_factory=list)
 
     @property
@@ -59,12 +59,12 @@ class Source:
 
     @property
     def is_baseline(self) -> bool:
-        """Whether this is the BF16 checkpoint, served as it is."""
+        """True for the BF16 checkpoint, served unchanged."""
         return self.quant.get("engine") == "none" and self.kv_dtype == "auto" and self.variant.kernel == "auto"
 
     @property
     def family(self) -> Family:
-        """What kind of format it is."""
+        """The family of its format."""
         scheme = str(self.quant.get("scheme") or "")
         if self.is_baseline:
             return "baseline"
@@ -73,7 +73,7 @@ class Source:
         return SCHEMES[scheme].family if scheme in SCHEMES else "other"
 
     def finished(self, stage: Stage) -> Manifest | None:
-        """The stage's manifest where its work ended well."""
+        """Return the stage's manifest if its status is ok."""
         manifest = self.manifests.get(stage)
         return manifest if manifest is not None and manifest.status == "ok" else None
 
@@ -103,7 +103,7 @@ class Source:
 
 
 def sources(jobs: Sequence[Job], failures: Mapping[str, PipelineError]) -> list[Source]:
-    """One entry for each row of the report, the baseline first."""
+    """Return one entry for each row of the report, the baseline first."""
     if jobs[0].settings.report.recorded:
         return _ordered(list(_recorded(jobs[0])))
     rows: dict[str, Source] = {}
@@ -118,7 +118,7 @@ def sources(jobs: Sequence[Job], failures: Mapping[str, PipelineError]) -> list[
 
 
 def _ordered(found: list[Source]) -> list[Source]:
-    """The baseline first, and every row with a label of its own."""
+    """Sort the baseline first, and make every label unique."""
     found.sort(key=lambda source: not source.is_baseline)
     _make_unique(found)
     return found
@@ -137,7 +137,7 @@ def _of_job(job: Job, failure: PipelineError | None) -> Source:
         try:
             artifact = job.artifact(stage)
         except PipelineError as error:
-            # A data set that is gone is no reason to show nothing; the row says what is wrong.
+            # A missing data set must not hide the row; the row shows the error.
             source.failure = source.failure or error.problem
             continue
         manifest = artifact.manifest()
@@ -153,7 +153,7 @@ def _stages(job: Job) -> Iterator[Stage]:
 
 
 def _peers(job: Job, known: set[str]) -> Iterator[Source]:
-    """The other variants with a finished result under this job's settings."""
+    """Yield the other variants with a finished result under this job's settings."""
     found = _everything(job)
     results: dict[str, dict[Stage, tuple[Path, Manifest]]] = {}
     for stage in (Stage.BENCH, Stage.EVAL):
@@ -176,13 +176,13 @@ def _peers(job: Job, known: set[str]) -> Iterator[Source]:
         yield _peer(variant, checkpoint, same, found)
 
 
-def _everything(job: Job) -> Found:
-    """Every manifest of the model, oldest first."""
+def _everything(job: Job) -> ManifestIndex:
+    """Return every manifest of the model, oldest first."""
     return {stage: list(job.workspace.manifests(job.settings.model.name, stage.value)) for stage in READ}
 
 
 def _recorded(job: Job) -> Iterator[Source]:
-    """Every variant that was served, with the results of its latest checkpoint, whatever the settings are now."""
+    """Yield every variant that was served, with the results of its latest checkpoint, under any settings."""
     found = _everything(job)
     served = {stage: found[stage] for stage in (Stage.VERIFY, Stage.BENCH, Stage.EVAL)}
     for variant in dict.fromkeys(m.variant for items in served.values() for _, m in items if m.variant):
@@ -207,9 +207,9 @@ def _protocol(benchmark: Manifest) -> str:
 
 
 def _peer(
-    variant: str, checkpoint: tuple[Path, Manifest], results: dict[Stage, tuple[Path, Manifest]], found: Found
+    variant: str, checkpoint: tuple[Path, Manifest], results: dict[Stage, tuple[Path, Manifest]], found: ManifestIndex
 ) -> Source:
-    """A variant of an earlier run, put together from what its manifests refer to."""
+    """Assemble a variant of an earlier run from the keys in its manifests."""
     made = checkpoint[1]
     serve = next(iter(results.values()))[1].payload.get("serve")
     parsed = Variant.parse(variant)
@@ -246,12 +246,12 @@ def _label(title: str, kv_dtype: str, kernel: str) -> str:
 
 
 def _title(quant: str) -> str:
-    """The row label of a format that is not configured in this run."""
+    """Return the row label of a format that is not configured in this run."""
     return str((choice("quant", quant) or {}).get("title", quant))
 
 
 def _make_unique(found: Sequence[Source]) -> None:
-    """Two rows with one label would be one row of a chart."""
+    """Make labels unique: a chart would merge rows with the same label."""
     labels = [source.label for source in found]
     for source in found:
         if labels.count(source.label) > 1:

@@ -1,4 +1,4 @@
-"""Which calibrations stand behind a report's rows, and what each of them saw."""
+"""The calibrations used by a report's rows, and their observations."""
 
 from __future__ import annotations
 
@@ -14,19 +14,25 @@ from pipeline.results.base import Missing
 from pipeline.results.calibration import Site, Summary, read_summary
 from pipeline.results.text import clean
 from pipeline.stages.report.collect.artifacts import Source
-from pipeline.stages.report.document import Calibration, Seen, SiteFinding, TechniqueFinding, Use
+from pipeline.stages.report.document import (
+    Calibration,
+    CalibrationFindings,
+    CalibrationUse,
+    SiteFinding,
+    TechniqueFinding,
+)
 from pipeline.stages.report.number_format import plain
 
-# A model of experts has thousands of sites; a page lists those with the largest outlier ratio.
+# A mixture-of-experts model has thousands of sites; the page lists those with the largest outlier ratio.
 SITES = 300
-# The setting of a technique that has one.
+# The setting of each technique with a parameter.
 PARAMETERS = {"percentile": "percentile", "moving_average": "averaging_constant"}
 
 
 def calibrations(jobs: Sequence[Job], found: Sequence[Source]) -> tuple[Calibration, ...]:
-    """The distinct calibrations of the rows; where no row has one, that of the settings, if it was made."""
+    """Return the distinct calibrations of the rows; if no row has one, that of the settings, if it was made."""
     folders: dict[str, Path] = {}
-    users: dict[str, list[Use]] = {}
+    users: dict[str, list[CalibrationUse]] = {}
     for source in found:
         manifest = source.finished(Stage.CALIBRATE)
         if manifest is not None:
@@ -38,7 +44,7 @@ def calibrations(jobs: Sequence[Job], found: Sequence[Source]) -> tuple[Calibrat
 
 
 def observer_of(payload: Mapping[str, Any]) -> tuple[str, float | None] | None:
-    """Technique and own parameter of a checkpoint whose scales came from observed ranges."""
+    """Return technique and parameter of a checkpoint with scales from observed ranges; None for others."""
     observer = payload.get("observer")
     if not isinstance(observer, Mapping) or not observer.get("technique"):
         return None
@@ -48,7 +54,7 @@ def observer_of(payload: Mapping[str, Any]) -> tuple[str, float | None] | None:
 
 
 def payload_of(source: Source, stage: Stage, jobs: Sequence[Job]) -> Mapping[str, Any]:
-    """What identifies a row's artifact, also where it is not made yet."""
+    """Return the payload that identifies a row's artifact, even if it is not made yet."""
     for job in jobs:
         if str(job.variant) == source.name:
             try:
@@ -59,10 +65,10 @@ def payload_of(source: Source, stage: Stage, jobs: Sequence[Job]) -> Mapping[str
     return manifest.payload if manifest else {}
 
 
-def _use(source: Source, jobs: Sequence[Job]) -> Use:
+def _use(source: Source, jobs: Sequence[Job]) -> CalibrationUse:
     technique, parameter = observer_of(payload_of(source, Stage.QUANTIZE, jobs)) or (None, None)
     setting = "" if parameter is None else plain(parameter)
-    return Use(name=source.name, label=source.label, technique=technique, setting=setting)
+    return CalibrationUse(name=source.name, label=source.label, technique=technique, setting=setting)
 
 
 def _of_settings(job: Job) -> dict[str, Path]:
@@ -74,18 +80,18 @@ def _of_settings(job: Job) -> dict[str, Path]:
     return {artifact.key: artifact.folder} if manifest is not None and manifest.status == "ok" else {}
 
 
-def _calibration(key: str, folder: Path, users: Sequence[Use]) -> Calibration:
+def _calibration(key: str, folder: Path, users: Sequence[CalibrationUse]) -> Calibration:
     summary = read_summary(folder)
     seen = summary if isinstance(summary, Missing) else _seen(summary, users)
     return Calibration(key=key, used_by=tuple(users), seen=seen)
 
 
-def _seen(summary: Summary, users: Sequence[Use]) -> Seen:
-    # The techniques that rows rest on are what a reader asks about first.
+def _seen(summary: Summary, users: Sequence[CalibrationUse]) -> CalibrationFindings:
+    # The techniques in use come first.
     used = [use.technique for use in users if use.technique is not None]
     techniques = sorted(summary.techniques, key=lambda name: name not in used)
     sites = sorted(summary.sites, key=lambda site: -site.outlier_ratio)
-    return Seen(
+    return CalibrationFindings(
         conversations=summary.conversations,
         tokens=summary.tokens,
         dtype=summary.dtype,
@@ -100,7 +106,7 @@ def _seen(summary: Summary, users: Sequence[Use]) -> Seen:
     )
 
 
-def _finding(name: str, summary: Summary, users: Sequence[Use]) -> TechniqueFinding:
+def _finding(name: str, summary: Summary, users: Sequence[CalibrationUse]) -> TechniqueFinding:
     verdict = summary.verdict[name]
     return TechniqueFinding(
         technique=name,

@@ -1,4 +1,4 @@
-"""What each engine wrote, from the gate's comparison of weights."""
+"""Weight errors of each engine, from the verification of its checkpoint."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pydantic import ValidationError
 
 from pipeline.artifacts.keys import canonical
-from pipeline.compare.engine_agreement import Engines, Made, agreement
+from pipeline.compare.engine_agreement import Engines, EngineWeights, agreement
 from pipeline.config import QuantSettings, Stage
 from pipeline.results.base import Missing
 from pipeline.results.text import clean
@@ -17,8 +17,8 @@ from pipeline.stages.report.collect.artifacts import Source
 
 
 def engines(found: Sequence[Source]) -> tuple[Engines, ...]:
-    """The formats of this report that more than one engine made."""
-    return agreement([made for source in found if (made := _made(source)) is not None])
+    """Return the formats of this report that more than one engine made."""
+    return agreement([weights for source in found if (weights := _weights(source)) is not None])
 
 
 def _made(source: Source) -> Made | None:

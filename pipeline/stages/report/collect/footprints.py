@@ -1,4 +1,4 @@
-"""What variants store, move and compute: of finished checkpoints from their headers, of others from a config alone."""
+"""Footprints of variants (storage, memory traffic, compute): from a checkpoint's headers, else from a config alone."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from pipeline.stages.report.collect.artifacts import Source
 
 
 def of_source(source: Source) -> Footprint | Missing:
-    """What a row's checkpoint moves; of one that stayed where it was made, as its scheme would store it."""
+    """Return the footprint of a row's checkpoint; if its files are elsewhere, as its scheme would store it."""
     made = source.finished(Stage.QUANTIZE)
     if made is None:
-        return Missing(reason=source.why_not(Stage.QUANTIZE))
+        return Missing(reason=source.missing_reason(Stage.QUANTIZE))
     folder = source.folders[Stage.QUANTIZE] / "checkpoint"
     model = made.payload.get("model")
     shape = model.get("random") if isinstance(model, Mapping) else None
     if gguf_file(folder):
-        # Its header holds the whole vocabulary, and takes a second to read.
+        # A GGUF header contains the whole vocabulary and takes a second to read.
         shape = _config(folder)
     elif any(folder.glob("*.safetensors")):
         shape = None
@@ -47,7 +47,7 @@ def _config(folder: Path) -> Mapping[str, Any] | None:
 
 
 def of_checkpoint(folder: Path, scheme: str | None, kv_dtype: str) -> Footprint | Missing:
-    """What a finished checkpoint moves, from its files' headers and its config."""
+    """Return the footprint of a finished checkpoint, from its files' headers and its config."""
     try:
         shape = DecoderShape.of(read_config(folder))
         found = headers(folder)
@@ -62,7 +62,7 @@ def of_checkpoint(folder: Path, scheme: str | None, kv_dtype: str) -> Footprint 
 
 
 def of_config(config: Mapping[str, Any], variant: Variant) -> Footprint | Missing:
-    """What a variant of a model would move, from the model's config alone."""
+    """Return the footprint of a variant, from the model's config alone."""
     return _as_stored(config, settings_of(variant.quant), variant.kv_cache)
 
 
@@ -78,7 +78,7 @@ def _as_stored(config: Mapping[str, Any], quant: QuantSettings | Missing, kv_dty
 
 
 def _settings(recorded: Mapping[str, Any]) -> QuantSettings | Missing:
-    """A format as a manifest recorded it, perhaps by an earlier release."""
+    """Return a format as recorded in a manifest, possibly by an earlier release."""
     try:
         return QuantSettings.model_validate(recorded)
     except ValueError:
@@ -87,12 +87,12 @@ def _settings(recorded: Mapping[str, Any]) -> QuantSettings | Missing:
 
 @cache
 def settings_of(quant: str) -> QuantSettings:
-    """A format as `conf/quant/` describes it."""
+    """Return a format of `conf/quant/`."""
     return QuantSettings.model_validate(choice("quant", quant))
 
 
 def _footprint(shape: DecoderShape, weights: Mapping[str, int], scheme: str | None, kv_dtype: str) -> Footprint:
-    """Of a tied embedding every row is read, as the output layer; of another one a row a token."""
+    """Return the footprint; a tied embedding is read whole (as the output layer), an untied one row by row."""
     total = sum(weights.values())
     return Footprint(
         weight_bytes=total,

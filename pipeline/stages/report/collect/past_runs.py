@@ -1,4 +1,4 @@
-"""Earlier runs, from the `report.json` that each left behind."""
+"""Earlier runs, read from their `report.json`."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ WAY_OUT = "Make one with `stage=report` (report.formats has json), and name that
 
 
 def earlier(settings: Settings) -> tuple[tuple[str, Report], ...]:
-    """The runs that `report.runs` names, then `report.baseline`, each with the name that it is shown under.
+    """Return the runs of `report.runs`, then `report.baseline`, each with its display name.
 
     Raises:
-        InputError: when one of them cannot be read, or was written by another release.
+        InputError: if one of them cannot be read, or has another schema version.
     """
-    asked = [(f"report.runs.{index}", path) for index, path in enumerate(settings.report.runs)]
+    paths = [(f"report.runs.{index}", path) for index, path in enumerate(settings.report.runs)]
     if settings.report.baseline is not None:
-        asked.append(("report.baseline", settings.report.baseline))
-    return tuple((path.as_posix(), read(setting, path, settings.model.name)) for setting, path in asked)
+        paths.append(("report.baseline", settings.report.baseline))
+    return tuple((path.as_posix(), read(setting, path, settings.model.name)) for setting, path in paths)
 
 
 def read(setting: str, path: Path, model: str) -> Report:
-    """A stored report: a file, or that of a model in an outputs folder.
+    """Read a stored report: a file, or that of a model in an outputs folder.
 
     Raises:
-        InputError: when it is not there, is no report, or has a schema that this release does not know.
+        InputError: if it does not exist, is not a report, or has an unknown schema version.
     """
     found = next((p for p in (path / model / "report" / FILE, path / FILE, path) if p.is_file()), None)
     if found is None:
@@ -42,11 +42,11 @@ def read(setting: str, path: Path, model: str) -> Report:
         content = json.loads(found.read_text(encoding="utf-8"))
         version = content["schema_version"]
     except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(f"{setting}={path}: {found} is no report.", WAY_OUT) from None
+        raise InputError(f"{setting}={path}: {found} is not a report.", WAY_OUT) from None
     if version != SCHEMA_VERSION:
         raise InputError(
             f"{setting}={path}: {found} has schema version {version!r}, this release reads {SCHEMA_VERSION}.",
-            "Make the report again with this release, or read it with the one that wrote it.",
+            "Make the report again with this release, or use the release that wrote it.",
         )
     try:
         return Report.model_validate(content)
@@ -54,12 +54,12 @@ def read(setting: str, path: Path, model: str) -> Report:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise InputError(
-            f"{setting}={path}: {found} is no report of this release ({where}: {first['msg']}).", WAY_OUT
+            f"{setting}={path}: {found} is not a report of this release ({where}: {first['msg']}).", WAY_OUT
         ) from None
 
 
 def side_by_side(runs: Sequence[tuple[str, Report]], now: Report, tolerance_percent: float) -> History | None:
-    """Earlier runs and this one; None where there is no earlier one."""
+    """Compare earlier runs with this one; None if there is no earlier one."""
     if not runs:
         return None
     snapshots = [_snapshot(name, report) for name, report in (*runs, ("this run", now))]

@@ -1,4 +1,4 @@
-"""The published tables of `conf/reference/` and what they were measured with, checked against their schema."""
+"""The published tables of `conf/reference/` and their protocols, validated against the schema."""
 
 from __future__ import annotations
 
@@ -8,35 +8,37 @@ from pathlib import Path
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from pipeline.compare.published.tables import AccuracyTable, Protocol, Published, PublishedTable, SpeedTable
+from pipeline.compare.published.tables import AccuracyTable, Published, PublishedProtocol, PublishedTable, SpeedTable
 from pipeline.config import RESOURCES
 from pipeline.errors import InputError
 
 FOLDER = RESOURCES / "conf" / "reference"
-_SCHEMA: TypeAdapter[SpeedTable | AccuracyTable | Protocol] = TypeAdapter(Published)
+_SCHEMA: TypeAdapter[SpeedTable | AccuracyTable | PublishedProtocol] = TypeAdapter(Published)
 
 
 def published_tables() -> tuple[PublishedTable, ...]:
-    """Every table, by file name."""
-    return tuple(each for each in _everything() if not isinstance(each, Protocol))
+    """Return every table, sorted by file name."""
+    return tuple(each for each in _everything() if not isinstance(each, PublishedProtocol))
 
 
-def protocols() -> tuple[tuple[Protocol, tuple[SpeedTable, ...]], ...]:
-    """What tables were measured with, and those tables."""
+def protocols() -> tuple[tuple[PublishedProtocol, tuple[SpeedTable, ...]], ...]:
+    """Return every protocol with its tables."""
     tables = {table.name: table for table in _everything() if isinstance(table, SpeedTable)}
-    return tuple((p, tuple(tables[name] for name in p.tables)) for p in _everything() if isinstance(p, Protocol))
+    return tuple(
+        (p, tuple(tables[name] for name in p.tables)) for p in _everything() if isinstance(p, PublishedProtocol)
+    )
 
 
 @cache
-def _everything() -> tuple[SpeedTable | AccuracyTable | Protocol, ...]:
+def _everything() -> tuple[SpeedTable | AccuracyTable | PublishedProtocol, ...]:
     return tuple(read(path) for path in sorted(FOLDER.glob("*.yaml")))
 
 
-def read(path: Path) -> SpeedTable | AccuracyTable | Protocol:
-    """One file.
+def read(path: Path) -> SpeedTable | AccuracyTable | PublishedProtocol:
+    """Read one file.
 
     Raises:
-        InputError: when it is no published table and no protocol, naming it and what is wrong.
+        InputError: if it is neither a published table nor a protocol, with the reason.
     """
     try:
         table = _SCHEMA.validate_python(yaml.safe_load(path.read_text(encoding="utf-8")))

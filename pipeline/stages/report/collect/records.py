@@ -1,4 +1,4 @@
-"""From manifests to the plain data that is compared; what cannot be read becomes `n/a` with the reason."""
+"""From manifests to the plain data for the comparison; unreadable data becomes `n/a` with the reason."""
 
 from __future__ import annotations
 
@@ -79,10 +79,10 @@ def _tasks(result: EvalResult, source: Source) -> dict[str, TaskScores]:
 
 
 def _scores(manifest: Manifest, folder: Path, label: str) -> tuple[tuple[str, float], ...] | Missing:
-    """The score of each item; only a file that the manifest lists is opened, whatever the label is."""
+    """Return the score of each item; only files listed in the manifest are opened."""
     name = f"samples/{label}.jsonl"
     if name not in manifest.files:
-        return Missing(reason="no samples were kept")
+        return Missing(reason="no samples were stored")
     try:
         with (folder / name).open(encoding="utf-8") as lines:
             rows = [json.loads(line) for line in lines if line.strip()]

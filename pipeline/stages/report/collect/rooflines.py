@@ -1,4 +1,4 @@
-"""What devices allow these variants at best: the machine that measured them, GPUs that are not here, the study's."""
+"""Rooflines of these variants: on the measured machine, on GPUs that are not installed, and on the study's GPUs."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from pipeline.compare.comparison import Comparison, Row
 from pipeline.compare.published.roofline_validation import RooflineCheck, check
-from pipeline.compare.roofline.batching import Load
-from pipeline.compare.roofline.model import Device, Entry, Footprint, Measured, Roofline, roofline
+from pipeline.compare.roofline.batching import RooflineLoad
+from pipeline.compare.roofline.model import Device, Entry, Footprint, MeasuredSpeed, Roofline, roofline
 from pipeline.compare.stats.repeats import Change
 from pipeline.config import Settings, Stage, Variant
 from pipeline.hardware import rules
@@ -29,7 +29,7 @@ def rooflines(
     comparison: Comparison,
     machine: str,
 ) -> tuple[Roofline, ...]:
-    """The machine that measured first, then each GPU of `report.what_if`; nothing where nothing was made."""
+    """Return the roofline of the measured machine, then of each GPU of `report.what_if`; empty without checkpoints."""
     if all(isinstance(footprint, Missing) for footprint in footprints.values()):
         return ()
     load = _load(settings, records)
@@ -55,7 +55,7 @@ def rooflines(
 
 
 def study_check() -> RooflineCheck | None:
-    """The roofline against the published tables whose protocol is on record."""
+    """Compare the roofline with the published tables that have a protocol."""
     for protocol, tables in protocols():
         closest = {row.variants[0] for table in tables for row in table.rows}
         return check(
@@ -69,7 +69,7 @@ def study_check() -> RooflineCheck | None:
 
 
 def unserved(source: Source, gpu: Gpu, native: bool = False) -> str:
-    """Why a GPU that is not here does not serve a variant, or not natively; empty where it does."""
+    """Return why a GPU of the catalogue does not serve a variant, or not natively; empty if it does."""
     engine = str(source.quant.get("engine", ""))
     asked = rules.Asked(
         kernel=source.variant.kernel,
@@ -84,7 +84,7 @@ def unserved(source: Source, gpu: Gpu, native: bool = False) -> str:
 
 
 def _unserved(source: Source, gpu: Gpu | None) -> str:
-    """Why a variant is not served: as was seen here, or as is known of a GPU that is not here."""
+    """Return why a variant is not served: as recorded on this machine, or by the rules for a GPU."""
     if gpu is not None:
         return unserved(source, gpu)
     manifest = source.manifests.get(Stage.BENCH)
@@ -92,7 +92,7 @@ def _unserved(source: Source, gpu: Gpu | None) -> str:
 
 
 def _device(machine: str, records: Sequence[Record]) -> Device:
-    """The machine that measured: a GPU of the catalogue, else what the benchmark found out about its memory."""
+    """Return the measured machine: a GPU of the catalogue, else a device with the measured memory bandwidth."""
     if gpu := gpu_of(machine):
         return Device.of(gpu)
     read = next((speed.memory_bandwidth for speed in _speeds(records) if speed.memory_bandwidth), None)
@@ -101,21 +101,21 @@ def _device(machine: str, records: Sequence[Record]) -> Device:
         memory_gb=None,
         bandwidth_gb_s=None if read is None else read / 1e9,
         tflops={},
-        source="bandwidth as the benchmark measured it",
+        source="bandwidth measured by the benchmark",
     )
 
 
-def _load(settings: Settings, records: Sequence[Record]) -> Load:
-    """The load that the tables show, with the mean lengths that it had; the study's before there is a benchmark."""
+def _load(settings: Settings, records: Sequence[Record]) -> RooflineLoad:
+    """Return the load of the tables with its measured mean lengths; the study's if there is no benchmark."""
     for speed in _speeds(records):
         load = speed.load(speed.headline)
         if load is not None and load.completed and load.input_tokens and load.output_tokens:
-            return Load(
+            return RooflineLoad(
                 requests=load.num_prompts,
                 mean_input=sum(load.input_tokens) / load.completed,
                 mean_output=sum(load.output_tokens) / load.completed,
                 max_concurrency=load.max_concurrency,
-                source="mean lengths of the benchmark's own requests, spread like exponential distributions",
+                source="mean lengths of the benchmark's requests, with exponential distributions",
             )
     study = next(protocol for protocol, _ in protocols())
     bench = settings.bench
@@ -123,7 +123,7 @@ def _load(settings: Settings, records: Sequence[Record]) -> Load:
 
 
 def _speeds(records: Sequence[Record]) -> Iterator[Speed]:
-    """The baseline's first, each with those of further protocols."""
+    """Yield the benchmarks of all records, each followed by those of further protocols."""
     for record in records:
         if isinstance(record.speed, Speed):
             yield record.speed
@@ -131,7 +131,7 @@ def _speeds(records: Sequence[Record]) -> Iterator[Speed]:
 
 
 def _tpot_alone(record: Record) -> float | Missing:
-    """The mean TPOT of one request at a time, in whichever protocol has it."""
+    """Return the mean TPOT of one request at a time, from any protocol."""
     for speed in _speeds([record]):
         for load in speed.loads:
             if load.max_concurrency == 1 and (metric := load.metrics.get(TPOT.name)) and metric.values:
@@ -139,14 +139,16 @@ def _tpot_alone(record: Record) -> float | Missing:
     return Missing(reason="not measured one request at a time (bench=latency)")
 
 
-def _measured(row: Row, alone: float | Missing) -> Measured:
+def _measured(row: Row, alone: float | Missing) -> MeasuredSpeed:
     throughput = row.speed.get(THROUGHPUT.name, Missing(reason="not measured"))
     if not row.claims_speed:
         throughput = alone = Missing(reason="emulated here: no speed claim")
     if isinstance(throughput, Missing):
-        return Measured(throughput_tok_s=throughput, gain_percent=throughput, gain_interval=None, tpot_ms_alone=alone)
+        return MeasuredSpeed(
+            throughput_tok_s=throughput, gain_percent=throughput, gain_interval=None, tpot_ms_alone=alone
+        )
     change = throughput.change
-    return Measured(
+    return MeasuredSpeed(
         throughput_tok_s=throughput.measured.mean,
         gain_percent=change.percent if isinstance(change, Change) else change,
         gain_interval=change.interval if isinstance(change, Change) else None,

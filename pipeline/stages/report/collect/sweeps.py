@@ -1,4 +1,4 @@
-"""Which choices of calibration the workspace has results of: one variant, made and scored several times."""
+"""Results of one variant under several calibrations, collected from the workspace."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from pipeline.stages.report.collect.artifacts import Source, conditions
 from pipeline.stages.report.collect.calibrations import observer_of, payload_of
 from pipeline.stages.report.collect.records import record_of
 
-Found = dict[Stage, list[tuple[Path, Manifest]]]
-# What a sweep varies in the payloads of a checkpoint and of a calibration; the last is about its card alone.
+ManifestIndex = dict[Stage, list[tuple[Path, Manifest]]]
+# Fields that a sweep varies in the payloads of a checkpoint and of a calibration; the last one affects only its card.
 OF_CHECKPOINT = ("observer", "calibrate")
 OF_CALIBRATION = ("num_samples", "averaging_constant", "checked_against")
 
 
 def sweeps(jobs: Sequence[Job], found: Sequence[Source], tasks: Sequence[str]) -> tuple[Sweep, ...]:
-    """A table for each row of which at least two calibrations were scored under the row's own conditions."""
+    """Return a table for each row with at least two calibrations scored under the row's conditions."""
     job, stages = jobs[0], (Stage.CALIBRATE, Stage.QUANTIZE, Stage.EVAL)
     baseline = next((record_of(source) for source in found if source.is_baseline), None)
-    made: Found = {}
+    made: ManifestIndex = {}
     tables = []
     for source in found:
         wanted = {stage: payload_of(source, stage, jobs) for stage in stages}
@@ -43,9 +43,9 @@ def sweeps(jobs: Sequence[Job], found: Sequence[Source], tasks: Sequence[str]) -
 
 
 def _choices(
-    source: Source, wanted: Mapping[Stage, Mapping[str, Any]], calibrate: Mapping[str, Any], made: Found
+    source: Source, wanted: Mapping[Stage, Mapping[str, Any]], calibrate: Mapping[str, Any], made: ManifestIndex
 ) -> dict[Choice, Record]:
-    """What was measured of each choice; of one that was made twice, the latest."""
+    """Return the results of each choice; the latest if there are several."""
     found: dict[Choice, Record] = {}
     same = (_without(wanted[Stage.QUANTIZE], OF_CHECKPOINT), _without(calibrate, OF_CALIBRATION))
     for folder, checkpoint in made[Stage.QUANTIZE]:
@@ -62,13 +62,13 @@ def _choices(
                 one = Source(source.variant, source.label, source.quant, source.kv_dtype)
                 one.manifests = {Stage.QUANTIZE: checkpoint, Stage.EVAL: scores}
                 one.folders = {Stage.QUANTIZE: folder, Stage.EVAL: scores_folder}
-                # Not a row of the table: a name of its own keeps it apart from the others.
+                # A unique name: several records of one variant are compared.
                 found[choice] = record_of(one).model_copy(update={"name": f"{source.name} {checkpoint.key}"})
     return found
 
 
-def _behind(payload: Mapping[str, Any], made: Found) -> Mapping[str, Any]:
-    """What identifies the calibration that a checkpoint was made from; nothing where it is gone."""
+def _behind(payload: Mapping[str, Any], made: ManifestIndex) -> Mapping[str, Any]:
+    """Return the payload of the calibration that a checkpoint was made from; empty if it is gone."""
     key = payload.get("calibrate")
     found = (m.payload for _, m in reversed(made[Stage.CALIBRATE]) if key in (m.key, observations_key(m.payload)))
     return next(found, {})
@@ -76,9 +76,9 @@ def _behind(payload: Mapping[str, Any], made: Found) -> Mapping[str, Any]:
 
 def _choice(checkpoint: Mapping[str, Any], calibration: Mapping[str, Any]) -> Choice | None:
     samples = calibration.get("num_samples")
-    # Without ranges a calibration still gives tokens to the algorithm that rounds the weights.
+    # Without ranges a calibration still provides tokens to the rounding algorithm.
     technique, parameter = observer_of(checkpoint) or ("tokens only", None)
-    # The weight of a new sample is set when samples are seen, and kept with the calibration.
+    # The averaging constant is a setting of the calibration, not of the checkpoint.
     constant = calibration.get("averaging_constant")
     if technique == "moving_average" and parameter is None and isinstance(constant, int | float):
         parameter = float(constant)

@@ -1,4 +1,4 @@
-"""What is on record about each variant: recipe, machine, versions, checks, hashes. Absolute paths are shortened."""
+"""The recorded data of each variant: recipe, machine, versions, checks, hashes. Absolute paths are shortened."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from pipeline.stages.report.collect.records import emulated, server_of
 from pipeline.stages.report.document import Card, Digest, Step
 from pipeline.stages.report.number_format import duration, plain, size_unit
 
-# A page is read by people: longer texts end in an ellipsis, the whole is in the manifest.
+# Longer texts are truncated with an ellipsis; the manifest has the whole text.
 LONG = 600
 FILES = 24
 
 
 def card_of(source: Source, outputs: Path) -> Card:
-    """Everything a reader may want to check about one variant."""
+    """Return the card of one variant."""
     server = server_of(source)
     made, checked = source.finished(Stage.QUANTIZE), source.result(VerifyResult)
     latest = next((m for s in reversed(READ) if (m := source.manifests.get(s)) is not None), None)
@@ -66,7 +66,7 @@ def card_of(source: Source, outputs: Path) -> Card:
 
 
 def shorten(text: str, outputs: Path) -> str:
-    """Paths below the project, the outputs and the home folder, without what lies above them."""
+    """Strip the leading folders from paths below the project, the outputs and the home folder."""
     for folder, name in ((outputs.resolve(), outputs.name), (PACKAGE.parent, "."), (Path.home(), "~")):
         if len(folder.parts) > 1:
             text = text.replace(str(folder), name or ".")
@@ -74,7 +74,7 @@ def shorten(text: str, outputs: Path) -> str:
 
 
 def _recipe(source: Source) -> dict[str, str]:
-    """The settings that had a say: what belongs to another algorithm is left out."""
+    """Return the settings in effect: those of other algorithms are left out."""
     quant = {name: value for name, value in source.quant.items() if name not in ("name", "title") and value is not None}
     if quant.get("engine") == "none":
         return {"checkpoint": "the original, unchanged"}
@@ -133,7 +133,7 @@ def _steps(source: Source, outputs: Path) -> Iterator[Step]:
                 seconds=manifest.seconds,
             )
         elif stage is not Stage.CALIBRATE:
-            yield Step(stage=stage.value, status="missing", reason=source.why_not(stage))
+            yield Step(stage=stage.value, status="missing", reason=source.missing_reason(stage))
 
 
 def _check(check: Check, outputs: Path) -> Check:

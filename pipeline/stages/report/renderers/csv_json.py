@@ -1,4 +1,4 @@
-"""The table as flat records, one per variant: each figure with interval and difference, for CSV and the JSON line."""
+"""The table of results as flat records, one per variant with intervals and differences, for CSV and the JSON line."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from pipeline.compare.stats.repeats import Change
 from pipeline.results.base import Missing
 from pipeline.stages.report.document import Report
 
-# A spreadsheet takes a text that begins like this for a formula.
+# Spreadsheets interpret a text with one of these prefixes as a formula.
 FORMULA = ("=", "+", "-", "@", "\t")
 
 
 def records(comparison: Comparison) -> list[dict[str, Any]]:
-    """One record for each variant; a figure that is not there is None, and `reason` says why."""
+    """Return one record per variant; a missing figure is None, with its reason in `reason`."""
     return [_record(row, comparison) for row in comparison.rows]
 
 
 def to_csv(comparison: Comparison) -> str:
-    """The records as CSV, with a header that names units."""
+    """Return the records as CSV, with units in the header."""
     rows = records(comparison)
     names = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()
@@ -36,7 +36,7 @@ def to_csv(comparison: Comparison) -> str:
 
 
 def to_line(report: Report, page: str) -> str:
-    """The result as one line of JSON, the last of standard output."""
+    """Return the result as one line of JSON, the last line of standard output."""
     line = {
         "schema_version": report.schema_version,
         "model": report.model,
@@ -51,7 +51,7 @@ def to_line(report: Report, page: str) -> str:
 
 
 def _brief(record: dict[str, Any]) -> dict[str, Any]:
-    """The figures that are there, to six digits: a line is for reading along, the file has the rest."""
+    """Return the figures that are not missing, to six digits; the file has full precision."""
     return {n: float(f"{v:.6g}") if isinstance(v, float) else v for n, v in record.items() if v not in (None, "")}
 
 

@@ -1,4 +1,4 @@
-"""The report as one HTML file: style, charts and script are inside, so it opens offline and can be forwarded."""
+"""The report as one self-contained HTML file: style, charts and script are embedded, so it works offline."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.stages.report.vega import svg
 
 
 def render(page: Page) -> str:
-    """The whole page; a block is written by the macro of its kind."""
+    """Return the whole page; each block is written by the macro of its kind."""
     environment = Environment(
         loader=PackageLoader("pipeline.stages.report.renderers"),
         autoescape=select_autoescape(default=True, default_for_string=True),
@@ -31,15 +31,16 @@ def render(page: Page) -> str:
 
 
 def breakable(text: str) -> Markup:
-    """Text that may break after the separators of paths and names, so that it fits a phone."""
+    """Allow line breaks after the separators of paths and names, for narrow screens."""
     safe = str(Markup.escape(text))
     return Markup(safe.replace("/", "/<wbr>").replace("_", "_<wbr>").replace("=", "=<wbr>"))
 
 
 def merged(cells: Sequence[Cell], is_dense: bool) -> Iterator[tuple[Cell, int, bool]]:
-    """Cells with the columns they span and if the reason of a missing one is due; neighbours of one reason are one.
+    """Yield cells with the number of columns they span and True if the reason of a missing one is to be shown.
 
-    In a dense table no cells are merged, and each says its reason.
+    Adjacent missing cells with the same reason are merged. In a dense table no cells are merged, and each shows its
+    reason.
     """
     index, reasons = 0, set[str]()
     while index < len(cells):

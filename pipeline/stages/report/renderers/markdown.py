@@ -1,4 +1,4 @@
-"""The report as Markdown, for a pull request or a wiki: charts are written as the tables of their figures."""
+"""The report as Markdown, for a pull request or a wiki; charts become tables of their figures."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~$&])")
 
 
 def escape(text: str) -> str:
-    """Text that Markdown, and the HTML that Markdown lets through, shows as it is."""
+    """Escape text for Markdown and for the HTML that Markdown passes through."""
     return SPECIAL.sub(r"\\\1", " ".join(text.split())).replace("\\<", "&lt;").replace("\\>", "&gt;")
 
 
 def render(page: Page) -> str:
-    """The sections in the order of the page; the answer stands below the title without a heading of its own."""
+    """Return the sections in the order of the page; the answer is below the title, without a heading."""
     first, *others = page.sections
     parts = [f"# {escape(page.title)}", *_blocks(first.blocks)]
     for section in others:
@@ -48,10 +48,10 @@ def _blocks(blocks: Iterable[Block]) -> list[str]:
 
 
 def _block(block: Block) -> list[str]:
-    """A block as paragraphs, lists and tables; one that is a frame for others as those others."""
+    """Return a block as paragraphs, lists and tables; a container as its nested blocks."""
     match block:
         case Prose():
-            return [f"**{escape(block.text)}**" if block.look == "answer" else escape(block.text)]
+            return [f"**{escape(block.text)}**" if block.style == "answer" else escape(block.text)]
         case Heading():
             return [f"{'#' * block.level} {escape(block.text)}"]
         case Points():
@@ -99,12 +99,12 @@ def _cell(cell: Cell) -> str:
 
 
 def _grid(head: Sequence[str], rule: str, rows: Iterable[Sequence[str]]) -> str:
-    """A table, the columns after the first aligned by the rule."""
+    """Return a table with the columns after the first aligned by `rule`."""
     lines = [head, ["---", *([rule] * (len(head) - 1))], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _bullets(texts: Iterable[str]) -> list[str]:
-    """A list as one part; nothing of no texts."""
+    """Return a list as one part; nothing if it is empty."""
     items = "\n".join(f"- {escape(text)}" for text in texts)
     return [items] if items else []

@@ -16,20 +16,20 @@ VARIABLE = re.compile(r"var\(--([\w-]+)\)")
 
 
 def render(page: Page) -> dict[str, bytes]:
-    """A PNG for each chart, by its file name."""
+    """Return a PNG for each chart, by its file name."""
     colours = light_colours()
     source = f"{page.model} on {page.machine}{f', {page.measured}' if page.measured else ''}"
     return {f"{chart.name}.png": _png(_slide(chart, source), colours) for chart in page.charts}
 
 
 def light_colours() -> dict[str, str]:
-    """The colours of the light page by the names of their variables, from its style sheet."""
+    """Return the colours of the light page by variable name, from its style sheet."""
     style = files("pipeline.stages.report.renderers").joinpath("templates", "page.css").read_text(encoding="utf-8")
     return dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", style[: style.index("}")]))
 
 
 def _slide(chart: Chart, source: str) -> dict[str, Any]:
-    """The wide chart with what a page would say around it."""
+    """Return the wide chart with title, key and source."""
     size = {"anchor": "start", "fontSize": WIDE.font + 7, "subtitleFontSize": WIDE.font + 1, "offset": 16}
     words = {"text": chart.title, "subtitle": [line for line in (chart.key, source) if line]}
     heading = {**words, **size, "color": INK, "subtitleColor": MUTED, "subtitlePadding": 6}
@@ -39,7 +39,7 @@ def _slide(chart: Chart, source: str) -> dict[str, Any]:
 def _png(spec: dict[str, Any], colours: dict[str, str]) -> bytes:
     import vl_convert
 
-    # A text from outside may hold such a variable too; there it stays what it is, for it names no colour of ours.
+    # Text from outside may contain such a variable; unknown names are left unchanged.
     text = VARIABLE.sub(lambda found: colours.get(found[1], found[0]), json.dumps(spec, ensure_ascii=False))
     content: bytes = vl_convert.vegalite_to_png(text, vl_version=VEGA_LITE, scale=SCALE, allowed_base_urls=[])
     return content

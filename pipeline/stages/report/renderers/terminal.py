@@ -1,4 +1,4 @@
-"""The report on a terminal: tables (in parts where they are too wide), their legends, and last the answer."""
+"""The report on a terminal: tables (split if too wide), their legends, and the answer last."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ WIDTH_OF_COLUMN = 13
 
 
 def render(page: Page, console: Console) -> None:
-    """Prints what sections have for a terminal; every text from outside goes through `Text`, which knows no markup."""
+    """Print the terminal blocks of all sections; text from outside goes through `Text`, which ignores markup."""
     console.print(Text(page.title, style="bold"))
     console.print(Text(f"{page.model} on {page.machine}", style="dim"))
     answer, *others = page.sections
     for section in others:
         _print(section.blocks, console)
-    # What is printed last is read first.
+    # The answer is printed last, next to the prompt.
     console.print()
     _print(answer.blocks, console)
 
@@ -35,10 +35,10 @@ def _print(blocks: Sequence[Block], console: Console) -> None:
 
 
 def _parts(block: Block, width: int) -> list[RenderableType]:
-    """The printed form of a block; kinds that are for pages alone have none."""
+    """Return the printed form of a block; empty for kinds that are only shown on the page."""
     match block:
         case Prose():
-            return [Text(block.text, style="bold" if block.look == "answer" else "")]
+            return [Text(block.text, style="bold" if block.style == "answer" else "")]
         case Heading():
             return [Text(block.text, style="bold")]
         case Points():
@@ -51,7 +51,7 @@ def _parts(block: Block, width: int) -> list[RenderableType]:
 
 
 def _reasons(table: CellTable) -> list[Text]:
-    """Reasons of missing figures, in lines of their own: a cell has no room for them."""
+    """Return the reasons of missing figures on separate lines: cells are too narrow for them."""
     if table.is_dense:
         return []
     return [
@@ -62,7 +62,7 @@ def _reasons(table: CellTable) -> list[Text]:
 
 
 def _groups(table: CellTable, width: int) -> list[list[int]]:
-    """Indexes of the columns of each part: one part where they all fit, else one for each group of columns."""
+    """Return the column indexes of each part: one part if all columns fit, else one per group of columns."""
     everything = list(range(len(table.columns)))
     if (len(everything) + 2) * WIDTH_OF_COLUMN <= width:
         return [everything]
@@ -73,12 +73,12 @@ def _groups(table: CellTable, width: int) -> list[list[int]]:
 
 
 def _sparse(table: CellTable, indexes: Sequence[int]) -> RichTable:
-    """Two lines a row: figures, and their differences below."""
+    """Return a table with two lines per row: figures, and their differences below."""
     shown = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, show_lines=False, header_style="bold")
     shown.add_column(table.corner, min_width=12, overflow="fold")
     for index in indexes:
         shown.add_column(_header(table.columns[index]), justify="right", overflow="fold", max_width=WIDTH_OF_COLUMN + 2)
-    # The place of symbols and stars is kept free in every line, so that the figures stand one below the other.
+    # Reserve the width of symbols and stars in every line, so that the figures are aligned.
     room = {index: max([1, *(len(row.cells[index].symbols) for row in table.rows)]) for index in indexes}
     for row in table.rows:
         cells = (_two_lines(row.cells[index], room[index]) for index in indexes)
@@ -87,7 +87,7 @@ def _sparse(table: CellTable, indexes: Sequence[int]) -> RichTable:
 
 
 def _dense(table: CellTable) -> RichTable:
-    """One line a row."""
+    """Return a table with one line per row."""
     shown = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     shown.add_column(table.corner, no_wrap=True)
     for column in table.columns:

@@ -1,6 +1,6 @@
-"""The sections of the report, one module a subject: from the report as data to blocks that every renderer can write.
+"""The sections of the report, one module per subject: from the report as data to blocks that every renderer can write.
 
-A section has its texts, tables and charts in its module; a chart or table more is a block more there.
+The module of a section has its texts, tables and charts; to add a chart or table, add a block there.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pipeline.stages.report.sections import (
     verdict,
 )
 
-# In the order of the page; a section is None where the report has nothing for it.
+# In the order of the page; a section is None if the report has no data for it.
 SECTIONS: tuple[Callable[[Report], Section | None], ...] = (
     verdict.section,
     frontier.section,
@@ -46,7 +46,7 @@ SECTIONS: tuple[Callable[[Report], Section | None], ...] = (
 
 
 def page(report: Report) -> Page:
-    """The report as blocks."""
+    """Return the report as blocks."""
     return Page(
         title=report.title,
         model=report.model,

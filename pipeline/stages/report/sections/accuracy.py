@@ -12,14 +12,14 @@ from pipeline.compare.stats.kl_divergence import Estimate
 from pipeline.results.base import Missing
 from pipeline.stages.report.blocks import Block, Details, Picture, Prose, Section, Table, lead
 from pipeline.stages.report.document import Report
-from pipeline.stages.report.number_format import ends, number, signed
+from pipeline.stages.report.number_format import format_interval, number, signed
 from pipeline.stages.report.sections.result_cells import divergence_scale
 from pipeline.stages.report.vega.panels import Strip, diamond, interval, line_at, ring, strips
 from pipeline.stages.report.vega.spec import MUTED, Chart, Layout, domain, quantity
 
 
 def section(report: Report) -> Section | None:
-    """The differences from BF16, then the divergence where it was measured."""
+    """Return the differences from BF16, then the divergence if it was measured."""
     comparison = report.comparison
     if not comparison.is_measured:
         return None
@@ -28,8 +28,8 @@ def section(report: Report) -> Section | None:
     if chart := forest_chart(comparison):
         blocks.append(
             lead(
-                "Difference in points on the same items, with its 95 % interval. A ring is within noise; a filled "
-                "diamond is not."
+                "Difference in points on the same items, with its 95 % interval. Ring: within noise; filled diamond: "
+                "beyond noise."
             )
         )
         blocks.append(Picture(chart, [tasks]))
@@ -42,7 +42,7 @@ def section(report: Report) -> Section | None:
 
 
 def forest_chart(comparison: Comparison) -> Chart | None:
-    """Each task's accuracy difference from BF16 with its interval, a panel for each task."""
+    """Return each task's accuracy difference from BF16 with its interval, one panel per task."""
     rows = [
         {
             "row": row.name,
@@ -62,7 +62,7 @@ def forest_chart(comparison: Comparison) -> Chart | None:
     ]
     if not rows:
         return None
-    key = "Points on the same items with 95 % intervals. Ring: within noise; diamond: not."
+    key = "Points on the same items with 95 % intervals. Ring: within noise; diamond: beyond noise."
     return Chart("forest", "Accuracy against BF16, task by task", key, lambda layout: _forest(rows, comparison, layout))
 
 
@@ -73,8 +73,8 @@ def _verdict_colour(change: PairedDifference) -> str:
 
 
 def _forest(rows: list[dict[str, Any]], comparison: Comparison, layout: Layout) -> dict[str, Any]:
-    ends = domain([value for row in rows for value in (row["low"], row["high"])] + [0.0], 0.06)
-    x = quantity("value", domain=ends, axis={"tickCount": 5, "labelFlush": False})
+    extent = domain([value for row in rows for value in (row["low"], row["high"])] + [0.0], 0.06)
+    x = quantity("value", domain=extent, axis={"tickCount": 5, "labelFlush": False})
     layers = [line_at(0), interval(), ring("datum.kind == 'noise'"), diamond("datum.kind == 'clear'")]
     panels = [
         Strip(task, [row for row in rows if row["task"] == task], x, layers)
@@ -85,18 +85,18 @@ def _forest(rows: list[dict[str, Any]], comparison: Comparison, layout: Layout) 
 
 
 def task_table(comparison: Comparison) -> Table:
-    """Each accuracy with its interval, and each difference with its evidence."""
+    """Return each accuracy with its interval, and each difference with its evidence."""
     rows = []
     for row in comparison.rows:
         for task, cell in row.tasks.items():
             if isinstance(cell, TaskCell):
                 share, change = cell.accuracy, cell.change
-                figures = (_percent(share.value), ends(share.interval, _percent))
+                figures = (_percent(share.value), format_interval(share.interval, _percent))
                 loss = "" if isinstance(cell.loss, Missing) else cell.loss.text
                 rows.append((row.label, task, *figures, *_difference(change, row.is_baseline), f"{share.n:,}", loss))
         if isinstance(row.mean_accuracy, Mean) and len(row.tasks) > 1:
             mean = row.mean_accuracy
-            figures = (_percent(mean.value), ends(mean.interval, _percent))
+            figures = (_percent(mean.value), format_interval(mean.interval, _percent))
             rows.append((row.label, "mean", *figures, *_mean_change(row), "", ""))
     head = ("Variant", "Task", "Accuracy (%)", "95 %", "Difference (points)", "95 %", "95 %, bootstrap")
     evidence = ("Within noise", "Only here / only BF16", "p", "Items", "Loss")
@@ -108,8 +108,8 @@ def _difference(change: PairedDifference | Missing, is_baseline: bool) -> tuple[
         return ("baseline" if is_baseline else f"n/a: {change.reason}", "", "", "", "", "")
     return (
         _points(change.difference),
-        ends(change.interval, _points),
-        ends(change.bootstrap, _points),
+        format_interval(change.interval, _points),
+        format_interval(change.bootstrap, _points),
         "yes" if change.within_noise else "no",
         f"{change.gained} / {change.lost}",
         "< 0.001" if change.p_value < 0.001 else f"{change.p_value:.3f}",
@@ -121,24 +121,24 @@ def _mean_change(row: Row) -> tuple[str, ...]:
     if isinstance(mean, Missing):
         return ("baseline" if row.is_baseline else f"n/a: {mean.reason}", "", "", "", "", "")
     noise = "n/a" if mean.interval is None else "yes" if mean.interval.contains(0.0) else "no"
-    return (_points(mean.value), ends(mean.interval, _points), "", noise, "", "")
+    return (_points(mean.value), format_interval(mean.interval, _points), "", noise, "", "")
 
 
 def divergence_table(comparison: Comparison) -> Table:
-    """Every figure of the divergence on held-out text, with its interval."""
+    """Return every figure of the divergence on held-out text, with its interval."""
     unit, scale, digits = divergence_scale(comparison)
 
     def kl(value: float) -> str:
         return number(value / scale, digits)
 
     def pair(figure: Estimate, show: Callable[[float], str]) -> tuple[str, str]:
-        return show(figure.value), ends(figure.interval, show)
+        return show(figure.value), format_interval(figure.interval, show)
 
     rows = []
     for row in comparison.rows:
         if row.perplexity is None:
             continue
-        label, cell = f"{row.label}, asked again" if row.is_baseline else row.label, row.divergence
+        label, cell = f"{row.label}, repeated" if row.is_baseline else row.label, row.divergence
         if isinstance(cell, Missing):
             rows.append((row.label, f"n/a: {cell.reason}", *[""] * 11, number(row.perplexity, 3)))
             continue

@@ -7,34 +7,34 @@ from typing import Any
 
 from pipeline.compare.calibration_ranges import LayerRange
 from pipeline.stages.report.blocks import PAGE, Block, Heading, Key, Mark, Picture, Table, lead
-from pipeline.stages.report.document import Seen
+from pipeline.stages.report.document import CalibrationFindings
 from pipeline.stages.report.number_format import figure
-from pipeline.stages.report.vega.spec import WIDE, Chart, Layout, layer, logarithmic, own, quantity
-from pipeline.stages.report.vega.styles import COLOURS, Style, described, styles
+from pipeline.stages.report.vega.spec import WIDE, Chart, Layout, from_row, layer, logarithmic, quantity
+from pipeline.stages.report.vega.styles import COLOURS, Style, assign_styles, described
 
 REST = "other kinds"
 
 
-def range_blocks(seen: Seen, name: str) -> Iterator[Block]:
-    """The ranges by layer; nothing where no site has a layer and a range."""
+def range_blocks(seen: CalibrationFindings, name: str) -> Iterator[Block]:
+    """Yield the ranges by layer; nothing if no site has a layer and a range."""
     if (chart := range_chart(seen, name)) is None:
         return
     yield Heading("Ranges by layer", media=PAGE)
     yield lead(
-        "One scale for a whole tensor spreads its few values up to the largest magnitude: the higher a point lies, the "
-        "coarser everything else at that site is stored."
+        "One scale for a whole tensor covers values up to the largest magnitude: the higher a point, the coarser the "
+        "resolution of all other values at that site."
     )
-    yield Key([Mark(kind, look.colour, look.shape) for kind, look in kind_styles(seen).items()], media=PAGE)
+    yield Key([Mark(kind, style.colour, style.shape) for kind, style in kind_styles(seen).items()], media=PAGE)
     yield Picture(chart, [range_table(seen)], media=PAGE)
 
 
-def kind_styles(seen: Seen) -> dict[str, Style]:
-    """The look of each kind of the ranges chart."""
-    return styles(list(dict.fromkeys(item.kind for item in drawn_ranges(seen))))
+def kind_styles(seen: CalibrationFindings) -> dict[str, Style]:
+    """Return the style of each kind of site."""
+    return assign_styles(list(dict.fromkeys(item.kind for item in drawn_ranges(seen))))
 
 
-def drawn_ranges(seen: Seen) -> list[LayerRange]:
-    """The ranges by layer with as many kinds as there are looks: of more, those with the smallest ranges are merged."""
+def drawn_ranges(seen: CalibrationFindings) -> list[LayerRange]:
+    """Return the ranges by layer, at most one kind per style: further kinds with the smallest ranges are merged."""
     largest: dict[str, float] = {}
     for item in seen.ranges:
         largest[item.kind] = max(item.largest, largest.get(item.kind, 0.0))
@@ -49,20 +49,20 @@ def drawn_ranges(seen: Seen) -> list[LayerRange]:
     return [item for item in seen.ranges if item.kind in kept] + rest
 
 
-def range_chart(seen: Seen, name: str) -> Chart | None:
-    """The largest magnitude by layer, a line for each kind of site."""
-    # A logarithm has no place for what never was anything but zero.
+def range_chart(seen: CalibrationFindings, name: str) -> Chart | None:
+    """Return the largest magnitude by layer, one line per kind of site."""
+    # A logarithmic axis cannot show zero.
     items = [item for item in drawn_ranges(seen) if item.largest > 0]
     if not items:
         return None
-    looks = kind_styles(seen)
+    styles = kind_styles(seen)
     rows = [
         {
             "layer": item.layer,
             "largest": item.largest,
             "kind": item.kind,
-            "color": looks[item.kind].colour,
-            "shape": looks[item.kind].shape,
+            "color": styles[item.kind].colour,
+            "shape": styles[item.kind].shape,
             "hover": f"{item.kind}, layer {item.layer}: {figure(item.largest)}",
         }
         for item in items
@@ -70,24 +70,28 @@ def range_chart(seen: Seen, name: str) -> Chart | None:
     return Chart(
         name,
         "Largest magnitude by layer",
-        described({name: look.shape for name, look in looks.items()}),
-        lambda layout: _ranges(rows, looks, layout),
+        described({name: style.shape for name, style in styles.items()}),
+        lambda layout: _ranges(rows, styles, layout),
     )
 
 
-def _ranges(rows: list[dict[str, Any]], looks: Mapping[str, Style], layout: Layout) -> dict[str, Any]:
+def _ranges(rows: list[dict[str, Any]], styles: Mapping[str, Style], layout: Layout) -> dict[str, Any]:
     layers = [row["layer"] for row in rows]
-    ends = [min(layers) - 0.4, max(layers) + 0.4]
+    extent = [min(layers) - 0.4, max(layers) + 0.4]
     depth = {"format": "d", "tickMinStep": 1, "tickCount": 12 if layout is WIDE else 6, "grid": False}
     encoding = {
-        "x": quantity("layer", domain=ends, title="Layer", axis=depth),
+        "x": quantity("layer", domain=extent, title="Layer", axis=depth),
         "y": logarithmic("largest", [row["largest"] for row in rows], title="Largest magnitude"),
     }
     paint = {"field": "kind", "type": "nominal", "legend": None}
-    line = {"color": {**paint, "scale": {"domain": list(looks), "range": [look.colour for look in looks.values()]}}}
+    line = {"color": {**paint, "scale": {"domain": list(styles), "range": [style.colour for style in styles.values()]}}}
     many = len(set(layers)) > 16
     point = {"type": "point", "filled": True, "size": (30 if layout is WIDE else 12) if many else 60, "opacity": 1}
-    mark = {"color": own("color"), "shape": own("shape"), "description": {"field": "hover", "type": "nominal"}}
+    mark = {
+        "color": from_row("color"),
+        "shape": from_row("shape"),
+        "description": {"field": "hover", "type": "nominal"},
+    }
     layers_drawn = [
         layer({"type": "line", "strokeWidth": 1.4, "opacity": 0.7}, encoding, line),
         layer(point, encoding, mark),
@@ -97,8 +101,8 @@ def _ranges(rows: list[dict[str, Any]], looks: Mapping[str, Style], layout: Layo
     return chart
 
 
-def range_table(seen: Seen) -> Table:
-    """The largest magnitude by layer, a column for each kind."""
+def range_table(seen: CalibrationFindings) -> Table:
+    """Return the largest magnitude by layer, one column per kind."""
     items = drawn_ranges(seen)
     kinds = list(dict.fromkeys(item.kind for item in items))
     found = {(item.layer, item.kind): item.largest for item in items}
@@ -109,8 +113,8 @@ def range_table(seen: Seen) -> Table:
     return Table(("Layer", *kinds), rows, "Largest magnitude by layer")
 
 
-def clip_table(seen: Seen, caption: str, names: set[str] | None = None) -> Table:
-    """The range of each site and the clip point of each technique; of the sites of these names, or of all."""
+def clip_table(seen: CalibrationFindings, caption: str, names: set[str] | None = None) -> Table:
+    """Return the range of each site and the clip point of each technique, for the named sites or all."""
     sites = [site for site in seen.sites if names is None or site.name in names]
     columns = _clip_columns(seen)
     rows = []
@@ -120,15 +124,15 @@ def clip_table(seen: Seen, caption: str, names: set[str] | None = None) -> Table
             figure(site.clip[form][technique]) if technique in site.clip.get(form, {}) else "n/a"
             for technique, form, _ in columns
         )
-        ends = (figure(site.minimum), figure(site.maximum), figure(site.outlier_ratio))
-        rows.append((site.name, site.kind, *ends, *clips, channels))
+        summary = (figure(site.minimum), figure(site.maximum), figure(site.outlier_ratio))
+        rows.append((site.name, site.kind, *summary, *clips, channels))
     heads = tuple(f"{technique}, {form}" if only else technique for technique, form, only in columns)
     head = ("Site", "Kind", "Minimum", "Maximum", "Outlier ratio", *heads, "Largest channels")
     return Table(head, rows, caption)
 
 
-def _clip_columns(seen: Seen) -> list[tuple[str, str, bool]]:
-    """Technique, format, and if the heading has to name the format: one column where all formats clip alike."""
+def _clip_columns(seen: CalibrationFindings) -> list[tuple[str, str, bool]]:
+    """Return technique, format, and True if clip points depend on the format, else one column for all formats."""
     formats = list(dict.fromkeys(form for site in seen.sites for form in site.clip))
     columns = []
     for finding in seen.techniques:

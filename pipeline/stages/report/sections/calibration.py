@@ -1,4 +1,4 @@
-"""Calibrations: the set and its card, the ranges that it gave, and the samples after which they were stable."""
+"""Calibrations: the data set and its card, the observed ranges, and their convergence."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pipeline.stages.report.blocks import (
     Table,
     lead,
 )
-from pipeline.stages.report.document import Calibration, Report, Seen, TechniqueFinding
+from pipeline.stages.report.document import Calibration, CalibrationFindings, Report, TechniqueFinding
 from pipeline.stages.report.number_format import figure
 from pipeline.stages.report.sections.activation_ranges import clip_table, range_blocks
 from pipeline.stages.report.sections.convergence import settling_blocks, stability_table
@@ -31,27 +31,27 @@ USERS = "Used by"
 
 
 def section(report: Report) -> Section | None:
-    """Each calibration behind the rows."""
+    """Return each calibration used by the rows."""
     if not report.calibrations:
         return None
     blocks: list[Block] = []
     for index, calibration in enumerate(report.calibrations):
         if len(report.calibrations) > 1:
-            blocks.append(Heading(users(calibration), look="which"))
+            blocks.append(Heading(users(calibration), style="which"))
         blocks.append(Prose(headline(calibration), media=TEXT))
-        if isinstance(seen := calibration.seen, Seen):
+        if isinstance(seen := calibration.seen, CalibrationFindings):
             blocks += _blocks(calibration, seen, index)
         else:
             blocks.append(Prose(f"n/a: {seen.reason}.", "empty", media=PAGE))
-    return Section("calibration", "What calibration saw", "Calibration", blocks)
+    return Section("calibration", "Calibration data and ranges", "Calibration", blocks)
 
 
-def _blocks(calibration: Calibration, seen: Seen, index: int) -> Iterator[Block]:
-    """One calibration; its index keeps the charts of several apart."""
+def _blocks(calibration: Calibration, seen: CalibrationFindings, index: int) -> Iterator[Block]:
+    """Yield one calibration; its index makes the names of its charts unique."""
     yield lead(
         f"The BF16 model read {seen.conversations:,} conversations; these are the magnitudes at the inputs of its "
-        "linear layers and in its keys and values. A range counts as stable where more samples moved its clip point "
-        f"by less than {percent(seen.tolerance)}."
+        "linear layers and in its keys and values. A range is stable if further samples change its clip point by less "
+        f"than {percent(seen.tolerance)}."
     )
     yield Points([_point(finding) for finding in seen.techniques], "findings")
     yield Heading(f"The calibration set: {seen.card.name}")
@@ -76,19 +76,19 @@ def _blocks(calibration: Calibration, seen: Seen, index: int) -> Iterator[Block]
 def _point(finding: TechniqueFinding) -> Point:
     used = f" Used by {', '.join(finding.used_by)}." if finding.used_by else ""
     moving = moving_sites(finding)
-    more = f"Also moving: {moving}." if moving else ""
+    more = f"Also not stable: {moving}." if moving else ""
     return Point(finding.technique, [f"{finding.text}.{used}"], "in use" if finding.used_by else "", more)
 
 
 def verdict_of(finding: TechniqueFinding) -> str:
-    """A technique and what became of its ranges."""
+    """Return a technique with the verdict on its ranges."""
     return f"{finding.technique}{' ' if finding.stable_after is not None else ': '}{finding.text}"
 
 
 def headline(calibration: Calibration) -> str:
-    """One line: the set, and the verdict on the techniques that rows rest on, else on all."""
+    """Return one line: the data set, and the verdict on the techniques in use, else on all."""
     seen = calibration.seen
-    if not isinstance(seen, Seen):
+    if not isinstance(seen, CalibrationFindings):
         return f"calibration: n/a: {seen.reason}"
     findings = [finding for finding in seen.techniques if finding.used_by]
     if findings:
@@ -96,40 +96,40 @@ def headline(calibration: Calibration) -> str:
     else:
         settled = [f"{f.technique} after {f.stable_after}" for f in seen.techniques if f.stable_after is not None]
         moving = [f.technique for f in seen.techniques if f.stable_after is None]
-        told = [f"stable to {percent(seen.tolerance)}: {', '.join(settled)} samples" if settled else ""]
-        told.append(f"not stable: {', '.join(moving)}" if moving else "")
-        verdicts = "; ".join(part for part in told if part)
+        parts = [f"stable to {percent(seen.tolerance)}: {', '.join(settled)} samples" if settled else ""]
+        parts.append(f"not stable: {', '.join(moving)}" if moving else "")
+        verdicts = "; ".join(part for part in parts if part)
     return f"calibration {seen.card.name}: {seen.conversations:,} conversations, {seen.tokens:,} tokens; {verdicts}"
 
 
 def moving_sites(finding: TechniqueFinding) -> str:
-    """The first few sites whose ranges had not settled, but for those that the verdict names itself."""
+    """Return the first few sites with unstable ranges, except those named in the verdict."""
     others = [name for name in finding.moving if name not in finding.text]
     rest = len(others) - NAMED
     return ", ".join(others[:NAMED]) + (f" and {rest:,} more" if rest > 0 else "")
 
 
 def users(calibration: Calibration) -> str:
-    """The rows that rest on it, each with its technique."""
-    told = [
+    """Return the rows that use it, each with its technique."""
+    labels = [
         f"{use.label} ({use.technique or 'tokens only'}{f' {use.setting}' if use.setting else ''})"
         for use in calibration.used_by
     ]
-    return ", ".join(told) or "no variant shown"
+    return ", ".join(labels) or "no variant shown"
 
 
-def facts(calibration: Calibration, seen: Seen) -> dict[str, str]:
-    """The card of the set, but for its sources and overlaps."""
+def facts(calibration: Calibration, seen: CalibrationFindings) -> dict[str, str]:
+    """Return the card of the data set, without its sources and overlaps."""
     card = seen.card
     template = card.template
-    thinking = {None: "as the template does by itself", True: "on", False: "off"}[template.enable_thinking]
+    thinking = {None: "the template's default", True: "on", False: "off"}[template.enable_thinking]
     lengths = card.lengths
     found = {
         USERS: users(calibration),
         "Conversations": f"{seen.conversations:,}",
-        "Tokens": f"{card.tokens:,}; {lengths.min:,} to {lengths.max:,} a conversation, "
+        "Tokens": f"{card.tokens:,}; {lengths.min:,} to {lengths.max:,} per conversation, "
         f"median {figure(lengths.median)}, mean {figure(lengths.mean)}",
-        "Forward passes in": seen.dtype,
+        "Precision of forward passes": seen.dtype,
         "Chat template": (f"applied, sha256 {template.sha256}" if template.sha256 else "applied")
         if template.applied
         else "not applied",
@@ -142,12 +142,12 @@ def facts(calibration: Calibration, seen: Seen) -> dict[str, str]:
             for name, share in sorted(card.languages.items(), key=lambda item: -item[1])
         )
     if card.counts:
-        found["Left out or cut"] = ", ".join(f"{name.replace('_', ' ')} {n:,}" for name, n in card.counts.items())
+        found["Skipped or truncated"] = ", ".join(f"{name.replace('_', ' ')} {n:,}" for name, n in card.counts.items())
     return found
 
 
-def source_table(seen: Seen) -> Table:
-    """The sources of the conversations."""
+def source_table(seen: CalibrationFindings) -> Table:
+    """Return the sources of the conversations."""
     rows = [
         (each.source, each.identity, f"{each.weight:g}", f"{each.read:,}", f"{each.taken:,}")
         for each in seen.card.sources
@@ -156,22 +156,22 @@ def source_table(seen: Seen) -> Table:
     return Table(head, rows, "Sources of the calibration set", "left")
 
 
-def overlap_table(seen: Seen) -> Table:
-    """The items that the set shares with each evaluation."""
+def overlap_table(seen: CalibrationFindings) -> Table:
+    """Return the overlap of the data set with each evaluation."""
     rows = [(each.evaluation, each.task, overlap_text(each)) for each in seen.card.overlap]
-    head = ("Evaluation", "Task", "Items that share a run of words with the set")
+    head = ("Evaluation", "Task", "Items that share an n-gram with the set")
     return Table(head, rows, "Overlap of the calibration set with the evaluation sets", "left")
 
 
 def overlap_text(overlap: Overlap) -> str:
-    """The number of items of an evaluation that the set may have given away."""
+    """Return the number of overlapping items of an evaluation."""
     if overlap.overlapping is None or overlap.items is None:
         return f"n/a: {overlap.reason or 'not recorded'}"
     share = "" if overlap.share is None else f" ({percent(overlap.share)})"
-    runs = f", runs of {overlap.ngram} words" if overlap.ngram else ""
-    return f"{overlap.overlapping:,} of {overlap.items:,}{share}{runs}"
+    ngrams = f", {overlap.ngram}-grams of words" if overlap.ngram else ""
+    return f"{overlap.overlapping:,} of {overlap.items:,}{share}{ngrams}"
 
 
 def percent(share: float) -> str:
-    """A share in percent, with as many decimals as it needs."""
+    """Format a share in percent, with three significant digits."""
     return f"{100 * share:.3g} %"

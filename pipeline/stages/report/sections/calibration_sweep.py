@@ -1,4 +1,4 @@
-"""Results of one variant by the choices of its calibration: technique and number of samples."""
+"""Results of one variant by calibration: technique and number of samples."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ from pipeline.compare.stats.accuracy import Mean
 from pipeline.compare.stats.kl_divergence import DivergenceCell
 from pipeline.results.base import Missing
 from pipeline.stages.report import blocks
-from pipeline.stages.report.blocks import EVERYWHERE, TERMINAL, Block, Cell, CellTable, Heading, Row, Section, lead
+from pipeline.stages.report.blocks import EVERYWHERE, TERMINAL, Block, Cell, CellRow, CellTable, Heading, Section, lead
 from pipeline.stages.report.document import Report
 from pipeline.stages.report.number_format import number, signed
-from pipeline.stages.report.sections.result_cells import Column, divergence_cell, divergence_scale, task_cell
+from pipeline.stages.report.sections.result_cells import ResultColumn, divergence_cell, divergence_scale, task_cell
 
-TITLE = "What the calibration choices changed"
+TITLE = "Effect of the calibration"
 DIGITS = 2
 
 
 def section(report: Report) -> Section | None:
-    """A table for each variant that was made by several calibrations."""
+    """Return a table for each variant with several calibrations."""
     if not report.sweeps:
         return None
     shown: list[Block] = [
         lead(
-            "The same variant from other calibrations, scored on the same items under the same conditions. Second "
+            "The same variant with several calibrations, scored on the same items under the same conditions. Second "
             "figures are differences from BF16 in points; *: the 95 % interval excludes zero. With many rows some "
-            "stars are chance."
+            "stars are due to chance."
         )
     ]
     for sweep in report.sweeps:
         shown += [Heading(f"{TITLE}: {sweep.label}", media=TERMINAL), Heading(sweep.label), sweep_table(sweep)]
-    return Section("sweep", TITLE, "Choices", shown)
+    return Section("sweep", TITLE, "Calibration sweep", shown)
 
 
 def sweep_table(sweep: Sweep) -> CellTable:
-    """Every task, the mean over the tasks, the divergence where it was measured."""
-    tasks = [Column(task, "%", task, "task", 1) for task in sweep.tasks]
+    """Return every task, the mean over the tasks, and the divergence if it was measured."""
+    tasks = [ResultColumn(task, "%", task, "task", 1) for task in sweep.tasks]
     columns = [
         blocks.Column("Samples", ""),
         *tasks,
@@ -46,7 +46,7 @@ def sweep_table(sweep: Sweep) -> CellTable:
     rows = [_row(row, tasks) for row in sweep.rows]
     if any(isinstance(row.divergence, DivergenceCell) for row in sweep.rows):
         unit, scale, digits = divergence_scale(sweep)
-        column = Column("KL from BF16", unit, DIVERGENCE, "divergence", digits, scale, around="95 %")
+        column = ResultColumn("KL from BF16", unit, DIVERGENCE, "divergence", digits, scale, around="95 %")
         columns.append(column)
         added = (_divergence(row, column) for row in sweep.rows)
         rows = [replace(row, cells=(*row.cells, cell)) for row, cell in zip(rows, added, strict=True)]
@@ -54,18 +54,18 @@ def sweep_table(sweep: Sweep) -> CellTable:
     return CellTable("Technique", columns, rows, caption, is_dense=True, media=EVERYWHERE)
 
 
-def _divergence(row: SweepRow, column: Column) -> Cell:
+def _divergence(row: SweepRow, column: ResultColumn) -> Cell:
     cell = divergence_cell(row.divergence, column)
-    # Here the interval stands where it stands for the mean.
+    # The interval is shown in the cell, as for the mean.
     return replace(cell, change="", around=cell.change)
 
 
-def _row(row: SweepRow, tasks: list[Column]) -> Row:
+def _row(row: SweepRow, tasks: list[ResultColumn]) -> CellRow:
     choice = row.choice
     setting = "" if choice.parameter is None else f" {choice.parameter:g}"
     scores = (task_cell(row.tasks[column.name], column, False) for column in tasks)
     cells = (Cell(f"{choice.samples:,}"), *scores, _mean(row))
-    return Row(f"{choice.technique}{setting}", cells, row.is_current, "shown above" if row.is_current else "")
+    return CellRow(f"{choice.technique}{setting}", cells, row.is_current, "shown above" if row.is_current else "")
 
 
 def _mean(row: SweepRow) -> Cell:
@@ -80,9 +80,11 @@ def _mean(row: SweepRow) -> Cell:
     shown = replace(shown, change=signed(100 * change.value, DIGITS))
     if change.interval is None:
         return shown
-    ends = f"{signed(100 * change.interval.low, DIGITS)} to {signed(100 * change.interval.high, DIGITS)}"
+    interval_text = f"{signed(100 * change.interval.low, DIGITS)} to {signed(100 * change.interval.high, DIGITS)}"
     clear = not change.interval.contains(0.0)
-    return replace(shown, change_interval=ends, around=ends, is_clear=clear, is_gain=clear and change.value > 0)
+    return replace(
+        shown, change_interval=interval_text, around=interval_text, is_clear=clear, is_gain=clear and change.value > 0
+    )
 
 
 def _share(value: float) -> str:

@@ -1,4 +1,4 @@
-"""Convergence of calibration: the samples after which clip points no longer move."""
+"""Convergence of calibration: the samples after which clip points are stable."""
 
 from __future__ import annotations
 
@@ -6,51 +6,51 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pipeline.stages.report.blocks import PAGE, Block, Heading, Picture, Table, lead
-from pipeline.stages.report.document import Seen, TechniqueFinding
+from pipeline.stages.report.document import CalibrationFindings, TechniqueFinding
 from pipeline.stages.report.number_format import number
 from pipeline.stages.report.vega.spec import MUTED, Chart, Layout, heading, layer, logarithmic, quantity
-from pipeline.stages.report.vega.styles import Style, styles
+from pipeline.stages.report.vega.styles import Style, assign_styles
 
 
-def settling_blocks(seen: Seen, name: str) -> Iterator[Block]:
-    """The clip points by samples; nothing where a single sample was seen."""
+def settling_blocks(seen: CalibrationFindings, name: str) -> Iterator[Block]:
+    """Yield the clip points by samples; nothing for a single sample."""
     if (chart := settling_chart(seen, name)) is None:
         return
-    yield Heading("Were the samples enough?", media=PAGE)
+    yield Heading("Convergence of clip points", media=PAGE)
     yield lead(
-        "Line: the median of all sites; band: their 5th to 95th percentile; grey: the tolerance. Curves that have "
-        "entered the grey for good would not change with more samples of this kind; one that still moves at the right "
-        "end asks for more samples, or for a technique that clips."
+        "Line: the median of all sites; band: their 5th to 95th percentile; grey: the tolerance. Curves that stay "
+        "within the grey band have converged; a curve that still changes at the right end needs more samples, or a "
+        "technique that clips."
     )
     yield Picture(chart, [settling_table(seen)], media=PAGE)
 
 
-def technique_styles(seen: Seen) -> dict[str, Style]:
-    """A technique's look, which does not change with what is in use; the ones in use lead."""
-    looks = styles(sorted(finding.technique for finding in seen.techniques))
-    return {finding.technique: looks[finding.technique] for finding in seen.techniques}
+def technique_styles(seen: CalibrationFindings) -> dict[str, Style]:
+    """Return a style for each technique, independent of which ones are in use."""
+    styles = assign_styles(sorted(finding.technique for finding in seen.techniques))
+    return {finding.technique: styles[finding.technique] for finding in seen.techniques}
 
 
-def settling_chart(seen: Seen, name: str) -> Chart | None:
-    """The clip points of each technique approaching their final values as samples are seen."""
+def settling_chart(seen: CalibrationFindings, name: str) -> Chart | None:
+    """Return the clip points of each technique by number of samples, relative to their final values."""
     shown = [finding.technique for finding in seen.techniques if len(seen.convergence.get(finding.technique, ())) > 1]
     if not shown:
         return None
     key = "Line: median of all sites; band: 5th to 95th percentile; grey: the tolerance."
-    return Chart(name, "How clip points settle as samples are seen", key, lambda layout: _settling(seen, shown, layout))
+    return Chart(name, "Clip points by number of samples", key, lambda layout: _settling(seen, shown, layout))
 
 
-def _settling(seen: Seen, shown: Sequence[str], layout: Layout) -> dict[str, Any]:
+def _settling(seen: CalibrationFindings, shown: Sequence[str], layout: Layout) -> dict[str, Any]:
     columns = 1 if layout.panels == 1 else min(3, len(shown))
     width = layout.width if columns == 1 else layout.width // columns - 70
     points = [point for name in shown for point in seen.convergence[name]]
     within = (1 - seen.tolerance, 1 + seen.tolerance)
     values = [100 * value for point in points for value in (point.low, point.high)] + [100 * end for end in within]
     low, high = min(values), max(values)
-    looks = technique_styles(seen)
+    styles = technique_styles(seen)
     samples = [point.samples for point in points]
     encoding = {
-        "x": logarithmic("samples", samples, axis={"grid": False}, margin=1.06, most=6, title="Samples seen"),
+        "x": logarithmic("samples", samples, axis={"grid": False}, margin=1.06, most=6, title="Samples"),
         "y": _ratio(low, high),
     }
     findings = {finding.technique: finding for finding in seen.techniques}
@@ -60,13 +60,13 @@ def _settling(seen: Seen, shown: Sequence[str], layout: Layout) -> dict[str, Any
             {"samples": p.samples, "median": 100 * p.median, "low": 100 * p.low, "high": 100 * p.high}
             for p in seen.convergence[technique]
         ]
-        look, finding = looks[technique], findings[technique]
+        style, finding = styles[technique], findings[technique]
         band = {"y": {"field": "low"}, "y2": {"field": "high"}}
         line = {
             "type": "line",
-            "color": look.colour,
+            "color": style.colour,
             "strokeWidth": 2,
-            "strokeDash": [int(n) for n in look.dash.split()],
+            "strokeDash": [int(n) for n in style.dash.split()],
         }
         layers = [
             {
@@ -74,7 +74,7 @@ def _settling(seen: Seen, shown: Sequence[str], layout: Layout) -> dict[str, Any
                 "mark": {"type": "rect", "color": MUTED, "opacity": 0.28},
                 "encoding": {"y": {**encoding["y"], "field": "low"}, "y2": {"field": "high"}},
             },
-            layer({"type": "area", "color": look.colour, "opacity": 0.22}, encoding, band),
+            layer({"type": "area", "color": style.colour, "opacity": 0.22}, encoding, band),
             layer(line, encoding, {"y": {"field": "median"}}),
         ]
         drawn.append(
@@ -91,14 +91,14 @@ def _settling(seen: Seen, shown: Sequence[str], layout: Layout) -> dict[str, Any
     return {"concat": drawn, "columns": columns, "spacing": {"row": 26, "column": 24}}
 
 
-def _brief(finding: TechniqueFinding, seen: Seen) -> str:
-    """The verdict in a panel's width; the page has it whole."""
+def _brief(finding: TechniqueFinding, seen: CalibrationFindings) -> str:
+    """Return the verdict shortened to a panel's width."""
     moving = len(finding.moving)
-    return f"{moving} of {seen.site_count} ranges still move" if moving else finding.text
+    return f"{moving} of {seen.site_count} ranges not stable" if moving else finding.text
 
 
 def _ratio(low: float, high: float) -> dict[str, Any]:
-    """Percent of the final value; on a logarithmic axis where values are many times apart."""
+    """Return the axis in percent of the final value; logarithmic for a wide range of values."""
     heading, axis = "% of final clip point", {"tickCount": 5}
     if low > 0 and high / low > 12:
         return logarithmic("median", [low, high], title=heading, axis=axis, most=5)
@@ -106,22 +106,22 @@ def _ratio(low: float, high: float) -> dict[str, Any]:
     return quantity("median", domain=[low - room, high + room], title=heading, axis=axis)
 
 
-def settling_table(seen: Seen) -> Table:
-    """The clip points in percent of the final ones."""
+def settling_table(seen: CalibrationFindings) -> Table:
+    """Return the clip points in percent of the final ones."""
     rows = [
         (finding.technique, f"{p.samples:,}", *(number(100 * v, 2) for v in (p.median, p.low, p.high)), f"{p.sites:,}")
         for finding in seen.techniques
         for p in seen.convergence.get(finding.technique, ())
     ]
     head = ("Technique", "Samples", "Median (%)", "5th percentile", "95th percentile", "Sites")
-    return Table(head, rows, "Clip points by samples seen")
+    return Table(head, rows, "Clip points by number of samples")
 
 
-def stability_table(seen: Seen) -> Table:
-    """The number of samples after which each site's range stays within the tolerance."""
+def stability_table(seen: CalibrationFindings) -> Table:
+    """Return the number of samples after which each site's range stays within the tolerance."""
     names = [finding.technique for finding in seen.techniques]
     rows = []
     for site in seen.sites:
         after = (site.stable_after.get(name) for name in names)
-        rows.append((site.name, *("still moves" if count is None else f"{count:,}" for count in after)))
+        rows.append((site.name, *("not stable" if count is None else f"{count:,}" for count in after)))
     return Table(("Site", *names), rows, "Samples after which ranges were stable")

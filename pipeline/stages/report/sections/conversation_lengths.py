@@ -14,14 +14,14 @@ TITLE = "Lengths of the conversations"
 
 
 def length_blocks(lengths: Lengths, name: str) -> Iterator[Block]:
-    """The histogram; nothing where no length is on record."""
+    """Yield the histogram; nothing if no lengths are recorded."""
     if chart := length_chart(lengths, name):
         yield Heading(TITLE, media=PAGE)
         yield Picture(chart, [length_table(lengths)], media=PAGE)
 
 
 def length_chart(lengths: Lengths, name: str) -> Chart | None:
-    """A histogram of the lengths."""
+    """Return a histogram of the lengths."""
     if not any(lengths.counts):
         return None
     bins = zip(lengths.edges, lengths.edges[1:], lengths.counts, strict=False)
@@ -35,13 +35,13 @@ def length_chart(lengths: Lengths, name: str) -> Chart | None:
 
 
 def _lengths(rows: list[dict[str, Any]], lengths: Lengths, layout: Layout) -> dict[str, Any]:
-    ends = [rows[0]["low"], rows[-1]["high"]]
-    if ends[0] == ends[1]:
-        ends = [ends[0] - 1, ends[1] + 1]
+    extent = [rows[0]["low"], rows[-1]["high"]]
+    if extent[0] == extent[1]:
+        extent = [extent[0] - 1, extent[1] + 1]
     top = max(row["count"] for row in rows)
     encoding = {
         "x": quantity(
-            "low", domain=ends, title="Tokens", axis={"grid": False, "tickCount": 10 if layout is WIDE else 5}
+            "low", domain=extent, title="Tokens", axis={"grid": False, "tickCount": 10 if layout is WIDE else 5}
         ),
         "y": quantity("count", domain=[0, top * 1.15], title="Conversations", axis={"tickCount": 4, "format": "~s"}),
     }
@@ -51,7 +51,7 @@ def _lengths(rows: list[dict[str, Any]], lengths: Lengths, layout: Layout) -> di
         "description": {"field": "hover", "type": "nominal"},
     }
     middle = {"values": [{"low": lengths.median, "count": top * 1.15, "label": f"median {figure(lengths.median)}"}]}
-    is_left = lengths.median < (ends[0] + ends[1]) / 2
+    is_left = lengths.median < (extent[0] + extent[1]) / 2
     words = {
         "type": "text",
         "align": "left" if is_left else "right",
@@ -76,7 +76,7 @@ def _lengths(rows: list[dict[str, Any]], lengths: Lengths, layout: Layout) -> di
 
 
 def length_table(lengths: Lengths) -> Table:
-    """The bins of the lengths."""
+    """Return the bins of the histogram."""
     bins = zip(lengths.edges, lengths.edges[1:], lengths.counts, strict=False)
     rows = [(f"{figure(a)} to {figure(b)}", f"{n:,}") for a, b, n in bins]
     return Table(("Tokens", "Conversations"), rows, TITLE)

@@ -1,4 +1,4 @@
-"""Engines that make one format, held against each other."""
+"""Comparison of engines that make the same format."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from pipeline.stages.report.number_format import number
 
 
 def section(report: Report) -> Section | None:
-    """A table for each format that several engines made."""
+    """Return a table for each format that several engines made."""
     if not report.engines:
         return None
     blocks: list[Block] = [
         lead(
             "One format by several engines, from the same conversations. Weight error is |W - V| / |W| of the BF16 "
-            "weight W and what the checkpoint stands for, V, over all quantized layers. GPTQ gives up weights for "
-            "outputs and AutoRound looks at outputs alone, so an engine is held against the best of its own "
-            "algorithm; the last column is how far served log-probabilities of fixed texts are from BF16's, in their "
-            "standard deviations."
+            "weight W and the dequantized weight V, over all quantized layers. GPTQ trades weight error for output "
+            "error and AutoRound minimizes output error alone, so an engine is compared with the best of its "
+            "algorithm; the last column is the distance of served log-probabilities of fixed texts from BF16's, in "
+            "their standard deviations."
         )
     ]
     for engines in report.engines:
         blocks += [Heading(engines.scheme), engine_table(engines)]
-    return Section("engines", "Do the engines agree?", "Engines", blocks)
+    return Section("engines", "Agreement of engines", "Engines", blocks)
 
 
 def engine_table(engines: Engines) -> Table:
-    """Weight error and answers of each engine, and its agreement with the best of its algorithm."""
+    """Return weight error and log-probability distance of each engine, and its agreement within its algorithm."""
     rows = [
         (
             row.label,
@@ -41,5 +41,7 @@ def engine_table(engines: Engines) -> Table:
         )
         for row in engines.rows
     ]
-    head = ("Variant", "Engine", "Algorithm", "Weight error", "Of the best of its algorithm", "Within 10 %")
-    return Table((*head, "Worst layer", "Log-probabilities from BF16's"), rows, f"Engines of {engines.scheme}")
+    head = ("Variant", "Engine", "Algorithm", "Weight error", "Ratio to the best of its algorithm", "Within 10 %")
+    return Table(
+        (*head, "Worst layer", "Distance of log-probabilities from BF16's"), rows, f"Engines of {engines.scheme}"
+    )

@@ -1,4 +1,4 @@
-"""Quality against cost: the picture of accuracy and throughput, and the variants on the frontier."""
+"""Quality against cost: the chart of accuracy and throughput, and the variants on the frontier."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TITLE = "Variants on the frontier"
 
 
 def section(report: Report) -> Section | None:
-    """The picture, each variant's standing, and why each stands where it does."""
+    """Return the chart, and each variant's standing with its reason."""
     comparison = report.comparison
     if not comparison.is_measured:
         return None
@@ -30,24 +30,24 @@ def section(report: Report) -> Section | None:
         figures = [quality_table(comparison), *claim_legend(comparison.rows)]
         blocks.append(Picture(chart, figures, media=PAGE))
     else:
-        missing = f"n/a: a picture needs at least two variants with both a throughput and every accuracy{against}."
+        missing = f"n/a: the chart needs at least two variants with both a throughput and every accuracy{against}."
         blocks.append(Prose(missing, "empty", media=PAGE))
     if report.frontiers and len(comparison.rows) > 1:
         blocks += [
             Heading(TITLE, media=PAGE),
             lead(
-                "On: nothing here is better both ways. Off: something is clearly better one way and no worse the "
-                "other. Undecided: these results cannot tell."
+                "On: no other variant is better on both axes. Off: another variant is clearly better on one axis and "
+                "no worse on the other. Undecided: more measurements are needed."
             ),
             standing_table(report),
-            Details("Why each stands where it does", list(_reasons(report)), media=PAGE),
+            Details("Reasons for each standing", list(_reasons(report)), media=PAGE),
         ]
     return Section("frontier", "Quality against throughput", "Frontier", blocks)
 
 
 def _explanation(comparison: Comparison) -> str:
     axes = "Right is faster, up is more accurate. The dashed lines cross at BF16. " if comparison.baseline else ""
-    touching = "; a bar that touches the horizontal line leaves open whether accuracy changed at all"
+    touching = "; where a bar touches the horizontal line, the change of accuracy is within noise"
     bars = f"Bars are 95 % intervals{touching if comparison.baseline else ''}."
     return f"{axes}{bars} Hover over a point for its figures."
 
@@ -71,7 +71,7 @@ def _reasons(report: Report) -> Iterator[Block]:
 
 
 def quality_table(comparison: Comparison) -> Table:
-    """The figures of the scatter plot."""
+    """Return the figures of the scatter plot."""
     points = quality_points(comparison)
     digits = decimals(point.x for point in points)
     rows = []
@@ -86,7 +86,7 @@ def quality_table(comparison: Comparison) -> Table:
 
 
 def standing_table(report: Report) -> Table:
-    """Each variant's standing: accuracy against each cost."""
+    """Return each variant's standing for accuracy against each cost."""
     names = [frontier.cost.title for frontier in report.frontiers]
     rows = []
     for row in report.comparison.rows:
@@ -96,7 +96,7 @@ def standing_table(report: Report) -> Table:
 
 
 def frontier_table(frontier: Frontier, comparison: Comparison) -> Table:
-    """Each variant's standing, with its reason."""
+    """Return each variant's standing, with its reason."""
     labels = {row.name: row.label for row in comparison.rows}
     rows: list[tuple[str, ...]] = [(place.label, place.standing, place.statement.text) for place in frontier.places]
     rows += [(labels.get(name, name), "n/a", reason) for name, reason in frontier.absent.items()]

@@ -1,4 +1,4 @@
-"""Accuracy against throughput, each with its 95 % interval; a hollow mark is a speed that is emulated."""
+"""Chart of accuracy against throughput with 95 % intervals; a hollow mark is an emulated speed."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from pipeline.stages.report.vega.spec import (
     Chart,
     Layout,
     domain,
+    from_row,
     layer,
-    own,
     quantity,
     shorten,
 )
@@ -33,8 +33,8 @@ STANDING = {None: "", "on": "; on the frontier", "off": "; off the frontier", "u
 
 
 @dataclass(frozen=True)
-class Point:
-    """One variant of the scatter plot; the quality is in points against BF16, or in percent without a baseline."""
+class ScatterPoint:
+    """One variant of the scatter plot; y is in points against BF16, or in percent without a baseline."""
 
     label: str
     family: Family
@@ -50,8 +50,8 @@ class Point:
     standing: Standing | None = None
 
 
-def quality_points(comparison: Comparison, frontier: Frontier | None = None) -> list[Point]:
-    """The variants that have both a throughput and a quality, with their standing on the frontier of the two."""
+def quality_points(comparison: Comparison, frontier: Frontier | None = None) -> list[ScatterPoint]:
+    """Return the variants with both throughput and accuracy, with their standing on the frontier of the two."""
     standings = {place.name: place.standing for place in frontier.places} if frontier else {}
     points = []
     for row in comparison.rows:
@@ -62,7 +62,7 @@ def quality_points(comparison: Comparison, frontier: Frontier | None = None) -> 
             claim = "" if row.claims_speed else ", emulated: no speed claim"
             unit = "points" if comparison.baseline else "%"
             points.append(
-                Point(
+                ScatterPoint(
                     label=row.label,
                     family=row.family,
                     is_emulated=not row.claims_speed,
@@ -83,7 +83,7 @@ def quality_points(comparison: Comparison, frontier: Frontier | None = None) -> 
 
 
 def quality_chart(comparison: Comparison, frontiers: Sequence[Frontier] = ()) -> Chart | None:
-    """Accuracy against throughput with 95 % intervals; nothing where fewer than two variants have both."""
+    """Return accuracy against throughput with 95 % intervals; None if fewer than two variants have both."""
     points = quality_points(comparison, next((f for f in frontiers if f.cost.name == THROUGHPUT.name), None))
     if len(points) < 2:
         return None
@@ -95,7 +95,7 @@ def quality_chart(comparison: Comparison, frontiers: Sequence[Frontier] = ()) ->
 
 
 def _quality(row: Row, comparison: Comparison) -> tuple[float, float, float] | None:
-    """Mean difference over the tasks with its interval, zero for the baseline itself."""
+    """Return the mean difference over the tasks with its interval, zero for the baseline."""
     if comparison.baseline is not None and row.is_baseline:
         return (0.0, 0.0, 0.0)
     quality = row.mean_accuracy if comparison.baseline is None else row.mean_change
@@ -115,19 +115,19 @@ class Frame:
     height: int
 
     def pixel(self, x: float, y: float) -> tuple[float, float]:
-        """The place of a point, y downwards."""
+        """Return the pixel position of a data point, y downwards."""
         (left, right), (low, high) = self.xs, self.ys
         return ((x - left) / (right - left) * self.width, (high - y) / (high - low) * self.height)
 
     def at(self, x: float, y: float) -> tuple[float, float]:
-        """The point of a place."""
+        """Return the data point of a pixel position."""
         (left, right), (low, high) = self.xs, self.ys
         return (left + x / self.width * (right - left), high - y / self.height * (high - low))
 
 
-def _scatter(points: Sequence[Point], title: str, layout: Layout) -> dict[str, Any]:
+def _scatter(points: Sequence[ScatterPoint], title: str, layout: Layout) -> dict[str, Any]:
     xs = domain([v for p in points for v in (p.x_low, p.x_high)], 0.09)
-    # Zero alone would leave a line without room around it.
+    # Leave room around the data, even if all values are equal.
     ys = domain([v for p in points for v in (p.y_low, p.y_high)], 0.12)
     frame = Frame(xs, ys, layout.width, 400 if layout is WIDE else 340)
     ticks = {"tickCount": 10 if layout is WIDE else 4}
@@ -140,8 +140,8 @@ def _scatter(points: Sequence[Point], title: str, layout: Layout) -> dict[str, A
     return {"width": frame.width, "height": frame.height, "data": {"values": rows}, "layer": layers}
 
 
-def _obstacles(points: Sequence[Point], frame: Frame) -> list[Box]:
-    """The bars of the intervals, and the baseline's lines, which labels should not cover."""
+def _obstacles(points: Sequence[ScatterPoint], frame: Frame) -> list[Box]:
+    """Return the interval bars and the baseline's lines, which labels should not cover."""
     boxes = []
     for p in points:
         (left, middle), (right, _) = frame.pixel(p.x_low, p.y), frame.pixel(p.x_high, p.y)
@@ -154,9 +154,9 @@ def _obstacles(points: Sequence[Point], frame: Frame) -> list[Box]:
     return boxes
 
 
-def _rows(points: Sequence[Point], frame: Frame, layout: Layout) -> list[dict[str, Any]]:
+def _rows(points: Sequence[ScatterPoint], frame: Frame, layout: Layout) -> list[dict[str, Any]]:
     spots = [frame.pixel(p.x, p.y) for p in points]
-    # Labels are centred on their place; the ends of long ones are cut, the table has them whole.
+    # Labels are centred; long ones are truncated, the table has the whole names.
     names = [shorten(p.label, 30 if layout is WIDE else 20) for p in points]
     places = place(spots, names, (frame.width, frame.height), layout.font, _obstacles(points, frame))
     rows = []
@@ -179,8 +179,8 @@ def _rows(points: Sequence[Point], frame: Frame, layout: Layout) -> list[dict[st
     return rows
 
 
-def _home(points: Sequence[Point], encoding: dict[str, Any]) -> list[dict[str, Any]]:
-    """The dashed lines that cross at the baseline."""
+def _home(points: Sequence[ScatterPoint], encoding: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the dashed lines that cross at the baseline."""
     home = next((p for p in points if p.family == "baseline"), None)
     if home is None:
         return []
@@ -190,14 +190,14 @@ def _home(points: Sequence[Point], encoding: dict[str, Any]) -> list[dict[str, A
 
 
 def _marks(encoding: dict[str, Any]) -> list[dict[str, Any]]:
-    """Lines to far labels, intervals, circles of the frontier, points."""
+    """Return leader lines of far labels, intervals, circles of the frontier, and points."""
     leader = {"x": {"field": "x"}, "y": {"field": "y"}, "x2": {"field": "text_x"}, "y2": {"field": "text_y"}}
-    across = {"x": {"field": "x_low"}, "x2": {"field": "x_high"}, "color": own("color")}
-    upright = {"y": {"field": "y_low"}, "y2": {"field": "y_high"}, "color": own("color")}
+    across = {"x": {"field": "x_low"}, "x2": {"field": "x_high"}, "color": from_row("color")}
+    upright = {"y": {"field": "y_low"}, "y2": {"field": "y_high"}, "color": from_row("color")}
     mark = {
-        "fill": own("fill"),
-        "stroke": own("color"),
-        "shape": own("shape"),
+        "fill": from_row("fill"),
+        "stroke": from_row("color"),
+        "shape": from_row("shape"),
         "description": {"field": "hover", "type": "nominal"},
     }
     bar = {"type": "rule", "strokeWidth": 1.6, "opacity": 0.75}
@@ -218,8 +218,8 @@ def _marks(encoding: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _labels(encoding: dict[str, Any], layout: Layout) -> list[dict[str, Any]]:
-    """Names with a halo of the page's colour."""
+    """Return names with a halo in the page's colour."""
     text = {"type": "text", "fontSize": layout.font}
     halo = {**text, "color": INK, "stroke": SURFACE, "strokeWidth": 3, "strokeJoin": "round"}
     name = {"x": {"field": "text_x"}, "y": {"field": "text_y"}, "text": {"field": "label", "type": "nominal"}}
-    return [layer(halo, encoding, name), layer(text, encoding, {**name, "color": own("ink")})]
+    return [layer(halo, encoding, name), layer(text, encoding, {**name, "color": from_row("ink")})]

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from pipeline.compare.history import Figure, History, ResultChange, SettingChange
 from pipeline.stages.report.blocks import Block, Details, Section, Table, lead
 from pipeline.stages.report.document import Report
-from pipeline.stages.report.number_format import ends, figure, signed
+from pipeline.stages.report.number_format import figure, format_interval, signed
 
 ORDER = ("worse", "gone", "better", "new", "unknown", "same")
 
 
 def section(report: Report) -> Section | None:
-    """The results of the runs, then what else differs between them."""
+    """Return the results of the runs, then the settings and versions that differ."""
     history = report.history
     if history is None:
         return None
@@ -22,11 +22,11 @@ def section(report: Report) -> Section | None:
     for title, changes in (("Settings that differ", history.settings), ("Versions that differ", history.versions)):
         if changes:
             blocks.append(Details(title, [setting_table(title, history, changes)]))
-    return Section("history", "What changed between the runs", "History", blocks)
+    return Section("history", "Changes between runs", "History", blocks)
 
 
 def result_table(history: History) -> Table:
-    """Each figure of each run, what became worse first."""
+    """Return each figure of each run, regressions first."""
     changes = sorted(history.results, key=lambda change: ORDER.index(change.movement))
     head = ("Variant", "Figure", *(run.name for run in history.runs), "Change", "95 %", "Verdict")
     return Table(head, [_row(change) for change in changes], "Results of the runs", "left")
@@ -35,7 +35,7 @@ def result_table(history: History) -> Table:
 def _row(change: ResultChange) -> tuple[str, ...]:
     shown = (_figure(each) for each in change.figures)
     moved = "" if change.change is None else signed(change.change)
-    around = ends(change.interval, signed) if change.interval else ""
+    around = format_interval(change.interval, signed) if change.interval else ""
     verdict = f"{change.movement}: {change.reason}" if change.reason else change.movement
     return (change.label, f"{change.title} ({change.unit})", *shown, moved, around, verdict)
 
@@ -45,6 +45,6 @@ def _figure(found: Figure | None) -> str:
 
 
 def setting_table(caption: str, history: History, changes: Sequence[SettingChange]) -> Table:
-    """The value that each run had."""
+    """Return the value in each run."""
     rows = tuple((each.variant, each.name, *("none" if v is None else v for v in each.values)) for each in changes)
     return Table(("Variant", "Name", *(run.name for run in history.runs)), rows, caption, "left")

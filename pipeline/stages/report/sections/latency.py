@@ -11,10 +11,10 @@ from pipeline.compare.stats.repeats import Change
 from pipeline.results import metrics
 from pipeline.results.metrics import LATENCIES, PERCENTILES
 from pipeline.stages.report.blocks import PAGE, Block, Heading, Key, Mark, Picture, Table, lead
-from pipeline.stages.report.number_format import decimals, ends, figure, number, signed
+from pipeline.stages.report.number_format import decimals, figure, format_interval, number, signed
 from pipeline.stages.report.sections.result_cells import claim_legend, claim_symbol
 from pipeline.stages.report.vega.panels import Strip, hover, mark, strips
-from pipeline.stages.report.vega.spec import SURFACE, WIDE, Chart, Layout, domain, logarithmic, own, quantity
+from pipeline.stages.report.vega.spec import SURFACE, WIDE, Chart, Layout, domain, from_row, logarithmic, quantity
 from pipeline.stages.report.vega.styles import FAMILY_COLOURS
 
 SHAPES = {"median": "circle", "p90": "square", "p99": "triangle-right"}
@@ -22,7 +22,7 @@ ORDINALS = {name: f"{percent}th" for percent, name in PERCENTILES.items()}
 
 
 def latency_blocks(comparison: Comparison) -> Iterator[Block]:
-    """The percentiles under the load of the results; nothing where no benchmark has any."""
+    """Yield the percentiles under the load of the results; nothing if no benchmark has any."""
     if (chart := latency_chart(comparison)) is None:
         return
     yield Heading("Latency percentiles", media=PAGE)
@@ -44,7 +44,7 @@ def percentile(row: Row, which: str, latency: str) -> SpeedCell | None:
 
 
 def latency_chart(comparison: Comparison) -> Chart | None:
-    """A panel for each latency that has percentiles; nothing where no benchmark has any."""
+    """Return a panel for each latency with percentiles; None if no benchmark has any."""
     rows = {latency: _rows(comparison, latency) for latency in LATENCIES}
     rows = {latency: found for latency, found in rows.items() if found}
     if not rows:
@@ -63,7 +63,7 @@ def _rows(comparison: Comparison, latency: str) -> list[dict[str, Any]]:
         values = {which: cell.measured.mean for which, cell in cells.items()}
         for which, cell in cells.items():
             around = cell.measured.interval
-            ends = f" ({figure(around.low)} to {figure(around.high)})" if around else ""
+            between = f" ({figure(around.low)} to {figure(around.high)})" if around else ""
             found.append(
                 {
                     "label": row.label,
@@ -87,13 +87,13 @@ def _latency(rows: dict[str, list[dict[str, Any]]], labels: list[str], layout: L
         "datum.which == 'p99'",
         x={"field": "first"},
         x2={"field": "last"},
-        color=own("color"),
+        color=from_row("color"),
     )
     point = mark(
         {"type": "point", "filled": True, "size": 52, "opacity": 1, "strokeWidth": 1.6},
-        shape=own("shape"),
-        fill=own("fill"),
-        stroke=own("color"),
+        shape=from_row("shape"),
+        fill=from_row("fill"),
+        stroke=from_row("color"),
         description=hover(),
     )
     panels = []
@@ -114,7 +114,7 @@ def _latency(rows: dict[str, list[dict[str, Any]]], labels: list[str], layout: L
 
 
 def latency_table(comparison: Comparison) -> Table:
-    """Every percentile that is drawn, with its interval and its change against BF16."""
+    """Return every percentile of the chart, with its interval and its change against BF16."""
     rows = []
     for row in comparison.rows:
         for latency in LATENCIES:
@@ -128,7 +128,11 @@ def latency_table(comparison: Comparison) -> Table:
 def _cell(cell: SpeedCell) -> tuple[str, str, str, str]:
     measured, change = cell.measured, cell.change
     digits = min(2, decimals([measured.mean]))
-    shown = (number(measured.mean, digits), ends(measured.interval, partial(number, digits=digits)))
+    shown = (number(measured.mean, digits), format_interval(measured.interval, partial(number, digits=digits)))
     if not isinstance(change, Change):
         return (*shown, "", "")
-    return (*shown, f"{signed(change.percent)} %", f"{ends(change.interval, signed)} %" if change.interval else "n/a")
+    return (
+        *shown,
+        f"{signed(change.percent)} %",
+        f"{format_interval(change.interval, signed)} %" if change.interval else "n/a",
+    )

@@ -1,4 +1,4 @@
-"""Throughput and latency of each variant from idle to saturation, by the load it was given."""
+"""Throughput and latency of each variant by load, from idle to saturation."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pipeline.compare.benchmarks import Benchmark, LoadRow, SpeedCell
 from pipeline.compare.comparison import Comparison, Row
 from pipeline.results.metrics import P99_TTFT, THROUGHPUT, TPOT, MetricDefinition
 from pipeline.stages.report.number_format import figure
-from pipeline.stages.report.vega.spec import SURFACE, WIDE, Chart, Layout, heading, layer, logarithmic, own
-from pipeline.stages.report.vega.styles import Style, styles
+from pipeline.stages.report.vega.spec import SURFACE, WIDE, Chart, Layout, from_row, heading, layer, logarithmic
+from pipeline.stages.report.vega.styles import Style, assign_styles
 
 By = Literal["max_concurrency", "request_rate"]
 
@@ -35,7 +35,7 @@ PANELS = (
 
 
 def load_of(load: LoadRow, by: By) -> float | None:
-    """Requests in flight or per second, whichever kind the load is of; None for the other kind."""
+    """Return the load's requests in flight or per second; None if the load is of the other kind."""
     rate, flight = load.request_rate, load.max_concurrency
     if by == "request_rate":
         return float(rate) if rate != "inf" else None
@@ -43,7 +43,7 @@ def load_of(load: LoadRow, by: By) -> float | None:
 
 
 def ladders(comparison: Comparison) -> list[tuple[Row, Benchmark]]:
-    """The variants that were measured under several loads of one kind, each under the protocol with most of them."""
+    """Return the variants with several loads of one kind, each under its protocol with most loads."""
     found = []
     for row in comparison.rows:
         climbed = [benchmark for benchmark in row.benchmarks.values() if _steps(benchmark) > 1]
@@ -58,37 +58,37 @@ def _steps(benchmark: Benchmark) -> int:
 
 
 def ladder_styles(comparison: Comparison) -> dict[str, Style]:
-    """The look of each variant that climbed a ladder."""
-    return styles([row.label for row, _ in ladders(comparison)])
+    """Return the style of each variant with a load ladder."""
+    return assign_styles([row.label for row, _ in ladders(comparison)])
 
 
 def ladder_chart(comparison: Comparison) -> Chart | None:
-    """A panel for each figure and kind of load that has several steps; nothing without a ladder."""
-    climbed, looks = ladders(comparison), ladder_styles(comparison)
-    panels = {panel: rows for panel in PANELS if (rows := _rows(climbed, looks, panel))}
+    """Return a panel for each figure and kind of load with several steps; None without a ladder."""
+    climbed, styles = ladders(comparison), ladder_styles(comparison)
+    panels = {panel: rows for panel in PANELS if (rows := _rows(climbed, styles, panel))}
     if not panels:
         return None
     key = "Lines join the loads of one variant; bars are 95 % intervals over repeats. Hollow: emulated."
-    return Chart("ladder", "From idle to saturation", key, lambda layout: _ladder(panels, looks, layout))
+    return Chart("ladder", "From idle to saturation", key, lambda layout: _ladder(panels, styles, layout))
 
 
-def _rows(climbed: Sequence[tuple[Row, Benchmark]], looks: dict[str, Style], panel: Panel) -> list[dict[str, Any]]:
+def _rows(climbed: Sequence[tuple[Row, Benchmark]], styles: dict[str, Style], panel: Panel) -> list[dict[str, Any]]:
     rows = []
     for row, benchmark in climbed:
-        look = looks[row.label]
+        style = styles[row.label]
         for load in benchmark.loads:
             at, cell = load_of(load, panel.by), load.cells.get(panel.metric.name)
             if at is None or not isinstance(cell, SpeedCell) or cell.measured.mean <= 0:
                 continue
             value, around = cell.measured.mean, cell.measured.interval
-            ends = f" ({figure(around.low)} to {figure(around.high)})" if around else ""
+            interval_text = f" ({figure(around.low)} to {figure(around.high)})" if around else ""
             claim = "" if row.claims_speed else ", emulated: no speed claim"
             rows.append(
                 {
                     "label": row.label,
                     "load": at,
                     "value": value,
-                    # A logarithm has no place for an end below zero.
+                    # A logarithmic axis cannot show a bound below zero.
                     "low": max(around.low, value / 20) if around else value,
                     "high": around.high if around else value,
                     "color": look.colour,
@@ -100,37 +100,37 @@ def _rows(climbed: Sequence[tuple[Row, Benchmark]], looks: dict[str, Style], pan
     return rows if len({row["load"] for row in rows}) > 1 else []
 
 
-def _ladder(panels: dict[Panel, list[dict[str, Any]]], looks: dict[str, Style], layout: Layout) -> dict[str, Any]:
+def _ladder(panels: dict[Panel, list[dict[str, Any]]], styles: dict[str, Style], layout: Layout) -> dict[str, Any]:
     columns = 1 if layout.panels == 1 else 2 if len(panels) % 3 else 3
     width = layout.width if columns == 1 else layout.width // columns - 76
-    drawn = [_curves(panel, rows, looks, layout, width) for panel, rows in panels.items()]
+    drawn = [_curves(panel, rows, styles, layout, width) for panel, rows in panels.items()]
     return {"concat": drawn, "columns": columns, "spacing": {"row": 26, "column": 30}}
 
 
 def _curves(
-    panel: Panel, rows: list[dict[str, Any]], looks: dict[str, Style], layout: Layout, width: int
+    panel: Panel, rows: list[dict[str, Any]], styles: dict[str, Style], layout: Layout, width: int
 ) -> dict[str, Any]:
     loads = sorted({row["load"] for row in rows})
-    ends = [value for row in rows for value in (row["value"], row["high"])]
+    values = [value for row in rows for value in (row["value"], row["high"])]
     ticks = {"values": loads if panel.by == "max_concurrency" else loads[::2], "grid": False, "labelOverlap": True}
     encoding = {
         "x": logarithmic("load", loads, title=panel.axis, margin=1.1, axis=ticks),
-        "y": logarithmic("value", ends, title=None, margin=1.12, most=5),
+        "y": logarithmic("value", values, title=None, margin=1.12, most=5),
     }
-    names, tones = list(looks), [look.colour for look in looks.values()]
-    dashes = [[int(part) for part in look.dash.split()] for look in looks.values()]
+    names, tones = list(styles), [style.colour for style in styles.values()]
+    dashes = [[int(part) for part in style.dash.split()] for style in styles.values()]
     by_label = {"field": "label", "type": "nominal", "legend": None}
     line: dict[str, dict[str, Any]] = {
         "color": {**by_label, "scale": {"domain": names, "range": tones}},
         "strokeDash": {**by_label, "scale": {"domain": names, "range": dashes}},
     }
     point = {
-        "fill": own("fill"),
-        "stroke": own("color"),
-        "shape": own("shape"),
+        "fill": from_row("fill"),
+        "stroke": from_row("color"),
+        "shape": from_row("shape"),
         "description": {"field": "hover", "type": "nominal"},
     }
-    upright = {"y": {"field": "low"}, "y2": {"field": "high"}, "color": own("color")}
+    upright = {"y": {"field": "low"}, "y2": {"field": "high"}, "color": from_row("color")}
     size = 46 if layout is WIDE else 34
     layers = [
         layer({"type": "line", "strokeWidth": 1.6, "opacity": 0.85}, encoding, line),

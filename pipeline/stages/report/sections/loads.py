@@ -1,4 +1,4 @@
-"""The benchmark load by load: percentiles against BF16's, the highest good rate, and the guards that failed."""
+"""The benchmark load by load: percentiles against BF16's, goodput, and failed guards."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ COLUMNS = {
 
 
 def load_tables(comparison: Comparison) -> list[Table]:
-    """A table for each protocol."""
+    """Return a table for each protocol."""
     found = []
     for protocol in dict.fromkeys(name for row in comparison.rows for name in row.benchmarks):
         measured = [
@@ -57,13 +57,13 @@ def _loads(caption: str, measured: list[tuple[Row, Benchmark, LoadRow]]) -> Tabl
 
 
 def _cell(load: LoadRow, name: str, digits: int) -> str:
-    """A mean over repeats with its interval."""
+    """Return a mean over repeats with its interval."""
     cell = load.cells.get(name)
     if not isinstance(cell, SpeedCell):
         return "n/a"
     show = partial(number, digits=digits)
-    mean, ends = show(cell.measured.mean), cell.measured.interval
-    return mean if ends is None else f"{mean} ({show(ends.low)} to {show(ends.high)})"
+    mean, interval = show(cell.measured.mean), cell.measured.interval
+    return mean if interval is None else f"{mean} ({show(interval.low)} to {show(interval.high)})"
 
 
 def _change(row: Row, load: LoadRow) -> str:
@@ -72,11 +72,11 @@ def _change(row: Row, load: LoadRow) -> str:
     cell = load.cells.get(THROUGHPUT.name)
     if not row.claims_speed or not isinstance(cell, SpeedCell) or not isinstance(cell.change, Change):
         return "n/a"
-    ends: Interval | None = cell.change.interval
-    if ends is None:
+    interval: Interval | None = cell.change.interval
+    if interval is None:
         return f"{signed(cell.change.percent)} % (no interval)"
     word = "" if cell.change.is_clear else ", no difference shown"
-    return f"{signed(cell.change.percent)} % ({signed(ends.low)} to {signed(ends.high)}{word})"
+    return f"{signed(cell.change.percent)} % ({signed(interval.low)} to {signed(interval.high)}{word})"
 
 
 def _marks(row: Row, benchmark: Benchmark, load: str) -> Iterator[str]:
@@ -90,7 +90,7 @@ def _speaks_against(guard: Guard, load: str) -> bool:
 
 
 def goodput_table(comparison: Comparison) -> Table:
-    """The rates between which the highest one lies that meets the SLO."""
+    """Return the lower and upper bound of the highest rate that meets the SLO."""
     rows = [
         (row.label, name, _slo(found), _rate(found.met), _rate(found.unmet), str(len(found.probes)))
         for row in comparison.rows
@@ -111,15 +111,15 @@ def _rate(rate: float | None) -> str:
 
 
 def failed_guard_table(comparison: Comparison) -> Table:
-    """The guards that failed, each with what was seen."""
+    """Return the failed guards, each with its observation."""
     rows = [(*where, guard.name, guard.text) for where, guard in _guards(comparison) if guard.passed is False]
-    return Table(("Variant", "Protocol", "Load", "Guard", "What was seen"), rows, "Guards that failed", "left")
+    return Table(("Variant", "Protocol", "Load", "Guard", "Observed"), rows, "Guards that failed", "left")
 
 
 def guard_table(comparison: Comparison) -> Table:
-    """Every guard that was read while the benchmarks ran."""
+    """Return every guard of the benchmarks."""
     rows = [(*where, guard.name, OUTCOMES[guard.passed], guard.text) for where, guard in _guards(comparison)]
-    return Table(("Variant", "Protocol", "Load", "Guard", "Outcome", "What was seen"), rows, "Guards", "left")
+    return Table(("Variant", "Protocol", "Load", "Guard", "Outcome", "Observed"), rows, "Guards", "left")
 
 
 def _guards(comparison: Comparison) -> Iterator[tuple[tuple[str, str, str], Guard]]:

@@ -1,4 +1,4 @@
-"""Memory while serving (weights, room for keys and values, the rest at the peak), and the sizes of checkpoints."""
+"""Memory while serving (weights, KV cache, overhead at the peak), and the sizes of checkpoints."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pipeline.stages.report.document import Report
 from pipeline.stages.report.number_format import decimals, number, size_unit
 from pipeline.stages.report.sections.results import Results
 from pipeline.stages.report.vega.panels import Strip, hover, mark, strips
-from pipeline.stages.report.vega.spec import INK, NAMES, NARROW, SURFACE, WIDE, Chart, Layout, layer, own, quantity
+from pipeline.stages.report.vega.spec import INK, NAMES, NARROW, SURFACE, WIDE, Chart, Layout, from_row, layer, quantity
 from pipeline.stages.report.vega.styles import FAMILY_COLOURS
 
 PARTS = {"weights": "var(--s-1)", "KV cache": "var(--s-3)", "everything else, at the peak": "var(--s-8)"}
 
 
 def section(report: Report) -> Section | None:
-    """The memory of the servers that were measured, and the checkpoints on disk."""
+    """Return the memory of the measured servers, and the sizes of the checkpoints."""
     comparison = report.comparison
     held, sizes = memory_chart(comparison), size_chart(comparison)
     if not comparison.is_measured and sizes is None:
@@ -29,8 +29,8 @@ def section(report: Report) -> Section | None:
     if held:
         blocks += [
             lead(
-                "What the server held while it was measured. vLLM sets memory aside for keys and values; smaller "
-                "weights leave more of it."
+                "Memory of the server during the measurement. vLLM reserves memory for the KV cache; smaller weights "
+                "leave more of it."
             ),
             Key([Mark(name, colour, "square") for name, colour in PARTS.items()], media=PAGE),
             Picture(held, [memory_table(comparison)]),
@@ -44,7 +44,7 @@ def section(report: Report) -> Section | None:
 
 
 def parts_of(memory: Memory) -> dict[str, int]:
-    """Bytes of each part that is known; everything else is what the peak has beyond the other two."""
+    """Return the bytes of each known part; everything else is the peak minus weights and KV cache."""
     weights, cache = memory.weights_bytes, memory.kv_cache_bytes
     found = {"weights": weights, "KV cache": cache}
     if memory.peak_bytes is not None and weights is not None and cache is not None:
@@ -53,13 +53,13 @@ def parts_of(memory: Memory) -> dict[str, int]:
 
 
 def memory_of(row: Row) -> tuple[Memory, Fit | Missing] | None:
-    """The memory of a variant's server, under the protocol where it held most, and its fit elsewhere."""
+    """Return the memory of a variant's server, under the protocol with the highest peak, and its fit elsewhere."""
     found = [(each.memory, each.fit) for each in row.benchmarks.values() if each.memory is not None]
     return max(found, key=lambda item: (item[0].peak_bytes or 0, item[0].kv_cache_bytes or 0), default=None)
 
 
 def memory_chart(comparison: Comparison) -> Chart | None:
-    """A bar for each variant whose server said what it holds."""
+    """Return a bar for each variant with recorded server memory."""
     seen = [(row, found[0]) for row in comparison.rows if (found := memory_of(row)) is not None]
     held = [(row, memory, parts) for row, memory in seen if (parts := parts_of(memory))]
     if not held:
@@ -101,7 +101,7 @@ def _memory(rows: list[dict[str, Any]], layout: Layout) -> dict[str, Any]:
     bar = mark(
         {"type": "bar", "height": 15, "stroke": SURFACE, "strokeWidth": 1},
         x2={"field": "high"},
-        color=own("color"),
+        color=from_row("color"),
         description=hover(),
     )
     text = mark(
@@ -114,7 +114,7 @@ def _memory(rows: list[dict[str, Any]], layout: Layout) -> dict[str, Any]:
 
 
 def memory_table(comparison: Comparison) -> Table:
-    """Bytes of each part, the number of tokens that fit, and the fit into a GPU of 24 GB."""
+    """Return the bytes of each part, the number of tokens that fit, and the fit into a GPU of 24 GB."""
     held = [(row, memory_of(row)) for row in comparison.rows]
     found = [(row, *both) for row, both in held if both is not None]
     sizes = [size for _, m, _ in found for size in (m.weights_bytes, m.kv_cache_bytes, m.peak_bytes) if size]
@@ -130,7 +130,14 @@ def memory_table(comparison: Comparison) -> Table:
         held = (show(m.weights_bytes), show(m.kv_cache_bytes), tokens, each, show(m.peak_bytes), m.peak_of)
         return (row.label, *held, _fits(fit))
 
-    head = ("Variant", f"Weights ({unit})", f"KV cache ({unit})", "Tokens that fit", "Bytes a token", f"Peak ({unit})")
+    head = (
+        "Variant",
+        f"Weights ({unit})",
+        f"KV cache ({unit})",
+        "Tokens that fit",
+        "Bytes per token",
+        f"Peak ({unit})",
+    )
     return Table((*head, "Peak of", "In 24 GB"), [line(*each) for each in found], "Memory while serving")
 
 
@@ -142,7 +149,7 @@ def _fits(fit: Fit | Missing) -> str:
 
 
 def size_chart(comparison: Comparison) -> Chart | None:
-    """Checkpoint sizes as bars, in the order of the table."""
+    """Return checkpoint sizes as bars, in the order of the table."""
     cells = [(row, row.size) for row in comparison.rows if isinstance(row.size, SizeCell)]
     if not cells:
         return None
@@ -177,7 +184,7 @@ def _sizes(rows: list[dict[str, Any]], layout: Layout) -> dict[str, Any]:
     }
     text = {"type": "text", "align": "left", "dx": 7, "color": INK, "fontSize": layout.font}
     layers = [
-        layer({"type": "bar", "height": 15, "cornerRadiusEnd": 3}, encoding, {"color": own("color")}),
+        layer({"type": "bar", "height": 15, "cornerRadiusEnd": 3}, encoding, {"color": from_row("color")}),
         layer(text, encoding, {"text": {"field": "text", "type": "nominal"}}),
     ]
     width = layout.width - layout.names + (40 if layout is NARROW else 0)
@@ -185,7 +192,7 @@ def _sizes(rows: list[dict[str, Any]], layout: Layout) -> dict[str, Any]:
 
 
 def size_table(comparison: Comparison) -> Table:
-    """Each checkpoint's size, its ratio to BF16's, and its bytes."""
+    """Return each checkpoint's size, its ratio to BF16's, and its bytes."""
     results = Results.of(comparison)
     index = next(i for i, column in enumerate(results.columns) if column.name == SIZE)
     rows = [
@@ -193,5 +200,5 @@ def size_table(comparison: Comparison) -> Table:
         for row in results.rows
         for cell in (row.cells[index],)
     ]
-    head = ("Variant", f"Checkpoint ({results.columns[index].unit})", "Of BF16", "Exactly")
+    head = ("Variant", f"Checkpoint ({results.columns[index].unit})", "Ratio to BF16", "Bytes")
     return Table(head, rows, "Checkpoint sizes")

@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.results.calibration import Histogram
 from pipeline.stages.report.blocks import PAGE, Block, Details, Heading, Key, Mark, Picture, Table, lead
-from pipeline.stages.report.document import Seen, SiteFinding
+from pipeline.stages.report.document import CalibrationFindings, SiteFinding
 from pipeline.stages.report.number_format import figure
 from pipeline.stages.report.sections.activation_ranges import clip_table
 from pipeline.stages.report.sections.convergence import technique_styles
@@ -20,19 +20,19 @@ from pipeline.stages.report.vega.spec import (
     Chart,
     Layout,
     decades,
+    from_row,
     heading,
     layer,
     log_scale,
     logarithmic,
-    own,
     quantity,
 )
 from pipeline.stages.report.vega.styles import Style, described
 
-# The format whose clip points are drawn; the table has those of every format.
+# The format of the clip points in the charts; the table has those of every format.
 FORMAT = "fp8_e4m3"
 PANELS = 10
-# Clip points lie near the largest magnitude: histograms are drawn from this fraction of it on.
+# Clip points are near the largest magnitude: histograms start at this fraction of it.
 SHOWN = 1e-3
 
 
@@ -45,26 +45,26 @@ class Outlier:
     histogram: Histogram
 
 
-def outlier_blocks(seen: Seen, name: str) -> Iterator[Block]:
-    """The histograms of the worst sites; nothing where none can be drawn."""
+def outlier_blocks(seen: CalibrationFindings, name: str) -> Iterator[Block]:
+    """Yield the histograms of the worst sites; nothing if none can be drawn."""
     if (chart := outlier_chart(seen, name)) is None:
         return
-    histograms, looks = histogram_tables(seen), technique_styles(seen)
+    histograms, styles = histogram_tables(seen), technique_styles(seen)
     yield Heading(f"The {len(histograms)} sites with the largest outliers", media=PAGE)
     yield lead(
-        f"Whatever lies right of a technique's clip point ({FORMAT}) saturates; a clip point far right of the bulk "
-        "spends values on a few channels, which costs INT8, with its equal steps, more than a floating-point format. "
-        "Both axes are logarithmic; magnitudes below a thousandth of the largest are left out of the pictures."
+        f"Values right of a technique's clip point ({FORMAT}) saturate; a clip point far right of the bulk spends "
+        "resolution on a few channels, which costs INT8, with its equal steps, more than a floating-point format. "
+        "Both axes are logarithmic; magnitudes below a thousandth of the largest are not drawn."
     )
-    yield Key([Mark(each, look.colour, look.shape, look.dash) for each, look in looks.items()], media=PAGE)
+    yield Key([Mark(each, style.colour, style.shape, style.dash) for each, style in styles.items()], media=PAGE)
     drawn = {item.site.name for item in outliers(seen)}
     clips = clip_table(seen, "Clip points of the sites with the largest outliers", drawn)
     bins = (Details(table.caption, [table], "bins") for table in histograms)
     yield Picture(chart, [clips, *bins], media=PAGE)
 
 
-def outliers(seen: Seen) -> list[Outlier]:
-    """The worst sites that have a histogram on a logarithmic axis."""
+def outliers(seen: CalibrationFindings) -> list[Outlier]:
+    """Return the worst sites with a histogram on a logarithmic axis."""
     by_name = {site.name: site for site in seen.sites}
     found = []
     for histogram in seen.worst:
@@ -77,63 +77,63 @@ def outliers(seen: Seen) -> list[Outlier]:
 
 
 def shown_bins(histogram: Histogram) -> tuple[list[float], list[int]]:
-    """Edges and counts of the bins that are drawn."""
+    """Return edges and counts of the bins to draw."""
     first = sum(edge < SHOWN * histogram.edges[-1] for edge in histogram.edges[:-2])
-    # A cut that leaves nothing but empty bins would hide the site.
+    # Without this, a site with only empty bins above the cut would have no histogram.
     first = first if any(histogram.counts[first:]) else 0
     return list(histogram.edges[first:]), list(histogram.counts[first:])
 
 
 def title_of(site: SiteFinding) -> str:
-    """A site as people call it."""
+    """Return the display name of a site."""
     return site.name if site.layer is None else f"{site.kind}, layer {site.layer}"
 
 
-def outlier_chart(seen: Seen, name: str) -> Chart | None:
-    """Histograms of the worst sites, with the clip point of each technique."""
+def outlier_chart(seen: CalibrationFindings, name: str) -> Chart | None:
+    """Return histograms of the worst sites, with the clip point of each technique."""
     found = outliers(seen)
     if not found:
         return None
-    looks = technique_styles(seen)
+    styles = technique_styles(seen)
     return Chart(
         name,
-        "Sites with the largest outliers, and where techniques clip them",
-        described({name: look.shape for name, look in looks.items()}),
-        lambda layout: _outliers(found, looks, layout),
+        "Sites with the largest outliers, with the clip point of each technique",
+        described({name: style.shape for name, style in styles.items()}),
+        lambda layout: _outliers(found, styles, layout),
     )
 
 
-def _outliers(found: Sequence[Outlier], looks: Mapping[str, Style], layout: Layout) -> dict[str, Any]:
+def _outliers(found: Sequence[Outlier], styles: Mapping[str, Style], layout: Layout) -> dict[str, Any]:
     columns = 1 if layout.panels == 1 else min(2, len(found))
-    # Of a panel's share of the width its axis takes 46, the space to the next 24.
+    # Of a panel's width, the axis takes 46 and the gap to the next panel 24.
     width = layout.width if columns == 1 else layout.width // columns - 70
-    panels = [_outlier(item, looks, layout, width) for item in found]
+    panels = [_outlier(item, styles, layout, width) for item in found]
     return {"concat": panels, "columns": columns, "spacing": {"row": 26, "column": 24}}
 
 
-def _outlier(item: Outlier, looks: Mapping[str, Style], layout: Layout, width: int) -> dict[str, Any]:
+def _outlier(item: Outlier, styles: Mapping[str, Style], layout: Layout, width: int) -> dict[str, Any]:
     edges, counts = shown_bins(item.histogram)
-    # An empty bin stands at the floor, a single value visibly above it.
+    # An empty bin is drawn at the floor, a single value visibly above it.
     floor, top = 0.5, float(max(counts))
     bins = [{"edge": edge, "count": max(floor, float(count))} for edge, count in zip(edges, counts, strict=False)]
     bins.append({"edge": edges[-1], "count": floor})
-    clips = [(name, value) for name, value in item.site.clip.get(FORMAT, {}).items() if name in looks and value > 0]
-    # Each technique's mark has a lane of its own above the bars, so that equal clip points stay apart.
+    clips = [(name, value) for name, value in item.site.clip.get(FORMAT, {}).items() if name in styles and value > 0]
+    # The mark of each technique has its own lane above the bars, so that equal clip points do not overlap.
     reach, lane = math.log10(top / floor), 0.085
     rows = [
         {
             "clip": value,
-            "lane": top * 10 ** (reach * lane * (1.2 + list(looks).index(name))),
+            "lane": top * 10 ** (reach * lane * (1.2 + list(styles).index(name))),
             "floor": floor,
             "technique": name,
-            "color": looks[name].colour,
-            "shape": looks[name].shape,
+            "color": styles[name].colour,
+            "shape": styles[name].shape,
             "hover": f"{item.title}: {name} clips at {figure(value)}",
         }
         for name, value in clips
     ]
     across = [edges[0], max([edges[-1], *(value for _, value in clips)])]
-    upper = top * 10 ** (reach * lane * (0.8 + len(looks)))
+    upper = top * 10 ** (reach * lane * (0.8 + len(styles)))
     size = {"labelFontSize": layout.font - 1}
     x = logarithmic("edge", across, axis={**size, "tickCount": 5, "grid": False}, margin=1.15, most=5)
     counted = {**size, "values": decades(1, top, 4), "format": "~s"}
@@ -142,7 +142,7 @@ def _outlier(item: Outlier, looks: Mapping[str, Style], layout: Layout, width: i
         "y": {**quantity("count", domain=[floor, upper], axis=counted), **log_scale([floor, upper])},
     }
     area = {"type": "area", "interpolate": "step-after", "color": MUTED, "opacity": 0.45}
-    layers = [layer(area, encoding, {"y2": {"datum": floor}}), *_clip_layers(rows, looks, encoding)]
+    layers = [layer(area, encoding, {"y2": {"datum": floor}}), *_clip_layers(rows, styles, encoding)]
     ratio = f"largest channel {figure(item.site.outlier_ratio)} × the median one"
     return {
         "width": width,
@@ -154,31 +154,31 @@ def _outlier(item: Outlier, looks: Mapping[str, Style], layout: Layout, width: i
 
 
 def _clip_layers(
-    rows: list[dict[str, Any]], looks: Mapping[str, Style], encoding: dict[str, Any]
+    rows: list[dict[str, Any]], styles: Mapping[str, Style], encoding: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """A dashed line and a mark for each technique's clip point."""
+    """Return a dashed line and a mark for each technique's clip point."""
     dash = {
         "field": "technique",
         "type": "nominal",
         "legend": None,
-        "scale": {"domain": list(looks), "range": [[int(n) for n in look.dash.split()] for look in looks.values()]},
+        "scale": {"domain": list(styles), "range": [[int(n) for n in style.dash.split()] for style in styles.values()]},
     }
-    at = {"x": {"field": "clip"}, "y": {"field": "lane"}, "color": own("color")}
+    at = {"x": {"field": "clip"}, "y": {"field": "lane"}, "color": from_row("color")}
     hover = {"field": "hover", "type": "nominal"}
     point = {"type": "point", "filled": True, "size": 42, "opacity": 1, "stroke": SURFACE, "strokeWidth": 0.6}
     drawn = [
         layer({"type": "rule", "strokeWidth": 1.5}, encoding, {**at, "y2": {"field": "floor"}, "strokeDash": dash}),
-        layer(point, encoding, {**at, "shape": own("shape"), "description": hover}),
+        layer(point, encoding, {**at, "shape": from_row("shape"), "description": hover}),
     ]
     return [{"data": {"values": rows}, **each} for each in drawn]
 
 
-def histogram_tables(seen: Seen) -> list[Table]:
-    """The bins of each histogram."""
+def histogram_tables(seen: CalibrationFindings) -> list[Table]:
+    """Return the bins of each histogram."""
     found = []
     for item in outliers(seen):
         edges, counts = item.histogram.edges, item.histogram.counts
-        rows = [("zero, or less than below", f"{item.histogram.zeros:,}")]
+        rows = [("zero, or below the first bin", f"{item.histogram.zeros:,}")]
         rows += [
             (f"{figure(low)} to {figure(high)}", f"{count:,}")
             for low, high, count in zip(edges, edges[1:], counts, strict=False)

@@ -1,4 +1,4 @@
-"""Published tables beside these results: changes against BF16, and the differences that are noise."""
+"""Published tables compared with these results: changes against BF16, and the differences within noise."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from pipeline.results import metrics
 from pipeline.results.base import Missing
 from pipeline.stages.report.blocks import PAGE, Block, Details, Heading, Key, Mark, Picture, Prose, Section, Table, lead
 from pipeline.stages.report.document import Report
-from pipeline.stages.report.number_format import ends, figure, number, signed
+from pipeline.stages.report.number_format import figure, format_interval, number, signed
 from pipeline.stages.report.vega.panels import Strip, diamond, interval, line_at, ring, strips
 from pipeline.stages.report.vega.spec import INK, MUTED, Chart, Layout, domain, quantity
 from pipeline.stages.report.vega.styles import COLOURS
 
 PUBLISHED, MEASURED = COLOURS[1], COLOURS[0]
-AGREES = {True: "yes", False: "no", None: "cannot be told"}
+AGREES = {True: "yes", False: "no", None: "unknown"}
 
 
 def section(report: Report) -> Section | None:
-    """Each published table that has variants of this report."""
+    """Return each published table with variants of this report."""
     if not report.reproductions:
         return None
     blocks: list[Block] = [
         lead(
-            "Published tables beside these results, as figures on the same model and hardware, else as changes against "
-            "BF16, which travel further. A published speed comes from a single run without an interval: it agrees "
-            "where the measured interval holds it. A published accuracy has the noise of its items: it agrees where "
-            "that and the measured interval allow one difference."
+            "Published tables compared with these results: by figures on the same model and hardware, else by changes "
+            "against BF16, which transfer better. A published speed comes from a single run without an interval: it "
+            "agrees if the measured interval contains it. A published accuracy has the noise of its items: it agrees "
+            "if the two differences from BF16 agree within the noise of both."
         )
     ]
     for each in report.reproductions:
         blocks += _blocks(each)
-    return Section("study", "The published study, again", "Study", blocks)
+    return Section("study", "Comparison with the published study", "Study", blocks)
 
 
 def _blocks(reproduction: Reproduction) -> Iterator[Block]:
@@ -54,14 +54,14 @@ def _blocks(reproduction: Reproduction) -> Iterator[Block]:
     else:
         yield Details("Cell by cell", [table])
     if chart := published_chart(reproduction):
-        yield Heading("Which of the published differences are noise", 4, media=PAGE)
+        yield Heading("Published differences and their noise", 4, media=PAGE)
         yield Picture(chart, [published_table(reproduction)], media=PAGE)
     if reproduction.printed:
-        yield Details("The printed percentages, computed again", [printed_table(reproduction)], media=PAGE)
+        yield Details("The printed percentages, recomputed", [printed_table(reproduction)], media=PAGE)
 
 
 def reproduction_chart(reproduction: Reproduction) -> Chart | None:
-    """For each metric the published change against BF16 and the measured one; nothing where none was measured."""
+    """Return the published and the measured change against BF16 for each metric; None if none was measured."""
     panels = {}
     for metric in dict.fromkeys(cell.metric for cell in reproduction.cells):
         rows = _rows([cell for cell in reproduction.cells if cell.metric == metric], reproduction.kind)
@@ -73,7 +73,7 @@ def reproduction_chart(reproduction: Reproduction) -> Chart | None:
     unit = "points" if reproduction.kind == "accuracy" else "%"
 
     def spec(layout: Layout) -> dict[str, Any]:
-        # A filled diamond is printed, a ring is ours: the two are told apart without colour.
+        # Published: filled diamond; measured: ring. The two differ in shape, not only in colour.
         layers = [
             line_at(0),
             interval("datum.kind == 'measured'"),
@@ -97,23 +97,23 @@ def _rows(cells: Sequence[ReproducedCell], kind: str) -> list[dict[str, Any]]:
     for cell in cells:
         if (change := cell.published_change) is not None:
             text = f"{cell.label}: published {signed(change)} {unit}"
-            ends = {"low": change, "high": change}
+            bounds = {"low": change, "high": change}
             rows.append(
-                {"label": cell.label, "kind": "published", "value": change, **ends, "color": PUBLISHED, "hover": text}
+                {"label": cell.label, "kind": "published", "value": change, **bounds, "color": PUBLISHED, "hover": text}
             )
         if (change := cell.measured_change) is not None and not isinstance(cell.published, Missing):
             around = cell.measured_change_interval
             low, high = (around.low, around.high) if around else (change, change)
             text = f"{cell.label}: measured {signed(change)} {unit} ({signed(low)} to {signed(high)})"
-            ends = {"low": low, "high": high}
+            bounds = {"low": low, "high": high}
             rows.append(
-                {"label": cell.label, "kind": "measured", "value": change, **ends, "color": MEASURED, "hover": text}
+                {"label": cell.label, "kind": "measured", "value": change, **bounds, "color": MEASURED, "hover": text}
             )
     return rows
 
 
 def published_chart(reproduction: Reproduction) -> Chart | None:
-    """A published accuracy table's differences from BF16 with the intervals that their numbers of items imply."""
+    """Return the differences of a published accuracy table from BF16, with intervals from the numbers of items."""
     found = reproduction.differences
     if not found:
         return None
@@ -131,23 +131,24 @@ def published_chart(reproduction: Reproduction) -> Chart | None:
         }
         for each in found
     ]
-    ends = domain([0.0, *(end for each in found for end in (each.interval.low, each.interval.high))], 0.05)
+    extent = domain([0.0, *(end for each in found for end in (each.interval.low, each.interval.high))], 0.05)
 
     def spec(layout: Layout) -> dict[str, Any]:
-        x = quantity("value", domain=ends, axis={"tickCount": 5, "labelFlush": False})
+        x = quantity("value", domain=extent, axis={"tickCount": 5, "labelFlush": False})
         layers = [line_at(0), interval(), ring("datum.kind == 'noise'"), diamond("datum.kind == 'clear'")]
         tasks = dict.fromkeys(row["task"] for row in rows)
         drawn = [Strip(str(task), [row for row in rows if row["task"] == task], x, layers) for task in tasks]
         return strips(drawn, list(dict.fromkeys(str(row["label"]) for row in rows)), layout)
 
     key = (
-        "Points against BF16 with the 95 % interval that the number of items implies. Ring: within noise; diamond: not."
+        "Points against BF16 with the 95 % interval from the number of items. "
+        "Ring: within noise; diamond: beyond noise."
     )
-    return Chart(f"published-{reproduction.table}", f"{reproduction.title}: which differences are noise", key, spec)
+    return Chart(f"published-{reproduction.table}", f"{reproduction.title}: differences and their noise", key, spec)
 
 
 def reproduction_table(reproduction: Reproduction) -> Table:
-    """Published and measured figures and changes; agreement where there is an interval to hold one against."""
+    """Return published and measured figures and changes, with their agreement if there is an interval."""
     unit = "points" if reproduction.kind == "accuracy" else "%"
     rows = tuple(_reproduced(cell, reproduction.kind) for cell in reproduction.cells)
     change = f"change ({unit})"
@@ -165,8 +166,8 @@ def _reproduced(cell: ReproducedCell, kind: str) -> tuple[str, ...]:
 
     measured = f"n/a: {cell.measured.reason}" if isinstance(cell.measured, Missing) else show(cell.measured)
     published = f"n/a: {cell.published.reason}" if isinstance(cell.published, Missing) else show(cell.published)
-    around = ends(cell.measured_interval, show) if cell.measured_interval else ""
-    moved = ends(cell.measured_change_interval, signed) if cell.measured_change_interval else ""
+    around = format_interval(cell.measured_interval, show) if cell.measured_interval else ""
+    moved = format_interval(cell.measured_change_interval, signed) if cell.measured_change_interval else ""
     return (
         cell.label,
         cell.variant or "",
@@ -183,7 +184,7 @@ def _reproduced(cell: ReproducedCell, kind: str) -> tuple[str, ...]:
 
 
 def published_table(reproduction: Reproduction) -> Table:
-    """A published table's differences from BF16, with the intervals that their numbers of items imply."""
+    """Return the published differences from BF16, with intervals from the numbers of items."""
     rows = tuple(
         (
             each.label,
@@ -191,7 +192,7 @@ def published_table(reproduction: Reproduction) -> Table:
             f"{each.n:,}",
             signed(each.points, 2),
             f"{each.items:+,}".replace("-", "−"),
-            ends(each.interval, signed),
+            format_interval(each.interval, signed),
             number(each.z, 2),
             "yes" if each.within_noise else "no",
         )
@@ -202,16 +203,16 @@ def published_table(reproduction: Reproduction) -> Table:
 
 
 def printed_table(reproduction: Reproduction) -> Table:
-    """The percentages that the study prints, computed again from the figures that it prints."""
+    """Return the printed percentages of the study, and those recomputed from its printed figures."""
     rows = tuple(
         (
             each.label,
             metrics.title(each.metric),
             f"{signed(each.printed)} %",
             f"{signed(each.recomputed)} %",
-            "a slip" if each.is_slip else "as computed",
+            "differs" if each.is_slip else "correct",
         )
         for each in reproduction.printed
     )
-    head = ("Published as", "Metric", "Printed", "From the printed figures", "")
+    head = ("Published as", "Metric", "Printed", "From the printed figures", "Result")
     return Table(head, rows, f"{reproduction.title}, printed percentages")

@@ -1,4 +1,4 @@
-"""Cells of results: each figure with its interval, its difference from BF16, and the symbols of what limits it."""
+"""Cells of results: each figure with its interval, its difference from BF16, and the symbols of its limitations."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipeline.stages.report.number_format import decimals, number, signed
 EMULATED = Footnote("†", "emulated: no speed claim")
 EMULATED_BASELINE = Footnote("‡", "BF16 emulated: no speed claim")
 MARKED = Footnote("§", "marked")
-# What the legend says of each symbol that occurs.
+# The legend text of each symbol.
 LEGEND = {
     EMULATED: "this machine has no kernel for the format, so its accuracy counts and its speed does not.",
     EMULATED_BASELINE: "this machine has no kernel for BF16, so no speed can be compared with BF16's.",
@@ -27,7 +27,7 @@ LEGEND = {
 
 
 @dataclass(frozen=True)
-class Column(blocks.Column):
+class ResultColumn(blocks.Column):
     """A column of results: one metric in one unit."""
 
     name: str
@@ -37,22 +37,22 @@ class Column(blocks.Column):
 
 
 def footnote_lines(found: set[Footnote]) -> list[str]:
-    """The legend of these footnotes, in the order of their symbols."""
+    """Return the legend of these footnotes, in the order of `LEGEND`."""
     return [f"{note.symbol} {note.words}; {text}" for note, text in LEGEND.items() if note in found]
 
 
 def speed_footnotes(row: Row) -> tuple[Footnote, ...]:
-    """Limits of a variant's speeds: emulated, or measured while a guard failed."""
+    """Return the limitations of a variant's speeds: emulated, or measured while a guard failed."""
     return (*_claims(row), *((MARKED,) if row.marks else ()))
 
 
 def claim_symbol(row: Row) -> str:
-    """The symbol of a speed that makes no claim."""
+    """Return the symbol of a variant without speed claim."""
     return "".join(note.symbol for note in _claims(row))
 
 
 def claim_legend(rows: Iterable[Row]) -> list[Legend]:
-    """The words for `claim_symbol`, where it occurs."""
+    """Return the legend of `claim_symbol`, if it occurs."""
     lines = footnote_lines({note for row in rows for note in _claims(row)})
     return [Legend(lines)] if lines else []
 
@@ -64,7 +64,7 @@ def _claims(row: Row) -> tuple[Footnote, ...]:
 
 
 def divergence_scale(shown: Comparison | Sweep) -> tuple[str, float, int]:
-    """Unit, scale and decimals that suit the smallest of the divergences, which is the one to tell from nothing."""
+    """Return unit, scale and decimals that resolve the smallest of the divergences."""
     found = [cell.kl.value for row in shown.rows if isinstance(cell := row.divergence, DivergenceCell)]
     smallest = min((value for value in found if value > 0), default=0.0)
     unit, scale = ("nats/token", 1.0) if smallest >= 0.1 else ("10⁻³ nats/token", 1e-3)
@@ -75,8 +75,8 @@ def _range(interval: Interval | None, show: Callable[[float], str]) -> str:
     return "" if interval is None else f"{show(interval.low)} to {show(interval.high)}"
 
 
-def speed_cell(row: Row, cell: SpeedCell | Missing, column: Column, best: bool) -> Cell:
-    """A metric of the benchmark with its change in percent."""
+def speed_cell(row: Row, cell: SpeedCell | Missing, column: ResultColumn, best: bool) -> Cell:
+    """Return a metric of the benchmark with its change in percent."""
     if isinstance(cell, Missing):
         return Cell(missing=cell.reason)
     measured, change = cell.measured, cell.change
@@ -108,8 +108,8 @@ def speed_cell(row: Row, cell: SpeedCell | Missing, column: Column, best: bool) 
     )
 
 
-def size_cell(cell: SizeCell | Missing, column: Column, best: bool) -> Cell:
-    """A checkpoint's size with its ratio to BF16's."""
+def size_cell(cell: SizeCell | Missing, column: ResultColumn, best: bool) -> Cell:
+    """Return a checkpoint's size with its ratio to BF16's."""
     if isinstance(cell, Missing):
         return Cell(missing=cell.reason)
     return Cell(
@@ -122,8 +122,8 @@ def size_cell(cell: SizeCell | Missing, column: Column, best: bool) -> Cell:
     )
 
 
-def task_cell(cell: TaskCell | Missing, column: Column, best: bool) -> Cell:
-    """A task's accuracy with its difference from BF16."""
+def task_cell(cell: TaskCell | Missing, column: ResultColumn, best: bool) -> Cell:
+    """Return a task's accuracy with its difference from BF16."""
     if isinstance(cell, Missing):
         return Cell(missing=cell.reason)
     score, change = cell.accuracy, cell.change
@@ -157,33 +157,33 @@ def task_cell(cell: TaskCell | Missing, column: Column, best: bool) -> Cell:
 
 
 def _loss(cell: TaskCell) -> str:
-    """The verdict on the loss, with the p-value that it rests on."""
+    """Return the verdict on the loss, with its corrected p-value."""
     loss = cell.loss
     return "" if isinstance(loss, Missing) else f" ({loss.p_holm:.2g} by Holm over the table), {loss.text}"
 
 
-def divergence_of(row: Row, column: Column, best: bool) -> Cell:
-    """A variant's divergence; the baseline has none, but what it differs from itself by."""
+def divergence_of(row: Row, column: ResultColumn, best: bool) -> Cell:
+    """Return a variant's divergence; for the baseline, its divergence from itself as evidence."""
     cell = row.divergence
     if row.is_baseline and row.perplexity is not None:
         again = isinstance(cell, DivergenceCell) and number(cell.kl.value / column.scale, column.digits)
-        return Cell(value="baseline", order=0.0, evidence=f"from itself, asked again: {again}" if again else "")
+        return Cell(value="baseline", order=0.0, evidence=f"from itself, repeated: {again}" if again else "")
     return replace(divergence_cell(cell, column), is_best=best)
 
 
-def divergence_cell(cell: DivergenceCell | Missing, column: Column) -> Cell:
-    """A divergence with its interval as the second figure."""
+def divergence_cell(cell: DivergenceCell | Missing, column: ResultColumn) -> Cell:
+    """Return a divergence with its interval as the second figure."""
     if isinstance(cell, Missing):
         return Cell(missing=cell.reason)
 
     def show(value: float) -> str:
         return number(value / column.scale, column.digits)
 
-    ends = _range(cell.kl.interval, show)
+    interval_text = _range(cell.kl.interval, show)
     return Cell(
         value=show(cell.kl.value),
         order=cell.kl.value,
-        interval=f"{ends} {column.unit}" if ends else "",
-        change=ends or "no interval",
+        interval=f"{interval_text} {column.unit}" if interval_text else "",
+        change=interval_text or "no interval",
         evidence=f"{cell.tokens:,} tokens of {cell.sequences:,} sequences",
     )

@@ -1,4 +1,4 @@
-"""The table of results: a row for each variant, a column for each metric in one unit."""
+"""The table of results: one row per variant, one column per metric in one unit."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 
-from pipeline.compare.comparison import DIVERGENCE, SIZE, Comparison, SizeCell, SpeedCell, TaskCell
-from pipeline.compare.comparison import Row as ComparedRow
+from pipeline.compare.comparison import DIVERGENCE, SIZE, Comparison, Row, SizeCell, SpeedCell, TaskCell
 from pipeline.compare.stats.repeats import Change
 from pipeline.results import metrics
 from pipeline.results.text import clean
@@ -16,18 +15,18 @@ from pipeline.stages.report.blocks import (
     PAGE,
     Block,
     Cell,
+    CellRow,
     CellTable,
     Details,
     Heading,
     Legend,
-    Row,
     Section,
     Table,
 )
 from pipeline.stages.report.document import Report
-from pipeline.stages.report.number_format import decimals, ends, number, signed, size_unit
+from pipeline.stages.report.number_format import decimals, format_interval, number, signed, size_unit
 from pipeline.stages.report.sections.result_cells import (
-    Column,
+    ResultColumn,
     claim_legend,
     claim_symbol,
     divergence_of,
@@ -40,12 +39,12 @@ from pipeline.stages.report.sections.result_cells import (
 
 
 def section(report: Report) -> Section:
-    """The table, how to read it, and every metric of the benchmark."""
+    """Return the table, its legend, and every metric of the benchmark."""
     results = Results.of(report.comparison)
     table = CellTable("Variant", results.columns, results.rows, "Results", legend=results.legend, media=EVERYWHERE)
     blocks: list[Block] = [table]
     if report.comparison.is_measured:
-        hint = "↑ more is better, ↓ less is better. Hover over a figure for its interval; a heading sorts the table."
+        hint = "↑ more is better, ↓ less is better. Hover a figure for its interval; click a heading to sort."
         blocks.append(Legend([hint], media=PAGE))
     if tables := metric_tables(report.comparison):
         inside: list[Block] = [block for table in tables for block in (Heading(table.caption), table)]
@@ -55,7 +54,7 @@ def section(report: Report) -> Section:
 
 
 @dataclass(frozen=True)
-class ResultRow(Row):
+class ResultRow(CellRow):
     """One variant's cells, in the order of the columns."""
 
     name: str = ""
@@ -66,16 +65,16 @@ class Results:
     """The comparison as a table."""
 
     comparison: Comparison
-    columns: tuple[Column, ...] = ()
+    columns: tuple[ResultColumn, ...] = ()
 
     @classmethod
     def of(cls, comparison: Comparison) -> Results:
-        """Chooses units and decimals for each column."""
+        """Build the table, with unit and decimals for each column."""
         return cls(comparison, tuple(_columns(comparison)))
 
     @cached_property
     def rows(self) -> tuple[ResultRow, ...]:
-        """Every variant, also those without a result."""
+        """Every variant, including those without a result."""
         return tuple(
             ResultRow(
                 label=row.label,
@@ -89,7 +88,7 @@ class Results:
 
     @property
     def legend(self) -> list[str]:
-        """Lines that explain the cells; only what occurs."""
+        """Lines that explain the cells that occur."""
         cells = [cell for row in self.rows for cell in row.cells]
         lines = []
         if any(cell.change for cell in cells):
@@ -99,13 +98,13 @@ class Results:
             )
         if any(column.kind == "divergence" for column in self.columns):
             lines.append(
-                "KL from BF16: how much of BF16's next-token distribution is lost, a lower bound; its second figure is "
-                "the 95 % interval."
+                "KL from BF16: divergence of the next-token distribution from BF16's, a lower bound; its second figure "
+                "is the 95 % interval."
             )
         if any(cell.star for cell in cells):
             lines.append("*: the 95 % interval of the difference excludes zero; without a star no difference is shown.")
         if any(cell.is_best for cell in cells):
-            lines.append("Best: the best figure of a column; it need not be clearly better than the next.")
+            lines.append("Best: the best figure of a column; its lead may be within noise.")
         lines += footnote_lines({note for cell in cells for note in cell.footnotes})
         compared = [cell for row in self.rows if not row.is_highlighted for cell in row.cells if cell.change_missing]
         reasons = dict.fromkeys(
@@ -114,7 +113,7 @@ class Results:
         )
         return [*lines, *reasons, *self.comparison.notes]
 
-    def _cell(self, row: ComparedRow, column: Column) -> Cell:
+    def _cell(self, row: Row, column: ResultColumn) -> Cell:
         best = row.name in self.comparison.best.get(column.name, ())
         if column.kind == "speed":
             return speed_cell(row, row.speed[column.name], column, best)
@@ -125,41 +124,41 @@ class Results:
         return task_cell(row.tasks[column.name], column, best)
 
 
-def _columns(comparison: Comparison) -> Sequence[Column]:
+def _columns(comparison: Comparison) -> Sequence[ResultColumn]:
     speed, quality = "speed and size", "quality"
     columns = []
     for metric in comparison.metrics:
         cells = [row.speed[metric.name] for row in comparison.rows]
         digits = min(2, decimals(cell.measured.mean for cell in cells if isinstance(cell, SpeedCell)))
         columns.append(
-            Column(metric.title, metric.unit, metric.name, "speed", digits, better=metric.better, group=speed)
+            ResultColumn(metric.title, metric.unit, metric.name, "speed", digits, better=metric.better, group=speed)
         )
     unit, scale = size_unit([row.size.bytes for row in comparison.rows if isinstance(row.size, SizeCell)])
     sizes = [row.size.bytes / scale for row in comparison.rows if isinstance(row.size, SizeCell)]
     digits = min(decimals(sizes), 2)
-    columns.append(Column("Checkpoint", unit, SIZE, "size", digits, scale, better="lower", group=speed))
+    columns.append(ResultColumn("Checkpoint", unit, SIZE, "size", digits, scale, better="lower", group=speed))
     for task in comparison.tasks:
         tested = [row.tasks[task] for row in comparison.rows]
         many = all(cell.accuracy.n >= 1000 for cell in tested if isinstance(cell, TaskCell))
-        columns.append(Column(task, "%", task, "task", 2 if many else 1, 0.01, better="higher", group=quality))
-    # Without a single measurement there is nothing to say why each is missing.
+        columns.append(ResultColumn(task, "%", task, "task", 2 if many else 1, 0.01, better="higher", group=quality))
+    # Without any measurement the column is left out.
     if any(row.perplexity is not None for row in comparison.rows):
         unit, scale, digits = divergence_scale(comparison)
         columns.append(
-            Column("KL from BF16", unit, DIVERGENCE, "divergence", digits, scale, better="lower", group=quality)
+            ResultColumn("KL from BF16", unit, DIVERGENCE, "divergence", digits, scale, better="lower", group=quality)
         )
     return columns
 
 
 def metric_tables(comparison: Comparison) -> list[Table]:
-    """Every metric of the benchmark for each variant: mean, interval and range over the repeats, and the change."""
+    """Return every metric of the benchmark per variant: mean, interval and range over repeats, and the change."""
     found = []
     for name in dict.fromkeys(name for row in comparison.rows for name in row.details):
         cells = [(row, cell) for row in comparison.rows if isinstance(cell := row.details.get(name), SpeedCell)]
         if not cells:
             continue
         unit, digits = cells[0][1].measured.unit, decimals(cell.measured.mean for _, cell in cells)
-        # A figure in another unit would not belong under this heading.
+        # Figures in another unit do not fit this heading.
         shown = [(row, cell) for row, cell in cells if cell.measured.unit == unit]
         head = ("Variant", f"Mean ({unit})", "95 %", "Range", "Repeats", "Against BF16", "95 %")
         found.append(
@@ -169,10 +168,10 @@ def metric_tables(comparison: Comparison) -> list[Table]:
     return [*found, Table(("Variant", "Tokens"), capacity, "KV-cache capacity")] if capacity else found
 
 
-def _metric_row(row: ComparedRow, cell: SpeedCell, digits: int) -> tuple[str, ...]:
+def _metric_row(row: Row, cell: SpeedCell, digits: int) -> tuple[str, ...]:
     measured, change = cell.measured, cell.change
     mean = number(measured.mean, digits) + claim_symbol(row)
-    inside = (ends(each, partial(number, digits=digits)) for each in (measured.interval, measured.spread))
+    inside = (format_interval(each, partial(number, digits=digits)) for each in (measured.interval, measured.spread))
     against = f"{signed(change.percent)} %" if isinstance(change, Change) else ""
-    around = f"{ends(change.interval, signed)} %" if isinstance(change, Change) and change.interval else ""
+    around = f"{format_interval(change.interval, signed)} %" if isinstance(change, Change) and change.interval else ""
     return (row.label, mean, *inside, str(len(measured.values)), against, around)

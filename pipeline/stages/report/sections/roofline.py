@@ -1,4 +1,4 @@
-"""The roofline: what devices allow at best, the share that was reached, and the gains predicted for other GPUs."""
+"""The roofline: upper bounds of devices, the share reached, and the gains predicted for other GPUs."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from pipeline.results import metrics
 from pipeline.results.base import Missing
 from pipeline.stages.report.blocks import PAGE, Block, Heading, Legend, Picture, Section, Table, lead
 from pipeline.stages.report.document import Report
-from pipeline.stages.report.number_format import ends, figure, number, signed
+from pipeline.stages.report.number_format import figure, format_interval, number, signed
 from pipeline.stages.report.vega.panels import Strip, diamond, hover, interval, line_at, mark, strips
 from pipeline.stages.report.vega.spec import INK, MUTED, Chart, Layout, domain, heading, layer, quantity
 from pipeline.stages.report.vega.styles import COLOURS
 
-# Against what was reached: the two floors, and which of them the figure is about.
+# Title and definition of each share of the roofline.
 SHARES = {
-    "decode_share": ("One token at a time", "decode floor over measured TPOT"),
+    "decode_share": ("One request at a time", "decode bound over measured TPOT"),
     "throughput_share": ("Under the load", "measured throughput over the best possible"),
 }
 
 
 def section(report: Report) -> Section | None:
-    """The machine that was measured, other GPUs, and the error of the prediction."""
+    """Return the measured machine, other GPUs, and the error of the prediction."""
     if not report.rooflines and report.roofline_check is None:
         return None
-    blocks = [*_measured(report.rooflines), *_elsewhere(report.rooflines), *_trust(report.roofline_check)]
-    return Section("roofline", "What the hardware would allow", "Roofline", blocks)
+    blocks = [*_measured(report.rooflines), *_predicted(report.rooflines), *_error(report.roofline_check)]
+    return Section("roofline", "Hardware limits", "Roofline", blocks)
 
 
 def _measured(rooflines: Sequence[Roofline]) -> Iterator[Block]:
@@ -40,21 +40,21 @@ def _measured(rooflines: Sequence[Roofline]) -> Iterator[Block]:
         device, bandwidth = each.device, each.device.bandwidth_gb_s
         speed = f" at {bandwidth:,.1f} GB/s ({device.source})" if bandwidth else ""
         yield lead(
-            "A token cannot be served faster than its weights and its keys and values are read, nor than its products "
-            f"are computed. For {device.name}{speed}, a context of {each.context:,} tokens, and a load of "
+            "A token takes at least the time to read its weights and its keys and values, and to compute its products. "
+            f"For {device.name}{speed}, a context of {each.context:,} tokens, and a load of "
             f"{each.load.requests:,} requests ({each.load.source})."
         )
         table = roofline_table(each)
         yield Picture(chart, [table]) if chart else table
 
 
-def _elsewhere(rooflines: Sequence[Roofline]) -> Iterator[Block]:
+def _predicted(rooflines: Sequence[Roofline]) -> Iterator[Block]:
     if (chart := what_if_chart(rooflines)) is None:
         return
-    yield Heading("What if it ran elsewhere?")
+    yield Heading("Predictions for other GPUs")
     yield lead(
-        "Nothing was measured on these GPUs. The bars say what their memory and arithmetic would allow for these "
-        "checkpoints under this load; kernels decide how much of it arrives.",
+        "Nothing was measured on these GPUs. The bars are upper bounds by their memory and arithmetic for these "
+        "checkpoints under this load; the share reached depends on the kernels.",
         tag="predicted",
     )
     figures: list[Block] = []
@@ -64,15 +64,15 @@ def _elsewhere(rooflines: Sequence[Roofline]) -> Iterator[Block]:
     yield Picture(chart, figures)
 
 
-def _trust(check: RooflineCheck | None) -> Iterator[Block]:
+def _error(check: RooflineCheck | None) -> Iterator[Block]:
     chart = check_chart(check)
     if check is None or chart is None:
         return
-    yield Heading("How far to trust it")
+    yield Heading("Error of the prediction")
     yield lead(
-        "The same prediction for every table of the study, beside what the study measured. On the dashed line the "
-        "prediction is right; below it the study got less than memory and arithmetic would allow, as kernels that "
-        "unpack weights on the way must."
+        "The same prediction for every table of the study, compared with the study's measurements. On the dashed line "
+        "the prediction is exact; below it the study reached less than memory and arithmetic allow, e.g. because "
+        "kernels unpack weights."
     )
     yield error_table(check)
     yield Picture(chart, [check_table(check)], media=PAGE)
@@ -80,7 +80,7 @@ def _trust(check: RooflineCheck | None) -> Iterator[Block]:
 
 
 def share_chart(found: Sequence[Roofline]) -> Chart | None:
-    """The share of its floor that each variant reached on the machine that was measured."""
+    """Return the share of the bound that each variant reached on the measured machine."""
     here = next((roofline for roofline in found if not roofline.predicted), None)
     panels = {name: rows for name in SHARES if here is not None and (rows := _shares(here.rows, name))}
     if not panels:
@@ -103,7 +103,7 @@ def share_chart(found: Sequence[Roofline]) -> Chart | None:
         return strips(drawn, labels, layout, most=2)
 
     key = "Percent of what memory bandwidth and arithmetic allow at best."
-    return Chart("roofline", "How much of the floor was reached", key, spec)
+    return Chart("roofline", "Share of the bound reached", key, spec)
 
 
 PERCENT = "format(datum.value, ',') + ' %'"
@@ -120,17 +120,17 @@ def _shares(rows: Sequence[RooflineRow], name: str) -> list[dict[str, Any]]:
 
 
 def what_if_chart(found: Sequence[Roofline]) -> Chart | None:
-    """The gain in throughput over BF16 that each device would allow; beside it what was measured, where it was."""
+    """Return the predicted gain in throughput over BF16 on each device, and the measured one if there is any."""
     panels = [(roofline, rows) for roofline in found if (rows := _gains(roofline))]
     if not panels:
         return None
     drawn_labels = {row["label"] for _, rows in panels for row in rows}
     labels = [row.label for row in panels[0][0].rows if row.label in drawn_labels]
     values = [value for _, rows in panels for row in rows for value in (row["value"], row["low"], row["high"])]
-    ends = domain([0.0, *values], 0.08)
+    extent = domain([0.0, *values], 0.08)
 
     def spec(layout: Layout) -> dict[str, Any]:
-        x = quantity("value", domain=ends, axis={"tickCount": 4, "labelFlush": False, "labelExpr": PERCENT})
+        x = quantity("value", domain=extent, axis={"tickCount": 4, "labelFlush": False, "labelExpr": PERCENT})
         bar = {"type": "bar", "height": 12, "color": "var(--s-1)", "opacity": 0.45}
         layers = [
             line_at(0),
@@ -145,14 +145,14 @@ def what_if_chart(found: Sequence[Roofline]) -> Chart | None:
         return strips(drawn, labels, layout)
 
     key = "Bars: predicted gain over BF16 in percent, nothing measured. Diamonds: measured, with 95 % interval."
-    return Chart("what-if", "Throughput gain over BF16 that the hardware would allow", key, spec)
+    return Chart("what-if", "Predicted throughput gain over BF16", key, spec)
 
 
 def _gains(roofline: Roofline) -> list[dict[str, Any]]:
     rows = []
     for row in roofline.rows:
         shared = {"label": row.label, "color": INK}
-        # BF16's own gain is none.
+        # BF16 has no gain over itself.
         if isinstance(gain := row.gain_percent, float) and gain:
             text = f"{row.label} on {roofline.device.name}: predicted {signed(gain)} %"
             rows.append({**shared, "kind": "predicted", "value": gain, "low": gain, "high": gain, "hover": text})
@@ -161,12 +161,12 @@ def _gains(roofline: Roofline) -> list[dict[str, Any]]:
             low, high = (around.low, around.high) if around else (gain, gain)
             text = f"{row.label}: measured {signed(gain)} % ({signed(low)} to {signed(high)} %)"
             rows.append({**shared, "kind": "measured", "value": gain, "low": low, "high": high, "hover": text})
-    # A panel of bare zeros, as of the baseline alone, says nothing.
+    # Omit a panel of zeros, as for the baseline alone.
     return rows if any(row["value"] for row in rows) else []
 
 
 def check_chart(check: RooflineCheck | None) -> Chart | None:
-    """Published gains over BF16 against predicted ones, a panel for each metric: on the diagonal they agree."""
+    """Return published gains over BF16 against predicted ones, one panel per metric; on the diagonal they agree."""
     panels: dict[str, list[dict[str, Any]]] = {}
     for cell in check.cells if check else ():
         if cell.predicted_gain is not None and cell.published_gain is not None:
@@ -182,18 +182,20 @@ def check_chart(check: RooflineCheck | None) -> Chart | None:
         drawn = [_against(within_text(metrics.title(name)), rows, layout, side) for name, rows in panels.items()]
         return {"concat": drawn, "columns": columns, "spacing": {"row": 26, "column": 30}}
 
-    key = "Each mark is a published figure; on the dashed line the prediction is right, below it the study got less."
+    key = (
+        "Each mark is a published figure; on the dashed line the prediction is exact, below it the study reached less."
+    )
     return Chart("roofline-check", "The roofline against the study", key, spec)
 
 
 def _against(metric: str, rows: list[dict[str, Any]], layout: Layout, side: int) -> dict[str, Any]:
-    ends = domain([0.0, *(float(row[name]) for row in rows for name in ("x", "y"))], 0.06)
+    extent = domain([0.0, *(float(row[name]) for row in rows for name in ("x", "y"))], 0.06)
     axis = {"labelExpr": PERCENT}
     encoding = {
-        "x": quantity("x", domain=ends, title="Predicted gain", axis={**axis, "tickCount": 3}),
-        "y": quantity("y", domain=ends, title="Published gain", axis={**axis, "tickCount": 4}),
+        "x": quantity("x", domain=extent, title="Predicted gain", axis={**axis, "tickCount": 3}),
+        "y": quantity("y", domain=extent, title="Published gain", axis={**axis, "tickCount": 4}),
     }
-    diagonal = {"values": [{"x": end, "y": end} for end in ends]}
+    diagonal = {"values": [{"x": end, "y": end} for end in extent]}
     point = {"type": "point", "filled": True, "size": 60, "opacity": 0.8, "color": COLOURS[0]}
     layers = [
         {"data": diagonal, **layer({"type": "line", "color": MUTED, "strokeDash": [4, 4]}, encoding, {})},
@@ -204,14 +206,23 @@ def _against(metric: str, rows: list[dict[str, Any]], layout: Layout, side: int)
 
 
 def roofline_table(roofline: Roofline) -> Table:
-    """Bytes, floors, what the load reaches at best, and how much of it was reached, for each variant.
+    """Return bytes, bounds, the best result under the load, and the share reached, for each variant.
 
-    The legend says once why a figure is missing.
+    The legend has the reasons of missing figures.
     """
     rows = [_row(row, roofline.predicted) for row in roofline.rows]
-    head = ("Variant", "Weights (GB)", "KV a token (kB)", "Tokens that fit", "Decode floor (ms)", "Prefill floor (ms)")
+    head = (
+        "Variant",
+        "Weights (GB)",
+        "KV per token (kB)",
+        "Tokens that fit",
+        "Decode bound (ms)",
+        "Prefill bound (ms)",
+    )
     best = ("Best throughput (tok/s)", "Gain over BF16")
-    reached = () if roofline.predicted else ("Measured gain", "95 %", "Of the decode floor", "Of the best throughput")
+    reached = (
+        () if roofline.predicted else ("Measured gain", "95 %", "Share of decode bound", "Share of best throughput")
+    )
     caption = f"{'Predicted for' if roofline.predicted else 'The roofline of'} {roofline.device.name}"
     return Table((*head, *best, *reached), rows, caption, legend=gaps(roofline))
 
@@ -230,13 +241,13 @@ def _row(row: RooflineRow, predicted: bool) -> tuple[str, ...]:
     shown = (row.label, *moved, *floors, _or_na(best, figure), _or_na(row.gain_percent, _percent))
     if predicted:
         return shown
-    around = ends(row.measured_gain_interval, signed)
+    around = format_interval(row.measured_gain_interval, signed)
     gain = (_or_na(row.measured_gain, _percent), around if around == "n/a" else f"{around} %")
     return (*shown, *gain, _or_na(row.decode_share, _share), _or_na(row.throughput_share, _share))
 
 
 def check_table(check: RooflineCheck) -> Table:
-    """Each published figure beside the predicted one."""
+    """Return each published figure with the predicted one."""
     rows = tuple(
         (
             cell.label,
@@ -251,11 +262,11 @@ def check_table(check: RooflineCheck) -> Table:
         for cell in check.cells
     )
     head = ("Variant", "Table", "Metric", "Published", "Predicted", "Published gain", "Predicted gain")
-    return Table((*head, "Beyond what any schedule allows"), rows, "Published and predicted")
+    return Table((*head, "Better than any schedule"), rows, "Published and predicted")
 
 
 def error_table(check: RooflineCheck) -> Table:
-    """Errors of the predicted gains against the published ones."""
+    """Return the errors of the predicted gains against the published ones."""
     rows = tuple(
         (
             within_text(metrics.title(each.metric)),
@@ -272,7 +283,7 @@ def error_table(check: RooflineCheck) -> Table:
 
 
 def gaps(roofline: Roofline) -> list[str]:
-    """Reasons of missing figures, each with the variants that it holds for."""
+    """Return the reasons of missing figures, each with its variants."""
     found: dict[str, list[str]] = {}
     for row in roofline.rows:
         figures = (row.footprint, row.kv_tokens, row.decode_ms, row.prefill_ms, row.best, row.gain_percent)

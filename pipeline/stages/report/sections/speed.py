@@ -13,7 +13,7 @@ from pipeline.stages.report.sections.loads import failed_guard_table, goodput_ta
 
 
 def section(report: Report) -> Section | None:
-    """Everything that was measured beside the figures of the results."""
+    """Return latency percentiles, loads, goodput and guards."""
     comparison = report.comparison
     if not any(row.details or row.benchmarks for row in comparison.rows):
         return None
@@ -26,12 +26,11 @@ def _loads(comparison: Comparison) -> Iterator[Block]:
     if chart := ladder_chart(comparison):
         yield Heading("From idle to saturation", media=PAGE)
         yield lead(
-            "The same server under more and more load. With few requests in flight reading the weights takes most of "
-            "the time, with many the arithmetic does; so formats may change places on the way. Both axes are "
-            "logarithmic."
+            "The same server under increasing load. With few requests in flight reading the weights dominates, with "
+            "many the arithmetic does, so the order of formats may change. Both axes are logarithmic."
         )
-        looks = ladder_styles(comparison)
-        yield Key([Mark(name, look.colour, look.shape, look.dash) for name, look in looks.items()], media=PAGE)
+        styles = ladder_styles(comparison)
+        yield Key([Mark(name, style.colour, style.shape, style.dash) for name, style in styles.items()], media=PAGE)
         yield Picture(chart, tables[:1])
         tables = tables[1:]
     yield from (Details(table.caption, [table]) for table in tables)
@@ -41,14 +40,14 @@ def _goodput(comparison: Comparison) -> Iterator[Block]:
     table = goodput_table(comparison)
     if table.rows:
         yield Heading("Goodput", media=PAGE)
-        yield lead("The highest request rate that met the objective lies between these two, found by bisection.")
+        yield lead("The highest request rate that meets the SLO is between these two, found by bisection.")
         yield table
 
 
 def _guards(comparison: Comparison) -> Iterator[Block]:
     table, failed = guard_table(comparison), failed_guard_table(comparison)
     if table.rows:
-        yield Heading("Did it measure what it says?", media=PAGE)
-        yield lead(f"{len(table.rows)} guards were read while the benchmarks ran; {len(failed.rows) or 'none'} failed.")
+        yield Heading("Guards of the benchmarks", media=PAGE)
+        yield lead(f"{len(table.rows)} guards were checked during the benchmarks; {len(failed.rows) or 'none'} failed.")
         yield from [failed] if failed.rows else []
         yield Details("All guards", [table], media=PAGE)

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from pipeline.stages.report.blocks import (
     PAGE,
     Block,
+    CheckOutcome,
     Code,
     Columns,
     Details,
     Facts,
     Heading,
-    Outcome,
     Outcomes,
     Section,
     Table,
@@ -24,12 +24,12 @@ from pipeline.stages.report.number_format import duration
 
 
 def section(report: Report) -> Section:
-    """All that is on record about each variant."""
+    """Return the recorded data of each variant."""
     cards = [
         Details(card.label, list(_inside(card)), "card", card.name, list(_tags(card)), media=PAGE)
         for card in report.cards
     ]
-    words = "How each one was made, what it was checked for, and what to cite."
+    words = "Recipe, checks, versions and files of each variant."
     return Section("variants", "The variants", "Variants", [lead(words), *cards])
 
 
@@ -53,7 +53,7 @@ def _inside(card: Card) -> Iterator[Block]:
         yield Code([card.command])
     if card.checks:
         yield Heading("Checks")
-        yield Outcomes([Outcome(check.name, check.ok, check.detail) for check in card.checks])
+        yield Outcomes([CheckOutcome(check.name, check.ok, check.detail) for check in card.checks])
     if card.answers:
         yield Heading("Canary answers")
         yield from (Code([canary.prompt, canary.answer], "canary") for canary in card.answers)

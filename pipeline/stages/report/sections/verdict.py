@@ -1,4 +1,4 @@
-"""The answer: which variant to deploy, its figures, and the statements that the answer rests on."""
+"""The answer: the variant to deploy, its figures, and the statements that the answer rests on."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ KINDS = {"speed": "Speed", "quality": "Accuracy", "size": "Size", "caveat": "Cav
 
 
 def section(report: Report) -> Section:
-    """The answer first, then its figures and reasons, then each variant under the constraints."""
+    """Return the answer, then its figures and reasons, then each variant under the constraints."""
     chosen, verdict = report.recommendation, report.verdict
     blocks: list[Block] = [Prose((chosen or verdict).answer.text, "answer")]
     if tiles := list(_tiles(report)):
@@ -39,7 +39,7 @@ def section(report: Report) -> Section:
     if chosen and chosen.settle:
         reasons.append(Point("Still open", open_points(chosen)))
     blocks.append(Points([*reasons, *statements]))
-    # A terminal has the measured statements alone: what was asked of a deployment is in the files.
+    # The terminal shows only the measured statements; constraints are in the files.
     blocks += [Prose(verdict.answer.text, "answer", media=TERMINAL), Points(_in_order(report), media=TERMINAL)]
     if chosen and not chosen.constraints.is_empty:
         blocks += [Heading("Under your constraints", media=PAGE), constraint_table(chosen)]
@@ -47,7 +47,7 @@ def section(report: Report) -> Section:
 
 
 def _statements(report: Report) -> list[Point]:
-    """The verdict's statements by what they are about."""
+    """Return the verdict's statements, grouped by subject."""
     by_kind = {name: [p.text for p in report.verdict.points if p.kind == kind] for kind, name in KINDS.items()}
     return [Point(name, texts) for name, texts in by_kind.items() if texts]
 
@@ -57,7 +57,7 @@ def _in_order(report: Report) -> list[Point]:
 
 
 def _tiles(report: Report) -> Iterator[Tile]:
-    """Speed and size of the recommended variant, and the change of its accuracy."""
+    """Yield speed and size of the recommended variant, and the change of its accuracy."""
     results = Results.of(report.comparison)
     chosen = report.recommendation.recommended if report.recommendation else report.verdict.recommended
     index = next((i for i, row in enumerate(results.rows) if row.name == chosen), None)
@@ -70,14 +70,14 @@ def _tiles(report: Report) -> Iterator[Tile]:
     row = report.comparison.rows[index]
     if isinstance(change := row.mean_change, Mean):
         around = change.interval
-        ends = f"{signed(100 * around.low)} to {signed(100 * around.high)}" if around else ""
+        interval_text = f"{signed(100 * around.low)} to {signed(100 * around.high)}" if around else ""
         clear = around is not None and not around.contains(0.0)
         mean = f"{signed(100 * change.value)} points"
-        yield Tile("Mean accuracy", mean, f"{ends}{'*' if clear else ''}", clear, clear and change.value > 0)
+        yield Tile("Mean accuracy", mean, f"{interval_text}{'*' if clear else ''}", clear, clear and change.value > 0)
 
 
 def constraint_table(recommendation: Recommendation) -> Table:
-    """Each variant under each constraint."""
+    """Return each variant's status under each constraint."""
     names = list(dict.fromkeys(check.constraint for each in recommendation.candidates for check in each.checks))
     rows = []
     for candidate in recommendation.candidates:

@@ -1,11 +1,11 @@
-"""Places of a scatter plot's labels: beside their points, over neither points nor other labels."""
+"""Label positions of a scatter plot: beside their points, without covering points or other labels."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# Average width of a character, in font sizes: of capitals and digits, in the wider fonts that pages are set in.
+# Average width of a character in font sizes, for capitals and digits in wide fonts.
 CHARACTER = 0.63
 # Directions in the order of preference: beside, then above and below, then the corners; nearer first.
 DIRECTIONS = ((1, 0), (-1, 0), (0, -1), (0, 1), (1, -1), (1, 1), (-1, -1), (-1, 1))
@@ -24,20 +24,20 @@ class Box:
     bottom: float
 
     def overlap(self, other: Box) -> float:
-        """The area that both cover."""
+        """Return the area of the intersection."""
         width = min(self.right, other.right) - max(self.left, other.left)
         height = min(self.bottom, other.bottom) - max(self.top, other.top)
         return max(0.0, width) * max(0.0, height)
 
     def outside(self, width: float, height: float) -> float:
-        """The area that sticks out of a plot of that size."""
+        """Return the area outside a plot of that size."""
         area = (self.right - self.left) * (self.bottom - self.top)
         return area - self.overlap(Box(0, 0, width, height))
 
 
 @dataclass(frozen=True)
-class Placed:
-    """A label's centre."""
+class LabelPosition:
+    """The centre of a label."""
 
     x: float
     y: float
@@ -50,8 +50,8 @@ def place(
     size: tuple[float, float],
     font: float,
     obstacles: Sequence[Box] = (),
-) -> list[Placed]:
-    """Puts each label where it covers least; greedy, in the order given."""
+) -> list[LabelPosition]:
+    """Place each label where it covers least, greedily in the given order."""
     width, height = size
     marks = [Box(x - 7, y - 7, x + 7, y + 7) for x, y in points]
     taken: list[Box] = []
@@ -69,5 +69,5 @@ def place(
                 options.append((cost, len(options), box, distance > DISTANCES[0]))
         _, _, box, is_far = min(options, key=lambda option: option[:2])
         taken.append(box)
-        placed.append(Placed((box.left + box.right) / 2, (box.top + box.bottom) / 2, is_far))
+        placed.append(LabelPosition((box.left + box.right) / 2, (box.top + box.bottom) / 2, is_far))
     return placed

@@ -1,4 +1,4 @@
-"""Panels of horizontal strips, one for each variant, in the same order in every panel: the names stand at the left."""
+"""Panels of horizontal strips, one per variant, in the same order in every panel, with the names at the left."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.stages.report.vega.spec import INK, NAMES, SURFACE, Layout, heading, own
+from pipeline.stages.report.vega.spec import INK, NAMES, SURFACE, Layout, from_row, heading
 
 STEP = 26
 
 
 @dataclass(frozen=True)
 class Strip:
-    """One panel: its rows have a `label`; `layers` draws them on its axes, `x` and a `y` of names."""
+    """One panel: rows with a `label`, and `layers` that draw them on the axes `x` and `y`, the names."""
 
     title: str
     rows: Sequence[dict[str, Any]]
@@ -23,7 +23,7 @@ class Strip:
 
 
 def strips(panels: Sequence[Strip], labels: Sequence[str], layout: Layout, most: int | None = None) -> dict[str, Any]:
-    """The panels side by side, at most `most` in a line."""
+    """Return the panels side by side, at most `most` per line."""
     columns = min(most or layout.panels, layout.panels, len(panels))
     width = strip_width(layout, columns)
     drawn = []
@@ -31,7 +31,7 @@ def strips(panels: Sequence[Strip], labels: Sequence[str], layout: Layout, most:
         axis = {**NAMES, "labels": index % columns == 0, "labelLimit": layout.names}
         y = {"field": "label", "type": "nominal", "scale": {"domain": list(labels)}, "title": None, "axis": axis}
         layers = [
-            # A mark that spans all names has no place among them.
+            # A mark that spans all names has no y.
             {**each, "encoding": _on(each["encoding"], {"x": panel.x} if each.get("spans") else {"x": panel.x, "y": y})}
             for each in panel.layers
         ]
@@ -50,25 +50,25 @@ def strips(panels: Sequence[Strip], labels: Sequence[str], layout: Layout, most:
 
 
 def _on(channels: dict[str, Any], axes: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The channels of a mark; what one says of an axis is added to the axis."""
+    """Merge the channels of a mark into the axes."""
     return {**axes, **channels, **{name: {**axis, **channels.get(name, {})} for name, axis in axes.items()}}
 
 
 def strip_width(layout: Layout, columns: int) -> int:
-    """The width of one panel in a line of that many."""
+    """Return the width of one panel in a line of that many."""
     if columns == 1:
         return layout.width - layout.names + 40
     return (layout.width - layout.names) // columns - 22
 
 
 def mark(kind: dict[str, Any], only: str = "", **channels: Any) -> dict[str, Any]:
-    """A mark of each row, of those where `only` holds."""
+    """Return a mark for each row that meets the condition `only`."""
     condition = {"transform": [{"filter": only}]} if only else {}
     return {**condition, "mark": kind, "encoding": channels}
 
 
 def line_at(value: float, **style: Any) -> dict[str, Any]:
-    """An upright line through all names."""
+    """Return a vertical line through all names."""
     return {
         "spans": True,
         "data": {"values": [{"at": value}]},
@@ -78,23 +78,23 @@ def line_at(value: float, **style: Any) -> dict[str, Any]:
 
 
 def hover() -> dict[str, Any]:
-    """The text of a mark for who hovers over it: the row's `hover`."""
+    """Return the hover text of a mark, from the row's `hover`."""
     return {"field": "hover", "type": "nominal"}
 
 
 def interval(only: str = "", width: float = 2) -> dict[str, Any]:
-    """A bar from `low` to `high` in the row's colour."""
+    """Return a bar from `low` to `high` in the row's colour."""
     bar = {"type": "rule", "strokeWidth": width}
-    return mark(bar, only, x={"field": "low"}, x2={"field": "high"}, color=own("color"))
+    return mark(bar, only, x={"field": "low"}, x2={"field": "high"}, color=from_row("color"))
 
 
 def ring(only: str = "", size: float = 64) -> dict[str, Any]:
-    """A hollow mark at `value`."""
+    """Return a hollow mark at `value`."""
     kind = {"type": "point", "filled": True, "shape": "circle", "size": size, "fill": SURFACE, "strokeWidth": 2}
-    return mark({**kind, "opacity": 1}, only, stroke=own("color"), description=hover())
+    return mark({**kind, "opacity": 1}, only, stroke=from_row("color"), description=hover())
 
 
 def diamond(only: str = "", size: float = 110) -> dict[str, Any]:
-    """A filled mark at `value`."""
+    """Return a filled mark at `value`."""
     kind = {"type": "point", "filled": True, "shape": "diamond", "size": size, "opacity": 1}
-    return mark(kind, only, color=own("color"), description=hover())
+    return mark(kind, only, color=from_row("color"), description=hover())

@@ -1,6 +1,6 @@
-"""Parts of every chart: the two layouts, scales, layers of marks, and the page's look.
+"""Shared parts of charts: the two layouts, scales, layers of marks, and the page's style.
 
-Charts are Vega-Lite, written as it is; these are the parts that they share.
+Charts are plain Vega-Lite.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ INK, MUTED, GRID, SURFACE = "var(--ink)", "var(--muted)", "var(--grid)", "var(--
 
 @dataclass(frozen=True)
 class Layout:
-    """The size of a drawing and of its text, the number of panels side by side, and the room for names."""
+    """The size of a drawing and of its text, the number of panels side by side, and the width of names."""
 
     name: str
     width: int
@@ -31,13 +31,13 @@ LAYOUTS = (WIDE, NARROW)
 
 @dataclass(frozen=True)
 class Chart:
-    """A picture before it is drawn.
+    """A chart specification.
 
     Attributes:
-        name: for files and ids.
-        title: its heading where no page gives it one.
-        key: how to read it where no page says so.
-        spec: its Vega-Lite for a layout; made when it is drawn.
+        name: used in file names and ids.
+        title: its heading outside the page.
+        key: its legend outside the page.
+        spec: returns its Vega-Lite for a layout.
     """
 
     name: str
@@ -55,35 +55,35 @@ NAMES: dict[str, Any] = {"ticks": False, "domain": False, "labelPadding": 8, "gr
 
 
 def quantity(field: str, domain: list[float], title: str | None = None, **more: Any) -> dict[str, Any]:
-    """A linear scale over exactly that domain."""
+    """Return a linear scale over exactly that domain."""
     scale = {"domain": domain, "nice": False, "zero": False}
     return {"field": field, "type": "quantitative", "title": title, "scale": scale, **more}
 
 
-def own(field: str) -> dict[str, Any]:
-    """A colour or shape that the row itself states."""
+def from_row(field: str) -> dict[str, Any]:
+    """Return a channel with the row's value of `field`, a colour or shape."""
     return {"field": field, "type": "nominal", "scale": None}
 
 
 def layer(mark: dict[str, Any], encoding: dict[str, Any], more: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """A mark on common axes; what it says of a channel is added to what the axes say."""
+    """Return a mark on common axes; `more` is merged into the channels of the axes."""
     return {"mark": mark, "encoding": {**encoding, **{k: {**encoding.get(k, {}), **v} for k, v in more.items()}}}
 
 
 def domain(values: Iterable[float], margin: float) -> list[float]:
-    """A range with room around the values."""
+    """Return a range with room around the values."""
     low, high = min(found := list(values)), max(found)
     room = margin * (high - low) or abs(high) * 0.1 or 1.0
     return [low - room, high + room]
 
 
 def shorten(label: str, limit: int) -> str:
-    """The label, its end cut where it is too long for its place."""
+    """Truncate a label to `limit` characters."""
     return label if len(label) <= limit else f"{label[: limit - 1]}…"
 
 
 def finish(chart: dict[str, Any], layout: Layout) -> dict[str, Any]:
-    """The page's look: no frame, quiet grid, text in the page's colours."""
+    """Apply the page's style to a chart: no frame, light grid, text in the page's colours."""
     axis = {
         "labelFontSize": layout.font,
         "titleFontSize": layout.font,
@@ -105,7 +105,7 @@ def finish(chart: dict[str, Any], layout: Layout) -> dict[str, Any]:
 
 
 def decades(low: float, high: float, most: int) -> list[float]:
-    """Labels of a logarithmic axis: powers of ten, with steps of 1, 2, 5 where there are few."""
+    """Return the labels of a logarithmic axis: powers of ten, with steps of 1, 2, 5 for short axes."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     powers = [10.0**p for p in range(first, last + 1) if low <= 10.0**p <= high]
     if len(powers) > most:
@@ -123,19 +123,19 @@ def decades(low: float, high: float, most: int) -> list[float]:
 def logarithmic(
     field: str, values: Sequence[float], title: str | None = None, margin: float = 1.25, most: int = 7, **more: Any
 ) -> dict[str, Any]:
-    """A logarithmic scale around values above zero, with its own labels."""
-    ends = [min(values) / margin, max(values) * margin]
-    ticks = {"values": decades(ends[0], ends[1], most), "format": ",~g", **more.pop("axis", {})}
-    return {**quantity(field, domain=ends, title=title, axis=ticks, **more), **log_scale(ends)}
+    """Return a logarithmic scale around values above zero, with labels by `decades`."""
+    extent = [min(values) / margin, max(values) * margin]
+    ticks = {"values": decades(extent[0], extent[1], most), "format": ",~g", **more.pop("axis", {})}
+    return {**quantity(field, domain=extent, title=title, axis=ticks, **more), **log_scale(extent)}
 
 
-def log_scale(ends: Sequence[float]) -> dict[str, Any]:
-    """The scale alone."""
-    return {"scale": {"type": "log", "domain": list(ends), "nice": False, "zero": False}}
+def log_scale(extent: Sequence[float]) -> dict[str, Any]:
+    """Return only the scale of a logarithmic axis."""
+    return {"scale": {"type": "log", "domain": list(extent), "nice": False, "zero": False}}
 
 
 def heading(text: str, below: str, layout: Layout, width: int) -> dict[str, Any]:
-    """A panel's heading, cut to its width."""
+    """Return a panel's heading, truncated to its width."""
     characters = int(width / layout.font / 0.6)
     return {
         "text": shorten(text, characters),

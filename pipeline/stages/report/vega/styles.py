@@ -1,7 +1,7 @@
-"""Looks that tell things apart: colour and shape or dash, never colour alone.
+"""Styles of series: colour with shape or dash, never colour alone.
 
-Colours are variables of the page's style, whose contrast is tested; the palette is one that colour-blind readers can
-tell apart (M. Okabe, K. Ito, Color Universal Design, 2008), darkened for text-like marks on white.
+Colours are variables of the page's style, with tested contrast; the palette is distinguishable for colour-blind readers
+(M. Okabe, K. Ito, Color Universal Design, 2008), darkened for text-like marks on white.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ DASHES = ("1 0", "7 3", "2 2", "8 2 2 2", "4 4", "10 3 2 3 2 3", "1 3", "12 4")
 
 @dataclass(frozen=True)
 class Style:
-    """The look of a kind of site, a technique or a variant."""
+    """The style of one series: a kind of site, a technique or a variant."""
 
     colour: str
     shape: str
     dash: str
 
 
-def styles(names: Sequence[str]) -> dict[str, Style]:
-    """A look for each name."""
-    # A second round of the colours comes with other shapes and dashes.
+def assign_styles(names: Sequence[str]) -> dict[str, Style]:
+    """Return a style for each name."""
+    # When colours repeat, shapes and dashes differ.
     return {
         name: Style(COLOURS[i % 8], SHAPES[(i + 3 * (i // 8)) % 8], DASHES[(i + 3 * (i // 8)) % 8])
         for i, name in enumerate(names)
@@ -50,6 +50,6 @@ def styles(names: Sequence[str]) -> dict[str, Style]:
 
 
 def described(shapes: Mapping[str, str]) -> str:
-    """Each name's shape in words, for where no key stands beside the chart."""
+    """Describe the shape of each name in words, for charts without a key."""
     marks = ", ".join(f"{name}: {WORDS.get(shape, shape)}" for name, shape in shapes.items())
     return f"{marks[:1].upper()}{marks[1:]}."

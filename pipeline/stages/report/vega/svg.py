@@ -1,7 +1,7 @@
-"""From Vega-Lite charts to SVG that belongs to the page, and to PNG; vl-convert draws without a browser.
+"""From Vega-Lite charts to SVG for the page; vl-convert renders without a browser.
 
 Colours are CSS variables, so that one drawing serves the light and the dark page. A mark's description becomes its
-`<title>`, which browsers show to whoever points at it.
+`<title>`, which browsers show on hover.
 """
 
 from __future__ import annotations
@@ -28,71 +28,71 @@ REFERENCES = ("clip-path", "fill", "stroke", "filter", "mask")
 
 
 def svgs(charts: Iterable[Chart]) -> dict[str, Markup]:
-    """Each chart by its name, as one `<svg>` element for each layout.
+    """Return each chart by its name, as one `<svg>` element for each layout.
 
-    Every text in them is escaped, because they are built as trees.
+    All text in them is escaped, because they are built as element trees.
     """
-    found = list(charts)
-    with ThreadPoolExecutor(1) as aside:
-        narrow = [aside.submit(_svg, chart, NARROW.name, _drawn_aside) for chart in found]
-        wide = [_svg(chart, WIDE.name, _drawn) for chart in found]
+    charts = list(charts)
+    with ThreadPoolExecutor(1) as executor:
+        narrow = [executor.submit(_svg, chart, NARROW.name, _draw_in_worker) for chart in charts]
+        wide = [_svg(chart, WIDE.name, _draw) for chart in charts]
         drawn = {
             chart.name: Markup(one) + Markup(other.result())
-            for chart, one, other in zip(found, wide, narrow, strict=True)
+            for chart, one, other in zip(charts, wide, narrow, strict=True)
         }
-    svg_cache.forget()
+    svg_cache.evict()
     return drawn
 
 
 @cache
 def warm_up() -> None:
-    """Starts vl-convert's engines, half a second each, beside whatever is done until there is something to draw.
+    """Start vl-convert's engines in background threads; each takes half a second to start.
 
-    An engine has one thread of its own, and lets go of Python's lock while it works: its drawings wait for each other.
-    Where drawings are kept they may not be needed at all, and start when they are.
+    An engine is single-threaded and releases the GIL while it draws. With cached drawings the engines may not be
+    needed, so they start on demand.
     """
     if svg_cache.has_some():
         return
-    for draw in (_drawn, _drawn_aside):
+    for draw in (_draw, _draw_in_worker):
         Thread(target=draw, args=(json.dumps({"mark": "point"}),), daemon=True).start()
 
 
-def _drawn(spec: str) -> str:
+def _draw(spec: str) -> str:
     import vl_convert
 
     text: str = vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE, allowed_base_urls=[])
     return text
 
 
-def _drawn_aside(spec: str) -> str:
-    second = _second()
-    with _turn:
-        assert second.stdin is not None and second.stdout is not None
+def _draw_in_worker(spec: str) -> str:
+    worker = _worker()
+    with _worker_lock:
+        assert worker.stdin is not None and worker.stdout is not None
         try:
-            second.stdin.write(f"{spec}\n")
-            second.stdin.flush()
-            answer = second.stdout.readline()
+            worker.stdin.write(f"{spec}\n")
+            worker.stdin.flush()
+            answer = worker.stdout.readline()
         except OSError:
             answer = ""
-    # Where there is no second one (no memory for it, killed), the first one draws it all.
-    return str(json.loads(answer)) if answer else _drawn(spec)
+    # Without a worker (out of memory, killed), this process draws.
+    return str(json.loads(answer)) if answer else _draw(spec)
 
 
-_turn = Lock()
+_worker_lock = Lock()
 
 
 @cache
-def _second() -> Popen[str]:
+def _worker() -> Popen[str]:
     command = [sys.executable, str(Path(__file__).with_name("svg_worker.py")), VEGA_LITE]
-    second = Popen(command, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, text=True)
-    atexit.register(second.communicate)
-    return second
+    worker = Popen(command, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, text=True)
+    atexit.register(worker.communicate)
+    return worker
 
 
 def _svg(chart: Chart, layout: str, draw: Callable[[str], str]) -> str:
     root = ElementTree.fromstring(svg_cache.drawing(json.dumps(chart.specs[layout]), draw))
     for element in list(root.iter()):
-        for child in filter(_is_unseen, list(element)):
+        for child in filter(_is_invisible, list(element)):
             element.remove(child)
         element.tag = element.tag.removeprefix(NAMESPACE)
         _adopt(element, f"{chart.name}-{layout}")
@@ -106,14 +106,14 @@ def _svg(chart: Chart, layout: str, draw: Callable[[str], str]) -> str:
     return ElementTree.tostring(root, encoding="unicode", short_empty_elements=True)
 
 
-def _is_unseen(element: ElementTree.Element) -> bool:
-    """True for the frame that Vega gives every group and that has neither fill nor stroke: a third of a drawing."""
+def _is_invisible(element: ElementTree.Element) -> bool:
+    """Return True for the frame of a Vega group without fill and stroke; these are a third of a drawing."""
     frame = element.get("class") in ("background", "foreground")
     return frame and element.get("fill", "none") == "none" and "stroke" not in element.attrib
 
 
 def _adopt(element: ElementTree.Element, name: str) -> None:
-    """Drops what the page decides, keeps ids unique, and turns a description into what a pointer shows."""
+    """Remove attributes that the page defines, make ids unique, and turn a description into hover text."""
     for attribute in ("font-family", "aria-roledescription", "pointer-events", "role", "aria-hidden"):
         element.attrib.pop(attribute, None)
     text = element.attrib.pop("aria-label", "")

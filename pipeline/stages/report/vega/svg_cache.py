@@ -1,4 +1,4 @@
-"""Drawings made before, kept in the user's cache: of a report that is made anew, most charts are as they were."""
+"""A cache of drawings in the user's cache folder: most charts of a repeated report are unchanged."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from pipeline.stages.report import files
 
 CACHE = "PIPELINE_DRAWINGS"
 # Maximum number of drawings (the least recently used are removed); a report has about 40, of 20 to 150 kB.
-KEPT = 400
+MAX_DRAWINGS = 400
 
 
 def drawing(spec: str, draw: Callable[[str], str]) -> str:
-    """A chart's SVG, drawn now or kept from before; a cache that cannot be used is done without."""
+    """Return a chart's SVG from the cache, else draw it; errors of the cache are ignored."""
     path = _folder() / f"{sha256(f'{_engine()} {spec}'.encode()).hexdigest()}.svg"
     with suppress(OSError):
         text = path.read_text(encoding="utf-8")
@@ -32,16 +32,16 @@ def drawing(spec: str, draw: Callable[[str], str]) -> str:
 
 
 def has_some() -> bool:
-    """True where there are drawings: a report made before leaves few to be drawn."""
+    """Return True if there are cached drawings, of which a repeated report uses most."""
     with suppress(OSError):
         return any(_folder().iterdir())
     return False
 
 
-def forget() -> None:
-    """Removes the drawings that were not used for longest."""
+def evict() -> None:
+    """Remove the least recently used drawings."""
     with suppress(OSError):
-        for path in sorted(_folder().iterdir(), key=lambda path: path.stat().st_mtime)[:-KEPT]:
+        for path in sorted(_folder().iterdir(), key=lambda path: path.stat().st_mtime)[:-MAX_DRAWINGS]:
             path.unlink(missing_ok=True)
 
 

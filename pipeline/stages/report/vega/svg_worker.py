@@ -1,7 +1,7 @@
-"""Draws beside the report, in a process of its own: vl-convert makes one drawing at a time, and machines have cores.
+"""A second drawing process: vl-convert makes one drawing at a time per process.
 
-This file is run by path and imports no more than vl-convert. A line of standard input is a chart's Vega-Lite, a line of
-standard output its SVG as JSON; when the input closes, it ends. Its argument is the version of Vega-Lite.
+This file is run by path and imports only vl-convert. Each line of standard input is a chart's Vega-Lite, each line of
+standard output its SVG as JSON; it exits when the input closes. Its argument is the version of Vega-Lite.
 """
 
 import json
@@ -9,7 +9,7 @@ import sys
 
 
 def main() -> None:
-    """Answers until standard input closes."""
+    """Draw until standard input closes."""
     import vl_convert
 
     for spec in sys.stdin:

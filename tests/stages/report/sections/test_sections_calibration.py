@@ -18,7 +18,7 @@ from pipeline.results.calibration import read_summary
 from pipeline.stages import report
 from pipeline.stages.report import sections
 from pipeline.stages.report.build import build
-from pipeline.stages.report.document import Seen
+from pipeline.stages.report.document import CalibrationFindings
 from pipeline.stages.report.number_format import figure
 from pipeline.stages.report.sections import activation_ranges, outliers
 from pipeline.stages.report.sections.calibration import headline
@@ -65,7 +65,7 @@ def test_the_section_says_who_used_what_and_what_became_of_it(tmp_path, capsys):
     assert f"{text}. Used by FP8 static." in page
     assert "FP8 static (minmax), AWQ (tokens only)" in page
     assert page.index(f"{text}. Used") < page.index(summary(4)["verdict"]["entropy"]["text"])
-    for part in ("ab12" * 16, "26334ac1" * 8, "en 78.5 %, zh 19 %", "3 of 600 (0.5 %), runs of 13 words"):
+    for part in ("ab12" * 16, "26334ac1" * 8, "en 78.5 %, zh 19 %", "3 of 600 (0.5 %), 13-grams of words"):
         assert part in page
     assert "n/a: the data of ceval-valid cannot be reached" in page
     tokens = f"{summary(4)['tokens']:,}"
@@ -138,7 +138,7 @@ BROKEN = {
 @pytest.mark.parametrize("content", BROKEN, ids=list(BROKEN.values()))
 def test_a_summary_that_cannot_be_read_is_a_stated_reason(tmp_path, capsys, content):
     page = written(made(tmp_path, content=content))
-    assert "What calibration saw" in page
+    assert "Calibration data and ranges" in page
     assert BROKEN[content] in " ".join("".join(Page(page).text).split())
 
 
@@ -159,7 +159,7 @@ def test_when_only_calibrate_has_run(tmp_path, capsys):
     run = made(tmp_path, names=("fp8_static",), stages=(Stage.CALIBRATE,))
     page = written(run)
     assert "No verdict: nothing has been measured yet." in page
-    assert "What calibration saw" in page and "Used by FP8 static" in page
+    assert "Calibration data and ranges" in page and "Used by FP8 static" in page
     for absent in ("Quality against throughput", "task by task", "Checkpoint size", "Measured with", "Best:"):
         assert absent not in page
     assert "eval has not run" in page
@@ -175,7 +175,7 @@ def test_a_calibration_that_no_row_uses_is_shown_where_it_is_the_only_one(tmp_pa
 
 def test_a_failed_calibration_has_no_section(tmp_path, capsys):
     variants = {"fp8_static": replace(STUDY["fp8_static"], missing={"calibrate": "failed: no memory"})}
-    assert "What calibration saw" not in written(Run(tmp_path, variants))
+    assert "Calibration data and ranges" not in written(Run(tmp_path, variants))
 
 
 def test_two_calibrations_keep_their_charts_apart(tmp_path, capsys):
@@ -237,16 +237,16 @@ def test_odd_models_and_sets_are_rendered(tmp_path, capsys, change):
 
 def test_more_kinds_than_colours_are_merged_from_the_smallest(tmp_path):
     seen = seen_of(odd(many_kinds), tmp_path)
-    looks = activation_ranges.kind_styles(seen)
-    assert len(looks) == len(COLOURS) and activation_ranges.REST in looks
+    styles = activation_ranges.kind_styles(seen)
+    assert len(styles) == len(COLOURS) and activation_ranges.REST in styles
     largest = max(seen.ranges, key=lambda item: item.largest)
-    assert largest.kind in looks
+    assert largest.kind in styles
 
 
 def test_figures_of_the_pictures_are_those_of_the_file(tmp_path):
     content = summary(4)
     seen = seen_of(content, tmp_path)
-    assert isinstance(seen, Seen)
+    assert isinstance(seen, CalibrationFindings)
     site = content["sites"][3]
     table = activation_ranges.range_table(seen)
     row, column = table.rows[site["layer"]], table.head.index(site["kind"])

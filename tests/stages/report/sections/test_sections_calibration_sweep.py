@@ -10,7 +10,7 @@ from support.synthetic_results import STUDY, Run
 from pipeline.stages import report
 from pipeline.stages.report.build import build
 
-TITLE = "What the calibration choices changed"
+TITLE = "Effect of the calibration"
 
 
 @pytest.fixture

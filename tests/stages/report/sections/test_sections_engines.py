@@ -32,5 +32,5 @@ def test_engines_of_one_format_and_data_are_compared(run: Run) -> None:
     report = build(run.jobs, {}).model_copy(update={"engines": (table,)})
     page = sections.page(report)
     for text in (markdown.render(page), html.render(page)):
-        assert "Do the engines agree?" in text
+        assert "Agreement of engines" in text
         assert "1.200" in text

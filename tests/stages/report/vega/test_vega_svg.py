@@ -21,7 +21,7 @@ BARS = {
 
 def test_the_second_one_draws_what_the_first_one_does() -> None:
     spec = json.dumps(BARS)
-    assert svg._drawn_aside(spec) == svg._drawn(spec)
+    assert svg._draw_in_worker(spec) == svg._draw(spec)
 
 
 @pytest.fixture(autouse=True)
@@ -34,8 +34,8 @@ def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def test_without_a_second_one_the_first_draws_everything(cache: Path) -> None:
     charts = [Chart(f"bars-{n}", "Bars", "", lambda layout, n=n: {**BARS, "height": 40 + n}) for n in range(3)]
     drawn = svg.svgs(charts)
-    svg._second().kill()
-    svg._second().wait()
+    svg._worker().kill()
+    svg._worker().wait()
     shutil.rmtree(cache)
     try:
         assert svg.svgs(charts) == drawn
@@ -59,17 +59,17 @@ def test_what_was_drawn_before_is_not_drawn_again(cache: Path) -> None:
 
 
 def test_the_least_recently_used_are_forgotten(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(svg_cache, "KEPT", 2)
+    monkeypatch.setattr(svg_cache, "MAX_DRAWINGS", 2)
     for age, spec in enumerate("abc"):
         svg_cache.drawing(spec, str.upper)
         for path in cache.iterdir():
             os.utime(path, (path.stat().st_atime - 10, path.stat().st_mtime - 10 - age))
     assert svg_cache.drawing("a", str.lower) == "A"
-    svg_cache.forget()
+    svg_cache.evict()
     assert [svg_cache.drawing(spec, str.lower) for spec in "acb"] == ["A", "C", "b"]
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(cache: Path) -> None:
     cache.write_text("no folder")
     assert svg_cache.drawing("a", str.upper) == "A"
-    svg_cache.forget()
+    svg_cache.evict()

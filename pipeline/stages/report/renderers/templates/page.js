@@ -1,11 +1,11 @@
 "use strict";
 
-// Printed pages have no one to open what is closed.
+// Open all details for printing.
 addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((d) => { d.dataset.was = d.open; d.open = true; }));
 addEventListener("afterprint", () => document.querySelectorAll("details").forEach((d) => { d.open = d.dataset.was === "true"; }));
 
-// Tables: a button in each heading sorts by its column: best first, then worst first, then as it was.
-// A cell's figure is in data-sort; one without a figure stays at the end.
+// Tables: a button in each heading sorts by its column: best first, then worst first, then the original order.
+// The figure of a cell is in data-sort; cells without a figure stay at the end.
 for (const table of document.querySelectorAll("table.sortable")) {
   const body = table.tBodies[0], original = [...body.rows];
   const figure = (row, column) => {
@@ -39,12 +39,12 @@ for (const table of document.querySelectorAll("table.sortable")) {
   });
 }
 
-// Charts: what a mark stands for, beside the pointer. Without this script the browser shows the mark's <title>.
+// Charts: the description of a mark, beside the pointer. Without this script the browser shows the mark's <title>.
 const tip = document.getElementById("tip");
 const hide = () => { tip.hidden = true; };
 const show = (event) => {
   const mark = event.target.closest?.("svg.chart path"), title = mark?.querySelector("title");
-  // Its own title would come up as well.
+  // Otherwise the browser would show the title as well.
   if (title) { mark.dataset.tip = title.textContent; title.remove(); }
   if (!mark?.dataset.tip) return hide();
   tip.textContent = mark.dataset.tip;
@@ -58,7 +58,7 @@ addEventListener("pointerover", show);
 addEventListener("pointerdown", show);
 addEventListener("keydown", (event) => { if (event.key === "Escape") hide(); });
 
-// Contents: which section is being read.
+// Contents: mark the visible section.
 const links = new Map([...document.querySelectorAll(".contents a")].map((link) => [link.hash.slice(1), link]));
 const reading = new IntersectionObserver((entries) => {
   for (const entry of entries) {

@@ -1,10 +1,10 @@
-"""What each variant needs of the card and the GPU that `report.constraints` names."""
+"""Requirements of each variant on GPU memory and on the GPU of `report.constraints`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from pipeline.compare.decide.constraints import Constraints, Needs
+from pipeline.compare.decide.constraints import Constraints, Requirements
 from pipeline.compare.memory_fit import fit
 from pipeline.compare.roofline.model import Footprint
 from pipeline.compare.statements import listing
@@ -18,38 +18,38 @@ from pipeline.stages.report.collect.rooflines import unserved
 
 
 def constraints_of(settings: Settings) -> Constraints:
-    """The constraints, with task labels as the table has them."""
-    asked = settings.report.constraints
-    limits = {clean(task, 60): points for task, points in asked.max_loss_points.items()}
-    return Constraints.model_validate({**asked.model_dump(), "max_loss_points": limits})
+    """Return the constraints, with task labels as in the table."""
+    configured = settings.report.constraints
+    limits = {clean(task, 60): points for task, points in configured.max_loss_points.items()}
+    return Constraints.model_validate({**configured.model_dump(), "max_loss_points": limits})
 
 
-def needs_of(
+def requirements_of(
     settings: Settings,
     found: Sequence[Source],
     records: Sequence[Record],
     footprints: Mapping[str, Footprint | Missing],
-) -> dict[str, Needs]:
-    """By variant: memory for the weights and one full context, and whether the GPU serves it natively."""
+) -> dict[str, Requirements]:
+    """Return for each variant the memory for weights and one full context, and the GPU's native support."""
     gpu = gpu_of(settings.report.constraints.hardware or "")
-    found_needs = {}
+    requirements = {}
     for source, record in zip(found, records, strict=True):
         memory, of = _memory(settings, footprints[source.name], record)
         there = unserved(source, gpu, native=True) if gpu else ""
-        found_needs[source.name] = Needs(memory_gib=memory, memory_of=of, unserved=there)
-    return found_needs
+        requirements[source.name] = Requirements(memory_gib=memory, memory_of=of, unserved=there)
+    return requirements
 
 
 def _memory(settings: Settings, footprint: Footprint | Missing, record: Record) -> tuple[float | Missing, str]:
-    """GiB of the card, of which vLLM uses `serve.gpu_memory_utilization`; with what a GPU held beside, if one did."""
+    """Return the GPU memory in GiB, at `serve.gpu_memory_utilization`, with the measured overhead if there is one."""
     if isinstance(footprint, Missing):
         return footprint, ""
     tokens = settings.serve.max_model_len or footprint.context
     share = settings.serve.gpu_memory_utilization
-    seen = fit(record.speed.memory) if isinstance(record.speed, Speed) else Missing(reason="not benchmarked")
-    beside = 0 if isinstance(seen, Missing) else seen.overhead_bytes or 0
-    needed = footprint.weight_bytes + tokens * footprint.kv_bytes_per_token + beside
+    measured = fit(record.speed.memory) if isinstance(record.speed, Speed) else Missing(reason="not benchmarked")
+    overhead = 0 if isinstance(measured, Missing) else measured.overhead_bytes or 0
+    needed = footprint.weight_bytes + tokens * footprint.kv_bytes_per_token + overhead
     parts = ["weights", f"the KV cache of {tokens:,} tokens"]
-    if beside:
-        parts.append(f"{beside / 2**30:.1f} GiB as measured beside them")
-    return needed / share / 2**30, f"{listing(parts)}, in {share:g} of the card"
+    if overhead:
+        parts.append(f"{overhead / 2**30:.1f} GiB of measured overhead")
+    return needed / share / 2**30, f"{listing(parts)}, in {share:g} of the GPU's memory"
