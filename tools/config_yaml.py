@@ -111,6 +111,7 @@ def _commented(line: str, field: FieldInfo) -> str:
 
 def _choices(field: FieldInfo) -> list[str]:
     """Return the allowed values, if they are several fixed words."""
+    choices: list[str] = []
     for kind in _types(field.annotation):
         if get_origin(kind) is Literal and len(get_args(kind)) > 1:
             choices += [str(choice) for choice in get_args(kind)]

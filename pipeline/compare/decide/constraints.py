@@ -13,7 +13,7 @@ from pydantic import Field
 
 from pipeline.compare.comparison import Row, SpeedCell, TaskCell
 from pipeline.compare.decide.differences import claim
-from pipeline.compare.statements import Claim, Kind, Sentence, ends, in_points, within_text
+from pipeline.compare.statements import Claim, Kind, Sentence, in_points, points_range, within_text
 from pipeline.compare.stats.accuracy import PairedDifference
 from pipeline.compare.stats.intervals import Interval
 from pipeline.results.base import Frozen, Missing
@@ -82,7 +82,7 @@ class Candidate(Frozen):
 
 
 def examine(row: Row, constraints: Constraints, needs: Requirements | None) -> Candidate:
-    """ConstraintCheck one variant against all constraints."""
+    """Check one variant against all constraints."""
     checks = tuple(
         ConstraintCheck(constraint=name, status=status, statement=statement)
         for name, status, statement in (
@@ -132,7 +132,7 @@ def _hardware(row: Row, constraints: Constraints, needs: Requirements | None) ->
         yield "hardware", "met", Sentence(kind="caveat", text=f"{row.label} is served on {constraints.hardware}.")
 
 
-def _latencies(row: Row, constraints: Constraints) -> Iterable[Found]:
+def _latencies(row: Row, constraints: Constraints) -> Iterable[CheckParts]:
     for name, metric in LATENCIES.items():
         title = within_text(metric.title)
         limit = getattr(constraints, name)
@@ -151,9 +151,9 @@ def _latencies(row: Row, constraints: Constraints) -> Iterable[Found]:
         beyond = Interval(low=around.low - limit, high=around.high - limit)
         measured = f"{row.label}: {title} is {mean:,.0f} ms ({around.low:,.0f} to {around.high:,.0f})"
         if beyond.high < 0:
-            yield name, "met", _claiming("speed", f"{seen}, within {limit:,g} ms.", row, metric.name, beyond)
+            yield name, "met", _claiming("speed", f"{measured}, within {limit:,g} ms.", row, metric.name, beyond)
         elif beyond.low > 0:
-            yield name, "broken", _claiming("speed", f"{seen}, above {limit:,g} ms.", row, metric.name, beyond)
+            yield name, "broken", _claiming("speed", f"{measured}, above {limit:,g} ms.", row, metric.name, beyond)
         else:
             yield _open(name, "speed", f"{measured}, not distinguishable from {limit:,g} ms.")
 

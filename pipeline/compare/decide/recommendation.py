@@ -11,7 +11,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from pipeline.compare.comparison import Comparison, Row, SizeCell, SpeedCell
-from pipeline.compare.decide.constraints import LATENCIES, Candidate, Check, Constraints, Needs, examine
+from pipeline.compare.decide.constraints import (
+    LATENCIES,
+    Candidate,
+    ConstraintCheck,
+    Constraints,
+    Requirements,
+    examine,
+)
 from pipeline.compare.decide.differences import (
     baseline_of,
     change_of,

@@ -225,7 +225,7 @@ def _agreement(cells: list[ReproducedCell], kind: Literal["speed", "accuracy"]) 
     return [plain("scope", f"{sum(agreeing)} of {figures} lie in the measured interval.")]
 
 
-def _spoken(metric: str) -> str:
+def _metric_title(metric: str) -> str:
     return within_text(metrics.title(metric))
 
 

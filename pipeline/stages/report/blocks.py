@@ -321,7 +321,7 @@ class Code(Block):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CheckOutcome:
     """A check, and whether it passed; None where it could not be made."""
 
     name: str

@@ -35,7 +35,7 @@ STAGE_OF: Mapping[type[Result], Stage] = {
     BenchResult: Stage.BENCH,
     EvalResult: Stage.EVAL,
 }
-Found = dict[Stage, list[tuple[Path, Manifest]]]
+ManifestIndex = dict[Stage, list[tuple[Path, Manifest]]]
 
 
 @dataclass
@@ -81,7 +81,7 @@ class Source:
         """The results of the stage that writes this class, or why there are none."""
         stage = STAGE_OF[cls]
         manifest = self.finished(stage)
-        return Missing(reason=self.why_not(stage)) if manifest is None else read(cls, manifest)
+        return Missing(reason=self.missing_reason(stage)) if manifest is None else read(cls, manifest)
 
     def servers(self) -> Iterator[ServerFacts]:
         """The servers behind the results: the benchmark's own first, then the one that answered the tasks."""
@@ -91,7 +91,7 @@ class Source:
             if not isinstance(result, Missing) and "server" in result.model_fields_set:
                 yield result.server
 
-    def why_not(self, stage: Stage) -> str:
+    def missing_reason(self, stage: Stage) -> str:
         """Why a stage has no result: its own reason, that of a stage before it, or that it has not run."""
         for earlier in READ[: READ.index(stage) + 1][::-1]:
             manifest = self.manifests.get(earlier)
@@ -231,7 +231,7 @@ def _peer(
 
 
 def conditions(payload: Mapping[str, Any]) -> Payload:
-    """What two results must share to stand in one table: all but the checkpoint, the KV cache and the kernel."""
+    """Return the conditions that results in one table must share: all but checkpoint, KV cache and kernel."""
     serve = {name: value for name, value in payload.get("serve", {}).items() if name not in ("kv_cache", "kernel")}
     return {**{name: value for name, value in payload.items() if name != "quantize"}, "serve": serve}
 

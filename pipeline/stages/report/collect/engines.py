@@ -21,7 +21,7 @@ def engines(found: Sequence[Source]) -> tuple[Engines, ...]:
     return agreement([weights for source in found if (weights := _weights(source)) is not None])
 
 
-def _made(source: Source) -> Made | None:
+def _weights(source: Source) -> EngineWeights | None:
     checked, quantized = source.result(VerifyResult), source.finished(Stage.QUANTIZE)
     if isinstance(checked, Missing) or quantized is None or checked.weight_errors is None:
         return None
@@ -32,7 +32,7 @@ def _made(source: Source) -> Made | None:
     except ValidationError:
         return None
     group = quant.effective_group_size
-    return Made(
+    return EngineWeights(
         label=source.label,
         engine=quant.engine,
         algorithm=quant.algorithm,

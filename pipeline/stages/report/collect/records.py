@@ -29,7 +29,7 @@ UNREADABLE = (OSError, KeyError, TypeError, ValueError, AttributeError, Overflow
 
 
 def record_of(source: Source) -> Record:
-    """All that was measured of one variant."""
+    """Return all results of one variant."""
     speeds = [speed for manifest in source.benchmarks if isinstance(speed := speed_of(manifest), Speed)]
     bench, scores = source.finished(Stage.BENCH), source.result(EvalResult)
     return Record(
@@ -39,7 +39,7 @@ def record_of(source: Source) -> Record:
         is_baseline=source.is_baseline,
         emulated=emulated(source),
         size=_size(source),
-        speed=speed_of(bench) if bench else Missing(reason=source.why_not(Stage.BENCH)),
+        speed=speed_of(bench) if bench else Missing(reason=source.missing_reason(Stage.BENCH)),
         protocols={speed.protocol: speed for speed in speeds},
         tasks=scores if isinstance(scores, Missing) else _tasks(scores, source),
         divergence=_logprobs(source, "file"),
@@ -59,7 +59,7 @@ def server_of(source: Source) -> ServerFacts:
 
 
 def emulated(source: Source) -> tuple[str, ...]:
-    """What this machine emulated while serving the variant, as any of its servers said."""
+    """Return the formats that this machine emulated while serving the variant, as recorded by its servers."""
     return tuple(dict.fromkeys(clean(name, 60) for server in source.servers() for name in server.emulated))
 
 

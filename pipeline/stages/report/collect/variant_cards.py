@@ -97,7 +97,7 @@ def _made(source: Source) -> dict[str, str]:
 
 
 def _layers(source: Source) -> dict[str, str]:
-    """The layers whose outputs are furthest from BF16's, where that was measured."""
+    """Return the layers with the largest output error from BF16, if measured."""
     scored = source.result(EvalResult)
     if isinstance(scored, Missing) or not isinstance(scored.layers, LayerErrors):
         return {}

@@ -38,7 +38,7 @@ def latency_blocks(comparison: Comparison) -> Iterator[Block]:
 
 
 def percentile(row: Row, which: str, latency: str) -> SpeedCell | None:
-    """A variant's percentile of a latency, milliseconds; None where its benchmark has none."""
+    """Return a variant's percentile of a latency in milliseconds; None if its benchmark has none."""
     cell = row.details.get(metrics.latency(which, latency).name)
     return cell if isinstance(cell, SpeedCell) else None
 
@@ -75,7 +75,7 @@ def _rows(comparison: Comparison, latency: str) -> list[dict[str, Any]]:
                     "color": FAMILY_COLOURS[row.family],
                     "fill": FAMILY_COLOURS[row.family] if row.claims_speed else SURFACE,
                     "hover": f"{row.label}: {ORDINALS[which]} percentile of {latency.upper()} "
-                    f"{figure(values[which])} ms{ends}{'' if row.claims_speed else ', emulated: no speed claim'}",
+                    f"{figure(values[which])} ms{between}{'' if row.claims_speed else ', emulated: no speed claim'}",
                 }
             )
     return found

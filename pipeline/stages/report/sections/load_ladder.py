@@ -91,10 +91,10 @@ def _rows(climbed: Sequence[tuple[Row, Benchmark]], styles: dict[str, Style], pa
                     # A logarithmic axis cannot show a bound below zero.
                     "low": max(around.low, value / 20) if around else value,
                     "high": around.high if around else value,
-                    "color": look.colour,
-                    "fill": look.colour if row.claims_speed else SURFACE,
-                    "shape": look.shape,
-                    "hover": f"{row.label}, {load.name}: {figure(value)} {panel.metric.unit}{ends}{claim}",
+                    "color": style.colour,
+                    "fill": style.colour if row.claims_speed else SURFACE,
+                    "shape": style.shape,
+                    "hover": f"{row.label}, {load.name}: {figure(value)} {panel.metric.unit}{interval_text}{claim}",
                 }
             )
     return rows if len({row["load"] for row in rows}) > 1 else []

@@ -40,7 +40,7 @@ def load_tables(comparison: Comparison) -> list[Table]:
 
 
 def _loads(caption: str, measured: list[tuple[Row, Benchmark, LoadRow]]) -> Table:
-    """A row for each variant under each load, a load's variants together."""
+    """Return a row for each variant under each load, grouped by load."""
     shown = [name for name in COLUMNS if any(isinstance(load.cells.get(name), SpeedCell) for _, _, load in measured)]
     digits = {
         name: decimals(c.measured.mean for _, _, load in measured if isinstance(c := load.cells.get(name), SpeedCell))
