@@ -14,8 +14,8 @@ from support.completions_server import VOCABULARY, CompletionsServer, logprobs_a
 
 from pipeline.artifacts.keys import Digests
 from pipeline.compare.stats.kl_divergence import DivergenceCell, diverge
-from pipeline.config import PROJECT_ROOT, DivergenceSettings, Settings
-from pipeline.demo import CHECKPOINT
+from pipeline.config import DivergenceSettings, Settings
+from pipeline.demo import BENCHMARK, CALIBRATION, CHECKPOINT
 from pipeline.errors import InputError, ServerError
 from pipeline.results.records import Logprobs
 from pipeline.serve.server import SERVED_NAME, Server
@@ -145,15 +145,15 @@ def test_without_a_reply_or_a_template_all_of_a_text_counts(chat: Any, tokenizer
 def test_different_conversations_are_drawn_by_the_seed(chat: Any, tmp_path: Path) -> None:
     kept = [conversation(f"say {i}", f"number {i}") for i in range(20)]
     late = conversation("x" * 70, "too late")
-    path = dataset(tmp_path / "set.json", *kept, *kept, late)
-    first, again = (read_texts(asked(path, num_sequences=12), chat) for _ in range(2))
+    dataset(tmp_path / "set.json", *kept, *kept, late)
+    first, again = (read_texts(asked(BENCHMARK, num_sequences=12), chat) for _ in range(2))
     assert first == again and len(set(first)) == 12
-    assert read_texts(asked(path, num_sequences=12, seed=1), chat) != first
-    assert {counted(chat, text) for text in read_texts(asked(path, num_sequences=20), chat)} == {
+    assert read_texts(asked(BENCHMARK, num_sequences=12, seed=1), chat) != first
+    assert {counted(chat, text) for text in read_texts(asked(BENCHMARK, num_sequences=20), chat)} == {
         f"number {i}<|im_end|>" for i in range(20)
     }
     with pytest.raises(InputError, match=r"num_sequences=21: the data set has 20 different conversations with a reply"):
-        read_texts(asked(path, num_sequences=21), chat)
+        read_texts(asked(BENCHMARK, num_sequences=21), chat)
 
 
 def test_a_template_that_fails_is_an_error_with_a_remedy(chat: Any, tmp_path: Path) -> None:
@@ -219,13 +219,12 @@ def demo() -> tuple[Any, list[Text]]:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(CHECKPOINT)
-    path = PROJECT_ROOT / "calibration_data" / "demo" / "benchmark.json"
-    return tokenizer, read_texts(asked(path, num_sequences=12, max_seq_length=256), tokenizer)
+    return tokenizer, read_texts(asked(BENCHMARK, num_sequences=12, max_seq_length=256), tokenizer)
 
 
 def test_the_replies_of_the_demo_are_found(demo: tuple[Any, list[Text]]) -> None:
     tokenizer, _ = demo
-    for each in read_conversations(PROJECT_ROOT / "calibration_data" / "demo" / "calibration.json")[:50]:
+    for each in read_conversations(CALIBRATION)[:50]:
         replies = [f"{turn['content']}<|im_end|>" for turn in each if turn["role"] == "assistant"]
         assert counted(tokenizer, encode(tokenizer, each)) == "".join(replies)
 

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
 from lm_eval.api.instance import Instance
-from omegaconf import OmegaConf
+from support.settings import settings_of
 
-from pipeline.config import PROJECT_ROOT, TaskSettings, validate
+from pipeline.config import Settings, TaskSettings
 from pipeline.demo import CHECKPOINT, TASKS
 from pipeline.serve.server import SERVED_NAME, Server
 from pipeline.stages.eval.endpoint import Endpoint
@@ -31,10 +30,8 @@ TURN = 200
 
 
 @pytest.fixture(scope="module")
-def settings() -> Any:
-
-    with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base=None):
-        return validate(OmegaConf.to_container(compose("config", ["eval.limit=100"]), resolve=True))  # type: ignore[arg-type]
+def settings() -> Settings:
+    return settings_of("eval.limit=100")
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +42,7 @@ def tokenizer() -> Any:
 
 
 @pytest.fixture(scope="module")
-def questions(settings: Any) -> list[Instance]:
+def questions(settings: Settings) -> list[Instance]:
     """A hundred questions of each multiple-choice task, as lm-eval asks them."""
     found = []
     for name in ("demo_ceval", "demo_mmlu"):
@@ -117,7 +114,9 @@ def test_asked_twice_the_choices_are_the_same(model: Callable[..., ServedModel],
     assert first == second
 
 
-def test_asked_twice_greedy_generations_are_nearly_the_same(model: Callable[..., ServedModel], settings: Any) -> None:
+def test_asked_twice_greedy_generations_are_nearly_the_same(
+    model: Callable[..., ServedModel], settings: Settings
+) -> None:
     wanted = TaskSettings(task="demo_gsm8k", metric="exact_match", filter="strict-match")
     asked = lm_eval_tasks.load("x", wanted, settings.eval)
     (task,) = asked.tasks.values()
@@ -130,7 +129,7 @@ def test_asked_twice_greedy_generations_are_nearly_the_same(model: Callable[...,
     assert differing <= 0.05
 
 
-def test_generation_is_lm_evals(model: Callable[..., ServedModel], standard: Any, settings: Any) -> None:
+def test_generation_is_lm_evals(model: Callable[..., ServedModel], standard: Any, settings: Settings) -> None:
     asked = lm_eval_tasks.load(
         "x", TaskSettings(task="demo_gsm8k", metric="exact_match", filter="strict-match"), settings.eval
     )

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 from safetensors.torch import load_file
 
-from pipeline.config import PROJECT_ROOT, Stage
+from pipeline.config import Stage
+from pipeline.demo import CHECKPOINT
 from pipeline.errors import ConfigError
 from pipeline.hardware.gpus import GPUS
 from pipeline.hardware.probe import probe
@@ -17,7 +18,6 @@ from pipeline.serve import support
 from pipeline.stages.verify import gate
 
 H100 = next(gpu for gpu in GPUS if gpu.name == "H100 SXM")
-DEMO = PROJECT_ROOT / "pipeline" / "demo" / "checkpoint"
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def quantized(settings, tmp_path: Path):
 
 def test_bf16_weights_are_linked_and_scales_are_a_file_of_their_own(quantized) -> None:
     folder = quantized("quant=bf16", "kv_cache=fp8_e4m3")
-    assert (folder / "model.safetensors").resolve() == (DEMO / "model.safetensors").resolve()
+    assert (folder / "model.safetensors").resolve() == (CHECKPOINT / "model.safetensors").resolve()
     scales = load_file(folder / "kv_scales.safetensors")
     assert set(scales) == {f"model.layers.{n}.self_attn.{x}_scale" for n in range(4) for x in "kv"}
     assert all(float(scale) > 0 for scale in scales.values())
@@ -42,7 +42,7 @@ def test_bf16_weights_are_linked_and_scales_are_a_file_of_their_own(quantized) -
     assert config["config_groups"] == {}
     index = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
     assert set(index) == set(headers(folder))
-    assert not quantization_config(DEMO)
+    assert not quantization_config(CHECKPOINT)
 
 
 @pytest.mark.parametrize("quant", ["fp8_static", "int8_dynamic", "w4a16", "mxfp4"])
@@ -57,7 +57,7 @@ def test_quantized_weights_keep_their_own_scheme(quant: str, quantized, settings
     results: dict = {}
     composed = settings(f"quant={quant}", "quant.algorithm=rtn", "kv_cache=fp8_e4m3")
     job = SimpleNamespace(settings=composed, hardware=probe(composed.hardware.device))
-    assert "predicted" in gate.size(folder, DEMO, job, results)
+    assert "predicted" in gate.size(folder, CHECKPOINT, job, results)
     assert "finite and in range" in gate.scales(folder)
 
 
