@@ -53,8 +53,8 @@ def conversations(count: int) -> list[torch.Tensor]:
 class Bench:
     """Makes checkpoints from a few conversations, each once."""
 
-    def __init__(self, folder: Path, compose, count: int, iterations: int) -> None:
-        self.folder, self.settings, self.sequences = folder, compose, conversations(count)
+    def __init__(self, folder: Path, count: int, iterations: int) -> None:
+        self.folder, self.sequences = folder, conversations(count)
         self.iterations = iterations
         flat = {"input_ids": torch.cat(self.sequences, dim=1)[0].int()}
         flat["lengths"] = torch.tensor([ids.shape[1] for ids in self.sequences], dtype=torch.int32)
@@ -65,7 +65,7 @@ class Bench:
         draft = SimpleNamespace(folder=self.folder / f"draft-{len(list(self.folder.iterdir()))}", results={})
         draft.folder.mkdir()
         return SimpleNamespace(
-            settings=self.settings(*overrides),
+            settings=settings_of(*overrides),
             model=SimpleNamespace(folder=CHECKPOINT, config=CONFIG),
             hardware=probe("cpu"),
             progress=SimpleNamespace(detail=lambda _: None),
@@ -101,12 +101,12 @@ def refused(*_: Any) -> None:
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return Bench(tmp_path_factory.mktemp("engines"), settings_of, count=3, iterations=2)
+    return Bench(tmp_path_factory.mktemp("engines"), count=3, iterations=2)
 
 
 @pytest.fixture(scope="module")
 def thorough(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return Bench(tmp_path_factory.mktemp("thorough"), settings_of, count=8, iterations=autoround.ITERATIONS)
+    return Bench(tmp_path_factory.mktemp("thorough"), count=8, iterations=autoround.ITERATIONS)
 
 
 @pytest.mark.parametrize(("scheme", "name"), NATIVE)
@@ -120,7 +120,7 @@ def test_the_checkpoint_is_of_the_native_format(scheme: str, name: str, bench: B
     expected = {name.removesuffix(".weight") for name in headers(CHECKPOINT) if name.endswith("_proj.weight")}
     assert quantized_modules(folder) == expected
     assert describe(folder)["quantized_layers"] == 28
-    quant = bench.settings(*asked(scheme, name)).quant
+    quant = settings_of(*asked(scheme, name)).quant
     assert file_sizes.differences(file_sizes.predicted(CHECKPOINT, quant, False), folder) == []
     assert all(excess(item) <= 1 for item in gate_compare(folder, CHECKPOINT, quant))
     assert changed(folder, CHECKPOINT, quant) == []
@@ -177,7 +177,7 @@ def test_the_gate_finds_a_planted_fault(scheme: str, name: str, damage: Any, ben
     damage(tensors, config["quantization_config"])
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
     (tmp_path / "config.json").write_text(json.dumps(config))
-    found = gate_compare(tmp_path, CHECKPOINT, bench.settings(*asked(scheme, name)).quant)
+    found = gate_compare(tmp_path, CHECKPOINT, settings_of(*asked(scheme, name)).quant)
     wrong = {item["module"] for item in found if excess(item) > 1}
     everywhere = damage is zero_points_of_the_other_version
     assert wrong == ({item["module"] for item in found} if everywhere else {DAMAGED})
@@ -303,8 +303,8 @@ def test_ignored_modules_that_gptqmodels_awq_cannot_leave_out_are_refused(settin
         check_engine(quant)
 
 
-def test_dampening_reaches_gptq(settings_of) -> None:
-    quant = settings_of("quant=gptq_int4", "quant.dampening=0.07").quant
+def test_dampening_reaches_gptq(settings) -> None:
+    quant = settings("quant=gptq_int4", "quant.dampening=0.07").quant
     assert gptqmodel.arguments(quant, "cpu")["damp_percent"] == 0.07
 
 
