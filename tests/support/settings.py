@@ -13,6 +13,7 @@ from pipeline.config import PROJECT_ROOT, Settings, validate
 from pipeline.config.compose import compose_variants
 
 CONF = PROJECT_ROOT / "conf"
+OUTPUTS = "outputs="
 
 
 @functools.cache
@@ -23,8 +24,13 @@ def _composed(*overrides: str) -> dict[str, Any]:
 
 
 def compose(*overrides: str) -> dict[str, Any]:
-    """The configuration as a plain dict of the caller's own."""
-    return copy.deepcopy(_composed(*overrides))
+    """The configuration as a plain dict of the caller's own.
+
+    The folder of results is another one in each test, and no other setting is made of it: it is put in afterwards.
+    """
+    given = dict(override.split("=", 1) for override in overrides if override.startswith(OUTPUTS))
+    composed = copy.deepcopy(_composed(*(override for override in overrides if not override.startswith(OUTPUTS))))
+    return composed | given
 
 
 def settings_of(*overrides: str) -> Settings:
