@@ -1,4 +1,4 @@
-"""The log-probabilities of held-out text: what is asked, what is kept, what is refused, and what a real server says."""
+"""The log-probabilities of held-out text: what is asked, what is kept and what is refused."""
 
 from __future__ import annotations
 
@@ -13,12 +13,10 @@ import pytest
 from support.completions_server import VOCABULARY, CompletionsServer, logprobs_after
 
 from pipeline.artifacts.keys import Digests
-from pipeline.compare.stats.kl_divergence import DivergenceCell, diverge
 from pipeline.config import DivergenceSettings, Settings
 from pipeline.demo import BENCHMARK, CALIBRATION, CHECKPOINT
 from pipeline.errors import InputError, ServerError
 from pipeline.results.records import Logprobs
-from pipeline.serve.server import SERVED_NAME, Server
 from pipeline.stages import eval as stage
 from pipeline.stages.eval.divergence import FILE, Text, collect, encode, measure, read_texts
 from pipeline.stages.eval.endpoint import Endpoint
@@ -214,31 +212,10 @@ def test_the_study_is_asked_with_another_seed_than_it_is_calibrated_with(setting
     assert given.eval.divergence.seed != given.calibration.seed
 
 
-@pytest.fixture(scope="module")
-def demo() -> tuple[Any, list[Text]]:
+def test_the_replies_of_the_demo_are_found() -> None:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(CHECKPOINT)
-    return tokenizer, read_texts(asked(BENCHMARK, num_sequences=12, max_seq_length=256), tokenizer)
-
-
-def test_the_replies_of_the_demo_are_found(demo: tuple[Any, list[Text]]) -> None:
-    tokenizer, _ = demo
     for each in read_conversations(CALIBRATION)[:50]:
         replies = [f"{turn['content']}<|im_end|>" for turn in each if turn["role"] == "assistant"]
         assert counted(tokenizer, encode(tokenizer, each)) == "".join(replies)
-
-
-@pytest.mark.vllm
-def test_bf16_does_not_diverge_from_itself(demo: tuple[Any, list[Text]], vllm_server: Server) -> None:
-    # Other batches, other sums: what is left is the floor of the instrument.
-    first, again = (
-        Logprobs(**collect(demo[1], 20, Endpoint(vllm_server.url, SERVED_NAME, n, vllm_server.check_alive)))
-        for n in (2, 16)
-    )
-    with pytest.raises(ServerError, match="prompt_logprobs|logprobs"):
-        collect(demo[1], 21, Endpoint(vllm_server.url, SERVED_NAME, 2, vllm_server.check_alive))
-    found = diverge(again, first)
-    assert isinstance(found, DivergenceCell)
-    assert found.kl.value < 1e-4 and found.agreement.value > 0.99
-    assert (np.diff(first.top_logprobs, axis=1) <= 0).all() and (np.exp(first.top_logprobs).sum(axis=1) < 1.001).all()

@@ -9,13 +9,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from lm_eval.api.instance import Instance
 from support.settings import settings_of
 
-from pipeline.config import Settings, TaskSettings
-from pipeline.demo import CHECKPOINT, TASKS
+from pipeline.compare.stats.kl_divergence import DivergenceCell, diverge
+from pipeline.config import DivergenceSettings, Settings, TaskSettings
+from pipeline.demo import BENCHMARK, CHECKPOINT, TASKS
+from pipeline.errors import ServerError
+from pipeline.results.records import Logprobs
 from pipeline.serve.server import SERVED_NAME, Server
+from pipeline.stages.eval.divergence import collect, read_texts
 from pipeline.stages.eval.endpoint import Endpoint
 from pipeline.stages.eval.model import ServedModel
 from pipeline.tasks import lm_eval_tasks
@@ -173,3 +178,19 @@ def test_more_stop_strings_than_the_server_takes(model: Callable[..., ServedMode
 
 def test_task_files_are_where_the_demo_says() -> None:
     assert Path(TASKS, "demo_mmlu.yaml").is_file()
+
+
+def test_bf16_does_not_diverge_from_itself(tokenizer: Any, vllm_server: Server) -> None:
+    asked = {"dataset": {"path": BENCHMARK}, "num_sequences": 12, "max_seq_length": 256}
+    texts = read_texts(DivergenceSettings.model_validate(asked), tokenizer)
+    # Other batches, other sums: what is left is the floor of the instrument.
+    first, again = (
+        Logprobs(**collect(texts, 20, Endpoint(vllm_server.url, SERVED_NAME, n, vllm_server.check_alive)))
+        for n in (2, 16)
+    )
+    with pytest.raises(ServerError, match="prompt_logprobs|logprobs"):
+        collect(texts, 21, Endpoint(vllm_server.url, SERVED_NAME, 2, vllm_server.check_alive))
+    found = diverge(again, first)
+    assert isinstance(found, DivergenceCell)
+    assert found.kl.value < 1e-4 and found.agreement.value > 0.99
+    assert (np.diff(first.top_logprobs, axis=1) <= 0).all() and (np.exp(first.top_logprobs).sum(axis=1) < 1.001).all()

@@ -1,11 +1,13 @@
 """Calibrated KV-cache scales are added beside the weights, which stay the same files."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from safetensors.torch import load_file
+from support.settings import settings_of
 
 from pipeline.config import Stage
 from pipeline.demo import CHECKPOINT
@@ -20,18 +22,21 @@ from pipeline.stages.verify import gate
 H100 = next(gpu for gpu in GPUS if gpu.name == "H100 SXM")
 
 
-@pytest.fixture
-def quantized(settings, tmp_path: Path):
+@pytest.fixture(scope="module")
+def quantized(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Makes a checkpoint; all share one calibration."""
+    outputs = tmp_path_factory.mktemp("outputs")
+
     def made(*overrides: str) -> Path:
-        given = ("stage=quantize", f"outputs={tmp_path / 'outputs'}", "calibration.num_samples=8", *overrides)
-        run = Run([settings(*given)], list(given))
+        given = ("stage=quantize", f"outputs={outputs}", "calibration.num_samples=8", *overrides)
+        run = Run([settings_of(*given)], list(given))
         assert run.execute() == 0
         return run.jobs[0].artifact(Stage.QUANTIZE).folder / "checkpoint"
 
     return made
 
 
-def test_bf16_weights_are_linked_and_scales_are_a_file_of_their_own(quantized) -> None:
+def test_bf16_weights_are_linked_and_scales_are_a_file_of_their_own(quantized: Callable[..., Path]) -> None:
     folder = quantized("quant=bf16", "kv_cache=fp8_e4m3")
     assert (folder / "model.safetensors").resolve() == (CHECKPOINT / "model.safetensors").resolve()
     scales = load_file(folder / "kv_scales.safetensors")
@@ -46,7 +51,7 @@ def test_bf16_weights_are_linked_and_scales_are_a_file_of_their_own(quantized) -
 
 
 @pytest.mark.parametrize("quant", ["fp8_static", "int8_dynamic", "w4a16", "mxfp4"])
-def test_quantized_weights_keep_their_own_scheme(quant: str, quantized, settings) -> None:
+def test_quantized_weights_keep_their_own_scheme(quant: str, quantized: Callable[..., Path], settings) -> None:
     folder = quantized(f"quant={quant}", "quant.algorithm=rtn", "kv_cache=fp8_e4m3")
     config = quantization_config(folder)
     assert config["config_groups"]["group_0"]["weights"]["num_bits"] == settings(f"quant={quant}").quant.bits
@@ -61,8 +66,8 @@ def test_quantized_weights_keep_their_own_scheme(quant: str, quantized, settings
     assert "finite and in range" in gate.scales(folder)
 
 
-def test_a_scale_of_one_needs_no_calibration_and_no_copy(quantized) -> None:
-    folder = quantized("quant=bf16", "kv_cache=fp8_e4m3", "kv_cache.scales=one")
+def test_a_scale_of_one_needs_no_calibration_and_no_copy(quantized: Callable[..., Path], tmp_path: Path) -> None:
+    folder = quantized("quant=bf16", "kv_cache=fp8_e4m3", "kv_cache.scales=one", f"outputs={tmp_path}")
     assert folder.is_symlink()
     assert not list(folder.parents[2].glob("calibrate-*"))
 
