@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import hydra
 import hypothesis
 import pytest
-from omegaconf import OmegaConf
+from support.settings import compose as composed
+from support.settings import settings_of
 
 import pipeline.__main__  # noqa: F401  registers the resolver that conf/ uses
-from pipeline.config import PROJECT_ROOT, Settings, validate
+from pipeline.config import PROJECT_ROOT, Settings
+from pipeline.demo import CHECKPOINT
 
 # A busy machine is no counterexample.
 hypothesis.settings.register_profile("pipeline", deadline=None)
@@ -32,22 +33,16 @@ def data_dir() -> Path:
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def compose() -> Callable[..., dict[str, Any]]:
     """The configuration as a plain dict, from overrides."""
-
-    def composed(*overrides: str) -> dict[str, Any]:
-        with hydra.initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base=None):
-            config = hydra.compose("config", list(overrides))
-            return dict(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
-
     return composed
 
 
-@pytest.fixture
-def settings(compose: Callable[..., dict[str, Any]]) -> Callable[..., Settings]:
+@pytest.fixture(scope="session")
+def settings() -> Callable[..., Settings]:
     """Validated settings, from overrides."""
-    return lambda *overrides: validate(compose(*overrides))
+    return settings_of
 
 
 @pytest.fixture
@@ -55,6 +50,5 @@ def broken_model(tmp_path: Path) -> Path:
     """A model folder that holds the demo's config and nothing else, for a test to break further."""
     folder = tmp_path / "model"
     folder.mkdir()
-    source = PROJECT_ROOT / "pipeline" / "demo" / "checkpoint" / "config.json"
-    (folder / "config.json").write_text(json.dumps(json.loads(source.read_text())))
+    shutil.copy(CHECKPOINT / "config.json", folder)
     return folder

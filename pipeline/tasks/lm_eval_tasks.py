@@ -126,7 +126,7 @@ def _subjects(task: Any) -> list[str] | None:
 
 
 def _load(setting: str, name: str, settings: EvalSettings) -> Any:
-    manager = _manager_with(setting, name, settings.include_path)
+    manager = manager_with(setting, name, settings.include_path)
     try:
         with quiet(), local_metrics(), local_files.from_folder(settings.data_dir):
             return manager.load([name])
@@ -146,7 +146,7 @@ def _load(setting: str, name: str, settings: EvalSettings) -> Any:
         ) from error
 
 
-def _manager_with(setting: str, name: str, include_path: Path | None) -> Any:
+def manager_with(setting: str, name: str, include_path: Path | None) -> Any:
     """Return the smallest task index that has `name`, since reading all of lm-eval's files takes many seconds."""
     if include_path is not None and not include_path.is_dir():
         raise ConfigError(f"eval.include_path={include_path}: no such folder.", "Name a folder of task files.")

@@ -14,9 +14,9 @@ import psutil
 import pytest
 
 from pipeline.config import PROJECT_ROOT
+from pipeline.demo import CHECKPOINT
 from pipeline.stages.report.vega import svg_cache
 
-DEMO = PROJECT_ROOT / "pipeline" / "demo" / "checkpoint"
 SMALL = ("bench.num_prompts=8", "bench.repeats=2", "bench.warmup_prompts=2", "eval.limit=11")
 
 
@@ -253,7 +253,7 @@ def test_bad_input_is_refused_by_name_and_without_traceback(tmp_path: Path, argu
 
 def test_a_truncated_model_is_refused_before_work(tmp_path: Path) -> None:
     copy = tmp_path / "model"
-    shutil.copytree(DEMO, copy)
+    shutil.copytree(CHECKPOINT, copy)
     weights = copy / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100_000])
     answer = run(tmp_path / "outputs", "quant=bf16", f"model.path={copy}")

@@ -5,11 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import hydra
 import pytest
+from support.settings import variants_of
 
 from pipeline.config import PROJECT_ROOT
-from pipeline.config.compose import compose_variants
 from pipeline.hardware import rules
 from pipeline.hardware.installed import packages
 from pipeline.hardware.probe import probe
@@ -30,10 +29,8 @@ def test_every_format_is_what_the_matrix_says(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pipeline", *ASKED, *SMALL, f"outputs={tmp_path}"]
     answer = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT_ROOT, timeout=3500)
     assert answer.returncode == 0, answer.stderr[-6000:]
-    with hydra.initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base=None):
-        variants = compose_variants(hydra.compose("config", ASKED), ASKED)
     here, vllm = probe("cpu"), rules.Vllm.of(packages(None))
-    for settings in variants:
+    for settings in variants_of(*ASKED):
         said, name = support.of_settings(settings, here, vllm), str(settings.variant)
         if said.support == "no":
             (record,) = [json.loads(path.read_text()) for path in tmp_path.glob(f"demo/{name}/verify-*/manifest.json")]

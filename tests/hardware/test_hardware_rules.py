@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support.settings import variants_of
 
-from pipeline.config import PROJECT_ROOT, Settings, Stage, Variant
-from pipeline.config.compose import compose_variants
+from pipeline.config import PROJECT_ROOT, Stage, Variant
 from pipeline.errors import ConfigError, InputError
 from pipeline.formats.schemes import ENGINES, SCHEMES
 from pipeline.hardware import rules
@@ -190,21 +190,14 @@ def test_what_is_not_served_here_is_a_result_with_its_reason(settings, tmp_path:
     }
 
 
-def composed(*overrides: str) -> list[Settings]:
-    import hydra
-
-    with hydra.initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base=None):
-        return compose_variants(hydra.compose("config", list(overrides)), list(overrides))
-
-
 def test_variants_of_several_kernels_are_composed() -> None:
-    found = composed("variants=[awq@marlin,awq@machete]")
+    found = variants_of("variants=[awq@marlin,awq@machete]")
     assert [settings.serve.kernel for settings in found] == ["marlin", "machete"]
     assert [str(settings.variant) for settings in found] == ["awq@marlin", "awq@machete"]
 
 
 def test_a_kernel_that_is_set_is_that_of_every_variant_without_one() -> None:
-    found = composed("variants=[awq,w4a16@machete]", "serve.kernel=marlin")
+    found = variants_of("variants=[awq,w4a16@machete]", "serve.kernel=marlin")
     assert [str(settings.variant) for settings in found] == ["awq@marlin", "w4a16@machete"]
     with pytest.raises(ConfigError, match=r"variants: fp8_static: serve\.kernel=machete: .*cutlass, torch, marlin"):
-        composed("variants=[fp8_static,awq]", "serve.kernel=machete")
+        variants_of("variants=[fp8_static,awq]", "serve.kernel=machete")

@@ -5,17 +5,15 @@ import math
 
 import pytest
 
-from pipeline.config import PROJECT_ROOT
+from pipeline.demo import CHECKPOINT
 from pipeline.errors import InputError
 from pipeline.models.architecture import DecoderShape, has_windows, kv_bytes_per_token
 from pipeline.models.safetensors import safetensors_header
 
-DEMO = PROJECT_ROOT / "pipeline" / "demo" / "checkpoint"
-
 
 def test_the_demo_models_tensors_are_those_of_its_file() -> None:
-    shape = DecoderShape.of(json.loads((DEMO / "config.json").read_text()))
-    header = safetensors_header(DEMO / "model.safetensors")
+    shape = DecoderShape.of(json.loads((CHECKPOINT / "config.json").read_text()))
+    header = safetensors_header(CHECKPOINT / "model.safetensors")
     assert shape.tensors == {name: tuple(item["shape"]) for name, item in header.items()}
 
 

@@ -7,13 +7,12 @@ from pathlib import Path
 import pytest
 
 from pipeline.artifacts.keys import Digests
-from pipeline.config import PROJECT_ROOT, ModelSettings
+from pipeline.config import ModelSettings
+from pipeline.demo import CHECKPOINT
 from pipeline.errors import ConfigError, InputError
 from pipeline.hardware.architectures import served_architectures
 from pipeline.models.safetensors import check_safetensors
 from pipeline.models.source import ModelSource
-
-DEMO = PROJECT_ROOT / "pipeline" / "demo" / "checkpoint"
 
 
 def source(folder: Path, tmp_path: Path, **settings: object) -> ModelSource:
@@ -28,7 +27,7 @@ def edit(folder: Path, **fields: object) -> None:
 
 def test_the_demo_is_accepted_by_every_format(tmp_path: Path, settings) -> None:
     for quant in ("bf16", "fp8_static", "fp8_dynamic", "int8_dynamic", "w4a16", "awq", "gptq"):
-        source(DEMO, tmp_path).check(settings(f"quant={quant}").quant)
+        source(CHECKPOINT, tmp_path).check(settings(f"quant={quant}").quant)
 
 
 def test_a_folder_without_config_is_refused(tmp_path: Path) -> None:
@@ -69,14 +68,14 @@ def test_weights_are_needed_unless_random(broken_model: Path, tmp_path: Path) ->
 
 @pytest.mark.parametrize("keep", [0, 4, 1000, -1])
 def test_a_truncated_safetensors_file_is_refused(broken_model: Path, tmp_path: Path, keep: int) -> None:
-    whole = (DEMO / "model.safetensors").read_bytes()
+    whole = (CHECKPOINT / "model.safetensors").read_bytes()
     (broken_model / "model.safetensors").write_bytes(whole[:keep])
     with pytest.raises(InputError, match="model.safetensors"):
         _ = source(broken_model, tmp_path).folder
 
 
 def test_a_whole_safetensors_file_is_accepted() -> None:
-    check_safetensors(DEMO / "model.safetensors")
+    check_safetensors(CHECKPOINT / "model.safetensors")
 
 
 def test_an_unknown_architecture_is_refused(broken_model: Path, tmp_path: Path, settings) -> None:
@@ -98,10 +97,10 @@ def test_a_width_that_the_group_size_does_not_divide_is_refused(broken_model: Pa
 
 def test_identity_follows_content_and_not_place(tmp_path: Path) -> None:
     copy = tmp_path / "copy"
-    shutil.copytree(DEMO, copy)
-    assert source(copy, tmp_path).identity() == source(DEMO, tmp_path).identity()
+    shutil.copytree(CHECKPOINT, copy)
+    assert source(copy, tmp_path).identity() == source(CHECKPOINT, tmp_path).identity()
     edit(copy, rope_theta=5)
-    assert source(copy, tmp_path).identity() != source(DEMO, tmp_path).identity()
+    assert source(copy, tmp_path).identity() != source(CHECKPOINT, tmp_path).identity()
 
 
 def test_an_unreachable_hub_says_what_to_do_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,16 +7,14 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from pipeline.config import PROJECT_ROOT
-
-DEMO = PROJECT_ROOT / "pipeline" / "demo" / "checkpoint"
+from pipeline.demo import CHECKPOINT
 
 
 def made(engine: Any, settings: Any, folder: Path) -> Path:
     """The checkpoint that an engine's module makes for settings."""
     job = SimpleNamespace(
         settings=settings,
-        model=SimpleNamespace(folder=DEMO),
+        model=SimpleNamespace(folder=CHECKPOINT),
         hardware=SimpleNamespace(device="cpu"),
         progress=SimpleNamespace(detail=lambda _: None),
         variant="tested",
@@ -28,7 +26,7 @@ def made(engine: Any, settings: Any, folder: Path) -> Path:
 
 def original() -> dict[str, torch.Tensor]:
     """The demo's own tensors."""
-    return {name: tensor.float() for name, tensor in load_file(DEMO / "model.safetensors").items()}
+    return {name: tensor.float() for name, tensor in load_file(CHECKPOINT / "model.safetensors").items()}
 
 
 def error(rounded: torch.Tensor, weight: torch.Tensor) -> float:

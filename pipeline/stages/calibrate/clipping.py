@@ -115,8 +115,8 @@ def _entropy(seen: Observed, number: Element) -> float:
     width = seen.largest / LINEAR_BINS
     sizes = np.unique(np.rint(LINEAR_BINS * CANDIDATES).astype(int))[::-1]
     sizes = sizes[sizes >= FEWEST_BINS]
-    prefixes = _Prefixes.of(reference)
-    divergences = [_divergence(prefixes, int(size), number) for size in sizes]
+    prefixes = Prefixes.of(reference)
+    divergences = [divergence(prefixes, int(size), number) for size in sizes]
     return float(width * sizes[int(np.argmin(divergences))])
 
 
@@ -130,7 +130,7 @@ def _linear(seen: Observed) -> Floats:
     return np.diff(shares)
 
 
-class _Prefixes(NamedTuple):
+class Prefixes(NamedTuple):
     """Sums over the first bins of a distribution, (bins + 1,) each: of counts, used bins, and c log c."""
 
     counts: Floats
@@ -138,7 +138,8 @@ class _Prefixes(NamedTuple):
     logs: Floats
 
     @classmethod
-    def of(cls, counts: Floats) -> _Prefixes:
+    def of(cls, counts: Floats) -> Prefixes:
+        """The sums of a distribution on equal bins."""
         sums = (np.cumsum(values, dtype=np.float64) for values in (counts, counts > 0, _xlogx(counts)))
         return cls(*(np.concatenate([[0.0], each]) for each in sums))
 
@@ -147,7 +148,7 @@ def _xlogx(values: Floats) -> Floats:
     return np.asarray(values * np.log(np.where(values > 0, values, 1.0)))
 
 
-def _divergence(sums: _Prefixes, size: int, number: Element) -> float:
+def divergence(sums: Prefixes, size: int, number: Element) -> float:
     """KL divergence in nats between the first `size` bins, outliers added to the last, and their quantized image.
 
     All bins of a level have the same image, so the sums need a term for each level and none for each bin.

@@ -113,7 +113,7 @@ class Sandbox:
         command = [_interpreter(), *INTERPRETER_FLAGS, "-c", _runner(), options]
         if self.kind == "none":
             return command
-        visible, links = _visible()
+        visible, links = visible_paths()
         if self.kind == "bubblewrap":
             return [*_bubblewrap(visible, links), *command]
         jail = {
@@ -176,7 +176,7 @@ def _interpreter() -> str:
 
 
 @cache
-def _visible() -> tuple[list[str], dict[str, str]]:
+def visible_paths() -> tuple[list[str], dict[str, str]]:
     """Return the paths that a program may read (outermost only) and the links among the system's library folders."""
     folders = [path for path in SYSTEM_LIBRARIES if os.path.isdir(path)]
     links = {path: os.readlink(path) for path in folders if os.path.islink(path)}

@@ -20,14 +20,14 @@ from pipeline.compare.roofline.model import (
     roofline,
 )
 from pipeline.compare.stats.intervals import Interval
-from pipeline.config import PROJECT_ROOT, Variant
+from pipeline.config import Variant
+from pipeline.demo import CHECKPOINT
 from pipeline.hardware.gpus import GPUS, gpu_of
 from pipeline.models.headers import headers
 from pipeline.results.base import Missing
 from pipeline.stages.report.collect.footprints import of_checkpoint, of_config
 from pipeline.stages.report.collect.rooflines import study_check
 
-DEMO = PROJECT_ROOT / "pipeline" / "demo" / "checkpoint"
 LOAD = RooflineLoad(requests=100, mean_input=200, mean_output=100, source="a test")
 H100 = Device.of(gpu_of("H100 SXM"))
 UNKNOWN = Device(name="a CPU", memory_gb=None, bandwidth_gb_s=20, tflops={}, source="measured")
@@ -56,10 +56,10 @@ def test_decode_floors_of_qwen3_8b_are_its_bytes_over_the_bandwidth(gpu, variant
 
 
 def test_a_finished_checkpoint_and_its_config_agree():
-    config = json.loads((DEMO / "config.json").read_text())
-    made, reckoned = of_checkpoint(DEMO, None, "auto"), of_config(config, Variant.parse("bf16"))
+    config = json.loads((CHECKPOINT / "config.json").read_text())
+    made, reckoned = of_checkpoint(CHECKPOINT, None, "auto"), of_config(config, Variant.parse("bf16"))
     assert made == reckoned and made.weight_bytes == sum(
-        end - start for start, end in (item["data_offsets"] for item in headers(DEMO).values())
+        end - start for start, end in (item["data_offsets"] for item in headers(CHECKPOINT).values())
     )
 
 
@@ -122,7 +122,7 @@ def test_shares_are_of_what_was_measured_there(qwen3_8b):
 
 
 def test_a_model_too_small_for_a_roofline_says_so(qwen3_8b):
-    small = Entry(name="bf16", label="BF16", footprint=of_checkpoint(DEMO, None, "auto"))
+    small = Entry(name="bf16", label="BF16", footprint=of_checkpoint(CHECKPOINT, None, "auto"))
     large = Entry(name="bf16", label="BF16", footprint=qwen3_8b("bf16"))
     assert "too small for the roofline" in " ".join(roofline(H100, [small], LOAD, 0.9, 100).notes)
     assert not roofline(H100, [large], LOAD, 0.9, 100).notes

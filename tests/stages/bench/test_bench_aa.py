@@ -3,12 +3,10 @@
 import json
 from pathlib import Path
 
-import hydra
 import pytest
+from support.settings import variants_of
 
 from pipeline.compare.stats.repeats import Change, relative_change
-from pipeline.config import PROJECT_ROOT
-from pipeline.config.compose import compose_variants
 from pipeline.runner import Runner
 
 PAIRS = 10
@@ -24,11 +22,8 @@ def test_a_variant_differs_from_itself_by_less_than_its_interval_in_nine_of_ten_
     of a single metric, right in 95 of 100 cases, would miss that bound once in twelve runs by chance.
     """
     seeds = [1000 * index for index in range(2 * PAIRS)]
-    settings, given = [], ["stage=bench", "quant=bf16", f"outputs={tmp_path}", "bench.num_prompts=48"]
-    with hydra.initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base=None):
-        for seed in seeds:
-            own = [*given, f"bench.seed={seed}"]
-            settings += compose_variants(hydra.compose("config", own), own)
+    given = ["stage=bench", "quant=bf16", f"outputs={tmp_path}", "bench.num_prompts=48"]
+    settings = [each for seed in seeds for each in variants_of(*given, f"bench.seed={seed}")]
     assert Runner(settings, given).execute() == 0
     found = {}
     for path in tmp_path.glob("demo/bf16/bench-*/manifest.json"):

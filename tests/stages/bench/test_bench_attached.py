@@ -7,12 +7,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import hydra
 import pytest
 from support.openai_server import Behaviour, OpenAIServer
+from support.settings import variants_of
 
-from pipeline.config import PROJECT_ROOT
-from pipeline.config.compose import compose_variants
 from pipeline.errors import InputError
 from pipeline.runner import Runner
 from pipeline.serve import external
@@ -37,9 +35,7 @@ def serving() -> Iterator[Callable[..., OpenAIServer]]:
 def measure(outputs: Path, server: OpenAIServer, *overrides: str) -> tuple[int, dict[str, Any]]:
     """Runs the stage in this process; the exit code of the command, and the manifest."""
     given = ["stage=bench", "quant=bf16", f"serve.url={server.url}", f"outputs={outputs}", *SMALL, *overrides]
-    with hydra.initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base=None):
-        settings = compose_variants(hydra.compose("config", given), given)
-    run = Runner(settings, given)
+    run = Runner(variants_of(*given), given)
     code = run.execute()
     return code, json.loads((run.jobs[0].artifact("bench").folder / "manifest.json").read_text())
 

@@ -14,12 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import hydra
 import psutil
 import pytest
+from support.settings import variants_of
 
 from pipeline.config import PROJECT_ROOT
-from pipeline.config.compose import compose_variants
 from pipeline.runner import Runner
 from pipeline.stages.bench import monitor
 
@@ -30,8 +29,7 @@ COMMAND = ("stage=bench", "quant=bf16", "bench.warmup_rounds=1", *SLOW)
 
 def measured_run(outputs: Path) -> Runner:
     given = [*COMMAND, f"outputs={outputs}"]
-    with hydra.initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base=None):
-        return Runner(compose_variants(hydra.compose("config", given), given), given)
+    return Runner(variants_of(*given), given)
 
 
 def measuring(outputs: Path) -> bool:

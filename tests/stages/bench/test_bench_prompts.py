@@ -5,11 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import PROJECT_ROOT
+from pipeline.demo import BENCHMARK
 from pipeline.errors import InputError
 from pipeline.stages.bench.prompts import TEMPLATE_TOKENS, check_lengths, prepare
-
-DEMO = PROJECT_ROOT / "calibration_data" / "demo" / "benchmark.json"
 
 
 class Words:
@@ -94,7 +92,7 @@ def test_random_prompts_longer_than_the_context_are_refused(settings) -> None:
 
 
 def test_the_demo_set_is_enough_for_every_repeat_of_its_protocol(settings, tmp_path: Path) -> None:
-    assert prepare(settings().bench, DEMO, tmp_path, Words(), 40_960) == DEMO
+    assert prepare(settings().bench, BENCHMARK, tmp_path, Words(), 40_960) == BENCHMARK
 
 
 def test_real_sets_are_usable(settings, tmp_path: Path, data_dir: Path) -> None:

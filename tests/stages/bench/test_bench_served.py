@@ -6,12 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import hydra
 import numpy as np
 import pytest
+from support.settings import variants_of
 
-from pipeline.config import PROJECT_ROOT
-from pipeline.config.compose import compose_variants
 from pipeline.runner import Runner
 from pipeline.stages.bench.requests import Requests
 
@@ -29,11 +27,8 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, d
     outputs = tmp_path_factory.mktemp("served")
     ladder = "+bench.ladder={concurrency: [1, 4], rates: [0.5], min_prompts: 4, prompts_per_slot: 1}"
     given = ["stage=bench", "quant=bf16", "protocols=[throughput,latency]", f"outputs={outputs}", *SMALL]
-    with hydra.initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base=None):
-        settings = compose_variants(hydra.compose("config", given), given)
-        climbing = [override for override in given if not override.startswith("protocols=")]
-        settings += compose_variants(hydra.compose("config", [*climbing, ladder]), [*climbing, ladder])
-    run = Runner(settings, given)
+    climbing = [override for override in given if not override.startswith("protocols=")]
+    run = Runner([*variants_of(*given), *variants_of(*climbing, ladder)], given)
     assert run.execute() == 0
     assert len(list(outputs.glob("logs/serve-*.log"))) == 1, "one server for all of them"
     found = {}

@@ -6,12 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import PROJECT_ROOT, Settings
+from pipeline.config import Settings
 from pipeline.job import Job
 from pipeline.runner import Runner
-
-DEMO = PROJECT_ROOT / "pipeline" / "demo" / "checkpoint"
-SET = PROJECT_ROOT / "calibration_data" / "demo" / "calibration.json"
 
 
 @pytest.fixture

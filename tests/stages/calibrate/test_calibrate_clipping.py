@@ -10,9 +10,9 @@ from pipeline.formats.schemes import CALIBRATED
 from pipeline.stages.calibrate.clipping import (
     TECHNIQUES,
     Observed,
-    _divergence,
-    _Prefixes,
+    Prefixes,
     clip_point,
+    divergence,
     limits,
     moving_average,
 )
@@ -124,4 +124,4 @@ def test_the_divergence_is_that_of_the_two_distributions_bin_by_bin(counts: list
     image = np.where(original > 0, np.maximum(image, 0.5), 0)
     p, q, positive = original / original.sum(), image / image.sum(), original > 0
     wanted = float(np.sum(p[positive] * np.log(p[positive] / q[positive])))
-    assert _divergence(_Prefixes.of(reference), size, number) == pytest.approx(wanted, abs=1e-9)
+    assert divergence(Prefixes.of(reference), size, number) == pytest.approx(wanted, abs=1e-9)

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
+from pipeline.demo import CHECKPOINT
 from pipeline.errors import InputError
 from pipeline.stages.calibrate.conversations import Drawn, draw, encode, lengths_of, shares
-from tests.stages.calibrate.conftest import DEMO
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return AutoTokenizer.from_pretrained(DEMO)
+    return AutoTokenizer.from_pretrained(CHECKPOINT)
 
 
 def taken(drawn: list[Drawn]) -> list[list[int]]:
@@ -62,7 +62,7 @@ def test_what_exceeds_the_context_is_refused_by_name(job, tokenizer, conversatio
 
 
 def test_a_template_that_fails_is_named(job) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(DEMO)
+    tokenizer = AutoTokenizer.from_pretrained(CHECKPOINT)
     tokenizer.chat_template = "{{ raise_exception('no system turns') }}"
     with pytest.raises(InputError, match="chat template fails on a conversation of the turns user: no system turns"):
         encode(tokenizer, [{"role": "user", "content": "Hi"}], job().settings.calibration)
@@ -83,7 +83,7 @@ def test_a_mix_is_shared_by_weight(job, tokenizer, conversations) -> None:
 
 def test_a_tokenizer_that_pads_by_itself_pads_nothing_here(job, tokenizer, tmp_path: Path) -> None:
     copy = tmp_path / "padding"
-    shutil.copytree(DEMO, copy)
+    shutil.copytree(CHECKPOINT, copy)
     content = json.loads((copy / "tokenizer.json").read_text())
     content["padding"] = {
         "strategy": {"Fixed": 256}, "direction": "Right", "pad_to_multiple_of": None,

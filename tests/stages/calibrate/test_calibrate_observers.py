@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from pipeline.demo import CHECKPOINT
 from pipeline.errors import ConfigError, InputError
 from pipeline.hardware.probe import Hardware
 from pipeline.models.forward import Layerwise, Whole, decoder
@@ -15,13 +16,12 @@ from pipeline.results.calibration import RANGES, SKETCHES
 from pipeline.stages.calibrate import artifact
 from pipeline.stages.calibrate.conversations import draw
 from pipeline.stages.calibrate.observers import Observers
-from tests.stages.calibrate.conftest import DEMO
 
 FEW = "calibration.num_samples=8"
 
 
 def sequences_of(job) -> list[list[int]]:
-    return [s for each in draw(job, AutoTokenizer.from_pretrained(DEMO)) for s in each.sequences]
+    return [s for each in draw(job, AutoTokenizer.from_pretrained(CHECKPOINT)) for s in each.sequences]
 
 
 def decoding_of(asked):
@@ -85,10 +85,10 @@ def test_a_checkpoint_laid_out_otherwise_is_refused_layer_by_layer(job, tmp_path
 
     model = tmp_path / "model"
     model.mkdir()
-    for path in DEMO.iterdir():
+    for path in CHECKPOINT.iterdir():
         if path.suffix != ".safetensors":
             (model / path.name).write_bytes(path.read_bytes())
-    tensors = load_file(DEMO / "model.safetensors")
+    tensors = load_file(CHECKPOINT / "model.safetensors")
     tensors["other.name"] = tensors.pop("model.layers.0.mlp.down_proj.weight")
     save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
     asked = job(FEW, f"model.path={model}")

@@ -9,13 +9,13 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.config import PROJECT_ROOT, Stage
+from pipeline.demo import CHECKPOINT
 from pipeline.errors import ConfigError, InputError
 from pipeline.formats.schemes import CALIBRATED
 from pipeline.results.calibration import CARD, CHECKED, RANGES, SKETCHES, SUMMARY, TOKENS, observations_key
 from pipeline.runner import Runner
 from pipeline.stages.calibrate.artifact import read_ranges, read_tokens
 from pipeline.stages.calibrate.clipping import TECHNIQUES
-from tests.stages.calibrate.conftest import DEMO
 
 FEW = "calibration.num_samples=12"
 
@@ -76,7 +76,7 @@ def test_the_same_seed_and_set_give_the_same_bits(make) -> None:
 
 def test_padding_by_the_tokenizer_changes_no_range(make, tmp_path: Path) -> None:
     copy = tmp_path / "padding"
-    shutil.copytree(DEMO, copy)
+    shutil.copytree(CHECKPOINT, copy)
     content = json.loads((copy / "tokenizer.json").read_text())
     content["padding"] = {
         "strategy": {"Fixed": 300}, "direction": "Left", "pad_to_multiple_of": None,
@@ -121,7 +121,7 @@ def test_a_finished_calibration_can_be_used_elsewhere(make) -> None:
 def test_a_calibration_of_another_model_or_template_is_refused_with_what_differs(make, tmp_path: Path) -> None:
     given = make(outputs="theirs")
     copy = tmp_path / "model"
-    shutil.copytree(DEMO, copy)
+    shutil.copytree(CHECKPOINT, copy)
     template = copy / "chat_template.jinja"
     template.write_text(template.read_text() + " ")
     with pytest.raises(InputError, match=r"made with another model: model.files.chat_template.jinja \w+ -> \w+"):

@@ -6,13 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import hydra
 import pytest
 from support import tiny_tasks as tiny
 from support.completions_server import CompletionsServer
+from support.settings import settings_of
 
-from pipeline.config import PROJECT_ROOT
-from pipeline.config.compose import compose_variants
 from pipeline.demo import CHECKPOINT
 from pipeline.hardware.probe import probe
 from pipeline.progress import Progress
@@ -67,8 +65,7 @@ def server(tokenizer: Any) -> Iterator[CompletionsServer]:
 @pytest.fixture(scope="package")
 def vllm_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The demo model, served as an evaluation serves it."""
-    with hydra.initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base=None):
-        (settings,) = compose_variants(hydra.compose("config", ["quant=bf16"]), ["quant=bf16"])
+    settings = settings_of("quant=bf16")
     serving = Serving(probe(settings.hardware.device), tmp_path_factory.mktemp("logs"), Progress())
     try:
         yield serving.serve(CHECKPOINT, settings, "bf16", prefix_caching=True)

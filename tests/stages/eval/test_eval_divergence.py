@@ -1,4 +1,4 @@
-"""The log-probabilities of held-out text: what is asked, what is kept, what is refused, and what a real server says."""
+"""The log-probabilities of held-out text: what is asked, what is kept and what is refused."""
 
 from __future__ import annotations
 
@@ -13,12 +13,10 @@ import pytest
 from support.completions_server import VOCABULARY, CompletionsServer, logprobs_after
 
 from pipeline.artifacts.keys import Digests
-from pipeline.compare.stats.kl_divergence import DivergenceCell, diverge
-from pipeline.config import PROJECT_ROOT, DivergenceSettings, Settings
-from pipeline.demo import CHECKPOINT
+from pipeline.config import DivergenceSettings, Settings
+from pipeline.demo import BENCHMARK, CALIBRATION, CHECKPOINT
 from pipeline.errors import InputError, ServerError
 from pipeline.results.records import Logprobs
-from pipeline.serve.server import SERVED_NAME, Server
 from pipeline.stages import eval as stage
 from pipeline.stages.eval.divergence import FILE, Text, collect, encode, measure, read_texts
 from pipeline.stages.eval.endpoint import Endpoint
@@ -145,15 +143,15 @@ def test_without_a_reply_or_a_template_all_of_a_text_counts(chat: Any, tokenizer
 def test_different_conversations_are_drawn_by_the_seed(chat: Any, tmp_path: Path) -> None:
     kept = [conversation(f"say {i}", f"number {i}") for i in range(20)]
     late = conversation("x" * 70, "too late")
-    path = dataset(tmp_path / "set.json", *kept, *kept, late)
-    first, again = (read_texts(asked(path, num_sequences=12), chat) for _ in range(2))
+    dataset(tmp_path / "set.json", *kept, *kept, late)
+    first, again = (read_texts(asked(BENCHMARK, num_sequences=12), chat) for _ in range(2))
     assert first == again and len(set(first)) == 12
-    assert read_texts(asked(path, num_sequences=12, seed=1), chat) != first
-    assert {counted(chat, text) for text in read_texts(asked(path, num_sequences=20), chat)} == {
+    assert read_texts(asked(BENCHMARK, num_sequences=12, seed=1), chat) != first
+    assert {counted(chat, text) for text in read_texts(asked(BENCHMARK, num_sequences=20), chat)} == {
         f"number {i}<|im_end|>" for i in range(20)
     }
     with pytest.raises(InputError, match=r"num_sequences=21: the data set has 20 different conversations with a reply"):
-        read_texts(asked(path, num_sequences=21), chat)
+        read_texts(asked(BENCHMARK, num_sequences=21), chat)
 
 
 def test_a_template_that_fails_is_an_error_with_a_remedy(chat: Any, tmp_path: Path) -> None:
@@ -214,32 +212,10 @@ def test_the_study_is_asked_with_another_seed_than_it_is_calibrated_with(setting
     assert given.eval.divergence.seed != given.calibration.seed
 
 
-@pytest.fixture(scope="module")
-def demo() -> tuple[Any, list[Text]]:
+def test_the_replies_of_the_demo_are_found() -> None:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(CHECKPOINT)
-    path = PROJECT_ROOT / "calibration_data" / "demo" / "benchmark.json"
-    return tokenizer, read_texts(asked(path, num_sequences=12, max_seq_length=256), tokenizer)
-
-
-def test_the_replies_of_the_demo_are_found(demo: tuple[Any, list[Text]]) -> None:
-    tokenizer, _ = demo
-    for each in read_conversations(PROJECT_ROOT / "calibration_data" / "demo" / "calibration.json")[:50]:
+    for each in read_conversations(CALIBRATION)[:50]:
         replies = [f"{turn['content']}<|im_end|>" for turn in each if turn["role"] == "assistant"]
         assert counted(tokenizer, encode(tokenizer, each)) == "".join(replies)
-
-
-@pytest.mark.vllm
-def test_bf16_does_not_diverge_from_itself(demo: tuple[Any, list[Text]], vllm_server: Server) -> None:
-    # Other batches, other sums: what is left is the floor of the instrument.
-    first, again = (
-        Logprobs(**collect(demo[1], 20, Endpoint(vllm_server.url, SERVED_NAME, n, vllm_server.check_alive)))
-        for n in (2, 16)
-    )
-    with pytest.raises(ServerError, match="prompt_logprobs|logprobs"):
-        collect(demo[1], 21, Endpoint(vllm_server.url, SERVED_NAME, 2, vllm_server.check_alive))
-    found = diverge(again, first)
-    assert isinstance(found, DivergenceCell)
-    assert found.kl.value < 1e-4 and found.agreement.value > 0.99
-    assert (np.diff(first.top_logprobs, axis=1) <= 0).all() and (np.exp(first.top_logprobs).sum(axis=1) < 1.001).all()

@@ -15,7 +15,7 @@ import torch
 
 from pipeline.compare.stats.kl_divergence import kl_by_token
 from pipeline.config import PROJECT_ROOT, DivergenceSettings, Settings
-from pipeline.demo import CHECKPOINT
+from pipeline.demo import BENCHMARK, CHECKPOINT
 from pipeline.results.records import Logprobs
 from pipeline.stages.eval.divergence import Text, collect, read_texts
 
@@ -39,8 +39,7 @@ def quantized(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def texts() -> list[Text]:
     from transformers import AutoTokenizer
 
-    path = PROJECT_ROOT / "calibration_data" / "demo" / "benchmark.json"
-    wanted = {"dataset": {"path": path}, "num_sequences": 16, "max_seq_length": 256}
+    wanted = {"dataset": {"path": BENCHMARK}, "num_sequences": 16, "max_seq_length": 256}
     return read_texts(DivergenceSettings.model_validate(wanted), AutoTokenizer.from_pretrained(CHECKPOINT))
 
 

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipeline.config import Settings
-from pipeline.demo import CHECKPOINT
+from pipeline.demo import BENCHMARK, CHECKPOINT
 from pipeline.errors import MissingTensor
 from pipeline.results.base import Missing
 from pipeline.stages.eval.divergence import Text, read_texts
@@ -33,11 +33,9 @@ Change = Callable[[dict[str, torch.Tensor]], None]
 def texts() -> list[Text]:
     from transformers import AutoTokenizer
 
-    from pipeline.config import PROJECT_ROOT, DivergenceSettings
+    from pipeline.config import DivergenceSettings
 
-    settings = DivergenceSettings(
-        dataset={"path": PROJECT_ROOT / "calibration_data/demo/benchmark.json"}, num_sequences=4, max_seq_length=128
-    )
+    settings = DivergenceSettings(dataset={"path": BENCHMARK}, num_sequences=4, max_seq_length=128)
     return read_texts(settings, AutoTokenizer.from_pretrained(CHECKPOINT))
 
 

@@ -33,7 +33,7 @@ def test_tasks_metrics_and_filters_exist(name: str, settings: Callable[..., Sett
     chosen = settings(f"eval={name}").eval
     assert chosen.name == name
     for label, wanted in chosen.tasks.items():
-        index = lm_eval_tasks._manager_with(label, wanted.task, chosen.include_path).task_index
+        index = lm_eval_tasks.manager_with(label, wanted.task, chosen.include_path).task_index
         found = leaves(index, wanted.task)
         assert found
         for entry in found[:3]:

@@ -9,14 +9,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
 from lm_eval.api.instance import Instance
-from omegaconf import OmegaConf
+from support.settings import settings_of
 
-from pipeline.config import PROJECT_ROOT, TaskSettings, validate
-from pipeline.demo import CHECKPOINT, TASKS
+from pipeline.compare.stats.kl_divergence import DivergenceCell, diverge
+from pipeline.config import DivergenceSettings, Settings, TaskSettings
+from pipeline.demo import BENCHMARK, CHECKPOINT, TASKS
+from pipeline.errors import ServerError
+from pipeline.results.records import Logprobs
 from pipeline.serve.server import SERVED_NAME, Server
+from pipeline.stages.eval.divergence import collect, read_texts
 from pipeline.stages.eval.endpoint import Endpoint
 from pipeline.stages.eval.model import ServedModel
 from pipeline.tasks import lm_eval_tasks
@@ -31,10 +35,8 @@ TURN = 200
 
 
 @pytest.fixture(scope="module")
-def settings() -> Any:
-
-    with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base=None):
-        return validate(OmegaConf.to_container(compose("config", ["eval.limit=100"]), resolve=True))  # type: ignore[arg-type]
+def settings() -> Settings:
+    return settings_of("eval.limit=100")
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +47,7 @@ def tokenizer() -> Any:
 
 
 @pytest.fixture(scope="module")
-def questions(settings: Any) -> list[Instance]:
+def questions(settings: Settings) -> list[Instance]:
     """A hundred questions of each multiple-choice task, as lm-eval asks them."""
     found = []
     for name in ("demo_ceval", "demo_mmlu"):
@@ -117,7 +119,9 @@ def test_asked_twice_the_choices_are_the_same(model: Callable[..., ServedModel],
     assert first == second
 
 
-def test_asked_twice_greedy_generations_are_nearly_the_same(model: Callable[..., ServedModel], settings: Any) -> None:
+def test_asked_twice_greedy_generations_are_nearly_the_same(
+    model: Callable[..., ServedModel], settings: Settings
+) -> None:
     wanted = TaskSettings(task="demo_gsm8k", metric="exact_match", filter="strict-match")
     asked = lm_eval_tasks.load("x", wanted, settings.eval)
     (task,) = asked.tasks.values()
@@ -130,7 +134,7 @@ def test_asked_twice_greedy_generations_are_nearly_the_same(model: Callable[...,
     assert differing <= 0.05
 
 
-def test_generation_is_lm_evals(model: Callable[..., ServedModel], standard: Any, settings: Any) -> None:
+def test_generation_is_lm_evals(model: Callable[..., ServedModel], standard: Any, settings: Settings) -> None:
     asked = lm_eval_tasks.load(
         "x", TaskSettings(task="demo_gsm8k", metric="exact_match", filter="strict-match"), settings.eval
     )
@@ -174,3 +178,19 @@ def test_more_stop_strings_than_the_server_takes(model: Callable[..., ServedMode
 
 def test_task_files_are_where_the_demo_says() -> None:
     assert Path(TASKS, "demo_mmlu.yaml").is_file()
+
+
+def test_bf16_does_not_diverge_from_itself(tokenizer: Any, vllm_server: Server) -> None:
+    asked = {"dataset": {"path": BENCHMARK}, "num_sequences": 12, "max_seq_length": 256}
+    texts = read_texts(DivergenceSettings.model_validate(asked), tokenizer)
+    # Other batches, other sums: what is left is the floor of the instrument.
+    first, again = (
+        Logprobs(**collect(texts, 20, Endpoint(vllm_server.url, SERVED_NAME, n, vllm_server.check_alive)))
+        for n in (2, 16)
+    )
+    with pytest.raises(ServerError, match="prompt_logprobs|logprobs"):
+        collect(texts, 21, Endpoint(vllm_server.url, SERVED_NAME, 2, vllm_server.check_alive))
+    found = diverge(again, first)
+    assert isinstance(found, DivergenceCell)
+    assert found.kl.value < 1e-4 and found.agreement.value > 0.99
+    assert (np.diff(first.top_logprobs, axis=1) <= 0).all() and (np.exp(first.top_logprobs).sum(axis=1) < 1.001).all()

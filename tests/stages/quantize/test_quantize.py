@@ -5,15 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.config import PROJECT_ROOT
+from pipeline.demo import CHECKPOINT
 from pipeline.errors import StageError
 from pipeline.models.headers import describe, headers, quantized_modules
 from pipeline.stages.calibrate import artifact
 from pipeline.stages.calibrate.histograms import Sketch
 from pipeline.stages.calibrate.observers import Site
 from pipeline.stages.quantize.engines.llmcompressor import recipe, set_input_scales
-
-DEMO = PROJECT_ROOT / "pipeline" / "demo" / "checkpoint"
 
 
 @pytest.mark.parametrize(
@@ -84,10 +82,10 @@ def test_static_int8_has_one_scale_for_all_tokens(settings) -> None:
 
 
 def test_a_bf16_checkpoint_is_described_from_its_headers() -> None:
-    described = describe(DEMO)
+    described = describe(CHECKPOINT)
     assert described["format"] == "bf16"
-    assert quantized_modules(DEMO) == set()
-    assert {item["dtype"] for item in headers(DEMO).values()} == {"BF16"}
+    assert quantized_modules(CHECKPOINT) == set()
+    assert {item["dtype"] for item in headers(CHECKPOINT).values()} == {"BF16"}
 
 
 def test_no_model_outlives_its_quantizing(tmp_path: Path, settings) -> None:

@@ -6,11 +6,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline.config import PROJECT_ROOT, Stage
+from pipeline.config import Stage
+from pipeline.demo import CHECKPOINT
 from pipeline.runner import Runner
 from pipeline.stages.calibrate.artifact import read_ranges
 
-DEMO = PROJECT_ROOT / "pipeline" / "demo" / "checkpoint"
 E2M1 = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6])
 LARGEST = 6
 LARGEST_SCALE = 448
@@ -55,7 +55,7 @@ def nearest(weight: torch.Tensor, group: int) -> torch.Tensor:
 def test_the_weights_are_right(settings, tmp_path: Path, quant: str, stages: str, group: int, worse: float) -> None:
     made = run(settings, tmp_path, quant, stages)
     tensors = load_file(made.jobs[0].checkpoint / "model.safetensors")
-    original = load_file(DEMO / "model.safetensors")
+    original = load_file(CHECKPOINT / "model.safetensors")
     names = {name.removesuffix(".weight_packed") for name in tensors if name.endswith(".weight_packed")}
     assert len(names) == 28
     for name in names:

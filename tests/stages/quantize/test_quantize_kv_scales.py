@@ -1,13 +1,16 @@
 """Calibrated KV-cache scales are added beside the weights, which stay the same files."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from safetensors.torch import load_file
+from support.settings import settings_of
 
-from pipeline.config import PROJECT_ROOT, Stage
+from pipeline.config import Stage
+from pipeline.demo import CHECKPOINT
 from pipeline.errors import ConfigError
 from pipeline.hardware.gpus import GPUS
 from pipeline.hardware.probe import probe
@@ -17,23 +20,25 @@ from pipeline.serve import support
 from pipeline.stages.verify import gate
 
 H100 = next(gpu for gpu in GPUS if gpu.name == "H100 SXM")
-DEMO = PROJECT_ROOT / "pipeline" / "demo" / "checkpoint"
 
 
-@pytest.fixture
-def quantized(settings, tmp_path: Path):
+@pytest.fixture(scope="module")
+def quantized(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Makes a checkpoint; all share one calibration."""
+    outputs = tmp_path_factory.mktemp("outputs")
+
     def made(*overrides: str) -> Path:
-        given = ("stage=quantize", f"outputs={tmp_path / 'outputs'}", "calibration.num_samples=8", *overrides)
-        run = Runner([settings(*given)], list(given))
+        given = ("stage=quantize", f"outputs={outputs}", "calibration.num_samples=8", *overrides)
+        run = Runner([settings_of(*given)], list(given))
         assert run.execute() == 0
         return run.jobs[0].artifact(Stage.QUANTIZE).folder / "checkpoint"
 
     return made
 
 
-def test_bf16_weights_are_linked_and_scales_are_a_file_of_their_own(quantized) -> None:
+def test_bf16_weights_are_linked_and_scales_are_a_file_of_their_own(quantized: Callable[..., Path]) -> None:
     folder = quantized("quant=bf16", "kv_cache=fp8_e4m3")
-    assert (folder / "model.safetensors").resolve() == (DEMO / "model.safetensors").resolve()
+    assert (folder / "model.safetensors").resolve() == (CHECKPOINT / "model.safetensors").resolve()
     scales = load_file(folder / "kv_scales.safetensors")
     assert set(scales) == {f"model.layers.{n}.self_attn.{x}_scale" for n in range(4) for x in "kv"}
     assert all(float(scale) > 0 for scale in scales.values())
@@ -42,11 +47,11 @@ def test_bf16_weights_are_linked_and_scales_are_a_file_of_their_own(quantized) -
     assert config["config_groups"] == {}
     index = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
     assert set(index) == set(headers(folder))
-    assert not quantization_config(DEMO)
+    assert not quantization_config(CHECKPOINT)
 
 
 @pytest.mark.parametrize("quant", ["fp8_static", "int8_dynamic", "w4a16", "mxfp4"])
-def test_quantized_weights_keep_their_own_scheme(quant: str, quantized, settings) -> None:
+def test_quantized_weights_keep_their_own_scheme(quant: str, quantized: Callable[..., Path], settings) -> None:
     folder = quantized(f"quant={quant}", "quant.algorithm=rtn", "kv_cache=fp8_e4m3")
     config = quantization_config(folder)
     assert config["config_groups"]["group_0"]["weights"]["num_bits"] == settings(f"quant={quant}").quant.bits
@@ -57,12 +62,12 @@ def test_quantized_weights_keep_their_own_scheme(quant: str, quantized, settings
     found = gate.Findings()
     composed = settings(f"quant={quant}", "quant.algorithm=rtn", "kv_cache=fp8_e4m3")
     job = SimpleNamespace(settings=composed, hardware=probe(composed.hardware.device))
-    assert "predicted" in gate.size(folder, DEMO, job, found)
+    assert "predicted" in gate.size(folder, CHECKPOINT, job, found)
     assert "finite and in range" in gate.scales(folder)
 
 
-def test_a_scale_of_one_needs_no_calibration_and_no_copy(quantized) -> None:
-    folder = quantized("quant=bf16", "kv_cache=fp8_e4m3", "kv_cache.scales=one")
+def test_a_scale_of_one_needs_no_calibration_and_no_copy(quantized: Callable[..., Path], tmp_path: Path) -> None:
+    folder = quantized("quant=bf16", "kv_cache=fp8_e4m3", "kv_cache.scales=one", f"outputs={tmp_path}")
     assert folder.is_symlink()
     assert not list(folder.parents[2].glob("calibrate-*"))
 

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.engine_on_demo import DEMO, made
+from support.engine_on_demo import made
 
 from pipeline.config import PROJECT_ROOT
+from pipeline.demo import CHECKPOINT
 from pipeline.formats import unpack_bitsandbytes, unpack_gguf
 from pipeline.hardware.probe import probe
 from pipeline.models import headers as disk
@@ -30,7 +31,7 @@ SQUARE = 6.200124e-05  # what bitsandbytes writes for 1 / 127^2; another last di
 def demo_model() -> Any:
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(DEMO, dtype=torch.float32).eval()
+    return AutoModelForCausalLM.from_pretrained(CHECKPOINT, dtype=torch.float32).eval()
 
 
 def with_weights(weights: dict[str, torch.Tensor]) -> Any:
@@ -108,7 +109,7 @@ def test_served_probabilities_are_those_of_the_dequantized_weights(settings, tmp
         pytest.importorskip(package)
     tokens = random.Random(3)
     prompt = [tokens.randrange(3, 3072) for _ in range(60)]
-    jobs, references = [{"name": "bf16", "checkpoint": str(DEMO), "dtype": "bfloat16"}], {}
+    jobs, references = [{"name": "bf16", "checkpoint": str(CHECKPOINT), "dtype": "bfloat16"}], {}
     for quant, (engine, reference, dtype, _) in CASES.items():
         (tmp_path / quant).mkdir()
         module = importlib.import_module(f"pipeline.stages.quantize.engines.{engine}")

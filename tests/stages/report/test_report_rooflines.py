@@ -6,11 +6,11 @@ import shutil
 import pytest
 from support.synthetic_results import STUDY, Run
 
-from pipeline.config import PROJECT_ROOT, Stage
+from pipeline.config import Stage
+from pipeline.demo import CHECKPOINT
 from pipeline.stages import report
 from pipeline.stages.report.document import Report
 
-DEMO = PROJECT_ROOT / "pipeline" / "demo" / "checkpoint"
 NAMES = ("bf16", "fp8_static", "gptq")
 BANDWIDTH, TPOT = 20e9, 2.0
 
@@ -37,7 +37,7 @@ def run(tmp_path_factory):
     for name in NAMES:
         checkpoint = made.job(name).artifact(Stage.QUANTIZE).folder / "checkpoint"
         for part in ("config.json", "model.safetensors"):
-            shutil.copyfile(DEMO / part, checkpoint / part)
+            shutil.copyfile(CHECKPOINT / part, checkpoint / part)
         path = made.job(name).artifact(Stage.BENCH).folder / "manifest.json"
         manifest = json.loads(path.read_text())
         manifest["results"] |= {

@@ -3,11 +3,10 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import hydra
 import pytest
-from omegaconf import OmegaConf
+from support.settings import settings_of
 
-from pipeline.config import PROJECT_ROOT, Stage, validate
+from pipeline.config import Stage
 from pipeline.runner import Runner
 
 NEEDED = ("calibration.num_samples=4", "calibration.max_seq_length=128")
@@ -21,9 +20,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     def make(quant: str, *overrides: str) -> Path:
         if (quant, *overrides) not in made:
             given = ["stage=quantize", f"quant={quant}", f"outputs={outputs}", *NEEDED, *overrides]
-            with hydra.initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base=None):
-                settings = validate(OmegaConf.to_container(hydra.compose("config", given), resolve=True))  # type: ignore[arg-type]
-            run = Runner([settings], given)
+            run = Runner([settings_of(*given)], given)
             assert run.execute() == 0
             made[quant, *overrides] = run.jobs[0].artifact(Stage.QUANTIZE).folder / "checkpoint"
         return made[quant, *overrides]

@@ -10,11 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.config import PROJECT_ROOT
+from pipeline.demo import CHECKPOINT
 from pipeline.runner import Runner
 from pipeline.stages.verify import canary, gate
-
-DEMO = PROJECT_ROOT / "pipeline" / "demo" / "checkpoint"
 
 
 @given(st.lists(st.floats(-20, 0), min_size=8, max_size=40).filter(lambda values: canary.spread(values) > 0.1))
@@ -71,7 +69,7 @@ def test_a_checkpoint_whose_weights_are_right_and_whose_config_is_not_is_found(t
     job = run.jobs[0]
     assert run.execute() == 0
     broken = tmp_path / "broken"
-    shutil.copytree(DEMO, broken)
+    shutil.copytree(CHECKPOINT, broken)
     config = json.loads((broken / "config.json").read_text())
     config["rope_parameters"]["rope_theta"] = 10.0
     (broken / "config.json").write_text(json.dumps(config))

@@ -9,13 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipeline.config import PROJECT_ROOT
+from pipeline.demo import CHECKPOINT
 from pipeline.errors import StageError, UnknownFormat
 from pipeline.hardware.probe import probe
 from pipeline.models import headers as disk
 from pipeline.stages.verify import file_sizes, gate
-
-DEMO = PROJECT_ROOT / "pipeline" / "demo" / "checkpoint"
 
 
 class Asked:
@@ -24,7 +22,7 @@ class Asked:
     def __init__(self, settings, checkpoint: Path | None = None) -> None:
         self.settings = settings
         self.hardware = probe(settings.hardware.device)
-        self.model = SimpleNamespace(folder=DEMO)
+        self.model = SimpleNamespace(folder=CHECKPOINT)
         self.checkpoint = checkpoint
         self.variant = settings.quant.name
         self.progress = SimpleNamespace(detail=lambda text: None)
@@ -54,10 +52,10 @@ def edit(folder: Path, change) -> None:
 
 def test_a_good_checkpoint_passes(good: Path, settings) -> None:
     job = Asked(settings("quant=w4a16"))
-    assert "unchanged" in gate.files(good, DEMO)
-    assert "28 of 28" in gate.layers(good, DEMO, job)
+    assert "unchanged" in gate.files(good, CHECKPOINT)
+    assert "28 of 28" in gate.layers(good, CHECKPOINT, job)
     assert "finite and in range" in gate.scales(good)
-    assert disk.weight_bytes(good) < 0.5 * disk.weight_bytes(DEMO)
+    assert disk.weight_bytes(good) < 0.5 * disk.weight_bytes(CHECKPOINT)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0, -1.0])
@@ -85,17 +83,17 @@ def test_a_layer_left_in_bf16_is_named(copy: Path, settings) -> None:
         name = "model.layers.1.self_attn.o_proj"
         for part in [key for key in tensors if key.startswith(name)]:
             del tensors[part]
-        tensors[f"{name}.weight"] = load_file(DEMO / "model.safetensors")[f"{name}.weight"]
+        tensors[f"{name}.weight"] = load_file(CHECKPOINT / "model.safetensors")[f"{name}.weight"]
 
     edit(copy, change)
     with pytest.raises(gate.Failed, match=r"not quantized.*layers\.1\.self_attn\.o_proj"):
-        gate.layers(copy, DEMO, Asked(settings("quant=w4a16")))
+        gate.layers(copy, CHECKPOINT, Asked(settings("quant=w4a16")))
 
 
 def test_a_quantized_lm_head_is_named(copy: Path, settings) -> None:
     edit(copy, lambda tensors: tensors.update({"lm_head.weight_scale": torch.ones(1)}))
     with pytest.raises(gate.Failed, match="lm_head"):
-        gate.layers(copy, DEMO, Asked(settings("quant=w4a16")))
+        gate.layers(copy, CHECKPOINT, Asked(settings("quant=w4a16")))
 
 
 def test_a_scale_beside_a_weight_that_is_still_bf16_is_named(copy: Path, settings) -> None:
@@ -104,43 +102,43 @@ def test_a_scale_beside_a_weight_that_is_still_bf16_is_named(copy: Path, setting
 
     edit(copy, change)
     with pytest.raises(gate.Failed, match="still BF16"):
-        gate.layers(copy, DEMO, Asked(settings("quant=w4a16")))
+        gate.layers(copy, CHECKPOINT, Asked(settings("quant=w4a16")))
 
 
 def test_a_changed_tokenizer_is_named(copy: Path) -> None:
     path = copy / "tokenizer_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "eos_token": "<|endoftext|>"}))
     with pytest.raises(gate.Failed, match="tokenizer_config"):
-        gate.files(copy, DEMO)
+        gate.files(copy, CHECKPOINT)
 
 
 def test_a_truncated_weight_file_is_named(copy: Path) -> None:
     path = copy / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(gate.Failed, match="truncated"):
-        gate.files(copy, DEMO)
+        gate.files(copy, CHECKPOINT)
 
 
 @pytest.mark.parametrize("quant", ["w4a16", "fp8_static", "awq", "nvfp4", "mxfp4"])
 def test_the_size_is_predicted_by_tensor(quant: str, checkpoint, settings) -> None:
     found = gate.Findings()
     job = Asked(settings(f"quant={quant}"))
-    assert "predicted" in gate.size(checkpoint(quant), DEMO, job, found)
+    assert "predicted" in gate.size(checkpoint(quant), CHECKPOINT, job, found)
     assert found.predicted_bytes == pytest.approx(disk.weight_bytes(checkpoint(quant)), rel=0.0005)
     in_float32 = not job.hardware.has_native_bf16
-    predicted = file_sizes.predicted(DEMO, job.settings.quant, False, in_float32=in_float32)
+    predicted = file_sizes.predicted(CHECKPOINT, job.settings.quant, False, in_float32=in_float32)
     assert file_sizes.differences(predicted, checkpoint(quant)) == []
 
 
 def test_a_checkpoint_as_large_as_bf16_is_named(settings) -> None:
     with pytest.raises(gate.Failed, match=r"11,020,712 bytes, 5,190,\d+ predicted \(\+112"):
-        gate.size(DEMO, DEMO, Asked(settings("quant=w4a16")), gate.Findings())
+        gate.size(CHECKPOINT, CHECKPOINT, Asked(settings("quant=w4a16")), gate.Findings())
 
 
 def test_a_tensor_that_is_stored_twice_is_named(copy: Path, settings) -> None:
     edit(copy, lambda tensors: tensors.update({"lm_head.weight_again": tensors["lm_head.weight"].clone()}))
     with pytest.raises(gate.Failed, match=r"lm_head\.weight_again: 1,572,864 bytes instead of 0"):
-        gate.size(copy, DEMO, Asked(settings("quant=w4a16")), gate.Findings())
+        gate.size(copy, CHECKPOINT, Asked(settings("quant=w4a16")), gate.Findings())
 
 
 def test_tied_embeddings_are_stored_once(tmp_path: Path, settings) -> None:
@@ -157,7 +155,7 @@ def test_tied_embeddings_are_stored_once(tmp_path: Path, settings) -> None:
 
 def test_scales_of_the_kv_cache_are_counted(settings) -> None:
     quant = settings("quant=bf16").quant
-    without, with_scales = (file_sizes.predicted(DEMO, quant, given) for given in (False, True))
+    without, with_scales = (file_sizes.predicted(CHECKPOINT, quant, given) for given in (False, True))
     assert set(with_scales) - set(without) == {f"model.layers.{n}.self_attn.{x}_scale" for n in range(4) for x in "kv"}
 
 
@@ -196,7 +194,7 @@ def test_what_is_not_known_is_neither_passed_nor_failed(
     checkpoint, tmp_path: Path, settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Gemma's norms multiply by one plus the weight: what AWQ moved is not read back, and the variant is served."""
-    model = shutil.copytree(DEMO, tmp_path / "gemma")
+    model = shutil.copytree(CHECKPOINT, tmp_path / "gemma")
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(config | {"model_type": "gemma3_text"}))
     monkeypatch.setattr(gate, "CHECKS", ("weights",))
@@ -211,7 +209,7 @@ def test_what_is_not_known_is_neither_passed_nor_failed(
 
 def test_layers_that_are_built_otherwise_are_not_compared(checkpoint, tmp_path: Path, settings) -> None:
     """Where the BF16 model itself has no norm of that name, no tensor of the checkpoint is missing."""
-    model = shutil.copytree(DEMO, tmp_path / "otherwise")
+    model = shutil.copytree(CHECKPOINT, tmp_path / "otherwise")
     edit(model, lambda tensors: tensors.pop("model.layers.1.input_layernorm.weight"))
     job = Asked(settings("quant=awq"), checkpoint("awq"))
     job.model.folder = model

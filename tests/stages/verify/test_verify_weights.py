@@ -9,19 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from pipeline.config import PROJECT_ROOT, QuantSettings
+from pipeline.config import QuantSettings
+from pipeline.demo import CHECKPOINT
 from pipeline.formats import rounding
 from pipeline.formats.schemes import SCHEMES
 from pipeline.models.rescaling import Factors
 from pipeline.stages.verify.weights import changed, compare
 
-DEMO = PROJECT_ROOT / "pipeline" / "demo" / "checkpoint"
 MODULE = "model.layers.1.mlp.up_proj"
 NORM = "model.layers.1.post_attention_layernorm.weight"
 
 
 def failures(folder: Path, quant: QuantSettings) -> set[str]:
-    found = compare(folder, DEMO, quant)
+    found = compare(folder, CHECKPOINT, quant)
     assert len(found) == 28
     return {item.module for item in found if item.excess > 1}
 
@@ -63,7 +63,7 @@ def not_a_number(tensors: dict[str, torch.Tensor]) -> None:
 
 
 def forgotten_norm(tensors: dict[str, torch.Tensor]) -> None:
-    tensors[NORM] = load_file(DEMO / "model.safetensors")[NORM]
+    tensors[NORM] = load_file(CHECKPOINT / "model.safetensors")[NORM]
 
 
 def factors_of_other_channels(tensors: dict[str, torch.Tensor]) -> None:
@@ -142,14 +142,14 @@ def test_a_planted_fault_is_found_in_its_module(
 @pytest.mark.parametrize("quant", ["w4a16", "awq"])
 def test_what_nothing_rounds_is_bf16s_bit_for_bit(quant: str, checkpoint, tmp_path: Path, settings) -> None:
     asked = settings(f"quant={quant}").quant
-    assert changed(checkpoint(quant), DEMO, asked) == []
+    assert changed(checkpoint(quant), CHECKPOINT, asked) == []
     tensors = load_file(checkpoint(quant) / "model.safetensors")
     tensors["lm_head.weight"] = tensors["lm_head.weight"].roll(1, 0)
     tensors["model.layers.3.self_attn.q_norm.weight"][5] *= 1.01
     del tensors["model.norm.weight"]
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
     expected = ["lm_head.weight", "model.layers.3.self_attn.q_norm.weight", "model.norm.weight"]
-    assert changed(tmp_path, DEMO, asked) == expected
+    assert changed(tmp_path, CHECKPOINT, asked) == expected
 
 
 @given(seed=st.integers(0, 1000), spread=st.floats(0.1, 2))

@@ -139,7 +139,7 @@ SECRETS = {
 @pytest.mark.parametrize("name", SECRETS)
 def test_the_users_files_are_out_of_sight(box: Sandbox, name: str) -> None:
     path = SECRETS[name]
-    allowed = sandbox._visible()[0]
+    allowed = sandbox.visible_paths()[0]
     source = f"""
 import os
 def walk(path):
@@ -164,7 +164,7 @@ def test_a_file_in_the_home_cannot_be_read(box: Sandbox, tmp_path: Path) -> None
 
 
 def test_nothing_can_be_written_outside_the_temporary_folder(box: Sandbox, tmp_path: Path) -> None:
-    visible, _ = sandbox._visible()
+    visible, _ = sandbox.visible_paths()
     places = [*(p for p in visible if os.path.isdir(p)), "/", "/dev", "/usr", "/etc", str(tmp_path), str(Path.home())]
     source = f"""
 import os

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipeline.config import PROJECT_ROOT, Stage
+from pipeline.demo import CHECKPOINT
 from pipeline.errors import ConfigError
 from pipeline.models.headers import quantization_config
 from pipeline.progress import Progress
@@ -23,7 +24,6 @@ from pipeline.stages.quantize.engines import autogptq
 from pipeline.stages.quantize.isolated import environment
 from pipeline.stages.verify.weights import compare
 
-DEMO = PROJECT_ROOT / "pipeline" / "demo" / "checkpoint"
 WORKER = runpy.run_path(str(autogptq.WORKER))
 NEEDS_3_11 = pytest.mark.skipif(sys.version_info[:2] != autogptq.PYTHON, reason="auto-gptq has wheels for 3.11 alone")
 
@@ -62,7 +62,7 @@ def check(settings, outputs: Path, scheme: str, bits: int) -> None:
     assert run.execute() == 0
     artifact = run.jobs[0].artifact(Stage.QUANTIZE)
     folder = artifact.folder / "checkpoint"
-    tensors, original = load_file(folder / "model.safetensors"), load_file(DEMO / "model.safetensors")
+    tensors, original = load_file(folder / "model.safetensors"), load_file(CHECKPOINT / "model.safetensors")
     names = {name.removesuffix(".qweight") for name in tensors if name.endswith(".qweight")}
     assert len(names) == 28
     for name in names:
@@ -81,7 +81,7 @@ def check(settings, outputs: Path, scheme: str, bits: int) -> None:
     )
     written = json.loads((folder / "config.json").read_text())
     del written["quantization_config"]
-    assert written == json.loads((DEMO / "config.json").read_text())
+    assert written == json.loads((CHECKPOINT / "config.json").read_text())
     manifest = artifact.manifest()
     assert manifest is not None
     assert manifest.results["engine"]["auto-gptq"] == "0.7.1"
@@ -107,11 +107,11 @@ def test_the_gate_finds_8_bits_that_were_made_from_bfloat16(settings, tmp_path: 
     for script, right in ((autogptq.WORKER, True), (worker, False)):
         folder = tmp_path / script.stem
         folder.mkdir()
-        request = {"model": str(DEMO), "tokens": str(tmp_path / "tokens.safetensors"), "samples": None}
+        request = {"model": str(CHECKPOINT), "tokens": str(tmp_path / "tokens.safetensors"), "samples": None}
         request |= {"bits": 8, "group_size": 128, "dampening": 0.01, "checkpoint": str(folder), "device": "cpu"}
         assert environment.call("autogptq", script, request, tmp_path / "log", Progress())["layers"] == 28
-        autogptq.write_config(DEMO, folder, quant)
-        found = compare(folder, DEMO, quant)
+        autogptq.write_config(CHECKPOINT, folder, quant)
+        found = compare(folder, CHECKPOINT, quant)
         assert len(found) == 28
         assert all((item.excess <= 1) == right for item in found)
 

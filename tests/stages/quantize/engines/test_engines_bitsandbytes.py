@@ -7,8 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from support.engine_on_demo import DEMO, error, made, original
+from support.engine_on_demo import error, made, original
 
+from pipeline.demo import CHECKPOINT
 from pipeline.errors import ConfigError
 from pipeline.formats import unpack_bitsandbytes
 from pipeline.models import headers as disk
@@ -61,10 +62,10 @@ def test_a_checkpoint_passes_the_gate_and_holds_what_bitsandbytes_reads(folder: 
         def __init__(self) -> None:
             self.settings = settings(*VARIANTS[variant])
 
-    assert "unchanged" in gate.files(folder, DEMO)
-    assert "28 of 28" in gate.layers(folder, DEMO, Asked())
+    assert "unchanged" in gate.files(folder, CHECKPOINT)
+    assert "28 of 28" in gate.layers(folder, CHECKPOINT, Asked())
     assert "finite" in gate.scales(folder)
-    assert sum(file_sizes.predicted(DEMO, settings(*VARIANTS[variant]).quant, False).values()) == pytest.approx(
+    assert sum(file_sizes.predicted(CHECKPOINT, settings(*VARIANTS[variant]).quant, False).values()) == pytest.approx(
         disk.weight_bytes(folder), rel=0.001
     )
     assert disk.describe(folder)["format"] == "bitsandbytes"
@@ -84,14 +85,14 @@ def test_the_gate_finds_weights_shuffled_by_a_forward_pass(tmp_path: Path, setti
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     options = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", llm_int8_skip_modules=["lm_head"])
-    model = AutoModelForCausalLM.from_pretrained(DEMO, dtype=torch.bfloat16, quantization_config=options)
+    model = AutoModelForCausalLM.from_pretrained(CHECKPOINT, dtype=torch.bfloat16, quantization_config=options)
     for module in model.modules():
         if isinstance(module, Linear4bit):
             packed, state = functional._convert_weight_packed_for_cpu(module.weight.data, module.weight.quant_state)
             module.weight.data, module.weight.quant_state = packed, state
     model.save_pretrained(tmp_path)
     assert min(errors(tmp_path).values()) > 1.5 * BOUNDS["nf4"]
-    found = compare(tmp_path, DEMO, settings("quant=bnb_nf4").quant)
+    found = compare(tmp_path, CHECKPOINT, settings("quant=bnb_nf4").quant)
     assert len(found) == 28
     assert all(item.error > item.allowed for item in found)
 

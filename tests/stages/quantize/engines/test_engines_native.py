@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.settings import settings_of
 
 from pipeline.compare.engine_agreement import AGREEMENT
 from pipeline.config import PROJECT_ROOT
+from pipeline.demo import CHECKPOINT
 from pipeline.errors import ConfigError, StageError
 from pipeline.formats.schemes import ENGINES as SCHEME_ENGINES
 from pipeline.hardware.probe import probe
@@ -27,8 +29,7 @@ from pipeline.stages.verify import file_sizes, gate
 from pipeline.stages.verify.weights import changed
 from pipeline.stages.verify.weights import compare as gate_compare
 
-DEMO = PROJECT_ROOT / "pipeline" / "demo" / "checkpoint"
-CONFIG = json.loads((DEMO / "config.json").read_text())
+CONFIG = json.loads((CHECKPOINT / "config.json").read_text())
 MODULES = {"autoawq": autoawq, "gptqmodel": gptqmodel, "autoround": autoround, "llmcompressor": llmcompressor}
 NEEDS = {"autoawq": "awq", "gptqmodel": "gptqmodel", "autoround": "auto_round", "llmcompressor": "llmcompressor"}
 # A scheme -> who makes it with data, and by which algorithm.
@@ -44,7 +45,7 @@ def conversations(count: int) -> list[torch.Tensor]:
     """Some of the demo's text as tokens, each of another length."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(DEMO)
+    tokenizer = AutoTokenizer.from_pretrained(CHECKPOINT)
     lines = (PROJECT_ROOT / "pipeline" / "demo" / "tasks" / "data" / "demo_gsm8k.jsonl").read_text().splitlines()
     texts = [" ".join(str(value) for value in json.loads(line).values()) for line in lines[:count]]
     return [torch.tensor(tokenizer.encode(text)[: 24 + 7 * (place % 5)])[None] for place, text in enumerate(texts)]
@@ -53,8 +54,8 @@ def conversations(count: int) -> list[torch.Tensor]:
 class Bench:
     """Makes checkpoints from a few conversations, each once."""
 
-    def __init__(self, folder: Path, compose, count: int, iterations: int) -> None:
-        self.folder, self.settings, self.sequences = folder, compose, conversations(count)
+    def __init__(self, folder: Path, count: int, iterations: int) -> None:
+        self.folder, self.sequences = folder, conversations(count)
         self.iterations = iterations
         flat = {"input_ids": torch.cat(self.sequences, dim=1)[0].int()}
         flat["lengths"] = torch.tensor([ids.shape[1] for ids in self.sequences], dtype=torch.int32)
@@ -65,8 +66,8 @@ class Bench:
         draft = SimpleNamespace(folder=self.folder / f"draft-{len(list(self.folder.iterdir()))}")
         draft.folder.mkdir()
         return SimpleNamespace(
-            settings=self.settings(*overrides),
-            model=SimpleNamespace(folder=DEMO, config=CONFIG),
+            settings=settings_of(*overrides),
+            model=SimpleNamespace(folder=CHECKPOINT, config=CONFIG),
             hardware=probe("cpu"),
             progress=SimpleNamespace(detail=lambda _: None),
             variant="tested",
@@ -100,27 +101,13 @@ def refused(*_: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def compose_once():
-    import hydra
-    from omegaconf import OmegaConf
-
-    from pipeline.config import validate
-
-    def composed(*overrides: str):
-        with hydra.initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base=None):
-            return validate(OmegaConf.to_container(hydra.compose("config", list(overrides)), resolve=True))
-
-    return composed
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return Bench(tmp_path_factory.mktemp("engines"), count=3, iterations=2)
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory, compose_once) -> Bench:
-    return Bench(tmp_path_factory.mktemp("engines"), compose_once, count=3, iterations=2)
-
-
-@pytest.fixture(scope="module")
-def thorough(tmp_path_factory: pytest.TempPathFactory, compose_once) -> Bench:
-    return Bench(tmp_path_factory.mktemp("thorough"), compose_once, count=8, iterations=autoround.ITERATIONS)
+def thorough(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return Bench(tmp_path_factory.mktemp("thorough"), count=8, iterations=autoround.ITERATIONS)
 
 
 @pytest.mark.parametrize(("scheme", "name"), NATIVE)
@@ -131,24 +118,24 @@ def test_the_checkpoint_is_of_the_native_format(scheme: str, name: str, bench: B
     assert (config["quant_method"], config["bits"]) == ("awq" if scheme == "W4A16_ASYM" else "gptq", bits)
     assert config["group_size"] == 128
     found = headers(folder)
-    expected = {name.removesuffix(".weight") for name in headers(DEMO) if name.endswith("_proj.weight")}
+    expected = {name.removesuffix(".weight") for name in headers(CHECKPOINT) if name.endswith("_proj.weight")}
     assert quantized_modules(folder) == expected
     assert describe(folder)["quantized_layers"] == 28
-    quant = bench.settings(*asked(scheme, name)).quant
-    assert file_sizes.differences(file_sizes.predicted(DEMO, quant, False), folder) == []
-    assert all(item.excess <= 1 for item in gate_compare(folder, DEMO, quant))
-    assert changed(folder, DEMO, quant) == []
-    assert "28 of 28" in gate.layers(folder, DEMO, SimpleNamespace(settings=SimpleNamespace(quant=quant)))
+    quant = settings_of(*asked(scheme, name)).quant
+    assert file_sizes.differences(file_sizes.predicted(CHECKPOINT, quant, False), folder) == []
+    assert all(item.excess <= 1 for item in gate_compare(folder, CHECKPOINT, quant))
+    assert changed(folder, CHECKPOINT, quant) == []
+    assert "28 of 28" in gate.layers(folder, CHECKPOINT, SimpleNamespace(settings=SimpleNamespace(quant=quant)))
     assert "in range" in gate.scales(folder)
     untouched = [item for item in found if not item.startswith(tuple(f"{name}." for name in expected))]
-    assert sorted(untouched) == sorted(item for item in headers(DEMO) if not item.endswith("_proj.weight"))
+    assert sorted(untouched) == sorted(item for item in headers(CHECKPOINT) if not item.endswith("_proj.weight"))
     assert {found[item]["dtype"] for item in untouched} == {"BF16"}
     assert {path.name for path in folder.iterdir()} == {
         "config.json",
         "model.safetensors",
-        *(path.name for path in companions(DEMO)),
+        *(path.name for path in companions(CHECKPOINT)),
     }
-    for path in companions(DEMO):
+    for path in companions(CHECKPOINT):
         assert (folder / path.name).read_bytes() == path.read_bytes()
     kept = {key: value for key, value in json.loads((folder / "config.json").read_text()).items() if key in CONFIG}
     assert kept == CONFIG
@@ -191,7 +178,7 @@ def test_the_gate_finds_a_planted_fault(scheme: str, name: str, damage: Any, ben
     damage(tensors, config["quantization_config"])
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
     (tmp_path / "config.json").write_text(json.dumps(config))
-    found = gate_compare(tmp_path, DEMO, bench.settings(*asked(scheme, name)).quant)
+    found = gate_compare(tmp_path, CHECKPOINT, settings_of(*asked(scheme, name)).quant)
     wrong = {item.module for item in found if item.excess > 1}
     everywhere = damage is zero_points_of_the_other_version
     assert wrong == ({item.module for item in found} if everywhere else {DAMAGED})
@@ -201,7 +188,7 @@ def second_moments(sequences: list[torch.Tensor]) -> dict[str, torch.Tensor]:
     """The sum of x x^T over the inputs x of each Linear of the BF16 model."""
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(DEMO, dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(CHECKPOINT, dtype=torch.float32).eval()
     found: dict[str, torch.Tensor] = {}
 
     def watch(name: str) -> Any:
@@ -250,7 +237,7 @@ WEIGHT_FACTOR, OUTPUT_FACTOR = 2.5, 3.0
 
 
 def compare(bench: Bench, scheme: str) -> None:
-    original = {name: tensor.float() for name, tensor in load_file(DEMO / "model.safetensors").items()}
+    original = {name: tensor.float() for name, tensor in load_file(CHECKPOINT / "model.safetensors").items()}
     moments = second_moments(conversations(32)[16:])
     makers = MAKERS[scheme]
     table = {name: errors(bench.checkpoint(scheme, name), original, moments, makers[name]) for name in makers}
@@ -317,8 +304,8 @@ def test_ignored_modules_that_gptqmodels_awq_cannot_leave_out_are_refused(settin
         check_engine(quant)
 
 
-def test_dampening_reaches_gptq(compose_once) -> None:
-    quant = compose_once("quant=gptq_int4", "quant.dampening=0.07").quant
+def test_dampening_reaches_gptq(settings) -> None:
+    quant = settings("quant=gptq_int4", "quant.dampening=0.07").quant
     assert gptqmodel.arguments(quant, "cpu")["damp_percent"] == 0.07
 
 
@@ -385,13 +372,13 @@ def test_a_failure_in_one_of_gptqmodels_threads_is_no_end_of_the_process(bench: 
 def test_groups_in_another_order_are_refused(tmp_path: Path) -> None:
     save_file({"a.g_idx": torch.tensor([0, 1, 0, 1])}, tmp_path / "model.safetensors")
     with pytest.raises(StageError, match="a.g_idx"):
-        base.settle(DEMO, tmp_path, {})
+        base.settle(CHECKPOINT, tmp_path, {})
 
 
 def test_an_architecture_that_autoawq_does_not_know_is_named(bench: Bench) -> None:
     pytest.importorskip("awq")
     job, draft = bench.job("quant=awq_autoawq")
-    job.model = SimpleNamespace(folder=DEMO, config={"model_type": "novel"})
+    job.model = SimpleNamespace(folder=CHECKPOINT, config={"model_type": "novel"})
     with pytest.raises(StageError, match="AutoAWQ does not know models of the type novel"):
         autoawq.make(job, draft)
 

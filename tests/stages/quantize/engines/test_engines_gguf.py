@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.engine_on_demo import DEMO, error, made, original
+from support.engine_on_demo import error, made, original
 
 from pipeline.artifacts.keys import Digests
+from pipeline.demo import CHECKPOINT
 from pipeline.errors import ConfigError, NotApplicable
 from pipeline.formats import unpack_gguf
 from pipeline.formats.blocks import q4_k_m
@@ -46,13 +47,13 @@ def test_a_checkpoint_passes_the_gate(folder: Path, variant: str, settings) -> N
         def __init__(self) -> None:
             self.settings = settings(f"quant={variant}")
 
-    assert "1 weight file" in gate.files(folder, DEMO)
-    assert "28 of 28" in gate.layers(folder, DEMO, Asked())
+    assert "1 weight file" in gate.files(folder, CHECKPOINT)
+    assert "28 of 28" in gate.layers(folder, CHECKPOINT, Asked())
     assert "finite" in gate.scales(folder)
-    assert sum(file_sizes.predicted(DEMO, settings(f"quant={variant}").quant, False).values()) == pytest.approx(
+    assert sum(file_sizes.predicted(CHECKPOINT, settings(f"quant={variant}").quant, False).values()) == pytest.approx(
         disk.weight_bytes(folder), rel=0.001
     )
-    assert all(item.excess <= 1 for item in compare(folder, DEMO, settings(f"quant={variant}").quant))
+    assert all(item.excess <= 1 for item in compare(folder, CHECKPOINT, settings(f"quant={variant}").quant))
     assert disk.describe(folder)["format"] == variant.replace("_", " ", 1).replace("q", "Q").replace("k_m", "K_M")
     assert {path.name for path in folder.iterdir()} >= {"model.gguf", "config.json", "tokenizer.json"}
 
@@ -68,7 +69,7 @@ def test_the_gate_finds_scales_of_other_blocks(folder: Path, variant: str, setti
     size, scales = (34, 2) if variant == "gguf_q8_0" else (144, 4)
     blocks = damaged.data.reshape(-1, size)
     blocks[:, :scales] = blocks[::-1, :scales].copy()
-    found = compare(tmp_path, DEMO, settings(f"quant={variant}").quant)
+    found = compare(tmp_path, CHECKPOINT, settings(f"quant={variant}").quant)
     wrong = [item.module for item in found if item.excess > 1]
     assert wrong == ["model.layers.1.mlp.up_proj"]
 
@@ -120,7 +121,7 @@ def test_a_truncated_file_is_named(folder: Path, tmp_path: Path, kept: float) ->
         (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / "model.gguf").write_bytes(whole[: int(len(whole) * kept)])
     with pytest.raises(gate.Failed, match="truncated"):
-        gate.files(tmp_path, DEMO)
+        gate.files(tmp_path, CHECKPOINT)
 
 
 @pytest.mark.parametrize(
