@@ -14,7 +14,7 @@ from support.completions_server import VOCABULARY, CompletionsServer, logprobs_a
 
 from pipeline.artifacts.keys import Digests
 from pipeline.config import DivergenceSettings, Settings
-from pipeline.demo import BENCHMARK, CALIBRATION, CHECKPOINT
+from pipeline.demo import CALIBRATION, CHECKPOINT
 from pipeline.errors import InputError, ServerError
 from pipeline.results.records import Logprobs
 from pipeline.stages import eval as stage
@@ -143,15 +143,15 @@ def test_without_a_reply_or_a_template_all_of_a_text_counts(chat: Any, tokenizer
 def test_different_conversations_are_drawn_by_the_seed(chat: Any, tmp_path: Path) -> None:
     kept = [conversation(f"say {i}", f"number {i}") for i in range(20)]
     late = conversation("x" * 70, "too late")
-    dataset(tmp_path / "set.json", *kept, *kept, late)
-    first, again = (read_texts(asked(BENCHMARK, num_sequences=12), chat) for _ in range(2))
+    path = dataset(tmp_path / "set.json", *kept, *kept, late)
+    first, again = (read_texts(asked(path, num_sequences=12), chat) for _ in range(2))
     assert first == again and len(set(first)) == 12
-    assert read_texts(asked(BENCHMARK, num_sequences=12, seed=1), chat) != first
-    assert {counted(chat, text) for text in read_texts(asked(BENCHMARK, num_sequences=20), chat)} == {
+    assert read_texts(asked(path, num_sequences=12, seed=1), chat) != first
+    assert {counted(chat, text) for text in read_texts(asked(path, num_sequences=20), chat)} == {
         f"number {i}<|im_end|>" for i in range(20)
     }
     with pytest.raises(InputError, match=r"num_sequences=21: the data set has 20 different conversations with a reply"):
-        read_texts(asked(BENCHMARK, num_sequences=21), chat)
+        read_texts(asked(path, num_sequences=21), chat)
 
 
 def test_a_template_that_fails_is_an_error_with_a_remedy(chat: Any, tmp_path: Path) -> None:
