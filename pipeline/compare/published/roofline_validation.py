@@ -163,8 +163,8 @@ def _error(metric: str, cells: Sequence[ModelCell]) -> ModelError | None:
     ]
     if not pairs:
         return None
-    named = within_text(metrics.title(metric))
-    errors = [(abs(ours - theirs), f"{c.label} on {c.table}, {named}") for c, ours, theirs in pairs]
+    titles = {cell.metric: within_text(metrics.title(cell.metric)) for cell, _, _ in pairs}
+    errors = [(abs(ours - theirs), f"{c.label} on {c.table}, {titles[c.metric]}") for c, ours, theirs in pairs]
     return ModelError(
         metric=metric,
         cells=len(pairs),

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import re
 from importlib.resources import files
-from typing import Any
 
 from pipeline.stages.report.blocks import Page
-from pipeline.stages.report.vega.spec import INK, MUTED, SURFACE, WIDE, Chart
+from pipeline.stages.report.vega.spec import INK, MUTED, SURFACE, WIDE, Chart, Spec
 from pipeline.stages.report.vega.svg import VEGA_LITE
 
 SCALE = 2
@@ -28,7 +27,7 @@ def light_colours() -> dict[str, str]:
     return dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", style[: style.index("}")]))
 
 
-def _slide(chart: Chart, source: str) -> dict[str, Any]:
+def _slide(chart: Chart, source: str) -> Spec:
     """Return the wide chart with title, key and source."""
     size = {"anchor": "start", "fontSize": WIDE.font + 7, "subtitleFontSize": WIDE.font + 1, "offset": 16}
     words = {"text": chart.title, "subtitle": [line for line in (chart.key, source) if line]}
@@ -36,7 +35,7 @@ def _slide(chart: Chart, source: str) -> dict[str, Any]:
     return {**chart.specs[WIDE.name], "title": heading, "padding": 24, "background": SURFACE}
 
 
-def _png(spec: dict[str, Any], colours: dict[str, str]) -> bytes:
+def _png(spec: Spec, colours: dict[str, str]) -> bytes:
     import vl_convert
 
     # Text from outside may contain such a variable; unknown names are left unchanged.

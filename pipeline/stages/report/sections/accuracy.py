@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 from pipeline.compare.comparison import Comparison, Row, TaskCell
 from pipeline.compare.stats.accuracy import Mean, PairedDifference
@@ -15,7 +14,7 @@ from pipeline.stages.report.document import Report
 from pipeline.stages.report.number_format import format_interval, number, signed
 from pipeline.stages.report.sections.result_cells import divergence_scale
 from pipeline.stages.report.vega.panels import Strip, diamond, interval, line_at, ring, strips
-from pipeline.stages.report.vega.spec import MUTED, Chart, Layout, domain, quantity
+from pipeline.stages.report.vega.spec import MUTED, Chart, Layout, Records, Spec, domain, quantity
 
 
 def section(report: Report) -> Section | None:
@@ -72,7 +71,7 @@ def _verdict_colour(change: PairedDifference) -> str:
     return "var(--c-gain)" if change.difference > 0 else "var(--c-loss)"
 
 
-def _forest(rows: list[dict[str, Any]], comparison: Comparison, layout: Layout) -> dict[str, Any]:
+def _forest(rows: Records, comparison: Comparison, layout: Layout) -> Spec:
     extent = domain([value for row in rows for value in (row["low"], row["high"])] + [0.0], 0.06)
     x = quantity("value", domain=extent, axis={"tickCount": 5, "labelFlush": False})
     layers = [line_at(0), interval(), ring("datum.kind == 'noise'"), diamond("datum.kind == 'clear'")]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from pipeline.compare.calibration_ranges import LayerRange
 from pipeline.stages.report.blocks import PAGE, Block, Heading, Key, Mark, Picture, Table, lead
 from pipeline.stages.report.document import CalibrationFindings
 from pipeline.stages.report.number_format import figure
-from pipeline.stages.report.vega.spec import WIDE, Chart, Layout, from_row, layer, logarithmic, quantity
+from pipeline.stages.report.vega.spec import WIDE, Chart, Layout, Records, Spec, from_row, layer, logarithmic, quantity
 from pipeline.stages.report.vega.styles import COLOURS, Style, assign_styles, described
 
 REST = "other kinds"
@@ -75,7 +74,7 @@ def range_chart(seen: CalibrationFindings, name: str) -> Chart | None:
     )
 
 
-def _ranges(rows: list[dict[str, Any]], styles: Mapping[str, Style], layout: Layout) -> dict[str, Any]:
+def _ranges(rows: Records, styles: Mapping[str, Style], layout: Layout) -> Spec:
     layers = [row["layer"] for row in rows]
     extent = [min(layers) - 0.4, max(layers) + 0.4]
     depth = {"format": "d", "tickMinStep": 1, "tickCount": 12 if layout is WIDE else 6, "grid": False}

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from pipeline.stages.report.blocks import PAGE, Block, Heading, Picture, Table, lead
 from pipeline.stages.report.document import CalibrationFindings, TechniqueFinding
 from pipeline.stages.report.number_format import number
-from pipeline.stages.report.vega.spec import MUTED, Chart, Layout, heading, layer, logarithmic, quantity
+from pipeline.stages.report.vega.spec import MUTED, Chart, Layout, Spec, heading, layer, logarithmic, quantity
 from pipeline.stages.report.vega.styles import Style, assign_styles
 
 
@@ -40,7 +39,7 @@ def settling_chart(seen: CalibrationFindings, name: str) -> Chart | None:
     return Chart(name, "Clip points by number of samples", key, lambda layout: _settling(seen, shown, layout))
 
 
-def _settling(seen: CalibrationFindings, shown: Sequence[str], layout: Layout) -> dict[str, Any]:
+def _settling(seen: CalibrationFindings, shown: Sequence[str], layout: Layout) -> Spec:
     columns = 1 if layout.panels == 1 else min(3, len(shown))
     width = layout.width if columns == 1 else layout.width // columns - 70
     points = [point for name in shown for point in seen.convergence[name]]
@@ -97,7 +96,7 @@ def _brief(finding: TechniqueFinding, seen: CalibrationFindings) -> str:
     return f"{moving} of {seen.site_count} ranges not stable" if moving else finding.text
 
 
-def _ratio(low: float, high: float) -> dict[str, Any]:
+def _ratio(low: float, high: float) -> Spec:
     """Return the axis in percent of the final value; logarithmic for a wide range of values."""
     heading, axis = "% of final clip point", {"tickCount": 5}
     if low > 0 and high / low > 12:

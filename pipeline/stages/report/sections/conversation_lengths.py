@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from pipeline.results.calibration import Lengths
 from pipeline.stages.report.blocks import PAGE, Block, Heading, Picture, Table
 from pipeline.stages.report.number_format import figure
-from pipeline.stages.report.vega.spec import INK, SURFACE, WIDE, Chart, Layout, layer, quantity
+from pipeline.stages.report.vega.spec import INK, SURFACE, WIDE, Chart, Layout, Records, Spec, layer, quantity
 
 TITLE = "Lengths of the conversations"
 
@@ -34,7 +33,7 @@ def length_chart(lengths: Lengths, name: str) -> Chart | None:
     )
 
 
-def _lengths(rows: list[dict[str, Any]], lengths: Lengths, layout: Layout) -> dict[str, Any]:
+def _lengths(rows: Records, lengths: Lengths, layout: Layout) -> Spec:
     extent = [rows[0]["low"], rows[-1]["high"]]
     if extent[0] == extent[1]:
         extent = [extent[0] - 1, extent[1] + 1]
@@ -45,7 +44,7 @@ def _lengths(rows: list[dict[str, Any]], lengths: Lengths, layout: Layout) -> di
         ),
         "y": quantity("count", domain=[0, top * 1.15], title="Conversations", axis={"tickCount": 4, "format": "~s"}),
     }
-    bar: dict[str, dict[str, Any]] = {
+    bar: dict[str, Spec] = {
         "x2": {"field": "high"},
         "y2": {"datum": 0},
         "description": {"field": "hover", "type": "nominal"},

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from pipeline.compare.comparison import Comparison, Row, SpeedCell
 from pipeline.compare.decide.frontier import Frontier, Standing
@@ -21,6 +20,8 @@ from pipeline.stages.report.vega.spec import (
     WIDE,
     Chart,
     Layout,
+    Records,
+    Spec,
     domain,
     from_row,
     layer,
@@ -125,7 +126,7 @@ class Frame:
         return (left + x / self.width * (right - left), high - y / self.height * (high - low))
 
 
-def _scatter(points: Sequence[ScatterPoint], title: str, layout: Layout) -> dict[str, Any]:
+def _scatter(points: Sequence[ScatterPoint], title: str, layout: Layout) -> Spec:
     xs = domain([v for p in points for v in (p.x_low, p.x_high)], 0.09)
     # Leave room around the data, even if all values are equal.
     ys = domain([v for p in points for v in (p.y_low, p.y_high)], 0.12)
@@ -154,7 +155,7 @@ def _obstacles(points: Sequence[ScatterPoint], frame: Frame) -> list[Box]:
     return boxes
 
 
-def _rows(points: Sequence[ScatterPoint], frame: Frame, layout: Layout) -> list[dict[str, Any]]:
+def _rows(points: Sequence[ScatterPoint], frame: Frame, layout: Layout) -> Records:
     spots = [frame.pixel(p.x, p.y) for p in points]
     # Labels are centred; long ones are truncated, the table has the whole names.
     names = [shorten(p.label, 30 if layout is WIDE else 20) for p in points]
@@ -179,7 +180,7 @@ def _rows(points: Sequence[ScatterPoint], frame: Frame, layout: Layout) -> list[
     return rows
 
 
-def _home(points: Sequence[ScatterPoint], encoding: dict[str, Any]) -> list[dict[str, Any]]:
+def _home(points: Sequence[ScatterPoint], encoding: Spec) -> list[Spec]:
     """Return the dashed lines that cross at the baseline."""
     home = next((p for p in points if p.family == "baseline"), None)
     if home is None:
@@ -189,7 +190,7 @@ def _home(points: Sequence[ScatterPoint], encoding: dict[str, Any]) -> list[dict
     return [{"data": here, "mark": dashed, "encoding": {axis: encoding[axis]}} for axis in ("x", "y")]
 
 
-def _marks(encoding: dict[str, Any]) -> list[dict[str, Any]]:
+def _marks(encoding: Spec) -> list[Spec]:
     """Return leader lines of far labels, intervals, circles of the frontier, and points."""
     leader = {"x": {"field": "x"}, "y": {"field": "y"}, "x2": {"field": "text_x"}, "y2": {"field": "text_y"}}
     across = {"x": {"field": "x_low"}, "x2": {"field": "x_high"}, "color": from_row("color")}
@@ -217,7 +218,7 @@ def _marks(encoding: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _labels(encoding: dict[str, Any], layout: Layout) -> list[dict[str, Any]]:
+def _labels(encoding: Spec, layout: Layout) -> list[Spec]:
     """Return names with a halo in the page's colour."""
     text = {"type": "text", "fontSize": layout.font}
     halo = {**text, "color": INK, "stroke": SURFACE, "strokeWidth": 3, "strokeJoin": "round"}

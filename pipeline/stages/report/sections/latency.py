@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 from pipeline.compare.comparison import Comparison, Row, SpeedCell
 from pipeline.compare.stats.repeats import Change
@@ -14,7 +13,18 @@ from pipeline.stages.report.blocks import PAGE, Block, Heading, Key, Mark, Pictu
 from pipeline.stages.report.number_format import decimals, figure, format_interval, number, signed
 from pipeline.stages.report.sections.result_cells import claim_legend, claim_symbol
 from pipeline.stages.report.vega.panels import Strip, hover, mark, strips
-from pipeline.stages.report.vega.spec import SURFACE, WIDE, Chart, Layout, domain, from_row, logarithmic, quantity
+from pipeline.stages.report.vega.spec import (
+    SURFACE,
+    WIDE,
+    Chart,
+    Layout,
+    Records,
+    Spec,
+    domain,
+    from_row,
+    logarithmic,
+    quantity,
+)
 from pipeline.stages.report.vega.styles import FAMILY_COLOURS
 
 SHAPES = {"median": "circle", "p90": "square", "p99": "triangle-right"}
@@ -54,7 +64,7 @@ def latency_chart(comparison: Comparison) -> Chart | None:
     return Chart("latency", "Latency percentiles", key, lambda layout: _latency(rows, labels, layout))
 
 
-def _rows(comparison: Comparison, latency: str) -> list[dict[str, Any]]:
+def _rows(comparison: Comparison, latency: str) -> Records:
     found = []
     for row in comparison.rows:
         cells = {which: cell for which in ORDINALS if (cell := percentile(row, which, latency)) is not None}
@@ -81,7 +91,7 @@ def _rows(comparison: Comparison, latency: str) -> list[dict[str, Any]]:
     return found
 
 
-def _latency(rows: dict[str, list[dict[str, Any]]], labels: list[str], layout: Layout) -> dict[str, Any]:
+def _latency(rows: dict[str, Records], labels: list[str], layout: Layout) -> Spec:
     span = mark(
         {"type": "rule", "strokeWidth": 2, "opacity": 0.5},
         "datum.which == 'p99'",

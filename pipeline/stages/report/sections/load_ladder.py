@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from pipeline.compare.benchmarks import Benchmark, LoadRow, SpeedCell
 from pipeline.compare.comparison import Comparison, Row
 from pipeline.results.metrics import P99_TTFT, THROUGHPUT, TPOT, MetricDefinition
 from pipeline.stages.report.number_format import figure
-from pipeline.stages.report.vega.spec import SURFACE, WIDE, Chart, Layout, from_row, heading, layer, logarithmic
+from pipeline.stages.report.vega.spec import (
+    SURFACE,
+    WIDE,
+    Chart,
+    Layout,
+    Records,
+    Spec,
+    from_row,
+    heading,
+    layer,
+    logarithmic,
+)
 from pipeline.stages.report.vega.styles import Style, assign_styles
 
 By = Literal["max_concurrency", "request_rate"]
@@ -72,7 +83,7 @@ def ladder_chart(comparison: Comparison) -> Chart | None:
     return Chart("ladder", "From idle to saturation", key, lambda layout: _ladder(panels, styles, layout))
 
 
-def _rows(climbed: Sequence[tuple[Row, Benchmark]], styles: dict[str, Style], panel: Panel) -> list[dict[str, Any]]:
+def _rows(climbed: Sequence[tuple[Row, Benchmark]], styles: dict[str, Style], panel: Panel) -> Records:
     rows = []
     for row, benchmark in climbed:
         style = styles[row.label]
@@ -100,16 +111,14 @@ def _rows(climbed: Sequence[tuple[Row, Benchmark]], styles: dict[str, Style], pa
     return rows if len({row["load"] for row in rows}) > 1 else []
 
 
-def _ladder(panels: dict[Panel, list[dict[str, Any]]], styles: dict[str, Style], layout: Layout) -> dict[str, Any]:
+def _ladder(panels: dict[Panel, Records], styles: dict[str, Style], layout: Layout) -> Spec:
     columns = 1 if layout.panels == 1 else 2 if len(panels) % 3 else 3
     width = layout.width if columns == 1 else layout.width // columns - 76
     drawn = [_curves(panel, rows, styles, layout, width) for panel, rows in panels.items()]
     return {"concat": drawn, "columns": columns, "spacing": {"row": 26, "column": 30}}
 
 
-def _curves(
-    panel: Panel, rows: list[dict[str, Any]], styles: dict[str, Style], layout: Layout, width: int
-) -> dict[str, Any]:
+def _curves(panel: Panel, rows: Records, styles: dict[str, Style], layout: Layout, width: int) -> Spec:
     loads = sorted({row["load"] for row in rows})
     values = [value for row in rows for value in (row["value"], row["high"])]
     ticks = {"values": loads if panel.by == "max_concurrency" else loads[::2], "grid": False, "labelOverlap": True}
@@ -120,7 +129,7 @@ def _curves(
     names, tones = list(styles), [style.colour for style in styles.values()]
     dashes = [[int(part) for part in style.dash.split()] for style in styles.values()]
     by_label = {"field": "label", "type": "nominal", "legend": None}
-    line: dict[str, dict[str, Any]] = {
+    line: dict[str, Spec] = {
         "color": {**by_label, "scale": {"domain": names, "range": tones}},
         "strokeDash": {**by_label, "scale": {"domain": names, "range": dashes}},
     }

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pipeline.compare.comparison import SIZE, Comparison, Row, SizeCell
 from pipeline.compare.memory_fit import Fit
 from pipeline.results.base import Missing
@@ -13,7 +11,20 @@ from pipeline.stages.report.document import Report
 from pipeline.stages.report.number_format import decimals, number, size_unit
 from pipeline.stages.report.sections.results import Results
 from pipeline.stages.report.vega.panels import Strip, hover, mark, strips
-from pipeline.stages.report.vega.spec import INK, NAMES, NARROW, SURFACE, WIDE, Chart, Layout, from_row, layer, quantity
+from pipeline.stages.report.vega.spec import (
+    INK,
+    NAMES,
+    NARROW,
+    SURFACE,
+    WIDE,
+    Chart,
+    Layout,
+    Records,
+    Spec,
+    from_row,
+    layer,
+    quantity,
+)
 from pipeline.stages.report.vega.styles import FAMILY_COLOURS
 
 PARTS = {"weights": "var(--s-1)", "KV cache": "var(--s-3)", "everything else, at the peak": "var(--s-8)"}
@@ -75,7 +86,7 @@ def memory_chart(comparison: Comparison) -> Chart | None:
     return Chart("memory", "Memory while serving", key, lambda layout: _memory(rows, layout))
 
 
-def _bars(label: str, parts: dict[str, int], tokens: int | None, form: tuple[str, float, int]) -> list[dict[str, Any]]:
+def _bars(label: str, parts: dict[str, int], tokens: int | None, form: tuple[str, float, int]) -> Records:
     (unit, scale, digits), rows, start = form, [], 0.0
     total = f"{number(sum(parts.values()) / scale, digits)} {unit}"
     for name, size in parts.items():
@@ -94,7 +105,7 @@ def _bars(label: str, parts: dict[str, int], tokens: int | None, form: tuple[str
     return rows
 
 
-def _memory(rows: list[dict[str, Any]], layout: Layout) -> dict[str, Any]:
+def _memory(rows: Records, layout: Layout) -> Spec:
     # The longest bar leaves room for its text.
     room = 1.32 if layout is WIDE else 2.2
     x = quantity("low", domain=[0, room * max(row["high"] for row in rows)], axis=None)
@@ -168,7 +179,7 @@ def size_chart(comparison: Comparison) -> Chart | None:
     return Chart("size", "Checkpoint size", "Beside each bar its ratio to BF16.", lambda layout: _sizes(rows, layout))
 
 
-def _sizes(rows: list[dict[str, Any]], layout: Layout) -> dict[str, Any]:
+def _sizes(rows: Records, layout: Layout) -> Spec:
     labels = [row["label"] for row in rows]
     # The longest bar leaves room for its text.
     room = 1.2 if layout is WIDE else 1.85

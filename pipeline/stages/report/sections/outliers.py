@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 from pipeline.results.calibration import Histogram
 from pipeline.stages.report.blocks import PAGE, Block, Details, Heading, Key, Mark, Picture, Table, lead
@@ -19,6 +18,8 @@ from pipeline.stages.report.vega.spec import (
     SURFACE,
     Chart,
     Layout,
+    Records,
+    Spec,
     decades,
     from_row,
     heading,
@@ -103,7 +104,7 @@ def outlier_chart(seen: CalibrationFindings, name: str) -> Chart | None:
     )
 
 
-def _outliers(found: Sequence[Outlier], styles: Mapping[str, Style], layout: Layout) -> dict[str, Any]:
+def _outliers(found: Sequence[Outlier], styles: Mapping[str, Style], layout: Layout) -> Spec:
     columns = 1 if layout.panels == 1 else min(2, len(found))
     # Of a panel's width, the axis takes 46 and the gap to the next panel 24.
     width = layout.width if columns == 1 else layout.width // columns - 70
@@ -111,7 +112,7 @@ def _outliers(found: Sequence[Outlier], styles: Mapping[str, Style], layout: Lay
     return {"concat": panels, "columns": columns, "spacing": {"row": 26, "column": 24}}
 
 
-def _outlier(item: Outlier, styles: Mapping[str, Style], layout: Layout, width: int) -> dict[str, Any]:
+def _outlier(item: Outlier, styles: Mapping[str, Style], layout: Layout, width: int) -> Spec:
     edges, counts = shown_bins(item.histogram)
     # An empty bin is drawn at the floor, a single value visibly above it.
     floor, top = 0.5, float(max(counts))
@@ -153,9 +154,7 @@ def _outlier(item: Outlier, styles: Mapping[str, Style], layout: Layout, width: 
     }
 
 
-def _clip_layers(
-    rows: list[dict[str, Any]], styles: Mapping[str, Style], encoding: dict[str, Any]
-) -> list[dict[str, Any]]:
+def _clip_layers(rows: Records, styles: Mapping[str, Style], encoding: Spec) -> list[Spec]:
     """Return a dashed line and a mark for each technique's clip point."""
     dash = {
         "field": "technique",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from pipeline.compare.published.reproduction import ReproducedCell, Reproduction
 from pipeline.results import metrics
@@ -12,7 +11,7 @@ from pipeline.stages.report.blocks import PAGE, Block, Details, Heading, Key, Ma
 from pipeline.stages.report.document import Report
 from pipeline.stages.report.number_format import figure, format_interval, number, signed
 from pipeline.stages.report.vega.panels import Strip, diamond, interval, line_at, ring, strips
-from pipeline.stages.report.vega.spec import INK, MUTED, Chart, Layout, domain, quantity
+from pipeline.stages.report.vega.spec import INK, MUTED, Chart, Layout, Records, Spec, domain, quantity
 from pipeline.stages.report.vega.styles import COLOURS
 
 PUBLISHED, MEASURED = COLOURS[1], COLOURS[0]
@@ -72,7 +71,7 @@ def reproduction_chart(reproduction: Reproduction) -> Chart | None:
     labels = list(dict.fromkeys(row["label"] for rows in panels.values() for row in rows))
     unit = "points" if reproduction.kind == "accuracy" else "%"
 
-    def spec(layout: Layout) -> dict[str, Any]:
+    def spec(layout: Layout) -> Spec:
         # Published: filled diamond; measured: ring. The two differ in shape, not only in colour.
         layers = [
             line_at(0),
@@ -92,7 +91,7 @@ def reproduction_chart(reproduction: Reproduction) -> Chart | None:
     return Chart(f"reproduction-{reproduction.table}", title, key, spec)
 
 
-def _rows(cells: Sequence[ReproducedCell], kind: str) -> list[dict[str, Any]]:
+def _rows(cells: Sequence[ReproducedCell], kind: str) -> Records:
     unit, rows = "points" if kind == "accuracy" else "%", []
     for cell in cells:
         if (change := cell.published_change) is not None:
@@ -133,7 +132,7 @@ def published_chart(reproduction: Reproduction) -> Chart | None:
     ]
     extent = domain([0.0, *(end for each in found for end in (each.interval.low, each.interval.high))], 0.05)
 
-    def spec(layout: Layout) -> dict[str, Any]:
+    def spec(layout: Layout) -> Spec:
         x = quantity("value", domain=extent, axis={"tickCount": 5, "labelFlush": False})
         layers = [line_at(0), interval(), ring("datum.kind == 'noise'"), diamond("datum.kind == 'clear'")]
         tasks = dict.fromkeys(row["task"] for row in rows)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 from pipeline.compare.published.roofline_validation import RooflineCheck
 from pipeline.compare.roofline.model import Roofline, RooflineRow
@@ -14,7 +13,7 @@ from pipeline.stages.report.blocks import PAGE, Block, Heading, Legend, Picture,
 from pipeline.stages.report.document import Report
 from pipeline.stages.report.number_format import figure, format_interval, number, signed
 from pipeline.stages.report.vega.panels import Strip, diamond, hover, interval, line_at, mark, strips
-from pipeline.stages.report.vega.spec import INK, MUTED, Chart, Layout, domain, heading, layer, quantity
+from pipeline.stages.report.vega.spec import INK, MUTED, Chart, Layout, Records, Spec, domain, heading, layer, quantity
 from pipeline.stages.report.vega.styles import COLOURS
 
 # Title and definition of each share of the roofline.
@@ -87,7 +86,7 @@ def share_chart(found: Sequence[Roofline]) -> Chart | None:
         return None
     labels = list(dict.fromkeys(row["label"] for rows in panels.values() for row in rows))
 
-    def spec(layout: Layout) -> dict[str, Any]:
+    def spec(layout: Layout) -> Spec:
         drawn = []
         for name, rows in panels.items():
             top = max(100.0, *(row["value"] for row in rows))
@@ -109,7 +108,7 @@ def share_chart(found: Sequence[Roofline]) -> Chart | None:
 PERCENT = "format(datum.value, ',') + ' %'"
 
 
-def _shares(rows: Sequence[RooflineRow], name: str) -> list[dict[str, Any]]:
+def _shares(rows: Sequence[RooflineRow], name: str) -> Records:
     found = []
     for row in rows:
         share = getattr(row, name)
@@ -129,7 +128,7 @@ def what_if_chart(found: Sequence[Roofline]) -> Chart | None:
     values = [value for _, rows in panels for row in rows for value in (row["value"], row["low"], row["high"])]
     extent = domain([0.0, *values], 0.08)
 
-    def spec(layout: Layout) -> dict[str, Any]:
+    def spec(layout: Layout) -> Spec:
         x = quantity("value", domain=extent, axis={"tickCount": 4, "labelFlush": False, "labelExpr": PERCENT})
         bar = {"type": "bar", "height": 12, "color": "var(--s-1)", "opacity": 0.45}
         layers = [
@@ -148,7 +147,7 @@ def what_if_chart(found: Sequence[Roofline]) -> Chart | None:
     return Chart("what-if", "Predicted throughput gain over BF16", key, spec)
 
 
-def _gains(roofline: Roofline) -> list[dict[str, Any]]:
+def _gains(roofline: Roofline) -> Records:
     rows = []
     for row in roofline.rows:
         shared = {"label": row.label, "color": INK}
@@ -167,7 +166,7 @@ def _gains(roofline: Roofline) -> list[dict[str, Any]]:
 
 def check_chart(check: RooflineCheck | None) -> Chart | None:
     """Return published gains over BF16 against predicted ones, one panel per metric; on the diagonal they agree."""
-    panels: dict[str, list[dict[str, Any]]] = {}
+    panels: dict[str, Records] = {}
     for cell in check.cells if check else ():
         if cell.predicted_gain is not None and cell.published_gain is not None:
             text = f"published {signed(cell.published_gain)} %, predicted {signed(cell.predicted_gain)} %"
@@ -176,7 +175,7 @@ def check_chart(check: RooflineCheck | None) -> Chart | None:
     if not panels:
         return None
 
-    def spec(layout: Layout) -> dict[str, Any]:
+    def spec(layout: Layout) -> Spec:
         columns = 1 if layout.panels == 1 else len(panels)
         side = layout.width - 10 if columns == 1 else layout.width // columns - 78
         drawn = [_against(within_text(metrics.title(name)), rows, layout, side) for name, rows in panels.items()]
@@ -188,7 +187,7 @@ def check_chart(check: RooflineCheck | None) -> Chart | None:
     return Chart("roofline-check", "The roofline against the study", key, spec)
 
 
-def _against(metric: str, rows: list[dict[str, Any]], layout: Layout, side: int) -> dict[str, Any]:
+def _against(metric: str, rows: Records, layout: Layout, side: int) -> Spec:
     extent = domain([0.0, *(float(row[name]) for row in rows for name in ("x", "y"))], 0.06)
     axis = {"labelExpr": PERCENT}
     encoding = {

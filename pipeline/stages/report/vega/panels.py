@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.stages.report.vega.spec import INK, NAMES, SURFACE, Layout, from_row, heading
+from pipeline.stages.report.vega.spec import INK, NAMES, SURFACE, Layout, Records, Spec, from_row, heading
 
 STEP = 26
 
@@ -16,13 +16,13 @@ class Strip:
     """One panel: rows with a `label`, and `layers` that draw them on the axes `x` and `y`, the names."""
 
     title: str
-    rows: Sequence[dict[str, Any]]
-    x: dict[str, Any]
-    layers: Sequence[dict[str, Any]]
+    rows: Records
+    x: Spec
+    layers: Sequence[Spec]
     below: str = ""
 
 
-def strips(panels: Sequence[Strip], labels: Sequence[str], layout: Layout, most: int | None = None) -> dict[str, Any]:
+def strips(panels: Sequence[Strip], labels: Sequence[str], layout: Layout, most: int | None = None) -> Spec:
     """Return the panels side by side, at most `most` per line."""
     columns = min(most or layout.panels, layout.panels, len(panels))
     width = strip_width(layout, columns)
@@ -49,7 +49,7 @@ def strips(panels: Sequence[Strip], labels: Sequence[str], layout: Layout, most:
     return {"concat": drawn, "columns": columns, "spacing": 22}
 
 
-def _on(channels: dict[str, Any], axes: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _on(channels: Spec, axes: dict[str, Spec]) -> Spec:
     """Merge the channels of a mark into the axes."""
     return {**axes, **channels, **{name: {**axis, **channels.get(name, {})} for name, axis in axes.items()}}
 
@@ -61,13 +61,13 @@ def strip_width(layout: Layout, columns: int) -> int:
     return (layout.width - layout.names) // columns - 22
 
 
-def mark(kind: dict[str, Any], only: str = "", **channels: Any) -> dict[str, Any]:
+def mark(kind: Spec, only: str = "", **channels: Any) -> Spec:
     """Return a mark for each row that meets the condition `only`."""
     condition = {"transform": [{"filter": only}]} if only else {}
     return {**condition, "mark": kind, "encoding": channels}
 
 
-def line_at(value: float, **style: Any) -> dict[str, Any]:
+def line_at(value: float, **style: Any) -> Spec:
     """Return a vertical line through all names."""
     return {
         "spans": True,
@@ -77,24 +77,24 @@ def line_at(value: float, **style: Any) -> dict[str, Any]:
     }
 
 
-def hover() -> dict[str, Any]:
+def hover() -> Spec:
     """Return the hover text of a mark, from the row's `hover`."""
     return {"field": "hover", "type": "nominal"}
 
 
-def interval(only: str = "", width: float = 2) -> dict[str, Any]:
+def interval(only: str = "", width: float = 2) -> Spec:
     """Return a bar from `low` to `high` in the row's colour."""
     bar = {"type": "rule", "strokeWidth": width}
     return mark(bar, only, x={"field": "low"}, x2={"field": "high"}, color=from_row("color"))
 
 
-def ring(only: str = "", size: float = 64) -> dict[str, Any]:
+def ring(only: str = "", size: float = 64) -> Spec:
     """Return a hollow mark at `value`."""
     kind = {"type": "point", "filled": True, "shape": "circle", "size": size, "fill": SURFACE, "strokeWidth": 2}
     return mark({**kind, "opacity": 1}, only, stroke=from_row("color"), description=hover())
 
 
-def diamond(only: str = "", size: float = 110) -> dict[str, Any]:
+def diamond(only: str = "", size: float = 110) -> Spec:
     """Return a filled mark at `value`."""
     kind = {"type": "point", "filled": True, "shape": "diamond", "size": size, "opacity": 1}
     return mark(kind, only, color=from_row("color"), description=hover())

@@ -43,29 +43,34 @@ class Chart:
     name: str
     title: str
     key: str
-    spec: Callable[[Layout], dict[str, Any]]
+    spec: Callable[[Layout], Spec]
 
     @cached_property
-    def specs(self) -> dict[str, dict[str, Any]]:
+    def specs(self) -> dict[str, Spec]:
         """Its Vega-Lite for each layout, by the layout's name."""
         return {layout.name: finish(self.spec(layout), layout) for layout in LAYOUTS}
 
 
-NAMES: dict[str, Any] = {"ticks": False, "domain": False, "labelPadding": 8, "grid": False}
+# A Vega-Lite specification, or a part of one; tests check whole ones against Vega-Lite's schema.
+Spec = dict[str, Any]
+# The data of a chart: a record for each mark.
+Records = list[dict[str, Any]]
+
+NAMES: Spec = {"ticks": False, "domain": False, "labelPadding": 8, "grid": False}
 
 
-def quantity(field: str, domain: list[float], title: str | None = None, **more: Any) -> dict[str, Any]:
+def quantity(field: str, domain: list[float], title: str | None = None, **more: Any) -> Spec:
     """Return a linear scale over exactly that domain."""
     scale = {"domain": domain, "nice": False, "zero": False}
     return {"field": field, "type": "quantitative", "title": title, "scale": scale, **more}
 
 
-def from_row(field: str) -> dict[str, Any]:
+def from_row(field: str) -> Spec:
     """Return a channel with the row's value of `field`, a colour or shape."""
     return {"field": field, "type": "nominal", "scale": None}
 
 
-def layer(mark: dict[str, Any], encoding: dict[str, Any], more: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def layer(mark: Spec, encoding: Spec, more: dict[str, Spec]) -> Spec:
     """Return a mark on common axes; `more` is merged into the channels of the axes."""
     return {"mark": mark, "encoding": {**encoding, **{k: {**encoding.get(k, {}), **v} for k, v in more.items()}}}
 
@@ -82,7 +87,7 @@ def shorten(label: str, limit: int) -> str:
     return label if len(label) <= limit else f"{label[: limit - 1]}…"
 
 
-def finish(chart: dict[str, Any], layout: Layout) -> dict[str, Any]:
+def finish(chart: Spec, layout: Layout) -> Spec:
     """Apply the page's style to a chart: no frame, light grid, text in the page's colours."""
     axis = {
         "labelFontSize": layout.font,
@@ -122,19 +127,19 @@ def decades(low: float, high: float, most: int) -> list[float]:
 
 def logarithmic(
     field: str, values: Sequence[float], title: str | None = None, margin: float = 1.25, most: int = 7, **more: Any
-) -> dict[str, Any]:
+) -> Spec:
     """Return a logarithmic scale around values above zero, with labels by `decades`."""
     extent = [min(values) / margin, max(values) * margin]
     ticks = {"values": decades(extent[0], extent[1], most), "format": ",~g", **more.pop("axis", {})}
     return {**quantity(field, domain=extent, title=title, axis=ticks, **more), **log_scale(extent)}
 
 
-def log_scale(extent: Sequence[float]) -> dict[str, Any]:
+def log_scale(extent: Sequence[float]) -> Spec:
     """Return only the scale of a logarithmic axis."""
     return {"scale": {"type": "log", "domain": list(extent), "nice": False, "zero": False}}
 
 
-def heading(text: str, below: str, layout: Layout, width: int) -> dict[str, Any]:
+def heading(text: str, below: str, layout: Layout, width: int) -> Spec:
     """Return a panel's heading, truncated to its width."""
     characters = int(width / layout.font / 0.6)
     return {
