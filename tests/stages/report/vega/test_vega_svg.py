@@ -40,7 +40,7 @@ def test_without_a_second_one_the_first_draws_everything(cache: Path) -> None:
     try:
         assert svg.svgs(charts) == drawn
     finally:
-        svg._second.cache_clear()
+        svg._worker.cache_clear()
     assert list(drawn) == ["bars-0", "bars-1", "bars-2"] and all(svg.count("<svg") == 2 for svg in drawn.values())
 
 
