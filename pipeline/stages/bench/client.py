@@ -1,4 +1,4 @@
-"""vLLM's own load generator as the client: its command line, one run of it, and what it found."""
+"""vLLM's own load generator as the client: its command line, a run of it, and the results."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ DYING_S = 4.0
 
 @dataclass(frozen=True)
 class Run:
-    """One run of the client: its summary as vLLM made it, and what each request did."""
+    """One run of the client: vLLM's summary, and the timings of each request."""
 
     summary: dict[str, Any]
     requests: Requests
 
     def save(self, folder: Path, name: str) -> None:
-        """Writes `<name>.json` and `<name>.npz`."""
+        """Write `<name>.json` and `<name>.npz`."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{name}.json").write_text(json.dumps(self.summary, indent=1))
         self.requests.save(folder / f"{name}.npz")
@@ -54,7 +54,7 @@ class Client:
     logs: Path
 
     def send(self, load: Load, seed: int) -> Run:
-        """Puts a load on the server and waits until every request is answered.
+        """Send a load to the server and wait until every request is answered.
 
         Raises:
             ServerError: when the server or the client ends early or hangs, or no request succeeds.
@@ -80,14 +80,14 @@ class Client:
         return run
 
     def _check_alive(self) -> None:
-        """Where requests failed, the server may be about to end: an engine's death takes it some seconds."""
+        """Check the server after failed requests; it exits only some seconds after its engine."""
         deadline = time.monotonic() + DYING_S
         while time.monotonic() < deadline:
             self.server.check_alive()
             time.sleep(0.2)
 
     def arguments(self, load: Load, seed: int, result: Path) -> list[str]:
-        """The command line of `vllm bench serve`: the study's, with the seed and all percentiles added."""
+        """Return the command line of `vllm bench serve`: the study's, plus the seed and all percentiles."""
         settings = self.settings
         options: dict[str, object] = {
             "--backend": settings.endpoint,
