@@ -35,7 +35,7 @@ def gpu() -> dict[str, float]:
     for name, text in zip(GPU_FIELDS, line[0].split(",") if line else (), strict=False):
         try:
             found[name] = float(text)
-        except ValueError:  # "[N/A]": this GPU does not tell
+        except ValueError:  # "[N/A]": this GPU does not report it
             continue
     return found
 
@@ -92,7 +92,7 @@ def _busy_s() -> list[float]:
     """Return the busy seconds of each core that this process may use (`taskset` and containers limit these)."""
     busy = [times.user + times.system for times in psutil.cpu_times(percpu=True)]
     may = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(len(busy))
-    # Some containers number only their own cores in what they list, and all of the host's in what they allow.
+    # Some containers list only their own cores, but number the allowed ones as the host does.
     return [busy[core] for core in sorted(may)] if max(may) < len(busy) else busy
 
 

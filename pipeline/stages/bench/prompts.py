@@ -2,7 +2,7 @@
 
 vLLM's client takes the first two turns of a ShareGPT conversation: the prompt, and an answer whose length caps the
 reply. It keeps prompts of 4 to 1,024 tokens with at most 2,048 in all, and repeats prompts silently where there are
-too few, which would be a warm prefix. So a set is counted first, and one in another format is written anew.
+too few, which would be a warm prefix. So a set is counted first, and one in another format is converted.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ def bench(job: Job, draft: Draft) -> None:
         job.progress.detail("measuring the memory bandwidth")
         read = None if job.settings.serve.url else memory_bandwidth.measured(job.hardware.device)
         failures: list[str] = []
-        # A server that the user runs cannot be started anew from here.
+        # A server that the user runs cannot be restarted from here.
         attempts = 1 if job.settings.serve.url else ATTEMPTS
         for attempt in range(1, attempts + 1):
             protocol = Protocol(job, draft.folder, settings, prompts, Path(scratch))
@@ -141,7 +141,7 @@ class Protocol:
         def climb(loads: Callable[[], list[Load]]) -> None:
             nonlocal took
             for load in loads():
-                # A level takes about as long as the one before it; a rate cannot be faster than it is asked for.
+                # A level takes about as long as the one before it; a rate takes at least requests / rate.
                 ahead = max(took, self.settings.repeats * _least_s(load))
                 if budget_s is not None and self.loads and time.monotonic() - started + ahead > budget_s:
                     self.left_out.append(load.name)

@@ -70,7 +70,7 @@ class Requests:
         return tpot
 
     def latencies(self) -> dict[str, tuple[Floats, Integers]]:
-        """Return the milliseconds of each metric, with their number per answered request."""
+        """Return each metric in milliseconds, with the number of values per answered request."""
         tpot = self.tpot
         timed = self.good & np.isfinite(tpot)
         kept = np.repeat(self.good, self.itl_counts)
@@ -82,19 +82,19 @@ class Requests:
         }
 
     def meeting(self, limits: Mapping[str, float]) -> int:
-        """Return the answered requests that meet every limit, given in milliseconds by `ttft_ms`, `tpot_ms` and `e2el_ms`."""
+        """Count the answered requests that meet all limits (`ttft_ms`, `tpot_ms`, `e2el_ms`, in milliseconds)."""
         met = self.good.copy()
         for name, limit in limits.items():
             met &= self._limited(name) <= limit
         return int(met.sum())
 
     def percentile(self, name: str, percentile: float) -> float:
-        """Return a percentile of `ttft_ms`, `tpot_ms` or `e2el_ms` over all requests; a failed one counts as infinite."""
+        """Return a percentile of `ttft_ms`, `tpot_ms` or `e2el_ms`; a failed request counts as infinite."""
         values = np.where(self.good, self._limited(name), np.inf)
         return float(np.percentile(values, percentile, method="higher"))
 
     def _limited(self, name: str) -> Floats:
-        """Return the metric that an SLO limits, in milliseconds; TPOT of a one-token reply is zero, as in vLLM's goodput."""
+        """Return a metric of the SLO in milliseconds; a one-token reply has TPOT 0, as in vLLM's goodput."""
         figures = {"ttft_ms": self.ttft, "tpot_ms": np.nan_to_num(self.tpot), "e2el_ms": self.latency}
         return 1000 * figures[name]
 

@@ -20,7 +20,7 @@ from pipeline.results.calibration import RANGES, SKETCHES, TOKENS
 from pipeline.stages.calibrate.clipping import TECHNIQUES, Observed, clip_point, limits, moving_average
 from pipeline.stages.calibrate.observers import Site
 
-# Metadata of the file of sketches: the site that speaks for each module, as JSON.
+# Metadata of the file of sketches: the site of each module, as JSON.
 SITES = "sites"
 CONTENTS = ("histogram", "extremes", "channel_range", "channel_average")
 

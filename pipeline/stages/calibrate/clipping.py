@@ -1,9 +1,9 @@
 """Ranges from observed statistics: five techniques, each a pure function of a sketch.
 
-A range is symmetric in what it decides, a clip point on magnitudes, because every format here is symmetric: a value x
-becomes round(x / s) with s = clip / (largest number of the format). Values beyond the observed extremes are not part of the range.
+A technique decides on a clip point for magnitudes, because every format here is symmetric: a value x becomes
+round(x / s) with s = clip / (largest number of the format). A range never exceeds the observed extremes.
 
-* `minmax`: the largest magnitude seen.
+* `minmax`: the largest observed magnitude.
 * `moving_average`: exponential moving averages of each sample's minimum and maximum (Krishnamoorthi, "Quantizing deep
   convolutional networks for efficient inference", 2018, section 3; Jacob et al., 2018, section 3.1).
 * `percentile`: the magnitude that a given share of all values does not exceed (McKinstry et al., 2018).
@@ -149,7 +149,7 @@ def _xlogx(values: Floats) -> Floats:
 
 
 def divergence(sums: Prefixes, size: int, number: Element) -> float:
-    """Return the KL divergence in nats between the first `size` bins, outliers added to the last, and their quantized image.
+    """Return the KL divergence in nats of the first `size` bins, outliers in the last, from their quantized image.
 
     All bins of a level have the same image, so the sums need a term for each level and none for each bin.
     """
@@ -157,7 +157,7 @@ def divergence(sums: Prefixes, size: int, number: Element) -> float:
     mass, used = sums.counts[ends] - sums.counts[starts], sums.used[ends] - sums.used[starts]
     total, last = sums.counts[-1], sums.counts[size] - sums.counts[size - 1]
     outliers = total - sums.counts[size]
-    # A bin that hardly anything reached is given half a count, as an unseen one would be.
+    # A nearly empty bin gets half a count, as an empty one does.
     image = np.maximum(mass / np.maximum(used, 1), 0.5)
     images = float(used @ image)
     crossed = float(mass @ np.log(image)) + float(outliers * np.log(image[-1]))

@@ -21,7 +21,7 @@ _FIRST = (127 - 16) << MANTISSA_BITS
 
 
 def codes(values: torch.Tensor) -> torch.Tensor:
-    """Return the bin of each value, int16, of the shape of `values`; its magnitude is rounded to the nearest BF16 number."""
+    """Return the bin of each value, int16, in the shape of `values`; magnitudes round to the nearest BF16 number."""
     return _patterns(values).sub_(_FIRST)
 
 

@@ -129,7 +129,7 @@ class Observers:
             site = self.sites.get(name)
             if site is None:
                 if self._last is not None and self._last[0] is inputs[0]:
-                    # The same tensor as the module before: from now on that one speaks for both.
+                    # The same tensor as the previous module's: the two share its site.
                     self._last[1].modules.append(name)
                     self._handles.pop(name).remove()
                     return

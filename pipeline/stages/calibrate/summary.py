@@ -15,7 +15,7 @@ from pipeline.stages.calibrate.clipping import TECHNIQUES, Observed, clip_point,
 from pipeline.stages.calibrate.convergence import judge, stable_after
 from pipeline.stages.calibrate.histograms import BINS, magnitudes
 
-# Convergence is told for one format; min-max, moving average and percentile do not depend on it.
+# Convergence is reported for one format; min-max, moving average and percentile do not depend on it.
 SHOWN_FORMAT = "fp8_e4m3"
 WORST, OUTLIERS, DRAWN_BINS = 10, 5, 64
 
