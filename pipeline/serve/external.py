@@ -41,7 +41,7 @@ def describe(url: str) -> Told:
 
 
 class ExternalServer:
-    """Implements `Target` for a server that the user runs; it has no process and no log."""
+    """`Target` for a server that the user runs, without a process or a log."""
 
     pid = None
     log = None

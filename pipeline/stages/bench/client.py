@@ -35,12 +35,12 @@ class Run:
 
 @dataclass(frozen=True)
 class Client:
-    """Sends loads to one server.
+    """Client of one server, which sends it loads.
 
     Attributes:
-        serving: whose launcher has the client imported.
-        server: where requests go.
-        settings: of the benchmark.
+        serving: the servers, whose launcher runs the client.
+        server: target of the requests.
+        settings: settings of the benchmark.
         prompts: ShareGPT file; None for random prompts.
         scratch: folder for the client's own files.
         logs: folder for its log.
@@ -68,7 +68,7 @@ class Client:
         content = json.loads(result.read_text())
         result.unlink()
         run = Run(summary_of(content), Requests.of(content))
-        # A server that is not ours has no process to look at.
+        # A server that the user runs has no process to check.
         if not run.requests.good.all() and self.server.pid is not None:
             self._check_alive()
         if not content["completed"]:
@@ -104,7 +104,7 @@ class Client:
             "--metric-percentiles": ",".join(str(percent) for percent in PERCENTILES),
             "--result-dir": result.parent,
             "--result-filename": result.name,
-            # Its check would send the first prompt once more.
+            # vLLM's own check would send the first prompt once more.
             "--ready-check-timeout-sec": 0,
         }
         if settings.prompts == "random":

@@ -40,8 +40,8 @@ class Observed:
     """Statistics of one tensor or one head, as the techniques use them.
 
     Attributes:
-        minimum: smallest value seen.
-        maximum: largest value seen.
+        minimum: smallest observed value.
+        maximum: largest observed value.
         average: moving averages of the samples' minima and maxima.
         counts: values of each of the sketch's bins of magnitude, (BINS,).
     """

@@ -54,7 +54,7 @@ class Sketch:
         groups: number of separate ranges: 1 for a whole tensor, the number of heads for keys and values.
         averaging_constant: weight of a new sample in the moving averages.
         histogram_tokens: tokens of a sample that are counted, evenly spaced; None for all. Extremes see every token.
-        snapshots_at: numbers of samples after which the counts so far are set aside.
+        snapshots_at: numbers of samples after which the counts are copied to `snapshots`.
         histogram: int64, (groups, BINS).
         snapshots: int64, (BINS,) each: all groups together.
     """
@@ -174,7 +174,7 @@ def _counts(patterns: torch.Tensor, groups: int) -> torch.Tensor:
     if groups > 1:
         found.add_(torch.arange(groups, dtype=torch.int32, device=found.device).mul_(BINS)[:, None])
     if patterns.is_cuda:
-        # bincount would look at the largest value, and the whole queue of the GPU would wait for that.
+        # bincount would read the largest value, which synchronizes the GPU.
         return torch.histc(found, bins=groups * BINS, min=_FIRST, max=_FIRST + groups * BINS).view(groups, BINS)
     return torch.bincount(found.flatten().sub_(_FIRST), minlength=groups * BINS).view(groups, BINS)
 

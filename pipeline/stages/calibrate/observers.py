@@ -96,7 +96,7 @@ class Observers:
         extremes = {name: seen for name, seen in zip(touched, ended, strict=True) if seen is not None}
         if not extremes:
             return
-        # One transfer for all sites: on a GPU every look at a value waits for it.
+        # One transfer for all sites: on a GPU every read of a value synchronizes.
         is_finite = torch.isfinite(torch.cat([seen.flatten() for seen in extremes.values()])).cpu()
         if bool(is_finite.all()):
             return
