@@ -1,4 +1,4 @@
-"""The tables of `docs/formats.md`, written from what the code looks up: `make docs`.
+"""The tables of `docs/formats.md`, generated from the code's own tables: `make docs`.
 
 A table stands between `<!-- table: NAME -->` and `<!-- end -->`; the text around it is written by hand.
 """
@@ -42,12 +42,12 @@ TABLE = re.compile(r"(<!-- table: (?P<name>[a-z ]+) -->\n).*?(<!-- end -->)", re
 
 
 def page(text: str) -> str:
-    """The page with every table as the code has it."""
+    """Return the page with every table regenerated."""
     return TABLE.sub(lambda found: found[1] + TABLES[found["name"]]() + found[3], text)
 
 
 def formats(family: str) -> str:
-    """The settings of `conf/quant/` whose formats are of one family."""
+    """Tabulate the settings of `conf/quant/` whose formats are of one family."""
     header = ("`quant=`", "bits", "memory", "what it does", "made by", "from data", "served by")
     rows = []
     for name, quant in settings().items():
@@ -60,7 +60,7 @@ def formats(family: str) -> str:
 
 
 def engines() -> str:
-    """Who makes which formats."""
+    """Tabulate the engines with the formats that they make."""
     header = ("engine", "is", "makes", "algorithms", "to know")
     rows = []
     for name in ENGINES[1:]:
@@ -73,7 +73,7 @@ def engines() -> str:
 
 
 def kernels() -> str:
-    """The values of `serve.kernel`, and what each one serves where on NVIDIA GPUs."""
+    """Tabulate the values of `serve.kernel` with the formats and NVIDIA GPUs that each serves."""
     header = ("`serve.kernel=`", "is", "serves", "to know")
     rows = []
     for name, called in TITLES.items():
@@ -98,7 +98,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
 
 
 def settings() -> dict[str, QuantSettings]:
-    """The formats of `conf/quant/`, in the order of `SCHEMES`, llm-compressor's first."""
+    """Return the formats of `conf/quant/`, in the order of `SCHEMES`, llm-compressor's first."""
     found = {}
     for path in sorted((CONF / "quant").glob("*.yaml")):
         found[path.stem] = QuantSettings.model_validate(choice("quant", path.stem))
@@ -109,7 +109,7 @@ def settings() -> dict[str, QuantSettings]:
 
 
 def weight(quant: QuantSettings) -> tuple[float, float]:
-    """Bits of a quantized weight with its scales, and GB of all weights, of Qwen3-8B."""
+    """Return the bits of a quantized weight with its scales, and GB of all weights, of Qwen3-8B."""
     shapes = {name: ("BF16", shape) for name, shape in DecoderShape.of(QWEN3_8B).tensors.items()}
     sizes = bytes_of(stored(shapes, QWEN3_8B, quant))
     weights = sum(math.prod(shape) for name, (_, shape) in shapes.items() if name.endswith("_proj.weight"))
@@ -117,7 +117,7 @@ def weight(quant: QuantSettings) -> tuple[float, float]:
 
 
 def described(name: str) -> str:
-    """The comment at the top of a format's file, without what `data` says."""
+    """Return the comment at the top of a format's file, without its part on data."""
     lines = (CONF / "quant" / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
     count = next(place for place, line in enumerate(lines) if not line.startswith("#"))
     said = " ".join(line.removeprefix("#").strip() for line in lines[:count])
@@ -125,33 +125,33 @@ def described(name: str) -> str:
 
 
 def data(quant: QuantSettings) -> str:
-    """What of the calibration the engine looks at."""
+    """Return the part of the calibration that the engine uses."""
     seen = [*(["ranges"] if quant.static_activations else []), *(["tokens"] if quant.takes_tokens else [])]
     return " and ".join(seen) or "nothing"
 
 
 def served(scheme: str) -> str:
-    """The kernels that vLLM takes by itself, in its order."""
+    """Return the kernels that vLLM chooses by default, in its order."""
     automatic = [kernel for kernel in KERNELS[scheme] if kernel.automatic]
     return ", ".join(f"{title(kernel)} {reach(kernel)}{limits(SCHEMES[scheme], kernel)}" for kernel in automatic)
 
 
 def limits(scheme: Scheme, kernel: Kernel) -> str:
-    """What a kernel leaves out: a format's products, or all precisions but one."""
+    """Return a kernel's limitation: no quantized products, or certain precisions only."""
     if scheme.family != "weights only" and kernel.note.startswith("weights only"):
         return " (weights only)"
     return f" (in {' or '.join(kernel.dtypes)})" if kernel.dtypes else ""
 
 
 def reach(kernel: Kernel) -> str:
-    """The compute capabilities that a kernel serves."""
+    """Return the compute capabilities that a kernel serves."""
     below = "" if math.isinf(kernel.below) else f" to below {kernel.below}"
     release = "" if kernel.release == VLLM[0] else f" by vLLM {'.'.join(map(str, kernel.release))}"
     return f"from {kernel.since}{below}{release}"
 
 
 def remarks(found: Iterable[Kernel]) -> Iterable[str]:
-    """What to know of the kernels of one name."""
+    """Yield the remarks on the kernels of one name."""
     for kernel in found:
         if kernel.groups:
             yield f"groups of {', '.join(map(str, kernel.groups))}"
@@ -164,13 +164,13 @@ def remarks(found: Iterable[Kernel]) -> Iterable[str]:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown."""
+    """Return a table in Markdown."""
     lines = [header, ("---",) * len(header), *rows]
     return "".join(f"| {' | '.join(line)} |\n".replace("|  |", "| |") for line in lines)
 
 
 def main() -> None:
-    """Writes the page anew, and says whether anything changed."""
+    """Rewrite the page; print whether it changed."""
     before = PAGE.read_text(encoding="utf-8")
     after = page(before)
     PAGE.write_text(after, encoding="utf-8")

@@ -46,7 +46,7 @@ def page(text: str) -> str:
 
 
 def main() -> None:
-    """Write the page anew, and say whether anything changed."""
+    """Rewrite the page; print whether it changed."""
     before = PAGE.read_text(encoding="utf-8")
     after = page(before)
     PAGE.write_text(after, encoding="utf-8")

@@ -60,7 +60,7 @@ class Benchmark(Frozen):
 
     @field_serializer("goodput")
     def _as_shown(self, goodput: Goodput | None) -> dict[str, object] | None:
-        """The search without what its probes have among `loads` too."""
+        """Return the search without the data that `loads` has for its probes too."""
         hidden = {"probes": {"__all__": {"load", "percentile"}}}
         return None if goodput is None else goodput.model_dump(exclude=hidden)
 

@@ -22,7 +22,7 @@ from pipeline.results.base import Frozen, Missing
 from pipeline.results.metrics import HEADLINE, Direction, MetricDefinition
 from pipeline.results.records import Family, Record, Speed, TaskScores
 
-# The loss on a task that nobody minds, as a share: one point.
+# Acceptable loss on a task, as a share: one point.
 MARGIN = 0.01
 SIZE = "size"
 DIVERGENCE = "kl_from_bf16"

@@ -16,7 +16,7 @@ from pipeline.serve.launcher import Launcher
 
 @cache
 def describe(url: str) -> Told:
-    """The model that a server names first; its version, and the tokens of its context, where it tells (vLLM does).
+    """Return the first model that a server lists, and its version and context length, if reported (as by vLLM).
 
     Raises:
         InputError: if no OpenAI-compatible server answers at `url`.
@@ -41,7 +41,7 @@ def describe(url: str) -> Told:
 
 
 class ExternalServer:
-    """Implements `Target` for a server that the user runs; it has no process and no log."""
+    """`Target` for a server that the user runs, without a process or a log."""
 
     pid = None
     log = None
@@ -64,7 +64,7 @@ class ExternalServer:
             raise ServerError("The vLLM launcher exited.", f"Its log is {self.launcher.log}.")
 
     def facts(self) -> ServerFacts:
-        """The server's own words about itself."""
+        """Return the properties that the server reports."""
         return ServerFacts(
             attached=self.told,
             versions={},

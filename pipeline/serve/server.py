@@ -72,7 +72,7 @@ class Target(Protocol):
         """Raise a ServerError if the server has exited."""
 
     def facts(self) -> ServerFacts:
-        """How it serves, as far as that is known."""
+        """Return the known properties of the server."""
 
 
 class Server:
@@ -164,7 +164,7 @@ class Serving:
         self.server: Server | None = None
 
     def identity(self, settings: Settings) -> Payload:
-        """What served results depend on, beside the checkpoint: vLLM's version, how it is told to serve, our plugin.
+        """Return the identity of served results besides the checkpoint: vLLM's version, its arguments, the plugin.
 
         Raises:
             InputError: if `serve.url` is set and no server answers there.

@@ -36,7 +36,7 @@ class CodeEval:
     def compute(
         self, references: Sequence[str], predictions: Sequence[Sequence[str]], k: Sequence[int] = (1, 10, 100), **_: Any
     ) -> tuple[dict[str, float], dict[int, list[tuple[int, Outcome]]]]:
-        """Runs each candidate with its tests.
+        """Run each candidate with its tests.
 
         Returns:
             pass@k for each k with enough candidates, and each program's outcome, in the original's format.

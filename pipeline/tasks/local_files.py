@@ -28,7 +28,7 @@ SETTING = "eval.data_dir"
 LETTERS = "ABCD"
 PATTERNS = ("mmlu/*/*.csv", "ceval/*/*.csv", "gsm8k/*.jsonl", "humaneval/*.jsonl")
 Row = dict[str, object]
-# Of one data set and subject: its splits, each with its rows.
+# Splits of one data set and subject, each with its rows.
 Splits = dict[str, list[Row]]
 
 

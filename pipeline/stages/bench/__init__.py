@@ -2,8 +2,8 @@
 
 * `plan`: the loads of a protocol; `protocol`: one after another, with warm-up and a second try,
 * `prompts`: what is sent, checked before a server starts; `client`: vLLM's load generator,
-* `requests`, `metrics`: what each request did, and the figures of a load,
-* `counters`, `monitor`, `guards`: what server and machine went through, and whether the load measured what it says,
+* `requests`, `metrics`: the timings of each request, and the figures of a load,
+* `counters`, `monitor`, `guards`: state of server and machine during a load, and checks of its validity,
 * `goodput`: the highest rate that meets an SLO; `memory`, `memory_bandwidth`: what the server holds and what the
   machine can do.
 
@@ -20,17 +20,17 @@ from pipeline.job import Job
 from pipeline.tasks.conversations import identity_of
 
 SHARED = False
-# What changes neither the loads nor what is measured of them.
+# Settings that change neither the loads nor their measurement.
 NOT_IDENTITY = {"name", "dataset", "timeout_s"}
 
 
 def needs(settings: Settings) -> tuple[Stage, ...]:
-    """A checkpoint that passed the gate; none for a server that runs already."""
+    """Return the required stages: a checkpoint that passed the gate; none for a server that the user runs."""
     return () if settings.serve.url else (Stage.QUANTIZE, Stage.VERIFY)
 
 
 def identity(job: Job) -> Payload:
-    """The checkpoint, the server, the loads and the machine."""
+    """Return the identity: checkpoint, server, loads and machine."""
     settings = job.settings.bench
     random = settings.prompts == "random"
     return {
@@ -43,7 +43,7 @@ def identity(job: Job) -> Payload:
 
 
 def make(job: Job, draft: Draft) -> None:
-    """Writes the result of each repeat, and all figures into the manifest."""
+    """Write the result of each repeat, and all figures into the manifest."""
     from pipeline.stages.bench.protocol import bench
 
     bench(job, draft)

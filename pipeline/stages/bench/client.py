@@ -1,4 +1,4 @@
-"""vLLM's own load generator as the client: its command line, one run of it, and what it found."""
+"""vLLM's own load generator as the client: its command line, a run of it, and the results."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ DYING_S = 4.0
 
 @dataclass(frozen=True)
 class Run:
-    """One run of the client: its summary as vLLM made it, and what each request did."""
+    """One run of the client: vLLM's summary, and the timings of each request."""
 
     summary: dict[str, Any]
     requests: Requests
 
     def save(self, folder: Path, name: str) -> None:
-        """Writes `<name>.json` and `<name>.npz`."""
+        """Write `<name>.json` and `<name>.npz`."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{name}.json").write_text(json.dumps(self.summary, indent=1))
         self.requests.save(folder / f"{name}.npz")
@@ -35,12 +35,12 @@ class Run:
 
 @dataclass(frozen=True)
 class Client:
-    """Sends loads to one server.
+    """Client of one server, which sends it loads.
 
     Attributes:
-        serving: whose launcher has the client imported.
-        server: where requests go.
-        settings: of the benchmark.
+        serving: the servers, whose launcher runs the client.
+        server: target of the requests.
+        settings: settings of the benchmark.
         prompts: ShareGPT file; None for random prompts.
         scratch: folder for the client's own files.
         logs: folder for its log.
@@ -54,7 +54,7 @@ class Client:
     logs: Path
 
     def send(self, load: Load, seed: int) -> Run:
-        """Puts a load on the server and waits until every request is answered.
+        """Send a load to the server and wait until every request is answered.
 
         Raises:
             ServerError: when the server or the client ends early or hangs, or no request succeeds.
@@ -68,7 +68,7 @@ class Client:
         content = json.loads(result.read_text())
         result.unlink()
         run = Run(summary_of(content), Requests.of(content))
-        # A server that is not ours has no process to look at.
+        # A server that the user runs has no process to check.
         if not run.requests.good.all() and self.server.pid is not None:
             self._check_alive()
         if not content["completed"]:
@@ -80,14 +80,14 @@ class Client:
         return run
 
     def _check_alive(self) -> None:
-        """Where requests failed, the server may be about to end: an engine's death takes it some seconds."""
+        """Check the server after failed requests; it exits only some seconds after its engine."""
         deadline = time.monotonic() + DYING_S
         while time.monotonic() < deadline:
             self.server.check_alive()
             time.sleep(0.2)
 
     def arguments(self, load: Load, seed: int, result: Path) -> list[str]:
-        """The command line of `vllm bench serve`: the study's, with the seed and all percentiles added."""
+        """Return the command line of `vllm bench serve`: the study's, plus the seed and all percentiles."""
         settings = self.settings
         options: dict[str, object] = {
             "--backend": settings.endpoint,
@@ -104,7 +104,7 @@ class Client:
             "--metric-percentiles": ",".join(str(percent) for percent in PERCENTILES),
             "--result-dir": result.parent,
             "--result-filename": result.name,
-            # Its check would send the first prompt once more.
+            # vLLM's own check would send the first prompt once more.
             "--ready-check-timeout-sec": 0,
         }
         if settings.prompts == "random":

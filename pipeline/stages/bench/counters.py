@@ -1,7 +1,7 @@
-"""What vLLM counts about itself, read from its Prometheus endpoint `/metrics`.
+"""vLLM's own counters, read from its Prometheus endpoint `/metrics`.
 
 Counters only grow, so a load's share is the difference of two readings; gauges are sampled while the load runs. Other
-servers call them otherwise or have none: a figure that is not there is None.
+servers use other names or have none: a missing figure is None.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ GAUGES = {
 
 @dataclass(frozen=True)
 class Reading:
-    """One look at the endpoint: samples of all engines added up, by the names above."""
+    """One sample of the endpoint: the values of all engines added up, by the names above."""
 
     values: Mapping[str, float]
 
     def since(self, earlier: Reading) -> dict[str, float | None]:
-        """How much each counter grew; None for one that is not there."""
+        """Return the growth of each counter; None for a missing one."""
         return {
             name: self.values[name] - earlier.values.get(name, 0.0) if name in self.values else None
             for name in COUNTERS
@@ -43,7 +43,7 @@ class Reading:
 
 
 def parse(text: str) -> Reading:
-    """Reads the text format; a usage is the mean over engines, everything else their sum.
+    """Parse the text format; a usage is the mean over engines, everything else their sum.
 
     Raises:
         ValueError: when it is not that format.
@@ -60,7 +60,7 @@ def parse(text: str) -> Reading:
 
 
 def read(url: str, timeout_s: float = 5) -> Reading | None:
-    """The server's counters, or None where it has no such endpoint or does not answer in time."""
+    """Return the server's counters, or None if it has no such endpoint or does not answer in time."""
     try:
         answer = httpx.get(f"{url}/metrics", timeout=timeout_s)
         return parse(answer.text) if answer.status_code == 200 else None

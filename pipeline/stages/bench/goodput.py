@@ -14,7 +14,7 @@ from pipeline.stages.bench.plan import significant
 
 
 class Bracket(BaseModel):
-    """Where the highest good rate lies, in requests per second; None for an end that no probe showed."""
+    """Interval of the highest good rate, in requests per second; None for an end without a probe."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -23,7 +23,7 @@ class Bracket(BaseModel):
 
 
 def bisect(meets: Callable[[float], bool], saturation: float, probes: int) -> Bracket:
-    """Halves the rates between zero and what the server can do at all.
+    """Bisect the rates between zero and the saturation throughput of the server.
 
     Args:
         meets: sends a load at a rate and says whether its requests met the SLO.

@@ -1,4 +1,4 @@
-"""Whether a load measured what it says: each guard looks at what was recorded and passes, fails, or cannot tell.
+"""Validity checks of a load: each guard examines the recorded data and passes, fails, or is undecided.
 
 A failing guard marks the result and hides nothing. Guards that need two variants are in `compare.contamination`.
 """
@@ -16,7 +16,7 @@ HOT_C = 85.0
 
 
 def check(load: str, conditions: Sequence[Conditions], failed: int, asked: int) -> list[Guard]:
-    """The guards of one load over all of its repeats.
+    """Return the guards of one load over all of its repeats.
 
     Args:
         load: its name.
@@ -42,7 +42,7 @@ def check(load: str, conditions: Sequence[Conditions], failed: int, asked: int) 
 
 
 def warm_up(rounds: Sequence[float], tolerance: float, asked: int) -> Guard:
-    """Whether throughput had settled before anything was counted.
+    """Check that throughput had settled before measurement started.
 
     Args:
         rounds: tokens per second of each round.
@@ -57,12 +57,12 @@ def warm_up(rounds: Sequence[float], tolerance: float, asked: int) -> Guard:
 
 
 def steady(rounds: Sequence[float], tolerance: float) -> bool:
-    """Whether the last round was as fast as the one before it."""
+    """Return whether the last round was as fast as the one before it."""
     return len(rounds) > 1 and abs(rounds[-1] / rounds[-2] - 1) <= tolerance
 
 
 def _counted(conditions: Sequence[Conditions], name: str) -> float | None:
-    """A counter's growth over all repeats; None where one of them does not have it."""
+    """Return a counter's growth over all repeats; None if one of them lacks it."""
     found = [each.counters.get(name) for each in conditions]
     known = [value for value in found if value is not None]
     return sum(known) if found and len(known) == len(found) else None
@@ -83,7 +83,7 @@ def _preemptions(conditions: Sequence[Conditions]) -> tuple[bool | None, str]:
 
 
 def _queue(conditions: Sequence[Conditions]) -> tuple[bool | None, str]:
-    """Waiting is part of a load without a limit: it is told, not judged."""
+    """Report the queue; waiting is part of a load without a limit, so it is never a failure."""
     seconds, requests = _counted(conditions, "queue_s"), _counted(conditions, "queued")
     if not requests or seconds is None:
         return None, ""
@@ -107,7 +107,7 @@ def _foreign(conditions: Sequence[Conditions]) -> tuple[bool | None, str]:
 
 
 def _clock(conditions: Sequence[Conditions]) -> tuple[bool | None, str]:
-    """A clock that falls under load, or a hot GPU, is throttling; an idle one between requests is not."""
+    """Check for throttling: a clock that falls under load, or a hot GPU; a clock idle between requests is not."""
     seen = [gpu for each in conditions if (gpu := each.gpu) and "sm_mhz" in gpu]
     if not seen:
         return None, ""

@@ -1,4 +1,4 @@
-"""Memory of the server: weights, KV cache, and the most that was seen."""
+"""Memory of the server: weights, KV cache, and the observed peak."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def memory(job: Job, server: Target, conditions: Sequence[Conditions]) -> Memory:
-    """Bytes of each part; None for what is not known, as of a server that is not ours."""
+    """Return the bytes of each part; None if unknown, as for a server that the user runs."""
     weights = per_token = tokens = None
     if job.settings.serve.url is None:
         weights = _weights(job)
@@ -34,7 +34,7 @@ def memory(job: Job, server: Target, conditions: Sequence[Conditions]) -> Memory
 
 
 def _weights(job: Job) -> int | None:
-    """Bytes of the checkpoint's files."""
+    """Return the bytes of the checkpoint's files."""
     manifest = job.artifact(Stage.QUANTIZE).manifest()
     made = read(QuantizeResult, manifest) if manifest else None
     return None if made is None or isinstance(made, Missing) else made.bytes

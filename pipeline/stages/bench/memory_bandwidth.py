@@ -1,4 +1,4 @@
-"""How fast this machine's memory can be read, measured: what decoding one request at a time is held against.
+"""Measured memory read bandwidth of this machine: the bound on decoding one request at a time.
 
 A sum over an array many times larger than any cache, as STREAM does it with its own kernels (J. McCalpin, Memory
 Bandwidth and Machine Balance in Current High Performance Computers, 1995). It runs in a process of its own, so that no
@@ -18,7 +18,7 @@ ROUNDS = {"cpu": 12, "cuda": 30}
 
 @cache
 def measured(device: str, python: str | None = None) -> float | None:
-    """Bytes per second of the fastest of several reads; None where it cannot be measured.
+    """Return the bytes per second of the fastest of several reads; None if it cannot be measured.
 
     Args:
         device: `cpu` or `cuda`.
@@ -34,7 +34,7 @@ def measured(device: str, python: str | None = None) -> float | None:
 
 
 def main(device: str) -> None:
-    """Measures and prints."""
+    """Measure and print."""
     import torch
 
     array = torch.ones(ARRAY_BYTES[device] // 4, device=device)

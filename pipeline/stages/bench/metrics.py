@@ -1,4 +1,4 @@
-"""The figures of a load: vLLM's own for each repeat, and how sure each percentile is within its repeat."""
+"""The figures of a load: vLLM's own for each repeat, and the standard error of each percentile within its repeat."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.stages.bench.client import Run
 
 
 def figures_of(runs: Sequence[Run], limits: Mapping[str, float]) -> dict[str, Metric]:
-    """Each metric's unit and values, one a repeat.
+    """Return each metric's unit and values, one per repeat.
 
     Percentiles also have `errors`: the standard error of each value over the requests of its repeat, by a bootstrap.
 

@@ -1,6 +1,6 @@
-"""What the machine and the server went through while a load ran: the evidence for the guards.
+"""Monitoring of the machine and the server during a load: the evidence for the guards.
 
-A thread looks every few seconds and sleeps in between; on a GPU, `nvidia-smi` is asked. Processes that are neither the
+A thread takes a sample every few seconds; on a GPU, by `nvidia-smi`. Processes that are neither the
 server's nor this pipeline's are foreign: what they take is missing from what is measured.
 """
 
@@ -29,19 +29,19 @@ GPU_FIELDS = {
 
 
 def gpu() -> dict[str, float]:
-    """Clock, temperature, power and memory of the GPU; empty where there is none."""
+    """Return clock, temperature, power and memory of the GPU; empty if there is none."""
     line = nvidia_smi(f"--query-gpu={','.join(GPU_FIELDS.values())}")[:1]
     found = {}
     for name, text in zip(GPU_FIELDS, line[0].split(",") if line else (), strict=False):
         try:
             found[name] = float(text)
-        except ValueError:  # "[N/A]": this GPU does not tell
+        except ValueError:  # "[N/A]": this GPU does not report it
             continue
     return found
 
 
 def gpu_processes() -> dict[int, float]:
-    """MiB held on the GPU by each process that computes on it."""
+    """Return the MiB held on the GPU by each process that computes on it."""
     found = {}
     for line in nvidia_smi("--query-compute-apps=pid,used_memory"):
         pid, _, memory = line.partition(",")
@@ -53,7 +53,7 @@ def gpu_processes() -> dict[int, float]:
 
 
 def family(pid: int) -> list[psutil.Process]:
-    """A process and all below it; empty where it has ended."""
+    """Return a process and its descendants; empty if it has exited."""
     try:
         process = psutil.Process(pid)
         return [process, *process.children(recursive=True)]
@@ -62,7 +62,7 @@ def family(pid: int) -> list[psutil.Process]:
 
 
 def memory_of(pid: int) -> int:
-    """Bytes that a process and its descendants hold; pages that several share count by each one's share."""
+    """Return the bytes that a process and its descendants hold, shared pages by proportional share."""
     total = 0
     for process in family(pid):
         try:
@@ -77,7 +77,7 @@ def memory_of(pid: int) -> int:
 
 
 def _cpu_s(processes: Iterable[psutil.Process]) -> float:
-    """Seconds of a core that these processes and their ended children have used."""
+    """Return the core-seconds used by these processes and their exited children."""
     total = 0.0
     for process in processes:
         try:
@@ -89,18 +89,18 @@ def _cpu_s(processes: Iterable[psutil.Process]) -> float:
 
 
 def _busy_s() -> list[float]:
-    """Seconds that each core was busy of those that this process may use: `taskset` and containers leave it some."""
+    """Return the busy seconds of each core that this process may use (`taskset` and containers limit these)."""
     busy = [times.user + times.system for times in psutil.cpu_times(percpu=True)]
     may = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(len(busy))
-    # Some containers number only their own cores in what they list, and all of the host's in what they allow.
+    # Some containers list only their own cores, but number the allowed ones as the host does.
     return [busy[core] for core in sorted(may)] if max(may) < len(busy) else busy
 
 
 class Watch:
-    """A context around one load; afterwards `conditions` says what was seen."""
+    """Context manager around one load; afterwards `conditions` has the observations."""
 
     def __init__(self, url: str, pid: int | None, on_gpu: bool) -> None:
-        """Watches a server.
+        """Prepare to monitor a server.
 
         Args:
             url: of the server.
@@ -119,7 +119,7 @@ class Watch:
         self._gpu: list[dict[str, float]] = []
 
     def __enter__(self) -> Watch:
-        """Reads the counters and starts to look."""
+        """Read the counters and start sampling."""
         self._load = os.getloadavg()[0]
         self._before = counters.read(self.url)
         self._ours = _cpu_s(family(os.getpid()))
@@ -129,7 +129,7 @@ class Watch:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stops looking and sums up."""
+        """Stop sampling and summarize."""
         seconds = time.monotonic() - self._started
         self._stop.set()
         self._thread.join()
@@ -155,7 +155,7 @@ class Watch:
         self.conditions = found
 
     def _foreign(self) -> tuple[int, ...] | None:
-        """Processes on the GPU that are not ours; None where ours is not listed by its number here (a container)."""
+        """Return the foreign processes on the GPU; None if ours is not listed by its pid (in a container)."""
         own, listed = {process.pid for process in family(os.getpid())}, set(gpu_processes())
         return tuple(sorted(listed - own)) if listed & own else None
 

@@ -1,4 +1,4 @@
-"""What a protocol consists of: its loads, each a number of requests under a rate or a limit of concurrency."""
+"""The loads of a protocol, each a number of requests under a rate or a limit of concurrency."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pipeline.config import BenchSettings
 
-# Of a load's number, of a repeat's: every set of prompts has a seed of its own, warm-up far from all others.
+# Seeds depend on load and repeat, so each set of prompts differs; those of warm-up are far from all others.
 LOAD_SEEDS = 100
 WARMUP_SEED = 10_000
 
@@ -19,7 +19,7 @@ class Load(BaseModel):
     """One load, repeated with other prompts each time.
 
     Attributes:
-        name: what tells it from the others of its protocol.
+        name: unique within its protocol.
         num_prompts: requests of one repeat.
         request_rate: requests per second, of a Poisson process; `inf` sends all at once.
         max_concurrency: requests in flight; None for no limit.
@@ -36,16 +36,16 @@ class Load(BaseModel):
 
     @property
     def slug(self) -> str:
-        """The name as a folder."""
+        """Name of the load's folder."""
         return re.sub(r"[^a-z0-9.]+", "-", self.name.lower()).strip("-")
 
     def seed(self, settings: BenchSettings, repeat: int) -> int:
-        """The seed of a repeat; the study's single load has `bench.seed`, then the next ones."""
+        """Return the seed of a repeat; the repeats of the study's single load count up from `bench.seed`."""
         return settings.seed + self.index * LOAD_SEEDS + repeat
 
 
 def single(settings: BenchSettings) -> Load:
-    """The one load of a protocol without a ladder."""
+    """Return the one load of a protocol without a ladder."""
     parts = [f"rate {_rate(settings.request_rate)}"]
     if settings.max_concurrency is not None:
         parts = [f"concurrency {settings.max_concurrency}", *(parts if settings.request_rate != "inf" else [])]
@@ -58,7 +58,7 @@ def single(settings: BenchSettings) -> Load:
 
 
 def levels(settings: BenchSettings) -> Iterator[Load]:
-    """The ladder's levels of concurrency; the number of requests does not depend on how fast they are answered."""
+    """Return the ladder's levels of concurrency; the number of requests does not depend on the server's speed."""
     assert settings.ladder is not None
     for index, slots in enumerate(settings.ladder.concurrency):
         wanted = max(settings.ladder.min_prompts, slots * settings.ladder.prompts_per_slot)
@@ -67,7 +67,7 @@ def levels(settings: BenchSettings) -> Iterator[Load]:
 
 
 def rates(settings: BenchSettings, saturation: float) -> Iterator[Load]:
-    """The ladder's request rates.
+    """Return the ladder's request rates.
 
     Args:
         settings: with a ladder.
@@ -83,18 +83,18 @@ def rates(settings: BenchSettings, saturation: float) -> Iterator[Load]:
 
 
 def probe(settings: BenchSettings, rate: float, index: int) -> Load:
-    """A rate tried in the search for the highest good one."""
+    """Return a load at a rate tried in the search for the highest good one."""
     return Load(name=f"probe {_rate(rate)}", num_prompts=settings.slo.prompts, request_rate=rate, index=50 + index)
 
 
 def warmup(settings: BenchSettings) -> Load:
-    """A round of warm-up: as many requests in flight as the protocol will ever have."""
+    """Return a round of warm-up, with the protocol's largest number of requests in flight."""
     flight = settings.max_concurrency if settings.ladder is None else settings.ladder.concurrency[-1]
     return Load(name="warm-up", num_prompts=settings.warmup_prompts, max_concurrency=flight)
 
 
 def significant(rate: float) -> float:
-    """A rate to three significant digits: what is asked of the client is what the result says."""
+    """Round a rate to three significant digits, so that the client and the result have the same value."""
     return float(f"{rate:.3g}")
 
 

@@ -2,7 +2,7 @@
 
 vLLM's client takes the first two turns of a ShareGPT conversation: the prompt, and an answer whose length caps the
 reply. It keeps prompts of 4 to 1,024 tokens with at most 2,048 in all, and repeats prompts silently where there are
-too few, which would be a warm prefix. So a set is counted first, and one in another format is written anew.
+too few, which would be a warm prefix. So a set is counted first, and one in another format is converted.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from pipeline.errors import InputError
 from pipeline.tasks.conversations import conversation_of, read_rows
 
 MIN_TOKENS, MAX_PROMPT, MAX_TOTAL = 4, 1024, 2048
-# What a chat template may add to a prompt.
+# Tokens that a chat template may add to a prompt.
 TEMPLATE_TOKENS = 64
 
 
 class Tokenizer(Protocol):
-    """The one method of a tokenizer that is needed."""
+    """Interface of a tokenizer: the one required method."""
 
     def encode(self, text: str) -> Sequence[int]:
-        """The tokens of a text."""
+        """Return the tokens of a text."""
 
 
 def prepare(settings: BenchSettings, source: Path, folder: Path, tokenizer: Tokenizer, context: int | None) -> Path:
-    """The set as vLLM's client reads it: `source` itself where it can, else a copy in `folder`.
+    """Return the set in a format that vLLM's client reads: `source` itself, else a converted copy in `folder`.
 
     Args:
         settings: with prompts=sharegpt.
@@ -79,7 +79,7 @@ def prepare(settings: BenchSettings, source: Path, folder: Path, tokenizer: Toke
 
 
 def _most(settings: BenchSettings) -> tuple[int, str]:
-    """The largest number of prompts in one load, and the setting that asks for it."""
+    """Return the largest number of prompts in one load, and the setting that determines it."""
     asked = {"bench.num_prompts": settings.num_prompts, "bench.warmup_prompts": settings.warmup_prompts}
     if settings.slo.limits and settings.slo.probes:
         asked["bench.slo.prompts"] = settings.slo.prompts
@@ -88,7 +88,7 @@ def _most(settings: BenchSettings) -> tuple[int, str]:
 
 
 def check_lengths(settings: BenchSettings, context: int | None) -> None:
-    """Refuses random prompts that the model's context cannot hold.
+    """Refuse random prompts that the model's context cannot hold.
 
     Raises:
         InputError: naming the lengths and the context.
@@ -104,7 +104,7 @@ def check_lengths(settings: BenchSettings, context: int | None) -> None:
 
 
 def _first_turns(row: Any, output_len: int | None) -> tuple[str, str] | None:
-    """Question and answer that a conversation begins with; an answer may be missing where lengths are fixed."""
+    """Return a conversation's first question and answer; the answer may be missing if lengths are fixed."""
     conversation = [turn for turn in conversation_of(row) if turn["role"] != "system"]
     if not conversation or conversation[0]["role"] != "user":
         return None
@@ -116,7 +116,7 @@ def _first_turns(row: Any, output_len: int | None) -> tuple[str, str] | None:
 def _fitting(
     pairs: Iterable[tuple[str, str]], tokenizer: Tokenizer, output_len: int | None, longest: int, enough: int
 ) -> list[tuple[str, str]]:
-    """The pairs that vLLM's client keeps and the context holds, `enough` of them at most."""
+    """Return the pairs that vLLM's client keeps and the context holds, at most `enough`."""
     kept: list[tuple[str, str]] = []
     for prompt, answer in pairs:
         if len(kept) == enough:
@@ -130,7 +130,7 @@ def _fitting(
 
 
 def _is_sharegpt(source: Path, rows: Sequence[Any]) -> bool:
-    """Whether vLLM's client can read the file as it is."""
+    """Return whether vLLM's client can read the file as it is."""
     return source.suffix == ".json" and all(
         isinstance(row, dict) and isinstance(row.get("conversations"), list) for row in rows
     )

@@ -1,6 +1,6 @@
 """A protocol from start to end: warm-up, every load with its repeats, the search for the highest good rate.
 
-A server that ends in the middle is started once more and the protocol begun anew; what failed stays in the result.
+If the server exits midway, it is restarted once and the protocol begun anew; the failure stays in the result.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ATTEMPTS = 2
 
 
 def bench(job: Job, draft: Draft) -> None:
-    """Writes `loads/<load>/repeat-<i>.{json,npz}`, and all figures into the manifest.
+    """Write `loads/<load>/repeat-<i>.{json,npz}`, and all figures into the manifest.
 
     Raises:
         InputError: when there are too few prompts, or they do not fit into the model's context.
@@ -46,7 +46,7 @@ def bench(job: Job, draft: Draft) -> None:
         job.progress.detail("measuring the memory bandwidth")
         read = None if job.settings.serve.url else memory_bandwidth.measured(job.hardware.device)
         failures: list[str] = []
-        # A server that the user runs cannot be started anew from here.
+        # A server that the user runs cannot be restarted from here.
         attempts = 1 if job.settings.serve.url else ATTEMPTS
         for attempt in range(1, attempts + 1):
             protocol = Protocol(job, draft.folder, settings, prompts, Path(scratch))
@@ -64,7 +64,7 @@ def bench(job: Job, draft: Draft) -> None:
 
 
 class Found(TypedDict, total=False):
-    """Parts of the result that come up on the way; an attempt that failed has not got to all of them."""
+    """Partial results of an attempt; a failed one lacks some."""
 
     warm_up: tuple[float, ...]
     goodput: Goodput
@@ -87,7 +87,7 @@ class Protocol:
     found: Found = field(default_factory=lambda: Found())
 
     def run(self) -> None:
-        """Sends everything."""
+        """Send all loads."""
         self.job.progress.detail("starting the server")
         server = self.job.target()
         logs = self.job.serving.logs / "clients" / str(self.job.variant)
@@ -104,7 +104,7 @@ class Protocol:
         self.found["memory"] = memory(self.job, server, self._conditions())
 
     def results(self, failures: Sequence[str]) -> BenchResult:
-        """The result so far, after these failures of servers."""
+        """Return the result so far, with these server failures."""
         measured = [load for load in self.loads if not load.name.startswith("probe")]
         unlimited = (load for load in reversed(measured) if load.request_rate == "inf")
         headline = next(unlimited, measured[-1] if measured else None)
@@ -135,13 +135,13 @@ class Protocol:
         self.guards.append(guards.warm_up(rounds, self.settings.warmup_tolerance, load.num_prompts))
 
     def _climb(self, budget_s: float | None) -> None:
-        """The ladder: levels of concurrency, then shares of the throughput that they reached."""
+        """Run the ladder: levels of concurrency, then rates as shares of the throughput reached."""
         started, took = time.monotonic(), 0.0
 
         def climb(loads: Callable[[], list[Load]]) -> None:
             nonlocal took
             for load in loads():
-                # A level takes about as long as the one before it; a rate cannot be faster than it is asked for.
+                # A level takes about as long as the one before it; a rate takes at least requests / rate.
                 ahead = max(took, self.settings.repeats * _least_s(load))
                 if budget_s is not None and self.loads and time.monotonic() - started + ahead > budget_s:
                     self.left_out.append(load.name)
@@ -157,7 +157,7 @@ class Protocol:
             self.guards.append(Guard(name="budget", passed=None, text=text, load=None))
 
     def _search(self) -> None:
-        """The highest rate that meets the SLO."""
+        """Search the highest rate that meets the SLO."""
         slo, probes = self.settings.slo, list[Probe]()
 
         def meets(rate: float) -> bool:
@@ -174,7 +174,7 @@ class Protocol:
         self.found["goodput"] = Goodput(slo=slo.limits, met=bracket.met, unmet=bracket.unmet, probes=tuple(probes))
 
     def _measure(self, load: Load, repeats: int | None = None) -> list[Run]:
-        """Sends a load with all of its repeats and keeps what was found."""
+        """Send a load with all of its repeats and record the results."""
         number, runs, conditions = repeats or self.settings.repeats, list[Run](), list[Conditions]()
         for index in range(number):
             self.job.progress.detail(f"{load.name}, repeat {index + 1} of {number}")
@@ -206,7 +206,7 @@ class Protocol:
         return runs
 
     def _saturation(self) -> float:
-        """The highest request throughput of any load, requests per second."""
+        """Return the highest request throughput of any load, in requests per second."""
         return max(max(load.metrics["request_throughput"].values) for load in self.loads)
 
     def _conditions(self) -> list[Conditions]:
@@ -214,12 +214,12 @@ class Protocol:
 
 
 def _least_s(load: Load) -> float:
-    """Seconds that one repeat of a load takes at least, by its rate."""
+    """Return the minimum seconds that one repeat of a load takes, by its rate."""
     return 0.0 if load.request_rate == "inf" else load.num_prompts / load.request_rate
 
 
 def _prompts(job: Job, scratch: Path) -> Path | None:
-    """The file of prompts, checked before a server is started; None for random ones."""
+    """Return the file of prompts, checked before a server is started; None for random prompts."""
     settings = job.settings.bench
     context = _context(job)
     if settings.prompts == "random":
@@ -231,14 +231,14 @@ def _prompts(job: Job, scratch: Path) -> Path | None:
 
 
 def _context(job: Job) -> int | None:
-    """Tokens that prompt and reply may have together, as the server tells, or by the setting and the model."""
+    """Return the context length in tokens, as the server reports it, or by the setting and the model."""
     if job.settings.serve.url:
         return describe(job.settings.serve.url).context
     return job.model.context(job.settings.serve.max_model_len)
 
 
 class _Tokenizer:
-    """A checkpoint's tokenizer, without transformers where it has a tokenizer.json."""
+    """Tokenizer of a checkpoint; without transformers if there is a tokenizer.json."""
 
     def __init__(self, folder: Path) -> None:
         import tokenizers

@@ -1,7 +1,7 @@
-"""What each request of a load did, and the figures that vLLM's summary does not have.
+"""Timings of each request of a load, and the figures that vLLM's summary does not have.
 
 vLLM's detailed result has lists with an entry a request; kept are arrays, in a file of some kilobytes instead of
-megabytes of JSON. The texts that were generated are not kept.
+megabytes of JSON. Generated texts are not kept.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Requests:
 
     @classmethod
     def of(cls, result: Mapping[str, Any]) -> Requests:
-        """From vLLM's detailed result."""
+        """Build from vLLM's detailed result."""
         itls = [list(gaps) for gaps in result["itls"]]
         latencies = result.get("latencies")
         if latencies is None:
@@ -65,12 +65,12 @@ class Requests:
 
     @property
     def tpot(self) -> Floats:
-        """Seconds per output token after the first; NaN for a reply of one token, which has none."""
+        """Seconds per output token after the first; NaN for a reply of one token."""
         tpot: Floats = (self.latency - self.ttft) / np.where(self.output_lens > 1, self.output_lens - 1, np.nan)
         return tpot
 
     def latencies(self) -> dict[str, tuple[Floats, Integers]]:
-        """Milliseconds of each metric, with how many of them each answered request has."""
+        """Return each metric in milliseconds, with the number of values per answered request."""
         tpot = self.tpot
         timed = self.good & np.isfinite(tpot)
         kept = np.repeat(self.good, self.itl_counts)
@@ -82,40 +82,40 @@ class Requests:
         }
 
     def meeting(self, limits: Mapping[str, float]) -> int:
-        """Answered requests that meet every limit, given in milliseconds by `ttft_ms`, `tpot_ms` and `e2el_ms`."""
+        """Count the answered requests that meet all limits (`ttft_ms`, `tpot_ms`, `e2el_ms`, in milliseconds)."""
         met = self.good.copy()
         for name, limit in limits.items():
             met &= self._limited(name) <= limit
         return int(met.sum())
 
     def percentile(self, name: str, percentile: float) -> float:
-        """A percentile of `ttft_ms`, `tpot_ms` or `e2el_ms` over all requests; a failed one took forever."""
+        """Return a percentile of `ttft_ms`, `tpot_ms` or `e2el_ms`; a failed request counts as infinite."""
         values = np.where(self.good, self._limited(name), np.inf)
         return float(np.percentile(values, percentile, method="higher"))
 
     def _limited(self, name: str) -> Floats:
-        """What an SLO limits, in milliseconds; as in vLLM's own goodput, a reply of one token has a TPOT of zero."""
+        """Return a metric of the SLO in milliseconds; a one-token reply has TPOT 0, as in vLLM's goodput."""
         figures = {"ttft_ms": self.ttft, "tpot_ms": np.nan_to_num(self.tpot), "e2el_ms": self.latency}
         return 1000 * figures[name]
 
     def save(self, path: Path) -> None:
-        """Writes one compressed file of arrays."""
+        """Write one compressed file of arrays."""
         np.savez_compressed(path, **{field.name: getattr(self, field.name) for field in fields(self)})
 
     @classmethod
     def load(cls, path: Path) -> Requests:
-        """Reads what `save` wrote."""
+        """Read a file that `save` wrote."""
         with np.load(path, allow_pickle=False) as arrays:
             return cls(**{field.name: arrays[field.name] for field in fields(cls)})
 
 
 def _each(seconds: Floats) -> tuple[Floats, Integers]:
-    """Milliseconds, one for each request."""
+    """Return milliseconds, one per request."""
     return 1000 * seconds, np.ones(len(seconds), np.int64)
 
 
 def summary_of(result: Mapping[str, Any]) -> dict[str, Any]:
-    """The result without what has an entry for each request, but with the first errors."""
+    """Return the result without its lists of one entry per request, but with the first errors."""
     kept = {name: value for name, value in result.items() if name not in (*DETAILS, *DROPPED)}
     errors = [str(error)[-400:] for error in result.get("errors", []) if error]
     return kept | {"first_errors": errors[:5]}

@@ -3,11 +3,11 @@
 One artifact for a model, shared by every variant that needs data. In the order of the data:
 
 * `conversations`: sampling from one set or a mix, the chat template, the token sequences,
-* `card`, `contamination`: what is on record about the set, and whether it shares text with an evaluation,
+* `card`, `contamination`: provenance of the set, and text that it shares with an evaluation,
 * `models.forward`: the passes over the BF16 model, whole or layer by layer,
-* `observers`, `histograms`: where values are watched, and the streaming statistics that remain of them,
+* `observers`, `histograms`: the observed tensors, and streaming statistics of them,
 * `clipping`: ranges from sketches (min-max, moving average, percentile, MSE, entropy),
-* `convergence`, `summary`: whether the samples were enough, and all of it for people,
+* `convergence`, `summary`: convergence with the number of samples, and the readable summary,
 * `artifact`: the files, written and read.
 
 What is observed does not depend on the technique, so choosing another one re-runs nothing here.
@@ -23,7 +23,7 @@ from pipeline.results.calibration import CHECKED
 from pipeline.tasks.conversations import identity_of
 
 SHARED = True
-# What decides which tokens are shown and what is kept of the activations; the rest is read later, or changes nothing.
+# Settings that determine the tokens and the statistics; the others are read later or change nothing.
 OBSERVED = (
     "num_samples",
     "min_seq_length",
@@ -38,12 +38,12 @@ OBSERVED = (
 
 
 def needs(settings: Settings) -> tuple[Stage, ...]:
-    """Reads the model alone."""
+    """Require no stage; only the model is read."""
     return ()
 
 
 def identity(job: Job) -> Payload:
-    """The model, the conversations, how they are sampled and observed, and which evaluations they are held against."""
+    """Return the identity: model, conversations, sampling, observation, and evaluations checked for overlap."""
     settings = job.settings.calibration
     if settings.artifact is not None:
         from pipeline.stages.calibrate.reuse import identity_of_given
@@ -53,7 +53,7 @@ def identity(job: Job) -> Payload:
 
 
 def observed(job: Job) -> Payload:
-    """What the sketches depend on: the identity without the evaluations that the set is held against."""
+    """Return the identity of the sketches: without the evaluations that the set is compared with."""
     settings = job.settings.calibration
     sets = {
         name: identity_of(each, f"calibration.{name}", job.digests) | ({"weight": each.weight} if settings.mix else {})
@@ -63,7 +63,7 @@ def observed(job: Job) -> Payload:
 
 
 def _checked(job: Job) -> Payload:
-    """The evaluations, the limits that were set, and whether exceeding them is allowed."""
+    """Return the evaluations, the limits, and whether exceeding them is allowed."""
     calibration, scoring = job.settings.calibration, job.settings.eval
     from pipeline.tasks.lm_eval_tasks import task_files
 
@@ -75,7 +75,7 @@ def _checked(job: Job) -> Payload:
 
 
 def make(job: Job, draft: Draft) -> None:
-    """Writes tokens, sketches, ranges, the card and the summary; or takes over a finished calibration.
+    """Write tokens, sketches, ranges, the card and the summary; or take over a finished calibration.
 
     Raises:
         InputError: on a set that is too small, contaminated, or fails the chat template; on activations that are

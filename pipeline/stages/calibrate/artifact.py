@@ -1,7 +1,7 @@
 """The files of a calibration, written and read: tokens, sketches, ranges.
 
 `sketches.safetensors` holds for each site `<site>.histogram` (groups, BINS), `.channel_range` and `.channel_average`
-(channels, 2) and `.extremes` (samples, groups, 2). `ranges.safetensors` holds what the techniques make of them:
+(channels, 2) and `.extremes` (samples, groups, 2). `ranges.safetensors` holds the ranges by each technique:
 `<technique>.<format>.<module>` (2,): minimum and maximum; for keys and values `...heads` (heads, 2) too; and for the
 techniques that need no histogram `<technique>.channels.<module>` (channels, 2).
 """
@@ -20,13 +20,13 @@ from pipeline.results.calibration import RANGES, SKETCHES, TOKENS
 from pipeline.stages.calibrate.clipping import TECHNIQUES, Observed, clip_point, limits, moving_average
 from pipeline.stages.calibrate.observers import Site
 
-# Metadata of the file of sketches: the site that speaks for each module, as JSON.
+# Metadata of the file of sketches: the site of each module, as JSON.
 SITES = "sites"
 CONTENTS = ("histogram", "extremes", "channel_range", "channel_average")
 
 
 def write(folder: Path, sequences: list[list[int]], sites: Iterable[Site], settings: CalibrationSettings) -> None:
-    """Writes the three files."""
+    """Write the three files."""
     from safetensors.torch import save_file
 
     flat = [token for sequence in sequences for token in sequence]
@@ -47,12 +47,12 @@ def write(folder: Path, sequences: list[list[int]], sites: Iterable[Site], setti
 
 
 def contents(site: Site) -> dict[str, torch.Tensor]:
-    """What is kept of a site, by its name in the file of sketches."""
+    """Return the stored tensors of a site, by name in the file of sketches."""
     return {name: getattr(site.sketch, name).cpu().contiguous() for name in CONTENTS}
 
 
 def _ranges(kept: Mapping[str, torch.Tensor], settings: CalibrationSettings) -> Iterator[tuple[str, torch.Tensor]]:
-    """What `ranges.safetensors` says of one site, with `{}` for the module's name."""
+    """Return the entries of one site in `ranges.safetensors`, with `{}` for the module's name."""
     whole, heads = observed(kept, settings), per_head(kept, settings)
     for technique in TECHNIQUES:
         for name, number in CALIBRATED.items():
@@ -65,13 +65,13 @@ def _ranges(kept: Mapping[str, torch.Tensor], settings: CalibrationSettings) -> 
 
 
 def observed(kept: Mapping[str, torch.Tensor], settings: CalibrationSettings) -> Observed:
-    """What was seen of a whole tensor, from its entries in the file of sketches."""
+    """Return the statistics of a whole tensor, from its entries in the file of sketches."""
     extremes = torch.stack([kept["extremes"][..., 0].amin(1), kept["extremes"][..., 1].amax(1)], dim=1)
     return _observed(extremes, kept["histogram"].sum(0), settings)
 
 
 def per_head(kept: Mapping[str, torch.Tensor], settings: CalibrationSettings) -> list[Observed]:
-    """What was seen of each attention head; empty where there are none."""
+    """Return the statistics of each attention head; empty if there are none."""
     heads = kept["histogram"].shape[0]
     if heads == 1:
         return []
@@ -89,7 +89,7 @@ def _observed(extremes: torch.Tensor, counts: torch.Tensor, settings: Calibratio
 
 
 def read_tokens(folder: Path) -> list[torch.Tensor]:
-    """The sequences of a calibration, each of shape (1, length), int64."""
+    """Return the sequences of a calibration, each of shape (1, length), int64."""
     from safetensors.torch import load_file
 
     tensors = load_file(folder / TOKENS)
@@ -97,7 +97,7 @@ def read_tokens(folder: Path) -> list[torch.Tensor]:
 
 
 def read_ranges(folder: Path, settings: CalibrationSettings, number: str) -> dict[str, tuple[float, float]]:
-    """The range of each module's input, and of each layer's `k` and `v`, by the technique of the settings.
+    """Return the range of each module's input, and of each layer's `k` and `v`, by the configured technique.
 
     Args:
         folder: a finished calibration.
@@ -119,6 +119,6 @@ def read_ranges(folder: Path, settings: CalibrationSettings, number: str) -> dic
 
 
 def read_scales(folder: Path, settings: CalibrationSettings, number: str) -> dict[str, float]:
-    """The scale that each range implies in a symmetric format: max(|minimum|, |maximum|) / largest number."""
+    """Return each range's scale in a symmetric format: max(|minimum|, |maximum|) / largest number."""
     ranges = read_ranges(folder, settings, number)
     return {name: max(abs(low), abs(high)) / CALIBRATED[number].largest for name, (low, high) in ranges.items()}

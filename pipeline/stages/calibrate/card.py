@@ -1,4 +1,4 @@
-"""The card of a calibration set: what it was made of, so that a checkpoint's scales can be traced to their data."""
+"""The card of a calibration set: its provenance, so that a checkpoint's scales can be traced to their data."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FEWEST_WORDS = 3
 
 
 def card_of(job: Job, drawn: Sequence[Drawn], tokenizer: Any, overlap: Sequence[Overlap]) -> SetCard:
-    """The card as data."""
+    """Return the card as data."""
     settings = job.settings.calibration
     lengths = lengths_of(drawn)
     counts, edges = np.histogram(lengths, bins=min(LENGTH_BINS, max(1, max(lengths) - min(lengths))))
@@ -66,7 +66,7 @@ def _source(job: Job, drawn: Drawn) -> SetSource:
 
 
 def languages(texts: Sequence[str]) -> dict[str, float]:
-    """Share of the texts in each language (ISO 639-1, by py3langid), the most frequent first; `?` where too short."""
+    """Return the share of texts in each language (ISO 639-1, by py3langid), most frequent first; `?` if too short."""
     from py3langid import classify
 
     found = Counter(classify(text)[0] if len(words(text)) >= FEWEST_WORDS else "?" for text in texts)
@@ -74,7 +74,7 @@ def languages(texts: Sequence[str]) -> dict[str, float]:
 
 
 def to_markdown(card: SetCard) -> str:
-    """The card for people, beside the artifact."""
+    """Return the card as Markdown."""
     template, lengths = card.template, card.lengths
     thinking = {None: "as the template does by itself", True: "on", False: "off"}[template.enable_thinking]
     lines = [

@@ -1,9 +1,9 @@
-"""From what was seen to a range: five techniques, each a pure function of a sketch.
+"""Ranges from observed statistics: five techniques, each a pure function of a sketch.
 
-A range is symmetric in what it decides, a clip point on magnitudes, because every format here is symmetric: a value x
-becomes round(x / s) with s = clip / (largest number of the format). What was never reached is not part of the range.
+A technique decides on a clip point for magnitudes, because every format here is symmetric: a value x becomes
+round(x / s) with s = clip / (largest number of the format). A range never exceeds the observed extremes.
 
-* `minmax`: the largest magnitude seen.
+* `minmax`: the largest observed magnitude.
 * `moving_average`: exponential moving averages of each sample's minimum and maximum (Krishnamoorthi, "Quantizing deep
   convolutional networks for efficient inference", 2018, section 3; Jacob et al., 2018, section 3.1).
 * `percentile`: the magnitude that a given share of all values does not exceed (McKinstry et al., 2018).
@@ -37,11 +37,11 @@ FEWEST_BINS = 128
 
 @dataclass(frozen=True)
 class Observed:
-    """What a technique may look at, of one tensor or one head.
+    """Statistics of one tensor or one head, as the techniques use them.
 
     Attributes:
-        minimum: smallest value seen.
-        maximum: largest value seen.
+        minimum: smallest observed value.
+        maximum: largest observed value.
         average: moving averages of the samples' minima and maxima.
         counts: values of each of the sketch's bins of magnitude, (BINS,).
     """
@@ -53,12 +53,12 @@ class Observed:
 
     @property
     def largest(self) -> float:
-        """The largest magnitude seen."""
+        """Largest observed magnitude."""
         return max(abs(self.minimum), abs(self.maximum))
 
 
 def moving_average(extremes: Sequence[tuple[float, float]], constant: float) -> tuple[float, float]:
-    """Exponential moving averages of minima and maxima, starting at the first sample's."""
+    """Return exponential moving averages of minima and maxima, starting at the first sample's."""
     low, high = extremes[0]
     for minimum, maximum in extremes[1:]:
         low += constant * (minimum - low)
@@ -67,7 +67,7 @@ def moving_average(extremes: Sequence[tuple[float, float]], constant: float) -> 
 
 
 def clip_point(seen: Observed, technique: Technique, number: Element, percentile: float = 99.99) -> float:
-    """The magnitude at which a technique clips; never beyond the largest one seen.
+    """Return the magnitude at which a technique clips; never beyond the largest observed.
 
     Raises:
         KeyError: on a technique that there is not.
@@ -83,7 +83,7 @@ def clip_point(seen: Observed, technique: Technique, number: Element, percentile
 
 
 def limits(seen: Observed, clip: float) -> tuple[float, float]:
-    """The range: what was seen, cut at the clip point on both sides."""
+    """Return the range: the observed extremes, clipped on both sides."""
     return max(seen.minimum, -clip), min(seen.maximum, clip)
 
 
@@ -121,7 +121,7 @@ def _entropy(seen: Observed, number: Element) -> float:
 
 
 def _linear(seen: Observed) -> Floats:
-    """The distribution on equal bins from zero to the maximum: each bin of the sketch is spread over what it covers."""
+    """Return the distribution on equal bins from zero to the maximum; each bin of the sketch is spread evenly."""
     cumulated = np.concatenate([[0.0], np.cumsum(seen.counts, dtype=np.float64)])
     ends = np.minimum(_edges(), seen.largest)
     # Bins beyond the maximum are empty; the last edge holds everything.
@@ -139,7 +139,7 @@ class Prefixes(NamedTuple):
 
     @classmethod
     def of(cls, counts: Floats) -> Prefixes:
-        """The sums of a distribution on equal bins."""
+        """Return the sums of a distribution on equal bins."""
         sums = (np.cumsum(values, dtype=np.float64) for values in (counts, counts > 0, _xlogx(counts)))
         return cls(*(np.concatenate([[0.0], each]) for each in sums))
 
@@ -149,7 +149,7 @@ def _xlogx(values: Floats) -> Floats:
 
 
 def divergence(sums: Prefixes, size: int, number: Element) -> float:
-    """KL divergence in nats between the first `size` bins, outliers added to the last, and their quantized image.
+    """Return the KL divergence in nats of the first `size` bins, outliers in the last, from their quantized image.
 
     All bins of a level have the same image, so the sums need a term for each level and none for each bin.
     """
@@ -157,7 +157,7 @@ def divergence(sums: Prefixes, size: int, number: Element) -> float:
     mass, used = sums.counts[ends] - sums.counts[starts], sums.used[ends] - sums.used[starts]
     total, last = sums.counts[-1], sums.counts[size] - sums.counts[size - 1]
     outliers = total - sums.counts[size]
-    # A bin that hardly anything reached is given half a count, as an unseen one would be.
+    # A nearly empty bin gets half a count, as an empty one does.
     image = np.maximum(mass / np.maximum(used, 1), 0.5)
     images = float(used @ image)
     crossed = float(mass @ np.log(image)) + float(outliers * np.log(image[-1]))
@@ -171,7 +171,7 @@ def divergence(sums: Prefixes, size: int, number: Element) -> float:
 
 @cache
 def _levels(size: int, number: Element) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Which of `size` equal bins below the clip point become the same number: where each run starts and ends."""
+    """Return start and end of each run of bins, out of `size` below the clip point, that share a quantized number."""
     rounded = number.round((np.arange(size) + 0.5) / size * number.largest)
     starts = np.flatnonzero(np.diff(rounded, prepend=np.nan) != 0)
     return starts, np.append(starts[1:], size)

@@ -1,4 +1,4 @@
-"""Whether the calibration set holds text of an evaluation: a range fitted to the questions would flatter the answers.
+"""Overlap of the calibration set with an evaluation: ranges fitted to the questions would bias the scores.
 
 An item overlaps when some run of n words stands in both (n = 13 as in Brown et al., "Language models are few-shot
 learners", 2020, appendix C). Words are compared without case and punctuation; a Chinese character is a word.
@@ -20,24 +20,24 @@ _WORD = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]|[^\W\u3400-\u9fff\uf900-\ufaff
 
 
 def words(text: str) -> list[str]:
-    """The words of a text, lower case."""
+    """Return the words of a text, in lower case."""
     return _WORD.findall(text.lower())
 
 
 def runs(text: str, n: int) -> Iterator[tuple[str, ...]]:
-    """Every run of n words of a text."""
+    """Return every run of n words of a text."""
     found = words(text)
     return (tuple(found[index : index + n]) for index in range(len(found) - n + 1))
 
 
 def overlapping(calibration: Iterable[str], items: Sequence[str], n: int) -> list[int]:
-    """Indices of the items that share a run of n words with the calibration texts."""
+    """Return the indices of the items that share a run of n words with the calibration texts."""
     known = {run for text in calibration for run in runs(text, n)}
     return [index for index, item in enumerate(items) if any(run in known for run in runs(item, n))]
 
 
 def report(job: Job, texts: Sequence[str]) -> list[Overlap]:
-    """For each evaluation of the settings: how many of its items overlap, or why that could not be found out."""
+    """Return the number of overlapping items of each configured evaluation, or the reason why it is unknown."""
     from pipeline.tasks.lm_eval_tasks import load
 
     n, scoring = job.settings.calibration.overlap_ngram, job.settings.eval
@@ -67,7 +67,7 @@ def report(job: Job, texts: Sequence[str]) -> list[Overlap]:
 
 
 def refuse_contamination(job: Job, entries: Sequence[Overlap]) -> None:
-    """Stops where an evaluation shares more items than `calibration.max_overlap` allows.
+    """Stop if an evaluation shares more items than `calibration.max_overlap` allows.
 
     Raises:
         InputError: naming the evaluation.

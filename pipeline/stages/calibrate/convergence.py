@@ -1,4 +1,4 @@
-"""Was the number of samples enough? Clip points as a function of the samples seen, and what to say about them."""
+"""Convergence of the clip points with the number of samples."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ SETTLED = 0.75
 
 
 def stable_after(clips: Sequence[float], samples_at: Sequence[int], tolerance: float) -> int | None:
-    """The first number of samples from which on the clip point stays within `tolerance` of its last value.
+    """Return the first number of samples from which on the clip point stays within `tolerance` of its last value.
 
-    None where that is later than three quarters of all samples: the range still moves.
+    None if that is later than three quarters of all samples: the range still moves.
     """
     final = clips[-1]
     first = samples_at[-1]
@@ -25,14 +25,14 @@ def stable_after(clips: Sequence[float], samples_at: Sequence[int], tolerance: f
 
 
 def last_move(clips: Sequence[float], samples_at: Sequence[int]) -> float:
-    """The largest relative distance from the final clip point in the last quarter of the samples."""
+    """Return the largest relative distance from the final clip point in the last quarter of the samples."""
     final = clips[-1]
     late = [clip for clip, number in zip(clips, samples_at, strict=True) if number >= SETTLED * samples_at[-1]]
     return max(abs(clip - final) for clip in late) / abs(final) if final else 0.0
 
 
 def judge(curves: Mapping[str, Sequence[float]], samples_at: Sequence[int], tolerance: float) -> TechniqueVerdict:
-    """The verdict over all sites of a technique; `curves` holds each site's clip point at each of `samples_at`."""
+    """Return the verdict over all sites of a technique; `curves` has each site's clip point at each of `samples_at`."""
     samples, percent = samples_at[-1], f"{100 * tolerance:g} %"
     if samples < 4:
         text = f"{samples} sample{'s' if samples > 1 else ''}: too few to say whether ranges are stable"

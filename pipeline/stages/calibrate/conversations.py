@@ -1,4 +1,4 @@
-"""What the model is shown: conversations drawn from one set or a mix, as the token sequences of a deployment."""
+"""Calibration inputs: conversations drawn from one set or a mix, as the token sequences of a deployment."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Drawn:
-    """What was taken from one set, and what was passed over on the way."""
+    """Conversations drawn from one set, and counts of the rows skipped."""
 
     setting: str
     read: int = 0
@@ -32,13 +32,13 @@ class Drawn:
 
     @property
     def passed_over(self) -> str:
-        """Why rows were not taken, for a message."""
+        """Return the reasons why rows were skipped, for a message."""
         named = ("no_conversation", "duplicates", "too_short", "too_long")
         return ", ".join(f"{getattr(self, name)} {name.replace('_', ' ')}" for name in named if getattr(self, name))
 
 
 def draw(job: Job, tokenizer: Any) -> list[Drawn]:
-    """`num_samples` different conversations, shared among the sets by their weights, drawn by the seed.
+    """Draw `num_samples` different conversations by the seed, divided among the sets by weight.
 
     Raises:
         InputError: when there are fewer, a set cannot be read, the template fails, or one exceeds the model's context.
@@ -66,7 +66,7 @@ def draw(job: Job, tokenizer: Any) -> list[Drawn]:
 
 
 def shares(settings: CalibrationSettings) -> list[int]:
-    """Samples of each set: by weight, what remains after rounding down to those with the largest remainders."""
+    """Return the samples of each set by weight, rounded by the largest remainders."""
     weights = [each.weight for each in settings.sets.values()]
     exact = [settings.num_samples * weight / sum(weights) for weight in weights]
     taken = [int(share) for share in exact]
@@ -77,13 +77,13 @@ def shares(settings: CalibrationSettings) -> list[int]:
 
 
 def _most(settings: CalibrationSettings, name: str, available: int) -> int:
-    """The number of samples that a set's conversations would be enough for."""
+    """Return the largest number of samples that a set's conversations suffice for."""
     weights = {key: each.weight for key, each in settings.sets.items()}
     return max(1, int(available * sum(weights.values()) / weights[name]))
 
 
 def _take(job: Job, tokenizer: Any, dataset: CalibrationSet, drawn: Drawn, seen: set[str]) -> Iterator[None]:
-    """Adds conversation after conversation to `drawn`, in the order of the seed."""
+    """Add conversation after conversation to `drawn`, in the order of the seed."""
     settings = job.settings.calibration
     rows = rows_of(dataset, drawn.setting)
     drawn.read = len(rows)
@@ -129,7 +129,7 @@ def _check_context(job: Job, length: int, row: int) -> None:
 
 
 def encode(tokenizer: Any, conversation: Conversation, settings: CalibrationSettings) -> list[int]:
-    """Token ids of a conversation as the deployment would see it, whole and without padding.
+    """Return the token ids of a conversation as a deployment gets it, whole and without padding.
 
     Raises:
         InputError: when the chat template fails on it.
@@ -143,7 +143,7 @@ def encode(tokenizer: Any, conversation: Conversation, settings: CalibrationSett
 
 
 def render(tokenizer: Any, conversation: Conversation, settings: CalibrationSettings) -> str:
-    """The text of a conversation under the chat template.
+    """Return the text of a conversation under the chat template.
 
     Raises:
         InputError: when there is no template, or it fails.
@@ -160,10 +160,10 @@ def render(tokenizer: Any, conversation: Conversation, settings: CalibrationSett
 
 
 def template_arguments(settings: CalibrationSettings) -> dict[str, bool]:
-    """What the chat template is told beside the conversation."""
+    """Return the chat template's arguments besides the conversation."""
     return {} if settings.enable_thinking is None else {"enable_thinking": settings.enable_thinking}
 
 
 def lengths_of(drawn: Sequence[Drawn]) -> list[int]:
-    """Tokens of each sequence."""
+    """Return the number of tokens of each sequence."""
     return [len(sequence) for each in drawn for sequence in each.sequences]

@@ -1,4 +1,4 @@
-"""What remains of an activation: streaming statistics of fixed size, no activation kept.
+"""Streaming statistics of activations, of fixed size; no activation is kept.
 
 A sketch counts every magnitude at the resolution of BF16 over 32 octaves, so for a BF16 model the counts are the exact
 distribution; they are integers, so they do not depend on the order of addition and are the same bits in every run.
@@ -21,18 +21,18 @@ _FIRST = (127 - 16) << MANTISSA_BITS
 
 
 def codes(values: torch.Tensor) -> torch.Tensor:
-    """The bin of each value, int16, of the shape of `values`; its magnitude is rounded to the nearest BF16 number."""
+    """Return the bin of each value, int16, in the shape of `values`; magnitudes round to the nearest BF16 number."""
     return _patterns(values).sub_(_FIRST)
 
 
 def _patterns(values: torch.Tensor) -> torch.Tensor:
-    """The bits of the magnitudes as BF16, within those that are counted."""
+    """Return the bits of the magnitudes as BF16, clamped to the counted range."""
     # abs() has made a copy, so that working in place changes no activation.
     return values.abs().to(torch.bfloat16).view(torch.int16).clamp_(_FIRST, _FIRST + BINS - 1)
 
 
 def magnitudes() -> torch.Tensor:
-    """The BF16 number that each bin counts, float64, of shape (BINS,); zero for the first."""
+    """Return the BF16 number that each bin counts, float64, of shape (BINS,); zero for the first."""
     patterns = torch.arange(BINS, dtype=torch.int32).add(_FIRST).to(torch.int16)
     values = patterns.view(torch.bfloat16).double()
     values[0] = 0
@@ -40,7 +40,7 @@ def magnitudes() -> torch.Tensor:
 
 
 def edges() -> torch.Tensor:
-    """Where the bins meet, float64, of shape (BINS + 1,): halfway between neighbouring BF16 numbers."""
+    """Return the edges of the bins, float64, of shape (BINS + 1,): halfway between neighbouring BF16 numbers."""
     values = magnitudes()
     middle = (values[1:] + values[:-1]) / 2
     return torch.cat([values.new_zeros(1), middle, values[-1:] + (values[-1:] - middle[-1:])])
@@ -51,10 +51,10 @@ class Sketch:
     """Statistics of one observed tensor.
 
     Attributes:
-        groups: what gets a range of its own: 1 for a whole tensor, the number of heads for keys and values.
+        groups: number of separate ranges: 1 for a whole tensor, the number of heads for keys and values.
         averaging_constant: weight of a new sample in the moving averages.
         histogram_tokens: tokens of a sample that are counted, evenly spaced; None for all. Extremes see every token.
-        snapshots_at: numbers of samples after which the counts so far are set aside.
+        snapshots_at: numbers of samples after which the counts are copied to `snapshots`.
         histogram: int64, (groups, BINS).
         snapshots: int64, (BINS,) each: all groups together.
     """
@@ -73,7 +73,7 @@ class Sketch:
     _lengths: list[int] = field(default_factory=list)
 
     def update(self, values: torch.Tensor) -> None:
-        """Takes in one tensor of the current sample, of shape (..., channels): every leading index is a token."""
+        """Add one tensor of the current sample, of shape (..., channels): every leading index is a token."""
         tokens = values.detach().reshape(-1, values.shape[-1])
         if not tokens.shape[0]:
             return
@@ -91,11 +91,11 @@ class Sketch:
         self.histogram = counts.long() if self.histogram is None else self.histogram.add_(counts)
 
     def commit(self) -> torch.Tensor | None:
-        """Ends the current sample; see `commit_all`."""
+        """End the current sample; see `commit_all`."""
         return commit_all([self])[0]
 
     def _take(self) -> torch.Tensor:
-        """The current sample's negated minima and its maxima, flat, which are then forgotten here."""
+        """Return the current sample's negated minima and its maxima, flat, and reset them."""
         assert self._current is not None
         current, self._current = self._current, None
         channels = current.shape[1] // self.groups
@@ -113,7 +113,7 @@ class Sketch:
 
     @property
     def samples(self) -> int:
-        """Samples committed."""
+        """Number of committed samples."""
         return len(self._extremes)
 
     @property
@@ -133,10 +133,10 @@ class Sketch:
 
 
 def commit_all(sketches: Sequence[Sketch]) -> list[torch.Tensor | None]:
-    """Ends the current sample of several sketches at once.
+    """End the current sample of several sketches at once.
 
     Returns:
-        For each the sample's negated minima and its maxima, of shape (2, groups), or None where nothing came in.
+        For each the sample's negated minima and its maxima, of shape (2, groups), or None without data.
     """
     seen = [sketch for sketch in sketches if sketch._current is not None]
     ended: dict[int, torch.Tensor] = {}
@@ -160,7 +160,7 @@ def commit_all(sketches: Sequence[Sketch]) -> list[torch.Tensor | None]:
 
 
 def _extremes(tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Minimum and maximum of each channel."""
+    """Return minimum and maximum of each channel."""
     if tokens.is_cuda:
         low, high = torch.aminmax(tokens, dim=0)
         return low, high
@@ -169,18 +169,18 @@ def _extremes(tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _counts(patterns: torch.Tensor, groups: int) -> torch.Tensor:
-    """How often each bin occurs, of shape (groups, BINS); several groups are the second dimension of `patterns`."""
+    """Return the counts of the bins, of shape (groups, BINS); several groups are the second dimension of `patterns`."""
     found = patterns.int() if patterns.is_cuda or groups > 1 else patterns
     if groups > 1:
         found.add_(torch.arange(groups, dtype=torch.int32, device=found.device).mul_(BINS)[:, None])
     if patterns.is_cuda:
-        # bincount would look at the largest value, and the whole queue of the GPU would wait for that.
+        # bincount would read the largest value, which synchronizes the GPU.
         return torch.histc(found, bins=groups * BINS, min=_FIRST, max=_FIRST + groups * BINS).view(groups, BINS)
     return torch.bincount(found.flatten().sub_(_FIRST), minlength=groups * BINS).view(groups, BINS)
 
 
 def _signed(pair: torch.Tensor | None) -> torch.Tensor:
-    """From negated minima and maxima, stacked in front, to minima and maxima as the last dimension."""
+    """Convert negated minima and maxima, stacked in front, to minima and maxima as the last dimension."""
     if pair is None:
         raise ValueError("nothing was observed")
     return torch.stack([-pair[0], pair[1]], dim=-1)

@@ -1,6 +1,6 @@
-"""Where values are watched: the input of every quantizable Linear, and the keys and values that a KV cache would hold.
+"""Observers on the input of every quantizable Linear, and on the keys and values that a KV cache would hold.
 
-Linears that are given the same tensor (q, k and v; gate and up) share a site and are watched once.
+Linears that are given the same tensor (q, k and v; gate and up) share a site and are observed once.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _LAYER = re.compile(r"\.(\d+)\.")
 
 @dataclass
 class Site:
-    """One observed tensor: what it is called, whose input it is, and what was seen.
+    """One observed tensor: its name, the modules whose input it is, and its statistics.
 
     Attributes:
         name: the first of its modules, or `<attention module>.k` and `.v`.
@@ -39,13 +39,13 @@ class Site:
 
     @property
     def layer(self) -> int | None:
-        """The decoder layer's number, where the name has one."""
+        """Number of the decoder layer, if the name has one."""
         found = _LAYER.search(self.name)
         return int(found[1]) if found else None
 
     @property
     def kind(self) -> str:
-        """The module kind as people say it: `q/k/v_proj`, `down_proj`, `K`."""
+        """Display name of the module kind: `q/k/v_proj`, `down_proj`, `K`."""
         if not self.modules:
             return self.name.rpartition(".")[2].upper()
         names = [name.rpartition(".")[2] for name in self.modules]
@@ -54,7 +54,7 @@ class Site:
 
 
 def checkpoints(samples: int) -> list[int]:
-    """Numbers of samples at which ranges are looked at: powers of two, and every tenth of all."""
+    """Return the numbers of samples at which ranges are evaluated: powers of two, and every tenth of all."""
     powers = {1 << exponent for exponent in range(samples.bit_length())}
     tenths = {math.ceil(samples * tenth / 10) for tenth in range(1, 11)}
     return sorted(number for number in powers | tenths if number <= samples)
@@ -64,7 +64,7 @@ class Observers:
     """All sites of a model, and the hooks that feed them."""
 
     def __init__(self, model: torch.nn.Module, settings: CalibrationSettings, samples: int) -> None:
-        """Watches `model` (which may still be without weights) for that many samples."""
+        """Attach to `model` (which may still be without weights) for that many samples."""
         self.sites: dict[str, Site] = {}
         self._settings = settings
         self._snapshots = frozenset(checkpoints(samples))
@@ -81,11 +81,11 @@ class Observers:
                 self._handles[name] = module.register_forward_pre_hook(self._hook(name))
 
     def cache(self) -> ObservedCache:
-        """A KV cache for one forward pass that shows keys and values, and keeps none."""
+        """Return a KV cache for one forward pass that passes keys and values to the observers and stores none."""
         return ObservedCache(self)
 
     def commit(self, sample: int) -> None:
-        """Ends a sample.
+        """End a sample.
 
         Raises:
             InputError: when NaN or Inf entered a site.
@@ -96,7 +96,7 @@ class Observers:
         extremes = {name: seen for name, seen in zip(touched, ended, strict=True) if seen is not None}
         if not extremes:
             return
-        # One transfer for all sites: on a GPU every look at a value waits for it.
+        # One transfer for all sites: on a GPU every read of a value synchronizes.
         is_finite = torch.isfinite(torch.cat([seen.flatten() for seen in extremes.values()])).cpu()
         if bool(is_finite.all()):
             return
@@ -108,20 +108,20 @@ class Observers:
         )
 
     def see_cache(self, keys: torch.Tensor, values: torch.Tensor, layer: int) -> None:
-        """Takes in keys and values of shape (1, heads, tokens, channels)."""
+        """Add keys and values of shape (1, heads, tokens, channels)."""
         for letter, tensor in ((KEYS, keys), (VALUES, values)):
             name = f"{self._attentions.get(layer, f'layers.{layer}')}.{letter}"
             site = self.sites.get(name) or self._add(name, groups=tensor.shape[1])
             self._see(site, tensor.detach().transpose(1, 2).flatten(2))
 
     def detach(self) -> None:
-        """Removes all hooks."""
+        """Remove all hooks."""
         for handle in self._handles.values():
             handle.remove()
         self._handles.clear()
 
     def __iter__(self) -> Iterator[Site]:
-        """The sites by layer, in the order of the model."""
+        """Iterate over the sites by layer, in the order of the model."""
         return iter(sorted(self.sites.values(), key=lambda site: -1 if site.layer is None else site.layer))
 
     def _hook(self, name: str) -> Any:
@@ -129,7 +129,7 @@ class Observers:
             site = self.sites.get(name)
             if site is None:
                 if self._last is not None and self._last[0] is inputs[0]:
-                    # The same tensor as the module before: from now on that one speaks for both.
+                    # The same tensor as the previous module's: the two share its site.
                     self._last[1].modules.append(name)
                     self._handles.pop(name).remove()
                     return
@@ -152,10 +152,10 @@ class Observers:
 
 
 class ObservedCache(DynamicCache):  # type: ignore[misc]
-    """What attention hands to its KV cache (keys after their rotation) is shown to the observers and not stored."""
+    """KV cache that passes keys (after rotation) and values to the observers and stores nothing."""
 
     def __init__(self, observers: Observers) -> None:
-        """Belongs to one forward pass."""
+        """Create the cache of one forward pass."""
         super().__init__()
         self._observers = observers
 
@@ -167,6 +167,6 @@ class ObservedCache(DynamicCache):  # type: ignore[misc]
         *args: Any,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Shows both and gives them back."""
+        """Pass keys and values to the observers and return them."""
         self._observers.see_cache(key_states, value_states, layer_idx)
         return key_states, value_states

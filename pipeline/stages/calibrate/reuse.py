@@ -20,7 +20,7 @@ WAY_OUT = "Make one for this model (calibration.artifact=null), or name the one 
 
 
 def identity_of_given(job: Job, folder: Path) -> Payload:
-    """The payload of a finished calibration, which then is this job's.
+    """Return the payload of a finished calibration, which then is this job's.
 
     Raises:
         InputError: when it holds none, or one of another model, tokenizer or chat template, saying what differs.
@@ -41,7 +41,7 @@ def identity_of_given(job: Job, folder: Path) -> Payload:
 
 
 def take_over(job: Job, draft: Draft, folder: Path) -> None:
-    """Copies the files of a finished calibration into the draft.
+    """Copy the files of a finished calibration into the draft.
 
     Raises:
         InputError: when a file is not the one that its manifest lists, or its results cannot be read.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def calibrate(job: Job, draft: Draft) -> None:
-    """Fills the draft; everything that can be wrong with the conversations is found before the model is loaded."""
+    """Fill the draft; faults in the conversations are reported before the model is loaded."""
     from transformers import AutoTokenizer
 
     settings = job.settings.calibration

@@ -1,4 +1,4 @@
-"""The summary of a calibration: ranges, outliers, convergence and the card, from what the observers saw."""
+"""The summary of a calibration: ranges, outliers, convergence and the card, from the observers' statistics."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from pipeline.stages.calibrate.clipping import TECHNIQUES, Observed, clip_point,
 from pipeline.stages.calibrate.convergence import judge, stable_after
 from pipeline.stages.calibrate.histograms import BINS, magnitudes
 
-# Convergence is told for one format; min-max, moving average and percentile do not depend on it.
+# Convergence is reported for one format; min-max, moving average and percentile do not depend on it.
 SHOWN_FORMAT = "fp8_e4m3"
 WORST, OUTLIERS, DRAWN_BINS = 10, 5, 64
 
 
 def summary_of(sites: Iterable[observers.Site], settings: CalibrationSettings, card: SetCard, dtype: str) -> Summary:
-    """Everything that is shown of a calibration."""
+    """Return the summary of a calibration."""
     sites = list(sites)
     samples = max(site.sketch.samples for site in sites)
     points = observers.checkpoints(samples)
@@ -72,7 +72,7 @@ def _describe(site: observers.Site, settings: CalibrationSettings, points: Seque
 
 
 def _curve(site: observers.Site, settings: CalibrationSettings, points: Sequence[int]) -> dict[str, list[float]]:
-    """The clip point of each technique after each number of samples."""
+    """Return the clip point of each technique after each number of samples."""
     extremes = site.sketch.extremes.cpu().double()
     low, high = extremes[..., 0].amin(1).tolist(), extremes[..., 1].amax(1).tolist()
     curves: dict[str, list[float]] = {technique: [] for technique in TECHNIQUES}
@@ -94,7 +94,7 @@ def _curve(site: observers.Site, settings: CalibrationSettings, points: Sequence
 
 
 def _drawn(site: observers.Site) -> Histogram:
-    """The magnitudes of a site in few equal steps of the logarithm."""
+    """Return the magnitudes of a site in few bins, equal on a logarithmic scale."""
     assert site.sketch.histogram is not None
     counts = site.sketch.histogram.sum(0).cpu().numpy()
     values = magnitudes().numpy()

@@ -1,9 +1,9 @@
 """`eval`: lm-eval's tasks and the divergence from BF16, against the served checkpoint; every sample is kept.
 
-* `harness`: an evaluation from start to end; below it, in `pipeline.tasks`: what is asked, from the hub or
+* `harness`: an evaluation from start to end; below it, in `pipeline.tasks`: the tasks, from the hub or
   from files, and the sandbox in which programs run,
 * `model`, `options`: the served checkpoint as a model of lm-eval's; `endpoint`, `journal`: its client, and the
-  answers that are not asked for again,
+  stored answers of an interrupted evaluation,
 * `divergence`, `layers`: log-probabilities of held-out text, and the output error of each quantized layer.
 """
 
@@ -23,12 +23,12 @@ NOT_IDENTITY = {"name", "include_path", "data_dir", "num_concurrent", "prefix_ca
 
 
 def needs(settings: Settings) -> tuple[Stage, ...]:
-    """A checkpoint that passed the gate."""
+    """Return the required stages: a checkpoint that passed the gate."""
     return (Stage.QUANTIZE, Stage.VERIFY)
 
 
 def identity(job: Job) -> Payload:
-    """The checkpoint, the server, the tasks, the held-out text and lm-eval's version."""
+    """Return the identity: checkpoint, server, tasks, the held-out text and lm-eval's version."""
     from pipeline.artifacts.provenance import versions
 
     settings = job.settings.eval
@@ -43,7 +43,7 @@ def identity(job: Job) -> Payload:
 
 
 def _divergence(settings: DivergenceSettings | None, digests: Digests) -> Payload | None:
-    """The content of the text that is asked about, and how much of it."""
+    """Return the hash of the held-out text's content, and the amount used."""
     if settings is None:
         return None
     dataset = identity_of(settings.dataset, "eval.divergence.dataset", digests)
@@ -51,7 +51,7 @@ def _divergence(settings: DivergenceSettings | None, digests: Digests) -> Payloa
 
 
 def make(job: Job, draft: Draft) -> None:
-    """Writes lm-eval's results and samples, the log-probabilities of the text, and their figures into the manifest."""
+    """Write lm-eval's results and samples, the log-probabilities of the text, and their figures into the manifest."""
     from pipeline.stages.eval.harness import evaluate
 
     evaluate(job, draft)

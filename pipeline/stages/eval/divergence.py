@@ -1,7 +1,7 @@
-"""Next-token log-probabilities of held-out text from the served checkpoint; `compare.divergence` weighs them.
+"""Next-token log-probabilities of held-out text from the served checkpoint; `compare.divergence` evaluates them.
 
-A server is asked for one token after each text, and reports on the way what it thought of every token of the prompt:
-its log-probability, and the likeliest tokens in its place. Prompts travel as token ids, so that every variant of a
+A request generates one token after each text, and returns for every token of the prompt its log-probability and
+the likeliest tokens in its place. Prompts travel as token ids, so that every variant of a
 model is asked about the same tokens.
 
 Of a conversation the replies count, with the token that ends each. A chat model learned to write those and nothing
@@ -30,7 +30,7 @@ FILE = "divergence.npz"
 FILE_AGAIN = "divergence_again.npz"
 SETTING = "eval.divergence.dataset"
 Tokens = list[int]
-# Of each token: its log-probability, the likeliest ids in its place, and theirs.
+# Log-probability of each token, the likeliest ids in its place, and their log-probabilities.
 Reported = tuple[list[float], list[Tokens], list[list[float]]]
 
 
@@ -42,14 +42,14 @@ class Text:
     counted: tuple[int, ...]
 
     def cut(self, length: int) -> Text:
-        """At most `length` tokens of it, and nothing after the last that counts."""
+        """Cut to at most `length` tokens, and after the last counted one."""
         # The first token of a text has no probability.
         counted = tuple(position for position in self.counted if 0 < position < length)
         return Text(self.tokens[: counted[-1] + 1] if counted else (), counted)
 
 
 def read_texts(settings: DivergenceSettings, tokenizer: Any) -> list[Text]:
-    """`num_sequences` different conversations, drawn by the seed, that have tokens that count.
+    """Draw `num_sequences` different conversations with counted tokens, by the seed.
 
     Raises:
         InputError: when the file cannot be read or has too few conversations.
@@ -77,9 +77,9 @@ def measure(
     progress: Callable[[int, int], None] = lambda done, total: None,
     twice: bool = False,
 ) -> DivergenceResult:
-    """Asks about every text and writes `divergence.npz`; the figures for the manifest.
+    """Query every text and write `divergence.npz`; return the figures for the manifest.
 
-    Asked twice, the second answers are kept as well: batches are put together otherwise, and sums may round otherwise.
+    With `twice`, second answers are kept as well: other batches may round sums differently.
     The arrays depend on the answers alone, in the order of the texts: `sequence`, `position`, `token` and its
     `logprob`, and `top_ids` with their `top_logprobs`, likeliest first.
 
@@ -118,7 +118,7 @@ def collect(
     endpoint: Endpoint,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, np.ndarray[Any, Any]]:
-    """What the server reports on every token that counts, as arrays with a row a token."""
+    """Return the server's log-probabilities of counted tokens, as arrays with a row per token."""
     import numpy as np
 
     asked = {"max_tokens": 1, "temperature": 0, "prompt_logprobs": top_k}
@@ -147,7 +147,7 @@ def collect(
 
 
 def _read(text: Text, reported: Any, top_k: int) -> Reported:
-    """Each counted token's log-probability, and the `top_k` likeliest in its place."""
+    """Return each counted token's log-probability, and the `top_k` likeliest tokens in its place."""
     logprobs, ids, values = [], [], []
     try:
         if len(reported) != len(text.tokens):
@@ -173,7 +173,7 @@ def _read(text: Text, reported: Any, top_k: int) -> Reported:
 
 
 def encode(tokenizer: Any, conversation: Conversation) -> Text:
-    """A conversation under the chat template, its replies counted; where there is no template or reply, all of it.
+    """Encode a conversation by the chat template, with its replies counted; all of it without template or reply.
 
     Raises:
         InputError: when the template fails on it.
@@ -199,7 +199,7 @@ def encode(tokenizer: Any, conversation: Conversation) -> Text:
 
 
 def _replies(tokenizer: Any, conversation: Conversation, whole: str) -> Iterator[tuple[int, int]]:
-    """Where in the rendered conversation each reply begins and ends."""
+    """Return start and end of each reply in the rendered conversation."""
     cursor = 0
     for index, message in enumerate(conversation):
         if message["role"] == "assistant":

@@ -1,7 +1,7 @@
-"""The client of a served checkpoint: many completion requests at once, tried again where that can help.
+"""The client of a served checkpoint: concurrent completion requests, with retries.
 
-Prompts travel as token ids, so the server reads exactly what was counted here. What is in flight is bounded in
-prompts, whatever number of them a request carries.
+Prompts travel as token ids, so the server reads exactly what was counted here. The limit of
+concurrency counts prompts, not requests.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Arrived = Callable[[int, Any], None]
 
 
 class Choice(TypedDict):
-    """One completion, as far as it is read here."""
+    """One completion, reduced to the fields read here."""
 
     index: int
     text: str
@@ -46,7 +46,7 @@ class Endpoint:
         check_alive: Callable[[], None],
         journal: Journal | None = None,
     ) -> None:
-        """Talks to `url`.
+        """Connect to `url`.
 
         Args:
             url: of the server, without a path.
@@ -63,7 +63,7 @@ class Endpoint:
 
     @cached_property
     def context(self) -> int:
-        """The context in tokens, prompt and answer together.
+        """Context length in tokens, prompt and answer together.
 
         Raises:
             ServerError: when the server does not say.
@@ -81,7 +81,7 @@ class Endpoint:
     def complete(
         self, bodies: Iterable[Body], in_flight: int, read: Callable[[int, list[Choice]], Any], arrived: Arrived
     ) -> None:
-        """Sends every request that the journal does not answer, and hands over what is read from each answer.
+        """Send every request without an answer in the journal, and pass on each parsed answer.
 
         Args:
             bodies: the requests, without the model's name.
@@ -153,7 +153,7 @@ class Endpoint:
 
 
 def _message(answer: Any) -> str:
-    """The server's own words, from an OpenAI-style error where it is one."""
+    """Return the server's message, from an OpenAI-style error if it is one."""
     try:
         return str(answer.json()["error"]["message"])[:500]
     except (ValueError, KeyError, TypeError):

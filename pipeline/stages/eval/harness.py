@@ -1,7 +1,7 @@
 """The evaluation of one served checkpoint: every task of the settings, every sample kept, and its log-probabilities.
 
-lm-eval defines the prompts, filters and scores; the checkpoint is asked over HTTP; programs that it writes run in the
-sandbox. The figures are means over items, so that every one of them can be recomputed from the samples beside it.
+lm-eval defines the prompts, filters and scores; the checkpoint is queried over HTTP; programs that it writes run in the
+sandbox. The figures are means over items, so each can be recomputed from the samples stored with it.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ if TYPE_CHECKING:
     from pipeline.artifacts.workspace import Draft
     from pipeline.job import Job
     from pipeline.stages.eval.divergence import Text
+    from pipeline.stages.eval.endpoint import Endpoint
     from pipeline.stages.eval.model import Facts, ServedModel
     from pipeline.tasks.lm_eval_tasks import Asked
 
-# A sample as lm-eval logs it: fields of its own, and one for each metric of the task.
+# A sample as lm-eval logs it: fixed fields, and one for each metric of the task.
 Sample = Mapping[str, Any]
 
 
 class Row(TypedDict):
-    """An item as it is kept: its score under each filter, and what the model answered."""
+    """Stored item: its score under each filter, and the model's answer."""
 
     task: str
     doc_id: int
@@ -42,34 +43,33 @@ class Row(TypedDict):
     score: float
     scores: dict[str, float]
     target: object
-    # Of a multiple choice.
+    # Multiple choice only.
     answer: NotRequired[str]
     options: NotRequired[list[str]]
     loglikelihoods: NotRequired[list[float]]
-    # Of a generation.
+    # Generation only.
     filtered: NotRequired[object]
     response: NotRequired[object]
     subject: NotRequired[str]
 
 
-# Items that one checkpoint has right and the other wrong, as a share; 4-bit weights of 8B models are at about this.
+# Share of items that only one of two checkpoints answers correctly; typical of 4-bit weights of 8B models.
 USUALLY_DIFFERING = 0.06
-# Of the baseline's greedy answers to a task: batches are put together otherwise, and sums may round otherwise.
+# Number of the baseline's greedy prompts that are repeated: other batches may round sums differently.
 ASKED_AGAIN = 50
 
 
 def evaluate(job: Job, draft: Draft) -> None:
-    """Evaluates the job's checkpoint and fills the draft.
+    """Evaluate the job's checkpoint and fill the draft.
 
     Raises:
-        ConfigError: on a task, metric or filter that there is not, or programs that cannot be isolated here.
+        ConfigError: on an unknown task, metric or filter, or programs that cannot be isolated here.
         InputError: when a task's data or the tokenizer cannot be read.
-        ServerError: when the server ends or does not answer.
+        ServerError: when the server exits or does not answer.
     """
     from pipeline.serve.server import SERVED_NAME
     from pipeline.stages.eval import divergence, journal
     from pipeline.stages.eval.endpoint import Endpoint
-    from pipeline.stages.eval.model import ServedModel
 
     settings = job.settings.eval
     columns = []
@@ -88,23 +88,12 @@ def evaluate(job: Job, draft: Draft) -> None:
         server = job.server(prefix_caching=settings.prefix_caching)
         answers = journal.Journal(draft.kept / journal.FILE)
         endpoint = Endpoint(server.url, SERVED_NAME, settings.num_concurrent, server.check_alive, answers)
-        seconds: dict[str, float] = {}
         figures: dict[str, TaskResult] = {}
         reports: dict[str, object] = {}
+        seconds: dict[str, float] = {}
         for asked in columns:
             started = time.monotonic()
-            model = ServedModel(
-                endpoint,
-                tokenizer,
-                max_gen_toks=settings.max_gen_toks,
-                seed=settings.seed,
-                enable_thinking=settings.enable_thinking,
-                ask_again=ASKED_AGAIN if job.settings.is_baseline else 0,
-                progress=_progress(job.progress.detail, asked.label, asked.count),
-            )
-            reports[asked.label], rows = ask(asked, model, chat_template=settings.chat_template)
-            _write_rows(draft.folder / "samples" / f"{file_name(asked.label)}.jsonl", rows)
-            figures[asked.label] = summarize(asked, rows, model.tally.facts())
+            figures[asked.label], reports[asked.label] = _evaluate_column(job, asked, endpoint, tokenizer, draft.folder)
             seconds[asked.label] = round(time.monotonic() - started, 3)
             for sentence in remarks(asked.label, figures[asked.label]):
                 job.progress.say(f"  [yellow]{sentence}[/]")
@@ -123,8 +112,29 @@ def evaluate(job: Job, draft: Draft) -> None:
     draft.results = result.model_copy(update={name: each for name, each in measured.items() if each is not None})
 
 
+def _evaluate_column(
+    job: Job, asked: Asked, endpoint: Endpoint, tokenizer: Any, folder: Path
+) -> tuple[TaskResult, Mapping[str, object]]:
+    """Evaluate one column and write its samples; return its figure and lm-eval's aggregated results."""
+    from pipeline.stages.eval.model import ServedModel
+
+    settings = job.settings.eval
+    model = ServedModel(
+        endpoint,
+        tokenizer,
+        max_gen_toks=settings.max_gen_toks,
+        seed=settings.seed,
+        enable_thinking=settings.enable_thinking,
+        ask_again=ASKED_AGAIN if job.settings.is_baseline else 0,
+        progress=_progress(job.progress.detail, asked.label, asked.count),
+    )
+    report, rows = ask(asked, model, chat_template=settings.chat_template)
+    _write_rows(folder / "samples" / f"{file_name(asked.label)}.jsonl", rows)
+    return summarize(asked, rows, model.tally.facts()), report
+
+
 def _by_layer(job: Job, texts: Sequence[Text], folder: Path) -> LayerErrors | Missing | None:
-    """Each quantized layer's output error, before the server takes the memory; None where it is not asked for."""
+    """Measure each quantized layer's output error, before the server takes the memory; None if not requested."""
     held_out = job.settings.eval.divergence
     if held_out is None or held_out.layer_tokens is None or job.settings.is_baseline:
         return None
@@ -143,7 +153,7 @@ def _by_layer(job: Job, texts: Sequence[Text], folder: Path) -> LayerErrors | Mi
 
 
 def ask(asked: Asked, model: ServedModel, *, chat_template: bool = False) -> tuple[Mapping[str, object], list[Row]]:
-    """Runs lm-eval over one column; its own aggregated results, and one row for each item."""
+    """Run lm-eval over one column; return its aggregated results, and one row per item."""
     from lm_eval.evaluator import evaluate as lm_eval_evaluate
 
     # lm-eval averages over a group only where all of its tasks are there.
@@ -165,7 +175,7 @@ def ask(asked: Asked, model: ServedModel, *, chat_template: bool = False) -> tup
 
 
 def _rows(asked: Asked, name: str, samples: Sequence[Sample]) -> list[Row]:
-    """One row an item: lm-eval logs one for each filter."""
+    """Return one row per item; lm-eval logs one per filter."""
     wanted, task = asked.settings, asked.tasks[name]
     by_item: dict[int, dict[str, Sample]] = {}
     for sample in samples:
@@ -192,10 +202,10 @@ def _rows(asked: Asked, name: str, samples: Sequence[Sample]) -> list[Row]:
 
 
 def _score(asked: Asked, value: Any) -> float:
-    """An item's score as a fraction.
+    """Return an item's score as a fraction.
 
     Raises:
-        ConfigError: when the metric does not score single items so.
+        ConfigError: when the metric gives single items no such score.
     """
     if isinstance(value, (bool, int, float)) or hasattr(value, "item"):
         score = float(value)
@@ -208,7 +218,7 @@ def _score(asked: Asked, value: Any) -> float:
 
 
 def _add_answer(row: Row, task: Any, sample: Sample) -> None:
-    """Notes the option that the model finds likeliest, or what it wrote and what the filter made of it."""
+    """Add the likeliest option to the row, or the response and its filtered form."""
     answers = sample["filtered_resps"]
     if task.OUTPUT_TYPE == "multiple_choice":
         options = [str(option) for option in task.doc_to_choice(sample["doc"])]
@@ -221,7 +231,7 @@ def _add_answer(row: Row, task: Any, sample: Sample) -> None:
 
 
 def summarize(asked: Asked, rows: Sequence[Row], facts: Facts) -> TaskResult:
-    """The figure of one column: a mean over its items, a group's included."""
+    """Return the figure of one column, also of a group: the mean over its items."""
     value, stderr = mean_and_error([row["score"] for row in rows])
     filters = {name: mean_and_error([row["scores"][name] for row in rows])[0] for name in rows[0]["scores"]}
     return TaskResult(
@@ -239,7 +249,7 @@ def summarize(asked: Asked, rows: Sequence[Row], facts: Facts) -> TaskResult:
 
 
 def mean_and_error(scores: Sequence[float]) -> tuple[float, float | None]:
-    """Mean and its standard error; None for the error of a single item."""
+    """Return the mean and its standard error; None for the error of a single item."""
     n = len(scores)
     mean = math.fsum(scores) / n
     if n < 2:
@@ -248,12 +258,12 @@ def mean_and_error(scores: Sequence[float]) -> tuple[float, float | None]:
 
 
 def file_name(label: str) -> str:
-    """A column's label as the name of a file."""
+    """Return a column's label as a file name."""
     return re.sub(r"[^\w.+-]+", "_", label).strip(".") or "_"
 
 
 def _progress(detail: Callable[[str], None], label: str, items: int) -> Callable[[int, int], None]:
-    """Turns requests answered into items answered (a question of four options is one), with an estimate of the rest."""
+    """Return a display of answered items (a question of four options is one) with an estimate of the remaining time."""
     from rich.progress import Progress
 
     pace = Progress(disable=True, speed_estimate_period=30)
@@ -269,13 +279,13 @@ def _progress(detail: Callable[[str], None], label: str, items: int) -> Callable
 
 
 def clock(seconds: float) -> str:
-    """A duration for people."""
+    """Format a duration in its largest unit."""
     minutes = round(seconds / 60)
     return f"{seconds:.0f} s" if seconds < 90 else f"{minutes} min" if minutes < 90 else f"{minutes / 60:.1f} h"
 
 
 def implied(n: int) -> str:
-    """What a sample of `n` items can tell at 95 %: of a share, at worst, and of a difference on the same items."""
+    """Describe the precision of `n` items at 95 %: of a share, at worst, and of a difference on the same items."""
     share = 1.96 * math.sqrt(0.25 / n)
     difference = 1.96 * math.sqrt(USUALLY_DIFFERING / n)
     return (
@@ -285,14 +295,14 @@ def implied(n: int) -> str:
 
 
 def remarks(label: str, figures: TaskResult) -> list[str]:
-    """What of a task's figures must not go by in silence."""
+    """Return the warnings on a task's figures."""
     found = []
     if cut := figures.truncated:
         found.append(f"{label}: {cut} of {figures.n} prompts exceeded the context and lost their beginning.")
     if cut := figures.unfinished:
         found.append(f"{label}: {cut} of {figures.n} answers ended at their budget of tokens.")
     if differing := figures.differing:
-        found.append(f"{label}: {differing} of {figures.asked_again} answers came out otherwise when asked again.")
+        found.append(f"{label}: {differing} of {figures.asked_again} answers differed when asked again.")
     return found
 
 
@@ -300,7 +310,7 @@ def _tokenizer(checkpoint: Path, trust_remote_code: bool) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        # What exceeds the context is cut and counted by us: no limit of the tokenizer's own, and no warnings of it.
+        # Prompts beyond the context are cut and counted elsewhere: no limit, and no warning, by the tokenizer.
         return AutoTokenizer.from_pretrained(
             checkpoint, trust_remote_code=trust_remote_code, model_max_length=sys.maxsize
         )

@@ -1,7 +1,7 @@
-"""The answers of an evaluation as they come, so that an interrupted one goes on where it stopped.
+"""Journal of an evaluation's answers, from which an interrupted evaluation resumes.
 
-A line is appended for each answered request, under the hash of what was asked. A request that stands there is not sent
-again; one that is asked several times has as many lines. A line that a kill cut short is left out.
+A line is appended for each answered request, under the hash of the request. A request found there is not sent
+again; a repeated request has as many lines. An incomplete last line is skipped.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 FILE = "answers.jsonl"
-# Of what is kept of an answer; another one makes old lines strangers.
+# Version of the stored answers; a new one invalidates old lines.
 FORMAT = 1
 
 
 class Journal:
-    """One evaluation's answers; without a file, nothing is kept."""
+    """Answers of one evaluation; not stored without a file."""
 
     def __init__(self, path: Path | None = None) -> None:
-        """Reads what is there, and goes on behind it."""
+        """Read the existing lines; new ones are appended."""
         self._known: dict[str, deque[Any]] = defaultdict(deque)
         self._file = None
         self.recalled = 0
@@ -42,7 +42,7 @@ class Journal:
             self._file.write("\n")
 
     def recall(self, body: Mapping[str, object]) -> tuple[str, Any]:
-        """The key of a request, and its answer where there is one that was not recalled yet; else None."""
+        """Return the key of a request, and a stored answer not recalled yet, or None."""
         key = hashlib.sha256(json.dumps([FORMAT, body], sort_keys=True).encode()).hexdigest()
         known = self._known.get(key)
         if not known:
@@ -51,11 +51,11 @@ class Journal:
         return key, known.popleft()
 
     def append(self, key: str, answer: Any) -> None:
-        """Keeps an answer, which is plain JSON."""
+        """Append an answer, which is plain JSON."""
         if self._file is not None:
             self._file.write(json.dumps([key, answer], ensure_ascii=False) + "\n")
 
     def close(self) -> None:
-        """Lets go of the file."""
+        """Close the file."""
         if self._file is not None:
             self._file.close()

@@ -1,13 +1,13 @@
-"""The output error of every quantized Linear against BF16, so that a bad layer has a name.
+"""The output error of every quantized Linear against BF16, to locate bad layers.
 
-Held-out text goes through the BF16 model, and what enters each Linear is noted at tokens spread over all of it. Each
-layer is then looked at alone, with those same inputs x: the signal is W x, the noise is what the quantized layer puts
+Held-out text goes through the BF16 model, and inputs of each Linear are kept at tokens spread over all of it. Each
+layer is then evaluated alone, with those same inputs x: the signal is W x, the noise is what the quantized layer puts
 out instead, minus that, and their ratio over all tokens and outputs is in decibels, 10 log10(signal / noise); 20 dB is
 an error of a tenth. Eight-bit inputs are rounded as the format rounds them while serving, by the checkpoint's scale
-where it is static. `weights_db` leaves the inputs as they are: where the two differ, it is the activations that cost.
+where it is static. `weights_db` leaves the inputs as they are: a difference of the two is due to the activations.
 
 Errors of earlier layers do not enter, so the figures say which layer to leave in BF16, not how far the model moves.
-What an algorithm rescaled is seen as it acts (see `verify.rescaling`).
+Rescaling by an algorithm is taken into account (see `verify.rescaling`).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ FILE = "layers.json"
 
 
 def measure(job: Job, texts: Sequence[Text], tokens: int, folder: Path) -> LayerErrors | Missing:
-    """Writes `layers.json`, worst layer first; the figures for the manifest, or why there are none.
+    """Write `layers.json`, worst layer first; return the figures for the manifest, or the reason for none.
 
     Args:
         job: of a variant whose checkpoint is there.
@@ -78,7 +78,7 @@ def measure(job: Job, texts: Sequence[Text], tokens: int, folder: Path) -> Layer
 
 
 class _Notes:
-    """What enters each Linear, at the tokens that were chosen; Linears that share an input share its note."""
+    """Inputs of each Linear at the chosen tokens; Linears that share an input share one entry."""
 
     def __init__(self, model: torch.nn.Module, modules: set[str], chosen: Sequence[torch.Tensor]) -> None:
         self.rows: dict[str, list[torch.Tensor]] = {}
@@ -108,9 +108,9 @@ class _Notes:
 
 
 def _inputs(job: Job, texts: Sequence[Text], modules: set[str], tokens: int) -> dict[str, list[torch.Tensor]]:
-    """Each module's inputs in parts, float32 of shape (tokens, in); modules with the same input share the memory.
+    """Return each module's inputs in parts, float32, (tokens, in); modules with the same input share memory.
 
-    Only tokens that count are looked at: the first of a text, to which models attach huge activations, is none.
+    Only counted tokens are used: the first of a text, where activations are huge, is never one.
     """
     places = [(number, place) for number, text in enumerate(texts) for place in text.counted]
     spread = torch.linspace(0, len(places) - 1, min(tokens, len(places))).long().tolist()
@@ -147,7 +147,7 @@ def _error(job: Job, weights: Weights, module: str, x: torch.Tensor) -> LayerErr
 
 
 def snr_db(signal: torch.Tensor, output: torch.Tensor) -> float:
-    """10 log10 of the signal's power over that of the difference; 200 where they are the same in float32."""
+    """Return 10 log10 of the signal's power over that of the difference; 200 if both are equal in float32."""
     power, noise = float(signal.double().square().sum()), float((output - signal).double().square().sum())
     if noise <= power * 1e-20:
         return 200.0
@@ -155,20 +155,20 @@ def snr_db(signal: torch.Tensor, output: torch.Tensor) -> float:
 
 
 def activation_scheme(config: Quantization) -> Scheme | None:
-    """How a checkpoint's activations are rounded, in compressed-tensors' terms; None where they are not."""
+    """Return the compressed-tensors scheme of a checkpoint's activations; None if they are not quantized."""
     for group in (config.get("config_groups") or {}).values():
         return group.get("input_activations") or None
     return None
 
 
 def is_known(scheme: Scheme) -> bool:
-    """Whether `rounded_inputs` rounds as this scheme does: eight bits, symmetric, a scale per tensor or per token."""
+    """Return whether `rounded_inputs` covers this scheme: eight bits, symmetric, a scale per tensor or per token."""
     strategy = "token" if scheme.get("dynamic") else "tensor"
     return int(scheme["num_bits"]) == 8 and bool(scheme.get("symmetric", True)) and scheme["strategy"] == strategy
 
 
 def rounded_inputs(x: torch.Tensor, scheme: Scheme, static: torch.Tensor | None) -> torch.Tensor:
-    """Activations of shape (tokens, in) as the format keeps them: by the static scale, else by one for each token."""
+    """Round activations of shape (tokens, in) as the format does: by the static scale, else by one per token."""
     kind = scheme["type"]
     largest = (E4M3 if kind == "float" else INT8).largest
     scale = x.abs().amax(1, keepdim=True) / largest if static is None else static

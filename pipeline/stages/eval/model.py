@@ -1,4 +1,4 @@
-"""A served checkpoint as lm-eval sees a model: log-likelihoods and greedy generation over the completions API.
+"""A served checkpoint behind lm-eval's model interface: log-likelihoods and greedy generation over the completions API.
 
 lm-eval's own client asks one `echo` request for each option of a question, and the server computes the same prompt
 once for each. Where all options are single tokens after the same context, one request for one token answers the whole
@@ -33,7 +33,7 @@ TEXTS_PER_BATCH = 2048
 
 
 class Facts(TypedDict):
-    """The fields of a `TaskResult` that a tally fills."""
+    """Fields of a `TaskResult` that a tally fills."""
 
     asked_once: int
     asked_by_echo: int
@@ -46,7 +46,7 @@ class Facts(TypedDict):
 
 @dataclass
 class Tally:
-    """What was asked, and what of it deserves a word in the results."""
+    """Counts of requests and of irregularities for the results."""
 
     fast: int = 0
     echo: int = 0
@@ -57,10 +57,10 @@ class Tally:
     differing: int = 0
 
     def facts(self) -> Facts:
-        """As figures.
+        """Return the counts as figures.
 
         Questions asked once, `echo` requests, generations, prompts cut, answers cut by their budget; greedy generations
-        asked again, and those of them that came out otherwise.
+        asked again, and those of them that differed.
         """
         return {
             "asked_once": self.fast,
@@ -88,7 +88,7 @@ class ServedModel(LM):  # type: ignore[misc]
         ask_again: int = 0,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
-        """Speaks to `endpoint`.
+        """Serve requests through `endpoint`.
 
         Args:
             endpoint: the server.
@@ -116,26 +116,26 @@ class ServedModel(LM):  # type: ignore[misc]
 
     @property
     def eot_token_id(self) -> int:
-        """The token that ends a text."""
+        """Token that ends a text."""
         return int(self.tokenizer.eos_token_id)
 
     @property
     def prefix_token_id(self) -> int:
-        """What stands for an empty context."""
+        """Token in place of an empty context."""
         bos = self.tokenizer.bos_token_id
         return self.eot_token_id if bos is None else int(bos)
 
     @property
     def tokenizer_name(self) -> str:
-        """Names the tokenizer in lm-eval's caches and results."""
+        """Name of the tokenizer in lm-eval's caches and results."""
         return str(self.tokenizer.name_or_path)
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
-        """The token ids of a text."""
+        """Return the token ids of a text."""
         return list(self._encode([string])[string])
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """The conversation as text, up to where the model replies, or goes on with the reply that is there.
+        """Return the conversation as text, up to the model's reply, or with a given beginning of it.
 
         Raises:
             InputError: when the template fails on it.
@@ -161,7 +161,7 @@ class ServedModel(LM):  # type: ignore[misc]
         return text.removeprefix(self.tokenizer.bos_token) if self._prefix else text
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[LogLikelihood]:
-        """The log-likelihood of each continuation, and whether greedy decoding would have written it."""
+        """Return the log-likelihood of each continuation, and whether greedy decoding would have written it."""
         options = list(self._options(requests))
         values: dict[int, LogLikelihood] = {}
         questions: dict[Hashable, list[Option]] = defaultdict(list)
@@ -176,7 +176,7 @@ class ServedModel(LM):  # type: ignore[misc]
         return [values[index] for index in range(len(options))]
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
-        """The log-likelihood of whole texts, in windows of the context's length."""
+        """Return the log-likelihood of whole texts, in windows of the context's length."""
         from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
         options: list[Option] = []
@@ -200,7 +200,7 @@ class ServedModel(LM):  # type: ignore[misc]
         return sums
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
-        """The continuation of each prompt, greedy unless the task says otherwise, up to its stop strings."""
+        """Return the continuation of each prompt, greedy unless the task says otherwise, up to its stop strings."""
         answers = self._generate(requests, self.progress)
         self.tally.generated += len(requests)
         self.tally.unfinished += sum(cut for _, cut in answers)
@@ -214,7 +214,7 @@ class ServedModel(LM):  # type: ignore[misc]
     def _generate(
         self, requests: Sequence[Any], progress: Callable[[int, int], None] = lambda done, total: None
     ) -> list[tuple[str, bool]]:
-        """Of each request the text, and whether its budget of tokens cut it."""
+        """Return the text of each request, and whether the token budget cut it."""
         prompts = self._encode(request.args[0] for request in requests)
         answers = [("", False)] * len(requests)
         done = 0
@@ -234,7 +234,7 @@ class ServedModel(LM):  # type: ignore[misc]
         return answers
 
     def _generations(self, requests: Sequence[Any], prompts: dict[str, Tokens[int]]) -> Iterator[Body]:
-        """The requests; a prompt asked again is asked with another seed."""
+        """Return the requests; a repeated prompt gets another seed."""
         repeats = Counter[Hashable]()
         for request in requests:
             mark = (request.task_name, request.doc_id, request.args[0])
@@ -242,7 +242,7 @@ class ServedModel(LM):  # type: ignore[misc]
             repeats[mark] += 1
 
     def _generation(self, request: Any, prompt: Tokens[int], seed: int) -> Body:
-        """One generation request; the prompt yields from the left where it leaves no room for an answer."""
+        """Return one generation request; the prompt is cut from the left to leave room for an answer."""
         given = dict(request.args[1])
         budget = next((int(given[name]) for name in LIMIT_NAMES if given.get(name) is not None), self.max_gen_toks)
         sampled = _is_sampled(given)
@@ -265,7 +265,7 @@ class ServedModel(LM):  # type: ignore[misc]
         }
 
     def _stops_as_sent(self, stops: Sequence[str]) -> tuple[list[str], list[int]]:
-        """The stop strings that the server takes, and as token ids those that are one special token."""
+        """Return the stop strings for the server, and the ids of those that are one special token."""
         strings, ids = [], []
         for stop in stops:
             tokens = self._encode([stop])[stop][len(self._prefix) :]
@@ -276,7 +276,7 @@ class ServedModel(LM):  # type: ignore[misc]
         return strings[:STOP_STRINGS], ids
 
     def _options(self, requests: Sequence[Any]) -> Iterator[Option]:
-        """Splits each context and continuation into tokens the way lm-eval does: as one text, cut after the context."""
+        """Split each context and continuation into tokens the way lm-eval does: as one text, cut after the context."""
         for start in range(0, len(requests), TEXTS_PER_BATCH):
             batch = requests[start : start + TEXTS_PER_BATCH]
             pairs = [_without_trailing_space(*request.args) for request in batch]
@@ -289,7 +289,7 @@ class ServedModel(LM):  # type: ignore[misc]
                 yield Option(index, (request.task_name, request.doc_id), before, whole[len(before) :])
 
     def _encode(self, texts: Iterable[str]) -> dict[str, Tokens[int]]:
-        """Token ids of each distinct text."""
+        """Return the token ids of each distinct text."""
         distinct = list(dict.fromkeys(texts))
         tokens: dict[str, Tokens[int]] = {}
         for start in range(0, len(distinct), TEXTS_PER_BATCH):
@@ -299,8 +299,8 @@ class ServedModel(LM):  # type: ignore[misc]
         return tokens
 
     def _ask_once(self, questions: Sequence[list[Option]], values: dict[int, LogLikelihood], total: int) -> None:
-        """Scores each question by requests for one token; leaves out what an older server does not answer."""
-        # Of each question: what was reported of each label at each place of the continuations.
+        """Score each question by requests for one token; skip those that an older server does not answer."""
+        # For each question: the value of each label at each place of the continuations.
         found: list[list[dict[int, LogLikelihood] | None]] = [
             [None] * len(group[0].continuation) for group in questions
         ]
@@ -347,7 +347,7 @@ class ServedModel(LM):  # type: ignore[misc]
         self.endpoint.complete(bodies, max(1, self.endpoint.num_concurrent // size), read, arrived)
 
     def _echo(self, options: Sequence[Option], values: dict[int, LogLikelihood], total: int) -> None:
-        """Scores each continuation by the log-probabilities of its own prompt."""
+        """Score each continuation by the log-probabilities of its own prompt."""
         fitted = (self._fit(option) for option in options)
         bodies = (
             {
@@ -376,7 +376,7 @@ class ServedModel(LM):  # type: ignore[misc]
         self.endpoint.complete(bodies, self.endpoint.num_concurrent, read, arrived)
 
     def _fit(self, option: Option) -> tuple[Tokens[int], Tokens[int]]:
-        """The context and continuation, cut from the left where they and one more token exceed the context."""
+        """Return context and continuation, cut from the left if they and one more token exceed the context."""
         room = self.endpoint.context - 1
         excess = len(option.context) + len(option.continuation) - room
         if excess <= 0:
@@ -393,17 +393,17 @@ def _is_sampled(arguments: Mapping[str, Any]) -> bool:
 
 
 def _stops(arguments: Mapping[str, Any]) -> list[str]:
-    """A task's stop strings, of which it may have one, several or none."""
+    """Return a task's stop strings: one, several or none."""
     until = arguments.get("until") or []
     return [stop for stop in ([until] if isinstance(until, str) else until) if stop]
 
 
 def until_first(text: str, stops: Iterable[str]) -> str:
-    """The text before the first of the stop strings."""
+    """Return the text before the first of the stop strings."""
     return text[: min((place for stop in stops if (place := text.find(stop)) >= 0), default=len(text))]
 
 
 def _without_trailing_space(context: str, continuation: str) -> tuple[str, str]:
-    """Moves a context's trailing space to the continuation, where tokenizers have it."""
+    """Move a context's trailing space to the continuation, as tokenizers do."""
     end = len(context.rstrip())
     return context[:end], context[end:] + continuation

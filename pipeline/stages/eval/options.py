@@ -1,4 +1,4 @@
-"""The options of a question as tokens, and when requests for single tokens can tell them apart."""
+"""Options of a question as tokens, and the condition for scoring them by single-token requests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Tokens = array  # of token ids, 32 bits each
 
 @dataclass(frozen=True)
 class Option:
-    """A continuation to be scored: where its value goes, and the tokens."""
+    """A continuation to be scored: the index of its value, and its tokens."""
 
     index: int
     question: Hashable
@@ -26,9 +26,9 @@ class Option:
 
 
 def is_choice(group: Sequence[Option]) -> bool:
-    """Whether requests for one token answer the question: one context, options that differ in a single last token.
+    """Return whether one-token requests suffice: one context, options that differ in a single last token.
 
-    Fewer of them than options, too: else nothing is won over `echo`.
+    It must also take fewer of them than options, else `echo` is as cheap.
     """
     first = group[0]
     shared = first.continuation[:-1]
@@ -43,7 +43,7 @@ def is_choice(group: Sequence[Option]) -> bool:
 
 
 def of_labels(labels: Sequence[int], choice: Choice) -> list[LogLikelihood] | None:
-    """What the server reports of each label at the token that it wrote; None where it does not know how."""
+    """Return the reported value of each label at the generated token; None if the server lacks the feature."""
     (written,) = choice["logprobs"]["tokens"]
     (reported,) = choice["logprobs"]["top_logprobs"]
     names = [f"token_id:{label}" for label in labels]

@@ -117,7 +117,7 @@ class CalibrationFindings(Frozen):
 
     @field_serializer("card")
     def _as_shown(self, card: SetCard) -> dict[str, object]:
-        """The card without figures that no reader of the report asked for."""
+        """Return the card without figures that the report does not show."""
         return card.model_dump(exclude={"overlap": {"__all__": {"too_short"}}})
 
 

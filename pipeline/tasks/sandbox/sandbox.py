@@ -128,7 +128,7 @@ class Sandbox:
 
     @cached_property
     def _counted_elsewhere(self) -> int:
-        """Processes that the kernel counts against the limit although they are not the program's."""
+        """Number of other processes that the kernel counts against the limit."""
         is_root = os.geteuid() == 0
         version = tuple(int(part) for part in re.findall(r"\d+", os.uname().release)[:2])
         # Since Linux 5.14 each user namespace has its own count; as root, each program has its own user.

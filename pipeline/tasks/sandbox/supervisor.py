@@ -34,7 +34,7 @@ class Outcome:
 
 
 class Supervisor:
-    """Waits for the verdict of one started program, then kills its remaining processes."""
+    """Supervisor of one started program: awaits its verdict, then kills its remaining processes."""
 
     def __init__(self, process: subprocess.Popen[bytes], verdict: IO[bytes], secret: bytes) -> None:
         """Supervise `process`, whose `_runner` reports on `verdict`, authenticated by `secret`."""

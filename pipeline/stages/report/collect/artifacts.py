@@ -92,7 +92,7 @@ class Source:
                 yield result.server
 
     def missing_reason(self, stage: Stage) -> str:
-        """Why a stage has no result: its own reason, that of a stage before it, or that it has not run."""
+        """Return the reason why a stage has no result: its own, an earlier stage's, or that it has not run."""
         for earlier in READ[: READ.index(stage) + 1][::-1]:
             manifest = self.manifests.get(earlier)
             if manifest is not None and manifest.status != "ok":

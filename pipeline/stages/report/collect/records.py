@@ -48,13 +48,13 @@ def record_of(source: Source) -> Record:
 
 
 def speed_of(manifest: Manifest) -> Speed | Missing:
-    """A finished benchmark with its machine."""
+    """Return a finished benchmark with its machine."""
     result = read(BenchResult, manifest)
     return result if isinstance(result, Missing) else Speed(machine=machine_of(manifest), **dict(result))
 
 
 def server_of(source: Source) -> ServerFacts:
-    """The server behind the results: the benchmark's own, else the one that answered the tasks."""
+    """Return the server behind the results: the benchmark's own, else the one that answered the tasks."""
     return next(source.servers(), ServerFacts())
 
 
@@ -93,7 +93,7 @@ def _scores(manifest: Manifest, folder: Path, label: str) -> tuple[tuple[str, fl
 
 
 def _logprobs(source: Source, which: Literal["file", "file_again"]) -> Logprobs | Missing:
-    """The checkpoint's view of the held-out text; only a file that the manifest lists is opened."""
+    """Return the checkpoint's log-probabilities of the held-out text; only a file that the manifest lists is opened."""
     result = source.result(EvalResult)
     if isinstance(result, Missing):
         return result

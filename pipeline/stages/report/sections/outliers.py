@@ -106,7 +106,7 @@ def outlier_chart(seen: CalibrationFindings, name: str) -> Chart | None:
 
 def _outliers(found: Sequence[Outlier], styles: Mapping[str, Style], layout: Layout) -> Spec:
     columns = 1 if layout.panels == 1 else min(2, len(found))
-    # Of a panel's width, the axis takes 46 and the gap to the next panel 24.
+    # The axis takes 46 of a panel's width, the gap to the next panel 24.
     width = layout.width if columns == 1 else layout.width // columns - 70
     panels = [_outlier(item, styles, layout, width) for item in found]
     return {"concat": panels, "columns": columns, "spacing": {"row": 26, "column": 24}}
