@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from pipeline.job import Job
     from pipeline.stages.eval.divergence import Text
     from pipeline.stages.eval.endpoint import Endpoint
-    from pipeline.stages.eval.model import Facts, ServedModel
+    from pipeline.stages.eval.model import ServedModel
+    from pipeline.stages.eval.tally import Facts
     from pipeline.tasks.lm_eval_tasks import Asked
 
 # A sample as lm-eval logs it: fixed fields, and one for each metric of the task.

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypedDict
+from typing import Any
 
 from lm_eval.api.model import LM
 
 from pipeline.errors import InputError
 from pipeline.stages.eval.endpoint import Body, Choice, Endpoint
 from pipeline.stages.eval.options import LogLikelihood, Option, Tokens, is_choice, of_labels
+from pipeline.stages.eval.tally import Tally
 
 # Prompts of a request where answers come at once: spares the server's front end, which is Python, most of its work.
 PROMPTS_PER_REQUEST = 16
@@ -30,47 +30,6 @@ LIMIT_NAMES = ("max_gen_toks", "max_new_tokens", "max_tokens")
 
 # Texts tokenized at a time; ids are kept as arrays, since a list of a benchmark's ids would take gigabytes.
 TEXTS_PER_BATCH = 2048
-
-
-class Facts(TypedDict):
-    """Fields of a `TaskResult` that a tally fills."""
-
-    asked_once: int
-    asked_by_echo: int
-    generated: int
-    truncated: int
-    unfinished: int
-    asked_again: int
-    differing: int
-
-
-@dataclass
-class Tally:
-    """Counts of requests and of irregularities for the results."""
-
-    fast: int = 0
-    echo: int = 0
-    generated: int = 0
-    truncated: set[Hashable] = field(default_factory=set)
-    unfinished: int = 0
-    asked_again: int = 0
-    differing: int = 0
-
-    def facts(self) -> Facts:
-        """Return the counts as figures.
-
-        Questions asked once, `echo` requests, generations, prompts cut, answers cut by their budget; greedy generations
-        asked again, and those of them that differed.
-        """
-        return {
-            "asked_once": self.fast,
-            "asked_by_echo": self.echo,
-            "generated": self.generated,
-            "truncated": len(self.truncated),
-            "unfinished": self.unfinished,
-            "asked_again": self.asked_again,
-            "differing": self.differing,
-        }
 
 
 class ServedModel(LM):  # type: ignore[misc]
