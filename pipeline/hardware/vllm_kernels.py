@@ -1,4 +1,4 @@
-"""The kernels that vLLM has for each number format, which of them can be asked for, and where they run.
+"""vLLM's kernels for each number format, the settings that request them, and the hardware they run on.
 
 Data alone, read in vLLM's sources of the releases named below: `vllm/model_executor/kernels/linear/` (the lists of
 possible kernels in their order of preference, `is_supported`, `can_implement`, the names of `--linear-backend`) and the
@@ -48,14 +48,14 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Cpu:
-    """What serves a format on a CPU.
+    """Support of a format on a CPU.
 
     Attributes:
-        kernel: vLLM's own, or a plugin's; empty where there is none.
-        features: of the CPU, of which one is enough for it; empty: any CPU.
-        choice: the value of `serve.kernel` that asks for a second one, which any CPU has.
-        emulated: whether this project's plugin serves it where the kernel does not.
-        note: what to know of the kernel.
+        kernel: kernel of vLLM or a plugin; empty if there is none.
+        features: CPU features, any one of which suffices; empty: any CPU.
+        choice: the value of `serve.kernel` that requests a second kernel, which runs on any CPU.
+        emulated: whether this project's plugin serves it where the kernel cannot.
+        note: a remark for the user.
     """
 
     kernel: str = ""
@@ -67,12 +67,12 @@ class Cpu:
 
 @dataclass(frozen=True)
 class Served:
-    """What serves a number format.
+    """Kernels that serve a number format.
 
     Attributes:
         kernels: on NVIDIA GPUs, in vLLM's order of preference.
         cpu: on a CPU.
-        plugin: what is needed beside vLLM, and from which release of vLLM on: it has given these formats away.
+        plugin: package required beside vLLM, and the vLLM release that moved these formats to it.
         own_groups: group sizes in which vLLM serves the layouts of other engines than llm-compressor; empty: any.
         other_groups: the kernels for their other group sizes.
     """

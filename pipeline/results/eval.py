@@ -30,7 +30,7 @@ class TaskResult(Frozen):
         generated: requests that generated text.
         truncated: prompts that exceeded the context.
         unfinished: answers that ended at their budget of tokens.
-        asked_again: greedy answers that were asked for twice; `differing` of them came out otherwise.
+        asked_again: greedy answers that were requested twice; `differing` of them changed.
     """
 
     task: Name
@@ -95,12 +95,12 @@ class EvalResult(Result):
 
     Attributes:
         tasks: by the label of the settings.
-        server: that answered.
-        seconds: of each task.
-        recalled: answers that an interrupted run had left.
-        sandbox: what programs ran in; None where none did.
-        divergence: where it was asked for.
-        layers: where it was asked for; with the reason where this format is not read.
+        server: facts of the server that answered.
+        seconds: duration of each task.
+        recalled: answers reused from an interrupted run.
+        sandbox: sandbox that programs ran in; None if none ran.
+        divergence: divergence from BF16, if requested.
+        layers: output errors of the layers, if requested; the reason if this format cannot be decoded.
     """
 
     SOURCE: ClassVar[str] = "the manifest of the scores"

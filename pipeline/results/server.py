@@ -1,4 +1,4 @@
-"""What a server says about how it serves: part of every result that was measured on one."""
+"""Configuration reported by a server: part of every result measured on one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pipeline.results.base import Frozen
 
 
 class Told(Frozen):
-    """What a server that the user runs told of itself; `context` in tokens where it tells (vLLM does)."""
+    """Facts reported by a server that the user runs; `context` in tokens if reported (vLLM does)."""
 
     url: str
     model: str
@@ -17,10 +17,10 @@ class Told(Frozen):
 
 
 class ServerFacts(Frozen):
-    """A server of ours by its log, or one that the user runs by what it told.
+    """Facts of a started server from its log, or of an attached one as reported by itself.
 
     Attributes:
-        attached: of a server that the user runs.
+        attached: facts of a server that the user runs.
         versions: of the packages that serve.
         client: the same of the load generator, where it runs apart from the server.
         argv: vLLM's arguments.

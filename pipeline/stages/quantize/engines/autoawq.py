@@ -26,7 +26,7 @@ BATCH = 16
 
 
 def make(job: Job, draft: Draft) -> None:
-    """Writes `checkpoint/` with INT4 weights and zero points, in AWQ's interleaved order."""
+    """Write `checkpoint/` with INT4 weights and zero points, in AWQ's interleaved order."""
     with base.captured(job, draft, TITLE):
         _make(job, draft)
 
@@ -65,25 +65,25 @@ def _tied(model: Any) -> list[str]:
 
 
 def _quantizer(kept: list[str]) -> type:
-    """AutoAWQ's quantizer, forwarding sequences of any lengths, and leaving out modules by full name."""
+    """Return AutoAWQ's quantizer, forwarding sequences of any lengths, and leaving out modules by full name."""
     import torch
     from awq.quantize.quantizer import AwqQuantizer
     from torch.nn.utils.rnn import pad_sequence
 
     def _packed(padded: torch.Tensor, lengths: list[int]) -> torch.Tensor:
-        """The tokens of a batch (sequences, longest, width), one sequence after another: (1, tokens, width)."""
+        """Return the tokens of a batch (sequences, longest, width), one sequence after another: (1, tokens, width)."""
         return torch.cat([part[:length] for part, length in zip(padded, lengths, strict=True)])[None]
 
     class Quantizer(AwqQuantizer):  # type: ignore[misc]
-        """Keeps all sequences in one tensor (1, tokens, width); where tokens see each other, in batches padded behind.
+        """Quantizer over all sequences as one tensor (1, tokens, width); for attention, right-padded batches.
 
-        What is behind a token never reaches it in a causal model, so the padding changes nothing and is cut off again.
+        In a causal model a token does not depend on later ones, so the padding changes nothing and is removed again.
         """
 
         inps: torch.Tensor
 
         def init_quant(self, **_: Any) -> tuple[Any, dict[str, Any], torch.Tensor]:
-            """Catches what reaches the first decoder layer, batch by batch, with each one's arguments (positions)."""
+            """Capture the inputs of the first decoder layer, batch by batch, with their arguments (positions)."""
             layers = self.awq_model.get_model_layers(self.model)
             inputs: list[torch.Tensor] = []
             self._arguments: list[dict[str, Any]] = []
@@ -136,7 +136,7 @@ def _quantizer(kept: list[str]) -> type:
         def _compute_best_scale(
             self, x: Any, w_mean: Any, x_mean: Any, module2inspect: Any, *rest: Any
         ) -> torch.Tensor:
-            """Searches on a copy: on a CPU, what AutoAWQ restores after a trial is the weight that the trial scaled."""
+            """Search on a copy: on a CPU, AutoAWQ restores after a trial the weight that the trial scaled."""
             state = module2inspect.state_dict
             module2inspect.state_dict = lambda: {name: tensor.clone() for name, tensor in state().items()}
             try:

@@ -29,7 +29,7 @@ BATCH = 8
 
 
 def make(job: Job, draft: Draft) -> None:
-    """Writes `checkpoint/` with INT4 or INT8 weights: with zero points in AWQ's format, without in GPTQ's."""
+    """Write `checkpoint/` with INT4 or INT8 weights: with zero points in AWQ's format, without in GPTQ's."""
     with base.captured(job, draft, TITLE):
         _make(job, draft)
 
@@ -85,7 +85,7 @@ def _make(job: Job, draft: Draft) -> None:
 
 
 def padded(sequences: list[torch.Tensor], token: int) -> list[dict[str, torch.Tensor]]:
-    """Sequences of one length, which AutoRound needs for its batches; what is added is masked out of its error."""
+    """Pad sequences to one length, as AutoRound's batches require; its error masks the padding out."""
     import torch
 
     longest = max(ids.shape[1] for ids in sequences)

@@ -31,7 +31,7 @@ UNKNOWN_PRE_TOKENIZER = "default"
 
 
 def make(job: Job, draft: Draft) -> None:
-    """Writes `checkpoint/` with `model.gguf`."""
+    """Write `checkpoint/` with `model.gguf`."""
     check(job.settings.quant)
     with base.captured(job, draft, TITLE):
         _make(job, draft)
@@ -65,7 +65,7 @@ def _make(job: Job, draft: Draft) -> None:
 
 
 def check(quant: QuantSettings) -> None:
-    """Refuses what the format leaves no choice in.
+    """Reject settings that the format does not support.
 
     Raises:
         ConfigError: naming the setting.
@@ -76,10 +76,10 @@ def check(quant: QuantSettings) -> None:
 
 @contextlib.contextmanager
 def converter(source: Path) -> Iterator[Any]:
-    """AutoRound's export, made to run with the released `gguf` and with tokenizers that llama.cpp never saw.
+    """Patch AutoRound's export to run with the released `gguf` and with tokenizers unknown to llama.cpp.
 
     Raises:
-        NotApplicable: on architectures that vLLM would load without complaint and serve wrongly.
+        NotApplicable: if vLLM would load the architecture without an error and serve it wrongly.
     """
     import gguf
 
@@ -118,7 +118,7 @@ def converter(source: Path) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def _frozen() -> Iterator[None]:
-    """Keeps what is in memory out of the garbage collection that AutoRound asks for after every tensor (0.5 s each)."""
+    """Exclude existing objects from the garbage collection that AutoRound runs after every tensor (0.5 s each)."""
     gc.freeze()
     try:
         yield

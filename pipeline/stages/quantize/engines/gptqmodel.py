@@ -23,7 +23,7 @@ NOTE = ""
 
 
 def make(job: Job, draft: Draft) -> None:
-    """Writes `checkpoint/` with INT4 or INT8 weights in groups, in the order of the inputs."""
+    """Write `checkpoint/` with INT4 or INT8 weights in groups, in the order of the inputs."""
     check(job.settings.quant)
     with base.captured(job, draft, TITLE):
         # Its pools of threads ask for more workers than a small machine's cores, and stop.
@@ -33,7 +33,7 @@ def make(job: Job, draft: Draft) -> None:
 
 
 def check(quant: QuantSettings) -> None:
-    """Refuses what GPTQModel cannot be asked for.
+    """Reject settings that GPTQModel does not support.
 
     Raises:
         ConfigError: naming the setting.
@@ -89,13 +89,13 @@ def _make(job: Job, draft: Draft) -> None:
 
 @contextlib.contextmanager
 def _surviving() -> Iterator[None]:
-    """A task that fails in one of GPTQModel's threads ends this variant, by its exception, and not the process."""
+    """Keep a failed task of GPTQModel's threads from aborting the process; its exception ends this variant only."""
     from gptqmodel.utils.threadx import _DeviceWorker
 
     abort = _DeviceWorker._abort_process
 
     def pass_on(self: Any, error: BaseException) -> None:
-        # Nobody is told of an error before the first task; waiting for its result would take forever.
+        # An error before the first task is not reported; waiting for its result would hang.
         if any(frame.name == "_run_warmup" for frame in traceback.extract_tb(error.__traceback__)):
             abort(self, error)
 
@@ -107,7 +107,7 @@ def _surviving() -> Iterator[None]:
 
 
 def arguments(quant: QuantSettings, device: str) -> dict[str, Any]:
-    """What GPTQModel is told for a scheme."""
+    """Return GPTQModel's arguments for a scheme."""
     common: dict[str, Any] = {
         "bits": quant.bits,
         "group_size": quant.effective_group_size,
