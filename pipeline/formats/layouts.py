@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     import torch
 
 Shape = tuple[int, ...]
-# The type as safetensors calls it (llama.cpp for its blocks), and the shape.
+# Type by safetensors' name (llama.cpp's for its blocks), and shape.
 Stored = Mapping[str, tuple[str, Shape]]
-# The values that a tensor of scales can have; `codes` are exponents of powers of two.
+# Permitted values of a scale tensor; `codes` are exponents of powers of two.
 Scales = Literal["positive", "zero or more", "not zero", "codes"]
-# bitsandbytes' double quantization: scales that share one.
+# bitsandbytes' double quantization: scales that share a second-level scale.
 NESTED_BLOCK = 256
 
 
@@ -163,7 +163,7 @@ _DIVISORS: Mapping[str, Scales] = {
 _STATIC: Mapping[str, Scales] = {"weight_scale": "positive", "input_scale": "positive"}
 # AutoRound turns a group around where its largest weight is positive: one side has a step more than the other.
 _TURNED: Mapping[str, Scales] = {"scales": "not zero"}
-# The largest magnitude, or a code of it, which is 0 where all weights are.
+# The largest magnitude, or its code: 0 if all weights are 0.
 _MAGNITUDES: Mapping[str, Scales] = {
     "SCB": "zero or more",
     "weight.absmax": "zero or more",
@@ -187,7 +187,7 @@ BITSANDBYTES = Layout(
 LAYOUTS: Mapping[str, Layout] = {
     layout.name: layout for layout in (PACKED, INT8, FP8, NVFP4, MXFP4, AWQ, GPTQ, GPTQ_V2, BITSANDBYTES)
 }
-# What tells that a module is quantized, whatever the layout.
+# Tensors that mark a module as quantized, in any layout.
 MARKS = tuple(dict.fromkeys(f".{mark}" for layout in LAYOUTS.values() for mark in layout.marks))
 
 

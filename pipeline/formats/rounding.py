@@ -28,9 +28,9 @@ from pipeline.formats.schemes import SCHEMES, Scheme
 if TYPE_CHECKING:
     import torch
 
-# SmoothQuant and AWQ round to nearest what they have rescaled; AWQ's own project clips the largest weights before that.
+# SmoothQuant and AWQ round rescaled weights to nearest; AutoAWQ clips the largest weights first.
 TOLERANCE = {"rtn": 1.25, "smoothquant": 1.25, "awq": 1.5}
-# Rounding that looks at data may trade errors of weights for errors of outputs.
+# Data-aware rounding may trade errors of weights for errors of outputs.
 TOLERANCE_WITH_DATA = 3.0
 TOLERANCE_OF_FACTORS = 4.0
 TOLERANCE_OF_BIAS = 1.5
@@ -87,7 +87,7 @@ def limits(
     image = rounded(weight * scale, scheme, group) / scale
     nearest = relative_error(weight, image)
     if not math.isfinite(nearest):
-        # Factors that are no numbers explain nothing.
+        # Factors that are not finite give no bound.
         return Limits(0.0, 0.0)
     error = nearest * TOLERANCE.get(algorithm, TOLERANCE_WITH_DATA)
     by_chance = TOLERANCE_OF_FACTORS * error / math.sqrt(blocks(weight, group).shape[1])

@@ -196,7 +196,7 @@ SCHEMES: Mapping[str, Scheme] = {
         divisor=32,
     ),
     # Blocks of 16 with FP8 scales (NVIDIA), of 32 with power-of-two scales (OCP Microscaling, 2023).
-    # NVFP4's FP8 scales of activations are made while serving, below one calibrated scale per tensor.
+    # NVFP4's FP8 activation scales are computed while serving, with one calibrated scale per tensor.
     "NVFP4": Scheme(
         bits=4,
         engines={"llmcompressor": (ROUND,)},
@@ -218,7 +218,7 @@ SCHEMES: Mapping[str, Scheme] = {
     ),
 }
 ENGINES = ("none", *dict.fromkeys(engine for scheme in SCHEMES.values() for engine in scheme.engines))
-# The numbers that activations are calibrated for, by name.
+# Element types that activations are calibrated for, by name.
 CALIBRATED: Mapping[str, Element] = {
     scheme.static: ELEMENTS[scheme.static] for scheme in SCHEMES.values() if scheme.static is not None
 }

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
 
 Tensors = Mapping[str, "torch.Tensor"]
-# Where AWQ puts the integer of each output channel of eight.
+# Position of each of eight output channels in AWQ's int32.
 AWQ_PLACES = (0, 4, 1, 5, 2, 6, 3, 7)
 
 

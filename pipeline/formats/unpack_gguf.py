@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 FILE = "model.gguf"
 UNQUANTIZED = ("F32", "F16", "BF16")
-# llama.cpp's names -> those of transformers' dense decoders; what is not listed keeps its name.
+# llama.cpp's names -> those of transformers' dense decoders; other names are unchanged.
 _OUTSIDE = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 _INSIDE = {
     "attn_q": "self_attn.q_proj",
@@ -102,7 +102,7 @@ def dequantize(blocks: Any, kind: str) -> torch.Tensor:
     from gguf import GGMLQuantizationType
     from gguf.quants import dequantize as decode
 
-    # What is float32 already is a view of the file, which torch must not get to write to.
+    # A float32 array is a view of the file, which torch must not write to.
     return torch.from_numpy(numpy.require(decode(blocks, GGMLQuantizationType[kind]), requirements="W"))
 
 

@@ -84,7 +84,7 @@ class Served:
     other_groups: tuple[Kernel, ...] = ()
 
 
-# As people call them, by the value of `serve.kernel`.
+# Display names, by the value of `serve.kernel`.
 TITLES = {
     "machete": "Machete",
     "marlin": "Marlin",
@@ -120,7 +120,7 @@ _CONCH = Kernel("ConchLinearKernel", "conch", 8.0, automatic=False, groups=(128,
 _EXLLAMA = Kernel("ExllamaLinearKernel", "exllama", 7.5, dtypes=("float16",))
 _TRITON = Kernel("TritonW4A16LinearKernel", "triton", 7.5, groups=(32, 64, 128, 256))
 
-# Marlin's kernel decides over GPTQ's and AWQ's own layouts, whichever kernel then computes.
+# Support of GPTQ's and AWQ's own layouts depends on Marlin, whichever kernel then computes.
 _MARLIN_GROUPS = (32, 64, 128)
 _AWQ_ITSELF = Kernel("AWQ", "", 7.5, note="AWQ's first kernel, slow: Marlin has none for this group size")
 _BITSANDBYTES = Cpu("bitsandbytes", note="its own CPU code unpacks on every pass")
@@ -130,7 +130,7 @@ _INT4_CPU = Cpu("CPUWNA16", ("avx512f",), emulated=True)
 
 # By `Scheme.served`.
 SERVED: Mapping[str, Served] = {
-    # FlashInfer and torch's own are for one scale a tensor, or for one a row: vLLM asks in this order.
+    # FlashInfer and torch's own take one scale per tensor, or one per row: vLLM tries them in this order.
     "fp8_tensors": Served(
         (
             Kernel("FlashInferFP8ScaledMMLinearKernel", "flashinfer_cutlass", BLACKWELL),
@@ -142,7 +142,7 @@ SERVED: Mapping[str, Served] = {
     ),
     "fp8_channels": Served(
         (_CUTLASS_FP8, Kernel("ChannelWiseTorchFP8ScaledMMLinearKernel", "torch", 8.9), *_MARLIN_FP8),
-        # The one kernel that can be asked for on a CPU.
+        # The only kernel that can be requested on a CPU.
         cpu=replace(_AMX_FP8, choice="torch"),
     ),
     "int8_products": Served(_INT8, cpu=Cpu("oneDNN", ("avx512_vnni", "amx_int8"), emulated=True)),

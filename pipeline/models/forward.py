@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pipeline.hardware.probe import Hardware
     from pipeline.models.source import ModelSource
 
-# Beside the weights there are activations, the process itself, and what else runs on the machine.
+# Leave room for activations, the process itself, and other processes.
 SHARE_OF_MEMORY = 0.7
 BF16_BYTES = 2
 

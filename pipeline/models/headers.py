@@ -120,7 +120,7 @@ def describe(folder: Path) -> Description:
 def ignored(config: Quantization) -> list[str]:
     """Return the modules that a `quantization_config` lists as not quantized."""
     if config.get("quant_method") == "gptq":
-        # Its rules are patterns, one for each module here; lm_head is left alone without one.
+        # Its rules are patterns, here one per module; lm_head is excluded without one.
         rules = [rule for rule in config.get("dynamic") or {} if rule.startswith("-:")]
         return [re.sub(r"\\(.)", r"\1", rule.removeprefix("-:^").removesuffix("$")) for rule in rules]
     lists = (config.get("ignore"), config.get("llm_int8_skip_modules"), config.get("modules_to_not_convert"))

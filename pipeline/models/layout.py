@@ -21,7 +21,7 @@ def stored(original: Stored, config: Mapping[str, Any], quant: QuantSettings) ->
     """Return the type (llama.cpp's for GGUF) and shape of every tensor that a scheme stores."""
     original = dict(original)
     if quant.scheme is not None and config.get("tie_word_embeddings") and quant.engine != "autogptq":
-        original.pop("lm_head.weight", None)  # stored once, however the BF16 checkpoint does it
+        original.pop("lm_head.weight", None)  # stored once, even if the BF16 checkpoint stores it twice
     if quant.format is None:
         return original
     if quant.format.mixture is not None:

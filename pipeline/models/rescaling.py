@@ -21,7 +21,7 @@ import torch
 
 from pipeline.errors import MissingTensor, UnknownFormat
 
-# A module's own name -> the norm that makes its inputs; (out, in) of all of them as in Llama and its kin.
+# A module's own name -> the norm that makes its inputs; (out, in) of all as in Llama.
 NORMS: Mapping[str, str] = {
     "self_attn.q_proj": "input_layernorm",
     "self_attn.k_proj": "input_layernorm",
@@ -77,13 +77,13 @@ class Factors:
         original = self._before(f"{module}.weight")
         if own not in PRODUCERS.values():
             return original.new_ones(len(original))
-        # Among what was rounded, where every input has the same error.
+        # Fit the rescaled weights, as they were rounded: there every input has the same error.
         moved = original * self.inputs(module)
         return (self._weight(module) * moved).sum(1) / moved.square().sum(1).clamp_min(1e-30)
 
     def _norm(self, name: str) -> torch.Tensor:
         before, after = self._before(name), self._stored(name)
-        # A channel that is switched off stays so, whatever it is divided by.
+        # An all-zero channel stays zero, whatever it is divided by.
         return torch.where(before == after, torch.ones_like(before), before / after)
 
     def _before(self, name: str) -> torch.Tensor:
@@ -106,5 +106,5 @@ def split(module: str) -> tuple[str, str]:
     return ".".join(parts[:-2]), ".".join(parts[-2:])
 
 
-# These multiply weights by what their activations make important, and divide what is in front of them (`rescaling`).
+# Algorithms that scale weights by activation statistics, and divide the layer in front by the same (`rescaling`).
 RESCALING = ("awq", "smoothquant")

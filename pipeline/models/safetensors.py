@@ -13,7 +13,7 @@ from pipeline.errors import InputError
 WEIGHTS = ".safetensors"
 
 
-# What belongs to a checkpoint beside its weights and config.json; read by the quantizers, vLLM and lm-eval.
+# Files of a checkpoint beside its weights and config.json, read by the quantizers, vLLM and lm-eval.
 COMPANIONS = (
     "generation_config.json",
     "tokenizer*",

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from pipeline.artifacts.manifest import Manifest
 from pipeline.results.text import clean
 
-# Text that was written by a model, a file or another release, as it may stand in a table.
+# Untrusted text of a model, a file or another release, cleaned for a table.
 Name = Annotated[str, AfterValidator(lambda value: clean(value, 60))]
 Sentence = Annotated[str, AfterValidator(lambda value: clean(value, 300))]
 
@@ -35,7 +35,7 @@ class Result(Frozen):
     """
 
     VERSION: ClassVar[int] = 1
-    # The file that holds it, as the subject of a sentence.
+    # Name of its file, as the subject of an error message.
     SOURCE: ClassVar[str]
 
     schema_version: int = 1

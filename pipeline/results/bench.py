@@ -77,12 +77,12 @@ class LoadResult(Frozen):
         num_prompts: requests of one repeat.
         request_rate: requests per second; "inf" sends all at once.
         max_concurrency: requests in flight; None for no limit.
-        seeds: of each repeat's prompts.
+        seeds: seed of each repeat's prompts.
         asked: requests of all repeats; `completed` and `failed` of them.
-        input_tokens: of all prompts, a sum for each repeat.
-        output_tokens: generated, a sum for each repeat.
-        metrics: by vLLM's names, and `request_goodput` with an SLO.
-        conditions: of each repeat.
+        input_tokens: total prompt tokens of each repeat.
+        output_tokens: total generated tokens of each repeat.
+        metrics: metrics by vLLM's names, and `request_goodput` with an SLO.
+        conditions: conditions of each repeat.
     """
 
     name: Name
@@ -164,11 +164,11 @@ class BenchResult(Result):
 
     Attributes:
         protocol: name of the protocol.
-        headline: name of the load that stands for all; None where none was measured.
-        loads: in the order in which they ran.
-        left_out: loads that the budget left out.
-        guards: of all loads.
-        warm_up: tok/s of each round.
+        headline: name of the load shown in tables; None if none was measured.
+        loads: loads in order of execution.
+        left_out: loads skipped for lack of budget.
+        guards: checks of all loads.
+        warm_up: tok/s of each warm-up round.
         goodput: result of the goodput search, if an SLO was set.
         server: the measured server.
         memory: memory of the server.

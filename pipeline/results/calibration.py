@@ -22,7 +22,7 @@ SKETCHES = "sketches.safetensors"
 RANGES = "ranges.safetensors"
 SUMMARY = "summary.json"
 CARD = "card.md"
-# The part of a calibration's payload that says which evaluations its set was held against.
+# Part of a calibration's payload that lists the evaluations its set was compared with.
 CHECKED = "checked_against"
 Text = Annotated[str, AfterValidator(lambda value: clean(value, 200))]
 
@@ -31,12 +31,12 @@ class CalibrateResult(Result):
     """A finished calibration.
 
     Attributes:
-        conversations: that the model was shown.
-        tokens: of all of them; `tokens_per_second` of the passes.
-        layerwise: whether the model went through the machine layer by layer.
-        dtype: that it was computed in.
-        verdict: of each technique, whether its ranges had settled, as a sentence.
-        taken_from: folder of the finished calibration that this one is a copy of.
+        conversations: number of conversations.
+        tokens: total number of tokens; `tokens_per_second` of the passes.
+        layerwise: whether the forward passes ran layer by layer.
+        dtype: type of the computation.
+        verdict: convergence of each technique's ranges, as a sentence.
+        taken_from: folder of the finished calibration that this one copies.
     """
 
     SOURCE: ClassVar[str] = "the calibration's manifest"
@@ -55,14 +55,14 @@ class _Part(Frozen):
 
 
 class Channel(_Part):
-    """A channel and the largest magnitude seen in it."""
+    """A channel and its largest observed magnitude."""
 
     channel: int
     absmax: float
 
 
 class Site(_Part):
-    """One tensor that scales are made for; `modules` take its scale."""
+    """Tensor with a scale; `modules` use the scale."""
 
     name: Text
     modules: tuple[str, ...] = ()
@@ -78,7 +78,7 @@ class Site(_Part):
 
     @property
     def largest(self) -> float:
-        """The largest magnitude."""
+        """Largest magnitude."""
         return max(abs(self.minimum), abs(self.maximum))
 
 
@@ -129,7 +129,7 @@ class Template(_Part):
 
 
 class Lengths(_Part):
-    """Tokens of a conversation."""
+    """Distribution of tokens per conversation."""
 
     min: int
     median: float
@@ -185,16 +185,16 @@ class Summary(Result):
     """Content of `summary.json`.
 
     Attributes:
-        conversations: that the model was shown.
-        tokens: of all of them.
-        dtype: that it was computed in.
-        tolerance: of a clip point, the change that counts as none.
-        techniques: that ranges are made by.
-        samples_at: numbers of samples at which clip points were noted.
-        sites: every tensor that scales are made for.
-        worst: those with the largest outlier ratio.
-        verdict: of each technique.
-        card: of the calibration set.
+        conversations: number of conversations.
+        tokens: total number of tokens.
+        dtype: type of the computation.
+        tolerance: largest change of a clip point that counts as none.
+        techniques: techniques that derive ranges.
+        samples_at: numbers of samples at which clip points were recorded.
+        sites: every tensor that has scales.
+        worst: histograms of the sites with the largest outlier ratio.
+        verdict: convergence of each technique.
+        card: description of the calibration set.
     """
 
     model_config = ConfigDict(allow_inf_nan=False)

@@ -82,5 +82,5 @@ class Record(Frozen):
     protocols: dict[str, Speed] = Field(default_factory=dict)
     tasks: dict[str, TaskScores] | Missing
     divergence: InstanceOf[Logprobs] | Missing = Missing(reason="not measured")
-    # The baseline is asked twice: what it differs from itself by is the resolution of the comparison.
+    # The baseline is evaluated twice: its distance from itself is the resolution of the comparison.
     divergence_again: InstanceOf[Logprobs] | Missing = Missing(reason="not measured")

@@ -21,14 +21,14 @@ class ServerFacts(Frozen):
 
     Attributes:
         attached: facts of a server that the user runs.
-        versions: of the packages that serve.
-        client: the same of the load generator, where it runs apart from the server.
+        versions: versions of the serving packages.
+        client: versions of the load generator's packages, if it runs apart from the server.
         argv: vLLM's arguments.
         ready_s: seconds from the start to the first answer.
-        kv_cache_tokens: tokens that the KV cache holds.
-        kernels: those that vLLM chose for Linear modules.
-        attention: the attention's backend.
-        emulated: what this machine does not have, and computes otherwise.
+        kv_cache_tokens: capacity of the KV cache.
+        kernels: kernels that vLLM chose for Linear modules.
+        attention: attention backend.
+        emulated: types that this machine lacks and emulates.
         log: path of the server's log.
     """
 

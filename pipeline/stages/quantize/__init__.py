@@ -20,7 +20,7 @@ from pipeline.serve.support import why_no_kv_scales
 from pipeline.stages.quantize.engines import ENGINES
 
 SHARED = False
-# Brings the packages of every engine.
+# Installs the packages of every engine.
 INSTALL = "make install" if PROJECT_ROOT else "pip install --no-deps -r requirements/cpu.txt (or cuda.txt)"
 
 
@@ -101,7 +101,7 @@ def make(job: Job, draft: Draft) -> None:
     if gpu := _gpu_in_use():
         gpu.reset_peak_memory_stats()
     more: dict[str, object] = {}
-    # An engine with an environment of its own says what is installed there.
+    # An engine with its own environment returns the versions installed there.
     if versions := ENGINES[job.settings.quant.engine].make(job, draft):
         more["engine"] = versions
     if job.settings.kv_cache.needs_data:

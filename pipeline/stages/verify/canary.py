@@ -16,7 +16,7 @@ spread, and a log-probability, a logit less their mean under the softmax, by at 
 
 Errors of weights, activations, keys and values, and of BF16 itself add up in squares. Trained models damp what is
 added (the demo model stays below half of the bound in every format); random weights do not, and are at 0.6 to 1.2 of
-it from 4 to 28 layers and at 2.1 with 36, so they have a margin. What is unrelated to the reference is at 1 to 1.4.
+it from 4 to 28 layers and at 2.1 with 36, so they have a margin. Unrelated answers are at 1 to 1.4.
 Four bits in 36 layers of random weights are there, too (1.08 was seen), and FP8 is halfway (.54): where these explain
 as much as the cap, the check is inconclusive.
 """
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from pipeline.job import Job
     from pipeline.serve.server import Server
 
-# Prose, Chinese, arithmetic and code: what no format should do to one alone.
+# Prose, Chinese, arithmetic and code: no format should degrade only one of them.
 TEXTS = (
     "The river rises in the mountains, crosses a wide plain with small towns on both banks, and reaches the sea after "
     "nine hundred kilometres. In spring, when the snow melts, it carries three times as much water as in autumn.",
@@ -49,13 +49,13 @@ TEXTS = (
     "def count_words(text):\n    counts = {}\n    for word in text.split():\n"
     "        counts[word] = counts.get(word, 0) + 1\n    return counts\n",
 )
-# Largest magnitude over rms of what shares an INT8 scale: 4 for Gaussian noise, tens with outlier channels.
+# Largest magnitude over rms of the values that share an INT8 scale: 4 for Gaussian noise, tens with outlier channels.
 CREST = 32
-# The largest distance that is let through whatever explains it, and what the bound is multiplied with.
+# Upper cap of the permitted distance, and the margin factor of the bound.
 CAP = 0.7
 MARGIN = {"trained": 1.0, "random": 3.0}
 SHARED_STAGE = "reference"
-# Why the BF16 model could not be served, by the reference's key: it is tried once in a run.
+# Reason why the BF16 model could not be served, by the reference's key: it is tried once per run.
 _unserved: dict[str, str] = {}
 
 
@@ -88,7 +88,7 @@ def allowed(settings: Settings, layers: int, weight_errors: Sequence[float], ref
     if settings.kv_cache.dtype != "auto":
         errors.append(relative_rounding(settings.kv_cache.dtype))
     product = math.sqrt(sum(error**2 for error in errors))
-    # Both servers round logits to BF16, which are about as large as the least log-probability.
+    # Both servers round logits to BF16; these are about as large as the smallest log-probability.
     logits = math.sqrt(2) * relative_rounding("bf16") * max(map(abs, reference)) / spread(reference)
     bound = math.hypot(math.sqrt(6 * (1 + math.log(2 * layers + 1))) * product, logits)
     return min(CAP, MARGIN[settings.model.weights] * bound)

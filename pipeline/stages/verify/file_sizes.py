@@ -17,7 +17,7 @@ from pipeline.models.headers import headers
 from pipeline.models.layout import bytes_of, stored
 
 HEADER = "(headers)"
-# llama.cpp's file begins a tensor at a multiple of this.
+# Alignment of tensors in llama.cpp's files, bytes.
 ALIGNMENT = 32
 
 

@@ -39,7 +39,7 @@ CANARIES = (
 )
 CANARY_TOKENS = 16
 SIZE_TOLERANCE = 0.01
-# Beside those of the layout: the KV cache's, and whatever else calls itself one.
+# Beside those of the layout: scales of the KV cache, and any other tensor named a scale.
 OTHER_SCALES: Mapping[str, Scales] = {"_scale": "positive"}
 
 
@@ -57,7 +57,7 @@ class Findings:
     canary: list[Answer] | None = None
     canary_logprobs: CanaryDistance | None = None
     server: ServerFacts | None = None
-    # BF16's answers; None where it was not served.
+    # BF16's answers; None if it was not served.
     reference: CanaryAnswers | None = None
 
 
@@ -173,7 +173,7 @@ def layers(folder: Path, source: Path, job: Job) -> str:
         expected = {name for name in linears if name not in ignored}
     if missing := expected - quantized:
         raise Failed(f"{len(missing)} layers were not quantized, {sorted(missing)[0]} first")
-    # llama.cpp's mixtures round the embeddings and the output layer as well.
+    # llama.cpp's mixtures quantize the embeddings and the output layer as well.
     beyond = {"model.embed_tokens", "lm_head"} if disk.gguf_file(folder) else set()
     if extra := quantized - expected - beyond:
         raise Failed(f"{len(extra)} layers should not be quantized, {sorted(extra)[0]} first")

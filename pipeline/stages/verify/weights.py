@@ -27,7 +27,7 @@ def compare(folder: Path, source: Path, quant: QuantSettings) -> list[WeightErro
 
     from pipeline.models.dequantize import Tensors, Weights
 
-    # Billions of weights are a minute's work on a CPU, and seconds on a GPU.
+    # Billions of weights take a minute on a CPU, and seconds on a GPU.
     device = "cuda" if torch.cuda.is_available() else "cpu"
     images, before, after = Weights(folder, device), Tensors(source, device), Tensors(folder, device)
     factors: Factors | None = None

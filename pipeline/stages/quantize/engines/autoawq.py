@@ -40,7 +40,7 @@ def _make(job: Job, draft: Draft) -> None:
     if kind not in AWQ_CAUSAL_LM_MODEL_MAP:
         raise StageError(f"AutoAWQ does not know models of the type {kind}.", "Choose quant.engine=llmcompressor.")
     job.progress.detail("loading the model")
-    # AutoAWQ is written for float16, in which most CPUs are many times slower than in what they are made for.
+    # AutoAWQ is written for float16, in which most CPUs are many times slower than in their native types.
     model = base.load(job, torch.float16 if job.hardware.device == "cuda" else None)
     model.config.use_cache = False
     kept = layout.ignored(base.linears(model), quant.ignore)
@@ -96,7 +96,7 @@ def _quantizer(kept: list[str]) -> type:
                 self._arguments.append(kwargs)
                 raise Caught
 
-            # Of similar lengths, so that little is padding.
+            # Batch similar lengths to reduce padding.
             sequences = sorted((sequence[0] for sequence in self.calib_data), key=len)
             batches = [sequences[start : start + BATCH] for start in range(0, len(sequences), BATCH)]
             self._lengths = [[len(sequence) for sequence in batch] for batch in batches]

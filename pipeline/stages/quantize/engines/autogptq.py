@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pipeline.job import Job
 
 TITLE = "auto-gptq"
-# Nothing in the project's environment: its own is made on first use.
+# Nothing in the project's environment: it has its own, created on first use.
 REQUIRES: tuple[str, ...] = ()
 NOTE = "Python 3.11; its environment is made when it is first asked for"
 ENGINE = "autogptq"

@@ -85,7 +85,7 @@ def captured(job: Job, draft: Draft, library: str) -> Iterator[None]:
             yield
         except PipelineError:
             raise
-        # Whatever an engine throws is that variant's failure, not the run's; one of them leaves by exit().
+        # Any exception of an engine fails the variant, not the run; one engine calls exit().
         except (Exception, SystemExit) as error:
             import traceback
 
@@ -218,7 +218,7 @@ def settle(source: Path, folder: Path, quantization: dict[str, Any]) -> None:
         tensors = {name: tensor.contiguous() for name, tensor in load_file(path).items()}
         for name, tensor in tensors.items():
             if name.endswith(".g_idx") and bool((tensor.diff() < 0).any()):
-                # vLLM takes groups as runs of inputs, and would multiply with the wrong scales without a word.
+                # vLLM assumes groups of consecutive inputs, and would silently use the wrong scales.
                 raise StageError(f"{name}: the groups are not runs of inputs, which vLLM cannot serve.")
             # The formats' own scales are float16, as every loader expects them.
             if name in original and ".layers." not in name:

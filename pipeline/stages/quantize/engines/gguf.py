@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 TITLE = "AutoRound"
 REQUIRES: tuple[str, ...] = ("gguf", "auto-round")
 NOTE = "widths that 256 divides (32 for Q8_0)"
-# llama.cpp's name for a tokenizer that cuts text in no way it knows; vLLM reads the tokenizer's own files instead.
+# llama.cpp's name for an unknown pre-tokenizer; vLLM reads the tokenizer's own files instead.
 UNKNOWN_PRE_TOKENIZER = "default"
 
 

@@ -26,7 +26,7 @@ def make(job: Job, draft: Draft) -> None:
     """Write `checkpoint/` with INT4 or INT8 weights in groups, in the order of the inputs."""
     check(job.settings.quant)
     with base.captured(job, draft, TITLE):
-        # Its pools of threads ask for more workers than a small machine's cores, and stop.
+        # Its thread pools request more workers than a small machine has cores, and fail.
         os.environ.setdefault("GPTQMODEL_CPU_WORKERS", str(max(2, min(job.hardware.cores, 8))))
         with _surviving():
             _make(job, draft)
@@ -39,7 +39,7 @@ def check(quant: QuantSettings) -> None:
         ConfigError: naming the setting.
     """
     if quant.algorithm == "awq":
-        # It scales neighbours together, and multiplies the wrong ones where one of them is left out (7.6.0).
+        # It scales sibling modules together, and scales the wrong ones if one of them is ignored (7.6.0).
         says = "AWQ by quant.engine=gptqmodel leaves out lm_head and nothing else"
         base.only_lm_head(quant, says, "Choose quant.engine=autoawq, which makes the same format.")
 
@@ -54,14 +54,14 @@ def _make(job: Job, draft: Draft) -> None:
     quiet()
     quant = job.settings.quant
     awq = quant.algorithm == "awq"
-    # It writes a table beside its log into the folder that the command was called in.
+    # It writes a table beside its log into the current folder.
     loop_processor._PROJECT_LOG_DIR = tables = draft.folder / "tables"
     job.progress.detail("loading the model")
     base.seed(job.settings.calibration.seed)
     model = GPTQModel.load(
         str(job.model.folder.resolve()),
         QuantizeConfig(**arguments(quant, job.hardware.device)),
-        # Its AWQ takes 16 bits alone.
+        # Its AWQ supports 16-bit types only.
         dtype=torch.float16 if awq else compute_dtype(job.hardware),
         trust_remote_code=job.settings.model.trust_remote_code,
     )
@@ -72,7 +72,7 @@ def _make(job: Job, draft: Draft) -> None:
     with torch.inference_mode(False):
         model.quantize(
             [{"input_ids": ids[0].tolist(), "attention_mask": [1] * ids.shape[1]} for ids in data],
-            # One conversation at a time, all of them, in their order: nothing is padded, dropped or joined.
+            # One conversation at a time, in order: none is padded, dropped or joined.
             batch_size=1,
             calibration_sort=None,
             calibration_data_min_length=0,
@@ -122,7 +122,7 @@ def arguments(quant: QuantSettings, device: str) -> dict[str, Any]:
         "method": "gptq",
         "format": "gptq",
         "sym": True,
-        # The groups stay runs of inputs: vLLM has given up the other order.
+        # Groups are consecutive inputs: vLLM dropped support for activation order.
         "desc_act": False,
         "damp_percent": quant.dampening,
     }

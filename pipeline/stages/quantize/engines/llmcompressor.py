@@ -52,7 +52,7 @@ def _make(job: Job, draft: Draft) -> None:
         with _without_pinning():
             oneshot(model=model, recipe=recipe(quant), **data)
     finally:
-        # Its session is global and holds the model, and with it the GPU memory that the server wants next.
+        # Its global session holds the model, and with it the GPU memory that the server needs next.
         reset_session()
     if quant.static_activations is not None:
         folder = job.artifact(Stage.CALIBRATE).folder

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypedDict
 
-# What transformers 4 reads from `rope_scaling`; anything else about positions would be ignored there.
+# Keys of `rope_scaling` that transformers 4 reads; it would ignore others.
 ROPE_SCALING = {
     "factor",
     "original_max_position_embeddings",
@@ -76,7 +76,7 @@ def _work(request: Request, progress: Callable[[str], None]) -> Answer:
     wrapper = wrapper_of(content.get("model_type", ""))
     config = transformers.AutoConfig.for_model(**config_for_transformers_4(content))
     progress("loading the model")
-    # float16: from bfloat16, the 8-bit integers are computed with scales of 8 bits and come out wrong.
+    # float16: with bfloat16, the 8-bit integers are computed from scales of 8 bits and are wrong.
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, config=config, torch_dtype=torch.float16)
     settings = BaseQuantizeConfig(
         bits=request["bits"],

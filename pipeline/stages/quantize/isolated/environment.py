@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 LOCKS = RESOURCES / "requirements" / "engines"
 HOST = Path(__file__).with_name("host.py")
 CACHE = "PIPELINE_ENGINES"
-# torch, and the libraries that its CUDA build loads; what requirements/lock.py leaves out of an engine's lock.
+# torch and the libraries that its CUDA build loads; requirements/lock.py excludes them from an engine's lock.
 LINKED = re.compile(r"(torch|triton|nvidia-(?!ml-py).*|cuda-.*)")
 
 
@@ -67,7 +67,7 @@ def environment(name: str, progress: Progress) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _locked(folder.with_name(f"{folder.name}.lock"), f"waiting for another run that installs {name}", progress):
         if not python.exists():
-            # It appears whole or not at all: a half-made one has another name, and goes when the next one is begun.
+            # Creation is atomic: an incomplete one has another name, and is deleted when the next one is started.
             for old in (folder, *folder.parent.glob(f".{folder.name}.*")):
                 shutil.rmtree(old, ignore_errors=True)
             partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
@@ -98,7 +98,7 @@ def call(name: str, script: Path, request: Mapping[str, object], log: Path, prog
     last = ""
     with log.open("wb") as errors, _process(command, stdin=subprocess.PIPE, stderr=errors) as process:
         assert process.stdin is not None and process.stdout is not None
-        # Whoever dies before it was asked says why in the log. The pipe stays open: its end is the worker's.
+        # If the worker exits before the request, its log has the reason. Closing the pipe would end the worker.
         with contextlib.suppress(BrokenPipeError):
             process.stdin.write(json.dumps(request) + "\n")
             process.stdin.flush()
@@ -200,7 +200,7 @@ def _process(command: list[str], **pipes: Any) -> Iterator[subprocess.Popen[str]
 
 def _ended(process: subprocess.Popen[str]) -> int:
     """Wait for the exit code, and end the remaining processes of the group."""
-    # Not reaped yet, its number still names its group and nobody else's.
+    # Until it is reaped, its process id cannot be reused for another group.
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     os.killpg(process.pid, signal.SIGKILL)
     return process.wait()

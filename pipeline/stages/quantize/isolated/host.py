@@ -16,7 +16,7 @@ from collections.abc import Mapping
 
 def end_with_caller() -> None:
     """End this process and its children once the caller is gone, which closes stdin."""
-    # Not through sys.stdin: a thread that waits in there breaks the interpreter's shutdown.
+    # Not through sys.stdin: a thread blocked in it breaks the interpreter's shutdown.
     while os.read(0, 1):
         pass
     os.killpg(0, signal.SIGKILL)
@@ -27,7 +27,7 @@ def main() -> None:
     request = json.loads(sys.stdin.readline())
     threading.Thread(target=end_with_caller, daemon=True).start()
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    # What libraries print belongs into the log, which is stderr.
+    # The output of libraries goes to the log, which is stderr.
     os.dup2(2, 1)
 
     def send(message: Mapping[str, object]) -> None:
