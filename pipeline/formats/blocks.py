@@ -1,4 +1,4 @@
-"""llama.cpp's formats: blocks of weights with their scales inside, mixed in one file by what a tensor is for."""
+"""llama.cpp's formats: blocks of weights with embedded scales, mixed in one file by the role of each tensor."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Block:
     """One of llama.cpp's block formats (ggml-common.h).
 
     Attributes:
-        bytes: of a block.
-        weights: in a block.
-        round: to nearest, with groups of the block's own.
+        bytes: bytes per block.
+        weights: weights per block.
+        round: rounding to nearest, with the block's own groups.
     """
 
     bytes: int
@@ -36,12 +36,15 @@ BLOCKS: Mapping[str, Block] = {
 
 
 def q8_0(name: str, layers: int) -> str:
-    """One format for all."""
+    """Return Q8_0 for every tensor."""
     return "Q8_0"
 
 
 def q4_k_m(name: str, layers: int) -> str:
-    """Q6_K for the output layer and, in the first and last eighth and every third layer, for values and `down_proj`."""
+    """Return Q6_K for the output layer and, in some layers, values and `down_proj`; else Q4_K.
+
+    These are the first and last eighth of the layers, and every third between.
+    """
     if name == "lm_head.weight":
         return "Q6_K"
     place = re.search(r"\.layers\.(\d+)\.(?:self_attn\.v_proj|mlp\.down_proj)\.", name)

@@ -1,4 +1,4 @@
-"""The numbers that formats are made of: what 8 and fewer bits can stand for, and rounding to them.
+"""Element types of at most 8 bits: their representable numbers, and rounding to them.
 
 Floating point: OCP 8-bit Floating Point Specification, revision 1.0; Micikevicius et al., "FP8 formats for deep
 learning", 2022, table 1; OCP Microscaling formats, 2023, 5.3. NF4: Dettmers et al., "QLoRA", 2023, appendix E.
@@ -31,7 +31,7 @@ class Element:
 
     @property
     def magnitudes(self) -> tuple[float, ...]:
-        """The numbers that are not negative, ascending."""
+        """Non-negative numbers, ascending."""
         if self.mantissa is None:
             return tuple(float(number) for number in range(int(self.largest) + 1))
         steps, unit = 1 << self.mantissa, 2.0 ** (self.min_exponent - self.mantissa)
@@ -47,7 +47,7 @@ class Element:
         return (*(-number for number in self.magnitudes[:0:-1]), *self.magnitudes)
 
     def round(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """To nearest, ties to even, saturated: as torch does it, in a thirtieth of the time."""
+        """Round to nearest, ties to even, saturating: equal to torch's result, 30 times as fast."""
         import numpy as np
 
         values = values.clip(-self.largest, self.largest)

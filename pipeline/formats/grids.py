@@ -1,4 +1,4 @@
-"""Rounding to nearest in each kind of format, with scales of its own: weights of shape (out, in) -> their images."""
+"""Rounding to nearest in each kind of format, with scales computed here: weights (out, in) -> their images."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ TINY = 1e-12
 
 
 def blocks(weight: torch.Tensor, size: int | None) -> torch.Tensor:
-    """(blocks, size): consecutive weights of a row that share a scale; a whole row where there is no group."""
+    """Return (blocks, size): consecutive weights of a row that share a scale; whole rows if there is no group."""
     return weight.reshape(-1, size or weight.shape[1])
 
 
 def symmetric(bits: int) -> Round:
-    """Integers around zero."""
+    """Round to integers symmetric around zero."""
 
     def apply(weight: torch.Tensor, group: int | None) -> torch.Tensor:
         own = blocks(weight, group)
@@ -33,7 +33,7 @@ def symmetric(bits: int) -> Round:
 
 
 def asymmetric(bits: int) -> Round:
-    """Integers above a zero point."""
+    """Round to unsigned integers with a zero point."""
 
     def apply(weight: torch.Tensor, group: int | None) -> torch.Tensor:
         own = blocks(weight, group)
@@ -47,7 +47,7 @@ def asymmetric(bits: int) -> Round:
 
 
 def fp8(per_tensor: bool) -> Round:
-    """E4M3 below a scale for the tensor, or for each row."""
+    """Round to E4M3 with one scale for the tensor or for each row."""
 
     def apply(weight: torch.Tensor, group: int | None) -> torch.Tensor:
         import torch
@@ -61,7 +61,7 @@ def fp8(per_tensor: bool) -> Round:
 
 
 def table(numbers: tuple[float, ...], powers_of_two: bool = False) -> Round:
-    """The nearest of a few numbers, below a scale for each block."""
+    """Round to the nearest entry of a table, with a scale for each block."""
 
     def apply(weight: torch.Tensor, group: int | None) -> torch.Tensor:
         import torch
@@ -79,5 +79,5 @@ def table(numbers: tuple[float, ...], powers_of_two: bool = False) -> Round:
 
 
 def grouped(rule: Round, group: int | None) -> Round:
-    """The same rounding with groups of one size, whatever is asked for."""
+    """Return the same rounding with a fixed group size, whatever is requested."""
     return lambda weight, _: rule(weight, group)

@@ -1,7 +1,7 @@
-"""How checkpoints store a quantized weight: the tensors of a module, what they stand for, what tells that it is there.
+"""Storage layouts of quantized weights in checkpoints: a module's tensors, their decoding, and how to detect them.
 
-A layout is the name that a checkpoint's config has for it (`format` of compressed-tensors, else `quant_method` or
-`checkpoint_format`). Several number formats share one; who writes which is in `schemes`.
+A layout is named as in a checkpoint's config (`format` of compressed-tensors, else `quant_method` or
+`checkpoint_format`). Several number formats share one; `schemes` lists the layouts that each engine writes.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
     import torch
 
 Shape = tuple[int, ...]
-# The type as safetensors calls it (llama.cpp for its blocks), and the shape.
+# Type by safetensors' name (llama.cpp's for its blocks), and shape.
 Stored = Mapping[str, tuple[str, Shape]]
-# The values that a tensor of scales can have; `codes` are exponents of powers of two.
+# Permitted values of a scale tensor; `codes` are exponents of powers of two.
 Scales = Literal["positive", "zero or more", "not zero", "codes"]
-# bitsandbytes' double quantization: scales that share one.
+# bitsandbytes' double quantization: scales that share a second-level scale.
 NESTED_BLOCK = 256
 
 
 class Packing(NamedTuple):
-    """What a number format, and its settings, say of how a weight is stored.
+    """Storage parameters of a weight, from its number format and settings.
 
     Attributes:
-        bits: of a weight.
+        bits: bits per weight.
         group: input channels that share a scale; None: a scale per channel or tensor.
         zero_points: whether groups have one.
         per_tensor: whether there is one scale for the whole weight.
@@ -51,7 +51,7 @@ class Packing(NamedTuple):
 
     @property
     def integers(self) -> int:
-        """Weights in an int32."""
+        """Number of weights in an int32."""
         return 32 // self.bits
 
 
@@ -63,8 +63,8 @@ class Layout:
         name: as checkpoints' configs have it.
         fields: the shape and the packing -> each tensor of the module by its own name.
         unpack: the module's tensors by their own names, and an integer's bits -> float32 of shape (out, in).
-        marks: the tensors of which one tells that a module is quantized.
-        scales: what values each tensor of scales can have.
+        marks: tensors, any one of which marks a module as quantized.
+        scales: permitted values of each scale tensor.
     """
 
     name: str
@@ -163,7 +163,7 @@ _DIVISORS: Mapping[str, Scales] = {
 _STATIC: Mapping[str, Scales] = {"weight_scale": "positive", "input_scale": "positive"}
 # AutoRound turns a group around where its largest weight is positive: one side has a step more than the other.
 _TURNED: Mapping[str, Scales] = {"scales": "not zero"}
-# The largest magnitude, or a code of it, which is 0 where all weights are.
+# The largest magnitude, or its code: 0 if all weights are 0.
 _MAGNITUDES: Mapping[str, Scales] = {
     "SCB": "zero or more",
     "weight.absmax": "zero or more",
@@ -187,15 +187,15 @@ BITSANDBYTES = Layout(
 LAYOUTS: Mapping[str, Layout] = {
     layout.name: layout for layout in (PACKED, INT8, FP8, NVFP4, MXFP4, AWQ, GPTQ, GPTQ_V2, BITSANDBYTES)
 }
-# What tells that a module is quantized, whatever the layout.
+# Tensors that mark a module as quantized, in any layout.
 MARKS = tuple(dict.fromkeys(f".{mark}" for layout in LAYOUTS.values() for mark in layout.marks))
 
 
 def layout_of(name: str) -> Layout:
-    """The layout of a name.
+    """Return the layout with this name.
 
     Raises:
-        UnknownFormat: on one that there is not.
+        UnknownFormat: if the layout is unknown.
     """
     if name not in LAYOUTS:
         raise UnknownFormat(f"how {name} stores weights")
@@ -203,21 +203,21 @@ def layout_of(name: str) -> Layout:
 
 
 def dequantize(name: str, tensors: Mapping[str, torch.Tensor], bits: int = 4) -> torch.Tensor:
-    """The weight that a module's tensors stand for: float32, of shape (out, in).
+    """Return the weight that a module's tensors encode: float32, of shape (out, in).
 
     Args:
-        name: of the layout.
+        name: name of the layout.
         tensors: the module's tensors by their own names.
-        bits: of an integer; looked at by the packed layouts alone.
+        bits: bits per integer; used by the packed layouts only.
 
     Raises:
-        UnknownFormat: on a layout that there is not.
+        UnknownFormat: if the layout is unknown.
     """
     return layout_of(name).unpack(tensors, bits)
 
 
 def possible(kind: Scales, scales: torch.Tensor) -> torch.Tensor:
-    """Which values of a tensor of scales can be one."""
+    """Return a mask of the values in a scale tensor that are valid scales."""
     values = scales.float()
     if kind == "codes":
         return values != E8M0_NAN  # of powers of two, which are all positive and finite

@@ -1,4 +1,4 @@
-"""How far rounding to nearest moves a weight in each number format: the yardstick for what an engine wrote.
+"""Error of rounding to nearest in each number format: the reference for the weights an engine wrote.
 
 The error of a weight W and its quantized image V is the relative Frobenius norm |W - V| / |W|. For rounding to nearest
 it follows from the format alone (for b bits and a step s about s / sqrt(12) for each weight), so it is computed here
@@ -6,8 +6,8 @@ from the BF16 weight with scales of its own. What an engine wrote may be worse b
 errors (GPTQ) or weigh them (AWQ, AutoRound) accept larger ones on the weights to gain on the outputs. A zero point that
 is off by one makes sqrt(1 + 12) = 3.6 times the error, a wrong order far more.
 
-A wrong scale may hide below such a factor, so the factor f between a group of weights w and its image v is looked at,
-too: f = <w, v> / <w, w>. Errors that know nothing of the weights leave f within e / sqrt(n) of 1 for n weights in a
+A wrong scale may hide below such a factor, so the factor f between a group of weights w and its image v is checked,
+too: f = <w, v> / <w, w>. Errors uncorrelated with the weights leave f within e / sqrt(n) of 1 for n weights in a
 group and an error of e. Rounding to nearest is at 0.6 to 2.1 times of that, clipped weights (AWQ, AutoRound) at up to
 2.3; scales of the next channel make 6.7 times and more. Rows of thousands of weights average that out and leave a bias:
 the format's own, for which rounding to nearest is the yardstick, and that of engines which divide by the scale in BF16,
@@ -28,9 +28,9 @@ from pipeline.formats.schemes import SCHEMES, Scheme
 if TYPE_CHECKING:
     import torch
 
-# SmoothQuant and AWQ round to nearest what they have rescaled; AWQ's own project clips the largest weights before that.
+# SmoothQuant and AWQ round rescaled weights to nearest; AutoAWQ clips the largest weights first.
 TOLERANCE = {"rtn": 1.25, "smoothquant": 1.25, "awq": 1.5}
-# Rounding that looks at data may trade errors of weights for errors of outputs.
+# Data-aware rounding may trade errors of weights for errors of outputs.
 TOLERANCE_WITH_DATA = 3.0
 TOLERANCE_OF_FACTORS = 4.0
 TOLERANCE_OF_BIAS = 1.5
@@ -39,13 +39,13 @@ BF16_QUOTIENT = 2.0**-9
 
 
 def relative_error(original: torch.Tensor, image: torch.Tensor) -> float:
-    """|original - image| / |original|; infinite where the image holds what is not finite."""
+    """Return |original - image| / |original|; infinite if the image has a value that is not finite."""
     error = float((original - image).norm() / original.norm())
     return error if error == error else float("inf")
 
 
 def factor_error(original: torch.Tensor, image: torch.Tensor, group: int | None) -> float:
-    """How far the factors between groups of weights and their images are from 1, as rms over the groups."""
+    """Return the rms over groups of the deviation from 1 of the factor between weights and their images."""
     weights, images = blocks(original, group), blocks(image, group)
     squares = weights.square().sum(1)
     factors = (weights * images).sum(1)[squares > 0] / squares[squares > 0]
@@ -54,10 +54,10 @@ def factor_error(original: torch.Tensor, image: torch.Tensor, group: int | None)
 
 
 def rounded(weight: torch.Tensor, name: str, group: int | None) -> torch.Tensor:
-    """A weight of shape (out, in), float32, rounded to the nearest numbers of a format.
+    """Return a weight of shape (out, in), float32, rounded to the nearest numbers of a format.
 
     Raises:
-        UnknownFormat: on a format that there is not, of schemes and of llama.cpp's blocks.
+        UnknownFormat: if neither the schemes nor llama.cpp's blocks have the format.
     """
     found: Scheme | Block | None = SCHEMES.get(name) or BLOCKS.get(name)
     if found is None or found.round is None:
@@ -66,7 +66,7 @@ def rounded(weight: torch.Tensor, name: str, group: int | None) -> torch.Tensor:
 
 
 class Limits(NamedTuple):
-    """What a format and an algorithm explain of a weight's two errors."""
+    """Upper bounds on a weight's two errors for a format and an algorithm."""
 
     error: float
     factor_error: float
@@ -75,19 +75,19 @@ class Limits(NamedTuple):
 def limits(
     weight: torch.Tensor, scheme: str, group: int | None, algorithm: str, scale: torch.Tensor | float = 1.0
 ) -> Limits:
-    """The errors that a weight may have in this format when it was rounded by this algorithm.
+    """Return the largest errors of a weight in this format when rounded by this algorithm.
 
     Args:
-        weight: BF16's, of shape (out, in).
-        scheme: the format.
+        weight: BF16 weight of shape (out, in).
+        scheme: number format.
         group: input channels that share a scale.
-        algorithm: how it was rounded.
-        scale: what each weight was multiplied with before it was rounded, to be divided by again.
+        algorithm: rounding algorithm.
+        scale: factor by which each weight was multiplied before rounding, and is divided afterwards.
     """
     image = rounded(weight * scale, scheme, group) / scale
     nearest = relative_error(weight, image)
     if not math.isfinite(nearest):
-        # Factors that are no numbers explain nothing.
+        # Factors that are not finite give no bound.
         return Limits(0.0, 0.0)
     error = nearest * TOLERANCE.get(algorithm, TOLERANCE_WITH_DATA)
     by_chance = TOLERANCE_OF_FACTORS * error / math.sqrt(blocks(weight, group).shape[1])

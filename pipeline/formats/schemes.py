@@ -1,8 +1,8 @@
-"""The number formats: one entry each, with all that is known of it below the hardware.
+"""Registry of number formats: one entry each, with all properties that do not depend on hardware.
 
-What a setting allows, what a checkpoint weighs, how its numbers are read and rounded, and what a machine can serve are
-looked up here. A new format is an entry of `SCHEMES`; where vLLM serves it by kernels that no other format has, an
-entry of `hardware.vllm_kernels.SERVED`, too.
+Permitted settings, checkpoint size, decoding and rounding of numbers, and hardware support are all looked up here. A
+new format is an entry of `SCHEMES`; if vLLM serves it by kernels of its own, an entry of
+`hardware.vllm_kernels.SERVED`, too.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ class Scheme:
 
     Attributes:
         bits: bits of a stored weight, without its scales.
-        engines: who makes it -> the algorithms that it can round weights with.
-        layouts: who makes it -> how it stores a weight; empty where a file mixes blocks.
-        mixture: which block format each tensor has, where a file mixes them.
+        engines: engine -> the algorithms it can round weights with.
+        layouts: engine -> its storage layout of a weight; empty if a file mixes blocks.
+        mixture: block format of each tensor, if a file mixes them.
         round: rounding to nearest; None where each block format has its own.
-        served: what serves it where, a key of `hardware.vllm_kernels.SERVED`.
-        activations: what the products are computed in.
+        served: kernels that serve it on each kind of hardware, a key of `hardware.vllm_kernels.SERVED`.
+        activations: type that the products are computed in.
         static: the activations' numbers where their scale is calibrated, a key of `elements.ELEMENTS`.
         group: input channels that share a weight scale unless set otherwise; None: a scale per channel or tensor.
         group_is_free: whether another group size can be asked for.
         zero_points: whether groups have one.
         per_tensor: whether there is one scale for the whole weight.
-        divisor: what the input width of a layer must be divisible by, beside the group size.
+        divisor: divisor that the input width of a layer must have, beside the group size.
         shown_tokens: whether the engine sees calibration tokens however weights are rounded, for a scale of its own.
     """
 
@@ -59,11 +59,11 @@ class Scheme:
 
     @property
     def family(self) -> Family:
-        """What kind of format it is."""
+        """Kind of format."""
         return "weights only" if self.activations == "bf16" else "weights and activations"
 
     def packing(self, group: int | None, nested: bool = False) -> Packing:
-        """What decides how a weight is stored.
+        """Return the parameters that decide how a weight is stored.
 
         Args:
             group: input channels that share a scale.
@@ -196,7 +196,7 @@ SCHEMES: Mapping[str, Scheme] = {
         divisor=32,
     ),
     # Blocks of 16 with FP8 scales (NVIDIA), of 32 with power-of-two scales (OCP Microscaling, 2023).
-    # NVFP4's FP8 scales of activations are made while serving, below one calibrated scale per tensor.
+    # NVFP4's FP8 activation scales are computed while serving, with one calibrated scale per tensor.
     "NVFP4": Scheme(
         bits=4,
         engines={"llmcompressor": (ROUND,)},
@@ -218,7 +218,7 @@ SCHEMES: Mapping[str, Scheme] = {
     ),
 }
 ENGINES = ("none", *dict.fromkeys(engine for scheme in SCHEMES.values() for engine in scheme.engines))
-# The numbers that activations are calibrated for, by name.
+# Element types that activations are calibrated for, by name.
 CALIBRATED: Mapping[str, Element] = {
     scheme.static: ELEMENTS[scheme.static] for scheme in SCHEMES.values() if scheme.static is not None
 }

@@ -1,6 +1,6 @@
-"""What a packed weight stands for: each format's integers unpacked and scaled, in pure torch.
+"""Decoding of packed weights: each format's integers unpacked and scaled, in pure torch.
 
-The formats differ in which way a matrix lies, in which order integers stand in an int32, and in the zero point:
+The formats differ in the orientation of the matrix, the order of integers in an int32, and the zero point:
 
 * compressed-tensors `pack-quantized`: (out, in), eight 4-bit or four 8-bit integers to an int32 along the inputs, the
   first in the lowest bits, the sign removed by 2^(bits-1); zero points packed alike, along the outputs.
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     import torch
 
 Tensors = Mapping[str, "torch.Tensor"]
-# Where AWQ puts the integer of each output channel of eight.
+# Position of each of eight output channels in AWQ's int32.
 AWQ_PLACES = (0, 4, 1, 5, 2, 6, 3, 7)
 
 
 def unpack(packed: torch.Tensor, bits: int, dim: int) -> torch.Tensor:
-    """The unsigned integers, as int32, packed along one dimension of an int32 matrix, the first in the lowest bits."""
+    """Return as int32 the unsigned integers packed along one dimension of an int32 matrix, lowest bits first."""
     import torch
 
     shifts = torch.arange(0, 32, bits, dtype=torch.int32, device=packed.device)
@@ -38,12 +38,12 @@ def unpack(packed: torch.Tensor, bits: int, dim: int) -> torch.Tensor:
 
 
 def as_they_are(tensors: Tensors, bits: int) -> torch.Tensor:
-    """Eight-bit numbers below a scale for each output channel, or for all."""
+    """Decode 8-bit numbers with a scale for each output channel, or one for all."""
     return tensors["weight"].float() * tensors["weight_scale"].float().reshape(-1, 1)
 
 
 def pack_quantized(tensors: Tensors, bits: int) -> torch.Tensor:
-    """Integers of compressed-tensors."""
+    """Decode integers of compressed-tensors."""
     import torch
 
     rows, columns = (int(n) for n in tensors["weight_shape"])
@@ -60,7 +60,7 @@ def pack_quantized(tensors: Tensors, bits: int) -> torch.Tensor:
 
 
 def fp4(tensors: Tensors, bits: int) -> torch.Tensor:
-    """FP4 numbers of compressed-tensors, below scales of either kind.
+    """Decode FP4 numbers of compressed-tensors, with scales of either kind.
 
     E2M1's codes are 0 to 7 in the order of the numbers; the fourth bit is the sign (OCP Microscaling, 2023, 5.3.3).
     """
@@ -77,7 +77,7 @@ def fp4(tensors: Tensors, bits: int) -> torch.Tensor:
 
 
 def awq(tensors: Tensors, bits: int) -> torch.Tensor:
-    """AWQ's interleaved integers."""
+    """Decode AWQ's interleaved integers."""
     if bits != 4:
         raise ValueError(f"AWQ's order is one of 4-bit integers, not of {bits}")
 
@@ -91,7 +91,7 @@ def awq(tensors: Tensors, bits: int) -> torch.Tensor:
 
 
 def gptq(tensors: Tensors, bits: int, stored_too_small: bool = True) -> torch.Tensor:
-    """GPTQ's integers; their zero points are one too small in the format that all tools write."""
+    """Decode GPTQ's integers; the common format stores zero points minus one."""
     values = unpack(tensors["qweight"], bits, 0).t()
     zero = unpack(tensors["qzeros"], bits, 1).t()
     if stored_too_small:
@@ -104,5 +104,5 @@ def gptq(tensors: Tensors, bits: int, stored_too_small: bool = True) -> torch.Te
 
 
 def _spread(groups: torch.Tensor, columns: int) -> torch.Tensor:
-    """A column for each group -> a column for each input."""
+    """Expand a column for each group to a column for each input."""
     return groups.repeat_interleave(columns // groups.shape[1], dim=1)

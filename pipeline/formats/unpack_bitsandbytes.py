@@ -1,4 +1,4 @@
-"""Weights as bitsandbytes stores them, and the numbers that they stand for: torch only.
+"""Decoding of weights stored by bitsandbytes, in pure torch.
 
 NF4 (Dettmers et al., "QLoRA", 2023, section 3): two codes a byte, the first in the high bits; each code names an entry
 of a table, and `blocksize` consecutive weights share a scale, `absmax`. With double quantization the scales are codes
@@ -19,17 +19,17 @@ ROW_SCALE = "SCB"
 
 
 def dequantize(name: str, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """The numbers of one module's weight, as float32 of shape (out, in).
+    """Return one module's weight, as float32 of shape (out, in).
 
     Args:
-        name: the module's, such as `model.layers.0.mlp.up_proj`.
+        name: name of the module, such as `model.layers.0.mlp.up_proj`.
         tensors: at least those of the checkpoint whose names begin with it.
     """
     return unpack({key.removeprefix(f"{name}."): value for key, value in tensors.items()}, 0)
 
 
 def unpack(tensors: Mapping[str, torch.Tensor], bits: int) -> torch.Tensor:
-    """The numbers of a weight from its module's tensors by their own names."""
+    """Return a weight from its module's tensors by their own names."""
     if ROW_SCALE in tensors:
         return dequantize_int8(tensors["weight"], tensors[ROW_SCALE])
     state, scales = read_state(tensors[STATE]), tensors["weight.absmax"]
@@ -46,19 +46,19 @@ def unpack(tensors: Mapping[str, torch.Tensor], bits: int) -> torch.Tensor:
 
 
 def read_state(packed: torch.Tensor) -> dict[str, Any]:
-    """What bitsandbytes noted of a weight: JSON in a tensor of bytes."""
+    """Return bitsandbytes' quantization state of a weight: JSON in a tensor of bytes."""
     return dict(json.loads(bytes(packed.tolist())))
 
 
 def dequantize_nf4(
     codes: torch.Tensor, scales: torch.Tensor, table: torch.Tensor, shape: tuple[int, ...], blocksize: int
 ) -> torch.Tensor:
-    """Table entry times its block's scale.
+    """Return each code's table entry times its block's scale.
 
     Args:
         codes: bytes of two codes each, in any shape.
         scales: one a block, in the order of the weights.
-        table: the 16 numbers that codes name.
+        table: the 16 numbers that codes index.
         shape: of the weight, (out, in).
         blocksize: consecutive weights that share a scale.
     """
@@ -72,15 +72,15 @@ def dequantize_nf4(
 def dequantize_scales(
     codes: torch.Tensor, scales: torch.Tensor, table: torch.Tensor, offset: float, blocksize: int
 ) -> torch.Tensor:
-    """The scales that double quantization stored as bytes, as float32."""
+    """Return as float32 the scales that double quantization stored as bytes."""
     return _by_block(table.float()[codes.flatten().long()], scales, blocksize) + offset
 
 
 def dequantize_int8(weight: torch.Tensor, largest: torch.Tensor) -> torch.Tensor:
-    """Integers times their row's largest magnitude over 127."""
+    """Return integers times their row's largest magnitude over 127."""
     return weight.float() * (largest.float().reshape(-1, 1) / 127)
 
 
 def _by_block(numbers: torch.Tensor, scales: torch.Tensor, blocksize: int) -> torch.Tensor:
-    """Each block of consecutive numbers, the last possibly shorter, times its scale."""
+    """Multiply each block of consecutive numbers, the last possibly shorter, by its scale."""
     return numbers * scales.float().flatten().repeat_interleave(blocksize)[: len(numbers)]

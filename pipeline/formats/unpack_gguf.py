@@ -1,4 +1,4 @@
-"""GGUF files of llama.cpp: tensors under the names of the BF16 checkpoint, and the numbers that they stand for."""
+"""GGUF files of llama.cpp: tensors under their names in the BF16 checkpoint, and their decoding."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 FILE = "model.gguf"
 UNQUANTIZED = ("F32", "F16", "BF16")
-# llama.cpp's names -> those of transformers' dense decoders; what is not listed keeps its name.
+# llama.cpp's names -> those of transformers' dense decoders; other names are unchanged.
 _OUTSIDE = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 _INSIDE = {
     "attn_q": "self_attn.q_proj",
@@ -33,7 +33,7 @@ _BLOCK = re.compile(r"blk\.(\d+)\.(.+)")
 
 
 def original_name(name: str) -> str:
-    """What the BF16 checkpoint calls a tensor: `blk.0.attn_q.weight` is `model.layers.0.self_attn.q_proj.weight`."""
+    """Return a tensor's BF16 name: `blk.0.attn_q.weight` -> `model.layers.0.self_attn.q_proj.weight`."""
     stem, _, kind = name.rpartition(".")
     if found := _BLOCK.fullmatch(stem):
         inside = _INSIDE.get(found[2])
@@ -42,7 +42,7 @@ def original_name(name: str) -> str:
 
 
 def headers(path: Path) -> dict[str, dict[str, Any]]:
-    """Every tensor with `dtype` (llama.cpp's, such as Q4_K), `shape` (out, in) and `data_offsets`; none is read."""
+    """Return every tensor's `dtype` (llama.cpp's, such as Q4_K), `shape` (out, in) and `data_offsets`; read none."""
     return {
         original_name(tensor.name): {
             "dtype": tensor.tensor_type.name,
@@ -54,7 +54,7 @@ def headers(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def check(path: Path) -> None:
-    """Compares a GGUF file's length with what its header promises.
+    """Compare a GGUF file's length with that implied by its header.
 
     Raises:
         InputError: when the file is cut short or is no GGUF file.
@@ -68,30 +68,30 @@ def check(path: Path) -> None:
 
 
 def file_type(path: Path) -> str:
-    """The name of the mixture that the file says it is, such as Q4_K_M."""
+    """Return the name of the mixture that the file declares, such as Q4_K_M."""
     from gguf import LlamaFileType
 
     return str(LlamaFileType(_reader(path).get_field("general.file_type").contents()).name).removeprefix("MOSTLY_")
 
 
 def tensors(path: Path) -> dict[str, Any]:
-    """Every tensor of the file under its original name, as `weight` takes it; none is read."""
+    """Return every tensor of the file by its original name, as `weight` takes it; read none."""
     return {original_name(tensor.name): tensor for tensor in _reader(path).tensors}
 
 
 def weight(tensor: Any) -> torch.Tensor:
-    """The numbers of one of `tensors`, as float32."""
+    """Return one of `tensors`, decoded to float32."""
     return dequantize(tensor.data, tensor.tensor_type.name)
 
 
 def weights(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every tensor under its original name, as float32, one at a time."""
+    """Yield every tensor under its original name, as float32, one at a time."""
     for name, tensor in tensors(path).items():
         yield name, weight(tensor)
 
 
 def dequantize(blocks: Any, kind: str) -> torch.Tensor:
-    """The numbers that a tensor's blocks stand for, as float32 of shape (out, in).
+    """Return the decoded blocks of a tensor, as float32 of shape (out, in).
 
     Args:
         blocks: the file's array; bytes of shape (out, bytes of a row) for the block formats.
@@ -102,7 +102,7 @@ def dequantize(blocks: Any, kind: str) -> torch.Tensor:
     from gguf import GGMLQuantizationType
     from gguf.quants import dequantize as decode
 
-    # What is float32 already is a view of the file, which torch must not get to write to.
+    # A float32 array is a view of the file, which torch must not write to.
     return torch.from_numpy(numpy.require(decode(blocks, GGMLQuantizationType[kind]), requirements="W"))
 
 

@@ -84,7 +84,7 @@ PACKAGES = (
     *dict.fromkeys(served.plugin[0] for served in SERVED.values() if served.plugin is not None),
     "conch-triton-kernels",
 )
-# The release that the project installs, with all that it installs beside it.
+# The release that the project installs, with its dependencies.
 LOCKED = Vllm(VLLM[1], frozenset(PACKAGES) - {"conch-triton-kernels"})
 
 _CPU_KV_CACHE = ("avx512f", "amx_bf16")

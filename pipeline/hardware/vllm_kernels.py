@@ -1,4 +1,4 @@
-"""The kernels that vLLM has for each number format, which of them can be asked for, and where they run.
+"""vLLM's kernels for each number format, the settings that request them, and the hardware they run on.
 
 Data alone, read in vLLM's sources of the releases named below: `vllm/model_executor/kernels/linear/` (the lists of
 possible kernels in their order of preference, `is_supported`, `can_implement`, the names of `--linear-backend`) and the
@@ -48,14 +48,14 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Cpu:
-    """What serves a format on a CPU.
+    """Support of a format on a CPU.
 
     Attributes:
-        kernel: vLLM's own, or a plugin's; empty where there is none.
-        features: of the CPU, of which one is enough for it; empty: any CPU.
-        choice: the value of `serve.kernel` that asks for a second one, which any CPU has.
-        emulated: whether this project's plugin serves it where the kernel does not.
-        note: what to know of the kernel.
+        kernel: kernel of vLLM or a plugin; empty if there is none.
+        features: CPU features, any one of which suffices; empty: any CPU.
+        choice: the value of `serve.kernel` that requests a second kernel, which runs on any CPU.
+        emulated: whether this project's plugin serves it where the kernel cannot.
+        note: a remark for the user.
     """
 
     kernel: str = ""
@@ -67,12 +67,12 @@ class Cpu:
 
 @dataclass(frozen=True)
 class Served:
-    """What serves a number format.
+    """Kernels that serve a number format.
 
     Attributes:
         kernels: on NVIDIA GPUs, in vLLM's order of preference.
         cpu: on a CPU.
-        plugin: what is needed beside vLLM, and from which release of vLLM on: it has given these formats away.
+        plugin: package required beside vLLM, and the vLLM release that moved these formats to it.
         own_groups: group sizes in which vLLM serves the layouts of other engines than llm-compressor; empty: any.
         other_groups: the kernels for their other group sizes.
     """
@@ -84,7 +84,7 @@ class Served:
     other_groups: tuple[Kernel, ...] = ()
 
 
-# As people call them, by the value of `serve.kernel`.
+# Display names, by the value of `serve.kernel`.
 TITLES = {
     "machete": "Machete",
     "marlin": "Marlin",
@@ -120,7 +120,7 @@ _CONCH = Kernel("ConchLinearKernel", "conch", 8.0, automatic=False, groups=(128,
 _EXLLAMA = Kernel("ExllamaLinearKernel", "exllama", 7.5, dtypes=("float16",))
 _TRITON = Kernel("TritonW4A16LinearKernel", "triton", 7.5, groups=(32, 64, 128, 256))
 
-# Marlin's kernel decides over GPTQ's and AWQ's own layouts, whichever kernel then computes.
+# Support of GPTQ's and AWQ's own layouts depends on Marlin, whichever kernel then computes.
 _MARLIN_GROUPS = (32, 64, 128)
 _AWQ_ITSELF = Kernel("AWQ", "", 7.5, note="AWQ's first kernel, slow: Marlin has none for this group size")
 _BITSANDBYTES = Cpu("bitsandbytes", note="its own CPU code unpacks on every pass")
@@ -130,7 +130,7 @@ _INT4_CPU = Cpu("CPUWNA16", ("avx512f",), emulated=True)
 
 # By `Scheme.served`.
 SERVED: Mapping[str, Served] = {
-    # FlashInfer and torch's own are for one scale a tensor, or for one a row: vLLM asks in this order.
+    # FlashInfer and torch's own take one scale per tensor, or one per row: vLLM tries them in this order.
     "fp8_tensors": Served(
         (
             Kernel("FlashInferFP8ScaledMMLinearKernel", "flashinfer_cutlass", BLACKWELL),
@@ -142,7 +142,7 @@ SERVED: Mapping[str, Served] = {
     ),
     "fp8_channels": Served(
         (_CUTLASS_FP8, Kernel("ChannelWiseTorchFP8ScaledMMLinearKernel", "torch", 8.9), *_MARLIN_FP8),
-        # The one kernel that can be asked for on a CPU.
+        # The only kernel that can be requested on a CPU.
         cpu=replace(_AMX_FP8, choice="torch"),
     ),
     "int8_products": Served(_INT8, cpu=Cpu("oneDNN", ("avx512_vnni", "amx_int8"), emulated=True)),

@@ -1,6 +1,6 @@
-"""What a dense decoder of a given config.json consists of: its tensors by name, and what a token costs it.
+"""Dense decoders by their config.json: the tensors by name, and the compute and memory per token.
 
-Read from the config alone, so that a model that is not here can be reckoned with.
+Only the config is read, so costs are known without downloading the model.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ CONFIG = "config.json"
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The content of a checkpoint's config.json.
+    """Return the content of a checkpoint's config.json.
 
     Raises:
-        OSError: where there is none.
-        ValueError: where it is no JSON object.
+        OSError: if it is missing.
+        ValueError: if it is not a JSON object.
     """
     return dict(json.loads((folder / CONFIG).read_text()))
 
 
 def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The part of a config.json that describes the decoder: of a model that sees images it is one of several."""
+    """Return the part of a config.json that describes the decoder; multimodal models have several parts."""
     part: Mapping[str, Any] = config.get("text_config", config)
     return part
 
@@ -71,7 +71,7 @@ class DecoderShape:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> DecoderShape:
-        """The shape that a config.json names.
+        """Create from a config.json.
 
         Raises:
             InputError: on a mixture of experts, and on a config that lacks a width.
@@ -99,7 +99,7 @@ class DecoderShape:
 
     @property
     def linears(self) -> dict[str, tuple[int, int]]:
-        """The Linear modules of one layer: (out, in)."""
+        """Linear modules of one layer: (out, in)."""
         queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
         return {
             "self_attn.q_proj": (queries, self.hidden),
@@ -128,22 +128,22 @@ class DecoderShape:
 
     @property
     def parameters(self) -> int:
-        """All of them, a tied embedding once."""
+        """Number of parameters, a tied embedding counted once."""
         return sum(math.prod(shape) for shape in self.tensors.values())
 
     @property
     def linear_parameters(self) -> int:
-        """Weights of all Linear modules of the layers, each of which makes one product a token."""
+        """Number of weights in the layers' Linear modules; each takes one product per token."""
         return self.layers * sum(out * width for out, width in self.linears.values())
 
     @property
     def head_parameters(self) -> int:
-        """Weights of the output layer."""
+        """Number of weights in the output layer."""
         return self.vocabulary * self.hidden
 
     @property
     def kv_values_per_token(self) -> int:
-        """Keys and values that one token of context keeps."""
+        """Number of key and value elements stored per token of context."""
         return 2 * self.layers * self.kv_heads * self.head_dim
 
     @property
@@ -153,7 +153,7 @@ class DecoderShape:
 
 
 def kv_bytes_per_token(config: Mapping[str, Any], dtype: str) -> int | None:
-    """Bytes of one token's keys and values over all layers; None for an attention of another kind.
+    """Return the bytes of one token's keys and values over all layers; None for other kinds of attention.
 
     2 (keys and values) x layers x KV heads x head size x bytes of a number.
     """
@@ -167,7 +167,7 @@ def kv_bytes_per_token(config: Mapping[str, Any], dtype: str) -> int | None:
 
 
 def has_windows(config: Mapping[str, Any]) -> bool:
-    """Whether some layers keep less than the whole context: sliding windows, linear attention, state spaces."""
+    """Return whether some layers keep less than the whole context: sliding windows, linear attention, state spaces."""
     config = text_config(config)
     kinds = set(config.get("layer_types") or ()) - {"full_attention"}
     slides = config.get("sliding_window") and config.get("use_sliding_window", True)

@@ -1,4 +1,4 @@
-"""The numbers that a quantized checkpoint stands for, one module in memory at a time, whatever its format."""
+"""Dequantized weights of a checkpoint in any format, one module in memory at a time."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from pipeline.models.safetensors import tensor_files
 
 
 class Tensors:
-    """The tensors of a checkpoint's safetensors files, each read when it is asked for."""
+    """Tensors of a checkpoint's safetensors files, each read on access."""
 
     def __init__(self, folder: Path, device: str = "cpu") -> None:
-        """Reads headers alone; tensors will be on `device`."""
+        """Read headers only; tensors are loaded to `device`."""
         self.files = tensor_files(folder)
         self.device = device
 
     def __contains__(self, name: str) -> bool:
-        """Whether there is a tensor of that name."""
+        """Return whether there is a tensor with that name."""
         return name in self.files
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        """A tensor as it is stored.
+        """Return a tensor as it is stored.
 
         Raises:
-            MissingTensor: where there is none.
+            MissingTensor: if there is none.
         """
         from safetensors import safe_open
 
@@ -43,7 +43,7 @@ class Tensors:
 
 
 class _Stored(dict[str, torch.Tensor]):
-    """A module's tensors by name; one that is looked up and not there is named in full."""
+    """Tensors of a module by name; the error for a missing one has its full name."""
 
     def __init__(self, prefix: str, tensors: Mapping[str, torch.Tensor]) -> None:
         super().__init__(tensors)
@@ -54,13 +54,13 @@ class _Stored(dict[str, torch.Tensor]):
 
 
 class Weights:
-    """The weights of a checkpoint's quantized modules, each read when it is asked for."""
+    """Weights of a checkpoint's quantized modules, each read on access."""
 
     def __init__(self, folder: Path, device: str = "cpu") -> None:
-        """Reads headers alone; weights will be on `device`.
+        """Read headers only; weights are loaded to `device`.
 
         Raises:
-            UnknownFormat: on a format whose numbers are not known here.
+            UnknownFormat: if the format cannot be decoded.
         """
         self.modules = sorted(quantized_modules(folder))
         path = gguf_file(folder)
@@ -79,10 +79,10 @@ class Weights:
         self._bits = _bits(config)
 
     def __getitem__(self, module: str) -> torch.Tensor:
-        """A module's weight, float32 of shape (out, in).
+        """Return a module's weight, float32 of shape (out, in).
 
         Raises:
-            MissingTensor: where a tensor of the module's format is not there.
+            MissingTensor: if a tensor of the module's format is missing.
         """
         if self._layout is None:
             return unpack_gguf.weight(self._blocks[f"{module}.weight"]).to(self._tensors.device)
@@ -90,11 +90,11 @@ class Weights:
         return self._layout.unpack(_Stored(f"{module}.", own), self._bits)
 
     def block_format(self, module: str) -> str | None:
-        """The name of a module's own format where a file mixes several (llama.cpp's, such as Q6_K)."""
+        """Return a module's own format if a file mixes several (llama.cpp's, such as Q6_K)."""
         return str(self._blocks[f"{module}.weight"].tensor_type.name) if self._blocks else None
 
 
 def _bits(config: Quantization) -> int:
-    """The bits of a packed integer; 0 where the format has none to tell."""
+    """Return the bits per packed integer; 0 if the format does not name them."""
     groups = config.get("config_groups")
     return int(next(iter(groups.values()))["weights"]["num_bits"] if groups else config.get("bits", 0))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pipeline.hardware.probe import Hardware
     from pipeline.models.source import ModelSource
 
-# Beside the weights there are activations, the process itself, and what else runs on the machine.
+# Leave room for activations, the process itself, and other processes.
 SHARE_OF_MEMORY = 0.7
 BF16_BYTES = 2
 
@@ -43,7 +43,7 @@ class Decoder(Protocol):
     model: torch.nn.Module
 
     def run(self, sequences: Sequence[list[int]], recorder: Recorder | None, detail: Callable[[str], None]) -> None:
-        """Sends every sequence of token ids through all decoder layers; logits are not computed."""
+        """Run every sequence of token ids through all decoder layers; compute no logits."""
 
 
 def decoder(
@@ -58,7 +58,7 @@ def decoder(
 
 
 def fits(folder: Path, hardware: Hardware) -> bool:
-    """Tell whether the weights fit into the memory that is free now, in the type that they are computed in."""
+    """Return whether the weights fit into the free memory, in the type that they are computed in."""
     stored = sum(path.stat().st_size for path in folder.glob(f"*{WEIGHTS}"))
     needed = stored * compute_dtype(hardware).itemsize / BF16_BYTES
     if hardware.device == "cuda":
@@ -79,7 +79,7 @@ class Whole:
         self.model = load_model(source.folder, hardware, trust_remote_code=source.settings.trust_remote_code)
 
     def run(self, sequences: Sequence[list[int]], recorder: Recorder | None, detail: Callable[[str], None]) -> None:
-        """Sends every sequence through."""
+        """Run every sequence."""
         with torch.inference_mode():
             for index, sequence in enumerate(sequences):
                 detail(f"{index}/{len(sequences)} conversations")
@@ -95,7 +95,7 @@ class Layerwise:
         """Read all but the decoder layers.
 
         Raises:
-            ConfigError: on a model whose layers or weights are not laid out plainly.
+            ConfigError: if the layout of the model's layers or weights is not supported.
         """
         from accelerate import init_empty_weights
         from transformers import AutoConfig, AutoModelForCausalLM
@@ -128,7 +128,7 @@ class Layerwise:
                     setattr(module, name, buffer.to(self.device))
 
     def run(self, sequences: Sequence[list[int]], recorder: Recorder | None, detail: Callable[[str], None]) -> None:
-        """Sends every sequence through, layer by layer."""
+        """Run every sequence, layer by layer."""
         with torch.inference_mode():
             states = [self._rehearse(sequence, recorder) for sequence in sequences]
             for number, layer in enumerate(self.layers):
@@ -144,7 +144,7 @@ class Layerwise:
                 layer.to("meta")
 
     def _rehearse(self, sequence: list[int], recorder: Recorder | None) -> tuple[list[torch.Tensor], list[Any]]:
-        """The hidden state that enters the first layer, and the further arguments that each layer is given.
+        """Return the input hidden state of the first layer, and the other arguments of each layer.
 
         Nothing that a decoder computes between its layers depends on the hidden states, so the model itself is asked,
         with layers that note their arguments and pass the state on.
@@ -166,7 +166,7 @@ class Layerwise:
         return bool(self._names[module].startswith(f"{self._names[self.layers]}."))
 
     def _load(self, module: torch.nn.Module) -> None:
-        """Gives a module its own parameters from the files, in the computing type on the device."""
+        """Load a module's own parameters from the files, in the computing type on the device."""
         from safetensors import safe_open
 
         for name, _ in list(module.named_parameters(recurse=False)):

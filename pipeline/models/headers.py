@@ -1,4 +1,4 @@
-"""What is on disk: a checkpoint's files, and how its weights are stored, read from headers alone."""
+"""Files of a checkpoint on disk, and the storage of its weights, read from headers only."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipeline.models.safetensors import WEIGHTS, TensorInfo, safetensors_header
 
 
 class Scheme(TypedDict):
-    """How numbers are rounded, in compressed-tensors' terms, as far as it is read here."""
+    """Quantization parameters in compressed-tensors' terms; only the fields used here."""
 
     num_bits: int
     type: str
@@ -23,14 +23,14 @@ class Scheme(TypedDict):
 
 
 class Group(TypedDict):
-    """A group of modules that are rounded alike."""
+    """Group of modules with the same quantization parameters."""
 
     weights: Scheme
     input_activations: NotRequired[Scheme | None]
 
 
 class Quantization(TypedDict, total=False):
-    """The `quantization_config` of a config.json, as far as it is read here: each format has fields of its own."""
+    """The `quantization_config` of a config.json, only the fields used here; each format has its own."""
 
     quant_method: str
     # compressed-tensors; a GGUF file.
@@ -47,7 +47,7 @@ class Quantization(TypedDict, total=False):
 
 
 class Description(TypedDict):
-    """The figures of a checkpoint that the report shows."""
+    """Properties of a checkpoint that the report shows."""
 
     bytes: int
     quantized_layers: int
@@ -56,7 +56,7 @@ class Description(TypedDict):
 
 
 def headers(folder: Path) -> dict[str, TensorInfo]:
-    """Every tensor of a checkpoint with `dtype`, `shape` and `data_offsets`, without reading any tensor."""
+    """Return the `dtype`, `shape` and `data_offsets` of every tensor of a checkpoint, without reading any."""
     found: dict[str, TensorInfo] = {}
     for path in sorted(folder.glob(f"*{WEIGHTS}")):
         found |= safetensors_header(path)
@@ -66,24 +66,24 @@ def headers(folder: Path) -> dict[str, TensorInfo]:
 
 
 def gguf_file(folder: Path) -> Path | None:
-    """The file of a checkpoint in llama.cpp's format; None in any other."""
+    """Return the file of a checkpoint in llama.cpp's format; None for other formats."""
     path = folder / unpack_gguf.FILE
     return path if path.is_file() else None
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """All files that hold weights."""
+    """Return all files that hold weights."""
     path = gguf_file(folder)
     return sorted(folder.glob(f"*{WEIGHTS}")) if path is None else [path]
 
 
 def weight_bytes(folder: Path) -> int:
-    """Bytes of all weight files."""
+    """Return the total bytes of all weight files."""
     return sum(path.stat().st_size for path in weight_files(folder))
 
 
 def quantization_config(folder: Path) -> Quantization:
-    """The `quantization_config` of a checkpoint's config.json, empty for BF16; what a GGUF file says of itself."""
+    """Return the `quantization_config` of a checkpoint, from config.json or the GGUF header; empty for BF16."""
     if path := gguf_file(folder):
         return {"quant_method": "gguf", "format": f"gguf {unpack_gguf.file_type(path)}"}
     found: Quantization = read_config(folder).get("quantization_config") or Quantization()
@@ -91,7 +91,7 @@ def quantization_config(folder: Path) -> Quantization:
 
 
 def layout_name(config: Quantization) -> str:
-    """What a `quantization_config` calls the way in which weights are stored, see `formats.layouts`."""
+    """Return the name of the storage layout in a `quantization_config`, see `formats.layouts`."""
     method = str(config.get("quant_method"))
     if method == "compressed-tensors":
         return str(config["format"])
@@ -99,7 +99,7 @@ def layout_name(config: Quantization) -> str:
 
 
 def quantized_modules(folder: Path) -> set[str]:
-    """Names of the modules that carry a weight scale, or whose weights are blocks with scales in them."""
+    """Return the names of modules with a weight scale, or whose weights are blocks with embedded scales."""
     if gguf_file(folder):
         rounded = (name for name, item in headers(folder).items() if item["dtype"] not in unpack_gguf.UNQUANTIZED)
         return {name.removesuffix(".weight") for name in rounded}
@@ -107,7 +107,7 @@ def quantized_modules(folder: Path) -> set[str]:
 
 
 def describe(folder: Path) -> Description:
-    """A checkpoint by its headers and config.json."""
+    """Describe a checkpoint by its headers and config.json."""
     config = quantization_config(folder)
     return {
         "bytes": weight_bytes(folder),
@@ -118,9 +118,9 @@ def describe(folder: Path) -> Description:
 
 
 def ignored(config: Quantization) -> list[str]:
-    """The modules that a `quantization_config` says were left alone."""
+    """Return the modules that a `quantization_config` lists as not quantized."""
     if config.get("quant_method") == "gptq":
-        # Its rules are patterns, one for each module here; lm_head is left alone without one.
+        # Its rules are patterns, here one per module; lm_head is excluded without one.
         rules = [rule for rule in config.get("dynamic") or {} if rule.startswith("-:")]
         return [re.sub(r"\\(.)", r"\1", rule.removeprefix("-:^").removesuffix("$")) for rule in rules]
     lists = (config.get("ignore"), config.get("llm_int8_skip_modules"), config.get("modules_to_not_convert"))

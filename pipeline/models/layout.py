@@ -1,6 +1,6 @@
-"""What each scheme stores of a BF16 checkpoint: its tensors with their types and shapes, and what they weigh.
+"""Tensors that each scheme stores for a BF16 checkpoint: their types, shapes and sizes.
 
-From the scheme and the shapes of the BF16 tensors alone, so that a checkpoint can be weighed before it is made.
+Only the scheme and the shapes of the BF16 tensors are used, so the size is known before quantization.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "F8_E4M3":
 
 
 def stored(original: Stored, config: Mapping[str, Any], quant: QuantSettings) -> dict[str, tuple[str, Shape]]:
-    """Every tensor that a scheme makes of a BF16 checkpoint's: its type (llama.cpp's for GGUF) and shape."""
+    """Return the type (llama.cpp's for GGUF) and shape of every tensor that a scheme stores."""
     original = dict(original)
     if quant.scheme is not None and config.get("tie_word_embeddings") and quant.engine != "autogptq":
-        original.pop("lm_head.weight", None)  # stored once, however the BF16 checkpoint does it
+        original.pop("lm_head.weight", None)  # stored once, even if the BF16 checkpoint stores it twice
     if quant.format is None:
         return original
     if quant.format.mixture is not None:
@@ -40,7 +40,7 @@ def stored(original: Stored, config: Mapping[str, Any], quant: QuantSettings) ->
 
 
 def bytes_of(tensors: Stored) -> dict[str, int]:
-    """The bytes of each tensor."""
+    """Return the bytes of each tensor."""
     found = {}
     for name, (kind, shape) in tensors.items():
         block = BLOCKS.get(kind)
@@ -50,7 +50,7 @@ def bytes_of(tensors: Stored) -> dict[str, int]:
 
 
 def quantized(names: Iterable[str], quant: QuantSettings) -> set[str]:
-    """The modules whose weights the scheme rounds: every Linear of the decoder that is not left out."""
+    """Return the modules that the scheme quantizes: every Linear of the decoder that is not ignored."""
     if quant.scheme is None:
         return set()
     linears = [name.removesuffix(".weight") for name in names if re.search(r"\.layers\..*_proj\.weight$", name)]
@@ -58,7 +58,7 @@ def quantized(names: Iterable[str], quant: QuantSettings) -> set[str]:
 
 
 def _blocks(original: Stored, layers: int, mixture: Mixture) -> dict[str, tuple[str, Shape]]:
-    """llama.cpp's mixtures: `llama_tensor_get_type` for dense decoders, and norms in float32."""
+    """Return llama.cpp's mixtures: `llama_tensor_get_type` for dense decoders, and norms in float32."""
     tied = "lm_head.weight" not in original
 
     def kind(name: str, shape: Shape) -> str:
@@ -70,7 +70,7 @@ def _blocks(original: Stored, layers: int, mixture: Mixture) -> dict[str, tuple[
 
 
 def ignored(names: Iterable[str], patterns: Iterable[str]) -> list[str]:
-    """Which modules are left in BF16: those named, or matched by a pattern `re:...`, as llm-compressor reads them."""
+    """Return the modules left in BF16: those named or matched by a pattern `re:...`, as in llm-compressor."""
     rules = [
         pattern.removeprefix("re:") if pattern.startswith("re:") else f"{re.escape(pattern)}$" for pattern in patterns
     ]

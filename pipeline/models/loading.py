@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def quiet() -> None:
-    """Keeps transformers' progress bars and torch's remarks off the terminal, which shows the pipeline's own."""
+    """Suppress transformers' progress bars and torch's warnings, since the terminal shows the pipeline's own."""
     import logging
 
     from transformers.utils.logging import disable_progress_bar
@@ -22,7 +22,7 @@ def quiet() -> None:
 
 
 def compute_dtype(hardware: Hardware) -> torch.dtype:
-    """BF16 where the hardware multiplies it; else float32, which holds every BF16 value and is many times faster."""
+    """Return BF16 if the hardware multiplies it; else float32, which holds all BF16 values and is many times faster."""
     import torch
 
     return torch.bfloat16 if hardware.has_native_bf16 else torch.float32
@@ -31,7 +31,7 @@ def compute_dtype(hardware: Hardware) -> torch.dtype:
 def load_model(
     folder: Path, hardware: Hardware, *, trust_remote_code: bool = False, dtype: torch.dtype | None = None
 ) -> Any:
-    """Load a checkpoint in evaluation mode, on the GPU where there is one; in `compute_dtype` unless told otherwise."""
+    """Load a checkpoint in evaluation mode, on the GPU if there is one; in `compute_dtype` unless given."""
     from transformers import AutoModelForCausalLM
 
     quiet()
@@ -44,7 +44,7 @@ def load_model(
 
 
 def release_gpu() -> None:
-    """Gives the GPU memory of models that are no longer in use back, so that a server finds it free."""
+    """Release the GPU memory of models no longer in use, so that a server can allocate it."""
     import gc
     import sys
 

@@ -1,4 +1,4 @@
-"""What AWQ and SmoothQuant multiplied weights with, read from what they divided in front of them.
+"""Rescaling factors of AWQ and SmoothQuant, recovered from the layer in front of each weight.
 
 Both leave the model's function as it was: they multiply the columns of a weight by s, one factor an input channel, and
 divide what makes those channels by the same s (Lin et al., "AWQ", 2023, section 3.2; Xiao et al., "SmoothQuant", 2022,
@@ -21,7 +21,7 @@ import torch
 
 from pipeline.errors import MissingTensor, UnknownFormat
 
-# A module's own name -> the norm that makes its inputs; (out, in) of all of them as in Llama and its kin.
+# A module's own name -> the norm that makes its inputs; (out, in) of all as in Llama.
 NORMS: Mapping[str, str] = {
     "self_attn.q_proj": "input_layernorm",
     "self_attn.k_proj": "input_layernorm",
@@ -38,19 +38,19 @@ Read = Callable[[str], torch.Tensor]
 
 
 class Factors:
-    """The factor of each input channel of each weight of a checkpoint that was rescaled."""
+    """Factors of the input channels of each weight of a rescaled checkpoint."""
 
     def __init__(self, config: Mapping[str, Any], original: Read, stored: Read, weight: Read) -> None:
-        """Looks factors up when asked.
+        """Compute factors on access.
 
         Args:
-            config: of the model.
+            config: config of the model.
             original: a tensor of the BF16 checkpoint by name, float32.
             stored: a tensor of the quantized checkpoint by name, float32.
-            weight: what a module's stored weight stands for, by the module's name, float32 of shape (out, in).
+            weight: a module's dequantized weight by the module's name, float32 of shape (out, in).
 
         Raises:
-            UnknownFormat: on a model whose layers are built otherwise than is known here.
+            UnknownFormat: if the model's layer structure is not supported.
         """
         kind = str(config.get("model_type", ""))
         if kind.startswith(OTHERWISE):
@@ -58,10 +58,10 @@ class Factors:
         self._config, self._original, self._stored, self._weight = config, original, stored, weight
 
     def inputs(self, module: str) -> torch.Tensor:
-        """The factor of each input channel, of shape (in,).
+        """Return the factor of each input channel, of shape (in,).
 
         Raises:
-            UnknownFormat: on a module that is not known.
+            UnknownFormat: if the module is unknown.
         """
         layer, own = split(module)
         if own in NORMS:
@@ -72,39 +72,39 @@ class Factors:
         return self._for_each_head(factors) if own == "self_attn.o_proj" else factors
 
     def outputs(self, module: str) -> torch.Tensor:
-        """The factor of each output channel, of shape (out,): 1 where nothing behind it was rescaled."""
+        """Return the factor of each output channel, of shape (out,): 1 if nothing behind it was rescaled."""
         _, own = split(module)
         original = self._before(f"{module}.weight")
         if own not in PRODUCERS.values():
             return original.new_ones(len(original))
-        # Among what was rounded, where every input has the same error.
+        # Fit the rescaled weights, as they were rounded: there every input has the same error.
         moved = original * self.inputs(module)
         return (self._weight(module) * moved).sum(1) / moved.square().sum(1).clamp_min(1e-30)
 
     def _norm(self, name: str) -> torch.Tensor:
         before, after = self._before(name), self._stored(name)
-        # A channel that is switched off stays so, whatever it is divided by.
+        # An all-zero channel stays zero, whatever it is divided by.
         return torch.where(before == after, torch.ones_like(before), before / after)
 
     def _before(self, name: str) -> torch.Tensor:
-        """A tensor of the BF16 checkpoint: where it has none of that name, its layers are built otherwise."""
+        """Return a tensor of the BF16 checkpoint; if it is missing, the layer structure is not supported."""
         try:
             return self._original(name)
         except MissingTensor:
             raise UnknownFormat(f"{name} is not in the BF16 checkpoint: what is in front of which weight") from None
 
     def _for_each_head(self, factors: torch.Tensor) -> torch.Tensor:
-        """Several heads of queries read the values of one head, in the order of the heads."""
+        """Repeat each value head's factors for the consecutive query heads that share it."""
         heads = int(self._config["num_attention_heads"])
         groups = int(self._config.get("num_key_value_heads", heads))
         return factors.reshape(groups, -1).repeat_interleave(heads // groups, dim=0).flatten()
 
 
 def split(module: str) -> tuple[str, str]:
-    """The layer of a module, and its name in there: `model.layers.3`, `mlp.up_proj`."""
+    """Return the layer of a module, and its name within the layer: `model.layers.3`, `mlp.up_proj`."""
     parts = module.split(".")
     return ".".join(parts[:-2]), ".".join(parts[-2:])
 
 
-# These multiply weights by what their activations make important, and divide what is in front of them (`rescaling`).
+# Algorithms that scale weights by activation statistics, and divide the layer in front by the same (`rescaling`).
 RESCALING = ("awq", "smoothquant")

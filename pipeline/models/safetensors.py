@@ -13,7 +13,7 @@ from pipeline.errors import InputError
 WEIGHTS = ".safetensors"
 
 
-# What belongs to a checkpoint beside its weights and config.json; read by the quantizers, vLLM and lm-eval.
+# Files of a checkpoint beside its weights and config.json, read by the quantizers, vLLM and lm-eval.
 COMPANIONS = (
     "generation_config.json",
     "tokenizer*",
@@ -27,12 +27,12 @@ COMPANIONS = (
 
 
 def companions(folder: Path) -> list[Path]:
-    """The files beside weights and config.json that belong to a checkpoint: tokenizer, template, generation config."""
+    """Return a checkpoint's files beside weights and config.json: tokenizer, template, generation config."""
     return sorted({path for pattern in COMPANIONS for path in folder.glob(pattern) if path.is_file()})
 
 
 class TensorInfo(TypedDict):
-    """A tensor as a header describes it: its type by safetensors' name (or llama.cpp's), and where its bytes lie."""
+    """Header entry of a tensor: its type by safetensors' name (or llama.cpp's), and the offsets of its bytes."""
 
     dtype: str
     shape: list[int]
@@ -40,7 +40,7 @@ class TensorInfo(TypedDict):
 
 
 def safetensors_header(path: Path) -> dict[str, TensorInfo]:
-    """Every tensor of a safetensors file with `dtype`, `shape` and `data_offsets`, without reading any tensor."""
+    """Return the `dtype`, `shape` and `data_offsets` of every tensor of a safetensors file, without reading any."""
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
         header: dict[str, TensorInfo] = json.loads(file.read(length))
@@ -49,12 +49,12 @@ def safetensors_header(path: Path) -> dict[str, TensorInfo]:
 
 
 def tensor_files(folder: Path) -> dict[str, Path]:
-    """Which safetensors file of a checkpoint holds each tensor."""
+    """Return the safetensors file of each tensor of a checkpoint."""
     return {name: path for path in sorted(folder.glob(f"*{WEIGHTS}")) for name in safetensors_header(path)}
 
 
 def check_safetensors(path: Path) -> None:
-    """Compares a safetensors file's length with what its header promises.
+    """Compare a safetensors file's length with that implied by its header.
 
     Source: the safetensors format, https://github.com/huggingface/safetensors#format.
 
@@ -78,6 +78,6 @@ def check_safetensors(path: Path) -> None:
 
 
 def copy_companions(source: Path, target: Path) -> None:
-    """Copies tokenizer, chat template and generation config unchanged."""
+    """Copy tokenizer, chat template and generation config unchanged."""
     for path in companions(source):
         shutil.copyfile(path, target / path.name)

@@ -1,4 +1,4 @@
-"""Where the BF16 checkpoint comes from: a local folder, the hub at a pinned commit, or random weights of its shape.
+"""Sources of the BF16 checkpoint: a local folder, the hub at a pinned commit, or random weights of its shape.
 
 Only small files are read here (`config.json`, headers of safetensors files), without torch.
 """
@@ -24,14 +24,14 @@ class ModelSource:
     """A model as the user named it, resolved to a local folder on demand."""
 
     def __init__(self, settings: ModelSettings, cache: Path, digests: Digests) -> None:
-        """Keeps made checkpoints (random weights) under `cache`."""
+        """Create a source that stores generated checkpoints (random weights) under `cache`."""
         self.settings = settings
         self.cache = cache
         self.digests = digests
 
     @cached_property
     def shape_folder(self) -> Path:
-        """A local folder with config and tokenizer; weights may be missing.
+        """Local folder with config and tokenizer; weights may be missing.
 
         Raises:
             InputError: when the folder has no config.json or the hub cannot be reached.
@@ -50,12 +50,12 @@ class ModelSource:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The content of config.json."""
+        """Content of config.json."""
         return _content(self.shape_folder / "config.json")
 
     @cached_property
     def folder(self) -> Path:
-        """A local folder with the weights, downloaded or made when first asked for."""
+        """Local folder with the weights, downloaded or generated on first access."""
         if self.settings.weights == "random":
             return self._random()
         if self.settings.path is None:
@@ -71,7 +71,7 @@ class ModelSource:
         return self.shape_folder
 
     def identity(self) -> Payload:
-        """What the checkpoint's content depends on: hashes for a folder, the commit for the hub."""
+        """Return the identity of the checkpoint's content: hashes for a folder, the commit for the hub."""
         settings = self.settings
         if settings.weights == "random":
             return {"random": self.config, "seed": settings.seed}
@@ -82,7 +82,7 @@ class ModelSource:
         return {"files": {path.name: self.digests.of(path) for path in parts}}
 
     def context(self, asked: int | None) -> int | None:
-        """Tokens of the longest context: those asked for, or fewer where config or tokenizer have a lower limit."""
+        """Return the longest context in tokens: as requested, or less if config or tokenizer have a lower limit."""
         config = text_config(self.config)
         path = self.shape_folder / "tokenizer_config.json"
         limit = _content(path).get("model_max_length") if path.is_file() else None
@@ -90,11 +90,11 @@ class ModelSource:
         return min((int(length) for length in known if length), default=None)
 
     def check(self, quant: QuantSettings) -> None:
-        """Refuses, from config.json alone, what cannot be served or quantized.
+        """Reject, from config.json alone, a model that cannot be served or quantized.
 
         Raises:
-            InputError: on an architecture that vLLM does not know.
-            ConfigError: on widths that the group size does not divide.
+            InputError: if vLLM does not support the architecture.
+            ConfigError: if the group size does not divide a width.
         """
         names = self.config.get("architectures") or []
         known = served_architectures()
@@ -120,7 +120,7 @@ class ModelSource:
             )
 
     def _input_widths(self) -> dict[str, int]:
-        """Input features of the Linear kinds that a decoder layer has, by the name of the setting."""
+        """Return the input features of a decoder layer's Linear modules, by the name of the setting."""
         config = text_config(self.config)
         heads = config.get("num_attention_heads")
         head_dim = config.get("head_dim") or (config["hidden_size"] // heads if heads else 0)
@@ -143,7 +143,7 @@ class ModelSource:
             raise hub_unreachable(f"model={settings.name}", str(settings.hub_id), "model.path", error) from error
 
     def _random(self) -> Path:
-        """A checkpoint of the config's shape with seeded random weights, made once."""
+        """Return a checkpoint of the config's shape with seeded random weights, generated once."""
         from pipeline.artifacts.keys import key_of
 
         folder = self.cache / f"{self.settings.name}-random-{key_of(self.identity())[:8]}"

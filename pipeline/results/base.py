@@ -10,19 +10,19 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from pipeline.artifacts.manifest import Manifest
 from pipeline.results.text import clean
 
-# Text that was written by a model, a file or another release, as it may stand in a table.
+# Untrusted text of a model, a file or another release, cleaned for a table.
 Name = Annotated[str, AfterValidator(lambda value: clean(value, 60))]
 Sentence = Annotated[str, AfterValidator(lambda value: clean(value, 300))]
 
 
 class Frozen(BaseModel):
-    """Plain data that nobody changes once it is computed."""
+    """Immutable model."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Missing(Frozen):
-    """What stands where a figure cannot: `n/a`, with the reason."""
+    """Placeholder for an unavailable value: `n/a`, with the reason."""
 
     reason: str
 
@@ -35,13 +35,13 @@ class Result(Frozen):
     """
 
     VERSION: ClassVar[int] = 1
-    # The file that holds it, as the subject of a sentence.
+    # Name of its file, as the subject of an error message.
     SOURCE: ClassVar[str]
 
     schema_version: int = 1
 
     def model_post_init(self, _: Any) -> None:
-        """Counts the version among what was set, so that it is always written."""
+        """Mark the version as set, so that it is always written."""
         self.__pydantic_fields_set__.add("schema_version")
 
 
@@ -49,12 +49,12 @@ R = TypeVar("R", bound=Result)
 
 
 def other_version(cls: type[Result], content: object, unversioned: int | None = None) -> str:
-    """Why `content` has another version than this release reads, to stand behind its name; empty where it has not.
+    """Return why this release cannot read the version of `content`, to follow its name; empty if it can.
 
     Args:
-        cls: what is to be read.
-        content: of the file.
-        unversioned: the version of content that names none.
+        cls: class to read.
+        content: content of the file.
+        unversioned: version of content without a version field.
     """
     version = content.get("schema_version", unversioned) if isinstance(content, Mapping) else None
     if type(version) is int and version == cls.VERSION:
@@ -63,10 +63,9 @@ def other_version(cls: type[Result], content: object, unversioned: int | None = 
 
 
 def read(cls: type[R], manifest: Manifest) -> R | Missing:
-    """The results of a manifest, or why they cannot be read.
+    """Return the results of a manifest, or the reason why they cannot be read.
 
-    What an earlier release wrote names no version and is of the first; fields that only a later one knows are passed
-    over.
+    Results without a version are version 1; unknown fields of later releases are ignored.
     """
     if reason := other_version(cls, manifest.results, unversioned=1):
         return Missing(reason=f"{cls.SOURCE} {reason}")

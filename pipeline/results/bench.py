@@ -30,7 +30,7 @@ class Metric(Frozen):
 
 
 class Span(Frozen):
-    """The least and the largest value seen."""
+    """Smallest and largest observed value."""
 
     min: float
     max: float
@@ -44,18 +44,18 @@ class LoadAverage(Frozen):
 
 
 class Conditions(Frozen):
-    """What machine and server went through during one repeat; None for what cannot be told.
+    """Conditions of machine and server during one repeat; None if unknown.
 
     Attributes:
-        seconds: its duration.
+        seconds: duration of the repeat.
         load_average: before and after.
         foreign_cpu_share: of all cores, used by processes that are neither the server's nor ours.
         counters: growth of the server's counters, by the names of `stages.bench.counters`.
         kv_cache_usage_max: the largest share of the KV cache in use.
         waiting_max: the longest queue.
         peak_memory_bytes: on a GPU all of its memory in use, else what the server's processes held.
-        gpu: clock, temperature, power and memory, where there is one.
-        foreign_gpu_processes: processes of others on the GPU.
+        gpu: clock, temperature, power and memory, if there is a GPU.
+        foreign_gpu_processes: other processes on the GPU.
     """
 
     seconds: float | None = None
@@ -70,19 +70,19 @@ class Conditions(Frozen):
 
 
 class LoadResult(Frozen):
-    """What was measured under one load of a protocol; a probe of the search for goodput is a load of one repeat.
+    """Measurements under one load of a protocol; a probe of the goodput search is a load of one repeat.
 
     Attributes:
-        name: what tells it from the others, the same for every variant.
+        name: unique name of the load, the same for every variant.
         num_prompts: requests of one repeat.
         request_rate: requests per second; "inf" sends all at once.
         max_concurrency: requests in flight; None for no limit.
-        seeds: of each repeat's prompts.
+        seeds: seed of each repeat's prompts.
         asked: requests of all repeats; `completed` and `failed` of them.
-        input_tokens: of all prompts, a sum for each repeat.
-        output_tokens: generated, a sum for each repeat.
-        metrics: by vLLM's names, and `request_goodput` with an SLO.
-        conditions: of each repeat.
+        input_tokens: total prompt tokens of each repeat.
+        output_tokens: total generated tokens of each repeat.
+        metrics: metrics by vLLM's names, and `request_goodput` with an SLO.
+        conditions: conditions of each repeat.
     """
 
     name: Name
@@ -100,9 +100,9 @@ class LoadResult(Frozen):
 
 
 class Guard(Frozen):
-    """Whether a load measured what it says, as a sentence.
+    """Check of the validity of a load's measurement, as a sentence.
 
-    `passed` is None where that cannot be told, or is told and not judged; `load` is None for the whole benchmark.
+    `passed` is None if that is unknown, or reported only; `load` is None for the whole benchmark.
     """
 
     name: Name
@@ -114,7 +114,7 @@ class Guard(Frozen):
 class Probe(Frozen):
     """One rate of the search for the highest good one, with the percentile of each limited metric, milliseconds.
 
-    The percentile is None where it lies among failed requests. `load` names the load that was sent.
+    The percentile is None if it lies among failed requests. `load` is the name of the load.
     """
 
     rate: float
@@ -137,14 +137,14 @@ class Goodput(Frozen):
 
 
 class Memory(Frozen):
-    """What the server held, in bytes; None for what is not known, as of a server that is not ours.
+    """Memory of the server, in bytes; None if unknown, as for an attached server.
 
     Attributes:
-        weights_bytes: of the checkpoint's files.
+        weights_bytes: size of the checkpoint's files.
         kv_bytes_per_token: keys and values of one token.
-        kv_cache_tokens: that vLLM set memory aside for.
-        kv_cache_bytes: of that memory.
-        peak_bytes: the most that was seen, of what `peak_of` says.
+        kv_cache_tokens: capacity of vLLM's KV cache.
+        kv_cache_bytes: memory of the KV cache.
+        peak_bytes: observed peak of the quantity named by `peak_of`.
     """
 
     weights_bytes: int | None
@@ -164,16 +164,16 @@ class BenchResult(Result):
 
     Attributes:
         protocol: name of the protocol.
-        headline: name of the load that stands for all; None where none was measured.
-        loads: in the order in which they ran.
-        left_out: loads that the budget left out.
-        guards: of all loads.
-        warm_up: tok/s of each round.
-        goodput: where an SLO was asked for.
-        server: what was measured.
-        memory: what the server held.
-        failures: of servers tried before.
-        memory_bandwidth: bytes per second that the machine reads, measured.
+        headline: name of the load shown in tables; None if none was measured.
+        loads: loads in order of execution.
+        left_out: loads skipped for lack of budget.
+        guards: checks of all loads.
+        warm_up: tok/s of each warm-up round.
+        goodput: result of the goodput search, if an SLO was set.
+        server: the measured server.
+        memory: memory of the server.
+        failures: failures of servers tried before.
+        memory_bandwidth: measured read bandwidth of the machine, bytes per second.
     """
 
     SOURCE: ClassVar[str] = "the benchmark's manifest"
@@ -196,12 +196,12 @@ class BenchResult(Result):
     memory_bandwidth: float | None = None
 
     def load(self, name: str | None) -> LoadResult | None:
-        """The load of that name."""
+        """Return the load with that name."""
         return next((load for load in self.loads if load.name == name), None)
 
 
 def machine_of(manifest: Manifest) -> str:
-    """The machine of a result, in a few words."""
+    """Return a short description of a result's machine."""
     hardware = manifest.hardware
     name = clean(hardware.get("name", "an unknown machine"), 80)
     return f"{name}, {hardware['cores']} cores" if hardware.get("device") == "cpu" and "cores" in hardware else name

@@ -1,7 +1,7 @@
-"""Results of `calibrate`, and its `summary.json`: what it saw, in figures small enough to be read for a page.
+"""Results of `calibrate`, and its `summary.json`: statistics of the observed activations, for the report.
 
-The summary may come from another release: what cannot be read becomes a reason, and every text in it is cleaned like
-any other text from outside.
+The summary may come from another release: unreadable content becomes a reason, and every text in it is cleaned like
+any other untrusted text.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SKETCHES = "sketches.safetensors"
 RANGES = "ranges.safetensors"
 SUMMARY = "summary.json"
 CARD = "card.md"
-# The part of a calibration's payload that says which evaluations its set was held against.
+# Part of a calibration's payload that lists the evaluations its set was compared with.
 CHECKED = "checked_against"
 Text = Annotated[str, AfterValidator(lambda value: clean(value, 200))]
 
@@ -31,12 +31,12 @@ class CalibrateResult(Result):
     """A finished calibration.
 
     Attributes:
-        conversations: that the model was shown.
-        tokens: of all of them; `tokens_per_second` of the passes.
-        layerwise: whether the model went through the machine layer by layer.
-        dtype: that it was computed in.
-        verdict: of each technique, whether its ranges had settled, as a sentence.
-        taken_from: folder of the finished calibration that this one is a copy of.
+        conversations: number of conversations.
+        tokens: total number of tokens; `tokens_per_second` of the passes.
+        layerwise: whether the forward passes ran layer by layer.
+        dtype: type of the computation.
+        verdict: convergence of each technique's ranges, as a sentence.
+        taken_from: folder of the finished calibration that this one copies.
     """
 
     SOURCE: ClassVar[str] = "the calibration's manifest"
@@ -55,14 +55,14 @@ class _Part(Frozen):
 
 
 class Channel(_Part):
-    """A channel and the largest magnitude seen in it."""
+    """A channel and its largest observed magnitude."""
 
     channel: int
     absmax: float
 
 
 class Site(_Part):
-    """One tensor that scales are made for; `modules` take its scale."""
+    """Tensor with a scale; `modules` use the scale."""
 
     name: Text
     modules: tuple[str, ...] = ()
@@ -78,12 +78,12 @@ class Site(_Part):
 
     @property
     def largest(self) -> float:
-        """The largest magnitude."""
+        """Largest magnitude."""
         return max(abs(self.minimum), abs(self.maximum))
 
 
 class Histogram(_Part):
-    """How often each magnitude occurred at a site."""
+    """Histogram of the magnitudes at a site."""
 
     site: Text
     edges: tuple[float, ...]
@@ -97,10 +97,10 @@ class Histogram(_Part):
 
 
 class TechniqueVerdict(_Part):
-    """Whether a technique's ranges had settled.
+    """Convergence of a technique's ranges.
 
     Attributes:
-        stable_after: samples after which no range moved by more than the tolerance; None where some still moves.
+        stable_after: samples after which no range moved by more than the tolerance; None if some still move.
         moving: sites that still moved in the last quarter, the worst first.
         text: the same in a sentence.
     """
@@ -111,7 +111,7 @@ class TechniqueVerdict(_Part):
 
 
 class SetSource(_Part):
-    """Where conversations came from."""
+    """Source of conversations."""
 
     source: Text
     identity: Text
@@ -121,7 +121,7 @@ class SetSource(_Part):
 
 
 class Template(_Part):
-    """How conversations became text."""
+    """Chat template that renders conversations as text."""
 
     applied: bool
     sha256: Text | None = None
@@ -129,7 +129,7 @@ class Template(_Part):
 
 
 class Lengths(_Part):
-    """Tokens of a conversation."""
+    """Distribution of tokens per conversation."""
 
     min: int
     median: float
@@ -145,15 +145,15 @@ class Lengths(_Part):
 
 
 class Overlap(_Part):
-    """What a calibration set shares with an evaluation, or why that is not known.
+    """Overlap of a calibration set with an evaluation, or the reason why it is unknown.
 
     Attributes:
-        evaluation: its label.
-        task: by lm-eval's name.
-        items: of the evaluation.
+        evaluation: label of the evaluation.
+        task: lm-eval's name of the task.
+        items: number of items of the evaluation.
         overlapping: items that share a run of `ngram` words; `share` of all.
         example: the beginning of the first of them.
-        reason: why it is not known.
+        reason: why the overlap is unknown.
         too_short: items of fewer words, which cannot overlap.
     """
 
@@ -169,7 +169,7 @@ class Overlap(_Part):
 
 
 class SetCard(_Part):
-    """What the model was shown."""
+    """Description of the calibration set."""
 
     name: Text
     sources: tuple[SetSource, ...]
@@ -182,19 +182,19 @@ class SetCard(_Part):
 
 
 class Summary(Result):
-    """The whole file.
+    """Content of `summary.json`.
 
     Attributes:
-        conversations: that the model was shown.
-        tokens: of all of them.
-        dtype: that it was computed in.
-        tolerance: of a clip point, the change that counts as none.
-        techniques: that ranges are made by.
-        samples_at: numbers of samples at which clip points were noted.
-        sites: every tensor that scales are made for.
-        worst: those with the largest outlier ratio.
-        verdict: of each technique.
-        card: of the calibration set.
+        conversations: number of conversations.
+        tokens: total number of tokens.
+        dtype: type of the computation.
+        tolerance: largest change of a clip point that counts as none.
+        techniques: techniques that derive ranges.
+        samples_at: numbers of samples at which clip points were recorded.
+        sites: every tensor that has scales.
+        worst: histograms of the sites with the largest outlier ratio.
+        verdict: convergence of each technique.
+        card: description of the calibration set.
     """
 
     model_config = ConfigDict(allow_inf_nan=False)
@@ -220,7 +220,7 @@ class Summary(Result):
 
 
 def read_summary(folder: Path) -> Summary | Missing:
-    """What the calibration in `folder` says that it saw, or why that is not known."""
+    """Return the summary of the calibration in `folder`, or the reason why it is unavailable."""
     try:
         content = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -247,8 +247,8 @@ def _check_bins(edges: tuple[float, ...], counts: tuple[int, ...]) -> None:
 
 
 def observations_key(payload: Payload) -> str:
-    """The part of a calibration's identity that a checkpoint made from it depends on.
+    """Return the part of a calibration's identity that a checkpoint made from it depends on.
 
-    Another evaluation to be held against makes another card, and the same observations.
+    Comparing with another evaluation changes the card, but not the observations.
     """
     return key_of({name: value for name, value in payload.items() if name != CHECKED})

@@ -14,23 +14,23 @@ FilterName = Annotated[str, AfterValidator(lambda value: clean(value, 40))]
 
 
 class TaskResult(Frozen):
-    """The figure of one task: a mean over its items.
+    """Score of one task: a mean over its items.
 
     Attributes:
-        task: by lm-eval's name.
-        metric: of an item, from 0 to 1.
-        filter: that the metric is taken of.
-        value: the mean.
-        stderr: its standard error; None of a single item.
+        task: lm-eval's name of the task.
+        metric: metric of an item, from 0 to 1.
+        filter: lm-eval's filter that the metric applies to.
+        value: mean of the metric.
+        stderr: standard error of the mean; None for a single item.
         n: items scored.
-        asked: items drawn of those `available`; all that were scored where an early release does not say.
-        filters: the figure under each filter that the task has.
-        asked_once: questions whose options came with one request.
+        asked: items drawn of those `available`; `n` if an early release omits it.
+        filters: score under each filter of the task.
+        asked_once: questions whose options were scored by one request.
         asked_by_echo: requests that echoed a prompt with an option.
         generated: requests that generated text.
         truncated: prompts that exceeded the context.
-        unfinished: answers that ended at their budget of tokens.
-        asked_again: greedy answers that were asked for twice; `differing` of them came out otherwise.
+        unfinished: answers that reached the token limit.
+        asked_again: greedy answers that were requested twice; `differing` of them changed.
     """
 
     task: Name
@@ -57,7 +57,7 @@ class TaskResult(Frozen):
 
 
 class DivergenceResult(Frozen):
-    """The log-probabilities of held-out text: `file`, and `file_again` where they were asked for twice."""
+    """Log-probabilities of held-out text: `file`, and `file_again` if requested twice."""
 
     file: str
     file_again: str | None = None
@@ -95,12 +95,12 @@ class EvalResult(Result):
 
     Attributes:
         tasks: by the label of the settings.
-        server: that answered.
-        seconds: of each task.
-        recalled: answers that an interrupted run had left.
-        sandbox: what programs ran in; None where none did.
-        divergence: where it was asked for.
-        layers: where it was asked for; with the reason where this format is not read.
+        server: facts of the server that answered.
+        seconds: duration of each task.
+        recalled: answers reused from an interrupted run.
+        sandbox: sandbox that programs ran in; None if none ran.
+        divergence: divergence from BF16, if requested.
+        layers: output errors of the layers, if requested; the reason if this format cannot be decoded.
     """
 
     SOURCE: ClassVar[str] = "the manifest of the scores"

@@ -1,6 +1,6 @@
-"""What was measured of each variant, as plain data: the input of every comparison.
+"""Measurements of each variant as plain data: the input of every comparison.
 
-Whoever reads manifests fills these; nothing here knows where they came from.
+The readers of manifests fill these; nothing here depends on files.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ class Speed(BenchResult):
 
 
 class Size(Frozen):
-    """The checkpoint on disk; `baseline_bytes` where a gate has weighed it against BF16 already."""
+    """The checkpoint on disk; `baseline_bytes` if a gate has compared it with BF16."""
 
     bytes: int
     baseline_bytes: int | None = None
 
 
 class TaskScores(TaskResult):
-    """A finished task with its items' (hash, score), or why they are not at hand."""
+    """A finished task with its items' (hash, score), or the reason why they are missing."""
 
     scores: tuple[tuple[str, float], ...] | Missing
 
 
 @dataclass(frozen=True, eq=False)
 class Logprobs:
-    """What a checkpoint thinks of a text: a row a token, in the order of the text.
+    """Log-probabilities of a text under a checkpoint: one row per token, in the order of the text.
 
-    `token` is the text's own at that place, with its `logprob`; `top_ids` are the likeliest ones there, as many in
-    each row, with their `top_logprobs`.
+    `token` is the text's token at that position, with its `logprob`; `top_ids` are the likeliest tokens there, the
+    same number in each row, with their `top_logprobs`.
     """
 
     sequence: NDArray[np.int32]
@@ -54,7 +54,7 @@ class Logprobs:
     top_logprobs: NDArray[np.float32]
 
     def __post_init__(self) -> None:
-        """Refuses with a ValueError what cannot be compared."""
+        """Raise a ValueError if the arrays cannot be compared."""
         rows = len(self.token)
         columns: tuple[NDArray[Any], ...] = (self.sequence, self.position, self.token, self.logprob)
         if not rows or any(column.shape != (rows,) for column in columns):
@@ -69,7 +69,7 @@ class Logprobs:
 
 
 class Record(Frozen):
-    """All that is known of one variant."""
+    """All results of one variant."""
 
     name: str
     label: str
@@ -82,5 +82,5 @@ class Record(Frozen):
     protocols: dict[str, Speed] = Field(default_factory=dict)
     tasks: dict[str, TaskScores] | Missing
     divergence: InstanceOf[Logprobs] | Missing = Missing(reason="not measured")
-    # The baseline is asked twice: what it differs from itself by is the resolution of the comparison.
+    # The baseline is evaluated twice: its distance from itself is the resolution of the comparison.
     divergence_again: InstanceOf[Logprobs] | Missing = Missing(reason="not measured")

@@ -1,4 +1,4 @@
-"""What a server says about how it serves: part of every result that was measured on one."""
+"""Configuration reported by a server: part of every result measured on one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pipeline.results.base import Frozen
 
 
 class Told(Frozen):
-    """What a server that the user runs told of itself; `context` in tokens where it tells (vLLM does)."""
+    """Facts reported by a server that the user runs; `context` in tokens if reported (vLLM does)."""
 
     url: str
     model: str
@@ -17,18 +17,18 @@ class Told(Frozen):
 
 
 class ServerFacts(Frozen):
-    """A server of ours by its log, or one that the user runs by what it told.
+    """Facts of a started server from its log, or of an attached one as reported by itself.
 
     Attributes:
-        attached: of a server that the user runs.
-        versions: of the packages that serve.
-        client: the same of the load generator, where it runs apart from the server.
+        attached: facts of a server that the user runs.
+        versions: versions of the serving packages.
+        client: versions of the load generator's packages, if it runs apart from the server.
         argv: vLLM's arguments.
         ready_s: seconds from the start to the first answer.
-        kv_cache_tokens: tokens that the KV cache holds.
-        kernels: those that vLLM chose for Linear modules.
-        attention: the attention's backend.
-        emulated: what this machine does not have, and computes otherwise.
+        kv_cache_tokens: capacity of the KV cache.
+        kernels: kernels that vLLM chose for Linear modules.
+        attention: attention backend.
+        emulated: types that this machine lacks and emulates.
         log: path of the server's log.
     """
 

@@ -7,9 +7,9 @@ from typing import Any
 
 
 def clean(value: Any, limit: int | None = None) -> str:
-    """Text without control characters (terminals obey them) and direction overrides (readers are misled by them).
+    """Remove control characters (terminals obey them) and direction overrides (they mislead readers).
 
-    With a limit, at most so many characters, and no word in halves.
+    With a limit, return at most so many characters, without splitting a word.
     """
     kept = "".join(
         character
@@ -23,6 +23,6 @@ def clean(value: Any, limit: int | None = None) -> str:
 
 
 def first_line(text: str, limit: int = 140) -> str:
-    """The first line that says something, short enough for a table."""
+    """Return the first line with content, short enough for a table."""
     lines = [line.strip() for line in clean(text).splitlines() if line.strip()]
     return clean(lines[0] if lines else "no reason given", limit)

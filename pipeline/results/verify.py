@@ -24,7 +24,7 @@ CHECKS = (
 
 
 class Check(Frozen):
-    """One check of the gate; `ok` is None where it could not be made."""
+    """One check of the gate; `ok` is None if it could not be run."""
 
     name: str
     ok: bool | None
@@ -39,7 +39,7 @@ class Answer(Frozen):
 
 
 class WeightError(Frozen):
-    """The two errors of one quantized module against BF16, and the largest that its format explains."""
+    """Two errors of one quantized module against BF16, and the largest that its format explains."""
 
     module: str
     error: float
@@ -49,13 +49,13 @@ class WeightError(Frozen):
 
     @property
     def excess(self) -> float:
-        """The larger error in parts of what is explained: up to 1 where all is well."""
+        """Larger of the errors relative to its limit: at most 1 if within limits."""
         parts = (self.error / (self.allowed or 1e-9), self.factor_error / (self.allowed_factor_error or 1e-9))
         return max(parts) if all(part == part for part in parts) else float("inf")
 
 
 class CanaryDistance(Frozen):
-    """How far the log-probabilities of fixed texts are from BF16's, and how far the format explains."""
+    """Distance of fixed texts' log-probabilities from BF16's, and the largest that the format explains."""
 
     distance: float
     allowed: float
@@ -67,11 +67,11 @@ class VerifyResult(Result):
 
     Attributes:
         checks: in the order of `CHECKS`.
-        bytes: of the weight files; `baseline_bytes` of BF16's.
+        bytes: size of the weight files; `baseline_bytes` of BF16's.
         quantized_layers: modules with a weight scale.
-        size_ratio: of the two sizes.
-        predicted_bytes: by the scheme and the shapes.
-        weight_errors: of each quantized module; None where weights are as they were or cannot be compared.
+        size_ratio: ratio of the two sizes.
+        predicted_bytes: size predicted from the scheme and the shapes.
+        weight_errors: errors of each quantized module; None if weights are unchanged or cannot be compared.
         canary: replies to fixed prompts.
         canary_logprobs: distance from BF16.
         server: that loaded the checkpoint.

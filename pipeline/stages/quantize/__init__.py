@@ -20,24 +20,24 @@ from pipeline.serve.support import why_no_kv_scales
 from pipeline.stages.quantize.engines import ENGINES
 
 SHARED = False
-# Brings the packages of every engine.
+# Installs the packages of every engine.
 INSTALL = "make install" if PROJECT_ROOT else "pip install --no-deps -r requirements/cpu.txt (or cuda.txt)"
 
 
 class Observer(TypedDict):
-    """A technique that makes ranges of what was observed, and its parameter where it has one."""
+    """Technique that derives ranges from observations, and its parameter if it has one."""
 
     technique: str
     percentile: NotRequired[float]
 
 
 def needs(settings: Settings) -> tuple[Stage, ...]:
-    """Calibration, where the scheme, its algorithm or the KV cache's scales look at data."""
+    """Return calibration, if the scheme, its algorithm or the KV cache's scales need data."""
     return (Stage.CALIBRATE,) if settings.needs_calibration else ()
 
 
 def identity(job: Job) -> Payload:
-    """The model, the scheme, and the calibration where it matters."""
+    """Return the model, the scheme, and the calibration if it matters."""
     settings = job.settings
     payload: Payload = {
         "model": job.model.identity(),
@@ -55,7 +55,7 @@ def identity(job: Job) -> Payload:
 
 
 def observer(calibration: CalibrationSettings) -> Observer:
-    """How ranges are made of what was observed: the technique, and its parameter where it has one."""
+    """Return how ranges are derived from observations: the technique, and its parameter if it has one."""
     technique = calibration.observer
     if technique == "percentile":
         return {"technique": technique, "percentile": calibration.percentile}
@@ -63,9 +63,9 @@ def observer(calibration: CalibrationSettings) -> Observer:
 
 
 def check_engine(quant: QuantSettings) -> None:
-    """Refuses, before anything is made, what an engine cannot do, and one whose packages are not installed.
+    """Reject, before any work, settings that an engine does not support, and an engine that is not installed.
 
-    Looks at settings and metadata alone: no engine is imported.
+    Only settings and package metadata are read: no engine is imported.
 
     Raises:
         ConfigError: naming the setting; with the one command that installs what is missing.
@@ -89,10 +89,10 @@ def _is_installed(distribution: str) -> bool:
 
 
 def make(job: Job, draft: Draft) -> None:
-    """Writes `checkpoint/`, made by the engine that the scheme names, with scales of the KV cache where asked for.
+    """Write `checkpoint/` with the scheme's engine, with scales of the KV cache if requested.
 
     Raises:
-        NotApplicable: before anything is made, when its format has no place for scales of the KV cache.
+        NotApplicable: before any work, if the format cannot store scales of the KV cache.
     """
     from pipeline.models.headers import describe
 
@@ -101,7 +101,7 @@ def make(job: Job, draft: Draft) -> None:
     if gpu := _gpu_in_use():
         gpu.reset_peak_memory_stats()
     more: dict[str, object] = {}
-    # An engine with an environment of its own says what is installed there.
+    # An engine with its own environment returns the versions installed there.
     if versions := ENGINES[job.settings.quant.engine].make(job, draft):
         more["engine"] = versions
     if job.settings.kv_cache.needs_data:
@@ -114,6 +114,6 @@ def make(job: Job, draft: Draft) -> None:
 
 
 def _gpu_in_use() -> Any:
-    """`torch.cuda`, where this process has begun to use it."""
+    """Return `torch.cuda`, if this process has begun to use it."""
     torch = sys.modules.get("torch")
     return torch.cuda if torch is not None and torch.cuda.is_initialized() else None

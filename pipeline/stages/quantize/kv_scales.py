@@ -1,7 +1,7 @@
 """Calibrated scales of an FP8 KV cache, added to a finished checkpoint of any weights.
 
-vLLM reads `kv_cache_scheme` and `<attention>.k_scale`, `.v_scale` in the compressed-tensors format (who cannot have
-them: `serve.support.why_no_kv_scales`). The scales are a file of their own, so weights are linked or left as they are.
+vLLM reads `kv_cache_scheme` and `<attention>.k_scale`, `.v_scale` in the compressed-tensors format (variants that
+cannot have them: `serve.support.why_no_kv_scales`). The scales are a separate file, so weights are linked or unchanged.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ METHOD = "compressed-tensors"
 
 
 def add_scales(job: Job, draft: Draft) -> int:
-    """Writes the scales of every attention layer beside the weights, named in config.json and the index; their number.
+    """Write the scales of every attention layer, listed in config.json and the index; return their number.
 
     Raises:
-        StageError: when an attention layer was never observed.
+        StageError: if an attention layer was never observed.
     """
     import torch
     from safetensors.torch import save_file
@@ -51,7 +51,7 @@ def add_scales(job: Job, draft: Draft) -> int:
 
 
 def _write_index(folder: Path, names: list[str]) -> None:
-    """Adds the scales to the index of tensors, which is made where a single file had none."""
+    """Add the scales to the index of tensors; create the index if a single file had none."""
     path = folder / INDEX
     if path.is_file():
         index = json.loads(path.read_text())
@@ -72,6 +72,6 @@ def _write_config(folder: Path) -> None:
 
 
 def _replace(path: Path, content: object) -> None:
-    """Writes a file anew, also where it was a link to the original's."""
+    """Replace a file, also if it is a link to the original's."""
     path.unlink(missing_ok=True)
     path.write_text(json.dumps(content, indent=2))

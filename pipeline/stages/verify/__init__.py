@@ -1,4 +1,4 @@
-"""`verify`: the gate that a checkpoint passes before anybody measures it."""
+"""`verify`: the gate that a checkpoint must pass before it is measured."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ SHARED = False
 
 
 def needs(settings: Settings) -> tuple[Stage, ...]:
-    """The checkpoint."""
+    """Return the checkpoint."""
     return (Stage.QUANTIZE,)
 
 
 def identity(job: Job) -> Payload:
-    """The checkpoint, the server that has to load it, and what is checked: a gate with more checks is passed anew."""
+    """Return the checkpoint, the server that loads it, and the checks: new checks run the gate again."""
     serve = job.serving.identity(job.settings)
     return {"quantize": job.artifact(Stage.QUANTIZE).key, "serve": serve, "checks": list(CHECKS)}
 
 
 def make(job: Job, draft: Draft) -> None:
-    """Runs every check; the artifact holds each one's outcome.
+    """Run every check; the artifact holds each one's outcome.
 
     Raises:
         StageError: naming the checks that failed.

@@ -1,11 +1,11 @@
-"""What the served checkpoint thinks of a few fixed texts, against the BF16 model served alike.
+"""Log-probabilities of a few fixed texts: the served checkpoint against the BF16 model served alike.
 
 Weights can be right and answers wrong: a kernel that reads another order, a scale that the loader drops, a config that
-turns positions otherwise. So each token of the texts is asked for its log-probability, and the distance
+turns positions otherwise. So the log-probability of each token of the texts is requested, and the distance
 
     d = rms(l - l_BF16) / std(l_BF16)
 
-is held against what the format explains. Let e be the relative error of a product in that format, with independent
+is compared with a limit for the format. Let e be the relative error of a product in that format, with independent
 errors in every layer. A branch of a decoder layer (attention, MLP) is about three products deep, so that its output is
 off by sqrt(3) e of its length, and by what its input is off. With u the squared relative error of the residual stream
 and H its squared length, each branch adds dH of its own: d(u H) = (u + 3 e^2) dH, so u = 3 e^2 (1 + ln(H / H_0)), and
@@ -16,9 +16,9 @@ spread, and a log-probability, a logit less their mean under the softmax, by at 
 
 Errors of weights, activations, keys and values, and of BF16 itself add up in squares. Trained models damp what is
 added (the demo model stays below half of the bound in every format); random weights do not, and are at 0.6 to 1.2 of
-it from 4 to 28 layers and at 2.1 with 36, so they have a margin. What is unrelated to the reference is at 1 to 1.4.
+it from 4 to 28 layers and at 2.1 with 36, so they have a margin. Unrelated answers are at 1 to 1.4.
 Four bits in 36 layers of random weights are there, too (1.08 was seen), and FP8 is halfway (.54): where these explain
-as much as the cap, nothing can be told.
+as much as the cap, the check is inconclusive.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from pipeline.job import Job
     from pipeline.serve.server import Server
 
-# Prose, Chinese, arithmetic and code: what no format should do to one alone.
+# Prose, Chinese, arithmetic and code: no format should degrade only one of them.
 TEXTS = (
     "The river rises in the mountains, crosses a wide plain with small towns on both banks, and reaches the sea after "
     "nine hundred kilometres. In spring, when the snow melts, it carries three times as much water as in autumn.",
@@ -49,18 +49,18 @@ TEXTS = (
     "def count_words(text):\n    counts = {}\n    for word in text.split():\n"
     "        counts[word] = counts.get(word, 0) + 1\n    return counts\n",
 )
-# Largest magnitude over rms of what shares an INT8 scale: 4 for Gaussian noise, tens with outlier channels.
+# Largest magnitude over rms of the values that share an INT8 scale: 4 for Gaussian noise, tens with outlier channels.
 CREST = 32
-# The largest distance that is let through whatever explains it, and what the bound is multiplied with.
+# Upper cap of the permitted distance, and the margin factor of the bound.
 CAP = 0.7
 MARGIN = {"trained": 1.0, "random": 3.0}
 SHARED_STAGE = "reference"
-# Why the BF16 model could not be served, by the reference's key: it is tried once in a run.
+# Reason why the BF16 model could not be served, by the reference's key: it is tried once per run.
 _unserved: dict[str, str] = {}
 
 
 def relative_rounding(number: str) -> float:
-    """The rms relative error of rounding to numbers of one kind, a key of `ELEMENTS`.
+    """Return the rms relative error of rounding to numbers of one kind, a key of `ELEMENTS`.
 
     With m bits of mantissa, rounding to nearest errs by at most 2^-(m+1), and by 1 / sqrt(3) of that as rms; integers
     have a scale for values of which one is an outlier.
@@ -72,12 +72,12 @@ def relative_rounding(number: str) -> float:
 
 
 def allowed(settings: Settings, layers: int, weight_errors: Sequence[float], reference: Sequence[float]) -> float:
-    """The largest distance that a variant's formats explain.
+    """Return the largest distance that a variant's formats explain.
 
     Args:
-        settings: of the variant.
+        settings: settings of the variant.
         layers: decoder layers of the model.
-        weight_errors: relative error of each quantized weight; empty where they are as they were.
+        weight_errors: relative error of each quantized weight; empty if weights are unchanged.
         reference: BF16's log-probabilities.
     """
     errors = [math.sqrt(2) * relative_rounding("bf16")]
@@ -88,36 +88,36 @@ def allowed(settings: Settings, layers: int, weight_errors: Sequence[float], ref
     if settings.kv_cache.dtype != "auto":
         errors.append(relative_rounding(settings.kv_cache.dtype))
     product = math.sqrt(sum(error**2 for error in errors))
-    # Both servers round logits to BF16, which are about as large as the least log-probability.
+    # Both servers round logits to BF16; these are about as large as the smallest log-probability.
     logits = math.sqrt(2) * relative_rounding("bf16") * max(map(abs, reference)) / spread(reference)
     bound = math.hypot(math.sqrt(6 * (1 + math.log(2 * layers + 1))) * product, logits)
     return min(CAP, MARGIN[settings.model.weights] * bound)
 
 
 def distance(reference: Sequence[float], seen: Sequence[float]) -> float:
-    """The rms difference of two texts' log-probabilities, in standard deviations of the reference's."""
+    """Return the rms difference of two texts' log-probabilities, in standard deviations of the reference's."""
     squares = [(one - other) ** 2 for one, other in zip(reference, seen, strict=True)]
     found = math.sqrt(sum(squares) / len(squares)) / spread(reference)
     return found if math.isfinite(found) else math.inf
 
 
 def spread(values: Sequence[float]) -> float:
-    """The standard deviation, never 0."""
+    """Return the standard deviation, never 0."""
     mean = sum(values) / len(values)
     return max(math.sqrt(sum((value - mean) ** 2 for value in values) / len(values)), 1e-6)
 
 
 def ask(server: Server) -> CanaryAnswers:
-    """The texts' tokens and their log-probabilities."""
+    """Request the texts' tokens and their log-probabilities."""
     found = [pair for text in server.prompt_logprobs(list(TEXTS)) for pair in text]
     return CanaryAnswers(tokens=tuple(token for token, _ in found), logprobs=tuple(value for _, value in found))
 
 
 def reference(job: Job) -> CanaryAnswers:
-    """BF16's answers, kept for all variants of the model; the model is served for them where they are not there yet.
+    """Return BF16's answers, stored for all variants of the model; serve the model if they are missing.
 
     Raises:
-        ServerError: when the BF16 model cannot be served here, such as for want of memory.
+        ServerError: if the BF16 model cannot be served here, such as for lack of memory.
     """
     artifact = _artifact(job)
     if job.workspace.why(artifact) is not None:
@@ -145,7 +145,7 @@ def _make_reference(job: Job, artifact: Artifact) -> None:
 
 
 def _artifact(job: Job) -> Artifact:
-    """One for a model, a vLLM and a precision, whatever else is told to the server."""
+    """Return the artifact of a model, a vLLM and a precision, whatever the server's other settings."""
     serving = job.serving.identity(job.settings)
     payload = {
         "model": job.model.identity(),

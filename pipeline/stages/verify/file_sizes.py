@@ -1,4 +1,4 @@
-"""What a checkpoint's weight files weigh, from the scheme and the shapes of the BF16 checkpoint alone.
+"""Expected size of a checkpoint's weight files, from the scheme and the BF16 shapes only.
 
 Every tensor is predicted with its bytes (`models.layout`), scales of the KV cache and the files' own headers too. So
 a format that was not applied everywhere, a tensor that was stored twice and one in a wider type all show, and by name.
@@ -17,18 +17,18 @@ from pipeline.models.headers import headers
 from pipeline.models.layout import bytes_of, stored
 
 HEADER = "(headers)"
-# llama.cpp's file begins a tensor at a multiple of this.
+# Alignment of tensors in llama.cpp's files, bytes.
 ALIGNMENT = 32
 
 
 def predicted(source: Path, quant: QuantSettings, kv_scales: bool, *, in_float32: bool = False) -> dict[str, int]:
-    """Every tensor that the weight files of a checkpoint hold, with its bytes, and what the files themselves take.
+    """Return the bytes of every tensor in a checkpoint's weight files, and those of the files' headers.
 
     Args:
         source: the BF16 checkpoint.
         quant: the scheme and its engine.
         kv_scales: whether calibrated scales of the KV cache are stored beside the weights.
-        in_float32: made where BF16 is not multiplied; llm-compressor's scales of tensors and channels are float32 then.
+        in_float32: quantized without native BF16; llm-compressor's tensor and channel scales are float32 then.
     """
     original = {name: (str(item["dtype"]), tuple(item["shape"])) for name, item in headers(source).items()}
     config = text_config(read_config(source))
@@ -49,7 +49,7 @@ def predicted(source: Path, quant: QuantSettings, kv_scales: bool, *, in_float32
 
 
 def _header(tensors: Stored, sizes: Mapping[str, int]) -> int:
-    """Bytes of a safetensors file before its tensors, see `models.safetensors_header`."""
+    """Return the bytes of a safetensors file before its tensors, see `models.safetensors_header`."""
     content: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, (kind, shape) in tensors.items():
@@ -59,7 +59,7 @@ def _header(tensors: Stored, sizes: Mapping[str, int]) -> int:
 
 
 def _gguf_header(source: Path, tensors: Stored, sizes: Mapping[str, int]) -> int:
-    """Of each tensor the name (half as long as here), dimensions, type and place, and the gap to the next one."""
+    """Estimate a GGUF header: each tensor's name (half as long as here), shape, type, offset and padding."""
     infos = sum(
         8 + len(name) // 2 + 4 + 8 * len(shape) + 4 + 8 + (-sizes[name]) % ALIGNMENT
         for name, (_, shape) in tensors.items()
@@ -68,7 +68,7 @@ def _gguf_header(source: Path, tensors: Stored, sizes: Mapping[str, int]) -> int
 
 
 def _vocabulary(source: Path) -> int:
-    """Bytes of the tokenizer in a GGUF file: each token with its type, each merge, the chat template."""
+    """Return the bytes of the tokenizer in a GGUF file: each token with its type, each merge, the chat template."""
     path = source / "tokenizer.json"
     if not path.is_file():
         return 0
@@ -81,7 +81,7 @@ def _vocabulary(source: Path) -> int:
 
 
 def differences(expected: Mapping[str, int], folder: Path) -> list[str]:
-    """The tensors that are there and not expected, missing, or of another size, each with both figures."""
+    """Return the tensors that are unexpected, missing, or of another size, each with both sizes."""
     seen = {name: item["data_offsets"][1] - item["data_offsets"][0] for name, item in headers(folder).items()}
     names = sorted({*expected, *seen} - {HEADER})
     return [

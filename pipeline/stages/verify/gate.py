@@ -39,17 +39,17 @@ CANARIES = (
 )
 CANARY_TOKENS = 16
 SIZE_TOLERANCE = 0.01
-# Beside those of the layout: the KV cache's, and whatever else calls itself one.
+# Beside those of the layout: scales of the KV cache, and any other tensor named a scale.
 OTHER_SCALES: Mapping[str, Scales] = {"_scale": "positive"}
 
 
 class Failed(Exception):
-    """A check that did not hold, with what was seen."""
+    """Failed check, with the observation."""
 
 
 @dataclass
 class Findings:
-    """What the checks have found so far, by the names of `VerifyResult`; None for what none of them got to."""
+    """Findings of the checks so far, by the names of `VerifyResult`; None if not reached."""
 
     checks: list[Check] = field(default_factory=list)
     predicted_bytes: int | None = None
@@ -57,19 +57,19 @@ class Findings:
     canary: list[Answer] | None = None
     canary_logprobs: CanaryDistance | None = None
     server: ServerFacts | None = None
-    # BF16's answers; None where it was not served.
+    # BF16's answers; None if it was not served.
     reference: CanaryAnswers | None = None
 
 
 class NotCompared(Exception):
-    """A check that could not be made, with the reason: neither passed nor failed."""
+    """Check that could not be run, with the reason: neither passed nor failed."""
 
 
 def verify(job: Job, draft: Draft) -> None:
-    """Runs the checks in order and stops at the first that fails.
+    """Run the checks in order and stop at the first that fails.
 
     Raises:
-        StageError: naming it, with what was seen.
+        StageError: naming it, with the observation.
     """
     folder, source = job.checkpoint, job.model.folder
     size, baseline = disk.weight_bytes(folder), disk.weight_bytes(source)
@@ -121,7 +121,7 @@ _REMEDY = "Its checkpoint is kept for a look; make it again with another engine,
 
 
 def files(folder: Path, source: Path) -> str:
-    """Weights whole, tokenizer and generation config as in the BF16 checkpoint."""
+    """Check that weight files are complete, and tokenizer and generation config those of the BF16 checkpoint."""
     weights = disk.weight_files(folder)
     if not weights or not (folder / "config.json").is_file():
         raise Failed("config.json or the weights are missing")
@@ -141,7 +141,7 @@ def files(folder: Path, source: Path) -> str:
 
 
 def size(folder: Path, source: Path, job: Job, found: Findings) -> str:
-    """The weight files weigh what the scheme and the shapes predict, to 1 %."""
+    """Check that the weight files have the size predicted from the scheme and the shapes, to 1 %."""
     expected = file_sizes.predicted(
         source,
         job.settings.quant,
@@ -158,7 +158,7 @@ def size(folder: Path, source: Path, job: Job, found: Findings) -> str:
 
 
 def layers(folder: Path, source: Path, job: Job) -> str:
-    """Every Linear of the decoder is quantized or on the ignore list, and nothing else is quantized."""
+    """Check that every Linear of the decoder is quantized or ignored, and nothing else is quantized."""
     found = disk.headers(folder)
     linears = {
         name.removesuffix(".weight")
@@ -173,7 +173,7 @@ def layers(folder: Path, source: Path, job: Job) -> str:
         expected = {name for name in linears if name not in ignored}
     if missing := expected - quantized:
         raise Failed(f"{len(missing)} layers were not quantized, {sorted(missing)[0]} first")
-    # llama.cpp's mixtures round the embeddings and the output layer as well.
+    # llama.cpp's mixtures quantize the embeddings and the output layer as well.
     beyond = {"model.embed_tokens", "lm_head"} if disk.gguf_file(folder) else set()
     if extra := quantized - expected - beyond:
         raise Failed(f"{len(extra)} layers should not be quantized, {sorted(extra)[0]} first")
@@ -186,14 +186,14 @@ def layers(folder: Path, source: Path, job: Job) -> str:
 
 
 def untouched(folder: Path, source: Path, job: Job) -> str:
-    """Norms, embeddings and whatever else the scheme leaves alone are BF16's."""
+    """Check that norms, embeddings and all else that the scheme does not quantize are BF16's."""
     if other := changed(folder, source, job.settings.quant):
         raise Failed(f"{len(other)} tensors are not BF16's though nothing rounds them, {other[0]} first")
     return "what no scheme rounds is BF16's, bit for bit"
 
 
 def weights(job: Job, found: Findings) -> str:
-    """Every weight is as near to BF16's as its format allows (see `rounding`)."""
+    """Check that every weight is as close to BF16's as its format allows (see `rounding`)."""
     quant = job.settings.quant
     if quant.scheme is None:
         return "as they were"
@@ -215,7 +215,7 @@ def weights(job: Job, found: Findings) -> str:
 
 
 def log_probabilities(job: Job, found: Findings, answers: CanaryAnswers) -> str:
-    """What the served checkpoint thinks of fixed texts is as near to BF16 as its formats allow (see `canary`)."""
+    """Check that log-probabilities of fixed texts are as close to BF16's as the formats allow (see `canary`)."""
     reference = found.reference
     if reference is None:
         raise NotCompared("the BF16 model was not served")
@@ -235,7 +235,7 @@ def log_probabilities(job: Job, found: Findings, answers: CanaryAnswers) -> str:
 
 
 def scales(folder: Path) -> str:
-    """Every scale is finite, and of a sign that its format takes."""
+    """Check that every scale is finite, and of a sign that its format permits."""
     count = 0
     if path := disk.gguf_file(folder):
         for name, weight in unpack_gguf.weights(path):
@@ -253,7 +253,7 @@ def scales(folder: Path) -> str:
 
 
 def _scales(folder: Path) -> Mapping[str, Scales]:
-    """What values the scales of a checkpoint can have, by how their names end."""
+    """Return the permitted values of a checkpoint's scales, by the suffix of their names."""
     config = disk.quantization_config(folder)
     stored = layout_of(disk.layout_name(config)).scales if disk.quantized_modules(folder) else {}
     return {**{f".{name}": kind for name, kind in stored.items()}, **OTHER_SCALES}
@@ -268,7 +268,7 @@ def _tensors(folder: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str,
 
 
 def _reference(job: Job, found: Findings) -> str:
-    """A BF16 model that this machine cannot serve is no fault of a variant."""
+    """Store the BF16 reference; if this machine cannot serve the model, the variant does not fail."""
     try:
         found.reference = canary.reference(job)
     except ServerError as error:
@@ -286,7 +286,7 @@ def _loads(job: Job) -> str:
 def _canaries(job: Job, found: Findings) -> str:
     answers = job.server().complete(list(CANARIES), CANARY_TOKENS)
     found.canary = [Answer(prompt=prompt, answer=answer) for prompt, answer in zip(CANARIES, answers, strict=True)]
-    # Broken kernels answer `!!!!`, token 0 over and over, or nothing that can be seen.
+    # Broken kernels answer `!!!!`, token 0 repeatedly, or nothing visible.
     if all(len(set(answer.strip())) <= 1 for answer in answers):
         raise Failed(f"no answer holds more than one character: {answers[0]!r}")
     return f"{len(answers)} prompts answered"

@@ -1,4 +1,4 @@
-"""Every tensor against the BF16 one: a wrong scale, order or zero point loads and answers all the same."""
+"""Comparison of every tensor with BF16: a wrong scale, order or zero point loads without an error."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from pipeline.results.verify import WeightError
 
 
 def compare(folder: Path, source: Path, quant: QuantSettings) -> list[WeightError]:
-    """Each quantized module with its errors (see `rounding`), and the largest that its format and algorithm explain.
+    """Return each quantized module's errors (see `rounding`), and the limits for its format and algorithm.
 
-    What was rescaled is compared as it acts, with the factors taken out again, so that the errors of one format mean
-    the same whatever algorithm made it.
+    Rescaled weights are compared with their factors divided out, so that the errors of one format mean the same
+    whatever algorithm made it.
 
     Raises:
-        UnknownFormat: on a format, or a model, whose weights cannot be compared.
-        MissingTensor: where a tensor is not there that the format or the model has.
+        UnknownFormat: if the weights of the format or the model cannot be compared.
+        MissingTensor: if a tensor of the format or the model is missing.
     """
     import torch
 
     from pipeline.models.dequantize import Tensors, Weights
 
-    # Billions of weights are a minute's work on a CPU, and seconds on a GPU.
+    # Billions of weights take a minute on a CPU, and seconds on a GPU.
     device = "cuda" if torch.cuda.is_available() else "cpu"
     images, before, after = Weights(folder, device), Tensors(source, device), Tensors(folder, device)
     factors: Factors | None = None
@@ -64,9 +64,9 @@ def compare(folder: Path, source: Path, quant: QuantSettings) -> list[WeightErro
 
 
 def changed(folder: Path, source: Path, quant: QuantSettings) -> list[str]:
-    """The tensors that no scheme rounds and that are missing, or not bit for bit as in the BF16 checkpoint.
+    """Return the unquantized tensors that are missing or not bit-identical to the BF16 checkpoint.
 
-    What a rescaling divided is not looked at: it is held against the weights behind it.
+    Rescaled tensors are skipped: they are checked with the weights behind them.
     """
     import torch
 

@@ -23,7 +23,7 @@ check = base.accept
 
 
 def make(job: Job, draft: Draft) -> None:
-    """Writes `checkpoint/` with INT4 weights and zero points, in AWQ's interleaved order."""
+    """Write `checkpoint/` with INT4 weights and zero points, in AWQ's interleaved order."""
     with base.captured(job, draft, TITLE):
         _make(job, draft)
 
@@ -39,7 +39,7 @@ def _make(job: Job, draft: Draft) -> None:
     if kind not in AWQ_CAUSAL_LM_MODEL_MAP:
         raise StageError(f"AutoAWQ does not know models of the type {kind}.", "Choose quant.engine=llmcompressor.")
     job.progress.detail("loading the model")
-    # AutoAWQ is written for float16, in which most CPUs are many times slower than in what they are made for.
+    # AutoAWQ is written for float16, in which most CPUs are many times slower than in their native types.
     model = base.load(job, torch.float16 if job.hardware.device == "cuda" else None)
     model.config.use_cache = False
     kept = layout.ignored(base.linears(model), quant.ignore)

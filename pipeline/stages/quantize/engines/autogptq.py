@@ -1,6 +1,6 @@
 """Checkpoints in the format that GPTQ's own tools share (`quant_method: gptq`), made by auto-gptq.
 
-Its last release needs transformers 4, so it works in an environment of its own.
+Its last release needs transformers 4, so it runs in its own environment.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pipeline.job import Job
 
 TITLE = "auto-gptq"
-# Nothing in the project's environment: its own is made on first use.
+# Nothing in the project's environment: it has its own, created on first use.
 REQUIRES: tuple[str, ...] = ()
 NOTE = "Python 3.11; its environment is made when it is first asked for"
 ENGINE = "autogptq"
@@ -34,7 +34,7 @@ PYTHON = (3, 11)
 
 
 def make(job: Job, draft: Draft) -> dict[str, str]:
-    """Writes `checkpoint/` with INT4 or INT8 weights in symmetric groups, in input order; versions of its packages."""
+    """Write `checkpoint/` with INT4 or INT8 weights in symmetric groups, in input order; return package versions."""
     quant = job.settings.quant
     check(quant)
     folder, log = draft.folder / "checkpoint", job.workspace.root / "logs" / f"quantize-{job.variant}.log"
@@ -63,7 +63,7 @@ def make(job: Job, draft: Draft) -> dict[str, str]:
 
 
 def check(quant: QuantSettings) -> None:
-    """Refuses what auto-gptq cannot be asked for.
+    """Reject settings that auto-gptq does not support.
 
     Raises:
         ConfigError: naming the setting.
@@ -78,7 +78,7 @@ def check(quant: QuantSettings) -> None:
 
 
 def write_config(source: Path, target: Path, quant: QuantSettings) -> None:
-    """Writes config.json: the original's, and how the weights are stored."""
+    """Write config.json: the original's, with the `quantization_config`."""
     config = read_config(source)
     config["quantization_config"] = {
         "quant_method": "gptq",

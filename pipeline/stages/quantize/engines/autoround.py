@@ -29,7 +29,7 @@ BATCH = 8
 
 
 def make(job: Job, draft: Draft) -> None:
-    """Writes `checkpoint/` with INT4 or INT8 weights: with zero points in AWQ's format, without in GPTQ's."""
+    """Write `checkpoint/` with INT4 or INT8 weights: with zero points in AWQ's format, without in GPTQ's."""
     with base.captured(job, draft, TITLE):
         _make(job, draft)
 
@@ -61,14 +61,14 @@ def _make(job: Job, draft: Draft) -> None:
         batch_size=min(BATCH, len(data)),
         seed=job.settings.calibration.seed,
         device_map="cuda:0" if job.hardware.device == "cuda" else "cpu",
-        # A CPU that does not multiply BF16 is faster in float32, and exact.
+        # A CPU without native BF16 is faster in float32, and exact.
         amp=job.hardware.has_native_bf16,
-        # Its own choice, which is to compile the steps; without a C++ compiler it would try again and again.
+        # By default it compiles the steps; without a C++ compiler it would retry repeatedly.
         enable_torch_compile=None if shutil.which(os.environ.get("CXX", "g++")) else False,
     )
     job.progress.detail(f"{quant.algorithm} over {len(data)} conversations, {ITERATIONS} steps a block")
     made = draft.folder / "autoround"
-    # What does not compile here (Python's headers may be missing) runs as it is.
+    # Code that fails to compile (Python's headers may be missing) runs uncompiled.
     with torch._dynamo.config.patch(suppress_errors=True):
         rounding.quantize_and_save(str(made), format="auto_gptq" if symmetric else "auto_awq")
     found = sorted(made.glob("**/config.json"))
@@ -85,7 +85,7 @@ def _make(job: Job, draft: Draft) -> None:
 
 
 def padded(sequences: list[torch.Tensor], token: int) -> list[dict[str, torch.Tensor]]:
-    """Sequences of one length, which AutoRound needs for its batches; what is added is masked out of its error."""
+    """Pad sequences to one length, as AutoRound's batches require; its error masks the padding out."""
     import torch
 
     longest = max(ids.shape[1] for ids in sequences)

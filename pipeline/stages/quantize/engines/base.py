@@ -1,6 +1,6 @@
-"""What the engines share: where their logs go, what is made of their failures, the data that they are shown.
+"""Common parts of the engines: capture of logs, conversion of failures, calibration data.
 
-Engines that write a format of their own (`quant_method` awq, gptq) leave it to `settle` to make the folder one of ours.
+`settle` converts the output of engines with their own format (`quant_method` awq, gptq) to a checkpoint.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 
 class Engine(Protocol):
-    """What each module of this folder is: an engine, imported without its library.
+    """Interface of each module of this folder: an engine, imported without its library.
 
     Attributes:
-        TITLE: as people call it, and as its failures name it.
-        REQUIRES: distributions that have to be installed beside this project.
-        NOTE: what to know before choosing it.
+        TITLE: display name, also used in error messages.
+        REQUIRES: distributions required beside this project.
+        NOTE: a remark for the user.
     """
 
     TITLE: str
@@ -39,18 +39,18 @@ class Engine(Protocol):
     NOTE: str
 
     def check(self, quant: QuantSettings) -> None:
-        """Refuses, before anything is made, what the engine cannot be asked for.
+        """Reject, before any work, settings that the engine does not support.
 
         Raises:
             ConfigError: naming the setting.
         """
 
     def make(self, job: Job, draft: Draft) -> dict[str, str] | None:
-        """Writes `checkpoint/` into the draft's folder; versions, where the engine has an environment of its own."""
+        """Write `checkpoint/` into the draft's folder; return versions if the engine has its own environment."""
 
 
 class _Log:
-    """The log of the engine at work. Handlers keep a stream for good, so this one outlives the files behind it."""
+    """Log stream of the running engine. Handlers keep their stream, so it outlives the files behind it."""
 
     file: IO[str] | None = None
 
@@ -72,10 +72,10 @@ _LOG: Any = _Log()
 
 @contextlib.contextmanager
 def captured(job: Job, draft: Draft, library: str) -> Iterator[None]:
-    """Sends what a library prints to the draft's `quantize.log`, and makes a StageError of what it throws.
+    """Redirect a library's output to the draft's `quantize.log`, and convert its exceptions to StageError.
 
     Raises:
-        StageError: naming the library and the copy of its log that is kept.
+        StageError: naming the library and the saved copy of its log.
     """
     log = draft.folder / "quantize.log"
     with log.open("w") as file, contextlib.redirect_stderr(_LOG), contextlib.redirect_stdout(_LOG):
@@ -85,7 +85,7 @@ def captured(job: Job, draft: Draft, library: str) -> Iterator[None]:
             yield
         except PipelineError:
             raise
-        # Whatever an engine throws is that variant's failure, not the run's; one of them leaves by exit().
+        # Any exception of an engine fails the variant, not the run; one engine calls exit().
         except (Exception, SystemExit) as error:
             import traceback
 
@@ -102,7 +102,7 @@ def captured(job: Job, draft: Draft, library: str) -> Iterator[None]:
 
 
 def _route_loguru() -> None:
-    """llm-compressor logs by loguru, whose handler is bound to the stream of its import."""
+    """Redirect loguru, used by llm-compressor: its handler is bound to the stream of its import."""
     from loguru import logger
 
     logger.remove()
@@ -118,14 +118,14 @@ def load(job: Job, dtype: torch.dtype | None = None) -> Any:
 
 
 def sequences(job: Job) -> list[torch.Tensor]:
-    """The token sequences that algorithms are shown, each of shape (1, length), int64: those of the calibration."""
+    """Return the token sequences of the calibration, each of shape (1, length), int64."""
     from pipeline.stages.calibrate.artifact import read_tokens
 
     return read_tokens(job.artifact(Stage.CALIBRATE).folder)[: job.settings.calibration.algorithm_samples]
 
 
 def seed(number: int) -> None:
-    """Makes what an engine draws at random the same each time."""
+    """Seed the random number generators of an engine."""
     import random
 
     import numpy
@@ -137,19 +137,19 @@ def seed(number: int) -> None:
 
 
 def linears(model: Any) -> list[str]:
-    """The names of a decoder's Linear modules, in order, lm_head included."""
+    """Return the names of a decoder's Linear modules, in order, lm_head included."""
     import torch
 
     return [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
 
 
 def only_lm_head(quant: QuantSettings, says: str, way_out: str) -> None:
-    """Refuses to leave other modules than lm_head in BF16, for engines that cannot.
+    """Reject ignored modules other than lm_head, for engines that cannot leave them in BF16.
 
     Args:
-        quant: the settings.
-        says: why, as the end of the sentence.
-        way_out: what to set instead.
+        quant: quantization settings.
+        says: the reason, as the end of the sentence.
+        way_out: setting to use instead.
 
     Raises:
         ConfigError: naming the setting.
@@ -159,20 +159,20 @@ def only_lm_head(quant: QuantSettings, says: str, way_out: str) -> None:
 
 
 def accept(quant: QuantSettings) -> None:
-    """The check of an engine that makes whatever its schemes can be set to."""
+    """Accept all settings, for engines that support all those of their schemes."""
 
 
 def excluded(kept: list[str]) -> dict[str, dict[str, Any]] | None:
-    """The rules by which GPTQ's format leaves modules alone; lm_head is left alone without one."""
+    """Return the rules that exclude modules in GPTQ's format; lm_head needs none."""
     return {f"-:^{re.escape(name)}$": {} for name in kept if name != "lm_head"} or None
 
 
 def configuration(quant: QuantSettings, kept: list[str]) -> dict[str, Any]:
-    """The `quantization_config` of the format that engines write as GPTQ's and AWQ's own tools do.
+    """Return the `quantization_config` of GPTQ's and AWQ's own formats.
 
     Args:
-        quant: the settings; the engine's layout decides.
-        kept: modules that are left in BF16.
+        quant: quantization settings; the engine's layout decides.
+        kept: modules left in BF16.
     """
     if quant.format is not None and quant.format.layouts[quant.engine] is AWQ:
         return {
@@ -198,14 +198,14 @@ def configuration(quant: QuantSettings, kept: list[str]) -> dict[str, Any]:
 
 
 def settle(source: Path, folder: Path, quantization: dict[str, Any]) -> None:
-    """Makes an engine's folder a checkpoint: its weights, and everything else as in the original.
+    """Convert an engine's folder to a checkpoint: its weights, and everything else as in the original.
 
-    What was not rounded is stored in BF16, whatever it was computed in. Embeddings and lm_head are the original's: no
-    engine touches them, and some have them in float16, which loses the smallest numbers.
+    Tensors that are not quantized are stored in BF16, whatever they were computed in. Embeddings and lm_head are copied
+    from the original: no engine changes them, and some write them in float16, which loses the smallest numbers.
 
     Args:
         source: the BF16 checkpoint.
-        folder: what the engine wrote.
+        folder: output folder of the engine.
         quantization: the `quantization_config` of config.json.
     """
     import torch
@@ -218,7 +218,7 @@ def settle(source: Path, folder: Path, quantization: dict[str, Any]) -> None:
         tensors = {name: tensor.contiguous() for name, tensor in load_file(path).items()}
         for name, tensor in tensors.items():
             if name.endswith(".g_idx") and bool((tensor.diff() < 0).any()):
-                # vLLM takes groups as runs of inputs, and would multiply with the wrong scales without a word.
+                # vLLM assumes groups of consecutive inputs, and would silently use the wrong scales.
                 raise StageError(f"{name}: the groups are not runs of inputs, which vLLM cannot serve.")
             # The formats' own scales are float16, as every loader expects them.
             if name in original and ".layers." not in name:

@@ -1,4 +1,4 @@
-"""The baseline: the checkpoint as it is, linked and not copied."""
+"""Baseline: the unchanged checkpoint, linked and not copied."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ check = base.accept
 
 
 def make(job: Job, draft: Draft) -> None:
-    """Writes `checkpoint`, a link to the model's folder; or a folder of links, where files are to be added to it."""
+    """Write `checkpoint`, a link to the model's folder; or a folder of links, if files are added to it."""
     source, target = job.model.folder.resolve(), draft.folder / "checkpoint"
     if not job.settings.kv_cache.needs_data:
         target.symlink_to(source, target_is_directory=True)

@@ -18,14 +18,14 @@ NOTE = ""
 
 
 def make(job: Job, draft: Draft) -> None:
-    """Writes `checkpoint/` with the weights as they come from bitsandbytes."""
+    """Write `checkpoint/` with the weights as stored by bitsandbytes."""
     check(job.settings.quant)
     with base.captured(job, draft, TITLE):
         _make(job, draft)
 
 
 def check(quant: QuantSettings) -> None:
-    """Refuses what vLLM would not serve as it was made: it rounds what it finds in BF16 inside a layer that it fuses.
+    """Reject settings that vLLM would not serve as stored: it rounds BF16 parts of a fused layer.
 
     Raises:
         ConfigError: naming the setting.
@@ -57,7 +57,7 @@ def _make(job: Job, draft: Draft) -> None:
 
 
 def arguments(quant: QuantSettings) -> dict[str, Any]:
-    """What bitsandbytes is told for a scheme."""
+    """Return bitsandbytes' arguments for a scheme."""
     common: dict[str, Any] = {"llm_int8_skip_modules": list(quant.ignore)}
     if quant.scheme == "LLM_INT8":
         return common | {"load_in_8bit": True}

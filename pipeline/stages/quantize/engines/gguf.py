@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 TITLE = "AutoRound"
 REQUIRES: tuple[str, ...] = ("gguf", "auto-round")
 NOTE = "widths that 256 divides (32 for Q8_0)"
-# llama.cpp's name for a tokenizer that cuts text in no way it knows; vLLM reads the tokenizer's own files instead.
+# llama.cpp's name for an unknown pre-tokenizer; vLLM reads the tokenizer's own files instead.
 UNKNOWN_PRE_TOKENIZER = "default"
 
 
 def make(job: Job, draft: Draft) -> None:
-    """Writes `checkpoint/` with `model.gguf`."""
+    """Write `checkpoint/` with `model.gguf`."""
     check(job.settings.quant)
     with base.captured(job, draft, TITLE):
         _make(job, draft)
@@ -65,7 +65,7 @@ def _make(job: Job, draft: Draft) -> None:
 
 
 def check(quant: QuantSettings) -> None:
-    """Refuses what the format leaves no choice in.
+    """Reject settings that the format does not support.
 
     Raises:
         ConfigError: naming the setting.
@@ -76,10 +76,10 @@ def check(quant: QuantSettings) -> None:
 
 @contextlib.contextmanager
 def converter(source: Path) -> Iterator[Any]:
-    """AutoRound's export, made to run with the released `gguf` and with tokenizers that llama.cpp never saw.
+    """Patch AutoRound's export to run with the released `gguf` and with tokenizers unknown to llama.cpp.
 
     Raises:
-        NotApplicable: on architectures that vLLM would load without complaint and serve wrongly.
+        NotApplicable: if vLLM would load the architecture without an error and serve it wrongly.
     """
     import gguf
 
@@ -118,7 +118,7 @@ def converter(source: Path) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def _frozen() -> Iterator[None]:
-    """Keeps what is in memory out of the garbage collection that AutoRound asks for after every tensor (0.5 s each)."""
+    """Exclude existing objects from the garbage collection that AutoRound runs after every tensor (0.5 s each)."""
     gc.freeze()
     try:
         yield

@@ -23,23 +23,23 @@ NOTE = ""
 
 
 def make(job: Job, draft: Draft) -> None:
-    """Writes `checkpoint/` with INT4 or INT8 weights in groups, in the order of the inputs."""
+    """Write `checkpoint/` with INT4 or INT8 weights in groups, in the order of the inputs."""
     check(job.settings.quant)
     with base.captured(job, draft, TITLE):
-        # Its pools of threads ask for more workers than a small machine's cores, and stop.
+        # Its thread pools request more workers than a small machine has cores, and fail.
         os.environ.setdefault("GPTQMODEL_CPU_WORKERS", str(max(2, min(job.hardware.cores, 8))))
         with _surviving():
             _make(job, draft)
 
 
 def check(quant: QuantSettings) -> None:
-    """Refuses what GPTQModel cannot be asked for.
+    """Reject settings that GPTQModel does not support.
 
     Raises:
         ConfigError: naming the setting.
     """
     if quant.algorithm == "awq":
-        # It scales neighbours together, and multiplies the wrong ones where one of them is left out (7.6.0).
+        # It scales sibling modules together, and scales the wrong ones if one of them is ignored (7.6.0).
         says = "AWQ by quant.engine=gptqmodel leaves out lm_head and nothing else"
         base.only_lm_head(quant, says, "Choose quant.engine=autoawq, which makes the same format.")
 
@@ -54,14 +54,14 @@ def _make(job: Job, draft: Draft) -> None:
     quiet()
     quant = job.settings.quant
     awq = quant.algorithm == "awq"
-    # It writes a table beside its log into the folder that the command was called in.
+    # It writes a table beside its log into the current folder.
     loop_processor._PROJECT_LOG_DIR = tables = draft.folder / "tables"
     job.progress.detail("loading the model")
     base.seed(job.settings.calibration.seed)
     model = GPTQModel.load(
         str(job.model.folder.resolve()),
         QuantizeConfig(**arguments(quant, job.hardware.device)),
-        # Its AWQ takes 16 bits alone.
+        # Its AWQ supports 16-bit types only.
         dtype=torch.float16 if awq else compute_dtype(job.hardware),
         trust_remote_code=job.settings.model.trust_remote_code,
     )
@@ -72,7 +72,7 @@ def _make(job: Job, draft: Draft) -> None:
     with torch.inference_mode(False):
         model.quantize(
             [{"input_ids": ids[0].tolist(), "attention_mask": [1] * ids.shape[1]} for ids in data],
-            # One conversation at a time, all of them, in their order: nothing is padded, dropped or joined.
+            # One conversation at a time, in order: none is padded, dropped or joined.
             batch_size=1,
             calibration_sort=None,
             calibration_data_min_length=0,
@@ -89,13 +89,13 @@ def _make(job: Job, draft: Draft) -> None:
 
 @contextlib.contextmanager
 def _surviving() -> Iterator[None]:
-    """A task that fails in one of GPTQModel's threads ends this variant, by its exception, and not the process."""
+    """Keep a failed task of GPTQModel's threads from aborting the process; its exception ends this variant only."""
     from gptqmodel.utils.threadx import _DeviceWorker
 
     abort = _DeviceWorker._abort_process
 
     def pass_on(self: Any, error: BaseException) -> None:
-        # Nobody is told of an error before the first task; waiting for its result would take forever.
+        # An error before the first task is not reported; waiting for its result would hang.
         if any(frame.name == "_run_warmup" for frame in traceback.extract_tb(error.__traceback__)):
             abort(self, error)
 
@@ -107,7 +107,7 @@ def _surviving() -> Iterator[None]:
 
 
 def arguments(quant: QuantSettings, device: str) -> dict[str, Any]:
-    """What GPTQModel is told for a scheme."""
+    """Return GPTQModel's arguments for a scheme."""
     common: dict[str, Any] = {
         "bits": quant.bits,
         "group_size": quant.effective_group_size,
@@ -122,7 +122,7 @@ def arguments(quant: QuantSettings, device: str) -> dict[str, Any]:
         "method": "gptq",
         "format": "gptq",
         "sym": True,
-        # The groups stay runs of inputs: vLLM has given up the other order.
+        # Groups are consecutive inputs: vLLM dropped support for activation order.
         "desc_act": False,
         "damp_percent": quant.dampening,
     }

@@ -1,7 +1,7 @@
 """Checkpoints in the compressed-tensors format, made by llm-compressor.
 
-Activation scales of static schemes come from the `calibrate` stage's ranges; algorithms that look at activations
-(GPTQ, AWQ, SmoothQuant), and NVFP4 for its scale per tensor, are shown the same tokens.
+Activation scales of static schemes come from the `calibrate` stage's ranges; algorithms that use activations
+(GPTQ, AWQ, SmoothQuant), and NVFP4 for its scale per tensor, run on the same tokens.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ check = base.accept
 
 
 def make(job: Job, draft: Draft) -> None:
-    """Writes `checkpoint/` in the compressed-tensors format, with its `recipe.yaml`."""
+    """Write `checkpoint/` in the compressed-tensors format, with its `recipe.yaml`."""
     with base.captured(job, draft, TITLE):
         _make(job, draft)
 
@@ -52,7 +52,7 @@ def _make(job: Job, draft: Draft) -> None:
         with _without_pinning():
             oneshot(model=model, recipe=recipe(quant), **data)
     finally:
-        # Its session is global and holds the model, and with it the GPU memory that the server wants next.
+        # Its global session holds the model, and with it the GPU memory that the server needs next.
         reset_session()
     if quant.static_activations is not None:
         folder = job.artifact(Stage.CALIBRATE).folder
@@ -64,7 +64,7 @@ def _make(job: Job, draft: Draft) -> None:
 
 
 def recipe(quant: QuantSettings) -> list[Any]:
-    """llm-compressor's modifiers for a scheme and its algorithm."""
+    """Return llm-compressor's modifiers for a scheme and its algorithm."""
     from compressed_tensors.quantization import QuantizationArgs, preset_name_to_scheme
     from llmcompressor.modifiers.gptq import GPTQModifier
     from llmcompressor.modifiers.quantization import QuantizationModifier
@@ -89,16 +89,16 @@ def recipe(quant: QuantSettings) -> list[Any]:
 
 
 def set_input_scales(model: Any, calibration: Path, settings: CalibrationSettings, number: str) -> None:
-    """Gives each quantized Linear the per-tensor activation scale that its observed range implies.
+    """Set the per-tensor activation scale of each quantized Linear from its observed range.
 
     Args:
-        model: with llm-compressor's quantization parameters on its modules.
+        model: model with llm-compressor's quantization parameters on its modules.
         calibration: folder of a finished calibration.
-        settings: say by which technique ranges are made.
-        number: the activations' format.
+        settings: settings with the technique that derives ranges.
+        number: number format of the activations.
 
     Raises:
-        StageError: when a layer was never observed.
+        StageError: if a layer was never observed.
     """
     import torch
 
@@ -116,7 +116,7 @@ def set_input_scales(model: Any, calibration: Path, settings: CalibrationSetting
 
 
 def save(model: Any, folder: Path, quant: QuantSettings) -> None:
-    """Compresses and writes the weights: what was rounded as it was rounded, everything else in BF16."""
+    """Compress and write the weights: quantized ones as rounded, everything else in BF16."""
     import torch
     from compressed_tensors.compressors import ModelCompressor
 
@@ -133,7 +133,7 @@ def save(model: Any, folder: Path, quant: QuantSettings) -> None:
 
 @contextlib.contextmanager
 def _without_pinning() -> Any:
-    """llm-compressor pins calibration batches for the GPU; without one it stops where it should skip (0.14.0.1)."""
+    """Disable pinning of calibration batches, which fails without a GPU in llm-compressor 0.14.0.1."""
     import torch
     from llmcompressor.pipelines.cache import IntermediatesCache
 

@@ -1,1 +1,1 @@
-"""Scripts that run in an engine's own environment, by path: they import nothing of the project, which is not there."""
+"""Scripts run by path in an engine's own environment; the project is not installed there, so they do not import it."""

@@ -1,6 +1,6 @@
-"""auto-gptq at work: a BF16 checkpoint and tokens -> integers, zero points and scales in its own format.
+"""Worker for auto-gptq: a BF16 checkpoint and tokens -> integers, zero points and scales in its own format.
 
-Runs with auto-gptq 0.7.1 and transformers 4.51.3, which know neither Qwen3 (the former) nor configs of transformers 5.
+It runs with auto-gptq 0.7.1, which lacks Qwen3, and transformers 4.51.3, which cannot read configs of transformers 5.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypedDict
 
-# What transformers 4 reads from `rope_scaling`; anything else about positions would be ignored there.
+# Keys of `rope_scaling` that transformers 4 reads; it would ignore others.
 ROPE_SCALING = {
     "factor",
     "original_max_position_embeddings",
@@ -28,11 +28,11 @@ ROPE_SCALING = {
 
 
 class Refused(Exception):
-    """What this engine does not do, for a reason that a user understands."""
+    """Request that this engine does not support, with a reason for the user."""
 
 
 class Request(TypedDict):
-    """The fields that `pipeline/stages/quantize/engines/autogptq.py` writes; paths are absolute."""
+    """Fields written by `pipeline/stages/quantize/engines/autogptq.py`; paths are absolute."""
 
     model: str
     tokens: str
@@ -53,7 +53,7 @@ class Answer(TypedDict, total=False):
 
 
 def work(request: Request, progress: Callable[[str], None]) -> Answer:
-    """Quantizes.
+    """Quantize a checkpoint.
 
     Returns:
         `layers` and `versions`, or `refused` with the reason.
@@ -76,7 +76,7 @@ def _work(request: Request, progress: Callable[[str], None]) -> Answer:
     wrapper = wrapper_of(content.get("model_type", ""))
     config = transformers.AutoConfig.for_model(**config_for_transformers_4(content))
     progress("loading the model")
-    # float16: from bfloat16, the 8-bit integers are computed with scales of 8 bits and come out wrong.
+    # float16: with bfloat16, the 8-bit integers are computed from scales of 8 bits and are wrong.
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, config=config, torch_dtype=torch.float16)
     settings = BaseQuantizeConfig(
         bits=request["bits"],
@@ -97,12 +97,12 @@ def _work(request: Request, progress: Callable[[str], None]) -> Answer:
 
 
 def wrapper_of(model_type: str) -> Any:
-    """auto-gptq's class for a model: which Linears it has, and in which order they are quantized."""
+    """Return auto-gptq's class for a model: its Linear modules and the order of their quantization."""
     from auto_gptq.modeling.auto import GPTQ_CAUSAL_LM_MODEL_MAP
     from auto_gptq.modeling.qwen2 import Qwen2GPTQForCausalLM
 
     class Qwen3GPTQForCausalLM(Qwen2GPTQForCausalLM):  # type: ignore[misc]
-        """The same Linears under the same names; the norms of queries and keys stay as they are."""
+        """Qwen3: the same Linear modules and names; the norms of queries and keys are unchanged."""
 
         layer_type = "Qwen3DecoderLayer"
 
@@ -113,10 +113,10 @@ def wrapper_of(model_type: str) -> Any:
 
 
 def config_for_transformers_4(content: dict[str, Any]) -> dict[str, Any]:
-    """A config.json as transformers 4 reads it: `rope_theta`, `rope_scaling` and `torch_dtype` at the top.
+    """Return a config.json as transformers 4 reads it: `rope_theta`, `rope_scaling` and `torch_dtype` at the top.
 
     Raises:
-        Refused: on positions that transformers 4 would take for others.
+        Refused: if transformers 4 would misread the position encoding.
     """
     found = {key: value for key, value in content.items() if key not in ("rope_parameters", "dtype")}
     found.setdefault("torch_dtype", content.get("dtype"))
@@ -133,7 +133,7 @@ def config_for_transformers_4(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_tokens(path: Path) -> list[Any]:
-    """The sequences of a calibration, each of shape (1, length)."""
+    """Return the sequences of a calibration, each of shape (1, length)."""
     from safetensors.torch import load_file
 
     tensors = load_file(path)
@@ -141,7 +141,7 @@ def read_tokens(path: Path) -> list[Any]:
 
 
 def write(model: Any, source: Path, target: Path) -> int:
-    """Writes what was quantized, and the rest as in the BF16 checkpoint; returns the number of quantized layers."""
+    """Write the quantized layers, and the rest as in the BF16 checkpoint; return the number of quantized layers."""
     from safetensors import safe_open
     from safetensors.torch import save_file
 
@@ -164,7 +164,7 @@ def write(model: Any, source: Path, target: Path) -> int:
 
 
 def _use_device(device: str) -> None:
-    """Lets auto-gptq compute on a CPU, which it knows for loading alone."""
+    """Enable auto-gptq to compute on a CPU, which it supports for loading only."""
     import torch
     from auto_gptq.modeling import _base
 
@@ -174,7 +174,7 @@ def _use_device(device: str) -> None:
 
 
 def _report_layers(progress: Callable[[str], None]) -> None:
-    """Passes on auto-gptq's lines about layers."""
+    """Forward auto-gptq's log lines about layers."""
 
     class Layers(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:

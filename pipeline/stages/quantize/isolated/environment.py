@@ -1,4 +1,4 @@
-"""Engines whose pins do not fit the project's environment: each has its own, made on first use from a hashed lock.
+"""Environments of engines with conflicting pins: one each, created on first use from a hashed lock.
 
 `requirements/engines/<name>.txt` is the lock. torch is not in it: the environment links the project's, which saves
 2.5 GB, and nothing else of it, since an old transformers imports whatever new packages it finds. A worker
@@ -38,15 +38,15 @@ if TYPE_CHECKING:
 LOCKS = RESOURCES / "requirements" / "engines"
 HOST = Path(__file__).with_name("host.py")
 CACHE = "PIPELINE_ENGINES"
-# torch, and the libraries that its CUDA build loads; what requirements/lock.py leaves out of an engine's lock.
+# torch and the libraries that its CUDA build loads; requirements/lock.py excludes them from an engine's lock.
 LINKED = re.compile(r"(torch|triton|nvidia-(?!ml-py).*|cuda-.*)")
 
 
 def folder_of(name: str) -> Path:
-    """Where an engine's environment is, or will be.
+    """Return the folder of an engine's environment, which may not exist yet.
 
     Raises:
-        ConfigError: when there is no lock of that name.
+        ConfigError: if there is no lock with that name.
     """
     lock = LOCKS / f"{name}.txt"
     if not lock.is_file():
@@ -56,18 +56,18 @@ def folder_of(name: str) -> Path:
 
 
 def environment(name: str, progress: Progress) -> Path:
-    """The interpreter of an engine's environment, which is made where it is not there yet.
+    """Return the interpreter of an engine's environment; create the environment if missing.
 
     Raises:
-        ConfigError: when there is no lock of that name.
-        StageError: when it cannot be installed.
+        ConfigError: if there is no lock with that name.
+        StageError: if it cannot be installed.
     """
     folder = folder_of(name)
     python = folder / "bin" / "python"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _locked(folder.with_name(f"{folder.name}.lock"), f"waiting for another run that installs {name}", progress):
         if not python.exists():
-            # It appears whole or not at all: a half-made one has another name, and goes when the next one is begun.
+            # Creation is atomic: an incomplete one has another name, and is deleted when the next one is started.
             for old in (folder, *folder.parent.glob(f".{folder.name}.*")):
                 shutil.rmtree(old, ignore_errors=True)
             partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
@@ -78,27 +78,27 @@ def environment(name: str, progress: Progress) -> Path:
 
 
 def call(name: str, script: Path, request: Mapping[str, object], log: Path, progress: Progress) -> dict[str, Any]:
-    """Runs a worker in an engine's environment.
+    """Run a worker in an engine's environment.
 
     Args:
         name: the engine.
         script: the worker, with a function `work(request, progress)`.
-        request: what it is asked, as JSON.
-        log: file that takes what it and its libraries print.
-        progress: shows what it says it is doing.
+        request: request to the worker, as JSON.
+        log: file for the output of the worker and its libraries.
+        progress: display of the worker's progress messages.
 
     Returns:
-        Its answer.
+        The worker's answer.
 
     Raises:
-        StageError: when it ends without one.
+        StageError: if the worker exits without an answer.
     """
     command = [str(environment(name, progress)), "-I", str(HOST), str(script)]
     log.parent.mkdir(parents=True, exist_ok=True)
     last = ""
     with log.open("wb") as errors, _process(command, stdin=subprocess.PIPE, stderr=errors) as process:
         assert process.stdin is not None and process.stdout is not None
-        # Whoever dies before it was asked says why in the log. The pipe stays open: its end is the worker's.
+        # If the worker exits before the request, its log has the reason. Closing the pipe would end the worker.
         with contextlib.suppress(BrokenPipeError):
             process.stdin.write(json.dumps(request) + "\n")
             process.stdin.flush()
@@ -119,7 +119,7 @@ def call(name: str, script: Path, request: Mapping[str, object], log: Path, prog
 
 
 def _key(lock: Path) -> str:
-    """What an environment is made of: the lock, the interpreter, and the torch that it links."""
+    """Return the key of an environment: the lock, the interpreter, and the torch that it links."""
     torch = importlib.util.find_spec("torch")
     parts = [lock.read_text(), sys.version, str(torch and torch.origin), metadata.version("torch")]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
@@ -140,7 +140,7 @@ def _locked(path: Path, waiting: str, progress: Progress) -> Iterator[None]:
 
 
 def _build(name: str, lock: Path, folder: Path, progress: Progress) -> None:
-    """Makes an environment in `folder` with the project's pip, and links torch into it."""
+    """Create an environment in `folder` with the project's pip, and link torch into it."""
     venv.EnvBuilder(symlinks=True).create(folder)
     site = Path(sysconfig.get_path("purelib", "venv", {"base": str(folder), "platbase": str(folder)}))
     _link_torch(site)
@@ -177,7 +177,7 @@ def _link_torch(site: Path) -> None:
 
 @contextlib.contextmanager
 def _process(command: list[str], **pipes: Any) -> Iterator[subprocess.Popen[str]]:
-    """A process group of its own, of which nothing outlives the block."""
+    """Start a process in its own group, and end the group with the block."""
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -199,8 +199,8 @@ def _process(command: list[str], **pipes: Any) -> Iterator[subprocess.Popen[str]
 
 
 def _ended(process: subprocess.Popen[str]) -> int:
-    """Waits for the exit code, and ends what the process left behind."""
-    # Not reaped yet, its number still names its group and nobody else's.
+    """Wait for the exit code, and end the remaining processes of the group."""
+    # Until it is reaped, its process id cannot be reused for another group.
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     os.killpg(process.pid, signal.SIGKILL)
     return process.wait()
@@ -215,7 +215,7 @@ def _parsed(line: str) -> dict[str, Any] | None:
 
 
 def _ending(code: int, log: Path) -> str:
-    """How a process ended, in words: the signal, or the exit code with the last line of its log."""
+    """Describe the end of a process: the signal, or the exit code with the last line of its log."""
     if code < 0:
         return f"was ended by {signal.Signals(-code).name}{' (out of memory?)' if -code == signal.SIGKILL else ''}"
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]

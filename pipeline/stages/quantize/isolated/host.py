@@ -1,4 +1,4 @@
-"""Runs a worker: `python -I host.py worker.py`, a script with a function `work(request, progress) -> answer`.
+"""Entry point of workers: `python -I host.py worker.py`, a script with a function `work(request, progress) -> answer`.
 
 The request is a line of JSON on stdin; progress and the answer are lines of JSON on stdout.
 """
@@ -15,19 +15,19 @@ from collections.abc import Mapping
 
 
 def end_with_caller() -> None:
-    """Ends this process and all that it started once the caller is gone, whose end closes stdin."""
-    # Not through sys.stdin: a thread that waits in there breaks the interpreter's shutdown.
+    """End this process and its children once the caller is gone, which closes stdin."""
+    # Not through sys.stdin: a thread blocked in it breaks the interpreter's shutdown.
     while os.read(0, 1):
         pass
     os.killpg(0, signal.SIGKILL)
 
 
 def main() -> None:
-    """Hands the request to the worker and its answer to the caller."""
+    """Pass the request to the worker and its answer to the caller."""
     request = json.loads(sys.stdin.readline())
     threading.Thread(target=end_with_caller, daemon=True).start()
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    # What libraries print belongs into the log, which is stderr.
+    # The output of libraries goes to the log, which is stderr.
     os.dup2(2, 1)
 
     def send(message: Mapping[str, object]) -> None:
