@@ -28,7 +28,7 @@ class ServerFacts(Frozen):
         kv_cache_tokens: capacity of the KV cache.
         kernels: kernels that vLLM chose for Linear modules.
         attention: attention backend.
-        emulated: types that this machine lacks and emulates.
+        emulated: names of what the plugin emulates for lack of kernels on this machine.
         log: path of the server's log.
     """
 
