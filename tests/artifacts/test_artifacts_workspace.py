@@ -138,14 +138,18 @@ def test_a_process_that_waited_finds_what_another_one_made(tmp_path: Path) -> No
         """
         import sys, time
         from pathlib import Path
+        from pydantic import BaseModel
         from pipeline.artifacts.workspace import Workspace
+
+        class Made(BaseModel):
+            made_by: str
 
         workspace = Workspace(Path(sys.argv[1]))
         artifact = workspace.artifact("calibrate", "demo", None, {})
         with workspace.claim(artifact), workspace.making(artifact, {}) as draft:
             print("locked", flush=True)
             sys.stdin.readline()
-            draft.results["made_by"] = "the other process"
+            draft.results = Made(made_by="the other process")
         """
     )
     workspace = Workspace(tmp_path)
@@ -172,7 +176,11 @@ def test_kill_leaves_nothing_that_looks_finished_and_the_next_run_sweeps(tmp_pat
     script = textwrap.dedent("""
         import sys, time
         from pathlib import Path
+        from pydantic import BaseModel
         from pipeline.artifacts.workspace import Workspace
+
+        class Made(BaseModel):
+            made_by: str
         workspace = Workspace(Path(sys.argv[1]))
         with workspace.making(workspace.artifact("bench", "demo", "awq", {}), {}) as draft:
             (draft.folder / "result.txt").write_text("half")

@@ -226,7 +226,7 @@ def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
         answer = run(tmp_path, "stage=verify", "quant=bf16", f"serve.port={port}")
     assert answer.returncode == 3
-    assert f"serve.port={port} is taken" in answer.stderr
+    assert f"serve.port={port} is in use" in answer.stderr
 
 
 @pytest.mark.parametrize(

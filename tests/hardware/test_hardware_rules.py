@@ -125,7 +125,7 @@ def test_a_gpu_that_is_not_installed_can_be_quantized_for_but_not_measured(setti
     [
         ("hardware.gpu=h1000", r"hardware\.gpu: h1000: .*h100_sxm"),
         ("serve.kernel=marlyn", r"serve\.kernel: marlyn: .*marlin"),
-        ("serve.kernel=cutlass", r"serve\.kernel=cutlass: .*W4A16_ASYM \(quant=awq\); machete, marlin"),
+        ("serve.kernel=cutlass", r"serve\.kernel=cutlass: .*W4A16_ASYM \(quant=awq\); known are auto, machete, marlin"),
     ],
 )
 def test_what_does_not_exist_is_refused_by_name(override: str, said: str, settings) -> None:

@@ -116,10 +116,10 @@ if __name__ == "__main__":
 
     for job in request["jobs"]:
         name = job.pop("name")
-        announce._said.clear()
+        announce._logged.clear()
         try:
             answer[name] = serve(prompts=request["prompts"], **job)
         except Exception as error:
             answer["refused"][name] = f"{type(error).__name__}: {error}"
-        answer["emulated"][name] = emulated("\n".join(announce._said))
+        answer["emulated"][name] = emulated("\n".join(announce._logged))
     Path(sys.argv[2]).write_text(json.dumps(answer))

@@ -51,7 +51,7 @@ def test_any_text_survives_json_lines(texts: list[str], tmp_path_factory: pytest
         ("", "empty"),
         ("  \n", "empty"),
         ("{not json", "not valid JSON"),
-        ('[{"id": 1}]', "no conversation"),
+        ('[{"id": 1}]', "none is a conversation"),
         ("[]", "empty"),
     ],
 )

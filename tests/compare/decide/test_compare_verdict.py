@@ -16,7 +16,7 @@ from pipeline.results.records import Speed, TaskScores
 
 CLAIM = re.compile(
     r"more tokens per second than BF16|Lower throughput than BF16|scores (lower|higher) than BF16|% throughput|"
-    r"% mean T|loses accuracy|(that|those) of .* (is|are) left"
+    r"% mean T|loses accuracy|(that|those) of .* remains?"
 )
 
 

@@ -101,7 +101,7 @@ def _logprobs(source: Source, which: Literal["file", "file_again"]) -> Logprobs 
         return Missing(reason="not measured (eval.divergence=null)")
     name = getattr(result.divergence, which)
     if name not in source.manifests[Stage.EVAL].files:
-        return Missing(reason="no log-probabilities were kept")
+        return Missing(reason="no log-probabilities were stored")
     try:
         with np.load(source.folders[Stage.EVAL] / name, allow_pickle=False) as arrays:
             return Logprobs(**{field.name: arrays[field.name] for field in fields(Logprobs)})
