@@ -30,11 +30,11 @@ class Missing(Frozen):
 class Result(Frozen):
     """The results in a stage's manifest: the stage writes it, `read` gives the same class back.
 
-    A field that a stage leaves out is not written, and read as its default. `VERSION` changes when a field is renamed,
-    removed or means something else; a new field with a default leaves it as it is.
+    A field that a stage leaves out is not written, and read as its default. The default of
+    `schema_version` is the version that is written and read: it changes when a field is renamed, removed or means
+    something else; a new field with a default leaves it as it is.
     """
 
-    VERSION: ClassVar[int] = 1
     # Name of its file, as the subject of an error message.
     SOURCE: ClassVar[str]
 
@@ -57,9 +57,10 @@ def other_version(cls: type[Result], content: object, unversioned: int | None = 
         unversioned: version of content without a version field.
     """
     version = content.get("schema_version", unversioned) if isinstance(content, Mapping) else None
-    if type(version) is int and version == cls.VERSION:
+    known = cls.model_fields["schema_version"].default
+    if type(version) is int and version == known:
         return ""
-    return f"has schema version {clean(version, 40)}, this release reads {cls.VERSION}"
+    return f"has schema version {clean(version, 40)}, this release reads {known}"
 
 
 def read(cls: type[R], manifest: Manifest) -> R | Missing:

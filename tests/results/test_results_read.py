@@ -100,6 +100,18 @@ def test_the_version_is_written_and_what_was_left_out_is_not() -> None:
         result.bytes = 2
 
 
+def test_a_class_of_a_later_version_reads_what_it_writes_and_nothing_older() -> None:
+    class Later(QuantizeResult):
+        schema_version: int = 2
+
+    later = Later(bytes=1, quantized_layers=0)
+    written = later.model_dump(mode="json", exclude_unset=True)
+    assert written == {"schema_version": 2, "bytes": 1, "quantized_layers": 0}
+    assert read(Later, manifest("quantize", written)) == later
+    reason = f"{Later.SOURCE} has schema version 1, this release reads 2"
+    assert read(Later, manifest("quantize", {"bytes": 1, "quantized_layers": 0})) == Missing(reason=reason)
+
+
 def test_text_from_elsewhere_is_cleaned() -> None:
     guard = Guard(name="a\x1b[31m" + "b" * 99, passed=None, text="\u202e" + "word " * 99)
     assert "\x1b" not in guard.name and len(guard.name) <= 60
