@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import re
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from pipeline.hardware.vllm_kernels import KERNELS, SERVED, TITLES, VLLM, Kernel
 from pipeline.models.architecture import DecoderShape
 from pipeline.models.layout import bytes_of, stored
 from pipeline.stages.quantize.engines import ENGINES as MAKERS
+from tools.derived import rewrite
 
 PAGE = Path(__file__).parents[1] / "docs" / "formats.md"
 ALGORITHMS = {
@@ -171,10 +171,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def main() -> None:
     """Rewrite the page; print whether it changed."""
-    before = PAGE.read_text(encoding="utf-8")
-    after = page(before)
-    PAGE.write_text(after, encoding="utf-8")
-    sys.stdout.write(f"docs/{PAGE.name}: {'as it was' if after == before else 'written'}\n")
+    rewrite(PAGE, page)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import ast
 import re
-import sys
 import tomllib
 from pathlib import Path
+
+from tools.derived import rewrite
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "architecture.md"
@@ -47,10 +48,7 @@ def page(text: str) -> str:
 
 def main() -> None:
     """Rewrite the page; print whether it changed."""
-    before = PAGE.read_text(encoding="utf-8")
-    after = page(before)
-    PAGE.write_text(after, encoding="utf-8")
-    sys.stdout.write(f"docs/{PAGE.name}: {'as it was' if after == before else 'written'}\n")
+    rewrite(PAGE, page)
 
 
 if __name__ == "__main__":
