@@ -78,6 +78,9 @@ class LoadResult(Frozen):
         request_rate: requests per second; "inf" sends all at once.
         max_concurrency: requests in flight; None for no limit.
         seeds: seed of each repeat's prompts.
+        blocks: block of each repeat; all repeats of a variant in one block share one start of its server. Empty if all
+            are of one block.
+        devices: identity of the device of each repeat, a GPU's UUID; empty if unknown.
         asked: requests of all repeats; `completed` and `failed` of them.
         input_tokens: total prompt tokens of each repeat.
         output_tokens: total generated tokens of each repeat.
@@ -90,6 +93,8 @@ class LoadResult(Frozen):
     request_rate: float | Literal["inf"]
     max_concurrency: int | None
     seeds: tuple[int, ...] = ()
+    blocks: tuple[int, ...] = ()
+    devices: tuple[Name, ...] = ()
     asked: int
     completed: int
     failed: int
@@ -164,6 +169,8 @@ class BenchResult(Result):
 
     Attributes:
         protocol: name of the protocol.
+        block: index of the block, in which every variant's server is started once.
+        device: identity of the device, a GPU's UUID; empty if unknown.
         headline: name of the load shown in tables; None if none was measured.
         loads: loads in order of execution.
         left_out: loads skipped for lack of budget.
@@ -179,6 +186,8 @@ class BenchResult(Result):
     SOURCE: ClassVar[str] = "the benchmark's manifest"
 
     protocol: Name = ""
+    block: int = 0
+    device: Name = ""
     headline: Name | None = None
     asked: int
     completed: int
