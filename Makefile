@@ -60,6 +60,8 @@ bench: run ## Serve each checkpoint with vLLM and measure throughput and latency
 eval: run ## Score each served checkpoint with lm-eval
 report: run ## The table and the page from all results in outputs/
 
+$(STAGES): ; @: # `run` does the work; without a recipe, make would say that there was nothing to do
+
 gate: $(INSTALLED) ## Fail (exit code 5) where a variant became worse than a stored run: BASELINE=report.json
 	@$(PY) -m pipeline model=$(MODEL) experiment=$(EXPERIMENT) stage=gate report.baseline=$(BASELINE) $(ARGS)
 

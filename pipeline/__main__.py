@@ -8,6 +8,7 @@ import sys
 import warnings
 
 import hydra
+from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
 from hydra.types import RunMode
@@ -54,6 +55,8 @@ def main() -> None:
     # On import by transformers it warns of missing GPU libraries.
     logging.getLogger("torchao").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
+    # Hydra copies this store, which nothing changes any more, for each of some hundred groups that `--help` lists.
+    ConfigStore.__deepcopy__ = lambda self, memo: self  # type: ignore[attr-defined]
     try:
         run()
     except SystemExit as error:

@@ -13,7 +13,7 @@ Mixture = Callable[[str, int], str]
 
 
 @dataclass(frozen=True)
-class Block:
+class GgmlBlock:
     """One of llama.cpp's block formats (ggml-common.h).
 
     Attributes:
@@ -27,11 +27,11 @@ class Block:
     round: Round
 
 
-BLOCKS: Mapping[str, Block] = {
+BLOCKS: Mapping[str, GgmlBlock] = {
     # A scale and a minimum for 32 weights, a scale for 16, a scale for 32.
-    "Q4_K": Block(144, 256, grouped(asymmetric(4), 32)),
-    "Q6_K": Block(210, 256, grouped(symmetric(6), 16)),
-    "Q8_0": Block(34, 32, grouped(symmetric(8), 32)),
+    "Q4_K": GgmlBlock(144, 256, grouped(asymmetric(4), 32)),
+    "Q6_K": GgmlBlock(210, 256, grouped(symmetric(6), 16)),
+    "Q8_0": GgmlBlock(34, 32, grouped(symmetric(8), 32)),
 }
 
 

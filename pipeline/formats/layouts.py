@@ -56,7 +56,7 @@ class Packing(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Layout:
+class WeightLayout:
     """One way to store a quantized weight of shape (out, in).
 
     Attributes:
@@ -169,29 +169,29 @@ _MAGNITUDES: Mapping[str, Scales] = {
     "weight.absmax": "zero or more",
     "weight.nested_absmax": "zero or more",
 }
-PACKED = Layout("pack-quantized", _packed, unpack.pack_quantized)
-INT8 = Layout("int-quantized", partial(_as_they_are, "I8"), unpack.as_they_are, scales=_STATIC)
-FP8 = Layout("float-quantized", partial(_as_they_are, "F8_E4M3"), unpack.as_they_are, scales=_STATIC)
-NVFP4 = Layout("nvfp4-pack-quantized", _nvfp4, unpack.fp4, scales=_DIVISORS)
-MXFP4 = Layout("mxfp4-pack-quantized", _mxfp4, unpack.fp4, scales={"weight_scale": "codes"})
-AWQ = Layout("awq", _awq, unpack.awq, marks=("qweight",), scales=_TURNED)
-GPTQ = Layout("gptq", _gptq, unpack.gptq, marks=("qweight",), scales=_TURNED)
-GPTQ_V2 = Layout("gptq_v2", _gptq, partial(unpack.gptq, stored_too_small=False), ("qweight",), _TURNED)
-BITSANDBYTES = Layout(
+PACKED = WeightLayout("pack-quantized", _packed, unpack.pack_quantized)
+INT8 = WeightLayout("int-quantized", partial(_as_they_are, "I8"), unpack.as_they_are, scales=_STATIC)
+FP8 = WeightLayout("float-quantized", partial(_as_they_are, "F8_E4M3"), unpack.as_they_are, scales=_STATIC)
+NVFP4 = WeightLayout("nvfp4-pack-quantized", _nvfp4, unpack.fp4, scales=_DIVISORS)
+MXFP4 = WeightLayout("mxfp4-pack-quantized", _mxfp4, unpack.fp4, scales={"weight_scale": "codes"})
+AWQ = WeightLayout("awq", _awq, unpack.awq, marks=("qweight",), scales=_TURNED)
+GPTQ = WeightLayout("gptq", _gptq, unpack.gptq, marks=("qweight",), scales=_TURNED)
+GPTQ_V2 = WeightLayout("gptq_v2", _gptq, partial(unpack.gptq, stored_too_small=False), ("qweight",), _TURNED)
+BITSANDBYTES = WeightLayout(
     "bitsandbytes",
     _bitsandbytes,
     unpack_bitsandbytes.unpack,
     marks=(unpack_bitsandbytes.STATE, unpack_bitsandbytes.ROW_SCALE),
     scales=_MAGNITUDES,
 )
-LAYOUTS: Mapping[str, Layout] = {
+LAYOUTS: Mapping[str, WeightLayout] = {
     layout.name: layout for layout in (PACKED, INT8, FP8, NVFP4, MXFP4, AWQ, GPTQ, GPTQ_V2, BITSANDBYTES)
 }
 # Tensors that mark a module as quantized, in any layout.
 MARKS = tuple(dict.fromkeys(f".{mark}" for layout in LAYOUTS.values() for mark in layout.marks))
 
 
-def layout_of(name: str) -> Layout:
+def layout_of(name: str) -> WeightLayout:
     """Return the layout with this name.
 
     Raises:

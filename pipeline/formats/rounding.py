@@ -21,7 +21,7 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.errors import UnknownFormat
-from pipeline.formats.blocks import BLOCKS, Block
+from pipeline.formats.blocks import BLOCKS, GgmlBlock
 from pipeline.formats.grids import blocks
 from pipeline.formats.schemes import SCHEMES, Scheme
 
@@ -59,7 +59,7 @@ def rounded(weight: torch.Tensor, name: str, group: int | None) -> torch.Tensor:
     Raises:
         UnknownFormat: if neither the schemes nor llama.cpp's blocks have the format.
     """
-    found: Scheme | Block | None = SCHEMES.get(name) or BLOCKS.get(name)
+    found: Scheme | GgmlBlock | None = SCHEMES.get(name) or BLOCKS.get(name)
     if found is None or found.round is None:
         raise UnknownFormat(f"how {name} rounds")
     return found.round(weight, group)

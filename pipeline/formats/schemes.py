@@ -15,7 +15,7 @@ from pipeline.formats import layouts
 from pipeline.formats.blocks import BLOCKS, Mixture, q4_k_m, q8_0
 from pipeline.formats.elements import E2M1, ELEMENTS, NF4, Element
 from pipeline.formats.grids import Round, asymmetric, fp8, grouped, symmetric, table
-from pipeline.formats.layouts import Layout, Packing
+from pipeline.formats.layouts import Packing, WeightLayout
 
 Activations = Literal["bf16", "fp8", "int8", "fp4"]
 Family = Literal["weights and activations", "weights only"]
@@ -44,7 +44,7 @@ class Scheme:
 
     bits: float
     engines: Mapping[str, tuple[str, ...]]
-    layouts: Mapping[str, Layout]
+    layouts: Mapping[str, WeightLayout]
     served: str
     round: Round | None
     mixture: Mixture | None = None

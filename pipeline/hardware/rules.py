@@ -91,7 +91,7 @@ _CPU_KV_CACHE = ("avx512f", "amx_bf16")
 
 
 @dataclass(frozen=True)
-class Asked:
+class ServingRequest:
     """Requested way of serving a format.
 
     Attributes:
@@ -107,7 +107,9 @@ class Asked:
     group: int | None = None
 
 
-def of_scheme(scheme: str | None, machine: Machine, vllm: Vllm = LOCKED, asked: Asked | None = None) -> Capability:
+def of_scheme(
+    scheme: str | None, machine: Machine, vllm: Vllm = LOCKED, asked: ServingRequest | None = None
+) -> Capability:
     """Return the capability of a machine for a number format.
 
     Args:
@@ -116,7 +118,7 @@ def of_scheme(scheme: str | None, machine: Machine, vllm: Vllm = LOCKED, asked: 
         vllm: the serving vLLM.
         asked: requested kernel and types; None: as vLLM chooses.
     """
-    asked = asked or Asked()
+    asked = asked or ServingRequest()
     capability = machine.compute_capability
     if scheme is None:
         return Capability("native", "BF16") if capability is None or capability >= 8.0 else _no_bf16(capability)
@@ -155,7 +157,7 @@ def _no_bf16(capability: float) -> Capability:
     return Capability("emulated", "FP16", f"BF16 products need compute capability 8.0, not {capability}")
 
 
-def _on_cuda(scheme: str, name: str, capability: float, vllm: Vllm, asked: Asked) -> Capability:
+def _on_cuda(scheme: str, name: str, capability: float, vllm: Vllm, asked: ServingRequest) -> Capability:
     kernels = _possible(scheme, asked)
     wanted = [kernel for kernel in kernels if asked.kernel in ("auto", kernel.choice)]
     reasons = {kernel: _why_not(kernel, name, capability, vllm, asked, scheme) for kernel in wanted}
@@ -179,14 +181,14 @@ def _on_cuda(scheme: str, name: str, capability: float, vllm: Vllm, asked: Asked
     return Capability("no", reason=f"{scheme} needs compute capability {needed}, {name} has {capability}")
 
 
-def _possible(scheme: str, asked: Asked) -> tuple[Kernel, ...]:
+def _possible(scheme: str, asked: ServingRequest) -> tuple[Kernel, ...]:
     served, group = SERVED[SCHEMES[scheme].served], asked.group or SCHEMES[scheme].group
     if served.own_groups and asked.engine and group not in served.own_groups:
         return served.other_groups
     return served.kernels
 
 
-def _why_not(kernel: Kernel, name: str, capability: float, vllm: Vllm, asked: Asked, scheme: str) -> str:
+def _why_not(kernel: Kernel, name: str, capability: float, vllm: Vllm, asked: ServingRequest, scheme: str) -> str:
     """Return why a kernel cannot serve; empty if it can."""
     group, dtype = asked.group or SCHEMES[scheme].group, "bfloat16" if asked.dtype == "auto" else asked.dtype
     called = title(kernel)
@@ -205,7 +207,7 @@ def _why_not(kernel: Kernel, name: str, capability: float, vllm: Vllm, asked: As
     return ""
 
 
-def _on_cpu(scheme: str, features: tuple[str, ...], vllm: Vllm, asked: Asked) -> Capability:
+def _on_cpu(scheme: str, features: tuple[str, ...], vllm: Vllm, asked: ServingRequest) -> Capability:
     served = SERVED[SCHEMES[scheme].served]
     cpu = served.cpu
     if asked.kernel != "auto" and asked.kernel == cpu.choice:

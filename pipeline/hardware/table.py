@@ -13,7 +13,7 @@ from pipeline.formats.schemes import SCHEMES
 from pipeline.hardware import rules, vllm_kernels
 from pipeline.hardware.gpus import GPUS, Gpu
 from pipeline.hardware.probe import Hardware
-from pipeline.hardware.rules import LOCKED, Asked, Capability, Machine, Vllm
+from pipeline.hardware.rules import LOCKED, Capability, Machine, ServingRequest, Vllm
 
 MARKS = {"native": ("yes", "green"), "emulated": ("emulated", "yellow"), "no": ("no", "red")}
 CACHES = ("fp8_e4m3", "fp8_e5m2")
@@ -54,7 +54,7 @@ def _one(gpu: Gpu, console: Console) -> None:
         choices = [
             choice
             for choice in vllm_kernels.choices(name)
-            for asked in (Asked(choice), Asked(choice, dtype="float16"))
+            for asked in (ServingRequest(choice), ServingRequest(choice, dtype="float16"))
             if rules.of_scheme(name, gpu, LOCKED, asked).support != "no"
         ]
         table.add_row(name, Text(*MARKS[found.support]), found.by, ", ".join(dict.fromkeys(choices)), found.reason)

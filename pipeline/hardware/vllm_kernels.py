@@ -66,7 +66,7 @@ class Cpu:
 
 
 @dataclass(frozen=True)
-class Served:
+class ServingKernels:
     """Kernels that serve a number format.
 
     Attributes:
@@ -129,9 +129,9 @@ _AMX_FP8 = Cpu("CPUFP8W8A8", ("amx_fp8",), emulated=True)
 _INT4_CPU = Cpu("CPUWNA16", ("avx512f",), emulated=True)
 
 # By `Scheme.served`.
-SERVED: Mapping[str, Served] = {
+SERVED: Mapping[str, ServingKernels] = {
     # FlashInfer and torch's own take one scale per tensor, or one per row: vLLM tries them in this order.
-    "fp8_tensors": Served(
+    "fp8_tensors": ServingKernels(
         (
             Kernel("FlashInferFP8ScaledMMLinearKernel", "flashinfer_cutlass", BLACKWELL),
             _CUTLASS_FP8,
@@ -140,21 +140,23 @@ SERVED: Mapping[str, Served] = {
         ),
         cpu=_AMX_FP8,
     ),
-    "fp8_channels": Served(
+    "fp8_channels": ServingKernels(
         (_CUTLASS_FP8, Kernel("ChannelWiseTorchFP8ScaledMMLinearKernel", "torch", 8.9), *_MARLIN_FP8),
         # The only kernel that can be requested on a CPU.
         cpu=replace(_AMX_FP8, choice="torch"),
     ),
-    "int8_products": Served(_INT8, cpu=Cpu("oneDNN", ("avx512_vnni", "amx_int8"), emulated=True)),
-    "int4": Served((_MACHETE, _MARLIN, _CONCH, _EXLLAMA, _TRITON), cpu=_INT4_CPU, own_groups=_MARLIN_GROUPS),
-    "int4_with_zero_points": Served(
+    "int8_products": ServingKernels(_INT8, cpu=Cpu("oneDNN", ("avx512_vnni", "amx_int8"), emulated=True)),
+    "int4": ServingKernels((_MACHETE, _MARLIN, _CONCH, _EXLLAMA, _TRITON), cpu=_INT4_CPU, own_groups=_MARLIN_GROUPS),
+    "int4_with_zero_points": ServingKernels(
         (_MACHETE, _MARLIN, _CONCH, _TRITON), cpu=_INT4_CPU, own_groups=_MARLIN_GROUPS, other_groups=(_AWQ_ITSELF,)
     ),
-    "int8_weights": Served((_MACHETE, _MARLIN, _CONCH, _EXLLAMA), cpu=Cpu(emulated=True), own_groups=_MARLIN_GROUPS),
-    "nf4": Served((Kernel("bitsandbytes", "", 7.0),), cpu=_BITSANDBYTES, plugin=_BNB_PLUGIN),
-    "llm_int8": Served((Kernel("bitsandbytes", "", 7.5),), cpu=_BITSANDBYTES, plugin=_BNB_PLUGIN),
-    "gguf": Served((Kernel("GGUF", "", 6.0),), cpu=Cpu(emulated=True), plugin=_GGUF_PLUGIN),
-    "nvfp4": Served(
+    "int8_weights": ServingKernels(
+        (_MACHETE, _MARLIN, _CONCH, _EXLLAMA), cpu=Cpu(emulated=True), own_groups=_MARLIN_GROUPS
+    ),
+    "nf4": ServingKernels((Kernel("bitsandbytes", "", 7.0),), cpu=_BITSANDBYTES, plugin=_BNB_PLUGIN),
+    "llm_int8": ServingKernels((Kernel("bitsandbytes", "", 7.5),), cpu=_BITSANDBYTES, plugin=_BNB_PLUGIN),
+    "gguf": ServingKernels((Kernel("GGUF", "", 6.0),), cpu=Cpu(emulated=True), plugin=_GGUF_PLUGIN),
+    "nvfp4": ServingKernels(
         (
             Kernel("FlashInferCuteDslNvFp4LinearKernel", "flashinfer_cutedsl", BLACKWELL, below=BLACKWELL_RTX),
             Kernel("FlashInferCutlassNvFp4LinearKernel", "flashinfer_cutlass", BLACKWELL),
@@ -165,7 +167,7 @@ SERVED: Mapping[str, Served] = {
             Kernel("TorchNvFp4LinearKernel", "torch", BLACKWELL, BLACKWELL_RTX, automatic=False, release=(0, 32)),
         )
     ),
-    "mxfp4": Served(
+    "mxfp4": ServingKernels(
         (
             Kernel("FlashInferMxFp4LinearKernel", "flashinfer_cutlass", BLACKWELL),
             Kernel("MarlinMxFp4LinearKernel", "marlin", 8.0, note=_NO_FP4),

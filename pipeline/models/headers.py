@@ -12,7 +12,7 @@ from pipeline.models.architecture import read_config
 from pipeline.models.safetensors import WEIGHTS, TensorInfo, safetensors_header
 
 
-class Scheme(TypedDict):
+class SchemeConfig(TypedDict):
     """Quantization parameters in compressed-tensors' terms; only the fields used here."""
 
     num_bits: int
@@ -25,8 +25,8 @@ class Scheme(TypedDict):
 class Group(TypedDict):
     """Group of modules with the same quantization parameters."""
 
-    weights: Scheme
-    input_activations: NotRequired[Scheme | None]
+    weights: SchemeConfig
+    input_activations: NotRequired[SchemeConfig | None]
 
 
 class Quantization(TypedDict, total=False):

@@ -31,7 +31,7 @@ class Check(Frozen):
     detail: str
 
 
-class Answer(Frozen):
+class CanaryAnswer(Frozen):
     """The served checkpoint's reply to a canary prompt."""
 
     prompt: str
@@ -86,7 +86,7 @@ class VerifyResult(Result):
     size_ratio: float | None = None
     predicted_bytes: int | None = None
     weight_errors: tuple[WeightError, ...] | None = None
-    canary: tuple[Answer, ...] = ()
+    canary: tuple[CanaryAnswer, ...] = ()
     canary_logprobs: CanaryDistance | None = None
     server: ServerFacts = ServerFacts()
 

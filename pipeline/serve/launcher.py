@@ -14,7 +14,7 @@ from queue import Empty, Queue
 from pipeline.errors import ServerError
 from pipeline.hardware.probe import Hardware
 from pipeline.serve.server_log import tail
-from pipeline.serve.vllm_host import Answer, Start, Stop
+from pipeline.serve.vllm_host import HostMessage, Start, Stop
 
 LAUNCHER = Path(__file__).with_name("vllm_host.py")
 
@@ -46,7 +46,7 @@ class Launcher:
             raise ServerError(
                 f"serve.python={python} cannot be run: {error.strerror}.", "Name a Python interpreter that has vLLM."
             ) from None
-        self._answers: Queue[Answer | None] = Queue()
+        self._answers: Queue[HostMessage | None] = Queue()
         self._codes: dict[int, int] = {}
         threading.Thread(target=self._listen, daemon=True).start()
         self.versions: dict[str, str] = {}
@@ -115,7 +115,7 @@ class Launcher:
         except OSError:
             raise self._gone() from None
 
-    def _next(self, timeout_s: float) -> Answer:
+    def _next(self, timeout_s: float) -> HostMessage:
         try:
             answer = self._answers.get(timeout=timeout_s)
         except Empty:
@@ -124,7 +124,7 @@ class Launcher:
             ) from None
         return self._note(answer)
 
-    def _note(self, answer: Answer | None) -> Answer:
+    def _note(self, answer: HostMessage | None) -> HostMessage:
         if answer is None:
             self._answers.put(None)
             raise self._gone()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.config import QuantSettings, Settings
-from pipeline.hardware.rules import LOCKED, Asked, Capability, Machine, Vllm, of_kv_cache, of_scheme, weaker
+from pipeline.hardware.rules import LOCKED, Capability, Machine, ServingRequest, Vllm, of_kv_cache, of_scheme, weaker
 
 
 def of_settings(settings: Settings, machine: Machine, vllm: Vllm = LOCKED) -> Capability:
@@ -41,4 +41,4 @@ def of_quant(
 ) -> Capability:
     """Return the capability of a machine for a weight format as its engine writes it."""
     engine = "" if quant.engine == "llmcompressor" else quant.engine
-    return of_scheme(quant.scheme, machine, vllm, Asked(kernel, dtype, engine, quant.effective_group_size))
+    return of_scheme(quant.scheme, machine, vllm, ServingRequest(kernel, dtype, engine, quant.effective_group_size))

@@ -88,7 +88,7 @@ class Stop(TypedDict):
     grace: float
 
 
-class Answer(TypedDict, total=False):
+class HostMessage(TypedDict, total=False):
     """A line from here: vLLM is imported or not, a child has begun, or one has ended."""
 
     ready: bool

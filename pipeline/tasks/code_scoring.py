@@ -21,7 +21,7 @@ from pipeline.errors import ConfigError
 from pipeline.tasks.sandbox.sandbox import cores, run_program
 
 
-class Outcome(TypedDict):
+class ProgramOutcome(TypedDict):
     """A candidate program's outcome, as the original metric has it."""
 
     task_id: int
@@ -35,13 +35,13 @@ class CodeEval:
 
     def compute(
         self, references: Sequence[str], predictions: Sequence[Sequence[str]], k: Sequence[int] = (1, 10, 100), **_: Any
-    ) -> tuple[dict[str, float], dict[int, list[tuple[int, Outcome]]]]:
+    ) -> tuple[dict[str, float], dict[int, list[tuple[int, ProgramOutcome]]]]:
         """Run each candidate with its tests.
 
         Returns:
             pass@k for each k with enough candidates, and each program's outcome, in the original's format.
         """
-        details: dict[int, list[tuple[int, Outcome]]] = {}
+        details: dict[int, list[tuple[int, ProgramOutcome]]] = {}
         for task, (tests, candidates) in enumerate(zip(references, predictions, strict=True)):
             outcomes = [run_program(f"{candidate}\n{tests}") for candidate in candidates]
             details[task] = [

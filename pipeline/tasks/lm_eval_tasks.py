@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Asked:
+class TaskSample:
     """Sample of evaluation items behind one column of the report, with their lm-eval tasks."""
 
     label: str
@@ -51,7 +51,7 @@ class Asked:
         return subjects[index] if subjects is not None else task if self.groups else None
 
 
-def load(label: str, wanted: TaskSettings, settings: EvalSettings) -> Asked:
+def load(label: str, wanted: TaskSettings, settings: EvalSettings) -> TaskSample:
     """Load the task of one column with its data, and draw the sample.
 
     Raises:
@@ -73,7 +73,7 @@ def load(label: str, wanted: TaskSettings, settings: EvalSettings) -> Asked:
             score_side_by_side(task)
     subjects = {name: _subjects(task) for name, task in tasks.items()}
     sizes = {name: len(task.eval_docs) for name, task in tasks.items()}
-    asked = Asked(label, wanted, tasks, groups, {}, subjects, sum(sizes.values()))
+    asked = TaskSample(label, wanted, tasks, groups, {}, subjects, sum(sizes.values()))
     strata = [((name, index), asked.subject(name, index)) for name, size in sizes.items() for index in range(size)]
     if not strata:
         raise InputError(f"{setting}: the data of {wanted.task} has no items.", "Check the task's data files.")

@@ -18,14 +18,16 @@ from pipeline.config import CalibrationSettings
 from pipeline.formats.schemes import CALIBRATED
 from pipeline.results.calibration import RANGES, SKETCHES, TOKENS
 from pipeline.stages.calibrate.clipping import TECHNIQUES, Observed, clip_point, limits, moving_average
-from pipeline.stages.calibrate.observers import Site
+from pipeline.stages.calibrate.observers import ObservedSite
 
 # Metadata of the file of sketches: the site of each module, as JSON.
 SITES = "sites"
 CONTENTS = ("histogram", "extremes", "channel_range", "channel_average")
 
 
-def write(folder: Path, sequences: list[list[int]], sites: Iterable[Site], settings: CalibrationSettings) -> None:
+def write(
+    folder: Path, sequences: list[list[int]], sites: Iterable[ObservedSite], settings: CalibrationSettings
+) -> None:
     """Write the three files."""
     from safetensors.torch import save_file
 
@@ -46,7 +48,7 @@ def write(folder: Path, sequences: list[list[int]], sites: Iterable[Site], setti
     save_file(ranges, folder / RANGES)
 
 
-def contents(site: Site) -> dict[str, torch.Tensor]:
+def contents(site: ObservedSite) -> dict[str, torch.Tensor]:
     """Return the stored tensors of a site, by name in the file of sketches."""
     return {name: getattr(site.sketch, name).cpu().contiguous() for name in CONTENTS}
 

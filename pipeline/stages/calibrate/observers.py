@@ -25,7 +25,7 @@ _LAYER = re.compile(r"\.(\d+)\.")
 
 
 @dataclass
-class Site:
+class ObservedSite:
     """One observed tensor: its name, the modules whose input it is, and its statistics.
 
     Attributes:
@@ -65,11 +65,11 @@ class Observers:
 
     def __init__(self, model: torch.nn.Module, settings: CalibrationSettings, samples: int) -> None:
         """Attach to `model` (which may still be without weights) for that many samples."""
-        self.sites: dict[str, Site] = {}
+        self.sites: dict[str, ObservedSite] = {}
         self._settings = settings
         self._snapshots = frozenset(checkpoints(samples))
-        self._last: tuple[torch.Tensor, Site] | None = None
-        self._touched: dict[str, Site] = {}
+        self._last: tuple[torch.Tensor, ObservedSite] | None = None
+        self._touched: dict[str, ObservedSite] = {}
         self._attentions = {
             int(module.layer_idx): name
             for name, module in model.named_modules()
@@ -120,7 +120,7 @@ class Observers:
             handle.remove()
         self._handles.clear()
 
-    def __iter__(self) -> Iterator[Site]:
+    def __iter__(self) -> Iterator[ObservedSite]:
         """Iterate over the sites by layer, in the order of the model."""
         return iter(sorted(self.sites.values(), key=lambda site: -1 if site.layer is None else site.layer))
 
@@ -140,13 +140,13 @@ class Observers:
 
         return see
 
-    def _add(self, name: str, groups: int = 1) -> Site:
+    def _add(self, name: str, groups: int = 1) -> ObservedSite:
         settings = self._settings
         sketch = Sketch(groups, settings.averaging_constant, settings.histogram_tokens, self._snapshots)
-        self.sites[name] = Site(name, sketch)
+        self.sites[name] = ObservedSite(name, sketch)
         return self.sites[name]
 
-    def _see(self, site: Site, values: torch.Tensor) -> None:
+    def _see(self, site: ObservedSite, values: torch.Tensor) -> None:
         site.sketch.update(values)
         self._touched[site.name] = site
 

@@ -20,7 +20,9 @@ SHOWN_FORMAT = "fp8_e4m3"
 WORST, OUTLIERS, DRAWN_BINS = 10, 5, 64
 
 
-def summary_of(sites: Iterable[observers.Site], settings: CalibrationSettings, card: SetCard, dtype: str) -> Summary:
+def summary_of(
+    sites: Iterable[observers.ObservedSite], settings: CalibrationSettings, card: SetCard, dtype: str
+) -> Summary:
     """Return the summary of a calibration."""
     sites = list(sites)
     samples = max(site.sketch.samples for site in sites)
@@ -43,7 +45,7 @@ def summary_of(sites: Iterable[observers.Site], settings: CalibrationSettings, c
     )
 
 
-def _describe(site: observers.Site, settings: CalibrationSettings, points: Sequence[int]) -> Site:
+def _describe(site: observers.ObservedSite, settings: CalibrationSettings, points: Sequence[int]) -> Site:
     kept = contents(site)
     whole = observed(kept, settings)
     largest = kept["channel_range"].abs().amax(1)
@@ -71,7 +73,9 @@ def _describe(site: observers.Site, settings: CalibrationSettings, points: Seque
     )
 
 
-def _curve(site: observers.Site, settings: CalibrationSettings, points: Sequence[int]) -> dict[str, list[float]]:
+def _curve(
+    site: observers.ObservedSite, settings: CalibrationSettings, points: Sequence[int]
+) -> dict[str, list[float]]:
     """Return the clip point of each technique after each number of samples."""
     extremes = site.sketch.extremes.cpu().double()
     low, high = extremes[..., 0].amin(1).tolist(), extremes[..., 1].amax(1).tolist()
@@ -93,7 +97,7 @@ def _curve(site: observers.Site, settings: CalibrationSettings, points: Sequence
     return curves
 
 
-def _drawn(site: observers.Site) -> Histogram:
+def _drawn(site: observers.ObservedSite) -> Histogram:
     """Return the magnitudes of a site in few bins, equal on a logarithmic scale."""
     assert site.sketch.histogram is not None
     counts = site.sketch.histogram.sum(0).cpu().numpy()

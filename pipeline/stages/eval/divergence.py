@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.config import DivergenceSettings
 from pipeline.errors import InputError, ServerError
 from pipeline.results.eval import DivergenceResult
-from pipeline.stages.eval.endpoint import Choice, Endpoint
+from pipeline.stages.eval.endpoint import Completion, Endpoint
 from pipeline.tasks.conversations import Conversation, local_file, read_conversations
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def collect(
     parts: list[Reported] = [([], [], [])] * len(texts)
     done = 0
 
-    def read(index: int, choices: list[Choice]) -> Reported:
+    def read(index: int, choices: list[Completion]) -> Reported:
         return _read(texts[index], choices[0].get("prompt_logprobs"), top_k)
 
     def arrived(index: int, reported: Reported) -> None:

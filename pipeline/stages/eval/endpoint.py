@@ -25,7 +25,7 @@ Body = dict[str, object]
 Arrived = Callable[[int, Any], None]
 
 
-class Choice(TypedDict):
+class Completion(TypedDict):
     """One completion, reduced to the fields read here."""
 
     index: int
@@ -79,7 +79,7 @@ class Endpoint:
             raise ServerError(f"{self.url}/v1/models does not say the context's length ({error!r}).") from error
 
     def complete(
-        self, bodies: Iterable[Body], in_flight: int, read: Callable[[int, list[Choice]], Any], arrived: Arrived
+        self, bodies: Iterable[Body], in_flight: int, read: Callable[[int, list[Completion]], Any], arrived: Arrived
     ) -> None:
         """Send every request without an answer in the journal, and pass on each parsed answer.
 
@@ -95,7 +95,7 @@ class Endpoint:
         asyncio.run(self._all(bodies, in_flight, read, arrived))
 
     async def _all(
-        self, bodies: Iterable[Body], in_flight: int, read: Callable[[int, list[Choice]], Any], arrived: Arrived
+        self, bodies: Iterable[Body], in_flight: int, read: Callable[[int, list[Completion]], Any], arrived: Arrived
     ) -> None:
         import httpx
 
@@ -129,7 +129,7 @@ class Endpoint:
             self._check_alive()
             await asyncio.sleep(WATCH_S)
 
-    async def _one(self, client: Any, body: Body) -> list[Choice]:
+    async def _one(self, client: Any, body: Body) -> list[Completion]:
         import httpx
 
         trouble = ""
@@ -143,7 +143,7 @@ class Endpoint:
                 trouble = f"{type(error).__name__} {error}".strip()
                 continue
             if answer.status_code == 200:
-                choices: list[Choice] = answer.json()["choices"]
+                choices: list[Completion] = answer.json()["choices"]
                 return sorted(choices, key=lambda choice: int(choice["index"]))
             trouble = f"HTTP {answer.status_code}: {_message(answer)}"
             if answer.status_code < 500 and answer.status_code != 429:

@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from pipeline.stages.eval.divergence import Text
     from pipeline.stages.eval.endpoint import Endpoint
     from pipeline.stages.eval.model import ServedModel
-    from pipeline.stages.eval.tally import Facts
-    from pipeline.tasks.lm_eval_tasks import Asked
+    from pipeline.stages.eval.tally import TallyFields
+    from pipeline.tasks.lm_eval_tasks import TaskSample
 
 # A sample as lm-eval logs it: fixed fields, and one for each metric of the task.
 Sample = Mapping[str, Any]
 
 
-class Row(TypedDict):
+class SampleRow(TypedDict):
     """Stored item: its score under each filter, and the model's answer."""
 
     task: str
@@ -114,7 +114,7 @@ def evaluate(job: Job, draft: Draft) -> None:
 
 
 def _evaluate_column(
-    job: Job, asked: Asked, endpoint: Endpoint, tokenizer: Any, folder: Path
+    job: Job, asked: TaskSample, endpoint: Endpoint, tokenizer: Any, folder: Path
 ) -> tuple[TaskResult, Mapping[str, object]]:
     """Evaluate one column and write its samples; return its figure and lm-eval's aggregated results."""
     from pipeline.stages.eval.model import ServedModel
@@ -153,7 +153,9 @@ def _by_layer(job: Job, texts: Sequence[Text], folder: Path) -> LayerErrors | Mi
     return found
 
 
-def ask(asked: Asked, model: ServedModel, *, chat_template: bool = False) -> tuple[Mapping[str, object], list[Row]]:
+def ask(
+    asked: TaskSample, model: ServedModel, *, chat_template: bool = False
+) -> tuple[Mapping[str, object], list[SampleRow]]:
     """Run lm-eval over one column; return its aggregated results, and one row per item."""
     from lm_eval.evaluator import evaluate as lm_eval_evaluate
 
@@ -175,7 +177,7 @@ def ask(asked: Asked, model: ServedModel, *, chat_template: bool = False) -> tup
     return report, rows
 
 
-def _rows(asked: Asked, name: str, samples: Sequence[Sample]) -> list[Row]:
+def _rows(asked: TaskSample, name: str, samples: Sequence[Sample]) -> list[SampleRow]:
     """Return one row per item; lm-eval logs one per filter."""
     wanted, task = asked.settings, asked.tasks[name]
     by_item: dict[int, dict[str, Sample]] = {}
@@ -186,7 +188,7 @@ def _rows(asked: Asked, name: str, samples: Sequence[Sample]) -> list[Row]:
         shown = filters[wanted.filter]
         if wanted.metric not in shown:
             raise lm_eval_tasks.no_such_metric(f"eval.tasks.{asked.label}", wanted.metric, name, list(shown["metrics"]))
-        row: Row = {
+        row: SampleRow = {
             "task": name,
             "doc_id": index,
             "doc_hash": shown["doc_hash"],
@@ -202,7 +204,7 @@ def _rows(asked: Asked, name: str, samples: Sequence[Sample]) -> list[Row]:
     return rows
 
 
-def _score(asked: Asked, value: Any) -> float:
+def _score(asked: TaskSample, value: Any) -> float:
     """Return an item's score as a fraction.
 
     Raises:
@@ -218,7 +220,7 @@ def _score(asked: Asked, value: Any) -> float:
     )
 
 
-def _add_answer(row: Row, task: Any, sample: Sample) -> None:
+def _add_answer(row: SampleRow, task: Any, sample: Sample) -> None:
     """Add the likeliest option to the row, or the response and its filtered form."""
     answers = sample["filtered_resps"]
     if task.OUTPUT_TYPE == "multiple_choice":
@@ -231,7 +233,7 @@ def _add_answer(row: Row, task: Any, sample: Sample) -> None:
     row["response"] = responses[0] if len(responses) == 1 else responses
 
 
-def summarize(asked: Asked, rows: Sequence[Row], facts: Facts) -> TaskResult:
+def summarize(asked: TaskSample, rows: Sequence[SampleRow], facts: TallyFields) -> TaskResult:
     """Return the figure of one column, also of a group: the mean over its items."""
     value, stderr = mean_and_error([row["score"] for row in rows])
     filters = {name: mean_and_error([row["scores"][name] for row in rows])[0] for name in rows[0]["scores"]}
@@ -290,8 +292,8 @@ def implied(n: int) -> str:
     share = 1.96 * math.sqrt(0.25 / n)
     difference = 1.96 * math.sqrt(USUALLY_DIFFERING / n)
     return (
-        f"drawn by subject: a score to +-{100 * share:.1f} points, a difference from BF16 to about "
-        f"+-{100 * difference:.1f} where {100 * USUALLY_DIFFERING:.0f} % of the answers differ"
+        f"drawn by subject: a score to ±{100 * share:.1f} points, a difference from BF16 to about "
+        f"±{100 * difference:.1f} where {100 * USUALLY_DIFFERING:.0f} % of the answers differ"
     )
 
 
@@ -322,7 +324,7 @@ def _tokenizer(checkpoint: Path, trust_remote_code: bool) -> Any:
         ) from error
 
 
-def _write_rows(path: Path, rows: Sequence[Row]) -> None:
+def _write_rows(path: Path, rows: Sequence[SampleRow]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as file:
         for row in rows:

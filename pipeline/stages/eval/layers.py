@@ -25,7 +25,7 @@ from pipeline.formats.elements import E4M3, INT8
 from pipeline.models.architecture import read_config, text_config
 from pipeline.models.dequantize import Tensors, Weights
 from pipeline.models.forward import decoder
-from pipeline.models.headers import Quantization, Scheme, quantization_config
+from pipeline.models.headers import Quantization, SchemeConfig, quantization_config
 from pipeline.models.rescaling import RESCALING, Factors
 from pipeline.results.base import Missing
 from pipeline.results.eval import LayerError, LayerErrors
@@ -154,20 +154,20 @@ def snr_db(signal: torch.Tensor, output: torch.Tensor) -> float:
     return 10 * math.log10(power / noise) if power > 0 and math.isfinite(noise) else -200.0
 
 
-def activation_scheme(config: Quantization) -> Scheme | None:
+def activation_scheme(config: Quantization) -> SchemeConfig | None:
     """Return the compressed-tensors scheme of a checkpoint's activations; None if they are not quantized."""
     for group in (config.get("config_groups") or {}).values():
         return group.get("input_activations") or None
     return None
 
 
-def is_known(scheme: Scheme) -> bool:
+def is_known(scheme: SchemeConfig) -> bool:
     """Return whether `rounded_inputs` covers this scheme: eight bits, symmetric, a scale per tensor or per token."""
     strategy = "token" if scheme.get("dynamic") else "tensor"
     return int(scheme["num_bits"]) == 8 and bool(scheme.get("symmetric", True)) and scheme["strategy"] == strategy
 
 
-def rounded_inputs(x: torch.Tensor, scheme: Scheme, static: torch.Tensor | None) -> torch.Tensor:
+def rounded_inputs(x: torch.Tensor, scheme: SchemeConfig, static: torch.Tensor | None) -> torch.Tensor:
     """Round activations of shape (tokens, in) as the format does: by the static scale, else by one per token."""
     kind = scheme["type"]
     largest = (E4M3 if kind == "float" else INT8).largest

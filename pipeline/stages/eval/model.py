@@ -17,7 +17,7 @@ from typing import Any
 from lm_eval.api.model import LM
 
 from pipeline.errors import InputError
-from pipeline.stages.eval.endpoint import Body, Choice, Endpoint
+from pipeline.stages.eval.endpoint import Body, Completion, Endpoint
 from pipeline.stages.eval.options import LogLikelihood, Option, Tokens, is_choice, of_labels
 from pipeline.stages.eval.tally import Tally
 
@@ -178,7 +178,7 @@ class ServedModel(LM):  # type: ignore[misc]
         answers = [("", False)] * len(requests)
         done = 0
 
-        def read(_: int, choices: list[Choice]) -> list[Any]:
+        def read(_: int, choices: list[Completion]) -> list[Any]:
             return [choices[0]["text"], choices[0].get("finish_reason")]
 
         def arrived(index: int, answer: list[Any]) -> None:
@@ -290,7 +290,7 @@ class ServedModel(LM):  # type: ignore[misc]
             for labels, asked in batches
         )
 
-        def read(index: int, choices: list[Choice]) -> list[list[LogLikelihood] | None]:
+        def read(index: int, choices: list[Completion]) -> list[list[LogLikelihood] | None]:
             return [of_labels(batches[index][0], choice) for choice in choices]
 
         def arrived(index: int, answers: list[list[LogLikelihood] | None]) -> None:
@@ -320,7 +320,7 @@ class ServedModel(LM):  # type: ignore[misc]
             for context, continuation in fitted
         )
 
-        def read(index: int, choices: list[Choice]) -> LogLikelihood:
+        def read(index: int, choices: list[Completion]) -> LogLikelihood:
             reported = choices[0]["logprobs"]
             # The last token is the one that was generated.
             scored = slice(-1 - len(self._fit(options[index])[1]), -1)

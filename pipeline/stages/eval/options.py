@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
-from pipeline.stages.eval.endpoint import Choice
+from pipeline.stages.eval.endpoint import Completion
 
 # vLLM takes at most so many (MAX_LOGPROB_TOKEN_IDS).
 MAX_LABELS = 128
@@ -42,7 +42,7 @@ def is_choice(group: Sequence[Option]) -> bool:
     )
 
 
-def of_labels(labels: Sequence[int], choice: Choice) -> list[LogLikelihood] | None:
+def of_labels(labels: Sequence[int], choice: Completion) -> list[LogLikelihood] | None:
     """Return the reported value of each label at the generated token; None if the server lacks the feature."""
     (written,) = choice["logprobs"]["tokens"]
     (reported,) = choice["logprobs"]["top_logprobs"]

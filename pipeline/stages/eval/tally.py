@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TypedDict
 
 
-class Facts(TypedDict):
+class TallyFields(TypedDict):
     """Fields of a `TaskResult` that a tally fills."""
 
     asked_once: int
@@ -31,7 +31,7 @@ class Tally:
     asked_again: int = 0
     differing: int = 0
 
-    def facts(self) -> Facts:
+    def facts(self) -> TallyFields:
         """Return the counts as figures.
 
         Questions asked once, `echo` requests, generations, prompts cut, answers cut by their budget; greedy generations

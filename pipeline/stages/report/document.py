@@ -22,7 +22,7 @@ from pipeline.compare.published.roofline_validation import RooflineCheck
 from pipeline.compare.roofline.model import Roofline
 from pipeline.results.base import Frozen, Missing
 from pipeline.results.calibration import Channel, Histogram, SetCard
-from pipeline.results.verify import Answer, Check
+from pipeline.results.verify import CanaryAnswer, Check
 
 SCHEMA_VERSION = 1
 
@@ -63,7 +63,7 @@ class Card(Frozen):
     log: str
     steps: tuple[Step, ...]
     checks: tuple[Check, ...]
-    answers: tuple[Answer, ...]
+    answers: tuple[CanaryAnswer, ...]
     files: tuple[Digest, ...]
 
 

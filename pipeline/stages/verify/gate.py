@@ -19,7 +19,7 @@ from pipeline.models.safetensors import check_safetensors, companions
 from pipeline.results.server import ServerFacts
 from pipeline.results.verify import (
     CHECKS,
-    Answer,
+    CanaryAnswer,
     CanaryAnswers,
     CanaryDistance,
     Check,
@@ -54,7 +54,7 @@ class Findings:
     checks: list[Check] = field(default_factory=list)
     predicted_bytes: int | None = None
     weight_errors: list[WeightError] | None = None
-    canary: list[Answer] | None = None
+    canary: list[CanaryAnswer] | None = None
     canary_logprobs: CanaryDistance | None = None
     server: ServerFacts | None = None
     # BF16's answers; None if it was not served.
@@ -285,7 +285,9 @@ def _loads(job: Job) -> str:
 
 def _canaries(job: Job, found: Findings) -> str:
     answers = job.server().complete(list(CANARIES), CANARY_TOKENS)
-    found.canary = [Answer(prompt=prompt, answer=answer) for prompt, answer in zip(CANARIES, answers, strict=True)]
+    found.canary = [
+        CanaryAnswer(prompt=prompt, answer=answer) for prompt, answer in zip(CANARIES, answers, strict=True)
+    ]
     # Broken kernels answer `!!!!`, token 0 repeatedly, or nothing visible.
     if all(len(set(answer.strip())) <= 1 for answer in answers):
         raise Failed(f"no answer holds more than one character: {answers[0]!r}")

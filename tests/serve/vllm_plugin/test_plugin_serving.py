@@ -20,7 +20,7 @@ from support import tiny_checkpoints
 from pipeline.formats.schemes import SCHEMES
 from pipeline.hardware import rules
 from pipeline.hardware.probe import probe
-from pipeline.hardware.rules import Asked, Capability
+from pipeline.hardware.rules import Capability, ServingRequest
 from pipeline.serve import server_log
 from pipeline.serve.vllm_plugin import log_lines
 
@@ -170,7 +170,7 @@ def with_features(features: tuple[str, ...]) -> Any:
 
 @pytest.mark.vllm
 def test_the_kernel_asked_for_is_the_one_that_ran(served: Served) -> None:
-    assert rules.of_scheme("FP8_DYNAMIC", HERE, asked=Asked("torch")) == Capability("native", "torch")
+    assert rules.of_scheme("FP8_DYNAMIC", HERE, asked=ServingRequest("torch")) == Capability("native", "torch")
     assert served.answer["emulated"]["torch"] == []
     assert "ChannelWiseTorchFP8ScaledMMLinearKernel" in server_log.kernels(served.output)
 

@@ -71,7 +71,7 @@ def study_check() -> RooflineCheck | None:
 def unserved(source: Source, gpu: Gpu, native: bool = False) -> str:
     """Return why a GPU of the catalogue does not serve a variant, or not natively; empty if it does."""
     engine = str(source.quant.get("engine", ""))
-    asked = rules.Asked(
+    asked = rules.ServingRequest(
         kernel=source.variant.kernel,
         engine="" if engine == "llmcompressor" else engine,
         group=source.quant.get("group_size"),

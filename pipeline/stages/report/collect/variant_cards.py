@@ -13,7 +13,7 @@ from pipeline.results.eval import EvalResult, LayerErrors
 from pipeline.results.quantize import QuantizeResult
 from pipeline.results.server import ServerFacts
 from pipeline.results.text import clean
-from pipeline.results.verify import Answer, Check, VerifyResult
+from pipeline.results.verify import CanaryAnswer, Check, VerifyResult
 from pipeline.stages.report.collect.artifacts import READ, Source
 from pipeline.stages.report.collect.records import emulated, server_of
 from pipeline.stages.report.document import Card, Digest, Step
@@ -140,5 +140,5 @@ def _check(check: Check, outputs: Path) -> Check:
     return Check(name=clean(check.name, 80), ok=check.ok, detail=shorten(clean(check.detail, LONG), outputs))
 
 
-def _answer(answer: Answer) -> Answer:
-    return Answer(prompt=clean(answer.prompt, LONG), answer=clean(answer.answer, LONG))
+def _answer(answer: CanaryAnswer) -> CanaryAnswer:
+    return CanaryAnswer(prompt=clean(answer.prompt, LONG), answer=clean(answer.answer, LONG))
