@@ -100,6 +100,30 @@ def test_drift_of_generated_tokens_marks_the_variant(tokens: tuple[int, ...], pa
     assert any("w4a16, marked: generated tokens" in note for note in table.notes) is not passed
 
 
+def test_a_load_that_bf16_was_not_measured_under_is_compared_with_nothing() -> None:
+    bf16 = record("bf16", speed(load("a", BASE)))
+    other = record("w4a16", speed(load("a", FAST), load("b", FAST, (900, 900, 900))))
+    found = benchmark(other.speed, other, bf16)
+    assert [guard.load for guard in found.guards] == ["a"]
+    with_reference, without = (row.cells[METRIC].change for row in found.loads)
+    assert isinstance(with_reference, Change)
+    assert without == Missing(reason="BF16 was not measured under b")
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [Metric(unit="tok/h", values=BASE), Metric(unit="tok/s", values=(float("nan"), 100.0, 101.0))],
+    ids=["another unit", "not finite"],
+)
+def test_a_reference_that_is_no_such_figure_is_not_compared(reference: Metric) -> None:
+    of_bf16 = load("a", BASE).model_copy(update={"metrics": {METRIC: reference}})
+    bf16, other = record("bf16", speed(of_bf16)), record("w4a16", speed(load("a", FAST)))
+    (row,) = benchmark(other.speed, other, bf16).loads
+    cell = row.cells[METRIC]
+    assert isinstance(cell, SpeedCell) and cell.measured.mean == pytest.approx(150)
+    assert cell.change == Missing(reason="BF16 has no such figure to compare with")
+
+
 def test_other_prompts_have_no_drift() -> None:
     bf16 = record("bf16", speed(load("a", BASE)))
     other = record("w4a16", speed(load("a", FAST, (900, 900, 900), prompts=8)))

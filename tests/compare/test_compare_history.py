@@ -115,6 +115,11 @@ def test_newcombes_example():
     assert (around.low, around.high) == (pytest.approx(0.0524, abs=1e-4), pytest.approx(0.3339, abs=1e-4))
 
 
+def test_a_figure_without_interval_differs_by_an_unknown_amount():
+    known, single = Figure(value=0.8, interval=wilson(0.8, 70)), Figure(value=0.5, interval=None)
+    assert difference(known, single) is difference(single, known) is difference(single, single) is None
+
+
 def test_equal_models_rarely_look_worse():
     """At 95 % an unchanged accuracy is called worse in about one of forty runs."""
     rng = random.Random(0)

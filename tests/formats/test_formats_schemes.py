@@ -109,6 +109,12 @@ def test_its_numbers_and_what_serves_it_are_known(name: str) -> None:
         assert {scheme.mixture(f"model.layers.{n}.mlp.down_proj.weight", 8) for n in range(8)} <= set(BLOCKS)
 
 
+def test_the_family_is_that_of_the_products() -> None:
+    families = {name: scheme.family for name, scheme in SCHEMES.items()}
+    assert {families[name] for name in ("W4A16", "W4A16_ASYM", "W8A16", "NF4", "Q4_K_M", "Q8_0")} == {"weights only"}
+    assert {families[name] for name in ("FP8", "FP8_DYNAMIC", "W8A8", "NVFP4")} == {"weights and activations"}
+
+
 def test_nothing_is_left_over() -> None:
     assert {scheme.served for scheme in SCHEMES.values()} == set(SERVED)
     # What GPTQModel 2 writes is read, and not made here.

@@ -1,12 +1,16 @@
 """Packed weights mean the same here as to those who packed them."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
 from compressed_tensors.quantization import QuantizationArgs, QuantizationStrategy
 from compressed_tensors.quantization.lifecycle.forward import dequantize as by_compressed_tensors
 
-from pipeline.errors import UnknownFormat
+from pipeline.errors import InputError, UnknownFormat
+from pipeline.formats import unpack_gguf
 from pipeline.formats.layouts import dequantize
 
 ROWS, COLUMNS, GROUP = 64, 96, 32
@@ -40,6 +44,23 @@ def test_compressed_tensors_packed(bits: int, symmetric: bool, group: int | None
     if not symmetric:
         tensors["weight_zero_point"] = pack_to_int32(zero, bits, packed_dim=0)
     assert torch.equal(dequantize("pack-quantized", tensors, bits), expected)
+
+
+def test_an_order_that_was_not_written_is_none(generator: torch.Generator) -> None:
+    """compressed-tensors fills `weight_g_idx` with -1 until groups are reordered."""
+    stored = (integers(4, ROWS, COLUMNS, generator=generator) - 8).to(torch.int8)
+    tensors = {
+        "weight_packed": pack_to_int32(stored, 4),
+        "weight_scale": torch.rand(ROWS, COLUMNS // GROUP, generator=generator) + 0.01,
+        "weight_shape": torch.tensor([ROWS, COLUMNS]),
+    }
+    plain = dequantize("pack-quantized", tensors, 4)
+    unwritten = torch.full((COLUMNS,), -1, dtype=torch.int32)
+    assert torch.equal(dequantize("pack-quantized", {**tensors, "weight_g_idx": unwritten}, 4), plain)
+    in_order = torch.arange(COLUMNS, dtype=torch.int32) // GROUP
+    assert torch.equal(dequantize("pack-quantized", {**tensors, "weight_g_idx": in_order}, 4), plain)
+    reversed_groups = dequantize("pack-quantized", {**tensors, "weight_g_idx": in_order.flip(0)}, 4)
+    assert torch.equal(reversed_groups, stored.float() * tensors["weight_scale"][:, in_order.flip(0)])
 
 
 @pytest.mark.parametrize(("kind", "dtype"), [("int-quantized", torch.int8), ("float-quantized", torch.float8_e4m3fn)])
@@ -118,3 +139,24 @@ def test_gptq_with_groups_in_another_order(generator: torch.Generator) -> None:
 def test_an_unknown_format_is_named() -> None:
     with pytest.raises(UnknownFormat, match="marlin"):
         dequantize("marlin", {})  # type: ignore[arg-type]
+
+
+def test_a_gguf_files_tensors_lie_one_after_another_and_end_where_it_does(tmp_path: Path) -> None:
+    gguf = pytest.importorskip("gguf")
+    path, rows = tmp_path / "model.gguf", 4
+    writer = gguf.GGUFWriter(path, "llama")
+    for name in ("token_embd.weight", "blk.0.attn_q.weight"):
+        writer.add_tensor(name, np.zeros((rows, 64), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    found = unpack_gguf.headers(path)
+    assert set(found) == {"model.embed_tokens.weight", "model.layers.0.self_attn.q_proj.weight"}
+    (first, middle), (second, end) = sorted(item["data_offsets"] for item in found.values())
+    assert (middle - first, end - second) == (4 * rows * 64, 4 * rows * 64)
+    assert (middle, end) == (second, path.stat().st_size)
+    unpack_gguf.check(path)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(InputError, match="truncated"):
+        unpack_gguf.check(path)

@@ -61,6 +61,15 @@ def test_the_context_is_the_shortest_that_setting_config_and_tokenizer_allow(
         source(broken_model, tmp_path).context(None)
 
 
+def test_a_context_without_any_limit_is_not_known(broken_model: Path, tmp_path: Path) -> None:
+    path = broken_model / "config.json"
+    config = json.loads(path.read_text())
+    del config["max_position_embeddings"]
+    path.write_text(json.dumps(config))
+    assert source(broken_model, tmp_path).context(None) is None
+    assert source(broken_model, tmp_path).context(256) == 256
+
+
 def test_weights_are_needed_unless_random(broken_model: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="weights=random"):
         _ = source(broken_model, tmp_path).folder

@@ -8,6 +8,7 @@ from pipeline.compare.comparison import SIZE
 from pipeline.compare.decide.frontier import frontiers
 from pipeline.results.base import Missing
 from pipeline.results.metrics import HEADLINE
+from pipeline.results.records import TaskScores
 
 THROUGHPUT = HEADLINE[0].name
 
@@ -46,6 +47,15 @@ def test_noise_on_both_axes_is_undecided():
 def test_a_single_run_decides_nothing():
     found = places(record("bf16", noise=(1.0,)), record("a", 2000, noise=(1.0,)))
     assert {place.standing for place in found.values()} == {"undecided"}
+
+
+def test_a_graded_task_of_one_item_decides_nothing():
+    """One graded score has no interval, and so no difference of two has one."""
+    graded = TaskScores(task="t", metric="f1", value=0.4, n=1, asked=1, scores=(("item", 0.4),))
+    better = graded.model_copy(update={"value": 0.9, "scores": (("item", 0.9),)})
+    tasks = [dict.fromkeys(TASKS, scored) for scored in (graded, better)]
+    found = places(record("bf16", tasks=tasks[0]), record("a", 1500, tasks=tasks[1]))
+    assert found["bf16"].standing == "undecided" and found["bf16"].rivals == ("a",)
 
 
 def test_emulated_and_unscored_variants_are_absent_with_their_reason():

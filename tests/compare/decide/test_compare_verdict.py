@@ -7,6 +7,7 @@ from support.compare_records import TASKS, anything, record
 
 from pipeline.compare import compare, judge
 from pipeline.compare.comparison import SpeedCell, TaskCell
+from pipeline.compare.decide.differences import by_throughput
 from pipeline.compare.stats.accuracy import PairedDifference
 from pipeline.compare.stats.repeats import Change
 from pipeline.results.base import Missing
@@ -73,6 +74,16 @@ def test_faster_but_worse_is_not_recommended():
     verdict = judged(record("bf16"), record("fast", 1500, wrong=30))
     assert verdict.recommended is None
     assert "FAST serves more tokens per second than BF16 but loses accuracy on at least one" in verdict.answer.text
+
+
+def test_several_that_are_faster_but_worse_are_told_in_the_plural():
+    answer = judged(record("bf16"), record("fast", 1500, wrong=30), record("faster", 1600, wrong=30)).answer.text
+    assert "FASTER and FAST serve more tokens per second than BF16 but lose accuracy on at least one" in answer
+
+
+def test_the_fastest_comes_first():
+    records = [record("bf16"), *(record(name, speed) for name, speed in (("slow", 900), ("fast", 1500), ("mid", 1200)))]
+    assert [row.name for row in by_throughput(compare(records, TASKS))] == ["fast", "mid", "slow"]
 
 
 def test_noise_is_called_noise():
@@ -154,6 +165,12 @@ def test_what_was_lost_on_the_way_is_noted():
     partly = {"MMLU": TaskScores(task="t", metric="acc", value=0.9, n=8, asked=10, scores=(("a", 1.0),))}
     notes = " ".join(compare([record("bf16"), record("part", tasks=partly)], TASKS).notes)
     assert "8 of 10 items" in notes and "its items average 100.00 %" in notes
+
+
+def test_a_figure_that_its_items_average_to_is_not_noted():
+    items = tuple((f"item {i}", float(i < 3)) for i in range(4))
+    whole = {"MMLU": TaskScores(task="t", metric="acc", value=0.75, n=4, asked=4, scores=items)}
+    assert not any("average" in note for note in compare([record("bf16", tasks=whole)], TASKS).notes)
 
 
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])

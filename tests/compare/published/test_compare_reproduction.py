@@ -167,6 +167,22 @@ def test_accuracy_differences_agree_within_both_noises():
     assert cells["INT4-GPTQ", "MMLU"].agrees and not math.isnan(cells["INT4-GPTQ", "MMLU"].measured)
 
 
+def test_accuracy_differences_agree_up_to_both_noises_and_no_further():
+    """The distance of the centres against the root of the squared half widths, on both sides of the limit."""
+    (theirs,) = [d for d in published_differences(ACCURACY) if (d.label, d.task) == ("INT4-GPTQ", "MMLU")]
+    seen = set()
+    for wrong in range(40):
+        comparison = compare([record("bf16"), record("gptq", wrong=wrong)], ("MMLU", "GSM8K"))
+        cells = {(c.label, c.metric): c for c in reproduce(ACCURACY, comparison, "qwen3_8b", "L4").cells}
+        cell = cells["INT4-GPTQ", "MMLU"]
+        ours = cell.measured_change_interval
+        apart = abs((ours.low + ours.high) / 2 - theirs.points)
+        limit = math.hypot((ours.high - ours.low) / 2, (theirs.interval.high - theirs.interval.low) / 2)
+        assert cell.agrees == (apart <= limit), wrong
+        seen.add(cell.agrees)
+    assert seen == {True, False}
+
+
 BAD = {
     "no baseline": lambda d: d["rows"].pop(0),
     "two baselines": lambda d: d["rows"].append({**copy.deepcopy(d["rows"][0]), "label": "again"}),
@@ -195,4 +211,13 @@ def test_a_share_that_is_no_number_of_items_is_refused(tmp_path):
     path = tmp_path / "angelslim_qwen3_8b.yaml"
     path.write_text(yaml.safe_dump(data))
     with pytest.raises(InputError, match="whole number of items"):
+        read(path)
+
+
+def test_a_task_without_items_is_refused_by_name(tmp_path):
+    data = yaml.safe_load((FOLDER / "angelslim_qwen3_8b.yaml").read_text())
+    del data["items"]["HumanEval"]
+    path = tmp_path / "angelslim_qwen3_8b.yaml"
+    path.write_text(yaml.safe_dump(data))
+    with pytest.raises(InputError, match="the number of items of HumanEval is not given"):
         read(path)

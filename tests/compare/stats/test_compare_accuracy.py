@@ -96,7 +96,7 @@ def test_graded_scores_have_students_interval():
 def test_noise_means_that_the_interval_crosses_zero(items):
     found = paired_difference(scores([a for a, _ in items]), scores([b for _, b in items]))
     assert isinstance(found, PairedDifference) and found.interval is not None
-    assert found.within_noise == (found.interval.low <= 0 <= found.interval.high)
+    assert found.within_noise == found.interval.contains(0.0)
     if found.is_clear:
         assert (found.difference > 0) == (found.interval.low > 0)
 

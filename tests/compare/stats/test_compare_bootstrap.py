@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -18,6 +18,11 @@ from pipeline.compare.stats.bootstrap import percentile_errors, percentiles
     ),
     st.floats(0, 100),
 )
+# Ranks that are whole numbers: the second of two, the second of four, the last.
+@example((np.array([1.0, 2.0]), np.array([1, 1])), 50)
+@example((np.array([1.0, 2.0, 3.0, 4.0]), np.array([1, 1, 1, 1])), 50)
+@example((np.array([1.0, 2.0, 3.0]), np.array([2, 1, 1])), 100)
+@example((np.arange(10.0), np.ones(10, np.int64)), 90)
 def test_weighted_percentiles_are_those_of_the_repeated_values(drawn, percent) -> None:
     values, counts = np.sort(drawn[0]), drawn[1]
     if counts.sum() == 0:
@@ -43,7 +48,10 @@ def test_values_of_one_request_count_as_one_observation() -> None:
 
 def test_the_same_data_give_the_same_errors() -> None:
     values, sizes = np.random.default_rng(3).normal(size=100), np.ones(100, np.int64)
-    assert percentile_errors(values, sizes, [50, 99]) == percentile_errors(values, sizes, [50, 99])
+    found = percentile_errors(values, sizes, [50, 99])
+    np.random.seed(1)
+    assert percentile_errors(values, sizes, [50, 99]) == found
+    assert percentile_errors(values, sizes, [50, 99], seed=1) != found
 
 
 @pytest.mark.parametrize("sizes", [[3], [0, 3], []])

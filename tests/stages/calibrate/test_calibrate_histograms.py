@@ -74,12 +74,14 @@ def test_order_of_samples_changes_neither_counts_nor_ranges() -> None:
     assert torch.equal(one.channel_range, other.channel_range)
 
 
-def test_heads_have_ranges_and_counts_of_their_own() -> None:
-    values = torch.randn(9, 3, 4) * torch.tensor([1.0, 10.0, 100.0])[:, None]
-    sketch = Sketch(groups=3)
+@pytest.mark.parametrize("heads", [3, 8])
+def test_heads_have_ranges_and_counts_of_their_own(heads: int) -> None:
+    """From five heads on the bins of all of them together do not fit into 16 bits."""
+    values = torch.randn(9, heads, 4) * torch.logspace(0, 2, heads)[:, None]
+    sketch = Sketch(groups=heads)
     sketch.update(values.flatten(1))
     sketch.commit()
-    for head in range(3):
+    for head in range(heads):
         alone = Sketch()
         alone.update(values[:, head])
         alone.commit()

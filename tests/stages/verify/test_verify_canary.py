@@ -33,6 +33,14 @@ def test_the_bound_grows_with_the_error_and_stays_below_another_models(settings)
     assert plain < canary.allowed(settings("quant=fp8_dynamic"), 4, [], reference)
 
 
+def test_the_bound_is_the_one_of_the_derivation(settings) -> None:
+    """By hand: sqrt(6 (1 + ln 9)) = 4.380 times sqrt(2 0.00226^2 + 0.0707^2), and 0.0095 of the logits' rounding."""
+    found = canary.allowed(settings("quant=w4a16"), 4, [0.08, 0.06], [-1.0, -4.0, -9.0, -2.5])
+    assert found == pytest.approx(0.3102, abs=1e-4)
+    larger = canary.allowed(settings("quant=w4a16", "model.weights=random"), 4, [0.08, 0.06], [-1.0, -4.0, -9.0, -2.5])
+    assert larger == canary.CAP
+
+
 @pytest.mark.parametrize("layers", [2, 8])
 @pytest.mark.parametrize("error", [0.01, 0.1])
 def test_independent_errors_of_all_weights_stay_within_the_bound(layers: int, error: float, settings) -> None:

@@ -13,6 +13,7 @@ from pipeline.demo import CHECKPOINT
 from pipeline.errors import StageError, UnknownFormat
 from pipeline.hardware.probe import probe
 from pipeline.models import headers as disk
+from pipeline.results.verify import CanaryAnswers, WeightError
 from pipeline.stages.verify import file_sizes, gate
 
 
@@ -112,6 +113,13 @@ def test_a_changed_tokenizer_is_named(copy: Path) -> None:
         gate.files(copy, CHECKPOINT)
 
 
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_weights_and_config_are_both_needed(copy: Path, name: str) -> None:
+    (copy / name).unlink()
+    with pytest.raises(gate.Failed, match=r"config\.json or the weights are missing"):
+        gate.files(copy, CHECKPOINT)
+
+
 def test_a_truncated_weight_file_is_named(copy: Path) -> None:
     path = copy / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-10])
@@ -179,6 +187,68 @@ def test_a_missing_tensor_is_named(quant: str, name: str, checkpoint, tmp_path: 
     edit(folder, lambda tensors: tensors.pop(name))
     with pytest.raises(gate.Failed, match=f"^the tensor {name} is missing$"):
         gate.weights(Asked(settings(f"quant={quant}"), folder), gate.Findings())
+
+
+def test_the_worst_weight_is_named_whether_it_passes_or_not(good: Path, copy: Path, settings) -> None:
+    found = gate.Findings()
+    assert "28 compared with BF16; worst: model.layers." in gate.weights(Asked(settings("quant=w4a16"), good), found)
+    assert [each.module for each in found.weight_errors].count(MODULE) == 1 and len(found.weight_errors) == 28
+    edit(copy, lambda tensors: tensors[f"{MODULE}.weight_scale"].mul_(1.25))
+    found = gate.Findings()
+    with pytest.raises(gate.Failed, match=rf"{MODULE} is 0\.\d+ of its norm away, 0\.\d+ would be explained"):
+        gate.weights(Asked(settings("quant=w4a16"), copy), found)
+    assert [each.module for each in found.weight_errors if each.excess > 1] == [MODULE]
+
+
+def answers(*logprobs: float, tokens: tuple[int, ...] = (1, 2, 3, 4)) -> CanaryAnswers:
+    return CanaryAnswers(tokens=tokens, logprobs=logprobs)
+
+
+REFERENCE = answers(-1.0, -4.0, -9.0, -2.5)
+# In 2 layers of 4 bits, random weights explain as much as the cap allows.
+COARSE = [WeightError(module=MODULE, error=0.3, allowed=0.4, factor_error=0.0, allowed_factor_error=0.1)]
+
+
+def log_probabilities(seen: CanaryAnswers, job: Asked, **found) -> str:
+    job.model.config = {"num_hidden_layers": 2}
+    return gate.log_probabilities(job, gate.Findings(**{"reference": REFERENCE, **found}), seen)
+
+
+def test_log_probabilities_pass_by_their_distance(settings) -> None:
+    job = Asked(settings("quant=bf16"))
+    assert log_probabilities(REFERENCE, job).startswith("4 tokens; 0.0000 of their spread away")
+    found = gate.Findings(reference=REFERENCE)
+    job.model.config = {"num_hidden_layers": 2}
+    with pytest.raises(gate.Failed, match=r"^0\.6649 of their spread away from BF16's, 0\.0\d+ would be explained"):
+        gate.log_probabilities(job, found, answers(-3.0, -6.0, -11.0, -4.5))
+    # 2 nats on each, over a standard deviation of 3.008.
+    assert found.canary_logprobs.distance == pytest.approx(0.6649, abs=1e-4)
+    assert found.canary_logprobs.tokens == 4 and found.canary_logprobs.allowed < 0.05
+
+
+def test_log_probabilities_of_other_tokens_are_refused(settings) -> None:
+    other = answers(-1.0, -4.0, -9.0, -2.5, tokens=(1, 2, 3, 5))
+    with pytest.raises(gate.Failed, match="other tokens"):
+        log_probabilities(other, Asked(settings("quant=bf16")))
+
+
+def test_without_bf16s_log_probabilities_nothing_is_compared(settings) -> None:
+    with pytest.raises(gate.NotCompared, match="was not served"):
+        log_probabilities(REFERENCE, Asked(settings("quant=bf16")), reference=None)
+
+
+def test_random_weights_in_few_bits_are_not_judged_unless_they_answer_no_number(settings) -> None:
+    far, broken = answers(-9.0, -1.0, -2.0, -8.0), answers(-9.0, float("nan"), -2.0, -8.0)
+    random = Asked(settings("quant=w4a16", "model.weights=random"))
+    with pytest.raises(gate.NotCompared, match="random weights this deep"):
+        log_probabilities(far, random, weight_errors=COARSE)
+    with pytest.raises(gate.Failed, match="inf of their spread"):
+        log_probabilities(broken, random, weight_errors=COARSE)
+    # Few errors explain less than the cap: judged.
+    with pytest.raises(gate.Failed):
+        log_probabilities(far, random)
+    with pytest.raises(gate.Failed):
+        log_probabilities(far, Asked(settings("quant=w4a16")), weight_errors=COARSE)
 
 
 def test_a_missing_tensor_stops_the_gate(copy: Path, settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,7 @@
 """The gate's comparison of weights: what a format explains passes, what it does not is found."""
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -152,6 +154,22 @@ def test_what_nothing_rounds_is_bf16s_bit_for_bit(quant: str, checkpoint, tmp_pa
     assert changed(tmp_path, CHECKPOINT, asked) == expected
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_missing_output_layer_is_found_unless_it_is_the_embeddings(
+    tied: bool, checkpoint, tmp_path: Path, settings
+) -> None:
+    source, folder = tmp_path / "source", tmp_path / "checkpoint"
+    shutil.copytree(CHECKPOINT, source)
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": tied}))
+    shutil.copytree(checkpoint("w4a16"), folder)
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["lm_head.weight"], tensors["model.norm.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    missing = ["model.norm.weight"] if tied else ["lm_head.weight", "model.norm.weight"]
+    assert changed(folder, source, settings("quant=w4a16").quant) == missing
+
+
 @given(seed=st.integers(0, 1000), spread=st.floats(0.1, 2))
 def test_what_was_rescaled_is_recovered(seed: int, spread: float) -> None:
     """A rescaled weight that was rounded to nearest is as near as rounding explains, however far it was rescaled."""
@@ -215,7 +233,7 @@ def test_long_rows_leave_the_bias_of_fp8_and_of_the_division(division: torch.dty
 
 
 def test_rounding_twice_changes_nothing() -> None:
-    weight = torch.randn(8, 256)
+    weight = torch.randn(8, 256, generator=torch.Generator().manual_seed(3))
     for scheme in ("FP8", "FP8_DYNAMIC", "NF4"):
         once = rounding.rounded(weight, scheme, SCHEMES[scheme].group)
         assert torch.allclose(rounding.rounded(once, scheme, SCHEMES[scheme].group), once, rtol=1e-5)

@@ -1,0 +1,42 @@
+"""The parts of a server's memory, and what is not known of them."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from pipeline.results.bench import Conditions, Memory
+from pipeline.stages.bench.memory import memory
+
+SHAPE = {"num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32}
+
+
+def of(config: dict, tokens: int | None, *peaks: int | None, url: str | None = None) -> Memory:
+    artifact = SimpleNamespace(manifest=lambda: None)
+    job = SimpleNamespace(
+        settings=SimpleNamespace(serve=SimpleNamespace(url=url), kv_cache=SimpleNamespace(dtype="auto")),
+        model=SimpleNamespace(config=config),
+        artifact=lambda stage: artifact,
+        hardware=SimpleNamespace(device="cpu"),
+    )
+    server = SimpleNamespace(facts=lambda: SimpleNamespace(kv_cache_tokens=tokens))
+    repeats = [Conditions.model_construct(peak_memory_bytes=peak) for peak in peaks]
+    return memory(job, server, repeats)
+
+
+def test_the_cache_is_its_tokens_times_their_bytes() -> None:
+    found = of(SHAPE, 1000, 5, 9, None)
+    # Keys and values, 4 layers, 2 heads of 32 numbers of 2 bytes.
+    assert (found.kv_bytes_per_token, found.kv_cache_bytes, found.peak_bytes) == (1024, 1_024_000, 9)
+
+
+@pytest.mark.parametrize(("config", "tokens"), [(SHAPE, None), ({"num_hidden_layers": 4}, 1000)])
+def test_where_one_factor_is_not_known_the_cache_is_not(config: dict, tokens: int | None) -> None:
+    found = of(config, tokens, None)
+    assert found.kv_cache_tokens == tokens
+    assert found.kv_cache_bytes is None
+    assert found.peak_bytes is None
+
+
+def test_nothing_is_known_of_a_server_that_the_user_runs() -> None:
+    found = of(SHAPE, 1000, url="http://127.0.0.1:9")
+    assert (found.weights_bytes, found.kv_bytes_per_token, found.kv_cache_tokens, found.kv_cache_bytes) == (None,) * 4
