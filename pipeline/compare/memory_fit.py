@@ -1,52 +1,103 @@
-"""The fit of a variant into a GPU of another size, from the measured memory of its server.
+"""The fit of a variant into a GPU: one rule for the roofline, the memory table and the `memory_gib` constraint.
 
-The overhead besides weights and KV cache (activations, CUDA graphs, the CUDA context) is taken from the measurement. If
-that was not on a GPU the overhead is unknown, and the result excludes it and says so.
+vLLM takes `gpu_memory_utilization` of the total memory, subtracts the weights and the peak of a profiling step, and
+uses the rest for the KV cache (`Worker.determine_available_memory`, `memory_profiling` of vLLM 0.32). It does not
+start if that holds less than one request of `max_model_len` tokens (`_check_enough_kv_cache_memory` in
+`v1/core/kv_cache_utils.py`).
+
+The profiling step has `max_num_batched_tokens` tokens and samples one token for each of `max_num_seqs` sequences. Its
+activations in BF16 peak either in the MLP, which holds residual and hidden state (2 x hidden), the gate and up
+projections (2 x intermediate) and their product (intermediate) of each token, or in the output layer, which holds the
+hidden state of each token and the logits of each sequence:
+
+    activations = 2 bytes x max(tokens x (2 hidden + 3 intermediate), tokens x hidden + sequences x vocabulary)
+
+Memory that the driver reserves for itself, CUDA graphs and the workspaces of libraries are not included, as no
+formula for them is published; the predicted KV cache is therefore larger than what vLLM prints (on H100 and H200 by
+0.7 to 2.1 %, `tests/compare/test_compare_memory_fit.py`).
 """
 
 from __future__ import annotations
 
+from pipeline.compare.roofline.batching import BatchLimits
+from pipeline.compare.roofline.device import Device, Footprint, limits_of
 from pipeline.results.base import Frozen, Missing
-from pipeline.results.bench import Memory
 
-# vLLM's default share of GPU memory.
-UTILIZATION = 0.9
-GPU_PEAK = "the GPU's memory in use"
+MIB = 2**20
+BF16_BYTES = 2
 
 
 class Fit(Frozen):
-    """The room for the KV cache on a GPU of `gigabytes`.
+    """The KV cache of a variant on a device.
 
     Attributes:
-        gigabytes: 10^9 bytes of memory.
-        kv_tokens: tokens that fit the KV cache; 0 if the weights alone do not fit.
-        overhead_bytes: memory besides weights and KV cache; None if it was not measured on a GPU.
+        device: name of the GPU.
+        memory_mib: total memory that its driver reports.
+        kv_tokens: tokens that fit the KV cache; 0 if the weights and activations alone do not fit.
+        context: tokens that the KV cache must hold for vLLM to start, `max_model_len`.
     """
 
-    gigabytes: float
+    device: str
+    memory_mib: float
     kv_tokens: int
-    overhead_bytes: int | None
+    context: int
 
     @property
     def fits(self) -> bool:
-        """True if at least one token fits the KV cache."""
-        return self.kv_tokens > 0
+        """True if vLLM starts: the KV cache holds one request of the full context."""
+        return self.kv_tokens >= self.context
 
 
-def fit(memory: Memory | None, gigabytes: float = 24, utilization: float = UTILIZATION) -> Fit | Missing:
-    """Return the room for the KV cache on a GPU of that size.
+def activation_bytes(footprint: Footprint, limits: BatchLimits) -> float:
+    """Return the peak of the activations in vLLM's profiling step."""
+    tokens, hidden = limits.max_num_batched_tokens, footprint.hidden
+    mlp = tokens * (2 * hidden + 3 * footprint.intermediate)
+    head = tokens * hidden + limits.max_num_seqs * footprint.vocabulary
+    return float(BF16_BYTES * max(mlp, head))
+
+
+def kv_tokens(
+    footprint: Footprint, device: Device, utilization: float, max_num_seqs: int | None = None
+) -> int | Missing:
+    """Return the tokens of KV cache beside weights and activations; 0 if these alone do not fit.
 
     Args:
-        memory: the memory that a benchmark recorded.
-        gigabytes: memory of the other GPU, 10^9 bytes.
-        utilization: share of it that the server may use.
+        footprint: the variant's.
+        device: the GPU.
+        utilization: the share of its memory that the server may use.
+        max_num_seqs: sequences in a batch; None for vLLM's default.
     """
-    if memory is None or memory.weights_bytes is None:
-        return Missing(reason="the server's memory was not recorded")
-    if memory.kv_bytes_per_token is None:
-        return Missing(reason="the KV-cache size per token is not known")
-    overhead = None
-    if memory.peak_of == GPU_PEAK and memory.peak_bytes is not None and memory.kv_cache_bytes is not None:
-        overhead = max(0, memory.peak_bytes - memory.weights_bytes - memory.kv_cache_bytes)
-    free = utilization * gigabytes * 1e9 - memory.weights_bytes - (overhead or 0)
-    return Fit(gigabytes=gigabytes, kv_tokens=max(0, int(free // memory.kv_bytes_per_token)), overhead_bytes=overhead)
+    if device.memory_mib is None:
+        return Missing(reason="the memory of this machine is not known")
+    limits = limits_of(device.name, device.memory_mib, max_num_seqs)
+    free = utilization * device.memory_mib * MIB - footprint.weight_bytes - activation_bytes(footprint, limits)
+    return max(0, int(free / footprint.kv_bytes_per_token))
+
+
+def required_bytes(footprint: Footprint, limits: BatchLimits, context: int, utilization: float) -> float:
+    """Return the total memory of the smallest GPU on which vLLM starts with that context."""
+    needed = footprint.weight_bytes + activation_bytes(footprint, limits) + context * footprint.kv_bytes_per_token
+    return needed / utilization
+
+
+def fit(
+    footprint: Footprint | Missing, device: Device, utilization: float, context: int, max_num_seqs: int | None = None
+) -> Fit | Missing:
+    """Return the fit of a variant into a GPU.
+
+    Args:
+        footprint: the variant's, or why it is unknown.
+        device: the GPU.
+        utilization: the share of its memory that the server may use.
+        context: `max_model_len`; 0 if unknown.
+        max_num_seqs: sequences in a batch; None for vLLM's default.
+    """
+    if isinstance(footprint, Missing):
+        return footprint
+    if not context:
+        return Missing(reason="the model's context is not known")
+    tokens = kv_tokens(footprint, device, utilization, max_num_seqs)
+    if isinstance(tokens, Missing):
+        return tokens
+    assert device.memory_mib is not None
+    return Fit(device=device.name, memory_mib=device.memory_mib, kv_tokens=tokens, context=context)
