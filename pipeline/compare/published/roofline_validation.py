@@ -1,10 +1,10 @@
 """The roofline validated on a published study: the error of its predicted gains.
 
 Every published figure of every table is compared with the roofline's prediction under an assumed load. The gains over
-BF16 are compared by their signs, by bias and absolute error in percentage points, and by Spearman's rank correlation (C.
-Spearman, Am. J. Psychol. 15, 1904); an improvement counts as a gain whatever the metric. The error stands beside that of
-the trivial prediction that no format gains anything: a prediction that does worse is a ranking at best. Published figures
-that no schedule of the assumed load could reach are marked: the actual load or cache differed.
+BF16 are compared by their signs, by bias and absolute error in percentage points, and by Spearman's rank correlation
+(C. Spearman, Am. J. Psychol. 15, 1904); an improvement counts as a gain whatever the metric. The error stands beside
+that of the trivial prediction that no format gains anything: a prediction that does worse is a ranking at best.
+Published figures that no schedule of the assumed load could reach are marked: the actual load or cache differed.
 """
 
 from __future__ import annotations

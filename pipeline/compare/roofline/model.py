@@ -7,8 +7,9 @@ tokens), and attention (keys and values of all contexts are read; products are i
 
 It does not model kernels: unpacking of weights, rounding of activations, launches, sampling and scheduling are left
 out. So a step takes longer than its bound, in particular with kernels that unpack weights. The gain of a format over
-BF16 is a ratio of two simulated throughputs, each too high by an unknown factor: it bounds nothing. Only for weight-only
-formats the direction of its error is known, as unpacking is left out of the numerator alone: their gain is at most this.
+BF16 is a ratio of two simulated throughputs, each too high by an unknown factor: it bounds nothing. Only for
+weight-only formats the direction of its error is known, as unpacking is left out of the numerator alone: their gain is
+at most this.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ def test_constraints_are_held_against_the_files_and_the_catalogue(run, capsys):
     checks = {c.constraint: c for c in found.candidates[0].checks}
     assert checks["memory_gib"].status == "broken" and checks["hardware"].status == "met"
     assert (
-        "BF16 needs 0.02 GiB (weights and the KV cache of 2,048 tokens, in 0.9 of the GPU's memory)"
+        "(weights, the KV cache of 2,048 tokens and the activations of a step, in 0.9 of the GPU's memory)"
         in checks["memory_gib"].statement.text
     )
     assert found.recommended is None and found.answer.text.startswith("No variant is known to meet the constraints")

@@ -25,6 +25,9 @@ from pipeline.stages.report.collect.footprints import of_config
 from pipeline.stages.report.collect.published import protocols
 from pipeline.stages.report.collect.records import BROKEN_ARRAYS
 
+# Requests simulated for each variant and device, in whole repeats; a thousand take some 50 ms.
+SIMULATED = 2000
+
 
 def rooflines(
     settings: Settings,
@@ -158,11 +161,12 @@ def _load(settings: Settings, found: Sequence[Source], records: Sequence[Record]
 def _recorded(source: Source, load: LoadResult) -> tuple[Lengths, ...]:
     """Return the lengths of the answered requests of each repeat; empty if a file is missing or unreadable.
 
-    Only files that the manifest lists are opened.
+    Only files that the manifest lists are opened, and no more repeats than have `SIMULATED` requests.
     """
     manifest, folder = source.manifests[Stage.BENCH], source.folders[Stage.BENCH]
     slug = Load(name=load.name, num_prompts=load.num_prompts).slug
-    names = [f"loads/{slug}/repeat-{index}.npz" for index in range(len(load.input_tokens))]
+    repeats_read = min(len(load.input_tokens), max(1, SIMULATED // load.num_prompts))
+    names = [f"loads/{slug}/repeat-{index}.npz" for index in range(repeats_read)]
     if any(name not in manifest.files for name in names):
         return ()
     repeats = []

@@ -156,18 +156,18 @@ def memory_table(comparison: Comparison, fits: Mapping[str, Fit | Missing]) -> T
         [line(*each) for each in found],
         "Memory while serving",
         legend=(
-            f"{unit}: powers of ten. Weights: size of the checkpoint's files. KV cache and the tokens that fit: as vLLM "
-            "reserved and printed them. Peak: the highest value observed during the benchmark, sampled.",
+            f"{unit}: powers of ten. Weights: size of the checkpoint's files. KV cache and the tokens that fit: as "
+            "vLLM reserved and printed them. Peak: the highest value observed during the benchmark, sampled.",
             *([STARTS] if device else []),
         ),
     )
 
 
 STARTS = (
-    "Starts: vLLM starts if the KV cache holds one request of the full context (max_model_len). Predicted from weights, "
-    "KV cache and the activations of one step of vLLM's default size, within serve.gpu_memory_utilization of the memory "
-    "that the driver reports. CUDA graphs and memory that the driver reserves are not counted, some 1 to 1.5 GB on an "
-    "H200, so a close fit may fail."
+    "Starts: vLLM starts if the KV cache holds one request of the full context (max_model_len). Predicted from "
+    "weights, KV cache and the activations of one step of vLLM's default size, within serve.gpu_memory_utilization of "
+    "the memory that the driver reports. CUDA graphs and memory that the driver reserves are not counted, some 1 to "
+    "2 GB on an H200, so a close fit may fail."
 )
 
 

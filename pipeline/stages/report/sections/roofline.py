@@ -233,12 +233,13 @@ def _columns(roofline: Roofline) -> Iterator[str]:
     memory = roofline.device.memory_mib
     within = f"the {memory:,.0f} MiB that the driver reports" if memory else "the GPU's memory"
     yield (
-        f"GB, kB: powers of ten. Tokens that fit: predicted from {within}, weights and activations of a step; CUDA graphs "
-        "and memory that the driver reserves are not counted."
+        f"GB, kB: powers of ten. Tokens that fit: predicted from {within}, weights and activations of a step; "
+        "CUDA graphs and memory that the driver reserves are not counted."
     )
     yield (
-        f"Decode bound: least time per token of one request after {roofline.context:,} tokens of context. Prefill bound: "
-        f"least time of a prompt of {roofline.context:,} tokens. Simulated throughput: of the load, each step at its bound."
+        f"Decode bound: least time per token of one request after {roofline.context:,} tokens of context. "
+        f"Prefill bound: least time of a prompt of {roofline.context:,} tokens. Simulated throughput: of the load, "
+        "each step at its bound."
     )
     if any(row.is_weight_only for row in roofline.rows):
         yield "≤: weight-only format; its kernels unpack weights, which is not modelled, so it gains at most this."
@@ -290,9 +291,9 @@ def check_table(check: RooflineCheck) -> Table:
     )
     head = ("Variant", "Table", "Metric", "Published", "Predicted", "Published gain", "Predicted gain")
     legend = [
-        "Gain: over BF16 of the same table, positive is better for every metric. Predicted: simulated, each step at its "
-        "lower bound. Better than any schedule: the published figure beats what any order of the assumed load's requests "
-        "could reach, so the actual load was another one."
+        "Gain: over BF16 of the same table, positive is better for every metric. Predicted: simulated, each step at "
+        "its lower bound. Better than any schedule: the published figure beats what any order of the assumed load's "
+        "requests could reach, so the actual load was another one."
     ]
     return Table((*head, "Better than any schedule"), rows, "Published and predicted", legend=legend)
 
