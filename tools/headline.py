@@ -49,7 +49,7 @@ ROOT = FOLDER.parents[1]
 PAGES = (ROOT / "README.md", ROOT / "docs" / "benchmark.md", FOLDER / "README.md")
 FIGURE = re.compile(r"(<!-- figure: (?P<name>[^>]+?) -->).*?(<!-- end -->)", re.DOTALL)
 TABLE = re.compile(r"(<!-- measured: (?P<name>[^>]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
-MARK = "†"
+FAILED, UNRECORDED = " †", " ‡"
 UTILIZATION = 0.9
 METRICS = (THROUGHPUT.name, TTFT.name, TPOT.name)
 HOSTS = {HOST_A: "A", HOST_B: "B"}
@@ -74,11 +74,16 @@ def _span(around: Interval) -> str:
 
 
 def _against_bf16(host: str, variant: str, metric: str, protocol: str = STUDY, load: str | None = None) -> str:
-    """Format a change against BF16, marked where a guard of either failed."""
+    """Format a change against BF16 with its mark."""
     if cell(host, variant, metric, protocol, load) is None:
         return "not measured"
-    marked = any(failed_guards(host, each, protocol, load) for each in (variant, "bf16"))
-    return percent(change(host, variant, metric, protocol, load)) + (f" {MARK}" if marked else "")
+    return percent(change(host, variant, metric, protocol, load)) + _mark(host, (variant, "bf16"), protocol, load)
+
+
+def _mark(host: str, variants: Sequence[str], protocol: str, load: str | None = None) -> str:
+    """Return the mark of figures for which a guard failed, or none was recorded."""
+    guards = [failed_guards(host, each, protocol, load) for each in variants]
+    return FAILED if any(guards) else UNRECORDED if None in guards else ""
 
 
 def _by_stream_interval(variant: str) -> str:
@@ -129,9 +134,10 @@ FIGURES: Mapping[str, Callable[[], str]] = {
     "kv tokens fp8 cache": lambda: _printed("bf16+fp8_e4m3"),
     "kv error h200": lambda: _kv_error("h200"),
     "kv error h100": lambda: _kv_error("h100"),
+    "study agreement": lambda: _agreement(),
     "highest rate bf16, host A": lambda: _goodput(HOST_A, "bf16"),
-    "highest rate bf16, host B": lambda: f"{_goodput(HOST_B, 'bf16')} {MARK}",
-    "highest rate fp8 static, host B": lambda: f"{_goodput(HOST_B, 'fp8_static')} {MARK}",
+    "highest rate bf16, host B": lambda: f"{_goodput(HOST_B, 'bf16')}{FAILED}",
+    "highest rate fp8 static, host B": lambda: f"{_goodput(HOST_B, 'fp8_static')}{FAILED}",
 }
 
 
@@ -149,8 +155,14 @@ def _fp8_static() -> Iterator[tuple[str, ...]]:
     published = [f"{signed(_published('FP8 Static', metric))} %" for metric in METRICS]
     yield ("published, on an H100", "1", *published)
     for host, name in HOSTS.items():
-        within = [_within(host, "fp8_static", metric) for metric in METRICS]
+        within = [_within(host, metric) for metric in METRICS]
         yield (f"the published change lies in one more run of host {name}, 95 %", "", *within)
+
+
+def _agreement() -> str:
+    """Count the published changes of FP8 static that lie in the prediction intervals of both hosts."""
+    found = [_within(host, metric).startswith("yes") for host in HOSTS for metric in METRICS]
+    return f"{sum(found)} of {len(found)}"
 
 
 def _published(label: str, metric: str) -> float:
@@ -161,9 +173,9 @@ def _published(label: str, metric: str) -> float:
     return percent_change(found.figures[metric], table.baseline.figures[metric])
 
 
-def _within(host: str, variant: str, metric: str) -> str:
-    """Say if the published change lies in the prediction interval of one more run of each, and give that."""
-    around = one_more_change(values(host, variant, metric), values(host, "bf16", metric))
+def _within(host: str, metric: str) -> str:
+    """Say if FP8 static's published change lies in the prediction interval of one more run of each, and give that."""
+    around = one_more_change(values(host, "fp8_static", metric), values(host, "bf16", metric))
     assert around is not None
     inside = around.contains(_published("FP8 Static", metric))
     return f"{'yes' if inside else 'no'} ({_span(around)})"
@@ -197,10 +209,12 @@ def _h100_to_h200() -> Iterator[tuple[str, ...]]:
     """Yield BF16's time per token on both GPUs, one repeat each."""
     yield ("BF16 in flight", "TPOT on an H100, ms", "on an H200 (host B), ms", "difference")
     for count in IN_FLIGHT:
-        found = [cell(host, "bf16", TPOT.name, LADDER, f"concurrency {count}") for host in (H100, HOST_B)]
-        if all(each is not None for each in found):
-            slow, fast = (each.measured.mean for each in found if each is not None)
-            yield (f"{count}", f"{slow:.2f} {MARK}", f"{fast:.2f} {MARK}", f"{slow - fast:.2f}")
+        load = f"concurrency {count}"
+        found = {host: cell(host, "bf16", TPOT.name, LADDER, load) for host in (H100, HOST_B)}
+        means = {host: each.measured.mean for host, each in found.items() if each is not None}
+        if len(means) == 2:
+            shown = [f"{mean:.2f}{_mark(host, ('bf16',), LADDER, load)}" for host, mean in means.items()]
+            yield (f"{count}", *shown, f"{means[H100] - means[HOST_B]:.2f}")
 
 
 def _footprint(variant: str) -> Footprint:
@@ -234,7 +248,7 @@ def _seen(host: str, variant: str, protocol: str) -> MeasuredSpeed:
     found = row(host, variant, protocol).speed[THROUGHPUT.name]
     assert not isinstance(found, Missing)
     own = found.change if isinstance(found.change, Change) else None
-    alone = cell(host, variant, TPOT.name, LADDER, "concurrency 1")
+    alone = cell(host, variant, TPOT.name, LADDER, "concurrency 1") if protocol == STUDY else None
     return MeasuredSpeed(
         throughput_tok_s=found.measured.mean,
         gain_percent=Missing(reason="baseline") if own is None else own.percent,
@@ -265,7 +279,9 @@ def _rooflines() -> Iterator[tuple[str, ...]]:
 def _roofline_row(each: RooflineRow, title: str, host: str, protocol: str) -> tuple[str, ...]:
     best, bound, gain = each.best, each.decode_ms, each.gain_percent
     assert not isinstance(best, Missing) and not isinstance(bound, Missing) and not isinstance(gain, Missing)
-    alone = "not measured" if isinstance(each.decode_share, Missing) else f"{100 * each.decode_share:.0f} %"
+    alone = "not measured"
+    if not isinstance(each.decode_share, Missing):
+        alone = f"{100 * each.decode_share:.0f} %{_mark(host, (each.name,), LADDER, 'concurrency 1')}"
     share = "" if isinstance(each.throughput_share, Missing) else f"{100 * each.throughput_share:.0f} %"
     predicted, measured = "", ""
     if each.name != "bf16":
