@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from pipeline.compare.memory_fit import kv_tokens
 from pipeline.compare.published.tables import SpeedTable, percent_change
 from pipeline.compare.roofline.batching import RooflineLoad
 from pipeline.compare.roofline.device import Device, Footprint
+from pipeline.compare.roofline.memory_fit import kv_tokens
 from pipeline.compare.roofline.model import Entry, MeasuredSpeed, Roofline, RooflineRow, roofline
 from pipeline.compare.statements import signed
 from pipeline.compare.stats.intervals import Interval

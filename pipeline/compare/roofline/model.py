@@ -17,9 +17,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
-from pipeline.compare.memory_fit import kv_tokens
 from pipeline.compare.roofline.batching import BatchStep, RooflineLoad, Served, ServerLimits, serve
 from pipeline.compare.roofline.device import Device, Footprint, limits_of
+from pipeline.compare.roofline.memory_fit import kv_tokens
 from pipeline.compare.stats.intervals import Interval
 from pipeline.results.base import Frozen, Missing
 

@@ -17,9 +17,9 @@ from pipeline.compare.decide.recommendation import Recommendation
 from pipeline.compare.decide.verdict import Verdict
 from pipeline.compare.engine_agreement import Engines
 from pipeline.compare.history import History
-from pipeline.compare.memory_fit import Fit
 from pipeline.compare.published.reproduction import Reproduction
 from pipeline.compare.published.roofline_validation import RooflineCheck
+from pipeline.compare.roofline.memory_fit import Fit
 from pipeline.compare.roofline.model import Roofline
 from pipeline.results.base import Frozen, Missing
 from pipeline.results.calibration import Channel, Histogram, SetCard

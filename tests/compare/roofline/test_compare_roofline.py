@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
-from pipeline.compare.memory_fit import kv_tokens
 from pipeline.compare.published.roofline_validation import ALL, rank_correlation
 from pipeline.compare.roofline.batching import RooflineLoad
 from pipeline.compare.roofline.device import Device, Footprint, limits_of
+from pipeline.compare.roofline.memory_fit import kv_tokens
 from pipeline.compare.roofline.model import Entry, MeasuredSpeed, decode_ms, prefill_ms, roofline
 from pipeline.compare.stats.intervals import Interval
 from pipeline.config import Variant

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from pipeline.compare.decide.constraints import Constraints, Requirements
-from pipeline.compare.memory_fit import Fit, fit, required_bytes
 from pipeline.compare.roofline.device import Device, Footprint, limits_of
+from pipeline.compare.roofline.memory_fit import Fit, fit, required_bytes
 from pipeline.config import Settings
 from pipeline.hardware.gpus import gpu_of
 from pipeline.results.base import Missing

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pipeline.compare.comparison import SIZE, Comparison, Row, SizeCell
-from pipeline.compare.memory_fit import Fit
+from pipeline.compare.roofline.memory_fit import Fit
 from pipeline.results.base import Missing
 from pipeline.results.bench import Memory
 from pipeline.stages.report.blocks import PAGE, Block, Heading, Key, Mark, Picture, Prose, Section, Table, lead

@@ -14,7 +14,7 @@ hidden state of each token and the logits of each sequence:
 
 Memory that the driver reserves for itself, CUDA graphs and the workspaces of libraries are not included, as no
 formula for them is published; the predicted KV cache is therefore larger than what vLLM prints (on H100 and H200 by
-0.7 to 2.3 %, `tests/compare/test_compare_memory_fit.py`).
+0.7 to 2.3 %, `tests/compare/roofline/test_compare_memory_fit.py`).
 """
 
 from __future__ import annotations

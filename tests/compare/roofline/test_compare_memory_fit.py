@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.compare.memory_fit import Fit, activation_bytes, fit, kv_tokens, required_bytes
 from pipeline.compare.roofline.batching import BatchLimits
 from pipeline.compare.roofline.device import Device, Footprint, limits_of
+from pipeline.compare.roofline.memory_fit import Fit, activation_bytes, fit, kv_tokens, required_bytes
 from pipeline.config import PROJECT_ROOT, Variant
 from pipeline.hardware.gpus import GPUS, gpu_of
 from pipeline.results.base import Missing
