@@ -87,9 +87,10 @@ test: lint ## Lint, types and tests: what CI runs
 test-slow: $(INSTALLED) ## The proofs that take minutes
 	$(PY) -m pytest -m slow
 
-docs: $(INSTALLED) ## Write the tables of docs/formats.md and the picture of docs/architecture.md from the code
+docs: $(INSTALLED) ## Write what documents derive from the code (formats, layers) and from docs/results (measured figures)
 	$(PY) -m tools.format_tables
 	$(PY) -m tools.import_layers
+	$(PY) -m tools.headline
 
 lock: $(INSTALLED) ## Resolve pyproject.toml again into requirements/*.txt
 	$(PY) requirements/lock.py $(ARGS)

@@ -4,7 +4,6 @@
 * `stats.repeats`: means over repeats, and the relative change of a mean,
 * `benchmarks`: a benchmark against BF16's, load by load;
   `stats.bootstrap`: the standard error of a percentile within its repeat,
-* `memory_fit`: the fit of a variant into a GPU of another size,
 * `stats.accuracy`: shares of correct answers, and their difference on the same items,
 * `stats.noninferiority`: the non-inferiority test of a variant against BF16 on a task,
 * `stats.kl_divergence`: the divergence of next-token distributions from the baseline's,
@@ -15,7 +14,7 @@
 * `decide.frontier`: the Pareto frontier of quality and cost,
 * `decide.constraints`: the constraints of a deployment; `decide.recommendation`: the recommended variant, and
   `stats.sample_size`: the measurements that would decide open questions,
-* `roofline.model`: upper bounds on a device, under a load by `roofline.batching`;
+* `roofline.model`: bounds on a device, under a load by `roofline.batching`; `roofline.memory_fit`: the KV cache;
   `published.roofline_validation`: its error over a study,
 * `published.tables`: a study's tables; `published.reproduction`: those compared with these results,
 * `history`: this run compared with earlier ones,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from pydantic import field_serializer
 
-from pipeline.compare.memory_fit import Fit, fit
 from pipeline.compare.stats.repeats import Change, Repeated, relative_change, summarize
 from pipeline.results.base import Frozen, Missing
 from pipeline.results.bench import Goodput, Guard, LoadResult, Memory, Metric
@@ -43,7 +42,7 @@ class Benchmark(Frozen):
         loads: all of them, in the order in which they ran; probes of the search for goodput are among them.
         guards: those of all loads, with the drift of generated tokens against the baseline.
         goodput: the highest rate that meets the SLO, if one was requested.
-        memory: the server's memory; `fit` is its fit into 24 GB, the study's smallest GPU.
+        memory: the server's memory.
         memory_bandwidth: memory read bandwidth of the machine, bytes per second.
         left_out: loads skipped for lack of time.
     """
@@ -54,7 +53,6 @@ class Benchmark(Frozen):
     guards: tuple[Guard, ...]
     goodput: Goodput | None
     memory: Memory | None
-    fit: Fit | Missing
     memory_bandwidth: float | None
     left_out: tuple[str, ...]
 
@@ -75,7 +73,6 @@ def benchmark(speed: Speed, record: Record, baseline: Record | None) -> Benchmar
         guards=guards(speed, reference),
         goodput=speed.goodput,
         memory=speed.memory,
-        fit=fit(speed.memory),
         memory_bandwidth=speed.memory_bandwidth,
         left_out=speed.left_out,
     )

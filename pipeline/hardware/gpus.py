@@ -1,7 +1,13 @@
-"""Data-sheet specifications of GPUs, installed or not, for capabilities and the roofline.
+"""Specifications of GPUs, installed or not, for capabilities, memory and the roofline.
 
-Products per second are dense (no sparsity), in TFLOP/s or TOP/s with accumulation in 32 bits; bandwidth in GB/s, memory
-in GB (10^9 bytes). Sources: NVIDIA's data sheets and architecture white papers, named with each entry.
+Products per second are dense (no sparsity), in TFLOP/s or TOP/s with accumulation in 32 bits; bandwidth in GB/s.
+Sources: NVIDIA's data sheets and architecture white papers, named with each entry.
+
+Memory is the total that NVIDIA's driver reports (`nvidia-smi --query-gpu=memory.total`), in MiB. It is not the size in
+the product's name: an H200 of "141 GB" has 150.8e9 bytes, and an L4 of "24 GB" with ECC has 24.15e9. The figures of
+H100 SXM and H200 are recorded in this project's results (`docs/results`, `conditions.gpu.total_mib`); the others are
+those of published outputs of nvidia-smi (several for each GPU, with ECC enabled where the GPU has it; RTX 4090:
+https://github.com/RLinf/RLinf/issues/255).
 """
 
 from __future__ import annotations
@@ -16,7 +22,7 @@ class Gpu:
     Attributes:
         name: display name.
         compute_capability: CUDA's, which decides the kernels that exist for it.
-        memory_gb: memory of the card.
+        memory_mib: total memory that the driver reports, MiB.
         bandwidth_gb_s: bandwidth of its memory.
         bf16_tflops: BF16 products.
         fp8_tflops: FP8 products; None where it has none.
@@ -28,7 +34,7 @@ class Gpu:
 
     name: str
     compute_capability: float
-    memory_gb: float
+    memory_mib: int
     bandwidth_gb_s: float
     bf16_tflops: float
     fp8_tflops: float | None = None
@@ -47,7 +53,7 @@ GPUS = (
     Gpu(
         name="RTX 4090",
         compute_capability=8.9,
-        memory_gb=24,
+        memory_mib=24_564,
         bandwidth_gb_s=1008,
         bf16_tflops=165.2,
         fp8_tflops=330.3,
@@ -58,7 +64,7 @@ GPUS = (
     Gpu(
         name="L4",
         compute_capability=8.9,
-        memory_gb=24,
+        memory_mib=23_034,
         bandwidth_gb_s=300,
         bf16_tflops=121,
         fp8_tflops=242.5,
@@ -69,7 +75,7 @@ GPUS = (
     Gpu(
         name="L40S",
         compute_capability=8.9,
-        memory_gb=48,
+        memory_mib=46_068,
         bandwidth_gb_s=864,
         bf16_tflops=362.1,
         fp8_tflops=733,
@@ -80,7 +86,7 @@ GPUS = (
     Gpu(
         name="A100 80GB PCIe",
         compute_capability=8.0,
-        memory_gb=80,
+        memory_mib=81_920,
         bandwidth_gb_s=1935,
         bf16_tflops=312,
         int8_tops=624,
@@ -90,7 +96,7 @@ GPUS = (
     Gpu(
         name="A100 80GB SXM",
         compute_capability=8.0,
-        memory_gb=80,
+        memory_mib=81_920,
         bandwidth_gb_s=2039,
         bf16_tflops=312,
         int8_tops=624,
@@ -100,7 +106,7 @@ GPUS = (
     Gpu(
         name="H100 PCIe",
         compute_capability=9.0,
-        memory_gb=80,
+        memory_mib=81_559,
         bandwidth_gb_s=2000,
         bf16_tflops=756,
         fp8_tflops=1513,
@@ -111,7 +117,7 @@ GPUS = (
     Gpu(
         name="H100 SXM",
         compute_capability=9.0,
-        memory_gb=80,
+        memory_mib=81_559,
         bandwidth_gb_s=3350,
         bf16_tflops=989.4,
         fp8_tflops=1978.9,
@@ -122,7 +128,7 @@ GPUS = (
     Gpu(
         name="H200",
         compute_capability=9.0,
-        memory_gb=141,
+        memory_mib=143_771,
         bandwidth_gb_s=4800,
         bf16_tflops=989.4,
         fp8_tflops=1978.9,
@@ -133,7 +139,7 @@ GPUS = (
     Gpu(
         name="B200",
         compute_capability=10.0,
-        memory_gb=180,
+        memory_mib=183_359,
         bandwidth_gb_s=7700,
         bf16_tflops=2250,
         fp8_tflops=4500,

@@ -1,8 +1,9 @@
 """A published study compared with these results, cell by cell, and a check of the study's arithmetic.
 
 On the study's model and hardware, figures are compared; elsewhere only changes against BF16, which transfer better. A
-published speed comes from a single run of unknown noise: it agrees if the measured interval contains it. A published
-accuracy has the noise of its items, so the two differences from BF16 are compared with each other (`published`).
+published speed comes from a single run: it agrees if it lies in the prediction interval of one more run of this system
+(`stats.prediction`). A published accuracy has the noise of its items, so the two differences from BF16 are compared
+with each other (`tables`).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from pipeline.compare.published.tables import (
 from pipeline.compare.statements import Claim, Sentence, count, listing, plain, signed, within_text
 from pipeline.compare.stats.accuracy import PairedDifference
 from pipeline.compare.stats.intervals import Interval
+from pipeline.compare.stats.prediction import one_more_change, one_more_run
 from pipeline.compare.stats.repeats import Change
 from pipeline.results import metrics
 from pipeline.results.base import Frozen, Missing
@@ -35,8 +37,9 @@ from pipeline.results.base import Frozen, Missing
 class ReproducedCell(Frozen):
     """One published figure with the measured one; changes against BF16 in percent (points for accuracy).
 
-    `ratio` is measured over published, only on the study's model and hardware. `agrees` is None if there is no interval
-    to compare with.
+    `ratio` is measured over published, only on the study's model and hardware. `prediction` is the interval of one
+    more run, of the figure or the change, whichever is compared; `agrees` is None without an interval to compare with.
+    `is_marked`: a guard failed while the variant was measured, or BF16 where changes are compared.
     """
 
     label: str
@@ -48,8 +51,10 @@ class ReproducedCell(Frozen):
     measured_interval: Interval | None
     measured_change: float | None
     measured_change_interval: Interval | None
+    prediction: Interval | None = None
     ratio: float | None
     agrees: bool | None
+    is_marked: bool = False
 
 
 class Reproduction(Frozen):
@@ -122,14 +127,14 @@ def _cell(
         change = published - reference if table.kind == "accuracy" else percent_change(published, reference)
     found = next((rows[name] for name in row.variants if name in rows), None)
     value, around, ours, ours_around = _measured(table, found, metric)
-    agrees = None
+    agrees = prediction = None
     if published is not None and not isinstance(value, Missing):
         if table.kind == "accuracy":
             agrees = _same_difference(table, row, metric, ours, ours_around)
-        elif basis == "figures":
-            agrees = None if around is None else around.contains(published)
-        elif change is not None:
-            agrees = None if ours_around is None else ours_around.contains(change)
+        else:
+            prediction = _prediction(found, rows, metric, basis)
+            compared = published if basis == "figures" else change
+            agrees = None if prediction is None or compared is None else prediction.contains(compared)
     same = basis == "figures" and published is not None and not isinstance(value, Missing)
     return ReproducedCell(
         label=row.label,
@@ -141,6 +146,8 @@ def _cell(
         measured_interval=around,
         measured_change=ours,
         measured_change_interval=ours_around,
+        prediction=prediction,
+        is_marked=table.kind == "speed" and _is_marked(found, rows, basis),
         ratio=value / published if same and not isinstance(value, Missing) and published else None,
         agrees=agrees,
     )
@@ -175,6 +182,28 @@ def _measured(
         None if change is None else change.percent,
         None if change is None else change.interval,
     )
+
+
+def _prediction(
+    row: Row | None, rows: dict[str, Row], metric: str, basis: Literal["figures", "changes"]
+) -> Interval | None:
+    """Return the interval of one more run's figure, or of its change from one more of BF16's."""
+    cell = None if row is None else row.speed.get(metric)
+    if not isinstance(cell, SpeedCell):
+        return None
+    if basis == "figures":
+        return one_more_run(cell.measured.values)
+    baseline = next((other.speed.get(metric) for other in rows.values() if other.is_baseline), None)
+    # A change that may not be claimed (another machine, another load) is not compared either.
+    if not isinstance(cell.change, Change) or not isinstance(baseline, SpeedCell):
+        return None
+    return one_more_change(cell.measured.values, baseline.measured.values)
+
+
+def _is_marked(row: Row | None, rows: dict[str, Row], basis: Literal["figures", "changes"]) -> bool:
+    """Return True if a guard failed while the variant was measured, or BF16 where changes are compared."""
+    baselines = [other for other in rows.values() if other.is_baseline and basis == "changes"]
+    return row is not None and any(each.marks for each in (row, *baselines))
 
 
 def _same_difference(
@@ -222,7 +251,9 @@ def _agreement(cells: list[ReproducedCell], kind: Literal["speed", "accuracy"]) 
             plain("scope", f"{sum(agreeing)} of {differences} agree with the measured one within the noise of both.")
         ]
     figures = count(len(agreeing), "published figure")
-    return [plain("scope", f"{sum(agreeing)} of {figures} lie in the measured interval.")]
+    text = f"{sum(agreeing)} of {figures} lie in the 95 % prediction interval of one more run."
+    marked = sum(cell.is_marked for cell in cells if cell.agrees is not None)
+    return [plain("scope", f"{text}{f' A guard failed for {marked} of them.' if marked else ''}")]
 
 
 def _metric_title(metric: str) -> str:

@@ -1,9 +1,10 @@
 """The roofline validated on a published study: the error of its predicted gains.
 
 Every published figure of every table is compared with the roofline's prediction under an assumed load. The gains over
-BF16 are compared by Spearman's rank correlation (C. Spearman, Am. J. Psychol. 15, 1904) and by absolute errors in
-percentage points; an improvement counts as a gain whatever the metric. Published figures that no schedule of the
-assumed load could reach are marked: the actual load or cache differed.
+BF16 are compared by their signs, by bias and absolute error in percentage points, and by Spearman's rank correlation
+(C. Spearman, Am. J. Psychol. 15, 1904); an improvement counts as a gain whatever the metric. The error stands beside
+that of the trivial prediction that no format gains anything: a prediction that does worse is a ranking at best.
+Published figures that no schedule of the assumed load could reach are marked: the actual load or cache differed.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from numpy.typing import NDArray
 
 from pipeline.compare.published.tables import SpeedTable
 from pipeline.compare.roofline.batching import BatchStep, RooflineLoad, Served, lengths
-from pipeline.compare.roofline.model import Device, Entry, Footprint, decode_ms, roofline, step_seconds
+from pipeline.compare.roofline.device import Device, Footprint
+from pipeline.compare.roofline.model import Entry, decode_ms, roofline, step_seconds
 from pipeline.compare.statements import within_text
 from pipeline.results import metrics
 from pipeline.results.base import Frozen, Missing
@@ -45,12 +47,31 @@ class ModelCell(Frozen):
 
 
 class ModelError(Frozen):
-    """The error of predicted gains of one metric, or of all, in percentage points; `cells` is the sample size."""
+    """The error of predicted gains of one metric, or of all, in percentage points.
+
+    Attributes:
+        metric: its name.
+        cells: number of gains.
+        same_sign: gains with the sign of the published one.
+        too_high: gains above the published one.
+        bias: mean of predicted minus published.
+        rank_correlation: over all tables; devices differ in it too.
+        rank_within: within a table, the mean over tables of three or more gains, weighted by their number.
+        median_error: of the absolute differences.
+        no_gain_error: the same of the prediction that nothing gains.
+        largest_error: of the absolute differences.
+        largest: its cell.
+    """
 
     metric: str
     cells: int
+    same_sign: int
+    too_high: int
+    bias: float
     rank_correlation: float | None
+    rank_within: float | None
     median_error: float
+    no_gain_error: float
     largest_error: float
     largest: str
 
@@ -165,14 +186,34 @@ def _error(metric: str, cells: Sequence[ModelCell]) -> ModelError | None:
         return None
     titles = {cell.metric: within_text(metrics.title(cell.metric)) for cell, _, _ in pairs}
     errors = [(abs(ours - theirs), f"{c.label} on {c.table}, {titles[c.metric]}") for c, ours, theirs in pairs]
+    ours, theirs = [ours for _, ours, _ in pairs], [theirs for _, _, theirs in pairs]
     return ModelError(
         metric=metric,
         cells=len(pairs),
-        rank_correlation=rank_correlation([ours for _, ours, _ in pairs], [theirs for _, _, theirs in pairs]),
+        same_sign=sum(a * b > 0 for a, b in zip(ours, theirs, strict=True)),
+        too_high=sum(a > b for a, b in zip(ours, theirs, strict=True)),
+        bias=statistics.fmean(a - b for a, b in zip(ours, theirs, strict=True)),
+        rank_correlation=rank_correlation(ours, theirs),
+        rank_within=_rank_within(pairs),
         median_error=statistics.median(error for error, _ in errors),
+        no_gain_error=statistics.median(abs(gain) for gain in theirs),
         largest_error=max(errors)[0],
         largest=max(errors)[1],
     )
+
+
+def _rank_within(pairs: Sequence[tuple[ModelCell, float, float]]) -> float | None:
+    """Return the mean rank correlation within tables and metrics, weighted by their numbers of gains."""
+    groups: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for cell, ours, theirs in pairs:
+        groups.setdefault((cell.table, cell.metric), []).append((ours, theirs))
+    found = [
+        (len(group), rank)
+        for group in groups.values()
+        if len(group) > 2 and (rank := rank_correlation(*zip(*group, strict=True))) is not None
+    ]
+    cells = sum(count for count, _ in found)
+    return math.fsum(count * rank for count, rank in found) / cells if cells else None
 
 
 def _predicted(best: Served, reference: Served, metric: str) -> float:

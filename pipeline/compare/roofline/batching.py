@@ -11,18 +11,30 @@ from __future__ import annotations
 import heapq
 import math
 import random
+import statistics
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple
+
+from pydantic import Field
 
 from pipeline.results.base import Frozen
+
+# Tokens of prompt and reply of each request.
+Lengths = tuple[tuple[int, int], ...]
 
 
 class RooflineLoad(Frozen):
     """Requests that arrive all at once, their lengths in tokens; `source`: where the lengths come from.
 
-    `max_concurrency` is the client's limit. Lengths have an exponential distribution with that mean, truncated at
-    `longest` tokens in total: the study does not state their distribution.
+    Attributes:
+        requests: number of requests.
+        mean_input: mean tokens of a prompt.
+        mean_output: mean tokens of a reply.
+        max_concurrency: the client's limit.
+        longest: most tokens of a request, where the distribution is assumed.
+        spread: distribution of lengths around the means where they were not recorded: exponential, or all equal.
+        recorded: (prompt, reply) tokens of each request, one tuple for each repeat; empty if not recorded.
     """
 
     requests: int
@@ -30,14 +42,26 @@ class RooflineLoad(Frozen):
     mean_output: float
     max_concurrency: int | None = None
     longest: int = 2048
+    spread: Literal["exponential", "equal"] = "exponential"
+    recorded: tuple[Lengths, ...] = Field((), exclude=True)
     source: str
 
+    @property
+    def repeats(self) -> tuple[Lengths, ...]:
+        """Prompt and reply tokens of each request: as recorded, one tuple for each repeat, else as assumed."""
+        return self.recorded or (lengths(self),)
 
-class ServerLimits(Frozen):
-    """ServerLimits of the server: sequences in a batch, tokens in a step, tokens in the KV cache."""
+
+class BatchLimits(Frozen):
+    """Limits of a step: sequences in a batch, tokens in a step."""
 
     max_num_seqs: int
     max_num_batched_tokens: int
+
+
+class ServerLimits(BatchLimits):
+    """Limits of the server: those of a step, and tokens in the KV cache."""
+
     kv_tokens: int
 
 
@@ -64,8 +88,10 @@ class BatchStep(NamedTuple):
 
 
 @cache
-def lengths(load: RooflineLoad) -> tuple[tuple[int, int], ...]:
-    """Return input and output tokens of each request: exponential quantiles in a fixed random order."""
+def lengths(load: RooflineLoad) -> Lengths:
+    """Return the assumed tokens of each request: exponential quantiles in a fixed random order, or all equal."""
+    if load.spread == "equal":
+        return ((max(1, round(load.mean_input)), max(1, round(load.mean_output))),) * load.requests
     quantiles = [-math.log1p(-(index + 0.5) / load.requests) for index in range(load.requests)]
     # The quantiles of few requests average less than 1.
     scale = load.requests / math.fsum(quantiles)
@@ -82,15 +108,24 @@ def lengths(load: RooflineLoad) -> tuple[tuple[int, int], ...]:
 def serve(load: RooflineLoad, limits: ServerLimits, seconds: Callable[[BatchStep, int], float]) -> Served | None:
     """Simulate the load to its end; None if a single request does not fit the KV cache.
 
+    With recorded lengths each repeat is simulated, and the figures are means over repeats as those of a benchmark are.
+
     Args:
         load: the requests.
         limits: those of the server.
         seconds: the duration of a number of equal steps in a row, each of which adds its tokens to the context.
     """
-    requests = lengths(load)
-    if max(prompt + output for prompt, output in requests) > limits.kv_tokens:
+    if max(prompt + output for requests in load.repeats for prompt, output in requests) > limits.kv_tokens:
         return None
-    batch = _Batch(requests, limits, min(limits.max_num_seqs, load.max_concurrency or load.requests))
+    served = [_simulate(requests, load.max_concurrency, limits, seconds) for requests in load.repeats]
+    return Served(**{name: statistics.fmean(getattr(each, name) for each in served) for name in Served.model_fields})
+
+
+def _simulate(
+    requests: Lengths, max_concurrency: int | None, limits: ServerLimits, seconds: Callable[[BatchStep, int], float]
+) -> Served:
+    """Simulate one repeat."""
+    batch = _Batch(requests, limits, min(limits.max_num_seqs, max_concurrency or len(requests)))
     ttft = tpot = running = now = 0.0
     started = [0.0] * len(requests)
     while batch.is_busy:

@@ -1,4 +1,4 @@
-"""Upper bounds by a device's memory and arithmetic, and the share of them that was reached.
+"""Lower bounds of times by a device's memory and arithmetic, and throughput simulated with steps of those durations.
 
 The roofline of S. Williams, A. Waterman and D. Patterson (Comm. ACM 52, 2009): work that moves bytes and computes
 products takes at least the longer of the two times. It is applied to three kinds of work, one after another: the Linear
@@ -6,7 +6,10 @@ layers (each weight is read once per step, and multiplied with each token), the 
 tokens), and attention (keys and values of all contexts are read; products are in BF16).
 
 It does not model kernels: unpacking of weights, rounding of activations, launches, sampling and scheduling are left
-out. Actual performance is lower, in particular for formats whose kernels unpack weights.
+out. So a step takes longer than its bound, in particular with kernels that unpack weights. The gain of a format over
+BF16 is a ratio of two simulated throughputs, each too high by an unknown factor: it bounds nothing. Only for
+weight-only formats the direction of its error is known, as unpacking is left out of the numerator alone: their gain is
+at most this.
 """
 
 from __future__ import annotations
@@ -15,9 +18,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from pipeline.compare.roofline.batching import BatchStep, RooflineLoad, Served, ServerLimits, serve
+from pipeline.compare.roofline.device import Device, Footprint, limits_of
+from pipeline.compare.roofline.memory_fit import kv_tokens
 from pipeline.compare.stats.intervals import Interval
-from pipeline.formats.schemes import Activations
-from pipeline.hardware.gpus import Gpu
 from pipeline.results.base import Frozen, Missing
 
 Figure = TypeVar("Figure", int, float)
@@ -27,70 +30,32 @@ UNKNOWN_ARITHMETIC = Missing(reason="products per second of this machine are not
 UNKNOWN_BANDWIDTH = Missing(reason="the memory bandwidth of this machine was not measured")
 
 
-class Device(Frozen):
-    """A GPU or CPU; products per second in TFLOP/s (or TOP/s), dense, by the format of activations."""
-
-    name: str
-    memory_gb: float | None
-    bandwidth_gb_s: float | None
-    tflops: dict[Activations, float | None]
-    source: str
-
-    @classmethod
-    def of(cls, gpu: Gpu) -> Device:
-        """A GPU of the catalogue."""
-        peaks: dict[Activations, float | None] = {
-            "bf16": gpu.bf16_tflops,
-            "fp8": gpu.fp8_tflops,
-            "int8": gpu.int8_tops,
-            "fp4": gpu.fp4_tflops,
-        }
-        return cls(
-            name=gpu.name,
-            memory_gb=gpu.memory_gb,
-            bandwidth_gb_s=gpu.bandwidth_gb_s,
-            tflops=peaks,
-            source=gpu.source,
-        )
-
-    def products_s(self, activations: Activations) -> float | None:
-        """Return products per second (two operations each); those in BF16 if the device has no units for the format."""
-        tflops = self.tflops.get(activations) or self.tflops.get("bf16")
-        return None if tflops is None else tflops * 1e12 / 2
-
-
-class Footprint(Frozen):
-    """Storage, memory traffic and compute of one variant.
-
-    `weight_bytes` is the total, `step_bytes` the part that a step reads: all but the embedding, of which it reads one
-    row per token. `products` are those of the Linear layers per token, computed in `activations`; `head_products` those
-    of the output layer; `attention_products` those of a token with one token of its context. `context` is the model's
-    maximum context in tokens; 0 if unknown.
-    """
-
-    weight_bytes: float
-    step_bytes: float
-    kv_bytes_per_token: float
-    products: float
-    head_products: float
-    attention_products: float
-    activations: Activations
-    context: int = 0
-
-
 class RooflineRow(Frozen):
     """One variant on one device.
 
-    `decode_ms` is the lower bound of one token at concurrency 1 after `context` tokens, `prefill_ms` that of a prompt
-    of `context` tokens; `kv_tokens` fit beside the weights. `best` is the upper bound under the load, `gain_percent`
-    its throughput against BF16's. `decode_share` is decode_ms over the measured mean TPOT at concurrency 1,
-    `throughput_share` the measured throughput over the best.
+    Attributes:
+        name: the variant.
+        label: its title.
+        footprint: its bytes and products.
+        is_weight_only: its kernels unpack weights, which is not modelled: its gain is at most `gain_percent`.
+        kv_tokens: tokens that fit the KV cache by `memory_fit`.
+        printed_kv_tokens: those that vLLM printed on this device.
+        decode_ms: lower bound of one token at concurrency 1 after `context` tokens.
+        prefill_ms: lower bound of a prompt of `context` tokens.
+        best: the simulated performance under the load.
+        gain_percent: its throughput against BF16's.
+        measured_gain: measured throughput against BF16's.
+        measured_gain_interval: its 95 % interval.
+        decode_share: decode_ms over the measured mean TPOT at concurrency 1.
+        throughput_share: measured throughput over the simulated one.
     """
 
     name: str
     label: str
     footprint: Footprint | Missing
+    is_weight_only: bool = False
     kv_tokens: int | Missing
+    printed_kv_tokens: int | Missing
     decode_ms: float | Missing
     prefill_ms: float | Missing
     best: Served | Missing
@@ -119,6 +84,7 @@ class MeasuredSpeed(Frozen):
     gain_percent: float | Missing
     gain_interval: Interval | None
     tpot_ms_alone: float | Missing
+    kv_tokens: int | Missing = Missing(reason="the server printed no size of its KV cache")
 
 
 class Entry(Frozen):
@@ -127,6 +93,7 @@ class Entry(Frozen):
     name: str
     label: str
     footprint: Footprint | Missing
+    is_weight_only: bool = False
     unserved: str = ""
 
 
@@ -137,6 +104,7 @@ def roofline(
     utilization: float,
     context: int,
     measured: Mapping[str, MeasuredSpeed] | None = None,
+    max_num_seqs: int | None = None,
 ) -> Roofline:
     """Compute the roofline of all entries on one device, the first of them BF16.
 
@@ -147,8 +115,13 @@ def roofline(
         utilization: the share of the memory that the server may use.
         context: tokens of context for the lower bounds of one token and of a prompt.
         measured: results on this device, by variant; None for a prediction.
+        max_num_seqs: sequences in a batch; None for vLLM's default.
     """
-    best = {c.name: _best(c, device, load, utilization) for c in entries}
+
+    def simulated(entry: Entry, load: RooflineLoad = load) -> Served | Missing:
+        return _best(entry, device, load, utilization, max_num_seqs)
+
+    best = {entry.name: simulated(entry) for entry in entries}
     reference = best[entries[0].name] if entries else UNKNOWN_ARITHMETIC
     rows = []
     for entry in entries:
@@ -160,7 +133,9 @@ def roofline(
                 name=entry.name,
                 label=entry.label,
                 footprint=entry.footprint,
-                kv_tokens=_of(footprint, lambda f: kv_tokens(f, device, utilization)),
+                is_weight_only=entry.is_weight_only,
+                kv_tokens=_of(footprint, lambda f: kv_tokens(f, device, utilization, max_num_seqs)),
+                printed_kv_tokens=result.kv_tokens if result else _NOT_MEASURED,
                 decode_ms=decode,
                 prefill_ms=_of(footprint, lambda f: prefill_ms(f, device, context)),
                 best=ours,
@@ -180,7 +155,7 @@ def roofline(
         load=load,
         context=context,
         rows=tuple(rows),
-        notes=tuple(_notes(device, rows)),
+        notes=(*_notes(device, rows), *(_of_lengths(entries[0], load, simulated) if measured and entries else ())),
     )
 
 
@@ -198,17 +173,6 @@ def prefill_ms(footprint: Footprint, device: Device, tokens: int) -> float | Mis
     if device.products_s("bf16") is None:
         return UNKNOWN_ARITHMETIC
     return 1000 * step_seconds(footprint, device)(BatchStep(0, 0, tokens, tokens * (tokens + 1) / 2, 1))
-
-
-def kv_tokens(footprint: Footprint, device: Device, utilization: float) -> int | Missing:
-    """Return the tokens of KV cache that fit beside the weights; 0 if the weights alone do not fit.
-
-    Memory of activations and CUDA graphs is not counted.
-    """
-    if device.memory_gb is None:
-        return Missing(reason="the memory of this machine is not known")
-    free = utilization * device.memory_gb * 1e9 - footprint.weight_bytes
-    return max(0, int(free / footprint.kv_bytes_per_token))
 
 
 def step_seconds(footprint: Footprint, device: Device) -> Callable[..., float]:
@@ -234,16 +198,6 @@ def step_seconds(footprint: Footprint, device: Device) -> Callable[..., float]:
     return seconds
 
 
-def limits_of(device: Device, kv: int) -> ServerLimits:
-    """Return the defaults of vLLM's OpenAI server, from `EngineArgs.get_batch_defaults` of vLLM 0.32."""
-    gib = (device.memory_gb or 0) * 1e9 / 2**30
-    if gib >= 160:
-        return ServerLimits(max_num_seqs=1024, max_num_batched_tokens=16384, kv_tokens=kv)
-    if gib >= 70 and "A100" not in device.name:
-        return ServerLimits(max_num_seqs=1024, max_num_batched_tokens=8192, kv_tokens=kv)
-    return ServerLimits(max_num_seqs=256, max_num_batched_tokens=2048, kv_tokens=kv)
-
-
 def _notes(device: Device, rows: Sequence[RooflineRow]) -> Iterable[str]:
     """Yield the limitations of these figures."""
     floors = [row.decode_ms for row in rows if not isinstance(row.decode_ms, Missing)]
@@ -256,10 +210,27 @@ def _notes(device: Device, rows: Sequence[RooflineRow]) -> Iterable[str]:
         yield "Products per second are not known, so the lower bounds are those of memory alone."
 
 
+def _of_lengths(
+    baseline: Entry, load: RooflineLoad, simulated: Callable[[Entry, RooflineLoad], Served | Missing]
+) -> Iterable[str]:
+    """Yield the dependence of the baseline's throughput on the spread of lengths, where these were not recorded."""
+    if load.recorded:
+        return
+    spread, equal = simulated(baseline, load), simulated(baseline, load.model_copy(update={"spread": "equal"}))
+    if not isinstance(spread, Missing) and not isinstance(equal, Missing):
+        yield (
+            f"The lengths of the requests were not stored, so they are assumed ({load.spread}). If all had the mean "
+            f"lengths, the simulated throughput of {baseline.label} would be {equal.throughput_tok_s:,.0f} instead of "
+            f"{spread.throughput_tok_s:,.0f} tok/s."
+        )
+
+
 _NOT_MEASURED = Missing(reason="nothing was measured on this device")
 
 
-def _best(entry: Entry, device: Device, load: RooflineLoad, utilization: float) -> Served | Missing:
+def _best(
+    entry: Entry, device: Device, load: RooflineLoad, utilization: float, max_num_seqs: int | None
+) -> Served | Missing:
     footprint = entry.footprint
     if entry.unserved:
         return Missing(reason=entry.unserved)
@@ -269,13 +240,16 @@ def _best(entry: Entry, device: Device, load: RooflineLoad, utilization: float) 
         return UNKNOWN_BANDWIDTH
     if device.products_s("bf16") is None:
         return UNKNOWN_ARITHMETIC
-    room = kv_tokens(footprint, device, utilization)
+    room = kv_tokens(footprint, device, utilization, max_num_seqs)
     if isinstance(room, Missing):
         return room
+    assert device.memory_mib is not None
+    memory = f"{device.memory_mib:,.0f} MiB"
     if not room:
-        return Missing(reason=f"the weights do not fit into {device.memory_gb:g} GB")
-    served = serve(load, limits_of(device, room), step_seconds(footprint, device))
-    return served or Missing(reason=f"the longest request does not fit beside the weights into {device.memory_gb:g} GB")
+        return Missing(reason=f"the weights do not fit into {memory}")
+    limits = limits_of(device.name, device.memory_mib, max_num_seqs)
+    served = serve(load, ServerLimits(**dict(limits), kv_tokens=room), step_seconds(footprint, device))
+    return served or Missing(reason=f"the longest request does not fit beside the weights into {memory}")
 
 
 def _of(value: Footprint | Missing, compute: Callable[[Footprint], Figure | Missing]) -> Figure | Missing:

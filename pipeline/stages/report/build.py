@@ -21,7 +21,7 @@ from pipeline.stages.report.collect.footprints import of_source
 from pipeline.stages.report.collect.past_runs import earlier, side_by_side
 from pipeline.stages.report.collect.published import published_tables
 from pipeline.stages.report.collect.records import record_of, server_of
-from pipeline.stages.report.collect.requirements import constraints_of, requirements_of
+from pipeline.stages.report.collect.requirements import constraints_of, fits_of, requirements_of
 from pipeline.stages.report.collect.rooflines import rooflines, study_check
 from pipeline.stages.report.collect.sweeps import sweeps
 from pipeline.stages.report.collect.variant_cards import card_of
@@ -41,7 +41,7 @@ def build(jobs: Sequence[Job], failures: Mapping[str, PipelineError]) -> Report:
     gpu = gpu_of(machine)
     footprints = {source.name: of_source(source) for source in found}
     constraints = constraints_of(settings)
-    recommendation = recommend(comparison, constraints, requirements_of(settings, found, records, footprints))
+    recommendation = recommend(comparison, constraints, requirements_of(settings, found, footprints))
     margins = (settings.report.margin_points, settings.report.margin_percent)
     report = Report(
         title=clean(settings.report.title, 200),
@@ -60,6 +60,7 @@ def build(jobs: Sequence[Job], failures: Mapping[str, PipelineError]) -> Report:
         ),
         frontiers=frontiers(records, comparison, *margins),
         recommendation=recommendation,
+        fits=fits_of(settings, found, footprints),
         rooflines=rooflines(settings, found, records, footprints, comparison, machine),
         roofline_check=study_check(),
     )

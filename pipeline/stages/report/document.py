@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import field_serializer
+from pydantic import Field, field_serializer
 
 from pipeline.compare.calibration_ranges import LayerRange, Spread
 from pipeline.compare.calibration_sweep import Sweep
@@ -19,12 +19,13 @@ from pipeline.compare.engine_agreement import Engines
 from pipeline.compare.history import History
 from pipeline.compare.published.reproduction import Reproduction
 from pipeline.compare.published.roofline_validation import RooflineCheck
+from pipeline.compare.roofline.memory_fit import Fit
 from pipeline.compare.roofline.model import Roofline
 from pipeline.results.base import Frozen, Missing
 from pipeline.results.calibration import Channel, Histogram, SetCard
 from pipeline.results.verify import CanaryAnswer, Check
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class Step(Frozen):
@@ -147,6 +148,8 @@ class Report(Frozen):
     frontiers: tuple[Frontier, ...] = ()
     recommendation: Recommendation | None = None
     reproductions: tuple[Reproduction, ...] = ()
+    # By variant, on the GPU of the memory table.
+    fits: dict[str, Fit | Missing] = Field({})
     # The measured machine first, then the GPUs of report.what_if.
     rooflines: tuple[Roofline, ...] = ()
     roofline_check: RooflineCheck | None = None

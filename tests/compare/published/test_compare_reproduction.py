@@ -17,6 +17,7 @@ from pipeline.config import PROJECT_ROOT
 from pipeline.errors import InputError
 from pipeline.hardware.gpus import GPUS
 from pipeline.results.base import Missing
+from pipeline.results.bench import Guard
 from pipeline.stages.report.collect.published import FOLDER, published_tables, read
 
 TABLES = {table.name: table for table in published_tables()}
@@ -111,19 +112,17 @@ def test_what_is_said_of_a_study_rests_on_intervals(records, table, model, gpu):
             assert named == {(claim.variant, claim.column) for claim in sentence.claims}
             assert all(d.interval.low > 0 or d.interval.high < 0 for d in found.differences if not d.within_noise)
         told = [cell for cell in found.cells if cell.agrees is not None]
-        if "the measured" in sentence.text:
+        if "prediction interval" in sentence.text or "the measured" in sentence.text:
             assert sentence.text.startswith(f"{sum(cell.agrees for cell in told)} of {len(told)} ")
-        if "lie in the measured interval" in sentence.text:
+        if "lie in the 95 % prediction interval" in sentence.text:
             held = [
-                cell.measured_interval.contains(cell.published)
-                if found.basis == "figures"
-                else cell.measured_change_interval.contains(cell.published_change)
+                cell.prediction.contains(cell.published if found.basis == "figures" else cell.published_change)
                 for cell in told
             ]
             assert held == [cell.agrees for cell in told]
     for cell in found.cells:
         if cell.agrees is not None:
-            assert (cell.measured_interval or cell.measured_change_interval) is not None
+            assert (cell.prediction or cell.measured_change_interval) is not None
 
 
 def measured(**throughput):
@@ -149,6 +148,26 @@ def test_elsewhere_changes_against_bf16_are_compared():
     assert static.agrees and static.ratio is None
     assert static.published_change == pytest.approx(100 * (16452.52 / 13305.38 - 1))
     assert cells["BF16", "total_token_throughput"].agrees is None
+
+
+def test_a_published_run_agrees_if_one_more_run_could_give_it():
+    """Repeats within 1 % of their mean: a run 3.5 % above is outside the mean's interval, inside one more run's."""
+    found = reproduce(TABLES["study_h100"], measured(bf16=13305.38 / 1.035, fp8_static=15000), "qwen3_8b", "H100 SXM")
+    cells = {(cell.label, cell.metric): cell for cell in found.cells}
+    bf16 = cells["BF16", "total_token_throughput"]
+    assert not bf16.measured_interval.contains(bf16.published)
+    assert bf16.agrees and bf16.prediction.contains(bf16.published)
+    assert bf16.prediction.high / bf16.prediction.low > bf16.measured_interval.high / bf16.measured_interval.low
+
+
+def test_figures_whose_guards_failed_are_marked():
+    guard = Guard(name="warm-up", passed=False, text="not steady")
+    plain = record("fp8_static", 900).speed
+    marked = record("fp8_static", 900, speed=plain.model_copy(update={"guards": (guard,)}))
+    found = reproduce(TABLES["study_h100"], compare([record("bf16"), marked], ("MMLU",)), "demo", None)
+    cells = {cell.label: cell for cell in found.cells}
+    assert cells["FP8 Static"].is_marked and not cells["BF16"].is_marked
+    assert "A guard failed for 3 of them." in " ".join(sentence.text for sentence in found.statements)
 
 
 def test_an_emulated_variant_reproduces_no_speed():

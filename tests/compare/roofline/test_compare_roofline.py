@@ -9,29 +9,23 @@ from scipy.stats import spearmanr
 
 from pipeline.compare.published.roofline_validation import ALL, rank_correlation
 from pipeline.compare.roofline.batching import RooflineLoad
-from pipeline.compare.roofline.model import (
-    Device,
-    Entry,
-    Footprint,
-    MeasuredSpeed,
-    decode_ms,
-    kv_tokens,
-    prefill_ms,
-    roofline,
-)
+from pipeline.compare.roofline.device import Device, Footprint, limits_of
+from pipeline.compare.roofline.memory_fit import kv_tokens
+from pipeline.compare.roofline.model import Entry, MeasuredSpeed, decode_ms, prefill_ms, roofline
 from pipeline.compare.stats.intervals import Interval
 from pipeline.config import Variant
 from pipeline.demo import CHECKPOINT
 from pipeline.hardware.gpus import GPUS, gpu_of
 from pipeline.models.headers import headers
 from pipeline.results.base import Missing
+from pipeline.results.metrics import THROUGHPUT
 from pipeline.stages.report.collect.footprints import of_checkpoint, of_config
 from pipeline.stages.report.collect.published import published_tables
 from pipeline.stages.report.collect.rooflines import study_check
 
 LOAD = RooflineLoad(requests=100, mean_input=200, mean_output=100, source="a test")
 H100 = Device.of(gpu_of("H100 SXM"))
-UNKNOWN = Device(name="a CPU", memory_gb=None, bandwidth_gb_s=20, tflops={}, source="measured")
+UNKNOWN = Device(name="a CPU", memory_mib=None, bandwidth_gb_s=20, tflops={}, source="measured")
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +64,8 @@ def test_what_a_format_changes(qwen3_8b):
     assert fp8.step_bytes < 0.55 * bf16.step_bytes
     assert kv.kv_bytes_per_token == bf16.kv_bytes_per_token / 2 and kv.step_bytes == bf16.step_bytes
     assert kv_tokens(kv, H100, 0.9) == pytest.approx(2 * kv_tokens(bf16, H100, 0.9), abs=2)
-    # 80 GB x 0.9 less the weights, at 144 KiB a token.
-    assert kv_tokens(bf16, H100, 0.9) == int((72e9 - bf16.weight_bytes) / 147456)
+    # 81,559 MiB x 0.9 less the weights and 8192 x 45,056 activations in BF16, at 144 KiB a token.
+    assert kv_tokens(bf16, H100, 0.9) == int((0.9 * 81559 * 2**20 - bf16.weight_bytes - 738_197_504) / 147456)
 
 
 def test_a_gpu_without_fp8_computes_in_bf16(qwen3_8b):
@@ -92,7 +86,7 @@ def test_what_is_not_known_is_said(qwen3_8b):
 
 
 def test_what_does_not_fit_or_is_not_served_says_so(qwen3_8b):
-    small = Device(name="small", memory_gb=12, bandwidth_gb_s=300, tflops={"bf16": 100}, source="")
+    small = Device(name="small", memory_mib=12_288, bandwidth_gb_s=300, tflops={"bf16": 100}, source="")
     rows = roofline(
         small,
         [
@@ -104,9 +98,9 @@ def test_what_does_not_fit_or_is_not_served_says_so(qwen3_8b):
         0.9,
         100,
     ).rows
-    assert rows[0].kv_tokens == 0 and rows[0].best == Missing(reason="the weights do not fit into 12 GB")
+    assert rows[0].kv_tokens == 0 and rows[0].best == Missing(reason="the weights do not fit into 12,288 MiB")
     assert not isinstance(rows[1].best, Missing)
-    assert rows[1].gain_percent == Missing(reason="BF16: the weights do not fit into 12 GB")
+    assert rows[1].gain_percent == Missing(reason="BF16: the weights do not fit into 12,288 MiB")
     assert rows[2].best == rows[2].decode_ms == Missing(reason="no kernel")
 
 
@@ -127,6 +121,41 @@ def test_a_model_too_small_for_a_roofline_says_so(qwen3_8b):
     large = Entry(name="bf16", label="BF16", footprint=qwen3_8b("bf16"))
     assert "too small for the roofline" in " ".join(roofline(H100, [small], LOAD, 0.9, 100).notes)
     assert not roofline(H100, [large], LOAD, 0.9, 100).notes
+
+
+def test_assumed_lengths_are_named_with_their_effect(qwen3_8b):
+    """Equal lengths give more throughput than exponential ones of the same mean; recorded ones are used as they are."""
+    seen = MeasuredSpeed(throughput_tok_s=1000.0, gain_percent=5.0, gain_interval=None, tpot_ms_alone=9.04)
+    entries = [Entry(name="bf16", label="BF16", footprint=qwen3_8b("bf16"))]
+    assumed = roofline(H100, entries, LOAD, 0.9, 0, {"bf16": seen})
+    (note,) = assumed.notes
+    assert "not stored" in note and f"instead of {assumed.rows[0].best.throughput_tok_s:,.0f} tok/s" in note
+    recorded = LOAD.model_copy(update={"recorded": (((200, 100),) * 100,)})
+    found = roofline(H100, entries, recorded, 0.9, 0, {"bf16": seen})
+    assert not found.notes
+    assert found.rows[0].best.throughput_tok_s > 1.2 * assumed.rows[0].best.throughput_tok_s
+    equal = roofline(H100, entries, LOAD.model_copy(update={"spread": "equal"}), 0.9, 0)
+    assert found.rows[0].best == equal.rows[0].best
+
+
+def test_limits_are_those_of_vllm_by_the_drivers_memory():
+    found = {gpu.name: limits_of(gpu.name, gpu.memory_mib) for gpu in GPUS}
+    assert {name: limits.max_num_batched_tokens for name, limits in found.items()} == {
+        "RTX 4090": 2048,
+        "L4": 2048,
+        "L40S": 2048,
+        "A100 80GB PCIe": 2048,
+        "A100 80GB SXM": 2048,
+        "H100 PCIe": 8192,
+        "H100 SXM": 8192,
+        "H200": 8192,
+        "B200": 16384,
+    }
+    assert limits_of("H200", 143_771, 7).max_num_seqs == 7
+
+
+def test_unknown_arithmetic_is_noted(qwen3_8b):
+    large = Entry(name="bf16", label="BF16", footprint=qwen3_8b("bf16"))
     assert "those of memory alone" in " ".join(roofline(UNKNOWN, [large], LOAD, 0.9, 100).notes)
 
 
@@ -168,6 +197,17 @@ def test_ranks_are_scipys(pairs: list[tuple[int, int]]) -> None:
         assert found == pytest.approx(spearmanr(ours, theirs).statistic)
 
 
+def test_awq_on_an_rtx_4090_gains_what_the_study_measured():
+    """With 24e9 bytes instead of the driver's 24,564 MiB the prediction was +68 %; published are +46.1 %."""
+    cell = next(
+        cell
+        for cell in study_check().cells
+        if (cell.label, cell.metric) == ("AWQ", THROUGHPUT.name) and "4090" in cell.table
+    )
+    assert cell.published_gain == pytest.approx(46.1, abs=0.1)
+    assert cell.predicted_gain == pytest.approx(cell.published_gain, abs=5)
+
+
 def test_the_roofline_over_all_of_the_studys_tables(capsys):
     """States its error, and is held to rank gains; how large they are it knows to some 30 points."""
     found = study_check()
@@ -195,5 +235,9 @@ def test_the_roofline_over_all_of_the_studys_tables(capsys):
     assert everything.cells == len(figures) == 3 * 16
     assert all(error.rank_correlation > 0.65 for error in found.errors)
     assert all(error.median_error < 40 for error in found.errors)
+    # The trivial predictor is shown beside it, whatever the roofline makes of it.
+    throughput = next(error for error in found.errors if error.metric == THROUGHPUT.name)
+    assert throughput.same_sign == 8 and throughput.too_high == 16 and throughput.bias > 25
+    assert throughput.median_error > throughput.no_gain_error == pytest.approx(25.2, abs=0.1)
     # A floor is a floor: no published TPOT or throughput is better than it.
     assert not [c for c in found.cells if c.beyond_bound and c.metric != "mean_ttft_ms"]

@@ -9,6 +9,7 @@ from support.synthetic_results import STUDY, Run
 from pipeline.config import Stage
 from pipeline.demo import CHECKPOINT
 from pipeline.stages import report
+from pipeline.stages.bench.requests import Requests
 from pipeline.stages.report.document import Report
 
 NAMES = ("bf16", "fp8_static", "gptq")
@@ -77,7 +78,7 @@ def test_constraints_are_held_against_the_files_and_the_catalogue(run, capsys):
     checks = {c.constraint: c for c in found.candidates[0].checks}
     assert checks["memory_gib"].status == "broken" and checks["hardware"].status == "met"
     assert (
-        "BF16 needs 0.02 GiB (weights and the KV cache of 2,048 tokens, in 0.9 of the GPU's memory)"
+        "(weights, the KV cache of 2,048 tokens and the activations of a step, in 0.9 of the GPU's memory)"
         in checks["memory_gib"].statement.text
     )
     assert found.recommended is None and found.answer.text.startswith("No variant is known to meet the constraints")
@@ -88,6 +89,92 @@ def test_a_memory_that_is_large_enough_is_met(run, capsys):
     assert {c.status for candidate in found.candidates for c in candidate.checks if c.constraint == "memory_gib"} == {
         "met"
     }
+
+
+def altered(run, name, change):
+    """Alter a benchmark's manifest."""
+    folder = run.job(name).artifact(Stage.BENCH).folder
+    manifest = json.loads((folder / "manifest.json").read_text())
+    change(manifest, folder)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def store_lengths(manifest, folder, prompts=100, replies=40):
+    """Store the requests of both repeats; of each, the last one failed."""
+    place = folder / "loads" / "16-at-once"
+    place.mkdir(parents=True, exist_ok=True)
+    for index in range(2):
+        result = {"input_lens": [prompts] * 51, "output_lens": [replies] * 50 + [0], "ttfts": [0.1] * 51}
+        Requests.of({**result, "itls": [[]] * 51, "errors": [""] * 50 + ["gone"]}).save(place / f"repeat-{index}.npz")
+        name = f"loads/16-at-once/repeat-{index}.npz"
+        manifest["files"][name] = {"size": 1, "sha256": "0" * 64, "link": None}
+
+
+def test_recorded_lengths_replace_the_assumed_ones(run, capsys):
+    """Equal lengths fill the batch to its end, so a device serves more than under exponential ones."""
+    assumed = reported(run, what_if=["L4"]).rooflines
+    assert "exponential" in assumed[0].load.source
+    before = (run.job("bf16").artifact(Stage.BENCH).folder / "manifest.json").read_text()
+    altered(run, "bf16", store_lengths)
+    recorded = reported(run, what_if=["L4"]).rooflines
+    assert recorded[0].load.source == "the recorded lengths of each of the benchmark's requests"
+    there, then = recorded[1].rows[0].best, assumed[1].rows[0].best
+    assert there.throughput_tok_s > then.throughput_tok_s
+    # 50 answered requests of 16 at once take four rounds of 40 steps, the first token in a prompt's step.
+    assert there.concurrency == pytest.approx(50 / 4, rel=0.1)
+    text = (run.outputs / "tiny" / "report" / "report.json").read_text()
+    assert "recorded" not in json.loads(text)["rooflines"][0]["load"]
+    broken = run.job("bf16").artifact(Stage.BENCH).folder / "loads" / "16-at-once" / "repeat-1.npz"
+    broken.write_bytes(b"no arrays")
+    assert "exponential" in reported(run).rooflines[0].load.source
+    (broken.parents[2] / "manifest.json").write_text(before)
+
+
+def test_the_measured_gpu_has_its_own_memory_and_bandwidth(run, capsys):
+    paths = {name: run.job(name).artifact(Stage.BENCH).folder / "manifest.json" for name in NAMES}
+    before = {name: path.read_text() for name, path in paths.items()}
+
+    def on_an_h200(manifest, _):
+        manifest["hardware"] |= {"device": "cuda", "name": "NVIDIA H200", "memory_gib": 139.0}
+        manifest["results"]["memory_bandwidth"] = 4358e9
+
+    for name in NAMES:
+        altered(run, name, on_an_h200)
+    (here, *_) = reported(run, what_if=["H200", "L4"]).rooflines
+    assert (here.device.name, here.device.bandwidth_gb_s, here.device.memory_mib) == ("H200", 4358, 139 * 1024)
+    assert here.device.source == "bandwidth measured by the benchmark; data sheet: 4,800 GB/s"
+    assert here.device.tflops["bf16"] == 989.4
+
+    def with_the_drivers_total(manifest, _):
+        gpu = {"total_mib": {"min": 143771, "max": 143771}}
+        manifest["results"]["loads"][0]["conditions"] = [{"gpu": gpu}]
+        manifest["results"]["memory"] = {
+            "weights_bytes": 1,
+            "kv_bytes_per_token": 1,
+            "kv_cache_tokens": 123_456,
+            "kv_cache_bytes": 1,
+            "peak_bytes": 1,
+        }
+
+    altered(run, "bf16", with_the_drivers_total)
+    found = reported(run, formats=["json", "md"])
+    assert found.rooflines[0].device.memory_mib == 143_771
+    assert found.rooflines[0].rows[0].printed_kv_tokens == 123_456
+    assert (
+        found.rooflines[0].rows[2].is_weight_only and "≤" in (run.outputs / "tiny" / "report" / "report.md").read_text()
+    )
+    for name, path in paths.items():
+        path.write_text(before[name])
+
+
+def test_the_memory_constraint_and_the_memory_table_give_one_answer(run, capsys):
+    """The table's GPU is an RTX 4090; its memory as a constraint decides the same, at any context."""
+    found = reported(run, constraints={"memory_gib": 24564 / 1024})
+    assert {fit.device for fit in found.fits.values()} == {"RTX 4090"}
+    for candidate in found.recommendation.candidates:
+        (check,) = [check for check in candidate.checks if check.constraint == "memory_gib"]
+        assert (check.status == "met") == found.fits[candidate.name].fits
+        assert found.fits[candidate.name].context == 2048
 
 
 def test_the_study_and_frontiers_are_there_whatever_was_measured(run, capsys):

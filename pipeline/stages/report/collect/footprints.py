@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pipeline.compare.roofline.model import Footprint
+from pipeline.compare.roofline.device import Footprint
 from pipeline.config import QuantSettings, Stage, Variant, choice
 from pipeline.errors import InputError
 from pipeline.formats.schemes import SCHEMES
@@ -103,4 +103,7 @@ def _footprint(shape: DecoderShape, weights: Mapping[str, int], scheme: str | No
         attention_products=shape.attention_products,
         activations="bf16" if scheme is None else SCHEMES[scheme].activations,
         context=shape.context,
+        hidden=shape.hidden,
+        intermediate=shape.intermediate,
+        vocabulary=shape.vocabulary,
     )

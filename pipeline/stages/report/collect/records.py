@@ -26,6 +26,7 @@ from pipeline.stages.report.collect.artifacts import Source
 
 # A file of another content than its name says.
 UNREADABLE = (OSError, KeyError, TypeError, ValueError, AttributeError, OverflowError)
+BROKEN_ARRAYS = (EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, *UNREADABLE)
 
 
 def record_of(source: Source) -> Record:
@@ -105,5 +106,5 @@ def _logprobs(source: Source, which: Literal["file", "file_again"]) -> Logprobs 
     try:
         with np.load(source.folders[Stage.EVAL] / name, allow_pickle=False) as arrays:
             return Logprobs(**{field.name: arrays[field.name] for field in fields(Logprobs)})
-    except (EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, *UNREADABLE):
+    except BROKEN_ARRAYS:
         return Missing(reason="the log-probabilities cannot be read")

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from pipeline.compare.decide.constraints import Constraints, Requirements
-from pipeline.compare.memory_fit import fit
-from pipeline.compare.roofline.model import Footprint
-from pipeline.compare.statements import listing
+from pipeline.compare.roofline.device import Device, Footprint, limits_of
+from pipeline.compare.roofline.memory_fit import Fit, fit, required_bytes
 from pipeline.config import Settings
 from pipeline.hardware.gpus import gpu_of
 from pipeline.results.base import Missing
-from pipeline.results.records import Record, Speed
 from pipeline.results.text import clean
 from pipeline.stages.report.collect.artifacts import Source
 from pipeline.stages.report.collect.rooflines import unserved
+
+# The GPU of the memory table.
+SMALLEST = "RTX 4090"
 
 
 def constraints_of(settings: Settings) -> Constraints:
@@ -25,31 +26,49 @@ def constraints_of(settings: Settings) -> Constraints:
 
 
 def requirements_of(
-    settings: Settings,
-    found: Sequence[Source],
-    records: Sequence[Record],
-    footprints: Mapping[str, Footprint | Missing],
+    settings: Settings, found: Sequence[Source], footprints: Mapping[str, Footprint | Missing]
 ) -> dict[str, Requirements]:
     """Return for each variant the memory for weights and one full context, and the GPU's native support."""
     gpu = gpu_of(settings.report.constraints.hardware or "")
     requirements = {}
-    for source, record in zip(found, records, strict=True):
-        memory, of = _memory(settings, footprints[source.name], record)
+    for source in found:
+        memory, of = _memory(settings, footprints[source.name])
         there = unserved(source, gpu, native=True) if gpu else ""
         requirements[source.name] = Requirements(memory_gib=memory, memory_of=of, unserved=there)
     return requirements
 
 
-def _memory(settings: Settings, footprint: Footprint | Missing, record: Record) -> tuple[float | Missing, str]:
-    """Return the GPU memory in GiB, at `serve.gpu_memory_utilization`, with the measured overhead if there is one."""
+def fits_of(
+    settings: Settings, found: Sequence[Source], footprints: Mapping[str, Footprint | Missing]
+) -> dict[str, Fit | Missing]:
+    """Return for each variant whether vLLM starts on the study's smallest GPU, by the rule of the constraint."""
+    gpu = gpu_of(SMALLEST)
+    assert gpu is not None
+    fits: dict[str, Fit | Missing] = {}
+    for source in found:
+        footprint, serve = footprints[source.name], settings.serve
+        if reason := unserved(source, gpu):
+            fits[source.name] = Missing(reason=reason)
+            continue
+        context = 0 if isinstance(footprint, Missing) else _context(settings, footprint)
+        fits[source.name] = fit(
+            footprint, Device.of(gpu), serve.gpu_memory_utilization, context, max_num_seqs=serve.max_num_seqs
+        )
+    return fits
+
+
+def _context(settings: Settings, footprint: Footprint) -> int:
+    """Return the context of the server in tokens; 0 if unknown."""
+    return settings.serve.max_model_len or footprint.context
+
+
+def _memory(settings: Settings, footprint: Footprint | Missing) -> tuple[float | Missing, str]:
+    """Return the memory in GiB of the smallest GPU on which vLLM starts, and what is counted."""
     if isinstance(footprint, Missing):
         return footprint, ""
-    tokens = settings.serve.max_model_len or footprint.context
-    share = settings.serve.gpu_memory_utilization
-    measured = fit(record.speed.memory) if isinstance(record.speed, Speed) else Missing(reason="not benchmarked")
-    overhead = 0 if isinstance(measured, Missing) else measured.overhead_bytes or 0
-    needed = footprint.weight_bytes + tokens * footprint.kv_bytes_per_token + overhead
-    parts = ["weights", f"the KV cache of {tokens:,} tokens"]
-    if overhead:
-        parts.append(f"{overhead / 2**30:.1f} GiB of measured overhead")
-    return needed / share / 2**30, f"{listing(parts)}, in {share:g} of the GPU's memory"
+    tokens, serve, constraints = _context(settings, footprint), settings.serve, settings.report.constraints
+    # The limits of a step depend on the memory of the GPU.
+    limits = limits_of(constraints.hardware or "", 1024 * (constraints.memory_gib or 0), serve.max_num_seqs)
+    needed = required_bytes(footprint, limits, tokens, serve.gpu_memory_utilization)
+    of = f"weights, the KV cache of {tokens:,} tokens and the activations of a step"
+    return needed / 2**30, f"{of}, in {serve.gpu_memory_utilization:g} of the GPU's memory"

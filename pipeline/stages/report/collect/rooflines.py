@@ -7,18 +7,26 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from pipeline.compare.comparison import Comparison, Row
 from pipeline.compare.published.roofline_validation import RooflineCheck, check
-from pipeline.compare.roofline.batching import RooflineLoad
-from pipeline.compare.roofline.model import Device, Entry, Footprint, MeasuredSpeed, Roofline, roofline
+from pipeline.compare.roofline.batching import Lengths, RooflineLoad
+from pipeline.compare.roofline.device import Device, Footprint
+from pipeline.compare.roofline.model import Entry, MeasuredSpeed, Roofline, roofline
 from pipeline.compare.stats.repeats import Change
 from pipeline.config import Settings, Stage, Variant
 from pipeline.hardware import rules
 from pipeline.hardware.gpus import GPUS, Gpu, gpu_of
 from pipeline.results.base import Missing
+from pipeline.results.bench import LoadResult
 from pipeline.results.metrics import THROUGHPUT, TPOT
 from pipeline.results.records import Record, Speed
+from pipeline.stages.bench.plan import Load
+from pipeline.stages.bench.requests import Requests
 from pipeline.stages.report.collect.artifacts import Source
 from pipeline.stages.report.collect.footprints import of_config
 from pipeline.stages.report.collect.published import protocols
+from pipeline.stages.report.collect.records import BROKEN_ARRAYS
+
+# Requests simulated for each variant and device, in whole repeats; a thousand take some 50 ms.
+SIMULATED = 2000
 
 
 def rooflines(
@@ -32,22 +40,29 @@ def rooflines(
     """Return the roofline of the measured machine, then of each GPU of `report.what_if`; empty without checkpoints."""
     if all(isinstance(footprint, Missing) for footprint in footprints.values()):
         return ()
-    load = _load(settings, records)
+    load = _load(settings, found, records)
     context = round(load.mean_input + load.mean_output / 2)
-    utilization = settings.serve.gpu_memory_utilization
+    utilization, sequences = settings.serve.gpu_memory_utilization, settings.serve.max_num_seqs
 
     def entries(gpu: Gpu | None) -> list[Entry]:
         return [
-            Entry(name=s.name, label=s.label, footprint=footprints[s.name], unserved=_unserved(s, gpu)) for s in found
+            Entry(
+                name=source.name,
+                label=source.label,
+                footprint=footprints[source.name],
+                is_weight_only=source.family == "weights only",
+                unserved=_unserved(source, gpu),
+            )
+            for source in found
         ]
 
-    alone = {record.name: _tpot_alone(record) for record in records}
-    measured = {row.name: _measured(row, alone[row.name]) for row in comparison.rows}
-    here = _device(machine, records)
+    by_name = {record.name: record for record in records}
+    measured = {row.name: _measured(row, by_name[row.name]) for row in comparison.rows}
+    here = _device(machine, found, records)
     return (
-        roofline(here, entries(None), load, utilization, context, measured),
+        roofline(here, entries(None), load, utilization, context, measured, max_num_seqs=sequences),
         *(
-            roofline(Device.of(gpu), entries(gpu), load, utilization, context)
+            roofline(Device.of(gpu), entries(gpu), load, utilization, context, max_num_seqs=sequences)
             for gpu in GPUS
             if gpu.name in settings.report.what_if and gpu.name != here.name
         ),
@@ -91,35 +106,79 @@ def _unserved(source: Source, gpu: Gpu | None) -> str:
     return manifest.reason or "" if manifest is not None and manifest.status == "not_applicable" else ""
 
 
-def _device(machine: str, records: Sequence[Record]) -> Device:
-    """Return the measured machine: a GPU of the catalogue, else a device with the measured memory bandwidth."""
-    if gpu := gpu_of(machine):
-        return Device.of(gpu)
+def _device(machine: str, found: Sequence[Source], records: Sequence[Record]) -> Device:
+    """Return the measured machine: its own memory and measured bandwidth, and what the catalogue says of the rest."""
+    gpu = gpu_of(machine)
     read = next((speed.memory_bandwidth for speed in _speeds(records) if speed.memory_bandwidth), None)
-    return Device(
-        name=machine,
-        memory_gb=None,
-        bandwidth_gb_s=None if read is None else read / 1e9,
-        tflops={},
-        source="bandwidth measured by the benchmark",
+    device = (
+        Device.of(gpu)
+        if gpu
+        else Device(name=machine, memory_mib=None, bandwidth_gb_s=None, tflops={}, source="not in the catalogue")
     )
+    own: dict[str, object] = {"memory_mib": _memory_mib(found, records) or device.memory_mib}
+    if read is not None:
+        sheet = f"; data sheet: {gpu.bandwidth_gb_s:,} GB/s" if gpu else ""
+        own |= {"bandwidth_gb_s": read / 1e9, "source": f"bandwidth measured by the benchmark{sheet}"}
+    return device.model_copy(update=own)
 
 
-def _load(settings: Settings, records: Sequence[Record]) -> RooflineLoad:
-    """Return the load of the tables with its measured mean lengths; the study's if there is no benchmark."""
+def _memory_mib(found: Sequence[Source], records: Sequence[Record]) -> float | None:
+    """Return the memory of the measured GPU as its driver reported it; None without a GPU."""
     for speed in _speeds(records):
-        load = speed.load(speed.headline)
-        if load is not None and load.completed and load.input_tokens and load.output_tokens:
-            return RooflineLoad(
-                requests=load.num_prompts,
-                mean_input=sum(load.input_tokens) / load.completed,
-                mean_output=sum(load.output_tokens) / load.completed,
-                max_concurrency=load.max_concurrency,
-                source="mean lengths of the benchmark's requests, with exponential distributions",
-            )
+        for load in speed.loads:
+            for conditions in load.conditions:
+                if conditions.gpu and (total := conditions.gpu.get("total_mib")):
+                    return total.max
+    for source in found:
+        manifest = source.finished(Stage.BENCH)
+        if manifest is not None and manifest.hardware.get("device") == "cuda":
+            # Rounded to a tenth of a GiB.
+            return 1024 * float(manifest.hardware["memory_gib"])
+    return None
+
+
+def _load(settings: Settings, found: Sequence[Source], records: Sequence[Record]) -> RooflineLoad:
+    """Return the load of the tables with its recorded lengths, else their means; the study's without a benchmark."""
+    for source, record in zip(found, records, strict=True):
+        for speed in _speeds([record]):
+            load = speed.load(speed.headline)
+            if load is not None and load.completed and load.input_tokens and load.output_tokens:
+                recorded = _recorded(source, load) if speed is record.speed else ()
+                means = "mean lengths of the benchmark's requests, with exponential distributions"
+                return RooflineLoad(
+                    requests=load.num_prompts,
+                    mean_input=sum(load.input_tokens) / load.completed,
+                    mean_output=sum(load.output_tokens) / load.completed,
+                    max_concurrency=load.max_concurrency,
+                    recorded=recorded,
+                    source="the recorded lengths of each of the benchmark's requests" if recorded else means,
+                )
     study = next(protocol for protocol, _ in protocols())
     bench = settings.bench
     return study.load.model_copy(update={"requests": bench.num_prompts, "max_concurrency": bench.max_concurrency})
+
+
+def _recorded(source: Source, load: LoadResult) -> tuple[Lengths, ...]:
+    """Return the lengths of the answered requests of each repeat; empty if a file is missing or unreadable.
+
+    Only files that the manifest lists are opened, and no more repeats than have `SIMULATED` requests.
+    """
+    manifest, folder = source.manifests[Stage.BENCH], source.folders[Stage.BENCH]
+    slug = Load(name=load.name, num_prompts=load.num_prompts).slug
+    repeats_read = min(len(load.input_tokens), max(1, SIMULATED // load.num_prompts))
+    names = [f"loads/{slug}/repeat-{index}.npz" for index in range(repeats_read)]
+    if any(name not in manifest.files for name in names):
+        return ()
+    repeats = []
+    try:
+        for name in names:
+            requests = Requests.load(folder / name)
+            good = requests.good & (requests.input_lens > 0) & (requests.output_lens > 0)
+            pairs = zip(requests.input_lens[good].tolist(), requests.output_lens[good].tolist(), strict=True)
+            repeats.append(tuple(pairs))
+    except BROKEN_ARRAYS:
+        return ()
+    return tuple(repeats) if all(repeats) else ()
 
 
 def _speeds(records: Sequence[Record]) -> Iterator[Speed]:
@@ -139,13 +198,18 @@ def _tpot_alone(record: Record) -> float | Missing:
     return Missing(reason="not measured one request at a time (bench=latency)")
 
 
-def _measured(row: Row, alone: float | Missing) -> MeasuredSpeed:
+def _measured(row: Row, record: Record) -> MeasuredSpeed:
+    alone, printed = _tpot_alone(record), _printed_kv_tokens(record)
     throughput = row.speed.get(THROUGHPUT.name, Missing(reason="not measured"))
     if not row.claims_speed:
         throughput = alone = Missing(reason="emulated here: no speed claim")
     if isinstance(throughput, Missing):
         return MeasuredSpeed(
-            throughput_tok_s=throughput, gain_percent=throughput, gain_interval=None, tpot_ms_alone=alone
+            throughput_tok_s=throughput,
+            gain_percent=throughput,
+            gain_interval=None,
+            tpot_ms_alone=alone,
+            kv_tokens=printed,
         )
     change = throughput.change
     return MeasuredSpeed(
@@ -153,4 +217,13 @@ def _measured(row: Row, alone: float | Missing) -> MeasuredSpeed:
         gain_percent=change.percent if isinstance(change, Change) else change,
         gain_interval=change.interval if isinstance(change, Change) else None,
         tpot_ms_alone=alone,
+        kv_tokens=printed,
     )
+
+
+def _printed_kv_tokens(record: Record) -> int | Missing:
+    """Return the size of the KV cache that vLLM printed, of the benchmark in the tables."""
+    for speed in _speeds([record]):
+        if speed.memory is not None and speed.memory.kv_cache_tokens:
+            return speed.memory.kv_cache_tokens
+    return Missing(reason="the server printed no size of its KV cache")

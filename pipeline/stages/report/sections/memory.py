@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pipeline.compare.comparison import SIZE, Comparison, Row, SizeCell
-from pipeline.compare.memory_fit import Fit
+from pipeline.compare.roofline.memory_fit import Fit
 from pipeline.results.base import Missing
 from pipeline.results.bench import Memory
 from pipeline.stages.report.blocks import PAGE, Block, Heading, Key, Mark, Picture, Prose, Section, Table, lead
@@ -44,7 +46,7 @@ def section(report: Report) -> Section | None:
                 "leave more of it."
             ),
             Key([Mark(name, colour, "square") for name, colour in PARTS.items()], media=PAGE),
-            Picture(held, [memory_table(comparison)]),
+            Picture(held, [memory_table(comparison, report.fits)]),
             Heading("Checkpoint size", media=PAGE),
         ]
     if sizes:
@@ -63,15 +65,15 @@ def parts_of(memory: Memory) -> dict[str, int]:
     return {name: size for name, size in found.items() if size}
 
 
-def memory_of(row: Row) -> tuple[Memory, Fit | Missing] | None:
-    """Return the memory of a variant's server, under the protocol with the highest peak, and its fit elsewhere."""
-    found = [(each.memory, each.fit) for each in row.benchmarks.values() if each.memory is not None]
-    return max(found, key=lambda item: (item[0].peak_bytes or 0, item[0].kv_cache_bytes or 0), default=None)
+def memory_of(row: Row) -> Memory | None:
+    """Return the memory of a variant's server, under the protocol with the highest peak."""
+    found = [each.memory for each in row.benchmarks.values() if each.memory is not None]
+    return max(found, key=lambda memory: (memory.peak_bytes or 0, memory.kv_cache_bytes or 0), default=None)
 
 
 def memory_chart(comparison: Comparison) -> Chart | None:
     """Return a bar for each variant with recorded server memory."""
-    seen = [(row, found[0]) for row in comparison.rows if (found := memory_of(row)) is not None]
+    seen = [(row, memory) for row in comparison.rows if (memory := memory_of(row)) is not None]
     held = [(row, memory, parts) for row, memory in seen if (parts := parts_of(memory))]
     if not held:
         return None
@@ -124,22 +126,21 @@ def _memory(rows: Records, layout: Layout) -> Spec:
     return strips([Strip("", rows, x, [bar, text])], list(dict.fromkeys(row["label"] for row in rows)), layout)
 
 
-def memory_table(comparison: Comparison) -> Table:
-    """Return the bytes of each part, the number of tokens that fit, and the fit into a GPU of 24 GB."""
-    held = [(row, memory_of(row)) for row in comparison.rows]
-    found = [(row, *both) for row, both in held if both is not None]
-    sizes = [size for _, m, _ in found for size in (m.weights_bytes, m.kv_cache_bytes, m.peak_bytes) if size]
+def memory_table(comparison: Comparison, fits: Mapping[str, Fit | Missing]) -> Table:
+    """Return the bytes of each part, the number of tokens that fit, and the fit into the study's smallest GPU."""
+    found = [(row, memory) for row in comparison.rows if (memory := memory_of(row)) is not None]
+    sizes = [size for _, m in found for size in (m.weights_bytes, m.kv_cache_bytes, m.peak_bytes) if size]
     unit, scale = size_unit(sizes)
     digits = min(2, decimals(size / scale for size in sizes))
 
     def show(size: int | None) -> str:
         return "n/a" if size is None else number(size / scale, digits)
 
-    def line(row: Row, m: Memory, fit: Fit | Missing) -> tuple[str, ...]:
+    def line(row: Row, m: Memory) -> tuple[str, ...]:
         tokens = "n/a" if m.kv_cache_tokens is None else f"{m.kv_cache_tokens:,}"
         each = "n/a" if m.kv_bytes_per_token is None else f"{m.kv_bytes_per_token:,}"
         held = (show(m.weights_bytes), show(m.kv_cache_bytes), tokens, each, show(m.peak_bytes), m.peak_of)
-        return (row.label, *held, _fits(fit))
+        return (row.label, *held, _fits(fits.get(row.name, Missing(reason="its checkpoint is not known"))))
 
     head = (
         "Variant",
@@ -149,14 +150,32 @@ def memory_table(comparison: Comparison) -> Table:
         "Bytes per token",
         f"Peak ({unit})",
     )
-    return Table((*head, "Peak of", "In 24 GB"), [line(*each) for each in found], "Memory while serving")
+    device = next((f"{fit.device} ({fit.memory_mib:,.0f} MiB)" for fit in fits.values() if isinstance(fit, Fit)), "")
+    return Table(
+        (*head, "Peak of", f"Starts on {device or 'the smallest GPU'}"),
+        [line(*each) for each in found],
+        "Memory while serving",
+        legend=(
+            f"{unit}: powers of ten. Weights: size of the checkpoint's files. KV cache and the tokens that fit: as "
+            "vLLM reserved and printed them. Peak: the highest value observed during the benchmark, sampled.",
+            *([STARTS] if device else []),
+        ),
+    )
+
+
+STARTS = (
+    "Starts: vLLM starts if the KV cache holds one request of the full context (max_model_len). Predicted from "
+    "weights, KV cache and the activations of one step of vLLM's default size, within serve.gpu_memory_utilization of "
+    "the memory that the driver reports. CUDA graphs and memory that the driver reserves are not counted, some 1 to "
+    "2 GB on an H200, so a close fit may fail."
+)
 
 
 def _fits(fit: Fit | Missing) -> str:
     if isinstance(fit, Missing):
         return f"n/a ({fit.reason})"
-    beside = "" if fit.overhead_bytes is not None else ", activations not counted"
-    return f"yes, with {fit.kv_tokens:,} tokens of KV cache{beside}" if fit.fits else "no"
+    room = f"{fit.kv_tokens:,} tokens of KV cache for a context of {fit.context:,}"
+    return f"{'yes' if fit.fits else 'no'}: {room}"
 
 
 def size_chart(comparison: Comparison) -> Chart | None:

@@ -25,9 +25,9 @@ def section(report: Report) -> Section | None:
     blocks: list[Block] = [
         lead(
             "Published tables compared with these results: by figures on the same model and hardware, else by changes "
-            "against BF16, which transfer better. A published speed comes from a single run without an interval: it "
-            "agrees if the measured interval contains it. A published accuracy has the noise of its items: it agrees "
-            "if the two differences from BF16 agree within the noise of both."
+            "against BF16, which transfer better. A published speed comes from a single run: it agrees if it lies in "
+            "the 95 % prediction interval of one more run measured here. A published accuracy has the noise of its "
+            "items: it agrees if the two differences from BF16 agree within the noise of both."
         )
     ]
     for each in report.reproductions:
@@ -152,8 +152,21 @@ def reproduction_table(reproduction: Reproduction) -> Table:
     rows = tuple(_reproduced(cell, reproduction.kind) for cell in reproduction.cells)
     change = f"change ({unit})"
     head = ("Published as", "Variant here", "Metric", "Published", f"Published {change}", "Measured", "95 %")
-    against = (f"Measured {change}", "95 %", "Measured over published", "Agrees")
-    return Table((*head, *against), rows, f"{reproduction.title}, published and measured")
+    against = (f"Measured {change}", "95 %", "One more run, 95 %", "Measured over published", "Agrees")
+    compared = "figure" if reproduction.basis == "figures" else "change"
+    legend = (
+        ["95 %: interval of the accuracy, and of the paired difference. Agrees: within the noise of both."]
+        if reproduction.kind == "accuracy"
+        else [
+            "95 %: interval of the mean over repeats, and of its change. One more run: prediction interval of a single "
+            f"run's {compared}, assuming that it varies as these repeats do; they share one start of a server, so the "
+            "interval is too narrow by the variation between starts. Agrees: the published "
+            f"{compared} lies in it."
+        ]
+    )
+    if any(cell.is_marked for cell in reproduction.cells):
+        legend.append("Marked: a guard failed while it was measured; the notes below the results name it.")
+    return Table((*head, *against), rows, f"{reproduction.title}, published and measured", legend=legend)
 
 
 def _reproduced(cell: ReproducedCell, kind: str) -> tuple[str, ...]:
@@ -163,9 +176,12 @@ def _reproduced(cell: ReproducedCell, kind: str) -> tuple[str, ...]:
     def change(value: float | None) -> str:
         return "" if value is None else signed(value)
 
-    measured = f"n/a: {cell.measured.reason}" if isinstance(cell.measured, Missing) else show(cell.measured)
+    mark = " (marked)" if cell.is_marked else ""
+    measured = f"n/a: {cell.measured.reason}" if isinstance(cell.measured, Missing) else show(cell.measured) + mark
     published = f"n/a: {cell.published.reason}" if isinstance(cell.published, Missing) else show(cell.published)
     around = format_interval(cell.measured_interval, show) if cell.measured_interval else ""
+    shown = show if cell.ratio is not None else signed
+    predicted = format_interval(cell.prediction, shown) if cell.prediction else ""
     moved = format_interval(cell.measured_change_interval, signed) if cell.measured_change_interval else ""
     return (
         cell.label,
@@ -177,6 +193,7 @@ def _reproduced(cell: ReproducedCell, kind: str) -> tuple[str, ...]:
         around,
         change(cell.measured_change),
         moved,
+        predicted,
         "" if cell.ratio is None else f"{number(cell.ratio, 3)}×",
         AGREES[cell.agrees] if cell.published_change is not None or cell.ratio is not None else "",
     )
@@ -198,7 +215,11 @@ def published_table(reproduction: Reproduction) -> Table:
         for each in reproduction.differences
     )
     head = ("Published as", "Task", "Items", "Difference (points)", "In items", "95 %", "z", "Within noise")
-    return Table(head, rows, f"{reproduction.title}, published differences")
+    legend = [
+        "Difference: published accuracy minus BF16's, as of two independent samples of that many items; 95 %: its "
+        "interval; z: difference over standard error. Within noise: the interval holds zero."
+    ]
+    return Table(head, rows, f"{reproduction.title}, published differences", legend=legend)
 
 
 def printed_table(reproduction: Reproduction) -> Table:
@@ -214,4 +235,5 @@ def printed_table(reproduction: Reproduction) -> Table:
         for each in reproduction.printed
     )
     head = ("Published as", "Metric", "Printed", "From the printed figures", "Result")
-    return Table(head, rows, f"{reproduction.title}, printed percentages")
+    legend = ["Differs: rounding of the printed figures cannot explain the printed percentage."]
+    return Table(head, rows, f"{reproduction.title}, printed percentages", legend=legend)

@@ -41,8 +41,9 @@ FRONTIER = (
 )
 ROOFLINE = (
     "A step takes at least as long as its bytes need at the memory bandwidth, and at least as long as its "
-    "products need at peak arithmetic throughput. The overhead of kernels, launches and scheduling is not included, "
-    "so predictions for other hardware are bounds and not measurements. The error is measured on the study's tables."
+    "products need at peak arithmetic throughput. The overhead of kernels, launches and scheduling is not included. "
+    "The times are lower bounds; the gain of one format over another is a ratio of two bounds, which is none: it ranks "
+    "formats. Its error on the study's tables is shown beside that of predicting no gain at all."
 )
 EMULATED = (
     "If a machine has no arithmetic for a format, the products are computed exactly in another one. The accuracy is "

@@ -1,4 +1,4 @@
-"""The roofline: upper bounds of devices, the share reached, and the gains predicted for other GPUs."""
+"""The roofline: lower bounds of times, the share reached, and the throughput predicted for other GPUs."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from pipeline.stages.report.vega.styles import COLOURS
 
 # Title and definition of each share of the roofline.
 SHARES = {
-    "decode_share": ("One request at a time", "decode bound over measured TPOT"),
-    "throughput_share": ("Under the load", "measured throughput over the best possible"),
+    "decode_share": ("One request at a time", "lower bound of TPOT over measured TPOT"),
+    "throughput_share": ("Under the load", "measured throughput over the simulated one"),
 }
 
 
@@ -40,6 +40,7 @@ def _measured(rooflines: Sequence[Roofline]) -> Iterator[Block]:
         speed = f" at {bandwidth:,.1f} GB/s ({device.source})" if bandwidth else ""
         yield lead(
             "A token takes at least the time to read its weights and its keys and values, and to compute its products. "
+            "Throughput is simulated: continuous batching in which each step takes its lower bound. "
             f"For {device.name}{speed}, a context of {each.context:,} tokens, and a load of "
             f"{each.load.requests:,} requests ({each.load.source})."
         )
@@ -52,8 +53,10 @@ def _predicted(rooflines: Sequence[Roofline]) -> Iterator[Block]:
         return
     yield Heading("Predictions for other GPUs")
     yield lead(
-        "Nothing was measured on these GPUs. The bars are upper bounds by their memory and arithmetic for these "
-        "checkpoints under this load; the share reached depends on the kernels.",
+        "Nothing was measured on these GPUs. The bars compare throughputs that are simulated with steps as short as "
+        "memory and arithmetic allow. A ratio of two such throughputs is a ranking, not a bound: a format gains less "
+        "where its kernels reach less of their bound than BF16's do. Kernels of weight-only formats unpack weights, "
+        "which is not modelled: they gain at most this.",
         tag="predicted",
     )
     figures: list[Block] = []
@@ -70,8 +73,7 @@ def _error(check: RooflineCheck | None) -> Iterator[Block]:
     yield Heading("Error of the prediction")
     yield lead(
         "The same prediction for every table of the study, compared with the study's measurements. On the dashed line "
-        "the prediction is exact; below it the study reached less than memory and arithmetic allow, e.g. because "
-        "kernels unpack weights."
+        "the prediction is exact; below it the study gained less, e.g. because kernels unpack weights."
     )
     yield error_table(check)
     yield Picture(chart, [check_table(check)], media=PAGE)
@@ -101,8 +103,8 @@ def share_chart(found: Sequence[Roofline]) -> Chart | None:
             drawn.append(Strip(SHARES[name][0], rows, x, layers, SHARES[name][1]))
         return strips(drawn, labels, layout, most=2)
 
-    key = "Percent of what memory bandwidth and arithmetic allow at best."
-    return Chart("roofline", "Share of the bound reached", key, spec)
+    key = "Percent of the speed at which every step takes as long as memory and arithmetic need at least."
+    return Chart("roofline", "Share of the roofline reached", key, spec)
 
 
 PERCENT = "format(datum.value, ',') + ' %'"
@@ -143,7 +145,10 @@ def what_if_chart(found: Sequence[Roofline]) -> Chart | None:
         ]
         return strips(drawn, labels, layout)
 
-    key = "Bars: predicted gain over BF16 in percent, nothing measured. Diamonds: measured, with 95 % interval."
+    key = (
+        "Bars: predicted gain over BF16 in percent, nothing measured; of weight-only formats at most this. "
+        "Diamonds: measured, with 95 % interval."
+    )
     return Chart("what-if", "Predicted throughput gain over BF16", key, spec)
 
 
@@ -153,7 +158,7 @@ def _gains(roofline: Roofline) -> Records:
         shared = {"label": row.label, "color": INK}
         # BF16 has no gain over itself.
         if isinstance(gain := row.gain_percent, float) and gain:
-            text = f"{row.label} on {roofline.device.name}: predicted {signed(gain)} %"
+            text = f"{row.label} on {roofline.device.name}: predicted {_gain(gain, row.is_weight_only)}"
             rows.append({**shared, "kind": "predicted", "value": gain, "low": gain, "high": gain, "hover": text})
         if isinstance(gain := row.measured_gain, float):
             around = row.measured_gain_interval
@@ -205,44 +210,68 @@ def _against(metric: str, rows: Records, layout: Layout, side: int) -> Spec:
 
 
 def roofline_table(roofline: Roofline) -> Table:
-    """Return bytes, bounds, the best result under the load, and the share reached, for each variant.
+    """Return bytes, lower bounds, the simulated throughput under the load, and the share reached, for each variant.
 
-    The legend has the reasons of missing figures.
+    The legend defines the columns, and has the reasons of missing figures.
     """
     rows = [_row(row, roofline.predicted) for row in roofline.rows]
-    head = (
-        "Variant",
-        "Weights (GB)",
-        "KV per token (kB)",
-        "Tokens that fit",
-        "Decode bound (ms)",
-        "Prefill bound (ms)",
-    )
-    best = ("Best throughput (tok/s)", "Gain over BF16")
+    head = ("Variant", "Weights (GB)", "KV per token (kB)", "Tokens that fit")
+    printed = () if roofline.predicted else ("Tokens printed by vLLM",)
+    bounds = ("Decode bound (ms)", "Prefill bound (ms)", "Simulated throughput (tok/s)", "Predicted gain over BF16")
     reached = (
-        () if roofline.predicted else ("Measured gain", "95 %", "Share of decode bound", "Share of best throughput")
+        ()
+        if roofline.predicted
+        else ("Measured gain", "95 %", "Decode bound / measured TPOT", "Measured / simulated throughput")
     )
     caption = f"{'Predicted for' if roofline.predicted else 'The roofline of'} {roofline.device.name}"
-    return Table((*head, *best, *reached), rows, caption, legend=gaps(roofline))
+    legend = [*_columns(roofline), *roofline.notes, *gaps(roofline)]
+    return Table((*head, *printed, *bounds, *reached), rows, caption, legend=legend)
+
+
+def _columns(roofline: Roofline) -> Iterator[str]:
+    """Yield the definitions of the columns."""
+    memory = roofline.device.memory_mib
+    within = f"the {memory:,.0f} MiB that the driver reports" if memory else "the GPU's memory"
+    yield (
+        f"GB, kB: powers of ten. Tokens that fit: predicted from {within}, weights and activations of a step; "
+        "CUDA graphs and memory that the driver reserves are not counted."
+    )
+    yield (
+        f"Decode bound: least time per token of one request after {roofline.context:,} tokens of context. "
+        f"Prefill bound: least time of a prompt of {roofline.context:,} tokens. Simulated throughput: of the load, "
+        "each step at its bound."
+    )
+    if any(row.is_weight_only for row in roofline.rows):
+        yield "≤: weight-only format; its kernels unpack weights, which is not modelled, so it gains at most this."
+    if not roofline.predicted:
+        yield (
+            "Measured gain: throughput against BF16's in the benchmark, with its 95 % interval over repeats. "
+            "Decode bound / measured TPOT: at concurrency 1."
+        )
 
 
 def _row(row: RooflineRow, predicted: bool) -> tuple[str, ...]:
     footprint = row.footprint
     if isinstance(footprint, Missing):
-        return (row.label, *["n/a"] * (7 if predicted else 11))
+        return (row.label, *["n/a"] * (7 if predicted else 12))
     moved = (number(footprint.weight_bytes / 1e9, 3), number(footprint.kv_bytes_per_token / 1e3, 1))
     best = row.best if isinstance(row.best, Missing) else row.best.throughput_tok_s
-    floors = (
-        _or_na(row.kv_tokens, lambda n: f"{n:,.0f}"),
-        _or_na(row.decode_ms, figure),
-        _or_na(row.prefill_ms, figure),
-    )
-    shown = (row.label, *moved, *floors, _or_na(best, figure), _or_na(row.gain_percent, _percent))
+    kv = [_or_na(row.kv_tokens, lambda n: f"{n:,.0f}")]
+    if not predicted:
+        kv.append(_or_na(row.printed_kv_tokens, lambda n: f"{n:,.0f}"))
+    floors = (_or_na(row.decode_ms, figure), _or_na(row.prefill_ms, figure))
+    gained = _or_na(row.gain_percent, lambda gain: _gain(gain, row.is_weight_only))
+    shown = (row.label, *moved, *kv, *floors, _or_na(best, figure), gained)
     if predicted:
         return shown
     around = format_interval(row.measured_gain_interval, signed)
     gain = (_or_na(row.measured_gain, _percent), around if around == "n/a" else f"{around} %")
     return (*shown, *gain, _or_na(row.decode_share, _share), _or_na(row.throughput_share, _share))
+
+
+def _gain(gain: float, is_weight_only: bool) -> str:
+    """Format a predicted gain; that of a weight-only format is a limit."""
+    return f"{'≤ ' if is_weight_only else ''}{_percent(gain)}"
 
 
 def check_table(check: RooflineCheck) -> Table:
@@ -261,24 +290,66 @@ def check_table(check: RooflineCheck) -> Table:
         for cell in check.cells
     )
     head = ("Variant", "Table", "Metric", "Published", "Predicted", "Published gain", "Predicted gain")
-    return Table((*head, "Better than any schedule"), rows, "Published and predicted")
+    legend = [
+        "Gain: over BF16 of the same table, positive is better for every metric. Predicted: simulated, each step at "
+        "its lower bound. Better than any schedule: the published figure beats what any order of the assumed load's "
+        "requests could reach, so the actual load was another one."
+    ]
+    return Table((*head, "Better than any schedule"), rows, "Published and predicted", legend=legend)
 
 
 def error_table(check: RooflineCheck) -> Table:
-    """Return the errors of the predicted gains against the published ones."""
+    """Return the errors of the predicted gains against the published ones, beside those of predicting no gain."""
     rows = tuple(
         (
             within_text(metrics.title(each.metric)),
             f"{each.cells}",
-            "n/a" if each.rank_correlation is None else number(each.rank_correlation, 2),
+            f"{each.same_sign} of {each.cells}",
+            f"{each.too_high} of {each.cells}",
+            signed(each.bias),
             number(each.median_error, 1),
+            number(each.no_gain_error, 1),
+            _correlation(each.rank_correlation),
+            _correlation(each.rank_within),
             number(each.largest_error, 1),
             each.largest,
         )
         for each in check.errors
     )
-    head = ("Metric", "Cells", "Rank correlation", "Median error (points)", "Largest error (points)", "Where")
-    return Table(head, rows, "Error of the roofline")
+    head = (
+        "Metric",
+        "Gains",
+        "Right sign",
+        "Too high",
+        "Bias (points)",
+        "Median error (points)",
+        "Median error of no gain (points)",
+        "Rank correlation",
+        "Within a table",
+        "Largest error (points)",
+        "Where",
+    )
+    return Table(head, rows, "Error of the roofline", legend=_of_errors(check))
+
+
+def _of_errors(check: RooflineCheck) -> list[str]:
+    """Return the definitions of the columns, and the published figures that contradict the assumed load."""
+    beyond = sum(cell.beyond_bound for cell in check.cells)
+    lines = [
+        "Gains over BF16 in percent, positive is better for every metric; bias: mean of predicted minus published, in "
+        "points. Median error of no gain: that of predicting 0 % for every format. Rank correlation: over all tables, "
+        "which also differ in GPU; within a table: the mean of those of three or more gains, weighted by their number."
+    ]
+    if beyond:
+        lines.append(
+            f"{beyond} of {len(check.cells)} published figures are better than any schedule of the assumed load could "
+            "reach: the study's load or its server's settings were not the assumed ones."
+        )
+    return lines
+
+
+def _correlation(value: float | None) -> str:
+    return "n/a" if value is None else number(value, 2)
 
 
 def gaps(roofline: Roofline) -> list[str]:

@@ -1,0 +1,184 @@
+"""The stored benchmarks of `docs/results/`, compared by the code that compares those of a report."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from scipy.special import ndtri
+
+from pipeline.artifacts.manifest import read_manifest
+from pipeline.compare import compare
+from pipeline.compare.comparison import Comparison, Row, SpeedCell
+from pipeline.compare.stats.intervals import LEVEL, Interval
+from pipeline.compare.stats.repeats import Change
+from pipeline.results.base import Missing, read
+from pipeline.results.bench import BenchResult, LoadResult, Metric, machine_of
+from pipeline.results.metrics import METRICS
+from pipeline.results.records import Record, Speed
+
+FOLDER = Path(__file__).parents[1] / "docs" / "results"
+# The hosts of H200s by the names of the text.
+HOST_A, HOST_B, H100 = "qwen3_8b_h200_2", "qwen3_8b_h200", "qwen3_8b_h100"
+STUDY, STREAM, LADDER = "study", "study_stream_interval_8", "ladder"
+LABELS = {
+    "bf16": "BF16",
+    "fp8_static": "FP8 static",
+    "fp8_dynamic": "FP8 dynamic",
+    "awq": "AWQ",
+    "w4a16": "W4A16",
+    "bf16+fp8_e4m3": "BF16 + FP8 KV cache",
+}
+
+
+class Pooled(NamedTuple):
+    """A change of several hosts together, in percent."""
+
+    percent: float
+    interval: Interval
+
+
+@cache
+def speed(host: str, variant: str, protocol: str) -> Speed | None:
+    """Return a stored benchmark; without a manifest (an unfinished one) its loads alone; None if there is none."""
+    folder = FOLDER / host / variant / protocol
+    if (manifest := read_manifest(folder)) is not None:
+        result = read(BenchResult, manifest)
+        assert not isinstance(result, Missing), f"{folder}: {result.reason}"
+        return Speed(machine=machine_of(manifest), **dict(result))
+    loads = tuple(_load(each) for each in sorted(folder.glob("*")) if each.is_dir())
+    if not loads:
+        return None
+    shown = loads[-1]
+    return Speed(
+        machine="NVIDIA H100 80GB HBM3" if host == H100 else "NVIDIA H200",
+        protocol=protocol,
+        headline=shown.name,
+        loads=loads,
+        asked=shown.asked,
+        completed=shown.completed,
+        output_tokens=shown.output_tokens,
+        metrics=shown.metrics,
+    )
+
+
+def _load(folder: Path) -> LoadResult:
+    """Return a load from what vLLM's client wrote for each repeat."""
+    repeats = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("repeat-*.json"))]
+    named = {
+        name: each.unit for name, each in METRICS.items() if all(repeat.get(name) is not None for repeat in repeats)
+    }
+    first = repeats[0]
+    return LoadResult(
+        name=folder.name.replace("-", " "),
+        num_prompts=first["num_prompts"],
+        request_rate=first["request_rate"],
+        max_concurrency=first["max_concurrency"],
+        asked=sum(each["num_prompts"] for each in repeats),
+        completed=sum(each["completed"] for each in repeats),
+        failed=sum(each["failed"] for each in repeats),
+        input_tokens=tuple(each["total_input_tokens"] for each in repeats),
+        output_tokens=tuple(each["total_output_tokens"] for each in repeats),
+        metrics={name: Metric(unit=unit, values=tuple(each[name] for each in repeats)) for name, unit in named.items()},
+    )
+
+
+@cache
+def compared(host: str, protocol: str) -> Comparison:
+    """Return the variants of one host under one protocol, compared as in its report."""
+    found = {variant: speed(host, variant, protocol) for variant in LABELS}
+    records = [
+        Record(
+            name=variant,
+            label=LABELS[variant],
+            family="baseline" if variant == "bf16" else "other",
+            is_baseline=variant == "bf16",
+            emulated=(),
+            size=Missing(reason="not shown"),
+            speed=each,
+            protocols={each.protocol: each},
+            tasks=Missing(reason="not scored"),
+        )
+        for variant, each in found.items()
+        if each is not None
+    ]
+    return compare(records, [])
+
+
+def row(host: str, variant: str, protocol: str = STUDY) -> Row:
+    """Return a variant of the comparison."""
+    return next(each for each in compared(host, protocol).rows if each.name == variant)
+
+
+def cell(host: str, variant: str, metric: str, protocol: str = STUDY, load: str | None = None) -> SpeedCell | None:
+    """Return a metric of the load that the tables show, or of a named one; None if it was not measured."""
+    try:
+        found = row(host, variant, protocol)
+    except StopIteration:
+        return None
+    if load is None:
+        shown = found.speed.get(metric)
+        return shown if isinstance(shown, SpeedCell) else None
+    for benchmark in found.benchmarks.values():
+        for each in benchmark.loads:
+            if each.name == load and isinstance(value := each.cells.get(metric), SpeedCell):
+                return value
+    return None
+
+
+def values(host: str, variant: str, metric: str, protocol: str = STUDY) -> tuple[float, ...]:
+    """Return a metric of each repeat."""
+    found = speed(host, variant, protocol)
+    assert found is not None
+    return found.metrics[metric].values
+
+
+def change(host: str, variant: str, metric: str, protocol: str = STUDY, load: str | None = None) -> Change:
+    """Return the change of a metric against BF16's."""
+    found = cell(host, variant, metric, protocol, load)
+    assert found is not None and isinstance(found.change, Change)
+    return found.change
+
+
+def pooled(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> Pooled:
+    """Return the change over several hosts, each with its repeats and those of its baseline.
+
+    Log ratios of means are weighted by the inverse of their variances (W. Cochran, Biometrics 10, 1954), with the
+    normal quantile. It is the mean of these hosts: how much hosts differ is not in the interval, and two hosts do not
+    tell it.
+    """
+    ratios, weights = [], []
+    for ours, theirs in pairs:
+        ratios.append(math.log(_mean(ours) / _mean(theirs)))
+        weights.append(1 / sum(_variance(each) / (len(each) * _mean(each) ** 2) for each in (ours, theirs)))
+    total = math.fsum(weights)
+    centre = math.fsum(weight * ratio for weight, ratio in zip(weights, ratios, strict=True)) / total
+    half = float(ndtri((1 + LEVEL) / 2)) / math.sqrt(total)
+    around = Interval(low=100 * math.expm1(centre - half), high=100 * math.expm1(centre + half))
+    return Pooled(100 * math.expm1(centre), around)
+
+
+def both_hosts(variant: str, metric: str) -> Pooled:
+    """Return the change under the study's protocol of both hosts of H200s together."""
+    return pooled([(values(host, variant, metric), values(host, "bf16", metric)) for host in (HOST_A, HOST_B)])
+
+
+def failed_guards(host: str, variant: str, protocol: str, load: str | None = None) -> tuple[str, ...] | None:
+    """Return the names of the failed guards of a load, or of the one in the tables; None if none were recorded."""
+    found = speed(host, variant, protocol)
+    if found is None or not found.guards:
+        return None
+    names = (g.name for g in found.guards if g.passed is False and g.load in (None, load or found.headline))
+    return tuple(dict.fromkeys(names))
+
+
+def _mean(repeats: Sequence[float]) -> float:
+    return math.fsum(repeats) / len(repeats)
+
+
+def _variance(repeats: Sequence[float]) -> float:
+    return math.fsum((value - _mean(repeats)) ** 2 for value in repeats) / (len(repeats) - 1)
