@@ -140,7 +140,7 @@ class LoadResult(Frozen):
         The throughput of an open load is the offered rate, and its latencies depend on that rate.
         """
         if self.request_rate != other.request_rate:
-            return f"BF16 was sent another rate ({other.request_rate:g}/s)" if other.kind == "open" else "another load"
+            return f"BF16 was sent requests at another rate ({other.request_rate} per second)"
         if self.kind == "open" and name in THROUGHPUTS:
             return "the rate is given, so throughput is not a result"
         return None

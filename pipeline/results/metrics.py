@@ -54,6 +54,7 @@ TTFT = latency("mean", "ttft")
 TPOT = latency("mean", "tpot")
 P99_TTFT = latency("p99", "ttft")
 P99_TPOT = latency("p99", "tpot")
+P99_E2EL = latency("p99", "e2el")
 THROUGHPUTS = tuple(metric.name for metric in (THROUGHPUT, OUTPUT_THROUGHPUT, REQUEST_THROUGHPUT))
 # Columns of the comparison.
 HEADLINE = (THROUGHPUT, TTFT, TPOT)

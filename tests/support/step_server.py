@@ -76,4 +76,3 @@ class StepServer:
             itl=np.zeros(0),
             itl_counts=np.zeros(number, np.int64),
         )
-

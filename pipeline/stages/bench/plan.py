@@ -1,7 +1,7 @@
 """The loads of a protocol, each a number of requests under a rate (open) or a limit of concurrency (closed).
 
-The levels of a ladder last about `bench.ladder.level_s`: a pilot, which is discarded, sends a few requests and thus says
-how many that takes. Requests per level and the rates are those of BF16 for every variant, so that all are sent the same.
+The steady part of a ladder's load lasts `bench.ladder.level_s`. The number of requests which that takes is found for
+BF16, by a pilot that is discarded, and used for every variant; so are the rates. All variants are sent the same.
 """
 
 from __future__ import annotations
@@ -20,12 +20,15 @@ from pipeline.results.bench import LoadKind, kind_of
 LOAD_SEEDS = 100
 WARMUP_SEED = 10_000
 PILOT_SEED = 20_000
-# Requests in flight at a closed load's ramp and drain, for each slot; a pilot has as many and no more.
+# Requests of a closed load's ramp, of its drain, and of all of it at least, for each slot.
 RAMP_SLOTS, DRAIN_SLOTS = 2, 1
-# Share of an open load's duration that is its ramp, and that is its drain.
-CUT = 0.1
+LEAST_SLOTS = 6
 # Seeds of probes lie beyond those of all other loads.
 PROBE_INDEX = 50
+# Share of a probe's duration that is its ramp, and that is its drain.
+PROBE_CUT = 0.1
+# Requests of a level's pilot at least.
+PILOT = 4
 
 
 class Load(BaseModel):
@@ -38,6 +41,7 @@ class Load(BaseModel):
         max_concurrency: requests in flight; None for no limit.
         index: its place in the protocol, part of its seeds.
         is_cut: figures are those of its steady part, without ramp and drain.
+        cut_s: seconds of an open load's ramp, and of its drain.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -48,6 +52,7 @@ class Load(BaseModel):
     max_concurrency: int | None = None
     index: int = 0
     is_cut: bool = False
+    cut_s: float = 0.0
 
     @property
     def kind(self) -> LoadKind:
@@ -81,34 +86,33 @@ def levels(settings: BenchSettings) -> Iterator[Load]:
     """Return the ladder's levels of concurrency, each with the fewest requests that it may have."""
     assert settings.ladder is not None
     for index, slots in enumerate(settings.ladder.concurrency):
-        number = max(settings.ladder.min_prompts, (RAMP_SLOTS + DRAIN_SLOTS + 1) * slots)
-        yield Load(
-            name=f"concurrency {slots}", num_prompts=number, max_concurrency=slots, index=index, is_cut=True
-        )
+        number = max(settings.ladder.min_prompts, LEAST_SLOTS * slots)
+        yield Load(name=f"concurrency {slots}", num_prompts=number, max_concurrency=slots, index=index, is_cut=True)
 
 
 def pilot(level: Load) -> Load:
-    """Return the discarded requests that come before a level: they warm the server up, and tell its throughput."""
-    assert level.max_concurrency is not None
-    number = max(RAMP_SLOTS * level.max_concurrency, 4)
-    return Load(name=f"pilot {level.name}", num_prompts=number, max_concurrency=level.max_concurrency)
+    """Return the discarded requests before a level: they warm the server up, and tell how many the level needs."""
+    slots = level.max_concurrency or 1
+    return Load(name=f"pilot {level.name}", num_prompts=max(slots, PILOT), max_concurrency=slots, index=level.index)
 
 
-def lasting(level: Load, seconds: float, throughput: float) -> Load:
+def lasting(level: Load, seconds: float, latency_s: float) -> Load:
     """Return a level with as many requests as its steady part answers in that time, besides ramp and drain.
+
+    Requests per second are those in flight over their mean latency (Little's law).
 
     Args:
         level: with the fewest requests that it may have.
         seconds: duration of the steady part.
-        throughput: requests per second under this level.
+        latency_s: mean end-to-end latency under this level.
     """
-    assert level.max_concurrency is not None
-    number = math.ceil(seconds * throughput) + (RAMP_SLOTS + DRAIN_SLOTS) * level.max_concurrency
+    slots = level.max_concurrency or 1
+    number = math.ceil(slots * seconds / latency_s) + (RAMP_SLOTS + DRAIN_SLOTS) * slots
     return level.model_copy(update={"num_prompts": max(level.num_prompts, number)})
 
 
 def rates(settings: BenchSettings, saturation: float, *, own: bool) -> Iterator[Load]:
-    """Return the ladder's request rates.
+    """Return the ladder's request rates, without their duration (`open_for`).
 
     Args:
         settings: with a ladder.
@@ -120,18 +124,21 @@ def rates(settings: BenchSettings, saturation: float, *, own: bool) -> Iterator[
     for index, share in enumerate(settings.ladder.rates, start=first):
         rate = significant(share * saturation)
         name = f"rate {_rate(rate)}{f', {share:g} of own saturation' if own else ''}"
-        yield _open(name, rate, settings.ladder.level_s / (1 - 2 * CUT), settings.ladder.min_prompts, index)
+        yield Load(name=name, num_prompts=settings.ladder.min_prompts, request_rate=rate, index=index, is_cut=True)
+
+
+def open_for(load: Load, seconds: float, cut_s: float) -> Load:
+    """Return an open load of so many seconds, of which `cut_s` at either end are its ramp and its drain."""
+    assert load.request_rate != "inf"
+    number = max(load.num_prompts, math.ceil(load.request_rate * seconds))
+    return load.model_copy(update={"num_prompts": number, "cut_s": cut_s})
 
 
 def probe(rate: float, seconds: float, index: int) -> Load:
-    """Return a load at a rate tried in the search for the highest good one; the caller's index is part of its seed."""
-    return _open(f"probe {index + 1}, rate {_rate(rate)}", rate, seconds, 1, PROBE_INDEX + index)
-
-
-def _open(name: str, rate: float, seconds: float, least: int, index: int) -> Load:
-    """Return an open load of that duration."""
-    number = max(least, math.ceil(rate * seconds))
-    return Load(name=name, num_prompts=number, request_rate=rate, index=index, is_cut=True)
+    """Return the probe of that number in the search for the highest good rate: a tenth at either end is cut."""
+    name = f"probe {index + 1}, rate {_rate(rate)}"
+    load = Load(name=name, num_prompts=1, request_rate=rate, index=PROBE_INDEX + index, is_cut=True)
+    return open_for(load, seconds, PROBE_CUT * seconds)
 
 
 def warmup(settings: BenchSettings) -> Load:

@@ -85,7 +85,9 @@ class Requests:
         """Return the chosen requests."""
         return Requests(
             **{
-                field.name: getattr(self, field.name)[np.repeat(chosen, self.itl_counts) if field.name == "itl" else chosen]
+                field.name: getattr(self, field.name)[
+                    np.repeat(chosen, self.itl_counts) if field.name == "itl" else chosen
+                ]
                 for field in fields(self)
             }
         )

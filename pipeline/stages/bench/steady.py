@@ -6,7 +6,8 @@ A load begins with an empty server and ends with one that empties; figures over 
 * A closed load (a number of requests in flight, each answer followed by the next request) is cut by requests: with c in
   flight the first 2c requests are the ramp, so each slot has answered one on average, and the last c the drain. Every
   variant is thus judged on the same requests.
-* An open load (requests arrive at a rate, answered or not) is cut by time: a tenth at either end.
+* An open load (requests arrive at a rate, answered or not) is cut by time, the same for every variant: a P99 of the
+  end-to-end latency at either end.
 
 Open and closed loads answer different questions: B. Schroeder, A. Wierman, M. Harchol-Balter, NSDI 2006.
 """
@@ -18,11 +19,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.results.bench import Guard
 from pipeline.results.metrics import LATENCIES, PERCENTILES, latency
 from pipeline.stages.bench.client import Run
-from pipeline.stages.bench.plan import CUT, DRAIN_SLOTS, RAMP_SLOTS, Load
+from pipeline.stages.bench.plan import DRAIN_SLOTS, RAMP_SLOTS, Load
 from pipeline.stages.bench.requests import Requests
 
 # Share of the offered rate that must be completed, and of the slots that must be busy.
@@ -43,7 +45,6 @@ class Steady:
         in_flight: mean requests in flight between begin and end, of all requests.
         completed: requests answered between begin and end.
         sent: requests per second over the whole load, as the client sent them.
-        cut_s: seconds cut at either end of an open load; 0 of others.
     """
 
     requests: Requests
@@ -52,7 +53,6 @@ class Steady:
     in_flight: float
     completed: int
     sent: float
-    cut_s: float = 0.0
 
     @property
     def seconds(self) -> float:
@@ -97,11 +97,10 @@ def steady(load: Load, requests: Requests) -> Steady:
     order = np.argsort(requests.start, kind="stable")
     starts, number = requests.start[order], len(order)
     first, last = float(starts[0]), float(starts[-1])
-    begin, end, cut_s = first, float((requests.start + requests.latency).max()), 0.0
-    chosen = np.ones(number, np.bool_)
-    if load.kind == "open" and load.is_cut and last > first:
-        cut_s = CUT * (last - first)
-        begin, end = first + cut_s, last - cut_s
+    begin, end = first, float((requests.start + requests.latency).max())
+    chosen: NDArray[np.bool_] = np.ones(number, np.bool_)
+    if load.kind == "open" and load.is_cut and last - load.cut_s > first + load.cut_s:
+        begin, end = first + load.cut_s, last - load.cut_s
         chosen = (requests.start >= begin) & (requests.start < end)
     elif load.kind == "closed" and load.is_cut and load.max_concurrency is not None:
         ramp, drain = RAMP_SLOTS * load.max_concurrency, DRAIN_SLOTS * load.max_concurrency
@@ -109,7 +108,7 @@ def steady(load: Load, requests: Requests) -> Steady:
             begin, end = float(starts[ramp]), float(starts[number - drain])
             chosen = np.zeros(number, np.bool_)
             chosen[order[ramp : number - drain]] = True
-    return _steady(requests, chosen, begin, end, (number - 1) / (last - first) if last > first else 0.0, cut_s)
+    return _steady(requests, chosen, begin, end, (number - 1) / (last - first) if last > first else 0.0)
 
 
 def guards(load: Load, parts: Sequence[Steady]) -> list[Guard]:
@@ -126,7 +125,6 @@ def guards(load: Load, parts: Sequence[Steady]) -> list[Guard]:
     rate = load.request_rate
     share = min(part.completed_share(rate) for part in parts)
     longest = max(part.requests.percentile("e2el_ms", LONGEST) for part in parts) / 1000
-    cut = min(part.cut_s for part in parts)
     return [
         Guard(
             name="completions",
@@ -136,16 +134,14 @@ def guards(load: Load, parts: Sequence[Steady]) -> list[Guard]:
         ),
         Guard(
             name="ramp",
-            passed=longest <= cut,
-            text=f"{cut:.1f} s were cut at either end, and P{LONGEST} of the end-to-end latency is {longest:.1f} s",
+            passed=longest <= load.cut_s,
+            text=f"{load.cut_s:.1f} s were cut at either end, P{LONGEST} of the end-to-end latency is {longest:.1f} s",
             load=load.name,
         ),
     ]
 
 
-def _steady(
-    requests: Requests, chosen: np.ndarray[Any, np.dtype[np.bool_]], begin: float, end: float, sent: float, cut_s: float
-) -> Steady:
+def _steady(requests: Requests, chosen: NDArray[np.bool_], begin: float, end: float, sent: float) -> Steady:
     finish = requests.start + requests.latency
     span = max(end - begin, 1e-9)
     overlap = np.clip(np.minimum(finish, end) - np.maximum(requests.start, begin), 0, None)
@@ -157,7 +153,6 @@ def _steady(
         in_flight=float(overlap.sum() / span),
         completed=int(completed.sum()),
         sent=sent,
-        cut_s=cut_s,
     )
 
 
