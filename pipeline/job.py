@@ -50,7 +50,10 @@ def module_of(stage: Stage) -> StageModule:
 
 @dataclass
 class Job:
-    """One variant with the objects that its stages share."""
+    """One variant with the objects that its stages share.
+
+    `reference` is the job whose benchmark fixes the loads of this one's ladder; None if its own throughput does.
+    """
 
     settings: Settings
     workspace: Workspace
@@ -60,6 +63,7 @@ class Job:
     progress: Progress
     serving: Serving
     overrides: list[str] = field(default_factory=list)
+    reference: Job | None = None
 
     @property
     def variant(self) -> Variant:

@@ -68,6 +68,7 @@ class Runner:
         self.gpu = gpu_of(first.hardware.gpu or "")
         self.vllm = Vllm.of(packages(first.serve.python))
         self.unserved = self._unserved(hardware)
+        _set_references([job for job in self.jobs if str(job.variant) not in self.unserved])
         for job in self.jobs:
             model.check(job.settings.quant)
             for stage in job.closure(self.requested):
@@ -154,7 +155,9 @@ class Runner:
         """Yield the offline stages of all variants first, then each variant's served stages together."""
         yielded = set()
         order = [(job, stage) for stage in OFFLINE for job in self.jobs]
-        for _, same in groupby(self.jobs, key=lambda job: str(job.variant)):
+        # A ladder's loads derive from BF16's throughput.
+        baseline_first = sorted(self.jobs, key=lambda job: not job.settings.is_baseline)
+        for _, same in groupby(baseline_first, key=lambda job: str(job.variant)):
             jobs = list(same)
             order += [(job, stage) for stage in Stage if stage not in OFFLINE for job in jobs]
         for job, stage in order:
@@ -217,3 +220,11 @@ class Runner:
         for variant, error in self.failures.items():
             self.progress.say(f"[red]{variant} failed:[/] {escape(str(error))}")
         return max((error.exit_code for error in self.failures.values()), default=0)
+
+
+def _set_references(jobs: Iterable[Job]) -> None:
+    """Let all ladders derive from the benchmark of BF16 under the same protocol, if it is among the variants."""
+    baselines = {job.settings.bench.name: job for job in jobs if job.settings.is_baseline}
+    for job in jobs:
+        if not job.settings.is_baseline:
+            job.reference = baselines.get(job.settings.bench.name)

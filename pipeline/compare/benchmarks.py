@@ -6,11 +6,13 @@ drift is the guard that needs both: a variant that generates more tokens from th
 
 from __future__ import annotations
 
+from statistics import fmean
+
 from pydantic import field_serializer
 
 from pipeline.compare.stats.repeats import Change, Repeated, relative_change, summarize
 from pipeline.results.base import Frozen, Missing
-from pipeline.results.bench import Goodput, Guard, LoadResult, Memory, Metric
+from pipeline.results.bench import Goodput, Guard, LoadKind, LoadResult, Memory, Metric
 from pipeline.results.records import Record, Speed
 
 # Tolerated relative difference in generated tokens; beyond it, a difference in speed may be one in reply length.
@@ -25,11 +27,16 @@ class SpeedCell(Frozen):
 
 
 class LoadRow(Frozen):
-    """One load of a protocol: every metric by vLLM's name."""
+    """One load of a protocol: every metric by vLLM's name.
+
+    `in_flight` is the mean number of requests in flight, over repeats.
+    """
 
     name: str
     request_rate: float | str
     max_concurrency: int | None
+    kind: LoadKind
+    in_flight: float | None
     cells: dict[str, SpeedCell | Missing]
 
 
@@ -112,6 +119,9 @@ def headline_cell(record: Record, baseline: Record | None, name: str, unit: str)
         return _cell(metric, reference)
     if reference.headline != record.speed.headline:
         return _cell(metric, Missing(reason=f"BF16's figures are of another load ({reference.headline})"))
+    load, other = record.speed.load(record.speed.headline), reference.load(reference.headline)
+    if load and other and (reason := load.incomparable(name, other)):
+        return _cell(metric, Missing(reason=reason))
     return _cell(metric, reference.metrics.get(name, Missing(reason=f"BF16 has no {name} to compare with")))
 
 
@@ -141,9 +151,18 @@ def _load(load: LoadResult, reference: Speed | Missing) -> LoadRow:
             cells[name] = _cell(metric, other)
         elif other is None:
             cells[name] = _cell(metric, Missing(reason=f"BF16 was not measured under {load.name}"))
+        elif reason := load.incomparable(name, other):
+            cells[name] = _cell(metric, Missing(reason=reason))
         else:
             cells[name] = _cell(metric, other.metrics.get(name, Missing(reason=f"BF16 has no {name}")))
-    return LoadRow(name=load.name, request_rate=load.request_rate, max_concurrency=load.max_concurrency, cells=cells)
+    return LoadRow(
+        name=load.name,
+        request_rate=load.request_rate,
+        max_concurrency=load.max_concurrency,
+        kind=load.kind,
+        in_flight=fmean(load.in_flight) if load.in_flight else None,
+        cells=cells | {name: Missing(reason=reason) for name, reason in load.withheld.items()},
+    )
 
 
 def _cell(metric: Metric, reference: Metric | Missing) -> SpeedCell | Missing:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from pydantic import (
@@ -23,12 +24,12 @@ class LadderSettings(SettingsGroup):
 
     concurrency: tuple[PositiveInt, ...] = Field(min_length=1, description="requests in flight, level by level")
     rates: tuple[float, ...] = Field(
-        (), description="request rates, as shares of the highest request throughput that the levels reached"
+        (), description="request rates, as shares of the highest request throughput that BF16's levels reached"
     )
-    prompts_per_slot: PositiveInt = Field(4, description="requests of a level for each one in flight")
-    min_prompts: PositiveInt = Field(
-        16, description="requests of the smallest level; num_prompts is that of the largest"
+    level_s: PositiveFloat = Field(
+        60, description="seconds of a level or rate that are analysed; its ramp and drain come on top"
     )
+    min_prompts: PositiveInt = Field(32, description="requests of a level or rate at least")
     budget_s: PositiveFloat | None = Field(
         None, description="seconds for all levels of a variant, later ones are skipped; null: no limit"
     )
@@ -56,16 +57,30 @@ class SloSettings(SettingsGroup):
     percentile: float = Field(
         99, gt=0, lt=100, description="percent of requests that must meet the limits at the highest good rate"
     )
-    probes: NonNegativeInt = Field(6, description="rates tried to find the highest good one; 0: no search")
-    prompts: PositiveInt = Field(200, description="requests of a probe")
+    probes: NonNegativeInt = Field(20, description="probes of the search for the highest good rate at most; 0: none")
+    probe_s: PositiveFloat = Field(
+        60, description="seconds of a probe at least; it lasts ten times the P99 end-to-end latency if that is longer"
+    )
+    prompts: PositiveInt = Field(200, description="requests of a probe that are analysed at least")
+    resolution: float = Field(
+        0.1, gt=0, lt=1, description="relative width of the bracket at which the search stops to refine it"
+    )
 
     @model_validator(mode="before")
     @classmethod
     def _known_metrics(cls, value: Any) -> Any:
-        known = (*SLO_METRICS, "percentile", "probes", "prompts")
+        known = tuple(cls.model_fields)
         if isinstance(value, dict) and (unknown := [name for name in value if name not in known]):
             raise ValueError(f"{', '.join(unknown)}: an SLO is in milliseconds, of {', '.join(SLO_METRICS)}")
         return value
+
+    @model_validator(mode="after")
+    def _percentile_has_requests(self) -> SloSettings:
+        # Of fewer, the percentile is beyond the largest value.
+        least = math.ceil(round(100 / (100 - self.percentile), 6))
+        if self.prompts < least:
+            raise ValueError(f"prompts={self.prompts}: P{self.percentile:g} needs at least {least} requests")
+        return self
 
     @property
     def limits(self) -> dict[str, float]:

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field
 
 from pipeline.artifacts.manifest import Manifest
 from pipeline.results.base import Frozen, Name, Result, Sentence
+from pipeline.results.metrics import THROUGHPUTS, withheld
 from pipeline.results.server import ServerFacts
 from pipeline.results.text import clean
 
@@ -69,8 +70,24 @@ class Conditions(Frozen):
     foreign_gpu_processes: tuple[int, ...] | None = None
 
 
+LoadKind = Literal["open", "closed", "at once"]
+
+
+def kind_of(request_rate: float | Literal["inf"], max_concurrency: int | None) -> LoadKind:
+    """Return the kind of a load, after Schroeder, Wierman and Harchol-Balter (NSDI 2006).
+
+    Open: requests arrive at a rate, whether or not others were answered. Closed: a number of requests in flight, each
+    answer followed by the next request. At once: all arrive together.
+    """
+    if request_rate != "inf":
+        return "open"
+    return "at once" if max_concurrency is None else "closed"
+
+
 class LoadResult(Frozen):
     """Measurements under one load of a protocol; a probe of the goodput search is a load of one repeat.
+
+    Ladder levels, rates and probes are analysed without their ramp and drain, other loads as a whole.
 
     Attributes:
         name: unique name of the load, the same for every variant.
@@ -86,6 +103,8 @@ class LoadResult(Frozen):
         output_tokens: total generated tokens of each repeat.
         metrics: metrics by vLLM's names, and `request_goodput` with an SLO.
         conditions: conditions of each repeat.
+        analysed: requests of each repeat that `metrics` are of, those of the steady part; empty if all are.
+        in_flight: mean requests in flight during the analysed part of each repeat; empty if unknown.
     """
 
     name: Name
@@ -102,6 +121,29 @@ class LoadResult(Frozen):
     output_tokens: tuple[int, ...] = ()
     metrics: dict[MetricName, Metric]
     conditions: tuple[Conditions, ...] = ()
+    analysed: tuple[int, ...] = ()
+    in_flight: tuple[float, ...] = ()
+
+    @property
+    def kind(self) -> LoadKind:
+        """Open or closed."""
+        return kind_of(self.request_rate, self.max_concurrency)
+
+    @property
+    def withheld(self) -> dict[str, str]:
+        """Percentiles that too few requests support, by metric, each with the reason."""
+        return withheld(min(self.analysed, default=self.num_prompts))
+
+    def incomparable(self, name: str, other: LoadResult) -> str | None:
+        """Return the reason why a metric has no change from the same load of another variant; None if it has.
+
+        The throughput of an open load is the offered rate, and its latencies depend on that rate.
+        """
+        if self.request_rate != other.request_rate:
+            return f"BF16 was sent requests at another rate ({other.request_rate} per second)"
+        if self.kind == "open" and name in THROUGHPUTS:
+            return "the rate is given, so throughput is not a result"
+        return None
 
 
 class Guard(Frozen):
@@ -117,9 +159,19 @@ class Guard(Frozen):
 
 
 class Probe(Frozen):
-    """One rate of the search for the highest good one, with the percentile of each limited metric, milliseconds.
+    """One probe of the search for the highest good rate: an open load, analysed without its ramp and drain.
 
-    The percentile is None if it lies among failed requests. `load` is the name of the load.
+    Attributes:
+        rate: offered requests per second.
+        load: name of the load.
+        percentile: percent of requests that must meet each limit.
+        met: whether the SLO was met and the offered rate completed.
+        seen: the percentile of each limited metric, milliseconds; None if it lies among failed requests.
+        completed: completions as a share of the offered rate; None in results of earlier versions, as all below.
+        requests: number of requests analysed.
+        in_flight: mean requests in flight.
+        seconds: requested duration.
+        counts: false if it met the SLO, but was too short to be a steady state; it was then sent again.
     """
 
     rate: float
@@ -127,18 +179,33 @@ class Probe(Frozen):
     percentile: float | None = None
     met: bool
     seen: dict[Short, float | None]
+    completed: float | None = None
+    requests: int | None = None
+    in_flight: float | None = None
+    seconds: float | None = None
+    counts: bool | None = None
 
 
 class Goodput(Frozen):
-    """The highest rate that met the SLO and the lowest that did not, requests per second; None where none showed.
+    """The highest rate that met the SLO and the lowest that did not, requests per second of an open load.
 
-    `slo` has the limit of each metric in milliseconds.
+    Attributes:
+        slo: limit of each metric in milliseconds.
+        met: the highest rate that met it; None if none was found.
+        unmet: the lowest rate that did not meet it; None if none was found.
+        probes: all probes in order.
+        met_confirmed: further probes with other seeds agreed; None in results of earlier versions.
+        unmet_confirmed: further probes with other seeds agreed; None in results of earlier versions.
+        monotone: no rate met the SLO above one that did not; None in results of earlier versions.
     """
 
     slo: dict[Short, float]
     met: float | None
     unmet: float | None
     probes: tuple[Probe, ...]
+    met_confirmed: bool | None = None
+    unmet_confirmed: bool | None = None
+    monotone: bool | None = None
 
 
 class Memory(Frozen):

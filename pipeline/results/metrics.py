@@ -35,6 +35,9 @@ LATENCIES = {
 }
 # vLLM's names: the 50th percentile is its median.
 PERCENTILES = {50: "median", 90: "p90", 99: "p99"}
+# Requests of a repeat below which a percentile is not reported: of fewer than 100 requests P99 is their largest value,
+# which lies below the true P99 more often than not; about 5 beyond a percentile make an interval of it possible.
+MIN_REQUESTS = {"p90": 20, "p99": 100}
 
 
 def latency(statistic: str, name: str) -> MetricDefinition:
@@ -51,6 +54,8 @@ TTFT = latency("mean", "ttft")
 TPOT = latency("mean", "tpot")
 P99_TTFT = latency("p99", "ttft")
 P99_TPOT = latency("p99", "tpot")
+P99_E2EL = latency("p99", "e2el")
+THROUGHPUTS = tuple(metric.name for metric in (THROUGHPUT, OUTPUT_THROUGHPUT, REQUEST_THROUGHPUT))
 # Columns of the comparison.
 HEADLINE = (THROUGHPUT, TTFT, TPOT)
 METRICS = {
@@ -65,3 +70,13 @@ METRICS = {
 def title(name: str) -> str:
     """Return a metric's title; its name where a stored result holds a metric that is not known."""
     return METRICS[name].title if name in METRICS else name
+
+
+def withheld(requests: int) -> dict[str, str]:
+    """Return the percentiles that so many requests of a repeat do not support, by metric, each with the reason."""
+    return {
+        latency(statistic, name).name: f"{requests} requests a repeat, {statistic.upper()} needs {least}"
+        for statistic, least in MIN_REQUESTS.items()
+        if requests < least
+        for name in LATENCIES
+    }

@@ -1,8 +1,8 @@
 """`bench`: vLLM's own load generator against a fresh server, by the protocol of `conf/bench/`.
 
-* `plan`: the loads of a protocol; `protocol`: one after another, with warm-up and a second try,
+* `plan`, `ladder`: the loads of a protocol; `protocol`: one after another, with warm-up and a second try,
 * `prompts`: what is sent, checked before a server starts; `client`: vLLM's load generator,
-* `requests`, `metrics`: the timings of each request, and the figures of a load,
+* `requests`, `steady`, `metrics`: the timings of each request, those without ramp and drain, and the figures of a load,
 * `counters`, `monitor`, `guards`: state of server and machine during a load, and checks of its validity,
 * `goodput`: the highest rate that meets an SLO; `memory`, `memory_bandwidth`: what the server holds and what the
   machine can do.
@@ -39,6 +39,8 @@ def identity(job: Job) -> Payload:
         "bench": settings.model_dump(exclude=NOT_IDENTITY),
         "dataset": None if random else identity_of(settings.dataset, "bench.dataset", job.digests),
         "hardware": job.hardware.model_dump(include={"device", "name", "cores"}),
+        # The loads of a ladder derive from this benchmark.
+        **({"reference": job.reference.artifact(Stage.BENCH).key} if settings.ladder and job.reference else {}),
     }
 
 

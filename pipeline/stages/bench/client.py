@@ -17,14 +17,17 @@ from pipeline.stages.bench.requests import Requests, summary_of
 
 ENDPOINTS = {"openai": "/v1/completions", "openai-chat": "/v1/chat/completions"}
 DYING_S = 4.0
+# vLLM's line where a data set has fewer prompts than requests (`BenchmarkDataset.maybe_oversample_requests`).
+OVERSAMPLED = "Oversampled requests"
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run of the client: vLLM's summary, and the timings of each request."""
+    """One run of the client: vLLM's summary, the timings of each request, and whether any prompt was sent twice."""
 
     summary: dict[str, Any]
     requests: Requests
+    repeats_prompts: bool = False
 
     def save(self, folder: Path, name: str) -> None:
         """Write `<name>.json` and `<name>.npz`."""
@@ -67,7 +70,7 @@ class Client:
             raise ServerError("vLLM's load generator left no result.", f"Its log is {log}.")
         content = json.loads(result.read_text())
         result.unlink()
-        run = Run(summary_of(content), Requests.of(content))
+        run = Run(summary_of(content), Requests.of(content), OVERSAMPLED in log.read_text(errors="replace"))
         # A server that the user runs has no process to check.
         if not run.requests.good.all() and self.server.pid is not None:
             self._check_alive()

@@ -80,7 +80,13 @@ def prepare(settings: BenchSettings, source: Path, folder: Path, tokenizer: Toke
 
 def _most(settings: BenchSettings) -> tuple[int, str]:
     """Return the largest number of prompts in one load, and the setting that determines it."""
-    asked = {"bench.num_prompts": settings.num_prompts, "bench.warmup_prompts": settings.warmup_prompts}
+    asked = {"bench.warmup_prompts": settings.warmup_prompts}
+    if settings.ladder is None:
+        asked["bench.num_prompts"] = settings.num_prompts
+    else:
+        # A fast server is sent more, and some twice, which a guard reports.
+        asked["bench.ladder.min_prompts"] = settings.ladder.min_prompts
+        asked["bench.ladder.concurrency"] = settings.ladder.concurrency[-1]
     if settings.slo.limits and settings.slo.probes:
         asked["bench.slo.prompts"] = settings.slo.prompts
     setting = max(asked, key=lambda name: asked[name])

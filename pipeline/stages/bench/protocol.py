@@ -1,12 +1,14 @@
 """A protocol from start to end: warm-up, every load with its repeats, the search for the highest good rate.
 
+The loads of a ladder derive from BF16's throughput for every variant (`Job.reference`), so that all are sent the same.
+
 If the server exits midway, it is restarted once and the protocol begun anew; the failure stays in the result.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,7 +20,7 @@ from pipeline.errors import ServerError
 from pipeline.results.bench import BenchResult, Conditions, Goodput, Guard, LoadResult, Memory, Probe
 from pipeline.results.server import ServerFacts
 from pipeline.serve.external import describe
-from pipeline.stages.bench import goodput, guards, memory_bandwidth, plan
+from pipeline.stages.bench import goodput, guards, ladder, memory_bandwidth, plan, steady
 from pipeline.stages.bench.client import Client, Run
 from pipeline.stages.bench.memory import memory
 from pipeline.stages.bench.metrics import figures_of
@@ -38,9 +40,11 @@ def bench(job: Job, draft: Draft) -> None:
 
     Raises:
         InputError: when there are too few prompts, or they do not fit into the model's context.
+        StageError: when the loads derive from a benchmark that is not there.
         ServerError: when two servers in a row ended early or hung, or no request succeeded.
     """
     settings = job.settings.bench
+    reference = ladder.reference_of(job)
     with TemporaryDirectory(prefix="bench-") as scratch:
         prompts = _prompts(job, Path(scratch))
         job.progress.detail("measuring the memory bandwidth")
@@ -49,7 +53,7 @@ def bench(job: Job, draft: Draft) -> None:
         # A server that the user runs cannot be restarted from here.
         attempts = 1 if job.settings.serve.url else ATTEMPTS
         for attempt in range(1, attempts + 1):
-            protocol = Protocol(job, draft.folder, settings, prompts, Path(scratch))
+            protocol = Protocol(job, draft.folder, settings, prompts, Path(scratch), reference)
             try:
                 protocol.run()
                 break
@@ -81,6 +85,7 @@ class Protocol:
     settings: BenchSettings
     prompts: Path | None
     scratch: Path
+    reference: BenchResult | None = None
     loads: list[LoadResult] = field(default_factory=list)
     guards: list[Guard] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
@@ -138,7 +143,7 @@ class Protocol:
         """Run the ladder: levels of concurrency, then rates as shares of the throughput reached."""
         started, took = time.monotonic(), 0.0
 
-        def climb(loads: Callable[[], list[Load]]) -> None:
+        def climb(loads: Callable[[], Iterable[Load]], sized: Callable[[Load], Load]) -> None:
             nonlocal took
             for load in loads():
                 # A level takes about as long as the one before it; a rate takes at least requests / rate.
@@ -147,31 +152,72 @@ class Protocol:
                     self.left_out.append(load.name)
                     continue
                 began = time.monotonic()
-                self._measure(load)
+                self._measure(sized(load))
                 took = time.monotonic() - began
 
-        climb(lambda: list(plan.levels(self.settings)))
-        climb(lambda: list(plan.rates(self.settings, self._saturation())))
+        climb(lambda: plan.levels(self.settings), self._level)
+        climb(self._rates, self._rate)
         if self.left_out:
             text = f"left out for bench.ladder.budget_s={budget_s:g}: {', '.join(self.left_out)}"
             self.guards.append(Guard(name="budget", passed=None, text=text, load=None))
+
+    def _level(self, level: Load) -> Load:
+        """Send the pilot of a level; return the level with the reference's number of requests, or that of the pilot."""
+        assert self.settings.ladder is not None
+        self.job.progress.detail(f"{level.name}, pilot")
+        run = self.client.send(plan.pilot(level), level.seed(self.settings, 0) + plan.PILOT_SEED)
+        if known := self.reference and self.reference.load(level.name):
+            return level.model_copy(update={"num_prompts": known.num_prompts})
+        latency_s = float(run.requests.latency[run.requests.good].mean())
+        return plan.lasting(level, self.settings.ladder.level_s, latency_s)
+
+    def _rates(self) -> Iterable[Load]:
+        source = self.job.reference or self.job
+        loads = self.reference.loads if self.reference else self.loads
+        return plan.rates(self.settings, ladder.saturation(loads), own=not source.settings.is_baseline)
+
+    def _rate(self, load: Load) -> Load:
+        """Return a rate with its duration: the level that reaches it says how long an answer takes."""
+        assert self.settings.ladder is not None and load.request_rate != "inf"
+        loads = self.reference.loads if self.reference else self.loads
+        cut_s = ladder.answer_s(loads, load.request_rate)
+        sized = plan.open_for(load, self.settings.ladder.level_s + 2 * cut_s, cut_s)
+        known = self.reference and self.reference.load(load.name)
+        return sized.model_copy(update={"num_prompts": known.num_prompts}) if known else sized
 
     def _search(self) -> None:
         """Search the highest rate that meets the SLO."""
         slo, probes = self.settings.slo, list[Probe]()
 
-        def meets(rate: float) -> bool:
-            load = plan.probe(self.settings, rate, len(probes))
+        def probe(rate: float, seconds: float) -> goodput.Observation:
+            load = plan.probe(rate, seconds, len(probes))
             (run,) = self._measure(load, repeats=1)
-            seen = {name: run.requests.percentile(name, slo.percentile) for name in slo.limits}
-            met = all(seen[name] <= limit for name, limit in slo.limits.items())
+            part = steady.steady(load, run.requests)
+            observed = goodput.observe(part, rate, slo.limits, slo.percentile)
             # JSON has no infinity: a percentile among failed requests is null.
-            shown = {name: value if value != float("inf") else None for name, value in seen.items()}
-            probes.append(Probe(rate=rate, load=load.name, percentile=slo.percentile, met=met, seen=shown))
-            return met
+            seen = {name: value if value != float("inf") else None for name, value in observed.seen.items()}
+            probes.append(
+                Probe(
+                    rate=rate,
+                    load=load.name,
+                    percentile=slo.percentile,
+                    met=observed.met,
+                    seen=seen,
+                    completed=observed.completed,
+                    requests=observed.requests,
+                    in_flight=observed.in_flight,
+                    seconds=seconds,
+                )
+            )
+            return observed
 
-        bracket = goodput.bisect(meets, self._saturation(), slo.probes)
-        self.found["goodput"] = Goodput(slo=slo.limits, met=bracket.met, unmet=bracket.unmet, probes=tuple(probes))
+        bracket = goodput.search(probe, ladder.saturation(self.loads) / 2, slo)
+        counted = [
+            probe.model_copy(update={"counts": trial.counts})
+            for probe, trial in zip(probes, bracket.trials, strict=True)
+        ]
+        ends = bracket.model_dump(exclude={"trials"})
+        self.found["goodput"] = Goodput(slo=slo.limits, probes=tuple(counted), **ends)
 
     def _measure(self, load: Load, repeats: int | None = None) -> list[Run]:
         """Send a load with all of its repeats and record the results."""
@@ -186,7 +232,10 @@ class Protocol:
             conditions.append(watch.conditions)
         asked = load.num_prompts * number
         failed = sum(int((~run.requests.good).sum()) for run in runs)
+        parts = [steady.steady(load, run.requests) for run in runs]
+        measured = [part.run(run) for part, run in zip(parts, runs, strict=True)] if load.is_cut else runs
         self.guards += guards.check(load.name, conditions, failed, asked)
+        self.guards += self._load_guards(load, runs, parts)
         self.loads.append(
             LoadResult(
                 name=load.name,
@@ -199,15 +248,23 @@ class Protocol:
                 failed=failed,
                 input_tokens=tuple(int(run.summary["total_input_tokens"]) for run in runs),
                 output_tokens=tuple(int(run.summary["total_output_tokens"]) for run in runs),
-                metrics=figures_of(runs, self.settings.slo.limits),
+                metrics=figures_of(measured, self.settings.slo.limits),
                 conditions=tuple(conditions),
+                analysed=tuple(len(run.requests.start) for run in measured),
+                in_flight=tuple(round(part.in_flight, 3) for part in parts),
             )
         )
         return runs
 
-    def _saturation(self) -> float:
-        """Return the highest request throughput of any load, in requests per second."""
-        return max(max(load.metrics["request_throughput"].values) for load in self.loads)
+    def _load_guards(self, load: Load, runs: Sequence[Run], parts: Sequence[steady.Steady]) -> list[Guard]:
+        """Return the guards of the load itself; a probe that does not complete its rate is a result, not a fault."""
+        found = [] if load.name.startswith("probe") else steady.guards(load, parts)
+        if any(run.repeats_prompts for run in runs):
+            text = f"{load.num_prompts} requests are more than the data set has prompts: some were sent more than once"
+            # The pipeline starts its servers without a prefix cache, so a repeated prompt costs as much.
+            passed = False if self.job.settings.serve.url else None
+            found.append(Guard(name="distinct prompts", passed=passed, text=text, load=load.name))
+        return found
 
     def _conditions(self) -> list[Conditions]:
         return [each for load in self.loads for each in load.conditions]

@@ -81,6 +81,17 @@ class Requests:
             "e2el": _each(self.latency[self.good]),
         }
 
+    def where(self, chosen: NDArray[np.bool_]) -> Requests:
+        """Return the chosen requests."""
+        return Requests(
+            **{
+                field.name: getattr(self, field.name)[
+                    np.repeat(chosen, self.itl_counts) if field.name == "itl" else chosen
+                ]
+                for field in fields(self)
+            }
+        )
+
     def meeting(self, limits: Mapping[str, float]) -> int:
         """Count the answered requests that meet all limits (`ttft_ms`, `tpot_ms`, `e2el_ms`, in milliseconds)."""
         met = self.good.copy()

@@ -1,33 +1,181 @@
-"""The highest good rate is found by bisection, with a bounded number of probes."""
+"""The highest good rate is found by doubling and bisection, within a bracket whose ends are repeated."""
 
+import math
+
+import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.step_server import StepServer
 
-from pipeline.stages.bench.goodput import bisect
+from pipeline.config.bench import SloSettings
+from pipeline.stages.bench import plan
+from pipeline.stages.bench.goodput import CONFIRMATIONS, Bracket, Observation, observe, search
+from pipeline.stages.bench.plan import Load
+from pipeline.stages.bench.steady import steady
+
+SLO = SloSettings(ttft_ms=500)
+FAST = StepServer()
+SLOW = StepServer(step=4.5 * FAST.step, sequence=4.5 * FAST.sequence, prompt_token=4.5 * FAST.prompt_token)
 
 
-@given(st.floats(0.01, 1000), st.floats(0.01, 1000), st.integers(1, 12))
-def test_the_bracket_holds_the_highest_good_rate(capacity: float, saturation: float, probes: int) -> None:
+def said(met: bool, **facts: float) -> Observation:
+    return Observation(met=met, held=met, **{"in_flight": 9.0, **facts})
+
+
+@given(st.floats(0.01, 1000), st.floats(0.01, 1000), st.integers(1, 40))
+def test_the_bracket_holds_the_highest_good_rate(capacity: float, start: float, probes: int) -> None:
     tried = []
 
-    def meets(rate: float) -> bool:
+    def probe(rate: float, seconds: float) -> Observation:
         tried.append(rate)
-        return rate <= capacity
+        return said(rate <= capacity)
 
-    found = bisect(meets, saturation, probes)
-    assert 1 <= len(tried) <= probes
-    assert all(rate > 0 for rate in tried) and len(set(tried)) == len(tried)
-    if found.met is not None:
-        assert found.met <= capacity
-    if found.unmet is not None:
-        assert found.unmet > capacity
-        width = found.unmet - (found.met or 0.0)
-        assert width <= saturation * 1.01 / 2 ** (len(tried) - 1) + 0.01 * found.unmet
-    else:
-        # Even what the server can do at all is good: there is nothing to search.
-        assert len(tried) == 1
+    found = search(probe, start, SloSettings(ttft_ms=500, probes=probes))
+    assert 1 <= len(tried) <= probes and tried == [trial.rate for trial in found.trials]
+    assert all(rate > 0 for rate in tried)
+    assert found.monotone
+    assert found.met is None or found.met <= capacity
+    assert found.unmet is None or found.unmet > capacity
+    if probes == 40:
+        assert found.met is not None and found.unmet is not None
+        assert found.met_confirmed and found.unmet_confirmed
+        assert found.unmet <= 1.1 * found.met * 1.01
+        assert tried.count(found.met) == tried.count(found.unmet) == CONFIRMATIONS
+
+
+def test_a_first_rate_that_meets_the_slo_is_not_the_answer() -> None:
+    """The search used to end there: three stored results have the ladder's own throughput as their goodput."""
+    found = search(lambda rate, seconds: said(rate <= 39), 13.5, SLO)
+    assert found.met is not None and found.unmet is not None
+    assert 35 < found.met <= 39 < found.unmet < 43
+
+
+def test_nothing_is_confirmed_by_one_probe() -> None:
+    found = search(lambda rate, seconds: said(rate <= 5), 4, SloSettings(ttft_ms=500, probes=2))
+    assert (found.met, found.unmet, found.met_confirmed, found.unmet_confirmed) == (4, 8, False, False)
 
 
 def test_no_probe_no_claim() -> None:
-    found = bisect(lambda rate: True, 5.0, 0)
-    assert (found.met, found.unmet) == (None, None)
+    found = search(lambda rate, seconds: said(True), 5.0, SloSettings(ttft_ms=500, probes=0))
+    assert (found.met, found.unmet, found.met_confirmed, found.unmet_confirmed) == (None, None, False, False)
+
+
+def test_no_upper_end_is_claimed_where_every_rate_met_it() -> None:
+    found = search(lambda rate, seconds: said(True), 5.0, SloSettings(ttft_ms=500, probes=4))
+    assert (found.met, found.unmet) == (40, None)
+
+
+def test_a_limit_that_a_single_request_breaks_ends_the_search() -> None:
+    found = search(lambda rate, seconds: said(False, in_flight=0.6), 5.0, SLO)
+    assert (found.met, found.unmet) == (None, 5.0)
+    assert len(found.trials) == CONFIRMATIONS
+
+
+def test_an_end_with_both_outcomes_moves_outward() -> None:
+    outcomes = {8.0: iter([True, False] + [False] * 9)}
+
+    def probe(rate: float, seconds: float) -> Observation:
+        return said(next(outcomes[rate]) if rate in outcomes else rate < 8)
+
+    found = search(probe, 8.0, SLO)
+    assert found.met is not None and found.met < 8 and found.met_confirmed
+    assert found.unmet is not None and found.unmet > 8 and found.unmet_confirmed
+
+
+def test_a_met_rate_above_an_unmet_one_is_reported() -> None:
+    """Between 9 and 11 the server is slow: the bracket spans that, and the search says so."""
+    found = search(lambda rate, seconds: said(rate < 9 or 11 < rate < 14), 6.2, SLO)
+    dip = [trial for trial in found.trials if 9 < trial.rate < 11]
+    assert bool(dip) is not found.monotone
+    bad = search(lambda rate, seconds: said(rate < 9 or 11 < rate < 14), 10, SLO)
+    assert bad.met is not None and bad.met < 9
+    odd = iter([False, True, False, True] + [False] * 30)
+    assert not search(lambda rate, seconds: said(next(odd) if rate > 5 else True), 5.5, SLO).monotone or odd
+
+
+def test_a_probe_lasts_ten_times_the_latency_that_it_sees() -> None:
+    asked: list[tuple[float, float]] = []
+
+    def probe(rate: float, seconds: float) -> Observation:
+        asked.append((rate, seconds))
+        return said(rate <= 10, e2el_s=12.0)
+
+    search(probe, 8.0, SLO)
+    assert asked[0] == (8.0, 60.0) and asked[1] == (8.0, 120.0), "too short to be a steady state: sent again"
+    assert all(seconds >= 120 for _, seconds in asked[1:])
+
+
+def test_a_slow_rate_is_probed_until_it_has_enough_requests() -> None:
+    asked: list[tuple[float, float]] = []
+
+    def probe(rate: float, seconds: float) -> Observation:
+        asked.append((rate, seconds))
+        return said(rate <= 0.5)
+
+    search(probe, 0.5, SLO)
+    assert all(rate * seconds * (1 - 2 * plan.PROBE_CUT) >= 200 * 0.999 for rate, seconds in asked)
+
+
+def test_the_offered_rate_must_be_completed() -> None:
+    """At three times its capacity a server without a limit on the first token holds every other one, and yet fails."""
+    server = StepServer(slots=16)
+    load = plan.probe(30.0, 60.0, 0)
+    seen = observe(steady(load, server.send(load, 1)), 30.0, {"tpot_ms": 100}, 99)
+    assert seen.held and not seen.met and seen.completed < 0.6
+
+
+def test_failed_requests_meet_no_slo() -> None:
+    load = plan.probe(10.0, 60.0, 0)
+    requests = FAST.send(load, 1)
+    bad = requests.where(np.ones(len(requests.start), np.bool_))
+    bad.good[: len(bad.good) // 2] = False
+    assert observe(steady(load, requests), 10.0, {"ttft_ms": 500}, 99).met
+    assert not observe(steady(load, bad), 10.0, {"ttft_ms": 500}, 99).held
+
+
+def truth(server: StepServer, limits: dict[str, float], low: float, high: float) -> float:
+    """The highest rate whose P99 meets the limits, by long loads: 3 times 15,000 requests a rate."""
+
+    def met(rate: float) -> bool:
+        load = Load(name="long", num_prompts=15_000, request_rate=rate, is_cut=True, cut_s=1500 / rate)
+        parts = [steady(load, server.send(load, 900 + seed)) for seed in range(3)]
+        means = {name: np.mean([part.requests.percentile(name, 99) for part in parts]) for name in limits}
+        return all(means[name] <= limit for name, limit in limits.items())
+
+    for _ in range(math.ceil(math.log2(high / low * 100))):
+        middle = (low + high) / 2
+        low, high = (middle, high) if met(middle) else (low, middle)
+    return (low + high) / 2
+
+
+def searched(server: StepServer, limits: dict[str, float], start: float, seed: int) -> Bracket:
+    numbers = iter(range(1000))
+
+    def probe(rate: float, seconds: float) -> Observation:
+        load = plan.probe(rate, seconds, next(numbers))
+        return observe(steady(load, server.send(load, 1000 * seed + load.index)), rate, limits, 99)
+
+    return search(probe, start, SloSettings(**limits))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("server", "limits", "saturation"),
+    [
+        (FAST, {"ttft_ms": 500.0, "tpot_ms": 25.0}, 27.0),
+        (FAST, {"ttft_ms": 500.0, "tpot_ms": 10.0}, 27.0),
+        (SLOW, {"ttft_ms": 2000.0, "tpot_ms": 200.0}, 6.2),
+    ],
+)
+def test_the_bracket_holds_the_truth_on_a_step_model_server(
+    server: StepServer, limits: dict[str, float], saturation: float
+) -> None:
+    """In 11 of 12 searches; with what a short ladder calls saturation, bisection downwards held it in none."""
+    rate = truth(server, limits, 0.6 * saturation, 1.8 * saturation)
+    found = [searched(server, limits, saturation / 2, seed) for seed in range(12)]
+    held = [each.met is not None and each.unmet is not None and each.met <= rate <= each.unmet for each in found]
+    assert sum(held) >= 11
+    assert sum(each.met_confirmed and each.unmet_confirmed for each in found) >= 11
+    widths = [each.unmet / each.met for each in found if each.met and each.unmet]
+    assert np.median(widths) < 1.2

@@ -15,20 +15,40 @@ def test_a_ladder_climbs_to_saturation_and_then_sends_shares_of_it(settings) -> 
     bench = settings("bench=ladder").bench
     levels = list(plan.levels(bench))
     assert [load.max_concurrency for load in levels] == [1, 2, 4, 8, 16, 32, 64, 128, 256]
-    assert all(load.request_rate == "inf" for load in levels)
-    assert [load.num_prompts for load in levels][:4] == [16, 16, 16, 32]
-    assert all(load.max_concurrency <= load.num_prompts <= bench.num_prompts for load in levels)
-    rates = list(plan.rates(bench, saturation=8.0))
+    assert all(load.request_rate == "inf" and load.is_cut for load in levels)
+    assert [load.num_prompts for load in levels] == [32, 32, 32, 48, 96, 192, 384, 768, 1536]
+    rates = list(plan.rates(bench, 8.0, own=False))
     assert [load.request_rate for load in rates] == [2.0, 4.0, 6.0, 7.2]
+    assert [load.name for load in rates] == ["rate 2/s", "rate 4/s", "rate 6/s", "rate 7.2/s"]
     names = [load.name for load in [*levels, *rates]]
     assert len(set(names)) == len({load.slug for load in [*levels, *rates]}) == len(names)
 
 
+def test_a_rate_of_the_variants_own_saturation_says_so(settings) -> None:
+    own = list(plan.rates(settings("bench=ladder").bench, 8.0, own=True))
+    assert [load.name for load in own][:2] == ["rate 2/s, 0.25 of own saturation", "rate 4/s, 0.5 of own saturation"]
+
+
+def test_a_level_lasts_as_long_as_asked_for(settings) -> None:
+    level = list(plan.levels(settings("bench=ladder").bench))[4]
+    assert plan.pilot(level).num_prompts == 16
+    # 16 in flight that take 2 s are 8 a second: 240 in 30 s, and 3 for each slot's ramp and drain.
+    assert plan.lasting(level, 30, 2.0).num_prompts == 240 + 48
+    assert plan.lasting(level, 30, 1000.0).num_prompts == level.num_prompts
+
+
+def test_an_open_load_has_its_ramp_and_drain_on_top(settings) -> None:
+    (load, *_) = plan.rates(settings("bench=ladder").bench, 8.0, own=False)
+    sized = plan.open_for(load, 30 + 2 * 10, 10)
+    assert (sized.num_prompts, sized.cut_s, sized.kind) == (100, 10, "open")
+
+
 def test_every_set_of_prompts_has_a_seed_of_its_own(settings) -> None:
     bench = settings("bench=ladder", "bench.repeats=5").bench
-    loads = [*plan.levels(bench), *plan.rates(bench, 1.0), *(plan.probe(bench, 1.0, i) for i in range(6))]
+    loads = [*plan.levels(bench), *plan.rates(bench, 1.0, own=False), *(plan.probe(1.0, 60.0, i) for i in range(20))]
     seeds = [load.seed(bench, repeat) for load in loads for repeat in range(5)]
     seeds += [bench.seed + plan.WARMUP_SEED + i for i in range(bench.warmup_rounds)]
+    seeds += [level.seed(bench, 0) + plan.PILOT_SEED for level in plan.levels(bench)]
     assert len(set(seeds)) == len(seeds)
 
 
@@ -63,6 +83,7 @@ def test_throughput_fixes_both_lengths_and_latency_sends_one_at_a_time(settings)
         ("+bench.slo.throughput_ms=200", "throughput_ms: an SLO is in milliseconds"),
         ("bench.slo.ttft_ms=200ms", "bench.slo.ttft_ms='200ms'"),
         ("bench.slo.ttft_ms=-1", "bench.slo.ttft_ms=-1"),
+        ("bench.slo.prompts=99", "prompts=99: P99 needs at least 100 requests"),
         ("+bench.ladder={concurrency: [4, 2]}", "concurrency=[4, 2]: levels must rise"),
         ("+bench.ladder={concurrency: [0]}", "bench.ladder.concurrency.0=0"),
         ("+bench.ladder={concurrency: [1], rates: [1.5]}", "shares of the saturated rate lie above 0 and up to 1"),

@@ -231,9 +231,13 @@ def _peer(
 
 
 def conditions(payload: Mapping[str, Any]) -> Payload:
-    """Return the conditions that results in one table must share: all but checkpoint, KV cache and kernel."""
+    """Return the conditions that results in one table must share: all but checkpoint, KV cache and kernel.
+
+    A ladder's reference is left out: BF16, which is the reference of all others, has none.
+    """
     serve = {name: value for name, value in payload.get("serve", {}).items() if name not in ("kv_cache", "kernel")}
-    return {**{name: value for name, value in payload.items() if name != "quantize"}, "serve": serve}
+    own = ("quantize", "reference")
+    return {**{name: value for name, value in payload.items() if name not in own}, "serve": serve}
 
 
 def _label(title: str, kv_dtype: str, kernel: str) -> str:

@@ -21,7 +21,7 @@ COLUMNS = {
     metrics.latency(statistic, latency).name: f"P{percent} {latency.upper()} (ms)"
     for latency in metrics.LATENCIES
     for percent, statistic in metrics.PERCENTILES.items()
-} | {GOODPUT.name: f"{GOODPUT.title} ({GOODPUT.unit})"}
+} | {GOODPUT.name: f"{GOODPUT.title} at this load ({GOODPUT.unit})"}
 
 
 def load_tables(comparison: Comparison) -> list[Table]:
@@ -51,9 +51,10 @@ def _loads(caption: str, measured: list[tuple[Row, Benchmark, LoadRow]]) -> Tabl
     for row, benchmark, load in sorted(measured, key=lambda each: order.index(each[2].name)):
         throughput, *cells = (_cell(load, name, digits[name]) for name in (THROUGHPUT.name, *shown))
         marks = ", ".join(_marks(row, benchmark, load.name))
-        rows.append((load.name, row.label, throughput, _change(row, load), *cells, marks))
-    head = ("Load", "Variant", "Throughput (tok/s)", "Against BF16", *(COLUMNS[name] for name in shown), "Marked")
-    return Table(head, rows, caption)
+        flight = "n/a" if load.in_flight is None else number(load.in_flight, digits=1)
+        rows.append((load.name, row.label, throughput, _change(row, load), *cells, load.kind, flight, marks))
+    titles = (*(COLUMNS[name] for name in shown), "Kind of load", "In flight", "Marked")
+    return Table(("Load", "Variant", "Throughput (tok/s)", "Against BF16", *titles), rows, caption)
 
 
 def _cell(load: LoadRow, name: str, digits: int) -> str:
@@ -92,22 +93,37 @@ def _speaks_against(guard: Guard, load: str) -> bool:
 def goodput_table(comparison: Comparison) -> Table:
     """Return the lower and upper bound of the highest rate that meets the SLO."""
     rows = [
-        (row.label, name, _slo(found), _rate(found.met), _rate(found.unmet), str(len(found.probes)))
+        (row.label, name, _slo(found), *_bracket(found), str(len(found.probes)), ", ".join(_doubts(found)))
         for row in comparison.rows
         for name, benchmark in row.benchmarks.items()
         if (found := benchmark.goodput) is not None
     ]
-    head = ("Variant", "Protocol", "SLO", "Met at (req/s)", "Not met at (req/s)", "Rates tried")
+    head = ("Variant", "Protocol", "SLO", "Met at (req/s)", "Not met at (req/s)", "Probes", "Doubts")
     return Table(head, rows, "Goodput", "left")
+
+
+def _bracket(goodput: Goodput) -> tuple[str, str]:
+    met = "no rate met it" if goodput.met is None else f"{goodput.met:g}"
+    return met, "no upper end found" if goodput.unmet is None else f"{goodput.unmet:g}"
+
+
+def _doubts(goodput: Goodput) -> Iterator[str]:
+    if goodput.monotone is None:
+        yield "short probes, ends not repeated (earlier version)"
+        return
+    for end, name, confirmed in (
+        (goodput.met, "lower", goodput.met_confirmed),
+        (goodput.unmet, "upper", goodput.unmet_confirmed),
+    ):
+        if end is not None and not confirmed:
+            yield f"{name} end not confirmed"
+    if not goodput.monotone:
+        yield "a rate met the SLO above one that did not"
 
 
 def _slo(goodput: Goodput) -> str:
     limits = (f"{name.removesuffix('_ms').upper()} {limit:g} ms" for name, limit in goodput.slo.items())
     return ", ".join(clean(limit, 40) for limit in limits)
-
-
-def _rate(rate: float | None) -> str:
-    return "n/a" if rate is None else f"{rate:g}"
 
 
 def failed_guard_table(comparison: Comparison) -> Table:

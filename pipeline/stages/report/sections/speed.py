@@ -27,7 +27,8 @@ def _loads(comparison: Comparison) -> Iterator[Block]:
         yield Heading("From idle to saturation", media=PAGE)
         yield lead(
             "The same server under increasing load. With few requests in flight reading the weights dominates, with "
-            "many the arithmetic does, so the order of formats may change. Both axes are logarithmic."
+            "many the arithmetic does, so the order of formats may change. Both axes are logarithmic. A number of "
+            "requests in flight is a closed load (the next request waits for an answer), a rate an open one."
         )
         styles = ladder_styles(comparison)
         yield Key([Mark(name, style.colour, style.shape, style.dash) for name, style in styles.items()], media=PAGE)
@@ -40,7 +41,11 @@ def _goodput(comparison: Comparison) -> Iterator[Block]:
     table = goodput_table(comparison)
     if table.rows:
         yield Heading("Goodput", media=PAGE)
-        yield lead("The highest request rate that meets the SLO is between these two, found by bisection.")
+        yield lead(
+            "The highest request rate that meets the SLO is between these two: of an open load, in which requests "
+            "arrive at that rate, answered or not. The rate was doubled until the SLO was not met and then bisected; "
+            "each end is confirmed by further probes with other prompts, unless stated."
+        )
         yield table
 
 

@@ -35,7 +35,7 @@ def test_each_load_has_every_variant_and_its_percentiles(tables):
     assert [row[0] for row in loads.rows] == [f"concurrency {slots}" for slots in LADDER for _ in VARIANTS]
     assert [row[1] for row in loads.rows][:2] == ["BF16", "FP8 static"]
     assert {"Throughput (tok/s)", "P50 TTFT (ms)", "P99 TTFT (ms)", "P99 TPOT (ms)"} <= set(loads.head)
-    assert "Goodput (req/s)" not in loads.head, "a metric that nobody measured has no column"
+    assert not any("Goodput" in title for title in loads.head), "a metric that nobody measured has no column"
     assert all(len(row) == len(loads.head) for row in loads.rows)
 
 
