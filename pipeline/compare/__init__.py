@@ -2,7 +2,7 @@
 
 * `stats.intervals`: a figure with its interval, and its absence with a reason,
 * `stats.repeats`: means over repeats, and the relative change of a mean,
-* `benchmarks`: a benchmark against BF16's, load by load;
+* `benchmarks`: a benchmark against BF16's, load by load; `load_guards`: guards that need several variants;
   `stats.bootstrap`: the standard error of a percentile within its repeat,
 * `memory_fit`: the fit of a variant into a GPU of another size,
 * `stats.accuracy`: shares of correct answers, and their difference on the same items,

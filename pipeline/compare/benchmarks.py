@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pydantic import field_serializer
 
+from pipeline.compare import load_guards
 from pipeline.compare.memory_fit import Fit, fit
 from pipeline.compare.stats.repeats import Change, Repeated, relative_change, summarize
 from pipeline.results.base import Frozen, Missing
@@ -94,11 +95,11 @@ def marks(record: Record, baseline: Record | None) -> tuple[str, ...]:
 
 
 def guards(speed: Speed, reference: Speed | Missing) -> tuple[Guard, ...]:
-    """Return a benchmark's guards, and the drift of each load against the reference."""
+    """Return a benchmark's guards, and those of each load against the reference: generated tokens and GPU clock."""
     if isinstance(reference, Missing):
         return speed.guards
-    drifts = [_drift(load, reference.load(load.name)) for load in speed.loads]
-    return (*speed.guards, *(guard for guard in drifts if guard is not None))
+    found = [check(load, reference.load(load.name)) for load in speed.loads for check in (_drift, load_guards.clocks)]
+    return (*speed.guards, *(guard for guard in found if guard is not None))
 
 
 def headline_cell(record: Record, baseline: Record | None, name: str, unit: str) -> SpeedCell | Missing:

@@ -93,6 +93,8 @@ def _kv_cache(conditions: Sequence[Conditions]) -> tuple[bool | None, str]:
 def reply_length(load: str, lengths: Sequence[NDArray[np.int64]], requested: int) -> Guard:
     """Check that a server generated the tokens that were requested: one may ignore `min_tokens` or the limit.
 
+    It fails if the replies are off by more than 2 % of all tokens, too long and too short ones added up.
+
     Args:
         load: its name.
         lengths: generated tokens of the answered requests of each repeat.
@@ -105,7 +107,7 @@ def reply_length(load: str, lengths: Sequence[NDArray[np.int64]], requested: int
         f"{int(replies.sum())} tokens generated of {wanted} requested; {other} of {len(replies)} replies are not exact"
     )
     # Servers that report no usage have their text counted by the client, which may be off by a token.
-    passed = abs(replies.sum() / wanted - 1) <= REPLY_LENGTH if wanted else None
+    passed = np.abs(replies - requested).sum() <= REPLY_LENGTH * wanted if wanted else None
     return Guard(name="reply length", passed=None if passed is None else bool(passed), text=text, load=load)
 
 

@@ -155,9 +155,9 @@ class Watch:
         count = 0
         while not self._stop.wait(CPU_INTERVAL_S):
             self._look_at_processes()
-            count += 1
             if count % EVERY == 0:
                 self._look()
+            count += 1
 
     def _look_at_processes(self) -> None:
         """Read the CPU time of each process with a role: of the engine, that of the thread with its loop."""
