@@ -9,7 +9,7 @@ import pytest
 from pipeline.stages.bench import gpu_monitor
 from pipeline.stages.bench.gpu_monitor import GpuSample, parse, spans, under_load, utilization
 
-# clocks.sm, clocks.max.sm, temperature.gpu, power.draw, enforced.power.limit, utilization.gpu, memory.used, memory.total
+# SM clock and its maximum, temperature, power and its limit, utilization, memory in use and in total, reasons.
 H200 = "1320, 1980, 62, 698.41, 700.00, 100, 131551, 143771, 0x0000000000000004"
 IDLE = "345, 1980, 30, 78.20, 700.00, 0, 4, 143771, 0x0000000000000001"
 GEFORCE = "2520, 3105, 71, [N/A], [N/A], 97, 20480, 24564, 0x0000000000000000"
