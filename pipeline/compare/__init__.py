@@ -2,7 +2,7 @@
 
 * `stats.intervals`: a figure with its interval, and its absence with a reason,
 * `stats.repeats`: means over repeats, and the relative change of a mean,
-* `benchmarks`: a benchmark against BF16's, load by load;
+* `benchmarks`: a benchmark against BF16's, load by load; `load_guards`: guards that need several variants;
   `stats.bootstrap`: the standard error of a percentile within its repeat,
 * `stats.accuracy`: shares of correct answers, and their difference on the same items,
 * `stats.noninferiority`: the non-inferiority test of a variant against BF16 on a task,

@@ -10,6 +10,7 @@ from statistics import fmean
 
 from pydantic import field_serializer
 
+from pipeline.compare import load_guards
 from pipeline.compare.stats.repeats import Change, Repeated, relative_change, summarize
 from pipeline.results.base import Frozen, Missing
 from pipeline.results.bench import Goodput, Guard, LoadKind, LoadResult, Memory, Metric
@@ -98,11 +99,11 @@ def marks(record: Record, baseline: Record | None) -> tuple[str, ...]:
 
 
 def guards(speed: Speed, reference: Speed | Missing) -> tuple[Guard, ...]:
-    """Return a benchmark's guards, and the drift of each load against the reference."""
+    """Return a benchmark's guards, and those of each load against the reference: generated tokens and GPU clock."""
     if isinstance(reference, Missing):
         return speed.guards
-    drifts = [_drift(load, reference.load(load.name)) for load in speed.loads]
-    return (*speed.guards, *(guard for guard in drifts if guard is not None))
+    found = [check(load, reference.load(load.name)) for load in speed.loads for check in (_drift, load_guards.clocks)]
+    return (*speed.guards, *(guard for guard in found if guard is not None))
 
 
 def headline_cell(record: Record, baseline: Record | None, name: str, unit: str) -> SpeedCell | Missing:

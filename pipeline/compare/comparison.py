@@ -12,6 +12,7 @@ from pydantic import Field
 
 from pipeline.compare.benchmarks import Benchmark, benchmark, headline_cell, marks
 from pipeline.compare.benchmarks import SpeedCell as SpeedCell
+from pipeline.compare.load_guards import first_repeats
 from pipeline.compare.stats.accuracy import Accuracy, Mean, PairedDifference, accuracy, mean_over_tasks
 from pipeline.compare.stats.accuracy import paired_difference as paired
 from pipeline.compare.stats.intervals import LEVEL, Interval, holm
@@ -19,6 +20,7 @@ from pipeline.compare.stats.kl_divergence import DivergenceCell, diverge, perple
 from pipeline.compare.stats.noninferiority import LossVerdict, judge_loss
 from pipeline.compare.stats.repeats import Change
 from pipeline.results.base import Frozen, Missing
+from pipeline.results.bench import Guard
 from pipeline.results.metrics import HEADLINE, Direction, MetricDefinition
 from pipeline.results.records import Family, Record, Speed, TaskScores
 
@@ -84,6 +86,8 @@ class Comparison(Frozen):
     rows: tuple[Row, ...]
     best: dict[str, tuple[str, ...]]
     notes: tuple[str, ...]
+    # Guards over all variants; those of a variant are in its benchmarks.
+    guards: tuple[Guard, ...] = ()
 
     @property
     def is_measured(self) -> bool:
@@ -119,6 +123,7 @@ def compare(records: Sequence[Record], tasks: Sequence[str], margin: float = MAR
         rows=rows,
         best=_best(rows, tasks),
         notes=tuple(_notes(ordered, baseline)),
+        guards=first_repeats(ordered),
     )
 
 

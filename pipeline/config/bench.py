@@ -106,10 +106,14 @@ class BenchSettings(SettingsGroup):
     max_concurrency: PositiveInt | None = Field(None, description="requests in flight; null: no limit")
     ladder: LadderSettings | None = Field(None, description="levels instead of a single load, e.g. bench=ladder")
     repeats: PositiveInt = Field(3, description="repeats of the load, each with its own seed")
-    warmup_prompts: NonNegativeInt = Field(64, description="requests in a warm-up round, different from those measured")
-    warmup_rounds: PositiveInt = Field(5, description="largest number of warm-up rounds until throughput is steady")
+    warmup_prompts: NonNegativeInt | None = Field(
+        None, description="requests in a warm-up round, different from those measured; null: as many as in a repeat"
+    )
+    warmup_rounds: PositiveInt = Field(
+        1, description="discarded rounds of the load; of more than two, none follows once throughput is steady"
+    )
     warmup_tolerance: float = Field(
-        0.1, gt=0, lt=1, description="relative change of throughput between rounds that counts as steady"
+        0.05, gt=0, lt=1, description="relative rise of throughput per warm-up round that must be ruled out"
     )
     seed: int = Field(0, description="seed of the first repeat's prompts")
     temperature: NonNegativeFloat | None = Field(

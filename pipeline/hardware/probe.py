@@ -16,12 +16,16 @@ from pipeline.errors import ConfigError
 
 
 class Hardware(BaseModel):
-    """One machine: a CPU, and one GPU if present."""
+    """One machine: a CPU, and one GPU if present.
+
+    `memory_mib` is a GPU's memory as the driver reports it; `memory_gib` is rounded.
+    """
 
     device: Literal["cpu", "cuda"]
     name: str
     cores: int
     memory_gib: float
+    memory_mib: int | None = None
     cpu_features: tuple[str, ...] = ()
     compute_capability: float | None = None
 
@@ -68,6 +72,7 @@ def probe(device: Literal["auto", "cpu", "cuda"] = "auto") -> Hardware:
         device="cuda",
         name=name,
         memory_gib=round(mebibytes / 1024, 1),
+        memory_mib=round(mebibytes),
         compute_capability=capability,
         **common,
     )

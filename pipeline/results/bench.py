@@ -44,6 +44,40 @@ class LoadAverage(Frozen):
     after: float
 
 
+class GpuLoad(Frozen):
+    """The GPU's samples under load: those with more than half of the power limit; None if unknown.
+
+    Attributes:
+        samples: number of samples.
+        sm_mhz: median clock.
+        power_w: median power.
+        power_limit_w: power limit.
+        slowed: share of the samples in which each reason kept the clock low, by the driver's reasons.
+    """
+
+    samples: int
+    sm_mhz: float | None = None
+    power_w: float | None = None
+    power_limit_w: float | None = None
+    slowed: dict[Name, float] | None = None
+
+
+class Busy(Frozen):
+    """Use of the processes and of the GPU while requests were in flight; None if unknown.
+
+    Attributes:
+        api_server: cores used by the API server, of several the busiest.
+        engine: share of time in which the engine core's main thread ran; on a GPU it also spins while it waits.
+        client: cores used by the load generator.
+        gpu: share of time in which a kernel ran.
+    """
+
+    api_server: float | None = None
+    engine: float | None = None
+    client: float | None = None
+    gpu: float | None = None
+
+
 class Conditions(Frozen):
     """Conditions of machine and server during one repeat; None if unknown.
 
@@ -51,22 +85,33 @@ class Conditions(Frozen):
         seconds: duration of the repeat.
         load_average: before and after.
         foreign_cpu_share: of all cores, used by processes that are neither the server's nor ours.
+        foreign_runnable: mean number of runnable tasks per core that are neither the server's nor ours.
         counters: growth of the server's counters, by the names of `stages.bench.counters`.
         kv_cache_usage_max: the largest share of the KV cache in use.
         waiting_max: the longest queue.
-        peak_memory_bytes: on a GPU all of its memory in use, else what the server's processes held.
-        gpu: clock, temperature, power and memory, if there is a GPU.
+        waiting_mean: mean number of requests in the engine's queue.
+        running_mean: mean number of requests that the engine worked on.
+        busy: use of the processes and of the GPU.
+        peak_memory_bytes: on a GPU all of its memory in use, as the driver reports it (MiB, here in bytes); else what
+            the server's processes held.
+        gpu: clock, temperature, power, utilization and memory, if there is a GPU.
+        gpu_load: the GPU under load.
         foreign_gpu_processes: other processes on the GPU.
     """
 
     seconds: float | None = None
     load_average: LoadAverage | None = None
     foreign_cpu_share: float | None = None
+    foreign_runnable: float | None = None
     counters: dict[str, float | None] = Field({})
     kv_cache_usage_max: float | None = None
     waiting_max: float | None = None
+    waiting_mean: float | None = None
+    running_mean: float | None = None
+    busy: Busy | None = None
     peak_memory_bytes: int | None = None
     gpu: dict[str, Span] | None = None
+    gpu_load: GpuLoad | None = None
     foreign_gpu_processes: tuple[int, ...] | None = None
 
 

@@ -162,6 +162,8 @@ class Serving:
         self.logs = logs
         self.progress = progress
         self.server: Server | None = None
+        # Of the load generator, while it runs.
+        self.client_pid: int | None = None
 
     def identity(self, settings: Settings) -> Payload:
         """Return the identity of served results besides the checkpoint: vLLM's version, its arguments, the plugin.
@@ -233,6 +235,7 @@ class Serving:
         """
         deadline = time.monotonic() + timeout_s
         pid = server.launcher.start("benchmark", BENCHMARK, argv, {}, log)
+        self.client_pid = pid
         try:
             while (code := server.launcher.exit_code(pid)) is None:
                 server.check_alive()
@@ -243,6 +246,7 @@ class Serving:
                     )
                 time.sleep(0.1)
         finally:
+            self.client_pid = None
             server.launcher.stop(pid, grace_s=1)
         if code != 0:
             raise ServerError(f"vLLM's benchmark exited with code {code}:\n{tail(log)}", f"Its log is {log}.")

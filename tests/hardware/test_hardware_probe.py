@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.hardware.probe import nvidia_smi
+from pipeline.hardware.probe import nvidia_smi, probe
 
 # Answers with the GPU it was asked about, as a machine with several of them does.
 STAND_IN = """#!/bin/sh
@@ -42,3 +42,14 @@ def test_the_gpu_asked_about_is_the_one_that_cuda_takes(
 def test_without_the_program_there_is_no_answer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert nvidia_smi("--query-gpu=name") == []
+
+
+def test_memory_is_what_the_driver_reports(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 'NVIDIA H200, 143771, 9.0, GPU-8932f937'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    hardware = probe.__wrapped__("cuda")
+    assert (hardware.memory_mib, hardware.memory_gib) == (143771, 140.4)
+    assert probe.__wrapped__("cpu").memory_mib is None

@@ -20,6 +20,9 @@ COUNTERS = {
     "generation_tokens": "vllm:generation_tokens_total",
     "queue_s": "vllm:request_queue_time_seconds_sum",
     "queued": "vllm:request_queue_time_seconds_count",
+    # From the first scheduling to the last token in the engine, and from arrival to the last token in the API server.
+    "inference_s": "vllm:request_inference_time_seconds_sum",
+    "latency_s": "vllm:e2e_request_latency_seconds_sum",
 }
 GAUGES = {
     "kv_cache_usage": "vllm:kv_cache_usage_perc",

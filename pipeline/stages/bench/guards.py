@@ -1,18 +1,32 @@
 """Validity checks of a load: each guard examines the recorded data and passes, fails, or is undecided.
 
-A failing guard marks the result and hides nothing. Guards that need two variants are in `compare.contamination`.
+A failing guard marks the result and hides nothing. Guards that need two variants are in `compare.load_guards`, those of
+steadiness over time in `steadiness`. docs/benchmark.md has the reason for each limit.
 """
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Sequence
 
-from pipeline.results.bench import Conditions, Guard
+import numpy as np
+from numpy.typing import NDArray
 
-# Beyond these a figure is marked.
+from pipeline.results.bench import Busy, Conditions, Guard
+
+# Beyond these a figure is marked: shares of all cores, foreign tasks per core, relative differences, degrees.
 FOREIGN_CPU = 0.1
+FOREIGN_TASKS = 0.5
 CLOCK_DROP = 0.1
 HOT_C = 85.0
+REPLY_LENGTH = 0.02
+# A process that uses this share of a core has no time left; a GPU or engine below this share of its time waits for it.
+FULL_CORE = 0.95
+BUSY = 0.9
+# Reasons of a lower clock that a load alone does not bring about, and the share of samples from which they count.
+FAULTS = ("hardware slowdown", "software thermal slowdown", "hardware thermal slowdown", "hardware power brake")
+SLOWED = 0.05
+REASONS_SHOWN = ("software power cap", *FAULTS)
 
 
 def check(load: str, conditions: Sequence[Conditions], failed: int, asked: int) -> list[Guard]:
@@ -29,6 +43,7 @@ def check(load: str, conditions: Sequence[Conditions], failed: int, asked: int) 
         "preemptions": _preemptions,
         "queue": _queue,
         "KV cache": _kv_cache,
+        "bottleneck": _bottleneck,
         "other processes": _foreign,
         "GPU clock": _clock,
         "GPU processes": _gpu_processes,
@@ -39,26 +54,6 @@ def check(load: str, conditions: Sequence[Conditions], failed: int, asked: int) 
         if text:
             guards.append(Guard(name=name, passed=passed, text=text, load=load))
     return guards
-
-
-def warm_up(rounds: Sequence[float], tolerance: float, asked: int) -> Guard:
-    """Check that throughput had settled before measurement started.
-
-    Args:
-        rounds: tokens per second of each round.
-        tolerance: change that counts as none.
-        asked: requests of a round.
-    """
-    if not asked:
-        return Guard(name="warm-up", passed=False, text="nothing was sent before the first measured request", load=None)
-    shown = ", ".join(f"{rate:.0f}" for rate in rounds)
-    text = f"{len(rounds)} rounds of {asked} distinct prompts: {shown} tok/s"
-    return Guard(name="warm-up", passed=steady(rounds, tolerance), text=text, load=None)
-
-
-def steady(rounds: Sequence[float], tolerance: float) -> bool:
-    """Return whether the last round was as fast as the one before it."""
-    return len(rounds) > 1 and abs(rounds[-1] / rounds[-2] - 1) <= tolerance
 
 
 def _counted(conditions: Sequence[Conditions], name: str) -> float | None:
@@ -95,27 +90,116 @@ def _kv_cache(conditions: Sequence[Conditions]) -> tuple[bool | None, str]:
     return None, f"at most {100 * max(seen):.0f} % of the KV cache was in use" if seen else ""
 
 
-def _foreign(conditions: Sequence[Conditions]) -> tuple[bool | None, str]:
-    shares = [share for each in conditions if (share := each.foreign_cpu_share) is not None]
-    if not shares:
-        return None, ""
-    loads = [each.load_average.after for each in conditions if each.load_average is not None]
+def reply_length(load: str, lengths: Sequence[NDArray[np.int64]], requested: int) -> Guard:
+    """Check that a server generated the tokens that were requested: one may ignore `min_tokens` or the limit.
+
+    It fails if the replies are off by more than 2 % of all tokens, too long and too short ones added up.
+
+    Args:
+        load: its name.
+        lengths: generated tokens of the answered requests of each repeat.
+        requested: exact tokens of every reply.
+    """
+    replies = np.concatenate([*lengths, np.empty(0, np.int64)])
+    wanted = requested * len(replies)
+    other = int((replies != requested).sum())
     text = (
-        f"other processes took up to {100 * max(shares):.0f} % of the CPU (load average {max(loads, default=0.0):.1f})"
+        f"{int(replies.sum())} tokens generated of {wanted} requested; {other} of {len(replies)} replies are not exact"
     )
-    return max(shares) <= FOREIGN_CPU, text
+    # Servers that report no usage have their text counted by the client, which may be off by a token.
+    passed = np.abs(replies - requested).sum() <= REPLY_LENGTH * wanted if wanted else None
+    return Guard(name="reply length", passed=None if passed is None else bool(passed), text=text, load=load)
+
+
+def _bottleneck(conditions: Sequence[Conditions]) -> tuple[bool | None, str]:
+    """Check that the engine, not a process in front of it, limited the load in every repeat."""
+    verdicts = [(_limited_by(busy), busy) for each in conditions if (busy := each.busy) is not None]
+    if not verdicts:
+        return None, ""
+    limits = [(who, busy) for who, busy in verdicts if who]
+    (who, busy), number = limits[0] if limits else verdicts[-1], len(limits)
+    place = "" if len(conditions) == 1 or not number else f" in {number} of {len(conditions)} repeats"
+    facts = ", ".join([*_use(busy), *_queues(conditions)])
+    if who:
+        engine = "GPU" if busy.gpu is not None else "engine"
+        return False, f"the {who}, not the {engine}, limited this load{place}: {facts}"
+    known = busy.api_server is not None and (busy.gpu if busy.gpu is not None else busy.engine) is not None
+    return (True if known else None), facts
+
+
+def _limited_by(busy: Busy) -> str | None:
+    """Return the name of the process that had no time left while the engine waited; None if there is none."""
+    engine = busy.gpu if busy.gpu is not None else busy.engine
+    if engine is not None and engine >= BUSY:
+        return None
+    if busy.client is not None and busy.client >= FULL_CORE:
+        return "load generator"
+    if engine is not None and busy.api_server is not None and busy.api_server >= FULL_CORE:
+        return "front end"
+    return None
+
+
+def _use(busy: Busy) -> list[str]:
+    named = {"API server": busy.api_server, "load generator": busy.client}
+    cores = [f"{name} {100 * share:.0f} % of a core" for name, share in named.items() if share is not None]
+    if busy.gpu is not None:
+        return [*cores, f"GPU busy {100 * busy.gpu:.0f} % of the time"]
+    return cores if busy.engine is None else [*cores, f"engine busy {100 * busy.engine:.0f} % of the time"]
+
+
+def _queues(conditions: Sequence[Conditions]) -> list[str]:
+    found = []
+    for name, values in (
+        ("running", [each.running_mean for each in conditions if each.running_mean is not None]),
+        ("waiting", [each.waiting_mean for each in conditions if each.waiting_mean is not None]),
+    ):
+        found += [f"{statistics.mean(values):.0f} requests {name}"] if values else []
+    total, *engine = (_counted(conditions, name) for name in ("latency_s", "inference_s", "queue_s"))
+    if total and engine[0] is not None and engine[1] is not None:
+        found.append(
+            f"{100 * max(0.0, 1 - (engine[0] + engine[1]) / total):.0f} % of a request's time outside the engine"
+        )
+    return found
+
+
+def _foreign(conditions: Sequence[Conditions]) -> tuple[bool | None, str]:
+    """Check that others took little CPU time and kept few tasks runnable, whether or not these got a core."""
+    shares = [share for each in conditions if (share := each.foreign_cpu_share) is not None]
+    tasks = [number for each in conditions if (number := each.foreign_runnable) is not None]
+    loads = [each.load_average.after for each in conditions if each.load_average is not None]
+    load = f"load average {max(loads, default=0.0):.1f}"
+    if not shares and not tasks:
+        return None, f"the CPU time of other processes is unknown ({load})" if loads else ""
+    parts = [f"took up to {100 * max(shares):.0f} % of the CPU"] if shares else []
+    parts += [f"had up to {max(tasks):.1f} runnable tasks per core"] if tasks else []
+    passed = max(shares, default=0.0) <= FOREIGN_CPU and max(tasks, default=0.0) <= FOREIGN_TASKS
+    return passed, f"other processes {' and '.join(parts)} ({load})"
 
 
 def _clock(conditions: Sequence[Conditions]) -> tuple[bool | None, str]:
-    """Check for throttling: a clock that falls under load, or a hot GPU; a clock idle between requests is not."""
-    seen = [gpu for each in conditions if (gpu := each.gpu) and "sm_mhz" in gpu]
+    """Check the clock under load: its median falls between repeats, heat or hardware holds it back, or the GPU is hot.
+
+    The software power cap holds the clock of any heavy load back; `compare.load_guards` compares it between variants.
+    """
+    seen = [each for each in conditions if each.gpu]
     if not seen:
         return None, ""
-    # The highest clock of each repeat: the lowest may be that of a pause.
-    clocks = [gpu["sm_mhz"].max for gpu in seen]
-    hottest = max((gpu["temperature_c"].max for gpu in seen if "temperature_c" in gpu), default=0.0)
-    text = f"{min(clocks):.0f} to {max(clocks):.0f} MHz, at most {hottest:.0f} °C"
-    return min(clocks) >= (1 - CLOCK_DROP) * max(clocks) and hottest < HOT_C, text
+    hottest = max(
+        (each.gpu["temperature_c"].max for each in seen if each.gpu and "temperature_c" in each.gpu), default=0.0
+    )
+    loads = [each.gpu_load for each in seen if each.gpu_load is not None]
+    clocks = [load.sm_mhz for load in loads if load.sm_mhz is not None]
+    slowed = (
+        {name: max((load.slowed or {}).get(name, 0.0) for load in loads) for name in REASONS_SHOWN} if loads else {}
+    )
+    shown = ", ".join(f"{name} in {100 * share:.0f} % of the samples" for name, share in slowed.items() if share)
+    heat = f"at most {hottest:.0f} °C" + (f"; {shown}" if shown else "")
+    is_faulty = hottest >= HOT_C or any(slowed.get(name, 0.0) > SLOWED for name in FAULTS)
+    if not clocks:
+        return (False if is_faulty else None), f"the GPU drew less than half of its power limit; {heat}"
+    drops = min(clocks) < (1 - CLOCK_DROP) * max(clocks)
+    spread = f"{min(clocks):.0f} MHz" if min(clocks) == max(clocks) else f"{min(clocks):.0f} to {max(clocks):.0f} MHz"
+    return not (is_faulty or drops), f"median under load {spread}, {heat}"
 
 
 def _gpu_processes(conditions: Sequence[Conditions]) -> tuple[bool | None, str]:

@@ -1,176 +1,190 @@
 """Monitoring of the machine and the server during a load: the evidence for the guards.
 
-A thread takes a sample every few seconds; on a GPU, by `nvidia-smi`. Processes that are neither the
-server's nor this pipeline's are foreign: what they take is missing from what is measured.
+A thread reads the CPU time of the server's and the client's processes twice a second, and everything else every two
+seconds; on a GPU, by `nvidia-smi`. Processes that are neither the server's nor this pipeline's are foreign: what they
+take is missing from what is measured. Loading of prompts by the client before the first request and its evaluation
+after the last are cut from all means.
 """
 
 from __future__ import annotations
 
 import os
+import statistics
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Mapping, Sequence
 
-import psutil
+from pipeline.results.bench import Busy, Conditions, LoadAverage
+from pipeline.stages.bench import counters, gpu_monitor
+from pipeline.stages.bench.gpu_monitor import GpuSample, GpuSampler
+from pipeline.stages.bench.processes import (
+    Role,
+    Usage,
+    busy_s,
+    cpu_s,
+    family,
+    foreign_runnable,
+    memory_of,
+    roles,
+    used_s,
+)
+from pipeline.stages.bench.requests import Requests
 
-from pipeline.hardware.probe import nvidia_smi
-from pipeline.results.bench import Conditions, LoadAverage, Span
-from pipeline.stages.bench import counters
-
-INTERVAL_S = 2.0
-GPU_FIELDS = {
-    "sm_mhz": "clocks.sm",
-    "max_sm_mhz": "clocks.max.sm",
-    "temperature_c": "temperature.gpu",
-    "power_w": "power.draw",
-    "memory_mib": "memory.used",
-    "total_mib": "memory.total",
-}
-
-
-def gpu() -> dict[str, float]:
-    """Return clock, temperature, power and memory of the GPU; empty if there is none."""
-    line = nvidia_smi(f"--query-gpu={','.join(GPU_FIELDS.values())}")[:1]
-    found = {}
-    for name, text in zip(GPU_FIELDS, line[0].split(",") if line else (), strict=False):
-        try:
-            found[name] = float(text)
-        except ValueError:  # "[N/A]": this GPU does not report it
-            continue
-    return found
-
-
-def gpu_processes() -> dict[int, float]:
-    """Return the MiB held on the GPU by each process that computes on it."""
-    found = {}
-    for line in nvidia_smi("--query-compute-apps=pid,used_memory"):
-        pid, _, memory = line.partition(",")
-        try:
-            found[int(pid)] = float(memory)
-        except ValueError:
-            continue
-    return found
-
-
-def family(pid: int) -> list[psutil.Process]:
-    """Return a process and its descendants; empty if it has exited."""
-    try:
-        process = psutil.Process(pid)
-        return [process, *process.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return []
-
-
-def memory_of(pid: int) -> int:
-    """Return the bytes that a process and its descendants hold, shared pages by proportional share."""
-    total = 0
-    for process in family(pid):
-        try:
-            with open(f"/proc/{process.pid}/smaps_rollup") as lines:
-                total += next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
-        except (OSError, StopIteration):
-            try:
-                total += process.memory_info().rss
-            except psutil.Error:
-                continue
-    return total
-
-
-def _cpu_s(processes: Iterable[psutil.Process]) -> float:
-    """Return the core-seconds used by these processes and their exited children."""
-    total = 0.0
-    for process in processes:
-        try:
-            times = process.cpu_times()
-        except psutil.Error:
-            continue
-        total += times.user + times.system + times.children_user + times.children_system
-    return total
-
-
-def _busy_s() -> list[float]:
-    """Return the busy seconds of each core that this process may use (`taskset` and containers limit these)."""
-    busy = [times.user + times.system for times in psutil.cpu_times(percpu=True)]
-    may = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(len(busy))
-    # Some containers list only their own cores, but number the allowed ones as the host does.
-    return [busy[core] for core in sorted(may)] if max(may) < len(busy) else busy
+CPU_INTERVAL_S = 0.5
+# Samples of the CPU time for each one of all else.
+EVERY = 4
+# The cores of which the kernel reports less busy time than our own processes used are not those that they run on.
+CREDIBLE = 0.5
 
 
 class Watch:
     """Context manager around one load; afterwards `conditions` has the observations."""
 
-    def __init__(self, url: str, pid: int | None, on_gpu: bool) -> None:
+    def __init__(
+        self, url: str, pid: int | None, on_gpu: bool, client: Callable[[], int | None] = lambda: None
+    ) -> None:
         """Prepare to monitor a server.
 
         Args:
             url: of the server.
             pid: of the server; None where it is not ours, and what it takes cannot be told from what others take.
             on_gpu: whether the server computes on a GPU of this machine.
+            client: returns the pid of the load generator, None while there is none.
         """
         self.url = url
         self.pid = pid
-        self.on_gpu = on_gpu
+        self.client = client
         self.conditions = Conditions()
+        # Set within the context: their times are those of this machine's monotonic clock.
+        self.requests: Requests | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
-        self._usage: list[float] = []
-        self._waiting: list[float] = []
+        self._roles: dict[int, Role] = {}
+        self._usage: dict[int, Usage] = {}
+        self._gauges: list[tuple[float, Mapping[str, float]]] = []
+        self._foreign_tasks: list[tuple[float, float]] = []
         self._memory: list[float] = []
-        self._gpu: list[dict[str, float]] = []
+        self._sampler = GpuSampler() if on_gpu else None
+        self._gpu: list[GpuSample] = []
 
     def __enter__(self) -> Watch:
         """Read the counters and start sampling."""
         self._load = os.getloadavg()[0]
         self._before = counters.read(self.url)
-        self._ours = _cpu_s(family(os.getpid()))
-        self._busy = _busy_s()
+        self._ours = cpu_s(family(os.getpid()))
+        self._busy = busy_s()
+        self._roles = roles(self.pid) if self.pid is not None else {}
         self._started = time.monotonic()
+        self._look_at_processes()
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         """Stop sampling and summarize."""
-        seconds = time.monotonic() - self._started
+        ended = time.monotonic()
         self._stop.set()
         self._thread.join()
-        ours = _cpu_s(family(os.getpid())) - self._ours
-        busy = [now - before for now, before in zip(_busy_s(), self._busy, strict=True)]
+        ours = cpu_s(family(os.getpid())) - self._ours
+        busy = [now - before for now, before in zip(busy_s(), self._busy, strict=True)]
         after = counters.read(self.url)
+        self._look_at_processes()
         self._look()
         counted = after.since(self._before) if after is not None and self._before is not None else {}
-        foreign = round(max(0.0, sum(busy) - ours) / (seconds * len(busy)), 4)
+        foreign = max(0.0, sum(busy) - ours) / ((ended - self._started) * len(busy))
+        known = self.pid is not None and sum(busy) >= CREDIBLE * ours
+        start, end = self._window(ended)
+        tasks = [number for at, number in self._foreign_tasks if start <= at <= end]
         found = Conditions(
-            seconds=round(seconds, 2),
+            seconds=round(ended - self._started, 2),
             load_average=LoadAverage(before=round(self._load, 2), after=round(os.getloadavg()[0], 2)),
-            foreign_cpu_share=foreign if self.pid else None,
+            foreign_cpu_share=round(foreign, 4) if known else None,
+            foreign_runnable=round(statistics.mean(tasks) / len(busy), 4) if tasks and self.pid is not None else None,
             counters=counted,
-            kv_cache_usage_max=max(self._usage, default=None),
-            waiting_max=max(self._waiting, default=None),
+            kv_cache_usage_max=max(self._gauge("kv_cache_usage"), default=None),
+            waiting_max=max(self._gauge("waiting"), default=None),
+            waiting_mean=_mean(self._gauge("waiting", start, end)),
+            running_mean=_mean(self._gauge("running", start, end)),
+            busy=self._shares(start, end),
             peak_memory_bytes=int(max(self._memory, default=0)) or None,
         )
         if self._gpu:
-            seen = {name: [look[name] for look in self._gpu if name in look] for name in GPU_FIELDS}
-            spans = {name: Span(min=min(values), max=max(values)) for name, values in seen.items() if values}
-            found = found.model_copy(update={"gpu": spans, "foreign_gpu_processes": self._foreign()})
+            sent = [sample for sample in self._gpu if start <= sample.at <= end]
+            update = {
+                "gpu": gpu_monitor.spans(self._gpu),
+                "gpu_load": gpu_monitor.under_load(sent),
+                "foreign_gpu_processes": self._foreign(),
+            }
+            found = found.model_copy(update=update)
         self.conditions = found
+
+    def _window(self, ended: float) -> tuple[float, float]:
+        """Return the time from the first request to the last answer; that of the whole watch if it is unknown."""
+        if self.requests is not None and self.requests.good.any():
+            good = self.requests.good
+            start = float(self.requests.start[good].min())
+            end = float((self.requests.start + self.requests.latency)[good].max())
+            # Python's `perf_counter` is the monotonic clock on Linux; elsewhere the two cannot be compared.
+            if self._started <= start < end <= ended:
+                return start, end
+        return self._started, ended
+
+    def _gauge(self, name: str, start: float = 0.0, end: float = float("inf")) -> list[float]:
+        return [values[name] for at, values in self._gauges if name in values and start <= at <= end]
+
+    def _shares(self, start: float, end: float) -> Busy:
+        """Return the use of the processes and the GPU between two times."""
+
+        def busiest(role: Role) -> float | None:
+            usages = [self._usage[pid] for pid, its in self._roles.items() if its == role and pid in self._usage]
+            return max((round(usage.share(start, end), 4) for usage in usages), default=None)
+
+        sent = [sample for sample in self._gpu if start <= sample.at <= end]
+        return Busy(
+            api_server=busiest("api_server"),
+            engine=busiest("engine"),
+            client=busiest("client"),
+            gpu=gpu_monitor.utilization(sent),
+        )
 
     def _foreign(self) -> tuple[int, ...] | None:
         """Return the foreign processes on the GPU; None if ours is not listed by its pid (in a container)."""
-        own, listed = {process.pid for process in family(os.getpid())}, set(gpu_processes())
+        own, listed = {process.pid for process in family(os.getpid())}, gpu_monitor.processes()
         return tuple(sorted(listed - own)) if listed & own else None
 
     def _sample(self) -> None:
-        while not self._stop.wait(INTERVAL_S):
-            self._look()
+        count = 0
+        while not self._stop.wait(CPU_INTERVAL_S):
+            self._look_at_processes()
+            if count % EVERY == 0:
+                self._look()
+            count += 1
+
+    def _look_at_processes(self) -> None:
+        """Read the CPU time of each process with a role: of the engine, that of the thread with its loop."""
+        client = self.client()
+        if client is not None:
+            self._roles[client] = "client"
+        for pid, role in self._roles.items():
+            used = used_s(pid, main_thread=role == "engine")
+            if used is not None:
+                usage = self._usage.setdefault(pid, Usage([], []))
+                usage.times.append(time.monotonic())
+                usage.seconds.append(used)
 
     def _look(self) -> None:
-        reading = counters.read(self.url)
-        if reading is not None:
-            for name, kept in (("kv_cache_usage", self._usage), ("waiting", self._waiting)):
-                if name in reading.values:
-                    kept.append(reading.values[name])
-        if self.on_gpu and (seen := gpu()):
-            self._gpu.append(seen)
-            self._memory.append(seen.get("memory_mib", 0.0) * 2**20)
+        at = time.monotonic()
+        own = [process.pid for process in family(os.getpid())]
+        if (tasks := foreign_runnable(own)) is not None:
+            self._foreign_tasks.append((at, tasks))
+        if (reading := counters.read(self.url)) is not None:
+            self._gauges.append((at, reading.values))
+        if self._sampler is not None and (sample := self._sampler.sample(at)) is not None:
+            self._gpu.append(sample)
+            # The driver counts in MiB.
+            self._memory.append(sample.values.get("memory_mib", 0.0) * 2**20)
         elif self.pid is not None:
             self._memory.append(memory_of(self.pid))
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return round(statistics.mean(values), 2) if values else None

@@ -142,9 +142,10 @@ def probe(rate: float, seconds: float, index: int) -> Load:
 
 
 def warmup(settings: BenchSettings) -> Load:
-    """Return a round of warm-up, with the protocol's largest number of requests in flight."""
-    flight = settings.max_concurrency if settings.ladder is None else settings.ladder.concurrency[-1]
-    return Load(name="warm-up", num_prompts=settings.warmup_prompts, max_concurrency=flight)
+    """Return a round of warm-up: the measured load itself, of a ladder its highest level, with prompts of its own."""
+    load = single(settings) if settings.ladder is None else list(levels(settings))[-1]
+    number = load.num_prompts if settings.warmup_prompts is None else settings.warmup_prompts
+    return load.model_copy(update={"name": "warm-up", "num_prompts": number, "index": 0})
 
 
 def significant(rate: float) -> float:

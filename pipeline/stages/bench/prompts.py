@@ -80,7 +80,7 @@ def prepare(settings: BenchSettings, source: Path, folder: Path, tokenizer: Toke
 
 def _most(settings: BenchSettings) -> tuple[int, str]:
     """Return the largest number of prompts in one load, and the setting that determines it."""
-    asked = {"bench.warmup_prompts": settings.warmup_prompts}
+    asked = {"bench.warmup_prompts": settings.warmup_prompts or 0}
     if settings.ladder is None:
         asked["bench.num_prompts"] = settings.num_prompts
     else:

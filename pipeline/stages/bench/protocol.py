@@ -20,7 +20,7 @@ from pipeline.errors import ServerError
 from pipeline.results.bench import BenchResult, Conditions, Goodput, Guard, LoadResult, Memory, Probe
 from pipeline.results.server import ServerFacts
 from pipeline.serve.external import describe
-from pipeline.stages.bench import goodput, guards, ladder, memory_bandwidth, plan, steady
+from pipeline.stages.bench import goodput, guards, ladder, memory_bandwidth, plan, steadiness, steady
 from pipeline.stages.bench.client import Client, Run
 from pipeline.stages.bench.memory import memory
 from pipeline.stages.bench.metrics import figures_of
@@ -103,6 +103,7 @@ class Protocol:
             self._measure(plan.single(self.settings))
         else:
             self._climb(self.settings.ladder.budget_s)
+        self.guards.append(steadiness.repeats(self.loads))
         if self.settings.slo.limits and self.settings.slo.probes:
             self._search()
         self.found["server"] = server.facts()
@@ -131,13 +132,13 @@ class Protocol:
     def _warm_up(self) -> None:
         load, rounds = plan.warmup(self.settings), list[float]()
         while load.num_prompts and len(rounds) < self.settings.warmup_rounds:
-            if guards.steady(rounds, self.settings.warmup_tolerance):
+            if steadiness.is_steady(rounds, self.settings.warmup_tolerance):
                 break
             self.job.progress.detail(f"warming up, round {len(rounds) + 1} of at most {self.settings.warmup_rounds}")
             run = self.client.send(load, self.settings.seed + plan.WARMUP_SEED + len(rounds))
             rounds.append(float(run.summary["total_token_throughput"]))
         self.found["warm_up"] = tuple(rounds)
-        self.guards.append(guards.warm_up(rounds, self.settings.warmup_tolerance, load.num_prompts))
+        self.guards.append(steadiness.warm_up(rounds, self.settings.warmup_tolerance, load.num_prompts))
 
     def _climb(self, budget_s: float | None) -> None:
         """Run the ladder: levels of concurrency, then rates as shares of the throughput reached."""
@@ -225,8 +226,10 @@ class Protocol:
         for index in range(number):
             self.job.progress.detail(f"{load.name}, repeat {index + 1} of {number}")
             server = self.client.server
-            with Watch(server.url, server.pid, self.job.hardware.device == "cuda") as watch:
+            on_gpu = self.job.hardware.device == "cuda"
+            with Watch(server.url, server.pid, on_gpu, lambda: self.job.serving.client_pid) as watch:
                 run = self.client.send(load, load.seed(self.settings, index))
+                watch.requests = run.requests
             run.save(self.folder / "loads" / load.slug, f"repeat-{index}")
             runs.append(run)
             conditions.append(watch.conditions)
@@ -264,6 +267,9 @@ class Protocol:
             # The pipeline starts its servers without a prefix cache, so a repeated prompt costs as much.
             passed = False if self.job.settings.serve.url else None
             found.append(Guard(name="distinct prompts", passed=passed, text=text, load=load.name))
+        if self.settings.output_len is not None:
+            lengths = [run.requests.output_lens[run.requests.good] for run in runs]
+            found.append(guards.reply_length(load.name, lengths, self.settings.output_len))
         return found
 
     def _conditions(self) -> list[Conditions]:

@@ -110,13 +110,14 @@ def _setup(settings: Settings, found: Sequence[Source], model: str, machine: str
         for name, version in server_of(source).versions.items()
         if name.startswith("vllm")
     )
+    warmup = bench.num_prompts if bench.warmup_prompts is None else bench.warmup_prompts
     flight = "no limit" if bench.max_concurrency is None else f"{bench.max_concurrency}"
     return {
         "Model": model,
         "Machine": machine,
         "Server": clean(", ".join(versions)) or "not recorded",
         "Load": (
-            f"{bench.num_prompts:,} prompts, {bench.repeats} repeats after {bench.warmup_prompts} warm-up requests; "
+            f"{bench.num_prompts:,} prompts, {bench.repeats} repeats after {warmup:,} warm-up requests; "
             f"request rate {plain(bench.request_rate)}, requests in flight: {flight}"
         ),
         "Scoring": "; ".join(

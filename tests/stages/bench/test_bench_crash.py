@@ -20,7 +20,7 @@ from support.settings import variants_of
 
 from pipeline.config import PROJECT_ROOT
 from pipeline.runner import Runner
-from pipeline.stages.bench import monitor
+from pipeline.stages.bench import processes
 
 pytestmark = pytest.mark.vllm
 SLOW = ("bench.num_prompts=40", "bench.max_concurrency=1", "bench.repeats=1", "bench.warmup_prompts=2")
@@ -57,7 +57,7 @@ def killer(run: Runner, outputs: Path, times: int) -> Iterator[list[list[psutil.
             while time.monotonic() < deadline:
                 server = run.serving.server
                 if server is not None and measuring(outputs):
-                    killed.append(monitor.family(server.pid))
+                    killed.append(processes.family(server.pid))
                     for log in outputs.glob("logs/clients/*/client-concurrency-1-0.log"):
                         log.rename(log.with_name(f"killed-{len(killed)}.log"))
                     os.kill(server.pid, signal.SIGKILL)
@@ -117,7 +117,7 @@ def test_nothing_is_left_behind_in_mid_benchmark(tmp_path: Path, who: str) -> No
     deadline = time.monotonic() + 240
     while not measuring(tmp_path) and time.monotonic() < deadline:
         time.sleep(0.1)
-    family = monitor.family(child.pid)
+    family = processes.family(child.pid)
     launcher = next(process for process in family if "vllm_host.py" in " ".join(process.cmdline()))
     assert len(family) >= 5, "pipeline, launcher, server, engine, client"
     if who == "Ctrl-C":

@@ -1,13 +1,17 @@
 """Guards look at what was recorded; counters and watch record it."""
 
+import os
 import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
+from support.openai_server import OpenAIServer
 
 from pipeline.results.bench import Conditions
-from pipeline.stages.bench import counters, guards, memory_bandwidth, monitor
+from pipeline.stages.bench import counters, guards, memory_bandwidth, monitor, processes
+from pipeline.stages.bench.requests import Requests
 
 METRICS = """
 # HELP vllm:num_preemptions Cumulative number of preemption from the engine.
@@ -71,23 +75,119 @@ def test_a_clean_load_passes_every_guard() -> None:
         ({"foreign_cpu_share": 0.2}, "other processes"),
         ({"gpu": {"sm_mhz": {"min": 100, "max": 1500}}, "foreign_gpu_processes": [42]}, "GPU processes"),
         ({"gpu": {"sm_mhz": {"min": 900, "max": 1980}, "temperature_c": {"min": 60, "max": 90}}}, "GPU clock"),
+        ({"foreign_runnable": 1.75, "foreign_cpu_share": 0.06}, "other processes"),
+        ({"busy": {"api_server": 0.97, "gpu": 0.8}}, "bottleneck"),
+        ({"busy": {"api_server": 0.97, "engine": 0.7}}, "bottleneck"),
+        ({"busy": {"api_server": 0.5, "client": 0.99, "gpu": 0.8}}, "bottleneck"),
     ],
 )
 def test_each_contamination_fails_its_guard_in_any_repeat(change: dict, name: str) -> None:
     assert verdicts(conditions(), conditions(**change))[name] is False
 
 
+def gpu(mhz: float | None, reasons: dict[str, float] | None = None) -> dict:
+    """Conditions of a GPU whose highest clock is always the same, as in every stored run."""
+    load = {"samples": 15, "sm_mhz": mhz, "power_w": 698.0, "power_limit_w": 700.0, "slowed": reasons or {}}
+    return {"gpu": {"sm_mhz": {"min": 345, "max": 1980}, "temperature_c": {"min": 40, "max": 63}}, "gpu_load": load}
+
+
 def test_a_clock_that_falls_between_repeats_is_marked() -> None:
-    fast, slow = ({"sm_mhz": {"min": 300, "max": mhz}} for mhz in (1980, 1500))
-    assert verdicts(conditions(gpu=fast), conditions(gpu=slow))["GPU clock"] is False
-    assert verdicts(conditions(gpu=fast), conditions(gpu=fast))["GPU clock"] is True
+    assert verdicts(conditions(**gpu(1980)), conditions(**gpu(1500)))["GPU clock"] is False
+    assert verdicts(conditions(**gpu(1500)), conditions(**gpu(1980)))["GPU clock"] is False
+    assert verdicts(conditions(**gpu(1500)), conditions(**gpu(1400)))["GPU clock"] is True
+
+
+def test_a_clock_held_back_by_heat_is_marked_and_one_held_back_by_power_is_reported() -> None:
+    for fault in guards.FAULTS:
+        assert verdicts(conditions(**gpu(1500, {fault: 0.06})))["GPU clock"] is False
+        assert verdicts(conditions(**gpu(1500, {fault: 0.05})))["GPU clock"] is True
+        assert verdicts(conditions(**gpu(None, {fault: 0.06})))["GPU clock"] is False
+    (capped,) = (
+        guard
+        for guard in guards.check("load", [conditions(**gpu(1320, {"software power cap": 0.9}))], 0, 20)
+        if guard.name == "GPU clock"
+    )
+    assert capped.passed is True
+    assert capped.text == "median under load 1320 MHz, at most 63 °C; software power cap in 90 % of the samples"
+
+
+def test_a_clock_that_nothing_loaded_is_not_judged() -> None:
+    assert verdicts(conditions(**gpu(None)))["GPU clock"] is None
+    assert verdicts(conditions(gpu={"sm_mhz": {"min": 345, "max": 1980}}))["GPU clock"] is None
+
+
+def bottleneck(**busy: float) -> tuple[bool | None, str]:
+    found = guards.check("load", [conditions(busy=busy, running_mean=600, waiting_mean=0)], 0, 20)
+    return next((guard.passed, guard.text) for guard in found if guard.name == "bottleneck")
+
+
+def test_the_front_end_is_named_where_it_limits_a_load() -> None:
+    passed, text = bottleneck(api_server=0.99, client=0.6, engine=1.0, gpu=0.7)
+    assert passed is False
+    assert text == (
+        "the front end, not the GPU, limited this load: API server 99 % of a core, load generator 60 % of a core, "
+        "GPU busy 70 % of the time, 600 requests running, 0 requests waiting"
+    )
+    assert bottleneck(api_server=0.96, engine=0.5)[1].startswith("the front end, not the engine, limited this load")
+    assert bottleneck(api_server=0.99, client=0.97, gpu=0.7)[1].startswith("the load generator, not the GPU")
+
+
+@pytest.mark.parametrize(
+    ("busy", "passed"),
+    [
+        ({"api_server": 0.95, "gpu": 0.89}, False),
+        ({"api_server": 0.94, "gpu": 0.89}, True),
+        ({"api_server": 0.95, "gpu": 0.90}, True),  # Both are at their limit: the GPU has no time left either.
+        ({"api_server": 0.95, "engine": 1.0, "gpu": 0.89}, False),  # The engine's thread spins while it waits.
+        ({"api_server": 0.95, "engine": 0.95}, True),
+        ({"api_server": 0.95}, None),
+        ({"client": 0.5}, None),
+        ({"client": 0.95}, False),
+    ],
+)
+def test_a_bottleneck_needs_a_full_core_and_an_engine_that_waits(busy: dict, passed: bool | None) -> None:
+    assert bottleneck(**busy)[0] is passed
+
+
+def test_a_bottleneck_in_some_repeats_says_in_how_many() -> None:
+    both = [conditions(busy={"api_server": share, "gpu": 0.5}) for share in (0.99, 0.5)]
+    text = next(guard.text for guard in guards.check("load", both, 0, 20) if guard.name == "bottleneck")
+    assert "the front end, not the GPU, limited this load in 1 of 2 repeats" in text
+
+
+def test_time_outside_the_engine_is_what_its_counters_leave() -> None:
+    counted = {"latency_s": 100.0, "inference_s": 60.0, "queue_s": 10.0}
+    found = guards.check("load", [conditions(busy={"api_server": 0.5, "gpu": 1.0}, counters=counted)], 0, 20)
+    assert next(guard.text for guard in found if guard.name == "bottleneck").endswith(
+        "30 % of a request's time outside the engine"
+    )
+
+
+@pytest.mark.parametrize(
+    ("lengths", "passed"),
+    [
+        ([[128] * 8, [128] * 8], True),
+        ([[128] * 8, [127] * 8], True),  # Counted by the client from text.
+        ([[128] * 8, [128] * 4 + [64] * 4], False),  # `min_tokens` is ignored.
+        ([[160] * 8, [160] * 8], False),  # The limit is ignored.
+        ([[128] * 4 + [64] * 4, [128] * 4 + [192] * 4], False),  # As many in total, by chance.
+        ([[], []], None),
+    ],
+)
+def test_generated_tokens_are_held_against_those_requested(lengths: list[list[int]], passed: bool | None) -> None:
+    guard = guards.reply_length("load", [np.asarray(each, np.int64) for each in lengths], 128)
+    assert guard.passed is passed
+    assert guard.name == "reply length" and guard.load == "load"
+    replies = [length for each in lengths for length in each]
+    assert f"{sum(replies)} tokens generated of {128 * len(replies)} requested" in guard.text
+    assert f"{sum(length != 128 for length in replies)} of {len(replies)} replies are not exact" in guard.text
 
 
 def test_a_server_that_tells_nothing_is_not_called_clean() -> None:
     blind = conditions(counters={"prefix_hits": None, "preemptions": None}, foreign_cpu_share=None)
     found = verdicts(blind)
     assert found["prefix cache"] is None and found["preemptions"] is None
-    assert "other processes" not in found
+    assert found["other processes"] is None
     hidden = conditions(gpu={"sm_mhz": {"min": 1, "max": 1}}, foreign_gpu_processes=None)
     assert verdicts(hidden)["GPU processes"] is None
 
@@ -96,30 +196,152 @@ def test_failed_requests_fail_their_guard() -> None:
     assert verdicts(conditions(), failed=1)["requests"] is False
 
 
-def test_warm_up_ends_when_two_rounds_agree() -> None:
-    assert not guards.steady([100.0], 0.1)
-    assert not guards.steady([100.0, 120.0], 0.1)
-    assert guards.steady([50.0, 100.0, 105.0], 0.1)
-    assert guards.warm_up([100.0, 101.0], 0.1, 16).passed is True
-    assert guards.warm_up([100.0, 50.0, 100.0], 0.1, 16).passed is False
-    assert guards.warm_up([], 0.1, 0).passed is False
+SPIN = "import time\nend = time.monotonic() + 1.5\nwhile time.monotonic() < end: pass"
 
 
-def test_watching_sees_foreign_work_and_not_its_own() -> None:
-    import os
+def stats(monkeypatch: pytest.MonkeyPatch, busy: list[dict[str, float]]) -> None:
+    """Replaces the machine's counters: each call returns the next, of one core."""
+    given = iter(busy)
+    names = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal", "guest", "guest_nice")
 
-    spin = "import time\nend = time.monotonic() + 1.5\nwhile time.monotonic() < end: pass"
-    with monitor.Watch("http://127.0.0.1:9", os.getpid(), on_gpu=False) as quiet:
-        subprocess.run([sys.executable, "-c", spin], check=True)
-    # In a session of its own, and no child of this process.
-    with monitor.Watch("http://127.0.0.1:9", os.getpid(), on_gpu=False) as loud:
-        subprocess.run(["bash", "-c", f'setsid {sys.executable} -c "{spin}" & disown'], check=True)
-        time.sleep(1.8)
-    own, foreign = (each.conditions.foreign_cpu_share for each in (quiet, loud))
-    assert foreign > 0.2
-    assert foreign - own > 0.1 or own > 0.3, "others keep this machine busy"
-    assert loud.conditions.counters == {}
-    assert loud.conditions.peak_memory_bytes > 2**20
+    class Core:
+        def __init__(self, values: dict[str, float]) -> None:
+            for name in names:
+                setattr(self, name, values.get(name, 0.0))
+
+    monkeypatch.setattr(processes.psutil, "cpu_times", lambda percpu: [Core(next(given))])
+    monkeypatch.setattr(processes.os, "sched_getaffinity", lambda _: {0})
+
+
+@pytest.mark.parametrize("kind", ["user", "nice", "system", "irq", "softirq", "steal"])
+def test_every_kind_of_foreign_work_is_busy_time(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    stats(monkeypatch, [{kind: 1.0, "idle": 5.0}, {kind: 4.0, "idle": 9.0, "iowait": 3.0, "guest": 2.0}])
+    assert processes.busy_s() == [1.0]
+    assert processes.busy_s() == [4.0]
+
+
+def watched(monkeypatch: pytest.MonkeyPatch, machine: float, ours: float) -> Conditions:
+    """Conditions of a second in which one core was busy for a time, of which our processes used a part."""
+    stats(monkeypatch, [{"user": 10.0}, {"user": 10.0 + machine}])
+    used = iter([5.0, 5.0 + ours])
+    clock = iter([0.0, 1.0])
+    monkeypatch.setattr(monitor, "cpu_s", lambda _: next(used))
+    monkeypatch.setattr(monitor.time, "monotonic", lambda: next(clock, 1.0))
+    monkeypatch.setattr(monitor, "CPU_INTERVAL_S", 60.0)
+    with monitor.Watch("http://127.0.0.1:9", os.getpid(), on_gpu=False) as watch:
+        pass
+    return watch.conditions
+
+
+def test_watching_sees_foreign_work_and_not_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert watched(monkeypatch, machine=0.9, ours=0.5).foreign_cpu_share == pytest.approx(0.4)
+    assert watched(monkeypatch, machine=0.5, ours=0.5).foreign_cpu_share == 0
+    # A machine that reports less than our processes used does not report them: nothing is known of others.
+    assert watched(monkeypatch, machine=0.0, ours=0.5).foreign_cpu_share is None
+
+
+def test_a_real_machine_reports_our_work_as_ours() -> None:
+    with monitor.Watch("http://127.0.0.1:9", os.getpid(), on_gpu=False) as watch:
+        before = processes.cpu_s(processes.family(os.getpid()))
+        busy = sum(processes.busy_s())
+        subprocess.run([sys.executable, "-c", SPIN], check=True)
+        ours = processes.cpu_s(processes.family(os.getpid())) - before
+        busy = sum(processes.busy_s()) - busy
+    # However little of a core this process got: the machine counted it, and the rest is foreign.
+    assert 0 < ours <= busy + 0.2
+    found, cores = watch.conditions, len(processes.busy_s())
+    assert found.foreign_cpu_share == pytest.approx(max(0.0, busy - ours) / cores / found.seconds, abs=0.1)
+    assert found.counters == {}
+    assert found.peak_memory_bytes > 2**20
+
+
+def test_tasks_that_run_are_ours_or_foreign() -> None:
+    child = subprocess.Popen([sys.executable, "-c", SPIN.replace("1.5", "30")])
+    try:
+        time.sleep(0.2)
+        all_foreign, less_ours = [], []
+        for _ in range(50):
+            all_foreign.append(processes.foreign_runnable([]))
+            less_ours.append(processes.foreign_runnable([os.getpid(), child.pid]))
+        assert None not in all_foreign
+        assert np.mean(all_foreign) - np.mean(less_ours) > 0.5
+    finally:
+        child.kill()
+        child.wait()
+
+
+def test_shares_are_those_of_the_time_in_which_requests_were_in_flight() -> None:
+    usage = processes.Usage([0.0, 2.0, 4.0, 6.0], [0.0, 0.0, 2.0, 2.0])
+    assert usage.share(2.0, 4.0) == 1.0
+    assert usage.share(3.0, 5.0) == 0.5
+    assert usage.share(0.0, 6.0) == pytest.approx(1 / 3)
+    assert usage.share(5.0, 8.0) == 0
+
+
+def test_the_time_of_requests_is_the_clients_if_it_lies_in_the_load() -> None:
+    watch = monitor.Watch("http://127.0.0.1:9", None, on_gpu=False)
+    watch._started = 100.0
+
+    def requests(start: list[float], good: list[bool]) -> Requests:
+        count = len(start)
+        empty, integers = np.empty(0), np.zeros(count, np.int64)
+        return Requests(
+            *(integers, integers, np.asarray(good), np.full(count, 0.5), np.full(count, 2.0), np.asarray(start)),
+            *(empty, integers),
+        )
+
+    assert watch._window(120.0) == (100.0, 120.0)
+    watch.requests = requests([103.0, 104.0, 101.0], [True, True, False])
+    assert watch._window(120.0) == (103.0, 106.0)
+    # Another clock.
+    watch.requests = requests([3.0, 4.0], [True, True])
+    assert watch._window(120.0) == (100.0, 120.0)
+    watch.requests = requests([103.0], [False])
+    assert watch._window(120.0) == (100.0, 120.0)
+
+
+def test_the_processes_of_a_server_have_roles(tmp_path) -> None:
+    # `sleep` under another name, as `setproctitle` would write it.
+    script = (
+        'bash -c "exec -a VLLM::EngineCore sleep 60" & '
+        'bash -c "exec -a resource_tracker sleep 60" & '
+        'bash -c "exec -a VLLM::ApiServer_1 sleep 60" & wait'
+    )
+    server = subprocess.Popen(["bash", "-c", script])
+    try:
+        deadline = time.monotonic() + 10
+        while (
+            sum(
+                "sleep" in " ".join(each.cmdline()) or "60" in each.cmdline()
+                for each in processes.family(server.pid)[1:]
+            )
+            < 3
+        ):
+            assert time.monotonic() < deadline
+        time.sleep(0.3)
+        found = processes.roles(server.pid)
+        assert found[server.pid] == "api_server"
+        assert sorted(found.values()) == ["api_server", "api_server", "engine"]
+    finally:
+        for each in processes.family(server.pid)[::-1]:
+            each.kill()
+        server.wait()
+
+
+def test_a_client_without_a_core_left_is_recorded() -> None:
+    page = 'vllm:num_requests_running{engine="0"} 7.0\nvllm:num_requests_waiting{engine="0"} 3.0\n'
+    server = OpenAIServer(metrics=page)
+    client = subprocess.Popen([sys.executable, "-c", SPIN])
+    try:
+        with monitor.Watch(server.url, os.getpid(), False, lambda: client.pid) as watch:
+            client.wait()
+    finally:
+        server.close()
+    found = watch.conditions
+    assert found.busy.client > 0.05
+    assert found.busy.api_server is not None and found.busy.gpu is None
+    assert (found.running_mean, found.waiting_mean, found.waiting_max) == (7.0, 3.0, 3.0)
+    assert found.foreign_runnable is not None
 
 
 def test_memory_is_read_at_a_rate_that_a_machine_can_have() -> None:

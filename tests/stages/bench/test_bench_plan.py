@@ -62,7 +62,7 @@ def test_every_protocol_composes_for_every_model(settings, protocol: str) -> Non
     for model in ("demo", "qwen3_8b"):
         bench = settings(f"model={model}", f"bench={protocol}").bench
         assert bench.name == protocol
-        assert bench.repeats >= 3 and bench.warmup_prompts and bench.temperature == 0
+        assert bench.repeats >= 3 and bench.warmup_prompts != 0 and bench.temperature == 0
 
 
 def test_throughput_fixes_both_lengths_and_latency_sends_one_at_a_time(settings) -> None:

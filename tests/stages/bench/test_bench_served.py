@@ -77,11 +77,31 @@ def test_guards_are_read_from_the_server(results: dict[str, tuple[Path, dict[str
         assert first["prefix cache"]["passed"] is True
         assert first["preemptions"]["passed"] is True
         assert first["requests"]["passed"] is True
-        assert {"warm-up", "KV cache", "other processes"} <= set(first)
+        assert {"warm-up", "KV cache", "other processes", "bottleneck", "trend"} <= set(first)
+        assert first["reply length"]["passed"] is True
+        assert first["warm-up"]["text"].startswith("2 discarded rounds of 4 distinct prompts")
         counted = [each["counters"] for load in result["loads"] for each in load["conditions"]]
         assert sum(each["generation_tokens"] for each in counted) == sum(
             sum(load["output_tokens"]) for load in result["loads"]
         )
+
+
+def test_the_processes_of_the_server_and_the_client_are_recorded(
+    results: dict[str, tuple[Path, dict[str, Any]]],
+) -> None:
+    each = [
+        conditions for _, result in results.values() for load in result["loads"] for conditions in load["conditions"]
+    ]
+    for conditions in each:
+        busy = conditions["busy"]
+        # The engine core is a process of its own: its thread worked, and no process used more than it can.
+        assert 0 < busy["engine"] <= 1.05
+        assert 0 <= busy["client"] <= 1.5 and 0 <= busy["api_server"] <= 1.5
+        assert busy["gpu"] is None and conditions["gpu_load"] is None
+        assert conditions["foreign_runnable"] is None or conditions["foreign_runnable"] >= 0
+        assert conditions["counters"]["latency_s"] > conditions["counters"]["inference_s"] > 0
+    assert any(conditions["running_mean"] for conditions in each)
+    assert sum(conditions["busy"]["api_server"] for conditions in each) > 0
 
 
 def test_memory_and_bandwidth_are_recorded(results: dict[str, tuple[Path, dict[str, Any]]]) -> None:

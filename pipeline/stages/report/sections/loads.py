@@ -143,3 +143,5 @@ def _guards(comparison: Comparison) -> Iterator[tuple[tuple[str, str, str], Guar
         for name, benchmark in row.benchmarks.items():
             for guard in benchmark.guards:
                 yield (row.label, name, guard.load or "all"), guard
+    for guard in comparison.guards:
+        yield ("all", "all", guard.load or "all"), guard
