@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
@@ -50,7 +50,10 @@ def module_of(stage: Stage) -> StageModule:
 
 @dataclass
 class Job:
-    """One variant with the objects that its stages share."""
+    """One variant with the objects that its stages share.
+
+    `block` is the index of the benchmark's block; the artifacts of all other stages are the same in each.
+    """
 
     settings: Settings
     workspace: Workspace
@@ -60,6 +63,13 @@ class Job:
     progress: Progress
     serving: Serving
     overrides: list[str] = field(default_factory=list)
+    block: int = 0
+
+    @cached_property
+    def blocks(self) -> tuple[Job, ...]:
+        """This job in each block of its benchmark; just one for a server that the user runs, which is not restarted."""
+        number = 1 if self.settings.serve.url else self.settings.bench.blocks
+        return tuple(self if block == self.block else replace(self, block=block) for block in range(number))
 
     @property
     def variant(self) -> Variant:
