@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import field_serializer
+from pydantic import Field, field_serializer
 
 from pipeline.compare.calibration_ranges import LayerRange, Spread
 from pipeline.compare.calibration_sweep import Sweep
@@ -138,6 +138,8 @@ class Report(Frozen):
     machine: str
     measured: str
     setup: dict[str, str]
+    # By variant, the identities of the devices that its speed was measured on, where they are known.
+    devices: dict[str, tuple[str, ...]] = Field({})
     verdict: Verdict
     comparison: Comparison
     cards: tuple[Card, ...]
