@@ -118,10 +118,10 @@ def test_a_second_block_is_added_to_the_results_of_the_first(tmp_path: Path, mon
     assert not made.steps
 
 
-def test_the_identity_of_a_block_has_its_number_and_not_the_number_of_blocks(settings, tmp_path: Path) -> None:
+def test_the_identity_of_a_block_has_its_number_and_not_the_number_of_blocks(tmp_path: Path) -> None:
     payloads = []
     for blocks in (1, 2):
-        given = [f"bench.blocks={blocks}", f"outputs={tmp_path}"]
+        given = ["quant=bf16", f"bench.blocks={blocks}", f"outputs={tmp_path}"]
         (job,) = Runner(variants_of(*given), given).jobs
         payloads.append([each.artifact(Stage.BENCH).payload for each in job.blocks])
         names = [each.artifact(Stage.BENCH).name for each in job.blocks]
