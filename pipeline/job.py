@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
@@ -53,6 +53,7 @@ class Job:
     """One variant with the objects that its stages share.
 
     `reference` is the job whose benchmark fixes the loads of this one's ladder; None if its own throughput does.
+    `block` is the index of the benchmark's block; the artifacts of all other stages are the same in each.
     """
 
     settings: Settings
@@ -64,6 +65,15 @@ class Job:
     serving: Serving
     overrides: list[str] = field(default_factory=list)
     reference: Job | None = None
+    block: int = 0
+
+    @cached_property
+    def blocks(self) -> tuple[Job, ...]:
+        """This job in each block of its benchmark; just one for a server that the user runs, which is not restarted."""
+        number = 1 if self.settings.serve.url else self.settings.bench.blocks
+        # The loads of a ladder are the same in each block.
+        source = self.reference or self
+        return (self, *(replace(self, block=block, reference=source) for block in range(1, number)))
 
     @property
     def variant(self) -> Variant:

@@ -1,13 +1,15 @@
 """The runner: decides which steps are due, runs them in order, and contains failures.
 
 Several variants run in one process, stage by stage while nothing is served and variant by variant from then on, so
-that each variant's stages share a server. A variant that fails does not stop the others.
+that each variant's stages share a server. Further blocks of the benchmark follow, each with a new server for every
+variant. A variant that fails does not stop the others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from itertools import groupby
+from collections import defaultdict
+from collections.abc import Iterator
+from random import Random
 
 from rich.markup import escape
 
@@ -31,6 +33,7 @@ from pipeline.stages.quantize import INSTALL, check_engine
 
 # Stages that need no server.
 OFFLINE = (Stage.CALIBRATE, Stage.QUANTIZE)
+SERVED = tuple(stage for stage in Stage if stage not in OFFLINE)
 # Commands that read the results of all variants.
 REPORTING = {Command.REPORT, Command.GATE}
 
@@ -60,6 +63,7 @@ class Runner:
             Job(s, self.workspace, hardware, digests, model, self.progress, self.serving, overrides) for s in variants
         ]
         self.failures: dict[str, PipelineError] = {}
+        self.failed_stages: defaultdict[str, set[Stage]] = defaultdict(set)
         if Command.PUBLISH in self.requested:
             publish.check(variants)
         if REPORTING & set(self.requested):
@@ -134,9 +138,14 @@ class Runner:
                 return 0
         names = ", ".join(dict.fromkeys(str(job.variant) for job in self.jobs))
         self.progress.say(f"{self.jobs[0].settings.model.name} on {hardware.name} ({hardware.device}): {names}")
+        block = 0
         try:
             for job, stage in self._steps():
-                if str(job.variant) not in self.failures and str(job.variant) not in self.not_applicable:
+                if job.block != block:
+                    # A block has a start of its own for each server, even for one that is still running.
+                    self.serving.stop()
+                    block = job.block
+                if not self._is_prevented(job, stage):
                     self._do(job, stage)
         finally:
             self.serving.stop()
@@ -151,21 +160,42 @@ class Runner:
         if self.vllm.warning and not self.gpu:
             self.progress.say(f"[yellow]{escape(self.vllm.warning)}[/]")
 
-    def _steps(self) -> Iterable[tuple[Job, Stage]]:
-        """Yield the offline stages of all variants first, then each variant's served stages together."""
+    def _steps(self) -> Iterator[tuple[Job, Stage]]:
+        """Yield the steps in order, each artifact once."""
         yielded = set()
-        order = [(job, stage) for stage in OFFLINE for job in self.jobs]
-        # A ladder's loads derive from BF16's throughput.
-        baseline_first = sorted(self.jobs, key=lambda job: not job.settings.is_baseline)
-        for _, same in groupby(baseline_first, key=lambda job: str(job.variant)):
-            jobs = list(same)
-            order += [(job, stage) for stage in Stage if stage not in OFFLINE for job in jobs]
-        for job, stage in order:
+        for job, stage in self._order():
             if stage in self._wanted(job):
                 folder = job.artifact(stage).folder
                 if folder not in yielded:
                     yielded.add(folder)
                     yield job, stage
+
+    def _order(self) -> Iterator[tuple[Job, Stage]]:
+        """Yield the offline stages of all variants, then block by block each variant's served stages together."""
+        yield from ((job, stage) for stage in OFFLINE for job in self.jobs)
+        by_variant: dict[str, list[Job]] = {}
+        for job in self.jobs:
+            by_variant.setdefault(str(job.variant), []).append(job)
+        seed, number = self.jobs[0].settings.bench.seed, max(len(job.blocks) for job in self.jobs)
+        for block in range(number):
+            variants = list(by_variant.values())
+            Random(f"{seed} {block}").shuffle(variants)
+            # BF16 opens the first block, since others are compared with its answers, and closes the last: its starts
+            # span the whole run, and a steady drift of the machine cancels in its mean.
+            closes = 0 < block == number - 1
+            variants.sort(key=lambda jobs: jobs[0].settings.is_baseline is closes)
+            for jobs in variants:
+                # One protocol may have fewer blocks than another.
+                there = [job.blocks[block] for job in jobs if block < len(job.blocks)]
+                yield from ((job, stage) for stage in (SERVED if block == 0 else (Stage.BENCH,)) for job in there)
+
+    def _is_prevented(self, job: Job, stage: Stage) -> bool:
+        """Return whether an earlier failure prevents a step: in further blocks, only that of a stage it needs."""
+        name = str(job.variant)
+        failed = self.failed_stages[name]
+        if job.block:
+            failed = failed & set(job.closure((stage,))) - {stage}
+        return name in self.not_applicable or bool(failed)
 
     def _wanted(self, job: Job) -> set[Stage]:
         """Return the requested stages and their inputs, without those needed only to serve what cannot be served."""
@@ -189,7 +219,9 @@ class Runner:
         except NotApplicable as reason:
             self.not_applicable |= dict.fromkeys(self._affected(job, stage), str(reason))
         except PipelineError as error:
-            self.failures |= dict.fromkeys(self._affected(job, stage), error)
+            for variant in self._affected(job, stage):
+                self.failures[variant] = error
+                self.failed_stages[variant].add(stage)
             self.progress.say(f"  [red]{artifact.name} failed:[/] {escape(error.problem)}")
 
     def _say_waiting(self, artifact: Artifact) -> None:
@@ -210,6 +242,8 @@ class Runner:
 
     def _affected(self, job: Job, stage: Stage) -> list[str]:
         """Return the variants that need this artifact: several if it is shared."""
+        if stage in SERVED:
+            return [str(job.variant)]
         folder = job.artifact(stage).folder
         dependents = [other for other in self.jobs if stage in other.closure(self.requested)]
         return [str(other.variant) for other in dependents if other.artifact(stage).folder == folder]

@@ -1,13 +1,21 @@
-"""The runner over one outputs folder: several runs at once make a shared artifact once."""
+"""The runner over one outputs folder: shared artifacts are made once, and a benchmark runs in blocks."""
 
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
+from support.settings import variants_of
 
-from pipeline.runner import Runner
-from pipeline.stages import calibrate
+from pipeline.artifacts.workspace import Draft
+from pipeline.config import Stage
+from pipeline.errors import ServerError
+from pipeline.job import Job
+from pipeline.runner import OFFLINE, Runner
+from pipeline.serve.server import Serving
+from pipeline.stages import bench, calibrate, quantize, verify
+from pipeline.stages import eval as eval_stage
 
 VARIANTS = (
     ("quant=fp8_static",),
@@ -48,3 +56,100 @@ def test_runs_that_waited_for_a_shared_artifact_take_it(
     assert codes == [0] * len(VARIANTS)
     assert len(made) == 1
     assert capsys.readouterr().err.count("made by another run") == len(VARIANTS) - 1
+
+
+SIX = "variants=[bf16,gptq,awq,w4a16,int8_dynamic,fp8_dynamic]"
+
+
+def steps(tmp_path: Path, *overrides: str) -> list[tuple[str, Stage, int]]:
+    given = ["stage=all", SIX, f"outputs={tmp_path}", *overrides]
+    return [(str(job.variant), stage, job.block) for job, stage in Runner(variants_of(*given), given)._steps()]
+
+
+def test_each_block_measures_every_variant_once_in_a_seeded_random_order(tmp_path: Path) -> None:
+    found = steps(tmp_path, "bench.blocks=3")
+    orders = [[name for name, stage, block in found if (stage, block) == (Stage.BENCH, index)] for index in range(3)]
+    assert all(len(order) == len(set(order)) == 6 for order in orders)
+    assert len({tuple(order) for order in orders}) == 3
+    assert (orders[0][0], orders[2][-1]) == ("bf16", "bf16"), "its starts span the run"
+    assert steps(tmp_path, "bench.blocks=3") == found
+    assert steps(tmp_path, "bench.blocks=3", "bench.seed=1") != found
+    # The first block serves each variant for all of its stages; the others only measure.
+    served = [(name, stage) for name, stage, block in found if block == 0 and stage not in OFFLINE]
+    assert served == [(name, stage) for name in orders[0] for stage in (Stage.VERIFY, Stage.BENCH, Stage.EVAL)]
+    assert {stage for _, stage, block in found if block} == {Stage.BENCH}
+    assert [block for _, _, block in found] == sorted(block for _, _, block in found)
+
+
+class Made:
+    """Stages that only note what was asked of them, and the starts of servers."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.steps: list[tuple[str, str, int]] = []
+        self.stops = 0
+        self.fails: set[tuple[str, str, int]] = set()
+        for stage in (quantize, verify, bench, eval_stage):
+            monkeypatch.setattr(stage, "make", partial(self._make, stage.__name__.rpartition(".")[2]))
+        monkeypatch.setattr(Serving, "stop", self._stop)
+
+    def _make(self, stage: str, job: Job, draft: Draft) -> None:
+        step = (str(job.variant), stage, job.block)
+        self.steps.append(step)
+        if step in self.fails:
+            raise ServerError("it died.")
+
+    def _stop(self) -> None:
+        self.stops += 1
+
+    def run(self, tmp_path: Path, *overrides: str) -> int:
+        given = ["stage=bench", "variants=[bf16,w4a16]", f"outputs={tmp_path}", *overrides]
+        self.steps, self.stops = [], 0
+        return Runner(variants_of(*given), given).execute()
+
+
+def test_a_second_block_is_added_to_the_results_of_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Made(monkeypatch)
+    assert made.run(tmp_path) == 0
+    assert [step for step in made.steps if step[1] == "bench"] == [("bf16", "bench", 0), ("w4a16", "bench", 0)]
+    assert made.run(tmp_path, "bench.blocks=2") == 0
+    assert made.steps == [("w4a16", "bench", 1), ("bf16", "bench", 1)]
+    assert made.stops == 2, "between the blocks, and at the end"
+    assert made.run(tmp_path, "bench.blocks=2") == 0
+    assert not made.steps
+
+
+def test_the_identity_of_a_block_has_its_number_and_not_the_number_of_blocks(tmp_path: Path) -> None:
+    payloads = []
+    for blocks in (1, 2):
+        given = ["quant=bf16", f"bench.blocks={blocks}", f"outputs={tmp_path}"]
+        (job,) = Runner(variants_of(*given), given).jobs
+        payloads.append([each.artifact(Stage.BENCH).payload for each in job.blocks])
+        names = [each.artifact(Stage.BENCH).name for each in job.blocks]
+    assert payloads[1] == [*payloads[0], payloads[0][0] | {"block": 1}]
+    assert "block" not in payloads[0][0] and "blocks" not in payloads[0][0]["bench"]
+    assert "device_id" not in payloads[0][0]["hardware"]
+    assert names == ["bench bf16", "bench bf16, block 2"]
+
+
+@pytest.mark.parametrize(
+    ("failing", "still"),
+    [
+        (("w4a16", "bench", 0), {("w4a16", "bench", 1)}),
+        (("w4a16", "verify", 0), set()),
+        (("w4a16", "bench", 1), {("w4a16", "bench", 1), ("bf16", "bench", 1)}),
+    ],
+)
+def test_a_failure_in_one_block_loses_no_other_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: tuple[str, str, int], still: set[tuple[str, str, int]]
+) -> None:
+    made = Made(monkeypatch)
+    made.fails = {failing}
+    assert made.run(tmp_path, "bench.blocks=2") == ServerError.exit_code
+    assert {step for step in made.steps if step[2] == 1} == still | {("bf16", "bench", 1)}
+
+
+def test_a_dry_run_shows_the_blocks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["stage=bench", "variants=[bf16,w4a16]", f"outputs={tmp_path}", "bench.blocks=2", "dry_run=true"]
+    assert Runner(variants_of(*given), given).plan() == 0
+    lines = [line.strip() for line in capsys.readouterr().err.splitlines()]
+    assert lines[-2:] == [f"{f'bench {name}, block 2':<32} run: not there yet" for name in ("w4a16", "bf16")]

@@ -48,8 +48,9 @@ class Artifact(BaseModel):
 
     @property
     def name(self) -> str:
-        """Display name, for messages."""
-        return f"{self.stage} {self.variant}" if self.variant else self.stage
+        """Display name, for messages; blocks are counted from 1, and the first has no number."""
+        block = f", block {self.payload['block'] + 1}" if "block" in self.payload else ""
+        return f"{self.stage} {self.variant}{block}" if self.variant else self.stage
 
     def manifest(self) -> Manifest | None:
         """Return the manifest, or None if the artifact is not finished."""
@@ -90,7 +91,9 @@ class Workspace:
         others = [
             other
             for folder, other in self.manifests(artifact.model, artifact.stage)
-            if other.variant == artifact.variant and folder != artifact.folder
+            if other.variant == artifact.variant
+            and folder != artifact.folder
+            and other.payload.get("block") == artifact.payload.get("block")
         ]
         if not others:
             return "not there yet"

@@ -41,12 +41,16 @@ class RunName(Frozen):
 
 
 class Snapshot(Frozen):
-    """The stored data of one run; `settings` are by variant, those of the whole run under an empty name."""
+    """The stored data of one run.
+
+    `settings` are by variant, those of the whole run under an empty name; `devices` by variant, if known.
+    """
 
     run: RunName
     comparison: Comparison
     settings: dict[str, dict[str, str]] = Field({})
     versions: dict[str, str] = Field({})
+    devices: dict[str, tuple[str, ...]] = Field({})
 
 
 class SettingChange(Frozen):
@@ -178,7 +182,7 @@ def _result(runs: Sequence[Snapshot], name: str, label: str, column: _Column) ->
     then, now = cells[-2:]
     found, movement = _Delta(None, None), _movement_of(then, now)
     if movement == "unknown":
-        found = _Delta(None, None, now.reason) if isinstance(now, Missing) else _compare(runs, column, then, now)
+        found = _Delta(None, None, now.reason) if isinstance(now, Missing) else _compare(runs, name, column, then, now)
         movement = _moved(found, column)
     return ResultChange(
         variant=name,
@@ -201,12 +205,15 @@ def _movement_of(then: Any, now: Any) -> Movement:
     return "new" if isinstance(then, Missing) else "gone"
 
 
-def _compare(runs: Sequence[Snapshot], column: _Column, then: Any, now: Any) -> _Delta:
+def _compare(runs: Sequence[Snapshot], variant: str, column: _Column, then: Any, now: Any) -> _Delta:
     before, after = (run.run for run in runs[-2:])
     if before.model != after.model:
         return _Delta(None, None, f"measured with another model ({before.model})")
     if column.needs_machine and before.machine != after.machine:
         return _Delta(None, None, f"measured on another machine ({before.machine})")
+    devices, current = (run.devices.get(variant, ()) for run in runs[-2:])
+    if column.needs_machine and devices and current and not set(devices) & set(current):
+        return _Delta(None, None, f"measured on another device of that kind ({', '.join(devices)})")
     if column.needs_machine and before.load != after.load:
         return _Delta(None, None, f"measured under another load ({before.load})")
     return column.compare(now, then)

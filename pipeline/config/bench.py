@@ -105,7 +105,10 @@ class BenchSettings(SettingsGroup):
     request_rate: float | Literal["inf"] = Field("inf", description="requests per second; inf: all at once")
     max_concurrency: PositiveInt | None = Field(None, description="requests in flight; null: no limit")
     ladder: LadderSettings | None = Field(None, description="levels instead of a single load, e.g. bench=ladder")
-    repeats: PositiveInt = Field(3, description="repeats of the load, each with its own seed")
+    repeats: PositiveInt = Field(3, description="repeats of the load in a block, each with its own seed")
+    blocks: PositiveInt = Field(
+        1, description="blocks of the benchmark; each starts every variant's server once, in random order"
+    )
     warmup_prompts: NonNegativeInt | None = Field(
         None, description="requests in a warm-up round, different from those measured; null: as many as in a repeat"
     )
@@ -115,7 +118,7 @@ class BenchSettings(SettingsGroup):
     warmup_tolerance: float = Field(
         0.05, gt=0, lt=1, description="relative rise of throughput per warm-up round that must be ruled out"
     )
-    seed: int = Field(0, description="seed of the first repeat's prompts")
+    seed: int = Field(0, description="seed of the first repeat's prompts, and of the order of variants in a block")
     temperature: NonNegativeFloat | None = Field(
         0, description="sampling temperature, 0: greedy; null: what the checkpoint's generation config says"
     )

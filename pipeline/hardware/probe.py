@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import os
 import platform
 import shutil
@@ -19,6 +21,8 @@ class Hardware(BaseModel):
     """One machine: a CPU, and one GPU if present.
 
     `memory_mib` is a GPU's memory as the driver reports it; `memory_gib` is rounded.
+    `device_id` tells two devices of one kind apart: the GPU's UUID, on a CPU a hash of the machine's ID; empty if
+    unknown.
     """
 
     device: Literal["cpu", "cuda"]
@@ -28,6 +32,7 @@ class Hardware(BaseModel):
     memory_mib: int | None = None
     cpu_features: tuple[str, ...] = ()
     compute_capability: float | None = None
+    device_id: str = ""
 
     @property
     def has_native_bf16(self) -> bool:
@@ -66,14 +71,15 @@ def probe(device: Literal["auto", "cpu", "cuda"] = "auto") -> Hardware:
         "cpu_features": tuple(f for f in CPU_FEATURES if f in flags),
     }
     if gpu is None:
-        return Hardware(device="cpu", name=cpu_name, memory_gib=round(memory, 1), **common)
-    name, mebibytes, capability = gpu
+        return Hardware(device="cpu", name=cpu_name, memory_gib=round(memory, 1), device_id=_cpu_id(), **common)
+    name, mebibytes, capability, uuid = gpu
     return Hardware(
         device="cuda",
         name=name,
         memory_gib=round(mebibytes / 1024, 1),
         memory_mib=round(mebibytes),
         compute_capability=capability,
+        device_id=uuid,
         **common,
     )
 
@@ -104,9 +110,23 @@ def nvidia_smi(query: str) -> list[str]:
     return answer.stdout.splitlines() if answer.returncode == 0 else []
 
 
-def _gpu() -> tuple[str, float, float] | None:
-    lines = nvidia_smi("--query-gpu=name,memory.total,compute_cap")
+def _gpu() -> tuple[str, float, float, str] | None:
+    lines = nvidia_smi("--query-gpu=name,memory.total,compute_cap,uuid")
     if not lines:
         return None
-    name, memory, capability = (part.strip() for part in lines[0].split(","))
-    return name, float(memory), float(capability)
+    name, memory, capability, uuid = (part.strip() for part in lines[0].split(","))
+    return name, float(memory), float(capability), uuid if uuid.startswith(("GPU-", "MIG-")) else ""
+
+
+# The ID itself must stay on the machine: machine-id(5) asks for a keyed hash with a key of the application.
+MACHINE_ID = Path("/etc/machine-id")
+MACHINE_ID_KEY = b"quantization-pipeline device"
+
+
+def _cpu_id() -> str:
+    """Return a hash of the machine's ID, by which the ID cannot be found; empty without one, as in a container."""
+    try:
+        machine = MACHINE_ID.read_bytes().strip()
+    except OSError:
+        return ""
+    return f"CPU-{hmac.new(MACHINE_ID_KEY, machine, hashlib.sha256).hexdigest()[:16]}" if machine else ""

@@ -281,8 +281,8 @@ class BenchResult(Result):
 
     Attributes:
         protocol: name of the protocol.
-        block: index of the block, in which every variant's server is started once.
-        device: identity of the device, a GPU's UUID; empty if unknown.
+        block: index of the block, in which every variant's server is started once; of merged blocks the first.
+        device: identity of the device, a GPU's UUID; empty if unknown, or if merged blocks differ.
         headline: name of the load shown in tables; None if none was measured.
         loads: loads in order of execution.
         left_out: loads skipped for lack of budget.

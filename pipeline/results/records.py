@@ -20,9 +20,19 @@ Family = Literal["baseline", "weights and activations", "weights only", "KV cach
 
 
 class Speed(BenchResult):
-    """A finished benchmark and the machine that it ran on."""
+    """A finished benchmark, with the repeats of all its blocks, and the machine that it ran on."""
 
     machine: str
+
+    @property
+    def block_count(self) -> int:
+        """Number of blocks, each with a start of the server."""
+        return len({block for load in self.loads for block in load.blocks}) or 1
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Devices of all repeats; empty if unknown."""
+        return tuple(dict.fromkeys(device for load in self.loads for device in load.devices))
 
 
 class Size(Frozen):

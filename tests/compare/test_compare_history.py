@@ -60,6 +60,21 @@ def test_what_cannot_be_compared_says_why_and_fails_nothing(other, reason):
     assert not [c for c in found.regressions if c.column == THROUGHPUT]
 
 
+def test_two_devices_of_one_kind_are_two_machines():
+    def on(*devices):
+        return snapshot(record("a", 1500), devices={"a": devices} if devices else {})
+
+    def slower(*devices):
+        return snapshot(record("a", 1000), devices={"a": devices} if devices else {})
+
+    other = moves(on("GPU-a"), slower("GPU-b"))["a", THROUGHPUT]
+    assert other.movement == "unknown" and "another device of that kind (GPU-a)" in other.reason
+    assert moves(on("GPU-a"), slower("GPU-b"))["a", "MMLU"].movement == "same"
+    # The same device, one of two, or an unknown one.
+    for then, now in ((("GPU-a",), ("GPU-a",)), (("GPU-a", "GPU-b"), ("GPU-b",)), ((), ("GPU-b",)), (("GPU-a",), ())):
+        assert moves(on(*then), slower(*now))["a", THROUGHPUT].movement == "worse"
+
+
 def test_single_runs_and_emulation_cannot_be_told():
     single = moves(*(snapshot(record("a", speed, noise=(1.0,))) for speed in (2000, 1000)))
     assert single["a", THROUGHPUT].movement == "unknown" and "single repeat" in single["a", THROUGHPUT].reason

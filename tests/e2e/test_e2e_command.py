@@ -71,6 +71,29 @@ def test_figures_come_from_a_real_server(outputs: Path) -> None:
         assert static["emulated"] == ["fp8_w8a8_static"]
 
 
+@pytest.mark.slow
+@pytest.mark.vllm
+def test_a_second_block_measures_every_variant_again_on_a_new_server(tmp_path: Path) -> None:
+    asked = ("stage=[bench,report]", "variants=[bf16,int8_dynamic]", *SMALL)
+    for blocks in (1, 2):
+        answer = run(tmp_path, *asked, f"bench.blocks={blocks}")
+        assert answer.returncode == 0, answer.stderr
+    again = [line.split()[:4] for line in answer.stderr.splitlines() if " done " in line]
+    assert [line[:2] for line in again] == [["bench", "int8_dynamic,"], ["bench", "bf16,"]]
+    for variant in ("bf16", "int8_dynamic"):
+        stored = [json.loads(path.read_text()) for path in tmp_path.glob(f"demo/{variant}/bench-*/manifest.json")]
+        first, second = sorted((each["results"] for each in stored), key=lambda result: result["block"])
+        assert (first["block"], second["block"]) == (0, 1)
+        assert first["server"]["log"] != second["server"]["log"]
+        assert [result["loads"][0]["seeds"] for result in (first, second)] == [[0, 1], [2, 3]]
+        assert first["device"] == second["device"] == stored[0]["hardware"]["device_id"]
+    report = json.loads((tmp_path / "demo" / "report" / "report.json").read_text())
+    assert report["setup"]["Blocks"] == "2, each with a start of every variant's server"
+    cell = report["comparison"]["rows"][1]["speed"]["total_token_throughput"]
+    assert len(cell["measured"]["values"]) == 4
+    print([(each["variant"], each["payload"].get("block"), each["seconds"]) for each in stored])
+
+
 @pytest.mark.vllm
 def test_static_scales_are_those_of_the_observed_ranges(outputs: Path) -> None:
     import torch

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.hardware import probe as module
 from pipeline.hardware.probe import nvidia_smi, probe
 
 # Answers with the GPU it was asked about, as a machine with several of them does.
@@ -53,3 +54,35 @@ def test_memory_is_what_the_driver_reports(monkeypatch: pytest.MonkeyPatch, tmp_
     hardware = probe.__wrapped__("cuda")
     assert (hardware.memory_mib, hardware.memory_gib) == (143771, 140.4)
     assert probe.__wrapped__("cpu").memory_mib is None
+# Two GPUs of one kind, each with its own UUID.
+TWO = """#!/bin/sh
+while [ $# -gt 0 ]; do [ "$1" = -i ] && echo "NVIDIA H200, 143771, 9.0, GPU-00000000-$2"; shift; done
+"""
+
+
+@pytest.mark.parametrize("visible", [None, "0", "1"])
+def test_a_gpu_is_identified_by_its_uuid(visible: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "nvidia-smi").write_text(TWO)
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    found = probe.__wrapped__("auto")
+    assert (found.name, found.compute_capability) == ("NVIDIA H200", 9.0)
+    assert found.device_id == f"GPU-00000000-{visible or 0}"
+
+
+def test_a_cpu_is_identified_by_a_hash_of_its_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    ids = []
+    for machine in ("8c1d4a5e" * 4, "8c1d4a5e" * 4, "0" * 32):
+        (tmp_path / "machine-id").write_text(f"{machine}\n")
+        monkeypatch.setattr(module, "MACHINE_ID", tmp_path / "machine-id")
+        ids.append(probe.__wrapped__("cpu").device_id)
+        assert machine[:8] not in ids[-1]
+    assert ids[0] == ids[1] != ids[2]
+    assert all(len(each) == 20 and each.startswith("CPU-") for each in ids)
+    (tmp_path / "machine-id").write_text("")
+    assert probe.__wrapped__("cpu").device_id == ""
+    (tmp_path / "machine-id").unlink()
+    assert probe.__wrapped__("cpu").device_id == ""

@@ -153,11 +153,15 @@ class Run:
         tasks: dict[str, Any] | None = None,
         single: str | None = None,
         formats: tuple[str, ...] = ("html", "md", "csv", "json"),
+        blocks: int = 1,
+        devices: dict[str, str] | None = None,
     ) -> None:
         self.outputs = root / "outputs"
         self.variants = STUDY if variants is None else variants
         self.title, self.titles, self.tasks, self.formats = title, titles or TITLES, tasks or TASKS, formats
         self.single, self.recorded = single, False
+        # The device of each variant's benchmark, where it is known.
+        self.blocks, self.devices = blocks, devices or {}
         self.stage: list[str] = ["report"]
         self.report: dict[str, Any] = {}
         self.dataset = root / "conversations.json"
@@ -213,6 +217,7 @@ class Run:
                     "num_prompts": 48,
                     "max_concurrency": 16,
                     "warmup_prompts": 8,
+                    "blocks": self.blocks,
                 },
                 "eval": {"name": "few", "tasks": self.tasks, "limit": ITEMS, "divergence": text},
                 "hardware": {"name": "auto"},
@@ -237,19 +242,20 @@ class Run:
         for stage in stages:
             if stage is Stage.CALIBRATE and not job.settings.needs_calibration:
                 continue
-            artifact = job.artifact(stage)
-            if artifact.manifest() is not None:
-                continue
             reason = figures.missing.get(stage.value)
-            try:
-                with self.workspace.making(artifact, context) as draft:
-                    if reason and reason.startswith("failed"):
-                        raise StageError(reason)
-                    if reason:
-                        raise NotApplicable(reason)
-                    WRITERS[stage](self, job, figures, draft)
-            except PipelineError as error:
-                self.failures[str(job.variant)] = error
+            for each in job.blocks if stage is Stage.BENCH else (job,):
+                artifact = each.artifact(stage)
+                if artifact.manifest() is not None:
+                    continue
+                try:
+                    with self.workspace.making(artifact, context) as draft:
+                        if reason and reason.startswith("failed"):
+                            raise StageError(reason)
+                        if reason:
+                            raise NotApplicable(reason)
+                        WRITERS[stage](self, each, figures, draft)
+                except PipelineError as error:
+                    self.failures[str(job.variant)] = error
             if reason:
                 return
 
@@ -316,6 +322,8 @@ def write_benchmark(run: Run, job: Job, figures: Figures, draft: Draft) -> None:
     probes = [{"rate": rate, "met": rate < 6, "seen": {"ttft": 90.0 * rate}} for rate in (4.0, 8.0, 6.0, 5.0)]
     found = {
         "protocol": "ladder",
+        "block": job.block,
+        "device": run.devices.get(str(job.variant), ""),
         "headline": loads[-1]["name"],
         **{name: loads[-1][name] for name in ("asked", "completed", "failed", "metrics", "output_tokens")},
         "loads": loads,
@@ -350,7 +358,7 @@ def write_benchmark(run: Run, job: Job, figures: Figures, draft: Draft) -> None:
 
 def write_load(job: Job, figures: Figures, slots: int) -> dict[str, Any]:
     """One level of a ladder whose highest, the last, has the stated figures."""
-    dice = random.Random(f"bench {job.variant} {slots}")
+    dice = random.Random(f"bench {job.variant} {slots}{f' {job.block}' if job.block else ''}")
     share = slots / LADDER[-1]
     speed, wait, step = share**0.75, 0.08 + 0.92 * share**1.2, 0.35 + 0.65 * share
 
@@ -375,6 +383,7 @@ def write_load(job: Job, figures: Figures, slots: int) -> dict[str, Any]:
         "num_prompts": 48,
         "request_rate": "inf",
         "max_concurrency": slots,
+        "seeds": [job.block * figures.repeats + index for index in range(figures.repeats)],
         "asked": 48 * figures.repeats,
         "completed": 48 * figures.repeats,
         "failed": 0,

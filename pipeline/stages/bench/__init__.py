@@ -21,7 +21,7 @@ from pipeline.tasks.conversations import identity_of
 
 SHARED = False
 # Settings that change neither the loads nor their measurement.
-NOT_IDENTITY = {"name", "dataset", "timeout_s"}
+NOT_IDENTITY = {"name", "dataset", "timeout_s", "blocks"}
 
 
 def needs(settings: Settings) -> tuple[Stage, ...]:
@@ -30,7 +30,10 @@ def needs(settings: Settings) -> tuple[Stage, ...]:
 
 
 def identity(job: Job) -> Payload:
-    """Return the identity: checkpoint, server, loads and machine."""
+    """Return the identity: checkpoint, server, loads, machine, and the block unless it is the first.
+
+    The number of blocks is left out, so that a block stays valid when more are requested.
+    """
     settings = job.settings.bench
     random = settings.prompts == "random"
     return {
@@ -41,6 +44,7 @@ def identity(job: Job) -> Payload:
         "hardware": job.hardware.model_dump(include={"device", "name", "cores"}),
         # The loads of a ladder derive from this benchmark.
         **({"reference": job.reference.artifact(Stage.BENCH).key} if settings.ladder and job.reference else {}),
+        **({"block": job.block} if job.block else {}),
     }
 
 

@@ -65,7 +65,7 @@ class Load(BaseModel):
         return re.sub(r"[^a-z0-9.]+", "-", self.name.lower()).strip("-")
 
     def seed(self, settings: BenchSettings, repeat: int) -> int:
-        """Return the seed of a repeat; the repeats of the study's single load count up from `bench.seed`."""
+        """Return the seed of a repeat, counted over all blocks; of the study's load the first is `bench.seed`."""
         return settings.seed + self.index * LOAD_SEEDS + repeat
 
 

@@ -116,6 +116,9 @@ class Protocol:
         headline = next(unlimited, measured[-1] if measured else None)
         return BenchResult(
             protocol=self.settings.name,
+            block=self.job.block,
+            # The device of a server that the user runs is unknown.
+            device="" if self.job.settings.serve.url else self.job.hardware.device_id,
             headline=headline.name if headline else None,
             asked=headline.asked if headline else 0,
             completed=headline.completed if headline else 0,
@@ -223,12 +226,13 @@ class Protocol:
     def _measure(self, load: Load, repeats: int | None = None) -> list[Run]:
         """Send a load with all of its repeats and record the results."""
         number, runs, conditions = repeats or self.settings.repeats, list[Run](), list[Conditions]()
-        for index in range(number):
+        seeds = [load.seed(self.settings, self.job.block * number + index) for index in range(number)]
+        for index, seed in enumerate(seeds):
             self.job.progress.detail(f"{load.name}, repeat {index + 1} of {number}")
             server = self.client.server
             on_gpu = self.job.hardware.device == "cuda"
             with Watch(server.url, server.pid, on_gpu, lambda: self.job.serving.client_pid) as watch:
-                run = self.client.send(load, load.seed(self.settings, index))
+                run = self.client.send(load, seed)
                 watch.requests = run.requests
             run.save(self.folder / "loads" / load.slug, f"repeat-{index}")
             runs.append(run)
@@ -245,7 +249,7 @@ class Protocol:
                 num_prompts=load.num_prompts,
                 request_rate=load.request_rate,
                 max_concurrency=load.max_concurrency,
-                seeds=tuple(load.seed(self.settings, index) for index in range(number)),
+                seeds=tuple(seeds),
                 asked=asked,
                 completed=sum(int(run.summary["completed"]) for run in runs),
                 failed=failed,

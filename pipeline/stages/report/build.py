@@ -13,6 +13,7 @@ from pipeline.errors import PipelineError
 from pipeline.hardware.gpus import gpu_of
 from pipeline.job import Job
 from pipeline.results.bench import machine_of
+from pipeline.results.records import Record, Speed
 from pipeline.results.text import clean
 from pipeline.stages.report.collect.artifacts import Source, sources
 from pipeline.stages.report.collect.calibrations import calibrations
@@ -48,7 +49,12 @@ def build(jobs: Sequence[Job], failures: Mapping[str, PipelineError]) -> Report:
         model=model,
         machine=machine,
         measured=_measured(found),
-        setup=_setup(settings, found, model, machine),
+        setup=_setup(settings, found, model, machine) | _blocks(settings, records) | _devices(records),
+        devices={
+            record.name: record.speed.devices
+            for record in records
+            if isinstance(record.speed, Speed) and record.speed.devices
+        },
         verdict=judge(comparison, model, machine, recommendation),
         comparison=comparison,
         cards=tuple(card_of(source, jobs[0].workspace.root) for source in found),
@@ -92,6 +98,29 @@ def _machine(found: Sequence[Source], job: Job) -> str:
         if names:
             return " and ".join(names)
     return clean(job.hardware.name, 80)
+
+
+def _blocks(settings: Settings, records: Sequence[Record]) -> dict[str, str]:
+    """Return the number of blocks if there are several, and the variants that have fewer."""
+    counts = {record.label: record.speed.block_count for record in records if isinstance(record.speed, Speed)}
+    requested = max((settings.bench.blocks if counts else 1, *counts.values()))
+    if requested == 1:
+        return {}
+    fewer = ", ".join(f"{label} has {count}" for label, count in counts.items() if count < requested)
+    text = f"{requested}, each with a start of every variant's server"
+    return {"Blocks": f"{text}; {fewer}" if fewer else text}
+
+
+def _devices(records: Sequence[Record]) -> dict[str, str]:
+    """Return the devices of the benchmarks, where they are known; if there are several, each with its variants."""
+    variants: dict[str, list[str]] = {}
+    for record in records:
+        for device in record.speed.devices if isinstance(record.speed, Speed) else ():
+            variants.setdefault(device, []).append(record.label)
+    texts = (
+        [f"{device}: {', '.join(labels)}" for device, labels in variants.items()] if len(variants) > 1 else [*variants]
+    )
+    return {"Device": "; ".join(texts)} if texts else {}
 
 
 def _measured(found: Sequence[Source]) -> str:

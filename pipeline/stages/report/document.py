@@ -139,6 +139,8 @@ class Report(Frozen):
     machine: str
     measured: str
     setup: dict[str, str]
+    # By variant, the identities of the devices that its speed was measured on, where they are known.
+    devices: dict[str, tuple[str, ...]] = Field({})
     verdict: Verdict
     comparison: Comparison
     cards: tuple[Card, ...]

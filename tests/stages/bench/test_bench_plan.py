@@ -1,6 +1,7 @@
 """A protocol is a list of loads; the study's is its own command."""
 
 import pytest
+from support.settings import CONF
 
 from pipeline.errors import ConfigError
 from pipeline.stages.bench import plan
@@ -57,6 +58,12 @@ def test_the_study_starts_with_the_seed_asked_for(settings) -> None:
     assert [plan.single(bench).seed(bench, repeat) for repeat in range(3)] == [7, 8, 9]
 
 
+def test_the_study_and_what_derives_from_it_run_in_two_blocks(settings) -> None:
+    blocks = {path.stem: settings(f"bench={path.stem}").bench.blocks for path in (CONF / "bench").glob("*.yaml")}
+    assert blocks.pop("quick") == 1
+    assert set(blocks.values()) == {2}
+
+
 @pytest.mark.parametrize("protocol", ["study", "ladder", "latency", "throughput", "quick"])
 def test_every_protocol_composes_for_every_model(settings, protocol: str) -> None:
     for model in ("demo", "qwen3_8b"):
@@ -75,6 +82,7 @@ def test_throughput_fixes_both_lengths_and_latency_sends_one_at_a_time(settings)
     ("override", "said"),
     [
         ("bench.request_rate=0", "0 is not a request rate: requests per second above zero, or inf"),
+        ("bench.blocks=0", "bench.blocks=0"),
         ("bench.request_rate=-1", "-1 is not a request rate"),
         ("bench.request_rate=fast", "'fast' is not a request rate"),
         ("bench.prompts=random", "prompts=random needs input_len and output_len"),

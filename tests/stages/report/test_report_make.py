@@ -183,7 +183,9 @@ def test_of_several_recorded_protocols_the_one_asked_for_is_in_the_main_table(tm
         (folder / "manifest.json").write_text(json.dumps(manifest))
     found = sources(run.jobs, {})
     assert [source.finished(Stage.BENCH).results["protocol"] for source in found] == [asked] * 2
-    assert [[each.results["protocol"] for each in source.benchmarks] for source in found] == [[asked, "ladder"]] * 2
+    assert [[blocks[0].results["protocol"] for blocks in source.benchmarks] for source in found] == [
+        [asked, "ladder"]
+    ] * 2
 
 
 def test_results_that_cannot_be_read_are_not_applicable(tmp_path, capsys):

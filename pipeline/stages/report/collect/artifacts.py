@@ -35,7 +35,9 @@ STAGE_OF: Mapping[type[Result], Stage] = {
     BenchResult: Stage.BENCH,
     EvalResult: Stage.EVAL,
 }
-ManifestIndex = dict[Stage, list[tuple[Path, Manifest]]]
+# A folder with its manifest.
+Item = tuple[Path, Manifest]
+ManifestIndex = dict[Stage, list[Item]]
 
 
 @dataclass
@@ -49,8 +51,17 @@ class Source:
     failure: str = ""
     manifests: dict[Stage, Manifest] = field(default_factory=dict)
     folders: dict[Stage, Path] = field(default_factory=dict)
-    # Those of all requested protocols; the first one is also in `manifests`.
-    benchmarks: list[Manifest] = field(default_factory=list)
+    # The manifests of the blocks of each requested protocol; the first finished one is also in `manifests`.
+    benchmarks: list[list[Manifest]] = field(default_factory=list)
+
+    def add(self, stage: Stage, items: Sequence[Item]) -> None:
+        """Add a stage's manifest; a benchmark has one for each block, and the first finished one stands for all."""
+        if not items:
+            return
+        finished = [item for item in items if item[1].status == "ok"]
+        self.folders[stage], self.manifests[stage] = (finished or items)[0]
+        if stage is Stage.BENCH and finished:
+            self.benchmarks.append([manifest for _, manifest in items])
 
     @property
     def name(self) -> str:
@@ -109,8 +120,9 @@ def sources(jobs: Sequence[Job], failures: Mapping[str, PipelineError]) -> list[
     rows: dict[str, Source] = {}
     for job in jobs:
         source = _of_job(job, failures.get(str(job.variant)))
-        benchmark = source.finished(Stage.BENCH)
-        rows.setdefault(source.name, source).benchmarks += [benchmark] if benchmark else []
+        row = rows.setdefault(source.name, source)
+        if row is not source:
+            row.benchmarks += source.benchmarks
     found = list(rows.values())
     if jobs[0].settings.variants is None:
         found += _peers(jobs[0], {source.name for source in found})
@@ -135,14 +147,12 @@ def _of_job(job: Job, failure: PipelineError | None) -> Source:
     )
     for stage in _stages(job):
         try:
-            artifact = job.artifact(stage)
+            artifacts = [each.artifact(stage) for each in (job.blocks if stage is Stage.BENCH else (job,))]
         except PipelineError as error:
             # A missing data set must not hide the row; the row shows the error.
             source.failure = source.failure or error.problem
             continue
-        manifest = artifact.manifest()
-        if manifest is not None:
-            source.manifests[stage], source.folders[stage] = manifest, artifact.folder
+        source.add(stage, [(each.folder, made) for each in artifacts if (made := each.manifest()) is not None])
     return source
 
 
@@ -155,25 +165,26 @@ def _stages(job: Job) -> Iterator[Stage]:
 def _peers(job: Job, known: set[str]) -> Iterator[Source]:
     """Yield the other variants with a finished result under this job's settings."""
     found = _everything(job)
-    results: dict[str, dict[Stage, tuple[Path, Manifest]]] = {}
+    results: dict[str, dict[Stage, list[Item]]] = {}
     for stage in (Stage.BENCH, Stage.EVAL):
         try:
-            wanted = conditions(job.artifact(stage).payload)
+            wanted = [
+                conditions(each.artifact(stage).payload) for each in (job.blocks if stage is Stage.BENCH else (job,))
+            ]
         except PipelineError:
             continue
-        for folder, manifest in found[stage]:
-            # Oldest first: a later result of the same variant replaces an earlier one.
-            if manifest.variant and manifest.status == "ok" and conditions(manifest.payload) == wanted:
-                results.setdefault(manifest.variant, {})[stage] = (folder, manifest)
+        for item in found[stage]:
+            if item[1].variant and item[1].status == "ok" and conditions(item[1].payload) in wanted:
+                results.setdefault(item[1].variant, {}).setdefault(stage, []).append(item)
     model = job.model.identity()
     for variant, stages in results.items():
-        key = list(stages.values())[-1][1].payload.get("quantize")
+        key = list(stages.values())[-1][-1][1].payload.get("quantize")
         own = (str(Variant.parse(variant).checkpoint), key)
         checkpoint = next((i for i in found[Stage.QUANTIZE] if (i[1].variant, i[1].key) == own), None)
         if variant in known or checkpoint is None or checkpoint[1].payload.get("model") != model:
             continue
-        same = {s: item for s, item in stages.items() if item[1].payload.get("quantize") == key}
-        yield _peer(variant, checkpoint, same, found)
+        same = {s: [item for item in items if item[1].payload.get("quantize") == key] for s, items in stages.items()}
+        yield _peer(variant, checkpoint, {s: _latest(items) for s, items in same.items() if items}, found)
 
 
 def _everything(job: Job) -> ManifestIndex:
@@ -195,10 +206,24 @@ def _recorded(job: Job) -> Iterator[Source]:
         made = {s: [item for item in items if item[1].payload.get("quantize") == key] for s, items in own.items()}
         # The protocol that is asked for now is the one whose figures stand in the main table.
         made[Stage.BENCH].sort(key=lambda item: _protocol(item[1]) == job.settings.bench.name)
-        source = _peer(variant, checkpoint, {stage: items[-1] for stage, items in made.items() if items}, found)
-        protocols = {_protocol(m): m for _, m in made[Stage.BENCH] if m.status == "ok"}
-        source.benchmarks = list(protocols.values())[::-1]
+        source = _peer(variant, checkpoint, {stage: _latest(items) for stage, items in made.items() if items}, found)
+        protocols: dict[str, list[Item]] = {}
+        for item in made[Stage.BENCH]:
+            if item[1].status == "ok":
+                protocols.setdefault(_protocol(item[1]), []).append(item)
+        source.benchmarks = [[m for _, m in _latest(items)] for items in protocols.values()][::-1]
         yield source
+
+
+def _latest(items: Sequence[Item]) -> list[Item]:
+    """Return the latest result, of a benchmark with its other blocks; `items` are sorted by age, the oldest first."""
+    like = _without_block(items[-1][1])
+    blocks = {item[1].payload.get("block", 0): item for item in items if _without_block(item[1]) == like}
+    return [blocks[block] for block in sorted(blocks)]
+
+
+def _without_block(manifest: Manifest) -> Payload:
+    return {name: value for name, value in manifest.payload.items() if name != "block"}
 
 
 def _protocol(benchmark: Manifest) -> str:
@@ -206,27 +231,24 @@ def _protocol(benchmark: Manifest) -> str:
     return "" if isinstance(result, Missing) else result.protocol
 
 
-def _peer(
-    variant: str, checkpoint: tuple[Path, Manifest], results: dict[Stage, tuple[Path, Manifest]], found: ManifestIndex
-) -> Source:
+def _peer(variant: str, checkpoint: Item, results: dict[Stage, list[Item]], found: ManifestIndex) -> Source:
     """Assemble a variant of an earlier run from the keys in its manifests."""
     made = checkpoint[1]
-    serve = next(iter(results.values()))[1].payload.get("serve")
+    serve = next(iter(results.values()))[0][1].payload.get("serve")
     parsed = Variant.parse(variant)
     dtype = str((serve or {}).get("kv_cache", parsed.kv_cache))
     source = Source(
         parsed, _label(_title(parsed.quant), dtype, parsed.kernel), dict(made.payload.get("quant", {})), dtype
     )
-    everything = {Stage.QUANTIZE: checkpoint, **results}
-    for folder, manifest in found[Stage.VERIFY]:
-        if manifest.variant == variant and manifest.payload.get("quantize") == made.key:
-            everything[Stage.VERIFY] = (folder, manifest)
-    for folder, manifest in found[Stage.CALIBRATE]:
-        if observations_key(manifest.payload) == made.payload.get(Stage.CALIBRATE.value):
-            everything[Stage.CALIBRATE] = (folder, manifest)
-    for stage, (folder, manifest) in everything.items():
-        source.manifests[stage], source.folders[stage] = manifest, folder
-    source.benchmarks = [source.manifests[Stage.BENCH]] if Stage.BENCH in source.manifests else []
+    everything = {Stage.QUANTIZE: [checkpoint], **results}
+    for item in found[Stage.VERIFY]:
+        if item[1].variant == variant and item[1].payload.get("quantize") == made.key:
+            everything[Stage.VERIFY] = [item]
+    for item in found[Stage.CALIBRATE]:
+        if observations_key(item[1].payload) == made.payload.get(Stage.CALIBRATE.value):
+            everything[Stage.CALIBRATE] = [item]
+    for stage, items in everything.items():
+        source.add(stage, items)
     return source
 
 

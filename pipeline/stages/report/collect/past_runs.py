@@ -84,4 +84,5 @@ def _snapshot(name: str, report: Report) -> Snapshot:
         comparison=report.comparison,
         settings={"": report.setup, **{card.name: {**card.recipe, **card.calibration} for card in report.cards}},
         versions=versions,
+        devices=report.devices,
     )

@@ -6,6 +6,7 @@ import json
 import math
 import zipfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Literal
@@ -15,14 +16,15 @@ import numpy as np
 from pipeline.artifacts.manifest import Manifest
 from pipeline.config import Stage
 from pipeline.results.base import Missing, read
-from pipeline.results.bench import BenchResult, machine_of
+from pipeline.results.bench import BenchResult, Guard, machine_of
 from pipeline.results.eval import EvalResult
 from pipeline.results.quantize import QuantizeResult
 from pipeline.results.records import Logprobs, Record, Size, Speed, TaskScores
 from pipeline.results.server import ServerFacts
-from pipeline.results.text import clean
+from pipeline.results.text import clean, first_line
 from pipeline.results.verify import VerifyResult
 from pipeline.stages.report.collect.artifacts import Source
+from pipeline.stages.report.collect.blocks import merged
 
 # A file of another content than its name says.
 UNREADABLE = (OSError, KeyError, TypeError, ValueError, AttributeError, OverflowError)
@@ -31,7 +33,7 @@ BROKEN_ARRAYS = (EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, 
 
 def record_of(source: Source) -> Record:
     """Return all results of one variant."""
-    speeds = [speed for manifest in source.benchmarks if isinstance(speed := speed_of(manifest), Speed)]
+    speeds = [speed_of(blocks) for blocks in source.benchmarks]
     bench, scores = source.finished(Stage.BENCH), source.result(EvalResult)
     return Record(
         name=source.name,
@@ -40,18 +42,36 @@ def record_of(source: Source) -> Record:
         is_baseline=source.is_baseline,
         emulated=emulated(source),
         size=_size(source),
-        speed=speed_of(bench) if bench else Missing(reason=source.missing_reason(Stage.BENCH)),
-        protocols={speed.protocol: speed for speed in speeds},
+        speed=speeds[0] if bench else Missing(reason=source.missing_reason(Stage.BENCH)),
+        protocols={speed.protocol: speed for speed in speeds if isinstance(speed, Speed)},
         tasks=scores if isinstance(scores, Missing) else _tasks(scores, source),
         divergence=_logprobs(source, "file"),
         divergence_again=_logprobs(source, "file_again"),
     )
 
 
-def speed_of(manifest: Manifest) -> Speed | Missing:
-    """Return a finished benchmark with its machine."""
-    result = read(BenchResult, manifest)
-    return result if isinstance(result, Missing) else Speed(machine=machine_of(manifest), **dict(result))
+def speed_of(manifests: Sequence[Manifest]) -> Speed | Missing:
+    """Return a benchmark with its machine, from the manifests of its blocks; a guard tells of a block without results.
+
+    Args:
+        manifests: at least one of them finished.
+    """
+    found = {manifest.payload.get("block", 0): _block(manifest) for manifest in manifests}
+    results = [result for result in found.values() if isinstance(result, BenchResult)]
+    missing = {block: result.reason for block, result in found.items() if isinstance(result, Missing)}
+    if not results:
+        return Missing(reason=next(iter(missing.values())))
+    text = "; ".join(f"block {block + 1} has no results: {reason}" for block, reason in missing.items())
+    guards = (Guard(name="blocks", passed=None, text=text),) if missing else ()
+    result = merged(results)
+    machine = machine_of(next(manifest for manifest in manifests if manifest.status == "ok"))
+    return Speed(machine=machine, **dict(result) | {"guards": (*result.guards, *guards)})
+
+
+def _block(manifest: Manifest) -> BenchResult | Missing:
+    if manifest.status == "ok":
+        return read(BenchResult, manifest)
+    return Missing(reason=first_line(manifest.reason or manifest.status))
 
 
 def server_of(source: Source) -> ServerFacts:
