@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import field_serializer
+from pydantic import Field, field_serializer
 
 from pipeline.compare.calibration_ranges import LayerRange, Spread
 from pipeline.compare.calibration_sweep import Sweep
@@ -22,6 +22,7 @@ from pipeline.compare.published.roofline_validation import RooflineCheck
 from pipeline.compare.roofline.model import Roofline
 from pipeline.results.base import Frozen, Missing
 from pipeline.results.calibration import Channel, Histogram, SetCard
+from pipeline.results.item_scores import ItemScores
 from pipeline.results.verify import Answer, Check
 
 SCHEMA_VERSION = 1
@@ -151,3 +152,5 @@ class Report(Frozen):
     rooflines: tuple[Roofline, ...] = ()
     roofline_check: RooflineCheck | None = None
     history: History | None = None
+    # The score of each item, by variant and task: what a later run is paired with.
+    answers: dict[str, dict[str, ItemScores]] = Field({})
