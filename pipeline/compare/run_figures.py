@@ -22,11 +22,12 @@ from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 from scipy.special import ndtr, stdtr, stdtrit
 
 from pipeline.compare.comparison import DIVERGENCE, SIZE, Comparison, Row, SizeCell, SpeedCell, TaskCell
-from pipeline.compare.stats.accuracy import Z, paired_difference
+from pipeline.compare.stats.accuracy import PairedDifference, Z, adjusted_wald, mcnemar, paired_difference
 from pipeline.compare.stats.intervals import LEVEL, Interval
 from pipeline.compare.stats.kl_divergence import DivergenceCell
 from pipeline.compare.stats.noninferiority import judge_loss
@@ -226,7 +227,7 @@ def _accuracy_change(margin: float, now: _Scored, then: _Scored) -> Delta:
         return _independent_accuracy(margin, now, then, INDEPENDENT.format(without.run, "answers"))
     if now.answers.items != then.answers.items:
         return Delta(None, None, "scored on other items")
-    return _paired_change(margin, now.answers.values().tolist(), then.answers.values().tolist())
+    return _paired_change(margin, now.answers.values(), then.answers.values())
 
 
 def _independent_accuracy(margin: float, now: _Scored, then: _Scored, reason: str) -> Delta:
@@ -237,13 +238,14 @@ def _independent_accuracy(margin: float, now: _Scored, then: _Scored, reason: st
     return found._replace(same=ruled_out, no_worse=ruled_out, limit=_margin(margin))
 
 
-def _paired_change(margin: float, now: Sequence[float], then: Sequence[float]) -> Delta:
+def _paired_change(margin: float, now: NDArray[np.float64], then: NDArray[np.float64]) -> Delta:
     """Compare the same items; answers that are all the same are no change, however few."""
-    ours, theirs = ([(str(index), score) for index, score in enumerate(scores)] for scores in (now, then))
-    found = paired_difference(ours, theirs)
+    if not len(now):
+        return Delta(None, None, "no item was scored")
+    found = _paired(now, then)
     if isinstance(found, Missing) or found.interval is None:
         return Delta(None, None, found.reason if isinstance(found, Missing) else "a single item has no interval")
-    no_worse = list(now) == list(then) or judge_loss(found, 1.0, margin).kind == "no worse"
+    no_worse = np.array_equal(now, then) or judge_loss(found, 1.0, margin).kind == "no worse"
     interval = Interval(low=100 * found.interval.low, high=100 * found.interval.high)
     return Delta(
         100 * found.difference,
@@ -253,6 +255,25 @@ def _paired_change(margin: float, now: Sequence[float], then: Sequence[float]) -
         same=no_worse,
         no_worse=no_worse,
         limit=_margin(margin),
+    )
+
+
+def _paired(now: NDArray[np.float64], then: NDArray[np.float64]) -> PairedDifference | Missing:
+    """Return the paired difference; that of shares without the bootstrap's interval, which is not shown."""
+    if not np.isin(now, (0, 1)).all() or not np.isin(then, (0, 1)).all():
+        names = [str(index) for index in range(len(now))]
+        ours, theirs = (list(zip(names, scores.tolist(), strict=True)) for scores in (now, then))
+        return paired_difference(ours, theirs)
+    gained, lost, n = int((now > then).sum()), int((now < then).sum()), len(now)
+    return PairedDifference(
+        difference=(gained - lost) / n,
+        interval=adjusted_wald(gained, lost, n),
+        bootstrap=None,
+        p_value=mcnemar(gained, lost),
+        n=n,
+        gained=gained,
+        lost=lost,
+        method="adjusted Wald, McNemar",
     )
 
 
@@ -281,8 +302,8 @@ def _together_change(margin: float, now: Mapping[str, ItemScores], then: Mapping
     return _paired_change(margin, _concatenated(now), _concatenated({task: then[task] for task in now}))
 
 
-def _concatenated(answers: Mapping[str, ItemScores]) -> list[float]:
-    return [score for scores in answers.values() for score in scores.values().tolist()]
+def _concatenated(answers: Mapping[str, ItemScores]) -> NDArray[np.float64]:
+    return np.concatenate([scores.values() for scores in answers.values()])
 
 
 def _kl_cell(_: Snapshot, row: Row) -> DivergenceCell | Missing:
