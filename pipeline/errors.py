@@ -64,6 +64,10 @@ class Regression(PipelineError):
     exit_code = 5
 
 
+class Undecided(PipelineError):
+    """A variant may be worse than the stored baseline (`report.fail_on_undecided`)."""
+
+
 def hub_unreachable(setting: str, hub_id: str, local: str, error: Exception) -> InputError:
     """Return the error for a hub that does not answer, with the offline remedy."""
     reason = str(error).strip().splitlines() or [type(error).__name__]

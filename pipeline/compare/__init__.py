@@ -17,7 +17,8 @@
 * `roofline.model`: bounds on a device, under a load by `roofline.batching`; `roofline.memory_fit`: the KV cache;
   `published.roofline_validation`: its error over a study,
 * `published.tables`: a study's tables; `published.reproduction`: those compared with these results,
-* `history`: this run compared with earlier ones,
+* `history`: this run compared with earlier ones, figure by figure (`run_figures`); `stats.sessions`: changes of speed
+  between sessions,
 * `calibration_ranges`: observed ranges over all sites of a model,
 * `calibration_sweep`: one variant under several calibrations; `engine_agreement`: one format by several engines.
 """

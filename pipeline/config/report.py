@@ -61,6 +61,9 @@ class ReportSettings(SettingsGroup):
     baseline: Path | None = Field(
         None, description="run that stage=gate compares this one with: report.json or outputs folder"
     )
+    fail_on_undecided: bool = Field(
+        False, description="stage=gate also fails (exit code 1) where a change for the worse is not ruled out"
+    )
     tolerance_percent: NonNegativeFloat = Field(
         2, description="change of speed or size between sessions, in percent, that counts as no change"
     )

@@ -51,7 +51,7 @@ class DivergenceCell(Frozen):
     """A variant against BF16, in nats per token.
 
     `by_position` and the like have the figure in each quarter of a sequence; `worst_share` is the share of the
-    divergence in the worst 1 % of tokens.
+    divergence in the worst 1 % of tokens; `by_sequence` is the sum over each sequence, nats.
     """
 
     kl: Estimate
@@ -64,6 +64,7 @@ class DivergenceCell(Frozen):
     sequences: int
     tokens: int
     top_k: int
+    by_sequence: tuple[float, ...] = ()
 
 
 def perplexity(logprobs: Logprobs) -> float:
@@ -108,6 +109,7 @@ def diverge(variant: Logprobs, reference: Logprobs) -> DivergenceCell | Missing:
         sequences=len(lengths),
         tokens=len(kl),
         top_k=min(variant.top_ids.shape[1], reference.top_ids.shape[1]),
+        by_sequence=tuple(float(f"{total:.7g}") for total in np.bincount(sequence, kl, len(lengths)).tolist()),
     )
 
 

@@ -21,7 +21,7 @@ from pipeline.stages.report.collect.engines import engines
 from pipeline.stages.report.collect.footprints import of_source
 from pipeline.stages.report.collect.past_runs import earlier, side_by_side
 from pipeline.stages.report.collect.published import published_tables
-from pipeline.stages.report.collect.records import record_of, server_of
+from pipeline.stages.report.collect.records import answers_of, record_of, server_of
 from pipeline.stages.report.collect.requirements import constraints_of, fits_of, requirements_of
 from pipeline.stages.report.collect.rooflines import rooflines, study_check
 from pipeline.stages.report.collect.sweeps import sweeps
@@ -69,8 +69,9 @@ def build(jobs: Sequence[Job], failures: Mapping[str, PipelineError]) -> Report:
         fits=fits_of(settings, found, footprints),
         rooflines=rooflines(settings, found, records, footprints, comparison, machine),
         roofline_check=study_check(),
+        answers=answers_of(records),
     )
-    past = side_by_side(earlier(settings), report, settings.report.tolerance_percent)
+    past = side_by_side(earlier(settings), report, settings.report)
     return report.model_copy(update={"history": past})
 
 

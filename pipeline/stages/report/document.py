@@ -23,6 +23,7 @@ from pipeline.compare.roofline.memory_fit import Fit
 from pipeline.compare.roofline.model import Roofline
 from pipeline.results.base import Frozen, Missing
 from pipeline.results.calibration import Channel, Histogram, SetCard
+from pipeline.results.item_scores import ItemScores
 from pipeline.results.verify import CanaryAnswer, Check
 
 SCHEMA_VERSION = 2
@@ -156,3 +157,5 @@ class Report(Frozen):
     rooflines: tuple[Roofline, ...] = ()
     roofline_check: RooflineCheck | None = None
     history: History | None = None
+    # The score of each item, by variant and task: what a later run is paired with.
+    answers: dict[str, dict[str, ItemScores]] = Field({})

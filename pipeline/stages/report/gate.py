@@ -1,12 +1,14 @@
 """`stage=gate`: fail if a variant became worse than a stored report beyond noise, for use in CI.
 
-Figures that cannot be compared (another machine, another load, no interval) are shown and do not fail.
+Undecided figures, and those that cannot be compared (another machine, another load, no interval), are shown and do not
+fail, unless `report.fail_on_undecided` is set.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -14,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.compare.history import History, ResultChange
-from pipeline.errors import PipelineError, Regression, StageError
+from pipeline.errors import PipelineError, Regression, StageError, Undecided
 from pipeline.stages.report.collect.past_runs import earlier, side_by_side
 from pipeline.stages.report.number_format import number, signed
 
@@ -24,22 +26,25 @@ if TYPE_CHECKING:
     from pipeline.config import Settings
     from pipeline.stages.report.document import Report
 
-WORDS = {"unknown": "cannot tell"}
-STYLES = {"worse": "red", "gone": "red", "better": "green", "new": "green", "same": "dim", "unknown": "yellow"}
+WORDS = {"unknown": "not compared"}
+STYLES = {
+    **{"worse": "red", "gone": "red", "better": "green", "new": "green", "same": "dim"},
+    **{"undecided": "yellow", "unknown": "yellow"},
+}
 
 
 def gate(report: Report, settings: Settings, console: Console) -> dict[str, PipelineError]:
     """Print the changes from the baseline, and the figures that cannot be compared.
 
     Returns:
-        the variants that became worse, each with its regressions.
+        the variants that became worse, each with its regressions, and on request those that are undecided.
 
     Raises:
         InputError: if the baseline cannot be read.
         StageError: if nothing could be compared, which is not a pass.
     """
     stored = earlier(settings)[-1:]
-    found = side_by_side(stored, report, settings.report.tolerance_percent)
+    found = side_by_side(stored, report, settings.report)
     assert found is not None
     name = stored[0][0]
     _show(found, name, console)
@@ -51,16 +56,26 @@ def gate(report: Report, settings: Settings, console: Console) -> dict[str, Pipe
             "Measure both on one machine, under one load, with at least two repeats.",
         )
     print(_line(found, name), flush=True)
-    worse: dict[str, list[ResultChange]] = {}
-    for change in found.regressions:
-        worse.setdefault(change.variant, []).append(change)
-    return {
-        variant: Regression(
+    failed: dict[str, PipelineError] = {}
+    if settings.report.fail_on_undecided:
+        for variant, changes in _by_variant(found.undecided).items():
+            failed[variant] = Undecided(
+                f"not shown to be as good as {name}: {'; '.join(_sentence(change) for change in changes)}.",
+                "Measure more items or repeats, or set report.fail_on_undecided=false.",
+            )
+    for variant, changes in _by_variant(found.regressions).items():
+        failed[variant] = Regression(
             f"worse than {name}: {'; '.join(_sentence(change) for change in changes)}.",
             "Find the cause, or use this run as the baseline.",
         )
-        for variant, changes in worse.items()
-    }
+    return failed
+
+
+def _by_variant(changes: Iterable[ResultChange]) -> dict[str, list[ResultChange]]:
+    grouped: dict[str, list[ResultChange]] = {}
+    for change in changes:
+        grouped.setdefault(change.variant, []).append(change)
+    return grouped
 
 
 def _show(found: History, name: str, console: Console) -> None:
@@ -78,6 +93,12 @@ def _show(found: History, name: str, console: Console) -> None:
         console.print(table)
     counts = Counter(change.movement for change in found.results)
     console.print(", ".join(f"{count} {WORDS.get(movement, movement)}" for movement, count in counts.items()))
+    if independent := sum(change.reason.endswith("to pair") for change in found.results):
+        console.print(
+            f"{independent} figures were compared as independent samples, which detects less: make the report of "
+            f"{name} again with this release, or keep its outputs folder beside it.",
+            markup=False,
+        )
 
 
 def _line(found: History, name: str) -> str:
@@ -118,4 +139,6 @@ def _unit(change: ResultChange) -> str:
 def _sentence(change: ResultChange) -> str:
     if change.movement == "gone":
         return f"{change.title} is gone ({change.reason})"
+    if change.movement == "unknown":
+        return f"{change.title} cannot be compared ({change.reason})"
     return f"{change.title} {_size(change)}"

@@ -1,6 +1,7 @@
 """Earlier runs beside this one, and the gate: through stored report.json files, as a user keeps them."""
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,7 +10,7 @@ import pytest
 from support.synthetic_results import STUDY, Run
 
 from pipeline.config import PROJECT_ROOT
-from pipeline.errors import ConfigError, InputError, Regression, StageError
+from pipeline.errors import ConfigError, InputError, Regression, StageError, Undecided
 from pipeline.stages import report
 from pipeline.stages.report import mlflow
 from pipeline.stages.report.collect.past_runs import read
@@ -57,6 +58,62 @@ def test_a_variant_that_became_worse_fails_the_gate_by_name(tmp_path, stored, ca
         line["regressions"]
     )
     assert "Throughput −30" in worse["gptq"].problem and "MMLU −" in worse["gptq"].problem
+
+
+def without_answers(content):
+    del content["answers"]
+    for row in content["comparison"]["rows"]:
+        if "by_sequence" in row["divergence"]:
+            del row["divergence"]["by_sequence"]
+
+
+def test_a_loss_is_found_in_pairs_by_the_answers_of_a_stored_report(tmp_path, stored):
+    """10 of 200 items in each task: independent shares differ by 5 points, which is within their noise."""
+    loses = replace(STUDY["gptq"], lost=24, gained=9)
+    run = second(tmp_path, stored / "tiny" / "report" / "report.json", gptq=loses)
+    assert "All tasks −5" in report.make(run.jobs, {})["gptq"].problem
+    (tmp_path / "old").mkdir()
+    old = second(tmp_path / "old", spoiled(stored, tmp_path, without_answers), gptq=loses)
+    assert report.make(old.jobs, {}) == {}
+    shown = " ".join(old.shown.getvalue().split())
+    assert "14 figures were compared as independent samples, which detects less" in shown
+
+
+def test_the_samples_of_an_outputs_folder_stand_in_for_answers(tmp_path, stored):
+    outputs = tmp_path / "kept"
+    shutil.copytree(stored, outputs)
+    file = outputs / "tiny" / "report" / "report.json"
+    before = Report.model_validate_json(file.read_text())
+    content = json.loads(file.read_text())
+    without_answers(content)
+    file.write_text(json.dumps(content))
+    for path in (outputs, file):
+        assert read("report.baseline", path, "tiny").answers == before.answers != {}
+    # A name that leaves the folder, a key that is not there, and a manifest of another release.
+    content["cards"][0]["name"] = "../tiny/bf16"
+    content["cards"][1]["steps"][-1]["key"] = "feedfacecafe"
+    file.write_text(json.dumps(content))
+    (broken,) = (outputs / "tiny" / content["cards"][2]["name"]).glob("eval-*")
+    (broken / "manifest.json").write_text("{}")
+    found = read("report.baseline", file, "tiny").answers
+    assert not any(found.values()) and "../tiny/bf16" not in found
+
+
+def test_undecided_figures_pass_unless_they_are_to_fail(tmp_path, stored):
+    unsure = replace(STUDY["gptq"], throughput=STUDY["gptq"].throughput * 0.97, noise=0.03)
+    run = second(tmp_path, stored, gptq=unsure)
+    assert report.make(run.jobs, {}) == {} and "undecided" in run.shown.getvalue()
+    run.report["fail_on_undecided"] = True
+    failed = report.make(run.jobs, {})
+    assert isinstance(failed["gptq"], Undecided) and failed["gptq"].exit_code == 1
+    assert "not shown to be as good as" in failed["gptq"].problem and "Throughput" in failed["gptq"].problem
+
+
+def test_what_became_worse_fails_as_worse_whatever_else_is_undecided(tmp_path, stored):
+    slow = replace(STUDY["gptq"], throughput=STUDY["gptq"].throughput * 0.7, noise=0.03)
+    run = second(tmp_path, stored, gptq=slow)
+    run.report["fail_on_undecided"] = True
+    assert report.make(run.jobs, {})["gptq"].exit_code == 5
 
 
 def test_a_variant_that_is_gone_fails_the_gate(tmp_path, stored):

@@ -1,4 +1,4 @@
-"""Earlier runs, read from their `report.json`."""
+"""Earlier runs, read from their `report.json`, and the items' scores beside it where that has none."""
 
 from __future__ import annotations
 
@@ -8,9 +8,17 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from pipeline.artifacts.manifest import read_manifest
 from pipeline.compare.history import History, RunName, Snapshot, history
-from pipeline.config import Settings
-from pipeline.errors import InputError
+from pipeline.config import Settings, Stage
+from pipeline.config.report import ReportSettings
+from pipeline.errors import InputError, PipelineError
+from pipeline.results.base import Missing
+from pipeline.results.base import read as read_result
+from pipeline.results.eval import EvalResult
+from pipeline.results.item_scores import ItemScores
+from pipeline.results.text import clean
+from pipeline.stages.report.collect.records import scores_of
 from pipeline.stages.report.document import SCHEMA_VERSION, Report
 
 FILE = "report.json"
@@ -49,7 +57,7 @@ def read(setting: str, path: Path, model: str) -> Report:
             "Make the report again with this release, or use the release that wrote it.",
         )
     try:
-        return Report.model_validate(content)
+        return _with_answers(Report.model_validate(content), found)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -58,12 +66,41 @@ def read(setting: str, path: Path, model: str) -> Report:
         ) from None
 
 
-def side_by_side(runs: Sequence[tuple[str, Report]], now: Report, tolerance_percent: float) -> History | None:
+def _with_answers(report: Report, file: Path) -> Report:
+    """Add the items' scores of an outputs folder, `<outputs>/<model>/report/report.json`, to a report without them."""
+    if report.answers or file.parent.name != "report":
+        return report
+    found: dict[str, dict[str, ItemScores]] = {}
+    for card in report.cards:
+        keys = [step.key for step in card.steps if step.stage == Stage.EVAL and step.status == "ok"]
+        # The name is that of a folder; a report is a file of somebody else.
+        if keys and keys[0] and Path(card.name).name == card.name:
+            found[card.name] = _stored_answers(file.parent.parent / card.name, keys[0])
+    return report.model_copy(update={"answers": found})
+
+
+def _stored_answers(variant: Path, key: str) -> dict[str, ItemScores]:
+    """Return the items' scores of the evaluation whose key begins so; empty if it is gone."""
+    for folder in sorted(variant.glob(f"{Stage.EVAL}-*")):
+        try:
+            manifest = read_manifest(folder)
+        except PipelineError:
+            continue
+        if manifest is None or not manifest.key.startswith(key):
+            continue
+        result = read_result(EvalResult, manifest)
+        labels = () if isinstance(result, Missing) else result.tasks
+        scores = {clean(label, 60): scores_of(manifest, folder, label) for label in labels}
+        return {label: ItemScores.of(each) for label, each in scores.items() if not isinstance(each, Missing)}
+    return {}
+
+
+def side_by_side(runs: Sequence[tuple[str, Report]], now: Report, settings: ReportSettings) -> History | None:
     """Compare earlier runs with this one; None if there is no earlier one."""
     if not runs:
         return None
     snapshots = [_snapshot(name, report) for name, report in (*runs, ("this run", now))]
-    return history(snapshots, tolerance_percent)
+    return history(snapshots, settings.tolerance_percent, settings.margin_points)
 
 
 def _snapshot(name: str, report: Report) -> Snapshot:
@@ -85,4 +122,5 @@ def _snapshot(name: str, report: Report) -> Snapshot:
         settings={"": report.setup, **{card.name: {**card.recipe, **card.calibration} for card in report.cards}},
         versions=versions,
         devices=report.devices,
+        answers=report.answers,
     )

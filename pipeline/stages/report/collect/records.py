@@ -18,6 +18,7 @@ from pipeline.config import Stage
 from pipeline.results.base import Missing, read
 from pipeline.results.bench import BenchResult, Guard, machine_of
 from pipeline.results.eval import EvalResult
+from pipeline.results.item_scores import ItemScores
 from pipeline.results.quantize import QuantizeResult
 from pipeline.results.records import Logprobs, Record, Size, Speed, TaskScores
 from pipeline.results.server import ServerFacts
@@ -94,12 +95,25 @@ def _size(source: Source) -> Size | Missing:
 def _tasks(result: EvalResult, source: Source) -> dict[str, TaskScores]:
     manifest, folder = source.manifests[Stage.EVAL], source.folders[Stage.EVAL]
     return {
-        clean(label, 60): TaskScores(**dict(task), scores=_scores(manifest, folder, label))
+        clean(label, 60): TaskScores(**dict(task), scores=scores_of(manifest, folder, label))
         for label, task in result.tasks.items()
     }
 
 
-def _scores(manifest: Manifest, folder: Path, label: str) -> tuple[tuple[str, float], ...] | Missing:
+def answers_of(records: Sequence[Record]) -> dict[str, dict[str, ItemScores]]:
+    """Return the score of each item by variant and task, as a stored report has it."""
+    return {
+        record.name: {
+            label: ItemScores.of(task.scores)
+            for label, task in record.tasks.items()
+            if not isinstance(task.scores, Missing)
+        }
+        for record in records
+        if not isinstance(record.tasks, Missing)
+    }
+
+
+def scores_of(manifest: Manifest, folder: Path, label: str) -> tuple[tuple[str, float], ...] | Missing:
     """Return the score of each item; only files listed in the manifest are opened."""
     name = f"samples/{label}.jsonl"
     if name not in manifest.files:

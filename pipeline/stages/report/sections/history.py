@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipeline.compare.history import Figure, History, ResultChange, SettingChange
-from pipeline.stages.report.blocks import Block, Details, Section, Table, lead
+from pipeline.stages.report.blocks import Block, Details, Prose, Section, Table, lead
 from pipeline.stages.report.document import Report
 from pipeline.stages.report.number_format import figure, format_interval, signed
 
-ORDER = ("worse", "gone", "better", "new", "unknown", "same")
+ORDER = ("worse", "gone", "undecided", "better", "new", "unknown", "same")
+LEGEND = (
+    "Worse and better: beyond noise after Holm's correction for all figures, for speed beyond the variation between "
+    "sessions as well ({tolerance:g} %, report.tolerance_percent). Same: a change beyond {tolerance:g} % (speed, size, "
+    "KL) or a loss beyond {margin:g} points (tasks) is ruled out. Undecided: neither is shown."
+)
 
 
 def section(report: Report) -> Section | None:
@@ -18,7 +23,8 @@ def section(report: Report) -> Section | None:
     if history is None:
         return None
     runs = (f"{run.name} ({run.machine}{f', {run.measured}' if run.measured else ''})" for run in history.runs)
-    blocks: list[Block] = [lead(f"{', then '.join(runs)}."), result_table(history)]
+    legend = LEGEND.format(tolerance=history.tolerance_percent, margin=history.margin_points)
+    blocks: list[Block] = [lead(f"{', then '.join(runs)}."), result_table(history), Prose(legend)]
     for title, changes in (("Settings that differ", history.settings), ("Versions that differ", history.versions)):
         if changes:
             blocks.append(Details(title, [setting_table(title, history, changes)]))
