@@ -22,6 +22,8 @@ LATENCIES_PER_PROBE = 10
 # Probes that must agree on an end of the bracket. On the simulated server of the tests, with the first rate drawn at
 # random, the bracket missed the truth in 9 of 120 searches with two of them, and in 3 of 120 with three.
 CONFIRMATIONS = 3
+# The rate above the upper end at which monotony is checked, if none was tried there.
+BEYOND = 1.5
 # A probe that held the limits, but was shorter than required by more than this, is sent again.
 SLACK = 1.1
 
@@ -140,7 +142,7 @@ class _Search:
             unmet=unmet,
             met_confirmed=self._is_confirmed(met),
             unmet_confirmed=self._is_confirmed(unmet),
-            monotone=not any(low < high for low in self._all(met=False) for high in self._all(met=True)),
+            monotone=not any(low < high for low in self._with(met=False) for high in self._with(met=True)),
             trials=tuple(self._trials),
         )
 
@@ -173,7 +175,9 @@ class _Search:
             return pending
         met, unmet = self._ends()
         if met is None:
-            return None if self._alone else significant(min(self._outcomes) / 2)
+            if self._alone:
+                return unmet if not self._is_confirmed(unmet) else None
+            return significant(min(self._outcomes) / 2)
         if unmet is None:
             return significant(max(self._outcomes) * 2)
         doubtful = [met, *sorted(rate for rate in self._outcomes if met < rate < unmet), unmet]
@@ -184,7 +188,10 @@ class _Search:
                 middle = significant((low + high) / 2)
                 if high > low * (1 + self._slo.resolution) and low < middle < high:
                     return middle
-        return unconfirmed[0] if unconfirmed else None
+        if unconfirmed:
+            return unconfirmed[0]
+        # Beyond the upper end at least one rate must not meet the SLO either.
+        return significant(BEYOND * unmet) if unmet == max(self._outcomes) else None
 
     def _ends(self) -> tuple[float | None, float | None]:
         """Return the bracket: below it every rate met the SLO, above it none did."""
@@ -199,9 +206,9 @@ class _Search:
             unmet = rate
         return met, unmet
 
-    def _all(self, *, met: bool) -> list[float]:
-        """Return the rates all of whose probes agreed on that outcome."""
-        return [rate for rate, outcomes in self._outcomes.items() if outcomes and set(outcomes) == {met}]
+    def _with(self, *, met: bool) -> list[float]:
+        """Return the rates at which a probe had that outcome."""
+        return [rate for rate, outcomes in self._outcomes.items() if met in outcomes]
 
     def _is_confirmed(self, rate: float | None) -> bool:
         return rate is not None and len(self._outcomes[rate]) >= CONFIRMATIONS

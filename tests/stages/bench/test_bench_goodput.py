@@ -83,15 +83,18 @@ def test_an_end_with_both_outcomes_moves_outward() -> None:
     assert found.unmet is not None and found.unmet > 8 and found.unmet_confirmed
 
 
-def test_a_met_rate_above_an_unmet_one_is_reported() -> None:
-    """Between 9 and 11 the server is slow: the bracket spans that, and the search says so."""
-    found = search(lambda rate, seconds: said(rate < 9 or 11 < rate < 14), 6.2, SLO)
-    dip = [trial for trial in found.trials if 9 < trial.rate < 11]
-    assert bool(dip) is not found.monotone
-    bad = search(lambda rate, seconds: said(rate < 9 or 11 < rate < 14), 10, SLO)
-    assert bad.met is not None and bad.met < 9
-    odd = iter([False, True, False, True] + [False] * 30)
-    assert not search(lambda rate, seconds: said(next(odd) if rate > 5 else True), 5.5, SLO).monotone or odd
+def test_a_met_rate_above_an_unmet_one_is_reported_and_lies_in_the_bracket() -> None:
+    """Between 9 and 10 the server is slow, and good again up to 14: seen by the probe beyond the upper end."""
+    found = search(lambda rate, seconds: said(rate < 9 or 10 < rate < 14), 4.6, SLO)
+    assert not found.monotone
+    assert found.met is not None and found.met < 9
+    assert found.unmet is not None and found.unmet > 14
+
+
+def test_a_rate_beyond_the_upper_end_is_tried_once() -> None:
+    found = search(lambda rate, seconds: said(rate < 7.9), 4, SLO)
+    assert found.unmet == 8 and found.monotone
+    assert [trial.rate for trial in found.trials if trial.rate > 8] == [12]
 
 
 def test_a_probe_lasts_ten_times_the_latency_that_it_sees() -> None:
