@@ -22,8 +22,8 @@ CLOCK_DRIFT = 0.05
 # A difference that changes no decision, as `report.tolerance_percent`.
 SMALL = 0.02
 ALPHA = 0.05
-# Repeats whose tokens differ by less are taken for the same work, whatever their prompts.
-SAME_WORK = 0.01
+# Repeats whose tokens differ by less are taken for the same work; `benchmarks.DRIFT` is as much.
+SAME_WORK = 0.02
 # With as many loads the prompts of a load's first repeat are chance, although all variants share them.
 MANY_LOADS = 3
 POWER_CAP = "software power cap"

@@ -173,8 +173,7 @@ class Watch:
 
     def _look(self) -> None:
         at = time.monotonic()
-        own = [process.pid for process in family(os.getpid())]
-        if (tasks := foreign_runnable(own)) is not None:
+        if (tasks := foreign_runnable({os.getpid(), *self._roles})) is not None:
             self._foreign_tasks.append((at, tasks))
         if (reading := counters.read(self.url)) is not None:
             self._gauges.append((at, reading.values))
