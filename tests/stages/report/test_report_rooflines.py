@@ -160,9 +160,10 @@ def test_the_measured_gpu_has_its_own_memory_and_bandwidth(run, capsys):
     found = reported(run, formats=["json", "md"])
     assert found.rooflines[0].device.memory_mib == 143_771
     assert found.rooflines[0].rows[0].printed_kv_tokens == 123_456
-    assert (
-        found.rooflines[0].rows[2].is_weight_only and "≤" in (run.outputs / "tiny" / "report" / "report.md").read_text()
-    )
+    page = (run.outputs / "tiny" / "report" / "report.md").read_text()
+    assert found.rooflines[0].rows[2].is_weight_only and "| ≤ " in page
+    assert "Starts on RTX 4090 (24,564 MiB)" in page and "tokens of KV cache for a context of 2,048" in page
+    assert "123,456" in page and "Median error of no gain (points)" in page
     for name, path in paths.items():
         path.write_text(before[name])
 
