@@ -105,6 +105,7 @@ def test_warm_up_ends_when_two_rounds_agree() -> None:
     assert guards.warm_up([], 0.1, 0).passed is False
 
 
+@pytest.mark.alone
 def test_watching_sees_foreign_work_and_not_its_own() -> None:
     import os
 
@@ -117,7 +118,7 @@ def test_watching_sees_foreign_work_and_not_its_own() -> None:
         time.sleep(1.8)
     own, foreign = (each.conditions.foreign_cpu_share for each in (quiet, loud))
     assert foreign > 0.2
-    assert foreign - own > 0.1 or own > 0.3, "others keep this machine busy"
+    assert foreign - own > 0.1, "others keep this machine busy"
     assert loud.conditions.counters == {}
     assert loud.conditions.peak_memory_bytes > 2**20
 
