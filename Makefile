@@ -20,7 +20,7 @@ COMMA := ,
 LIST := [$(subst $(EMPTY) $(EMPTY),$(COMMA),$(strip $(RUN)))]
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock run all gate $(STAGES) demo-model config docs lint test test-slow clean
+.PHONY: help install lock run all gate $(STAGES) demo-model config docs lint test test-slow mutants clean
 
 help: ## This list
 	@echo "make quantize bench eval              every format of the study on the embedded demo model, one report"
@@ -86,6 +86,9 @@ test: lint ## Lint, types and tests: what CI runs
 
 test-slow: $(INSTALLED) ## The proofs that take minutes
 	$(PY) -m pytest -m slow
+
+mutants: $(INSTALLED) ## A mutation run: do the nearest tests fail where the code is changed? (hours; resumable)
+	@$(PY) -m tools.mutants $(ARGS)
 
 docs: $(INSTALLED) ## Write what documents derive from the code (formats, layers) and from docs/results (measured figures)
 	$(PY) -m tools.format_tables

@@ -306,7 +306,8 @@ class Worker:
         import pytest
 
         os.chdir(self.tree)
-        os.environ |= {"PYTHONPATH": str(self.tree), "OMP_NUM_THREADS": "1"}
+        shared = {"PIPELINE_TEST_CHECKPOINTS": str(self.tree / "checkpoints")}
+        os.environ |= {"PYTHONPATH": str(self.tree), "OMP_NUM_THREADS": "1", **shared}
         sys.path.insert(0, str(self.tree))
         options = ["-x", "-q", "--no-header", "--tb=line", "-p", "no:cacheprovider", "-m", MARKS]
         try:

@@ -48,12 +48,15 @@ def test_a_set_made_of_the_test_questions_is_refused_by_name(job, conversations)
 
 
 def test_an_evaluation_that_cannot_be_read_is_said_and_refuses_nothing(job, monkeypatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    # The environment was read when these were imported.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     asked = job("eval=study", "calibration=demo")
     only = asked.settings.eval.model_copy(update={"tasks": {"X": asked.settings.eval.tasks["GSM8K"]}})
     asked.settings = asked.settings.model_copy(update={"eval": only})
     (entry,) = contamination.report(asked, ["text"])
-    assert entry.reason
+    assert (entry.evaluation, entry.items, entry.overlapping, entry.share) == ("X", None, None, None)
+    assert "the data of gsm8k cannot be reached" in entry.reason
     contamination.refuse_contamination(asked, [entry])
 
 

@@ -74,9 +74,9 @@ def test_order_of_samples_changes_neither_counts_nor_ranges() -> None:
     assert torch.equal(one.channel_range, other.channel_range)
 
 
-@pytest.mark.parametrize("heads", [3, 8])
+@pytest.mark.parametrize("heads", [3, 8, 16])
 def test_heads_have_ranges_and_counts_of_their_own(heads: int) -> None:
-    """From five heads on the bins of all of them together do not fit into 16 bits."""
+    """The bins of more than eight heads together do not fit into 16 bits."""
     values = torch.randn(9, heads, 4) * torch.logspace(0, 2, heads)[:, None]
     sketch = Sketch(groups=heads)
     sketch.update(values.flatten(1))

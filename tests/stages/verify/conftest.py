@@ -1,5 +1,6 @@
 """Real checkpoints of the demo model, each made once."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,8 +15,11 @@ NEEDED = ("calibration.num_samples=4", "calibration.max_seq_length=128")
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Makes a checkpoint of the demo model by the name of its format."""
-    outputs, made = tmp_path_factory.mktemp("checkpoints"), {}
+    """Makes a checkpoint of the demo model by the name of its format.
+
+    A mutation run names the folder, so that they are made once for all mutants.
+    """
+    outputs, made = Path(os.environ.get("PIPELINE_TEST_CHECKPOINTS") or tmp_path_factory.mktemp("checkpoints")), {}
 
     def make(quant: str, *overrides: str) -> Path:
         if (quant, *overrides) not in made:
