@@ -225,10 +225,9 @@ def _best(rows: Sequence[Row], tasks: Sequence[str]) -> dict[str, tuple[str, ...
 
 def _apart(cells: Sequence[DivergenceCell]) -> bool:
     """Return True if the interval of the least divergence is apart from all others."""
-    first, *others = sorted(cells, key=lambda cell: cell.kl.value) or [None]
-    if first is None or first.kl.interval is None:
-        return False
-    return all(cell.kl.interval is not None and first.kl.interval.high < cell.kl.interval.low for cell in others)
+    intervals = [cell.kl.interval for cell in sorted(cells, key=lambda cell: cell.kl.value)]
+    known = [each for each in intervals if each is not None]
+    return len(known) == len(intervals) > 1 and all(known[0].high < other.low for other in known[1:])
 
 
 def _notes(records: Sequence[Record], baseline: Record | None) -> list[str]:

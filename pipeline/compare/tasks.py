@@ -16,7 +16,6 @@ from pipeline.compare.stats.accuracy import Accuracy, PairedDifference, accuracy
 from pipeline.compare.stats.accuracy import paired_difference as paired
 from pipeline.compare.stats.intervals import holm
 from pipeline.compare.stats.noninferiority import (
-    LEVEL,
     LossVerdict,
     MeanLoss,
     TaskMargin,
@@ -26,6 +25,7 @@ from pipeline.compare.stats.noninferiority import (
     p_beyond,
     task_margin,
 )
+from pipeline.compare.stats.sample_size import LEVEL
 from pipeline.results.base import Frozen, Missing
 from pipeline.results.records import Record, TaskScores
 

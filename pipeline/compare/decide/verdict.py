@@ -18,7 +18,8 @@ from pipeline.compare.decide.open_accuracy import blind_tasks
 from pipeline.compare.decide.recommendation import Recommendation, recommend
 from pipeline.compare.statements import Sentence, in_points, listing, percent_range, plain, points_range, signed
 from pipeline.compare.stats.kl_divergence import DivergenceCell
-from pipeline.compare.stats.noninferiority import LEVEL, points
+from pipeline.compare.stats.noninferiority import points
+from pipeline.compare.stats.sample_size import LEVEL
 from pipeline.results.base import Frozen, Missing
 from pipeline.results.metrics import THROUGHPUT, TPOT, TTFT
 

@@ -29,7 +29,8 @@ def null_variance(gained: ArrayLike, lost: ArrayLike, at: ArrayLike) -> Floats:
     p, q, d = (np.asarray(each, dtype=np.float64) for each in (gained, lost, at))
     linear = -(p + q) + (2 - p + q) * d
     root = (-linear + np.sqrt(np.maximum(linear**2 + 8 * q * d * (1 - d), 0.0))) / 4
-    return np.maximum(2 * root + d * (1 - d), 0.0)
+    variance: Floats = np.maximum(2 * root + d * (1 - d), 0.0)
+    return variance
 
 
 def p_above(gained: ArrayLike, lost: ArrayLike, n: ArrayLike, at: ArrayLike) -> Floats:

@@ -133,7 +133,8 @@ def _decided(gained: Floats, lost: Floats, margin: float, comparisons: int) -> F
     beyond = _items(-(gained - lost + margin), null_variance(gained, lost, -margin), gained, lost, level, POWER)
     # Worse than the margin must also be worse than equal, by McNemar's exact test: two-sided, an item of correction.
     differs = _items(lost - gained, gained + lost, gained, lost, level / 2, POWER, correction=1.0)
-    return np.minimum(_no_worse(gained, lost, margin, POWER), np.maximum(beyond, differs))
+    earlier: Floats = np.minimum(_no_worse(gained, lost, margin, POWER), np.maximum(beyond, differs))
+    return earlier
 
 
 def _no_worse(gained: ArrayLike, lost: ArrayLike, margin: float, power: float) -> Floats:
