@@ -6,26 +6,25 @@ claim with them: it is neither marked best nor marked as different.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from pydantic import Field
 
 from pipeline.compare.benchmarks import Benchmark, benchmark, headline_cell, marks
 from pipeline.compare.benchmarks import SpeedCell as SpeedCell
 from pipeline.compare.load_guards import first_repeats
-from pipeline.compare.stats.accuracy import Accuracy, Mean, PairedDifference, accuracy, mean_over_tasks
-from pipeline.compare.stats.accuracy import paired_difference as paired
-from pipeline.compare.stats.intervals import LEVEL, Interval, holm
+from pipeline.compare.stats.accuracy import Mean, PairedDifference, mean_over_tasks
+from pipeline.compare.stats.intervals import LEVEL, Interval
 from pipeline.compare.stats.kl_divergence import DivergenceCell, diverge, perplexity
-from pipeline.compare.stats.noninferiority import LossVerdict, judge_loss
+from pipeline.compare.stats.noninferiority import MeanLoss, TaskMargin
 from pipeline.compare.stats.repeats import Change
+from pipeline.compare.tasks import Margins, judged, margins_of, mean_loss, task_cell
+from pipeline.compare.tasks import TaskCell as TaskCell
 from pipeline.results.base import Frozen, Missing
 from pipeline.results.bench import Guard
 from pipeline.results.metrics import HEADLINE, Direction, MetricDefinition
-from pipeline.results.records import Family, Record, Speed, TaskScores
+from pipeline.results.records import Family, Record, Speed
 
-# Acceptable loss on a task, as a share: one point.
-MARGIN = 0.01
 SIZE = "size"
 DIVERGENCE = "kl_from_bf16"
 
@@ -35,19 +34,6 @@ class SizeCell(Frozen):
 
     bytes: int
     ratio: float | Missing
-
-
-class TaskCell(Frozen):
-    """A task's accuracy with its difference from the baseline on the same items."""
-
-    task: str
-    metric: str
-    accuracy: Accuracy
-    change: PairedDifference | Missing
-    # The figure under each filter that the task has, where it has several: gsm8k's strict-match and flexible-extract.
-    filters: dict[str, float] = Field({})
-    # Set once the table is complete: it is corrected for all comparisons of the table.
-    loss: LossVerdict | Missing = Missing(reason="the baseline itself")
 
 
 class Row(Frozen):
@@ -74,6 +60,11 @@ class Row(Frozen):
     # For the baseline: between two runs of its own.
     divergence: DivergenceCell | Missing
     perplexity: float | None
+    mean_loss: MeanLoss | Missing = Missing(reason="the baseline itself")
+    # The load whose figures are in `speed` and `details`.
+    headline: str | None = None
+    # The number format, a key of `formats.schemes`.
+    scheme: str = ""
 
 
 class Comparison(Frozen):
@@ -88,6 +79,8 @@ class Comparison(Frozen):
     notes: tuple[str, ...]
     # Guards over all variants; those of a variant are in its benchmarks.
     guards: tuple[Guard, ...] = ()
+    # The accepted loss on each task.
+    margins: dict[str, TaskMargin] = Field({})
 
     @property
     def is_measured(self) -> bool:
@@ -111,11 +104,18 @@ class Comparison(Frozen):
         return found
 
 
-def compare(records: Sequence[Record], tasks: Sequence[str], margin: float = MARGIN) -> Comparison:
-    """Compare all records, in their order, the baseline first; losses are judged at `margin`, a share."""
+def compare(records: Sequence[Record], tasks: Sequence[str], margins: Margins = None) -> Comparison:
+    """Compare all records, in their order, the baseline first.
+
+    Args:
+        records: the results.
+        tasks: labels of the tasks, in the order of the table.
+        margins: accepted loss, a share, for all tasks or by task; other tasks have one that their set can show.
+    """
     ordered = sorted(records, key=lambda record: not record.is_baseline)
     baseline = next((record for record in ordered if record.is_baseline), None)
-    rows = _judged([_row(record, baseline, tasks) for record in ordered], margin)
+    by_task = margins_of(records, tasks, margins)
+    rows = _judged([_row(record, baseline, tasks) for record in ordered], by_task)
     return Comparison(
         baseline=None if baseline is None else baseline.name,
         tasks=tuple(tasks),
@@ -124,11 +124,12 @@ def compare(records: Sequence[Record], tasks: Sequence[str], margin: float = MAR
         best=_best(rows, tasks),
         notes=tuple(_notes(ordered, baseline)),
         guards=first_repeats(ordered),
+        margins=by_task,
     )
 
 
 def _row(record: Record, baseline: Record | None, tasks: Sequence[str]) -> Row:
-    cells = {task: _task(record, baseline, task) for task in tasks}
+    cells = {task: task_cell(record, baseline, task) for task in tasks}
     changes = [c.change for c in cells.values() if isinstance(c, TaskCell) and isinstance(c.change, PairedDifference)]
     scored = [cell.accuracy for cell in cells.values() if isinstance(cell, TaskCell)]
     speed = record.speed if isinstance(record.speed, Speed) else None
@@ -153,27 +154,23 @@ def _row(record: Record, baseline: Record | None, tasks: Sequence[str]) -> Row:
         mean_change=_mean([(change.difference, change.interval) for change in changes], tasks),
         divergence=_divergence(record, baseline),
         perplexity=None if isinstance(record.divergence, Missing) else perplexity(record.divergence),
+        headline=speed.headline if speed else None,
+        scheme=record.scheme,
     )
 
 
-def _judged(rows: Sequence[Row], margin: float) -> tuple[Row, ...]:
-    """Return the rows with a verdict on each task's loss, p-values corrected for all differences of the table."""
-    changes = {
-        (row.name, task): cell.change
-        for row in rows
-        for task, cell in row.tasks.items()
-        if isinstance(cell, TaskCell) and isinstance(cell.change, PairedDifference)
-    }
-    corrected = holm({key: change.p_value for key, change in changes.items()})
-
-    def judged(row: Row, task: str, cell: TaskCell | Missing) -> TaskCell | Missing:
-        if isinstance(cell, Missing) or isinstance(cell.change, Missing):
-            return cell if isinstance(cell, Missing) else cell.model_copy(update={"loss": cell.change})
-        return cell.model_copy(update={"loss": judge_loss(cell.change, corrected[row.name, task], margin)})
-
+def _judged(rows: Sequence[Row], margins: Mapping[str, TaskMargin]) -> tuple[Row, ...]:
+    """Return the rows with a verdict on each task's loss, and on their mean."""
+    baseline = next((row.tasks for row in rows if row.is_baseline), {})
+    cells = judged([(row.name, row.tasks) for row in rows], baseline, margins)
     return tuple(
-        row.model_copy(update={"tasks": {task: judged(row, task, cell) for task, cell in row.tasks.items()}})
-        for row in rows
+        row.model_copy(
+            update={
+                "tasks": each,
+                "mean_loss": Missing(reason="the baseline itself") if row.is_baseline else mean_loss(each, margins),
+            }
+        )
+        for row, each in zip(rows, cells, strict=True)
     )
 
 
@@ -192,44 +189,6 @@ def _size(record: Record, baseline: Record | None) -> SizeCell | Missing:
     return SizeCell(bytes=record.size.bytes, ratio=ratio)
 
 
-def _task(record: Record, baseline: Record | None, task: str) -> TaskCell | Missing:
-    if isinstance(record.tasks, Missing):
-        return record.tasks
-    result = record.tasks.get(task)
-    if result is None:
-        return Missing(reason=f"{task} was not scored")
-    scores = None if isinstance(result.scores, Missing) else result.scores
-    figure = accuracy(result.value, result.n, result.asked, scores)
-    if isinstance(figure, Missing):
-        return figure
-    return TaskCell(
-        task=result.task,
-        metric=result.metric,
-        accuracy=figure,
-        change=_task_change(record, baseline, task, result),
-        filters=result.filters if len(result.filters) > 1 else {},
-    )
-
-
-def _task_change(record: Record, baseline: Record | None, task: str, result: TaskScores) -> PairedDifference | Missing:
-    if record.is_baseline:
-        return Missing(reason="the baseline itself")
-    if baseline is None:
-        return Missing(reason="no BF16 baseline among the results")
-    if isinstance(baseline.tasks, Missing):
-        return Missing(reason=f"BF16 has no scores: {baseline.tasks.reason}")
-    reference = baseline.tasks.get(task)
-    if reference is None:
-        return Missing(reason=f"BF16 has no {task}")
-    if (reference.task, reference.metric) != (result.task, result.metric):
-        return Missing(reason=f"BF16 was scored by {reference.task}/{reference.metric}")
-    if isinstance(result.scores, Missing):
-        return result.scores
-    if isinstance(reference.scores, Missing):
-        return Missing(reason=f"BF16: {reference.scores.reason}")
-    return paired(result.scores, reference.scores)
-
-
 def _divergence(record: Record, baseline: Record | None) -> DivergenceCell | Missing:
     logprobs = record.divergence_again if record.is_baseline else record.divergence
     if isinstance(logprobs, Missing):
@@ -242,25 +201,38 @@ def _divergence(record: Record, baseline: Record | None) -> DivergenceCell | Mis
 
 
 def _best(rows: Sequence[Row], tasks: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Return the rows with the best figure of each column; columns with a single figure are skipped."""
+    """Return the rows with the best figure of each column in which any difference is shown.
+
+    Figures of emulated variants, and those whose guards failed, are not ranked.
+    """
     best: dict[str, tuple[str, ...]] = {}
 
-    def mark(column: str, better: Direction, figures: dict[str, float]) -> None:
-        if len(figures) > 1:
+    def mark(column: str, better: Direction, figures: dict[str, float], is_shown: bool) -> None:
+        if len(figures) > 1 and is_shown:
             choose: Callable[..., float] = max if better == "higher" else min
             top = choose(figures.values())
             best[column] = tuple(name for name, figure in figures.items() if figure == top)
 
     for metric in HEADLINE:
-        cells = {row.name: row.speed[metric.name] for row in rows if row.claims_speed}
-        mark(metric.name, metric.better, {n: c.measured.mean for n, c in cells.items() if isinstance(c, SpeedCell)})
-    mark(SIZE, "lower", {row.name: float(row.size.bytes) for row in rows if isinstance(row.size, SizeCell)})
+        found = {row.name: row.speed[metric.name] for row in rows if row.claims_speed and not row.marks}
+        cells = {name: cell for name, cell in found.items() if isinstance(cell, SpeedCell)}
+        clear = any(isinstance(cell.change, Change) and cell.change.is_clear for cell in cells.values())
+        mark(metric.name, metric.better, {name: cell.measured.mean for name, cell in cells.items()}, clear)
+    mark(SIZE, "lower", {row.name: float(row.size.bytes) for row in rows if isinstance(row.size, SizeCell)}, True)
     for task in tasks:
-        scored = {row.name: row.tasks[task] for row in rows}
-        mark(task, "higher", {n: c.accuracy.value for n, c in scored.items() if isinstance(c, TaskCell)})
-    diverged = {row.name: row.divergence for row in rows if not row.is_baseline}
-    mark(DIVERGENCE, "lower", {n: c.kl.value for n, c in diverged.items() if isinstance(c, DivergenceCell)})
+        scored = {row.name: cell for row in rows if isinstance(cell := row.tasks[task], TaskCell)}
+        clear = any(cell.is_loss or cell.is_lower or cell.is_gain for cell in scored.values())
+        mark(task, "higher", {name: cell.accuracy.value for name, cell in scored.items()}, clear)
+    diverged = [(r.name, r.divergence) for r in rows if not r.is_baseline and isinstance(r.divergence, DivergenceCell)]
+    mark(DIVERGENCE, "lower", {name: cell.kl.value for name, cell in diverged}, _apart([c for _, c in diverged]))
     return best
+
+
+def _apart(cells: Sequence[DivergenceCell]) -> bool:
+    """Return True if the interval of the least divergence is apart from all others."""
+    intervals = [cell.kl.interval for cell in sorted(cells, key=lambda cell: cell.kl.value)]
+    known = [each for each in intervals if each is not None]
+    return len(known) == len(intervals) > 1 and all(known[0].high < other.low for other in known[1:])
 
 
 def _notes(records: Sequence[Record], baseline: Record | None) -> list[str]:

@@ -24,6 +24,9 @@ class ConstraintSettings(SettingsGroup):
     tpot_p99_ms: PositiveFloat | None = Field(
         None, description="largest p99 of the time per output token after the first, ms"
     )
+    at: str | None = Field(
+        None, description="load at which the latencies are judged, e.g. 'concurrency 16'; null: the one of the tables"
+    )
     max_loss_points: dict[str, NonNegativeFloat] = Field(
         None,
         validate_default=True,
@@ -50,7 +53,16 @@ class ReportSettings(SettingsGroup):
     constraints: ConstraintSettings = Field(
         ConstraintSettings(), description="constraints of the deployment; null: not constrained"
     )
-    margin_points: PositiveFloat = Field(1, description="loss of accuracy, in points, that still counts as no worse")
+    objective: Literal["throughput", "tpot", "size"] = Field(
+        "throughput",
+        description="quantity to optimize: throughput at the headline load, time per output token of a request "
+        "alone, or checkpoint size",
+    )
+    margin_points: PositiveFloat | dict[str, PositiveFloat] | None = Field(
+        None,
+        description="loss of accuracy, in points, that still counts as no worse: for all tasks or by task; null: 1, "
+        "or more where the task's set is too small to show it",
+    )
     margin_percent: PositiveFloat = Field(1, description="loss of speed, in percent, that still counts as no worse")
     what_if: tuple[GpuName, ...] = Field(
         ("RTX 4090", "A100 80GB SXM", "H100 SXM"), description="GPUs for roofline predictions, installed or not"

@@ -43,9 +43,15 @@ class Size(Frozen):
 
 
 class TaskScores(TaskResult):
-    """A finished task with its items' (hash, score), or the reason why they are missing."""
+    """A finished task with its items' (hash, score), or the reason why they are missing.
+
+    `cut` has 1 for each answer that reached the token limit, None if the samples do not say; `chance` is the accuracy
+    of guessing, zero for generated text.
+    """
 
     scores: tuple[tuple[str, float], ...] | Missing
+    cut: tuple[tuple[str, float], ...] | None = None
+    chance: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,3 +100,5 @@ class Record(Frozen):
     divergence: InstanceOf[Logprobs] | Missing = Missing(reason="not measured")
     # The baseline is evaluated twice: its distance from itself is the resolution of the comparison.
     divergence_again: InstanceOf[Logprobs] | Missing = Missing(reason="not measured")
+    # The number format, a key of `formats.schemes`; empty for BF16 weights.
+    scheme: str = ""

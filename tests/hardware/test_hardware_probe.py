@@ -54,6 +54,8 @@ def test_memory_is_what_the_driver_reports(monkeypatch: pytest.MonkeyPatch, tmp_
     hardware = probe.__wrapped__("cuda")
     assert (hardware.memory_mib, hardware.memory_gib) == (143771, 140.4)
     assert probe.__wrapped__("cpu").memory_mib is None
+
+
 # Two GPUs of one kind, each with its own UUID.
 TWO = """#!/bin/sh
 while [ $# -gt 0 ]; do [ "$1" = -i ] && echo "NVIDIA H200, 143771, 9.0, GPU-00000000-$2"; shift; done

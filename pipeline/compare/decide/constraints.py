@@ -1,7 +1,9 @@
 """The constraints of a deployment, and their status for a variant: met, broken, or open.
 
-A constraint is met or broken if the whole interval of the figure lies on one side of it. It is open otherwise, or if
-there is no figure. Tasks without a limit must show no loss beyond noise.
+A latency is met or broken if the whole interval of the figure lies on one side of the limit; open otherwise, or if
+there is no figure. Each task's loss is met, broken or open by its verdict at its limit, or at the table's margin
+without one (`stats.noninferiority`): *no worse*, *worse*, *cannot tell*. Open are also a mean loss that is not ruled
+out, answers that reach the token limit more often than BF16's, and a speed measured while a guard failed.
 """
 
 from __future__ import annotations
@@ -12,10 +14,13 @@ from typing import Literal
 from pydantic import Field
 
 from pipeline.compare.comparison import Row, SpeedCell, TaskCell
-from pipeline.compare.decide.differences import claim
-from pipeline.compare.statements import Claim, Kind, Sentence, in_points, points_range, within_text
+from pipeline.compare.decide.losses import scored, tested_interval, verdict_at
+from pipeline.compare.decide.objective import cell_at, under
+from pipeline.compare.statements import Claim, Kind, Sentence, within_text
 from pipeline.compare.stats.accuracy import PairedDifference
 from pipeline.compare.stats.intervals import Interval
+from pipeline.compare.stats.noninferiority import LossVerdict, MeanLoss, points
+from pipeline.compare.tasks import CutAnswers
 from pipeline.results.base import Frozen, Missing
 from pipeline.results.metrics import P99_TPOT, P99_TTFT
 
@@ -27,19 +32,20 @@ class Constraints(Frozen):
     """The constraints of a deployment; None: not constrained.
 
     `memory_gib` is the GPU's memory; `max_loss_points` is by task label (1.0: one item in a hundred); `hardware` names
-    a GPU of the catalogue.
+    a GPU of the catalogue; `at` is the load at which latencies are judged, None for the one of the tables.
     """
 
     memory_gib: float | None = None
     ttft_p99_ms: float | None = None
     tpot_p99_ms: float | None = None
+    at: str | None = None
     max_loss_points: dict[str, float] = Field({})
     hardware: str | None = None
 
     @property
     def is_empty(self) -> bool:
         """True if nothing is constrained."""
-        return self == Constraints()
+        return self == Constraints(at=self.at)
 
 
 class Requirements(Frozen):
@@ -81,8 +87,8 @@ class Candidate(Frozen):
         return tuple(check for check in self.checks if check.status == "open")
 
 
-def examine(row: Row, constraints: Constraints, needs: Requirements | None) -> Candidate:
-    """Check one variant against all constraints."""
+def examine(row: Row, constraints: Constraints, needs: Requirements | None, *, needs_speed: bool = True) -> Candidate:
+    """Check one variant against all constraints; with `needs_speed`, a failed guard leaves it open."""
     checks = tuple(
         ConstraintCheck(constraint=name, status=status, statement=statement)
         for name, status, statement in (
@@ -90,6 +96,7 @@ def examine(row: Row, constraints: Constraints, needs: Requirements | None) -> C
             *_hardware(row, constraints, needs),
             *_latencies(row, constraints),
             *_losses(row, constraints),
+            *(_measurement(row) if needs_speed else ()),
         )
     )
     statuses = {check.status for check in checks}
@@ -134,11 +141,12 @@ def _hardware(row: Row, constraints: Constraints, needs: Requirements | None) ->
 
 def _latencies(row: Row, constraints: Constraints) -> Iterable[CheckParts]:
     for name, metric in LATENCIES.items():
-        title = within_text(metric.title)
         limit = getattr(constraints, name)
         if limit is None:
             continue
-        cell = row.details.get(metric.name, Missing(reason="not measured"))
+        load = constraints.at or row.headline
+        title = within_text(metric.title) + (f" {under(load)}" if load else "")
+        cell = cell_at(row, metric.name, load)
         if not row.claims_speed:
             cell = Missing(reason="emulated here: no speed claim")
         if not isinstance(cell, SpeedCell):
@@ -158,43 +166,57 @@ def _latencies(row: Row, constraints: Constraints) -> Iterable[CheckParts]:
             yield _open(name, "speed", f"{measured}, not distinguishable from {limit:,g} ms.")
 
 
+def _measurement(row: Row) -> Iterable[CheckParts]:
+    """Yield the failed guards: a speed measured while one failed is not known."""
+    if row.marks:
+        text = f"{row.label}: its speed must be measured again ({'; '.join(mark.rstrip('.') for mark in row.marks)})."
+        yield _open("measurement", "caveat", text)
+
+
 def _losses(row: Row, constraints: Constraints) -> Iterable[CheckParts]:
     if row.is_baseline:
         return
     for task, cell in row.tasks.items():
-        name, margin = f"max_loss_points.{task}", constraints.max_loss_points.get(task)
+        name, limit = f"max_loss_points.{task}", constraints.max_loss_points.get(task)
         change = cell.change if isinstance(cell, TaskCell) else cell
         if not isinstance(change, PairedDifference):
             yield _open(name, "quality", f"{row.label}: the loss on {task} is unknown ({change.reason}).")
-        elif change.interval is None:
-            yield _open(name, "quality", f"{row.label}: the difference on {task} has no interval.")
-        elif margin is None:
-            yield name, *_beyond_noise(row, task, change)
-        else:
-            yield name, *_within_margin(row, task, change, change.interval, margin)
+            continue
+        assert isinstance(cell, TaskCell)
+        loss = verdict_at(cell, None if limit is None else limit / 100)
+        assert loss is not None
+        yield name, *_judged(row, task, change, loss)
+    if isinstance(row.mean_loss, MeanLoss) and not row.mean_loss.is_within:
+        text = f"{row.label}: a mean loss of {points(row.mean_loss.margin)} over all tasks is not ruled out."
+        yield _open("mean_loss", "quality", text)
+    for task, cell in scored(row).items():
+        if cell.cut is not None and cell.cut.is_more:
+            yield _open(f"cut_answers.{task}", "quality", f"{cut_text(row, task, cell.cut)}.")
 
 
-def _beyond_noise(row: Row, task: str, change: PairedDifference) -> tuple[Status, Sentence]:
-    measured = f"{in_points(change.difference)} points ({points_range(change)})"
-    if change.is_clear and change.difference < 0:
-        text = f"{row.label} loses accuracy on {task}: {measured}."
-        return "broken", Sentence(kind="quality", text=text, claims=(claim(row, task, change),))
-    return "met", Sentence(kind="quality", text=f"{row.label} shows no loss beyond noise on {task}: {measured}.")
+def cut_text(row: Row, task: str, cut: CutAnswers) -> str:
+    """Describe the answers that reached the token limit, against BF16's."""
+    return (
+        f"{row.label} runs on: {cut.here:,} of {cut.n:,} answers of {task} reached the token limit, with BF16 "
+        f"{cut.baseline:,} (p = {cut.p_holm:.2g}, {cut.method})"
+    )
 
 
-def _within_margin(
-    row: Row, task: str, change: PairedDifference, around: Interval, margin: float
-) -> tuple[Status, Sentence]:
-    beyond = Interval(low=around.low + margin / 100, high=around.high + margin / 100)
-    measured = f"{in_points(change.difference)} points ({points_range(change)})"
-    limit = f"{margin:g} point{'' if margin == 1 else 's'}"
-    if beyond.low > 0:
+def _judged(row: Row, task: str, change: PairedDifference, loss: LossVerdict) -> tuple[Status, Sentence]:
+    """Return the status of a loss by its verdict, with the distance from the margin as the claim."""
+    around = loss.interval or Interval(low=-1.0, high=1.0)
+    beyond = Interval(low=100 * (around.low + loss.margin), high=100 * (around.high + loss.margin))
+    measured, limit = tested_interval(change, loss), points(loss.margin)
+    # Rounding of the bisection must not put an end at zero itself.
+    if loss.kind == "no worse" and beyond.low > 0:
         text = f"{row.label} loses less than {limit} on {task}: {measured}."
         return "met", _claiming("quality", text, row, task, beyond)
-    if beyond.high < 0:
+    if loss.kind == "worse" and beyond.high < 0:
         text = f"{row.label} loses more than {limit} on {task}: {measured}."
         return "broken", _claiming("quality", text, row, task, beyond)
     text = f"{row.label}: a loss of {limit} on {task} is not ruled out: {measured}."
+    if loss.blind:
+        text = f"{row.label}: {task} cannot show a loss: {loss.blind}."
     return "open", Sentence(kind="quality", text=text)
 
 

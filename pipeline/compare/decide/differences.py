@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from typing import Literal
 
-from pipeline.compare.comparison import Comparison, Row, SpeedCell, TaskCell
+from scipy.special import ndtri
+
+from pipeline.compare.comparison import Comparison, Row, SpeedCell
 from pipeline.compare.statements import Claim, percent_range
 from pipeline.compare.stats.accuracy import PairedDifference
-from pipeline.compare.stats.intervals import LEVEL, Interval, holm
+from pipeline.compare.stats.intervals import LEVEL, Interval
 from pipeline.compare.stats.repeats import Change, relative_change
+from pipeline.results.base import Frozen, Missing
 from pipeline.results.metrics import THROUGHPUT
 
 
@@ -31,66 +35,65 @@ def gains(row: Row) -> bool:
     return change is not None and change.is_clear and change.percent > 0
 
 
-def corrected(comparison: Comparison) -> dict[str, float]:
-    """Return the p-value of each variant's change in throughput, corrected for multiple comparisons by Holm."""
-    changes = {row.name: change_of(row, THROUGHPUT.name) for row in comparison.rows if not row.is_baseline}
-    return holm({name: change.p_value for name, change in changes.items() if change and change.p_value is not None})
-
-
-def stands_out(row: Row, p_values: Mapping[str, float]) -> bool:
-    """Return True if its change in throughput is clear after correction for multiple comparisons."""
-    return p_values.get(row.name, 1.0) < 1 - LEVEL
-
-
 def is_uncertain(row: Row) -> bool:
     """Return True if its change in throughput has no interval."""
     change = change_of(row, THROUGHPUT.name)
     return change is not None and change.interval is None
 
 
-def intervals(row: Row) -> dict[str, Interval]:
-    """Return the intervals of the accuracy differences, by task."""
-    return {task: change.interval for task, change in paired(row).items() if change.interval is not None}
-
-
-def paired(row: Row) -> dict[str, PairedDifference]:
-    """Return the accuracy differences from BF16, by task."""
-    return {
-        task: cell.change
-        for task, cell in row.tasks.items()
-        if isinstance(cell, TaskCell) and isinstance(cell.change, PairedDifference)
-    }
-
-
-def is_scored(row: Row) -> bool:
-    """Return True if every task has an accuracy difference from BF16 with an interval."""
-    return bool(row.tasks) and len(intervals(row)) == len(row.tasks)
-
-
-def clear(row: Row) -> dict[str, PairedDifference]:
-    """Return the accuracy differences beyond noise, by task."""
-    return {task: change for task, change in paired(row).items() if change.is_clear}
-
-
-def losses(row: Row) -> dict[str, PairedDifference]:
-    """Return the clear losses of accuracy, by task."""
-    return {task: change for task, change in clear(row).items() if change.difference < 0}
-
-
-def wins(row: Row) -> dict[str, PairedDifference]:
-    """Return the clear gains of accuracy, by task."""
-    return {task: change for task, change in clear(row).items() if change.difference > 0}
-
-
-def throughput_over(row: Row, other: Row) -> Change | None:
+def throughput_over(comparison: Comparison, row: Row, other: Row) -> Change | None:
     """Return the change in throughput from another row to this one; None if either makes no speed claim."""
-    ours, theirs = row.speed[THROUGHPUT.name], other.speed[THROUGHPUT.name]
-    if not isinstance(ours, SpeedCell) or not isinstance(theirs, SpeedCell):
-        return None
-    if not row.claims_speed or not other.claims_speed:
-        return None
-    change = relative_change(ours.measured.values, theirs.measured.values)
+    change = speed_between(comparison, THROUGHPUT.name, row.name, other.name)
     return change if isinstance(change, Change) else None
+
+
+def speed_between(
+    comparison: Comparison,
+    metric: str,
+    ours: str,
+    theirs: str,
+    comparisons: int | Literal["all"] = 1,
+    level: float = LEVEL,
+) -> Change | Missing:
+    """Return the change of a metric between two rows, corrected for that many comparisons by C. Bonferroni."""
+    rows = {row.name: row for row in comparison.rows}
+    one, other = rows[ours], rows[theirs]
+    cells = one.speed[metric], other.speed[metric]
+    for row, cell in zip((one, other), cells, strict=True):
+        if not row.claims_speed:
+            return Missing(reason="emulated here: no speed claim")
+        if isinstance(cell, Missing):
+            return cell
+        if isinstance(cell.change, Missing) and "another machine" in cell.change.reason:
+            return cell.change
+    assert not isinstance(cells[0], Missing) and not isinstance(cells[1], Missing)
+    change = relative_change(cells[0].measured.values, cells[1].measured.values)
+    if isinstance(change, Missing) or change.interval is None or change.p_value is None:
+        return change
+    number = len(rows) * (len(rows) - 1) // 2 if comparisons == "all" else comparisons
+    # A normal approximation of the wider interval.
+    factor = float(ndtri((1 - level) / 2 / number) / ndtri((1 - LEVEL) / 2))
+    centre = math.log1p(change.percent / 100)
+    low, high = (math.log1p(each / 100) for each in (change.interval.low, change.interval.high))
+    interval = Interval(
+        low=100 * math.expm1(centre - factor * (centre - low)), high=100 * math.expm1(centre + factor * (high - centre))
+    )
+    return change.model_copy(update={"interval": interval})
+
+
+class RepeatsNeeded(Frozen):
+    """The repeats, or blocks, that would separate two variants."""
+
+    unit: Literal["repeats", "blocks"]
+    low: int
+    likely: int
+    high: int | None
+    text: str
+
+
+def repeats_needed(comparison: Comparison, row: Row, other: Row) -> RepeatsNeeded | None:
+    """Return None: there may be no difference."""
+    return None
 
 
 def mean_throughput(row: Row) -> float:

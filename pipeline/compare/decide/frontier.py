@@ -1,30 +1,42 @@
 """Quality against cost: variants on the Pareto frontier, off it, and undecided.
 
-Each frontier has two axes, one of quality and one of cost. On each axis, the interval of the difference of two variants
-tells if one is clearly better (the interval excludes zero), and if it is clearly no worse (it is not clearly worse, and
-the lower bound is above minus the axis' margin: equality cannot be shown, a bound on the loss can).
+Each frontier has two axes, one of quality and one of cost. On each axis, the difference of two variants tells if one is
+clearly better, and if it is clearly no worse: a loss of the margin or more is ruled out.
 
 * **off**: another variant dominates it: clearly better on one axis and clearly no worse on the other,
 * **on**: against each other variant it is clearly better on at least one axis, so none dominates it,
 * **undecided**: neither was shown.
 
-Of two variants at most one can dominate the other, since a clear gain of one is a clear loss of the other. Each
-comparison is made at 95 %, as in the table, without correction for multiple comparisons.
+Of two variants at most one can dominate the other, since a clear gain of one is a clear loss of the other.
+
+*Clearly better* is corrected for all pairs of variants and all axes, so that among identical variants any is off any
+frontier in at most 5 % of reports: accuracy has 2 % of that, split over the ordered pairs by C. Bonferroni, and each of
+the three metrics of speed 1 %, simultaneous over all pairs (`differences.speed_between`). *No worse* is judged at a
+one-sided 5 % for each variant that could be put off, split over the others that could do so; for accuracy it is the
+criterion of `stats.noninferiority`: each task at its margin, and their mean.
+
+A variant whose speed was measured while a guard failed has no place on the frontiers of speed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Literal, NamedTuple
 
-from pipeline.compare.comparison import SIZE, Comparison, SpeedCell
+from scipy.special import ndtri
+
+from pipeline.compare.comparison import SIZE, Comparison, SizeCell, SpeedCell
+from pipeline.compare.decide.differences import speed_between
+from pipeline.compare.decide.open_accuracy import is_unclear
 from pipeline.compare.statements import Claim, Sentence, listing, plain, signed, within_text
-from pipeline.compare.stats.accuracy import Mean, mean_over_tasks, pair, paired_interval
+from pipeline.compare.stats.accuracy import Mean, PairedDifference, Scores, mean_over_tasks, paired_difference
 from pipeline.compare.stats.intervals import LEVEL, Interval
-from pipeline.compare.stats.repeats import Change, relative_change
+from pipeline.compare.stats.noninferiority import MEAN_MARGIN, TWO_SIDED, judge_mean, p_within
+from pipeline.compare.stats.repeats import Change
 from pipeline.results.base import Frozen, Missing
 from pipeline.results.metrics import HEADLINE, Direction, MetricDefinition
-from pipeline.results.records import Record, Speed
+from pipeline.results.records import Record
 
 Standing = Literal["on", "off", "undecided"]
 ACCURACY = "mean_accuracy"
@@ -65,48 +77,52 @@ class Frontier(Frozen):
 
 
 class Difference(NamedTuple):
-    """One variant minus another on one axis, with the sign such that positive is better; None: interval unknown."""
+    """One variant minus another on one axis, with the sign such that positive is better.
+
+    `interval` is the corrected one of *better*, None if unknown; `is_no_worse` the verdict at the margin.
+    """
 
     value: float
     interval: Interval | None
+    is_no_worse: bool = False
 
     @property
     def is_better(self) -> bool:
         """True if clearly better."""
         return self.interval is not None and self.interval.low > 0
 
-    def is_no_worse(self, margin: float) -> bool:
-        """Return True if clearly no worse, within the margin."""
-        return self.interval is not None and self.interval.low > -margin and self.interval.high >= 0
 
-
+UNKNOWN = Difference(0.0, None)
+# The share of errors that a report spends on claims of better accuracy, and of each metric of speed.
+ACCURACY_LEVEL = 0.02
+SPEED_LEVEL = 0.01
+NO_WORSE_LEVEL = 0.05
 Compare = Callable[[str, str], Difference]
 
 
-def frontiers(
-    records: Sequence[Record], comparison: Comparison, margin_points: float, margin_percent: float
-) -> tuple[Frontier, ...]:
+def frontiers(records: Sequence[Record], comparison: Comparison, margin_percent: float) -> tuple[Frontier, ...]:
     """Compute the frontiers of mean accuracy against each metric of the benchmark, and against checkpoint size.
 
     Args:
         records: the results, item by item and repeat by repeat.
-        comparison: the table of the same records.
-        margin_points: loss of mean accuracy that still counts as no worse.
+        comparison: the table of the same records, with the accepted loss on each task.
         margin_percent: loss of speed, or growth in size, that still counts as no worse.
     """
-    quality = Axis(name=ACCURACY, title="Mean accuracy", unit="points", better="higher", margin=margin_points)
-    by_name = {record.name: record for record in records}
-    accuracy = _cached(lambda ours, theirs: _accuracy(by_name[ours], by_name[theirs], comparison.tasks))
+    margins = [each.margin for each in comparison.margins.values()] or [MEAN_MARGIN]
+    widest = 100 * max(MEAN_MARGIN, min(margins))
+    quality = Axis(name=ACCURACY, title="Mean accuracy", unit="points", better="higher", margin=widest)
+    accuracy = _accuracies({record.name: record for record in records}, comparison)
     unscored = {row.name: row.mean_accuracy.reason for row in comparison.rows if isinstance(row.mean_accuracy, Missing)}
     found = []
     for column in HEADLINE:
         cost = Axis(name=column.name, title=column.title, unit="%", better=column.better, margin=margin_percent)
         absent = _untimed(comparison, column) | unscored
-        found.append(_frontier(comparison, quality, cost, accuracy, _speed_of(by_name, column), absent))
+        speed = _speed_of(comparison, column, margin_percent, len(comparison.rows) - len(absent))
+        found.append(_frontier(comparison, quality, cost, accuracy, speed, absent))
     size = Axis(name=SIZE, title="Checkpoint size", unit="%", better="lower", margin=margin_percent)
-    unweighed = {r.name: r.size.reason for r in records if isinstance(r.size, Missing)}
+    unweighed = {row.name: row.size.reason for row in comparison.rows if isinstance(row.size, Missing)}
     found.append(
-        _frontier(comparison, quality, size, accuracy, lambda a, b: _size(by_name[a], by_name[b]), unweighed | unscored)
+        _frontier(comparison, quality, size, accuracy, _size_of(comparison, margin_percent), unweighed | unscored)
     )
     return tuple(found)
 
@@ -121,7 +137,7 @@ def _frontier(
     for name in names:
         others = [other for other in names if other != name]
         against = {other: (better(other, name), cheaper(other, name)) for other in others}
-        beaten_by = [o for o, pair in against.items() if _beats(pair, (quality.margin, cost.margin))]
+        beaten_by = [o for o, pair in against.items() if _beats(pair)]
         # A clear gain of one variant is a clear loss of the other.
         held_off = {o: (better(name, o), cheaper(name, o)) for o in others}
         rivals = [o for o in others if o not in beaten_by and not any(d.is_better for d in held_off[o])]
@@ -139,10 +155,8 @@ def _frontier(
     return Frontier(quality=quality, cost=cost, places=tuple(places), absent=absent)
 
 
-def _beats(pair: tuple[Difference, Difference], margins: tuple[float, float]) -> bool:
-    clear = [difference.is_better for difference in pair]
-    held = [better or d.is_no_worse(margin) for better, d, margin in zip(clear, pair, margins, strict=True)]
-    return any(clear) and all(held)
+def _beats(pair: tuple[Difference, Difference]) -> bool:
+    return any(d.is_better for d in pair) and all(d.is_better or d.is_no_worse for d in pair)
 
 
 Pairs = Mapping[str, tuple[Difference, Difference]]
@@ -195,47 +209,83 @@ def _claim(name: str, other: str, axis: Axis, difference: Difference) -> Claim:
     return Claim(variant=name, against=other, column=axis.name, interval=difference.interval)
 
 
-def _accuracy(ours: Record, theirs: Record, tasks: Sequence[str]) -> Difference:
-    """Return the mean of the paired differences over all tasks, in points."""
-    assert not isinstance(ours.tasks, Missing) and not isinstance(theirs.tasks, Missing)
-    parts = []
-    for task in tasks:
-        one, other = ours.tasks[task].scores, theirs.tasks[task].scores
-        matched = one if isinstance(one, Missing) else other if isinstance(other, Missing) else pair(one, other)
-        if isinstance(matched, Missing):
-            return Difference(0.0, None)
-        parts.append(paired_interval(matched))
-    mean = mean_over_tasks(parts)
-    if not isinstance(mean, Mean) or mean.interval is None:
-        return Difference(0.0, None)
-    return Difference(100 * mean.value, Interval(low=100 * mean.interval.low, high=100 * mean.interval.high))
+def _accuracies(records: Mapping[str, Record], comparison: Comparison) -> Compare:
+    """Return the comparison of mean accuracy: the paired differences over all tasks, in points."""
+    scored = [row.name for row in comparison.rows if not isinstance(row.mean_accuracy, Missing)]
+    pairs, others = len(scored) * (len(scored) - 1), max(len(scored) - 1, 1)
+    reach = -float(ndtri(ACCURACY_LEVEL / max(pairs, 1))) / TWO_SIDED
 
+    @cache
+    def changes(ours: str, theirs: str) -> list[PairedDifference] | None:
+        found = []
+        for task in comparison.tasks:
+            one, other = (_scores(records[name], task) for name in (ours, theirs))
+            change = None if one is None or other is None else paired_difference(one, other, resamples=0)
+            if not isinstance(change, PairedDifference) or change.interval is None:
+                return None
+            found.append(change)
+        return found
 
-def _speed_of(records: Mapping[str, Record], column: MetricDefinition) -> Compare:
+    # Near chance, or with answers that run on, equal scores do not show that nothing was lost.
+    unclear = {row.name for row in comparison.rows if is_unclear(row)}
+
+    @cache
     def compare(ours: str, theirs: str) -> Difference:
-        one, other = records[ours].speed, records[theirs].speed
-        assert isinstance(one, Speed) and isinstance(other, Speed)
-        if one.machine != other.machine:
-            return Difference(0.0, None)
-        change = relative_change(one.metrics[column.name].values, other.metrics[column.name].values)
-        if not isinstance(change, Change):
-            return Difference(0.0, None)
-        return _turned(change.percent, change.interval, column.better)
+        found = changes(ours, theirs)
+        mean = mean_over_tasks([(each.difference, each.interval) for each in found or []])
+        if found is None or not isinstance(mean, Mean) or mean.interval is None:
+            return UNKNOWN
+        centre = (mean.interval.low + mean.interval.high) / 2
+        half = reach * (mean.interval.high - mean.interval.low) / 2
+        interval = Interval(low=100 * min(mean.value, centre - half), high=100 * max(mean.value, centre + half))
+        margins = [comparison.margins[task].margin for task in comparison.tasks]
+        level = NO_WORSE_LEVEL / others
+        total = judge_mean(found, margins)
+        held = all(p_within(change, margin) <= level for change, margin in zip(found, margins, strict=True))
+        held = held and total is not None and total.p_value <= level and not {ours, theirs} & unclear
+        return Difference(100 * mean.value, interval, held)
 
     return compare
 
 
-def _size(ours: Record, theirs: Record) -> Difference:
-    """Return the difference in bytes, which are counted, not sampled."""
-    assert not isinstance(ours.size, Missing) and not isinstance(theirs.size, Missing)
-    percent = 100 * (ours.size.bytes / theirs.size.bytes - 1)
-    return _turned(percent, Interval(low=percent, high=percent), "lower")
+def _scores(record: Record, task: str) -> Scores | None:
+    if isinstance(record.tasks, Missing) or task not in record.tasks:
+        return None
+    scores = record.tasks[task].scores
+    return None if isinstance(scores, Missing) else scores
 
 
-def _turned(percent: float, interval: Interval | None, better: Direction) -> Difference:
+def _speed_of(comparison: Comparison, column: MetricDefinition, margin: float, rows: int) -> Compare:
+    level = 1 - 2 * NO_WORSE_LEVEL / max(rows - 1, 1)
+
+    @cache
+    def compare(ours: str, theirs: str) -> Difference:
+        clear = speed_between(comparison, column.name, ours, theirs, comparisons="all", level=1 - SPEED_LEVEL)
+        alone = speed_between(comparison, column.name, ours, theirs, level=level)
+        if not isinstance(clear, Change) or not isinstance(alone, Change):
+            return UNKNOWN
+        value, interval = _turned(clear.percent, clear.interval, column.better)
+        _, one = _turned(alone.percent, alone.interval, column.better)
+        return Difference(value, interval, one is not None and one.low > -margin)
+
+    return compare
+
+
+def _size_of(comparison: Comparison, margin: float) -> Compare:
+    """Return the comparison of bytes, which are counted, not sampled."""
+    sizes = {row.name: row.size.bytes for row in comparison.rows if isinstance(row.size, SizeCell)}
+
+    def compare(ours: str, theirs: str) -> Difference:
+        percent = 100 * (1 - sizes[ours] / sizes[theirs])
+        return Difference(percent, Interval(low=percent, high=percent), percent > -margin)
+
+    return compare
+
+
+def _turned(percent: float, interval: Interval | None, better: Direction) -> tuple[float, Interval | None]:
     if better == "higher" or interval is None:
-        return Difference(percent, interval)
-    return Difference(-percent, Interval(low=-interval.high, high=-interval.low))
+        return percent, interval
+    return -percent, Interval(low=-interval.high, high=-interval.low)
 
 
 def _untimed(comparison: Comparison, column: MetricDefinition) -> dict[str, str]:
@@ -244,21 +294,8 @@ def _untimed(comparison: Comparison, column: MetricDefinition) -> dict[str, str]
         cell = row.speed[column.name]
         if not row.claims_speed:
             found[row.name] = "emulated here: no speed claim"
+        elif row.marks:
+            found[row.name] = "a guard failed: its speed must be measured again"
         elif not isinstance(cell, SpeedCell):
             found[row.name] = cell.reason
     return found
-
-
-def _cached(compare: Compare) -> Compare:
-    """Cache a comparison; a difference and its reverse are computed once."""
-    known: dict[tuple[str, str], Difference] = {}
-
-    def cached(ours: str, theirs: str) -> Difference:
-        if (theirs, ours) in known:
-            value, around = known[theirs, ours]
-            return Difference(-value, None if around is None else Interval(low=-around.high, high=-around.low))
-        if (ours, theirs) not in known:
-            known[ours, theirs] = compare(ours, theirs)
-        return known[ours, theirs]
-
-    return cached

@@ -1,8 +1,9 @@
 """The recommended variant under constraints: reasons, runner-up, and measurements that would decide open questions.
 
-The recommended variant is the fastest admissible one, provided its gain over BF16 is beyond noise or BF16 itself is
-excluded. The runner-up is the next fastest that is not excluded. Each open question comes with the measurement that
-would decide it, if the figures so far hold (`stats.sample_size`).
+The recommended variant is the best admissible one by the objective, provided its gain over BF16 is clear or BF16
+itself is excluded. A variant is admissible if it is *no worse* on every task, excluded if it is *worse* on one, by the
+verdicts of the table; else its accuracy is open, and the answer says which items would decide it. A speed measured
+while a guard failed, the variant's or BF16's, is not ranked. The runner-up is the next best that is not excluded.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
-from pipeline.compare.comparison import Comparison, Row, SizeCell, SpeedCell
+from pipeline.compare.comparison import Comparison, Row, SizeCell
 from pipeline.compare.decide.constraints import (
     LATENCIES,
     Candidate,
@@ -19,23 +20,12 @@ from pipeline.compare.decide.constraints import (
     Requirements,
     examine,
 )
-from pipeline.compare.decide.differences import (
-    baseline_of,
-    change_of,
-    claim,
-    corrected,
-    gains,
-    intervals,
-    is_uncertain,
-    losses,
-    mean_throughput,
-    paired,
-    serves_more,
-    stands_out,
-    throughput_over,
-)
-from pipeline.compare.statements import Claim, Sentence, count, listing, percent_range, plain, within_text
-from pipeline.compare.stats.sample_size import items_to_settle, repeats_needed
+from pipeline.compare.decide.differences import baseline_of, claim, repeats_needed
+from pipeline.compare.decide.losses import losses, scored, verdict_at, within, worst_loss
+from pipeline.compare.decide.objective import Name as ObjectiveName
+from pipeline.compare.decide.objective import Objective, under
+from pipeline.compare.decide.open_accuracy import LOSS, accuracy_summary, divergences, needs
+from pipeline.compare.statements import Claim, Sentence, count, listing, plain, within_text
 from pipeline.results.base import Frozen, Missing
 from pipeline.results.metrics import THROUGHPUT
 
@@ -62,6 +52,7 @@ class Recommendation(Frozen):
     reasons: tuple[Sentence, ...]
     recommended: str | None
     runner_up: str | None
+    objective: ObjectiveName = "throughput"
     constraints: Constraints
     candidates: tuple[Candidate, ...]
     settle: tuple[Measurement, ...]
@@ -71,6 +62,7 @@ def recommend(
     comparison: Comparison,
     constraints: Constraints | None = None,
     requirements: Mapping[str, Requirements] | None = None,
+    objective: ObjectiveName = "throughput",
 ) -> Recommendation:
     """Return the answer to the report's question.
 
@@ -78,21 +70,30 @@ def recommend(
         comparison: the results.
         constraints: the constraints of the deployment.
         requirements: those of each variant, for constraints on memory and hardware.
+        objective: the quantity to optimize.
     """
-    return _Decision(comparison, constraints or Constraints(), requirements or {}).recommendation()
+    chosen = Objective(comparison, objective)
+    return _Decision(comparison, constraints or Constraints(), requirements or {}, chosen).recommendation()
 
 
 class _Decision:
     """The rows with their standing under the constraints."""
 
     def __init__(
-        self, comparison: Comparison, constraints: Constraints, requirements: Mapping[str, Requirements]
+        self,
+        comparison: Comparison,
+        constraints: Constraints,
+        requirements: Mapping[str, Requirements],
+        objective: Objective,
     ) -> None:
-        self.comparison, self.constraints = comparison, constraints
+        self.comparison, self.constraints, self.objective = comparison, constraints, objective
         self.baseline = baseline_of(comparison)
         self.others = [row for row in comparison.rows if not row.is_baseline]
-        self.p_values = corrected(comparison)
-        self.candidates = {row.name: examine(row, constraints, requirements.get(row.name)) for row in comparison.rows}
+        speed = objective.is_speed or any(getattr(constraints, name) for name in LATENCIES)
+        self.candidates = {
+            row.name: examine(row, constraints, requirements.get(row.name), needs_speed=speed)
+            for row in comparison.rows
+        }
 
     def recommendation(self) -> Recommendation:
         answer, best = self._answer()
@@ -102,6 +103,7 @@ class _Decision:
             reasons=tuple(self._reasons(best, runner_up)),
             recommended=best.name if best else None,
             runner_up=runner_up.name if runner_up else None,
+            objective=self.objective.name,
             constraints=self.constraints,
             candidates=tuple(self.candidates.values()),
             settle=tuple(self._settle(best, runner_up)),
@@ -110,6 +112,13 @@ class _Decision:
     def _stands(self, row: Row, *standings: str) -> bool:
         return self.candidates[row.name].standing in standings
 
+    def _is_ranked(self, row: Row) -> bool:
+        """Return True if its figure may be claimed: BF16's and its own were measured without a failed guard."""
+        assert self.baseline is not None
+        if self.objective.is_speed and (row.marks or self.baseline.marks):
+            return False
+        return self.objective.change(row) is not None
+
     def _answer(self) -> tuple[Sentence, Row | None]:
         if not self.comparison.is_measured:
             return plain("answer", "No verdict: nothing has been measured yet."), None
@@ -117,94 +126,147 @@ class _Decision:
             return plain("answer", "No verdict: without a BF16 result there is nothing to compare with."), None
         if not self.others:
             return plain("answer", "No verdict: BF16 is the only variant with results."), None
-        timed = [row for row in self.others if row.claims_speed and change_of(row, THROUGHPUT.name) is not None]
-        if not timed:
-            return self._no_speed(), None
+        ranked = [row for row in self.others if self._is_ranked(row)]
+        if not ranked:
+            return self._unranked(), None
         replaced = self._stands(self.baseline, "excluded")
-        faster = [row for row in timed if replaced or gains(row)]
+        faster = [row for row in ranked if replaced or self.objective.gains(row)]
         safe = [row for row in faster if self._stands(row, "admissible") and row.tasks]
         if safe:
-            # Prefer gains that remain clear after correction for multiple comparisons.
-            significant = [row for row in safe if gains(row) and stands_out(row, self.p_values)]
-            best = max(significant or safe, key=mean_throughput)
-            return self._best(best, safe, replaced), best
+            best = max(safe, key=self.objective.rank)
+            return self._best(best, safe, faster, replaced), best
         if not self.constraints.is_empty:
             return self._stay(faster)
-        return self._no_gain(timed) if not faster else _only_costly(faster), None
+        if not faster:
+            return self._no_gain(ranked), None
+        undecided = [row for row in faster if not self._stands(row, "excluded")]
+        return self._undecided(undecided) if undecided else self._only_costly(faster), None
 
-    def _best(self, best: Row, safe: Sequence[Row], replaced: bool) -> Sentence:
-        """Return the statement on the fastest safe variant, with those of the same throughput within noise."""
-        change, claims = change_of(best, THROUGHPUT.name), []
-        if gains(best) and change is not None:
-            lead, claims = serves_more(best, change), [claim(best, THROUGHPUT.name, change)]
+    def _best(self, best: Row, safe: Sequence[Row], faster: Sequence[Row], replaced: bool) -> Sentence:
+        """Return the statement on the best admissible variant, with those that cannot be told from it."""
+        objective, claims = self.objective, []
+        change = objective.change(best)
+        if objective.gains(best) and change is not None:
+            lead, claims = objective.lead(best, change), [objective.claim(best, change)]
             lead += " (which does not meet the constraints)" if replaced else ""
         else:
-            lead = f"{best.label} meets the constraints, which BF16 does not, at {mean_throughput(best):,.0f} tok/s"
-        accepted = self._losses_accepted(best)
-        losses = "its losses are below the limits" if accepted else "no accuracy loss beyond noise was measured"
-        claims += accepted
-        text = f"{lead}, and {losses} on {count(len(best.tasks), 'task')}."
-        worst = min(intervals(best).items(), key=lambda item: item[1].low, default=None)
-        if worst and worst[1].low < 0:
-            text += f" A loss of up to {100 * -worst[1].low:.1f} points ({worst[0]}) is not ruled out."
-        tied = [row for row in safe if row is not best and not _is_clearly_faster(best, row)]
+            lead = f"{best.label} meets the constraints, which BF16 does not, at {objective.shown(best)}"
+        claims += self._losses_accepted(best)
+        limits = {task: limit / 100 for task, limit in self.constraints.max_loss_points.items()}
+        text = f"{lead}, and is no worse on {count(len(best.tasks), 'task')} ({within(best, limits)})."
+        if worst := worst_loss(best):
+            text += f" A loss of up to {100 * worst[1]:.1f} points ({worst[0]}) is not ruled out."
+        tied = [row for row in safe if row is not best and not self._is_clearly_better(best, row)]
         if tied:
-            text += f" Its throughput is not distinguishable from that of {listing(row.label for row in tied)}."
-        if gains(best) and not stands_out(best, self.p_values):
-            text += f" Among {len(self.p_values)} variants such a gain may be due to chance: repeat the benchmark."
+            text += f" Its {objective.noun} is not distinguishable from that of {listing(row.label for row in tied)}."
+        undecided = [row for row in faster if self._stands(row, "open") and objective.rank(row) > objective.rank(best)]
+        if undecided:
+            text += f" Better in {objective.noun}, but not known to be admissible: {_named(undecided)}."
         return Sentence(kind="answer", text=text, claims=tuple(claims))
 
     def _losses_accepted(self, best: Row) -> list[Claim]:
-        """Return the claims that each loss with a limit is below it; empty if no limit is set."""
+        """Return the claims that each loss is below its margin."""
         checks = self.candidates[best.name].checks
-        return [c for check in checks if check.constraint.startswith("max_loss_points") for c in check.statement.claims]
+        return [c for check in checks if check.constraint.startswith(LOSS) for c in check.statement.claims]
 
     def _stay(self, faster: Sequence[Row]) -> tuple[Sentence, Row | None]:
-        """Return the answer if no faster variant is known to meet the constraints."""
+        """Return the answer if no better variant is known to meet the constraints."""
         assert self.baseline is not None
         undecided = [row.label for row in faster if self._stands(row, "open")]
         more = f" Undecided: {listing(undecided)}." if undecided else ""
         if self._stands(self.baseline, "admissible"):
-            text = "BF16 meets the constraints, and no variant with more throughput is known to meet them."
+            gain = {"throughput": "with more throughput", "tpot": "with less time per token", "size": "that is smaller"}
+            text = f"BF16 meets the constraints, and no variant {gain[self.objective.name]} is known to meet them."
             return plain("answer", text + more), self.baseline
         return plain("answer", f"No variant is known to meet the constraints.{more}"), None
 
-    def _no_gain(self, timed: Sequence[Row]) -> Sentence:
-        names = listing(row.label for row in timed) if len(timed) <= NAMED else f"any of {len(timed)} variants"
-        uncertain = all(is_uncertain(row) for row in timed)
-        reason = "a single run each, or identical runs, so their noise is unknown" if uncertain else ""
-        return plain(
-            "answer",
-            f"No throughput gain over BF16 was shown on this machine for {names}{f' ({reason})' if reason else ''}.",
-        )
+    def _undecided(self, rows: Sequence[Row]) -> Sentence:
+        """Return the answer if better variants exist, and their accuracy is open."""
+        ordered = sorted(rows, key=self.objective.rank, reverse=True)
+        first = ordered[0]
+        change = self.objective.change(first)
+        assert change is not None
+        best = {"throughput": "Fastest", "tpot": "Fastest", "size": "Smallest"}[self.objective.name]
+        text = f"{best}, accuracy open: {self.objective.lead(first, change)}"
+        text += f"; {needs(first, self.candidates[first.name], self.constraints) or 'no task was scored'}."
+        if len(ordered) > 1:
+            text += f" Open as well: {_named(ordered[1:])}."
+        claims = (self.objective.claim(first, change),)
+        return Sentence(kind="answer", text=text + divergences(ordered), claims=claims)
 
-    def _no_speed(self) -> Sentence:
-        """Return the answer on accuracy and size alone, without any speed figure."""
-        emulated = any(not row.claims_speed for row in self.others)
-        why = "the other formats are emulated on this machine" if emulated else "no format was timed against BF16"
-        admissible = [row for row in self.others if row.tasks and self._stands(row, "admissible")]
-        text = f"No speed verdict: {why}."
+    def _only_costly(self, better: Sequence[Row]) -> Sentence:
+        """Return the answer if each better variant loses accuracy."""
+        ordered = sorted(better, key=self.objective.rank, reverse=True)
+        claims = [claim(row, task, loss) for row in ordered for task, loss in losses(row).items()]
+        for row in ordered:
+            change = self.objective.change(row)
+            assert change is not None
+            claims.append(self.objective.claim(row, change))
+        more = {
+            "throughput": ("serves more tokens per second", "serve more tokens per second"),
+            "tpot": ("takes less time per token", "take less time per token"),
+            "size": ("is smaller", "are smaller"),
+        }[self.objective.name]
+        one = len(ordered) == 1
+        text = (
+            f"No format is both {'smaller' if self.objective.name == 'size' else 'faster'} and no worse here. "
+            f"{listing(row.label for row in ordered)} {more[0 if one else 1]} than BF16 but "
+            f"{'loses' if one else 'lose'} accuracy on at least one task."
+        )
+        return Sentence(kind="answer", text=text, claims=tuple(claims))
+
+    def _no_gain(self, ranked: Sequence[Row]) -> Sentence:
+        names = listing(row.label for row in ranked) if len(ranked) <= NAMED else f"any of {len(ranked)} variants"
+        uncertain = all((change := self.objective.change(row)) and change.interval is None for row in ranked)
+        reason = "a single run each, or identical runs, so their noise is unknown" if uncertain else ""
+        gain = {"throughput": "throughput gain", "tpot": "shorter time per token", "size": "smaller size"}
+        at = f" {under(self.objective.load)}" if self.objective.load else ""
+        text = f"No {gain[self.objective.name]} over BF16 was shown on this machine{at} for {names}"
+        return plain("answer", f"{text}{f' ({reason})' if reason else ''}.")
+
+    def _unranked(self) -> Sentence:
+        """Return the answer on accuracy and size alone, without any figure of the objective."""
+        assert self.baseline is not None
+        marked = [row.label for row in (self.baseline, *self.others) if row.marks]
+        if not self.objective.is_speed:
+            text = "No verdict: no checkpoint's size can be compared with BF16's."
+        elif marked and any(row.claims_speed for row in self.others):
+            text = f"No speed verdict: a guard failed while {listing(marked)} was measured. Measure again."
+        else:
+            emulated = any(not row.claims_speed for row in self.others)
+            why = "the other formats are emulated on this machine" if emulated else "no format was timed against BF16"
+            text = f"No speed verdict: {why}."
+        scored_rows = [row for row in self.others if row.tasks]
+        admissible = [row for row in scored_rows if self._holds(row)]
         if admissible and self.constraints.is_empty:
-            text += f" No accuracy loss beyond noise was measured for {listing(row.label for row in admissible)}."
+            limits = within(admissible[0], {})
+            text += f" No worse than BF16 on every task ({limits}): {listing(row.label for row in admissible)}."
         elif admissible:
             text += f" The constraints are met by {listing(row.label for row in admissible)}."
         sized = [(row.size.bytes, row.label) for row in admissible if isinstance(row.size, SizeCell)]
         if len(sized) > 1:
             least = min(sized)[0]
             text += f" Smallest of these: {listing(label for size, label in sized if size == least)}."
-        return plain("answer", text)
+        measured = [row for row in scored_rows if _is_measured(row)]
+        return plain("answer", text + accuracy_summary(measured, self.candidates, self.constraints))
+
+    def _holds(self, row: Row) -> bool:
+        """Return True if all but its speed is known to be admissible."""
+        rest = [check for check in self.candidates[row.name].checks if check.constraint != "measurement"]
+        return all(check.status == "met" for check in rest)
 
     def _runner_up(self, best: Row) -> Row | None:
-        """Return the next in throughput that is not excluded; BF16 only if it is known to be admissible."""
+        """Return the next best that is not excluded; BF16 only if it is known to be admissible."""
         rest = [
             row
             for row in self.comparison.rows
             if row is not best
-            and row.claims_speed
-            and isinstance(row.speed[THROUGHPUT.name], SpeedCell)
+            and (row.claims_speed or not self.objective.is_speed)
+            and not (row.marks and self.objective.is_speed)
+            and self.objective.figure(row) is not None
             and self._stands(row, "admissible", *([] if row.is_baseline else ["open"]))
         ]
-        return max(rest, key=mean_throughput, default=None)
+        return max(rest, key=self.objective.rank, default=None)
 
     def _reasons(self, best: Row | None, runner_up: Row | None) -> Iterable[Sentence]:
         if best is not None:
@@ -213,31 +275,66 @@ class _Decision:
                 if check.status == "met" and check.constraint.partition(".")[0] in constrained:
                     yield check.statement
         if best is not None and runner_up is not None:
-            yield _next(best, runner_up, self.candidates[runner_up.name])
-        floor = mean_throughput(best) if best else 0.0
-        for row in sorted(self.comparison.rows, key=mean_throughput, reverse=True):
-            beside = best is None or row.is_baseline or (row.claims_speed and mean_throughput(row) >= floor)
-            if row is not best and beside:
+            yield self._next(best, runner_up)
+        for row in sorted(self.comparison.rows, key=self.objective.rank, reverse=True):
+            if row is not best and (row.is_baseline or self._is_beside(row, best)):
                 yield from (check.statement for check in self.candidates[row.name].broken)
+
+    def _is_beside(self, row: Row, best: Row | None) -> bool:
+        """Return True if a variant could take the place of the recommended one."""
+        if best is None:
+            return True
+        claims = row.claims_speed or not self.objective.is_speed
+        return claims and self.objective.rank(row) >= self.objective.rank(best)
 
     def _settle(self, best: Row | None, runner_up: Row | None) -> Iterable[Measurement]:
         """Yield measurements that could change the recommendation, or separate it from the runner-up."""
-        floor = mean_throughput(best) if best else 0.0
         for row in self.comparison.rows:
             candidate = self.candidates[row.name]
-            beside = best is None or (row.claims_speed and mean_throughput(row) >= floor)
-            if row is best or candidate.standing != "open" or not beside or not _is_measured(row):
+            if row is best or candidate.standing != "open" or not self._is_beside(row, best) or not _is_measured(row):
                 continue
             for check in candidate.open:
                 if (found := self._measurement(row, check)) is not None:
                     yield found
-        if best is not None and runner_up is not None and not _is_clearly_faster(best, runner_up):
-            yield _repeats(best, runner_up)
+        if not self.objective.is_speed:
+            return
+        if best is not None and runner_up is not None and not self._is_clearly_better(best, runner_up):
+            yield self._repeats(best, runner_up)
         if best is None and self.baseline is not None:
             for row in self.others:
-                change = change_of(row, THROUGHPUT.name)
+                change = self.objective.change(row)
                 if change is not None and not change.is_clear and not self._stands(row, "excluded"):
-                    yield _repeats(row, self.baseline)
+                    yield self._repeats(row, self.baseline)
+
+    def _is_clearly_better(self, row: Row, other: Row) -> bool:
+        change = self.objective.between(row, other)
+        return change is not None and self.objective.is_better(change)
+
+    def _next(self, best: Row, runner_up: Row) -> Sentence:
+        objective, change = self.objective, self.objective.between(best, runner_up)
+        caveat = " It is undecided under the constraints." if self._stands(runner_up, "open") else ""
+        if change is None or not change.is_clear:
+            text = f"Runner-up: {runner_up.label}, whose {objective.noun} is not distinguishable from that of "
+            return plain("speed", f"{text}{best.label}.{caveat}")
+        claims = (objective.claim(best, change, runner_up.name),)
+        if objective.is_better(change):
+            text = f"Runner-up: {runner_up.label}; {objective.better(best, runner_up, change)}.{caveat}"
+        else:
+            text = f"Runner-up: {runner_up.label}, with a better {objective.noun} than {best.label}.{caveat}"
+        return Sentence(kind="speed", text=text, claims=claims)
+
+    def _repeats(self, row: Row, other: Row) -> Measurement:
+        needed = repeats_needed(self.comparison, row, other)
+        names = f"{row.label} and {other.label}"
+        text = MORE_REPEATS if needed is None else f"{needed.text} would separate their throughput."
+        return Measurement(
+            variant=row.name,
+            against=other.name,
+            column=self.objective.column(),
+            kind="repeats",
+            needed=None if needed is None else needed.likely,
+            text=f"{names}: {text}",
+        )
 
     def _measurement(self, row: Row, check: ConstraintCheck) -> Measurement | None:
         name, _, task = check.constraint.partition(".")
@@ -248,82 +345,23 @@ class _Decision:
             if not row.claims_speed:
                 text = f"{row.label}: a machine that serves it natively would settle its {title}."
             return _open_measurement(row, metric.name, "benchmark", None, text)
-        if name != "max_loss_points":
+        if name == "measurement":
+            return _open_measurement(row, THROUGHPUT.name, "benchmark", None, check.statement.text)
+        if name != LOSS.rstrip("."):
             return None
-        change = paired(row).get(task)
-        if change is None:
+        cell, limit = scored(row).get(task), self.constraints.max_loss_points.get(task)
+        loss = None if cell is None else verdict_at(cell, None if limit is None else limit / 100)
+        if cell is None or loss is None:
             text = f"{row.label}: {task} must be scored on the same items as BF16."
             return _open_measurement(row, task, "evaluation", None, text)
-        needed = items_to_settle(change, self.constraints.max_loss_points.get(task, 0.0) / 100)
-        text = (
-            f"{row.label}: its loss on {task} is too close to the limit for any benchmark to decide."
-            if needed is None
-            else f"{row.label}: about {needed:,} items of {task} are needed to decide; {change.n:,} were answered."
-        )
-        return _open_measurement(row, task, "items", needed, text)
+        if loss.blind or loss.items is None:
+            return _open_measurement(row, task, "items", None, f"{row.label}: {task} cannot decide: {loss.blind}.")
+        text = f"{row.label}: {loss.items.text(f'items of {task}')} are needed to decide"
+        return _open_measurement(row, task, "items", loss.items_needed, f"{text}; {cell.accuracy.n:,} were answered.")
 
 
-def _only_costly(faster: Sequence[Row]) -> Sentence:
-    """Return the answer if faster formats exist but none is known to keep its accuracy."""
-    ordered = sorted(faster, key=mean_throughput, reverse=True)
-    claims = [claim(row, task, loss) for row in ordered for task, loss in losses(row).items()]
-    for row in ordered:
-        change = change_of(row, THROUGHPUT.name)
-        assert change is not None
-        claims.append(claim(row, THROUGHPUT.name, change))
-    costly = [row.label for row in ordered if losses(row)]
-    unknown = [row.label for row in ordered if not losses(row)]
-    parts = ["No format is both faster and known to keep its accuracy here."]
-    if costly:
-        verbs = ("serves", "loses") if len(costly) == 1 else ("serve", "lose")
-        names = listing(costly)
-        parts.append(
-            f"{names} {verbs[0]} more tokens per second than BF16 but {verbs[1]} accuracy on at least one task."
-        )
-    if unknown:
-        verbs = ("serves", "has") if len(unknown) == 1 else ("serve", "have")
-        names = listing(unknown)
-        parts.append(f"{names} {verbs[0]} more tokens per second than BF16 but {verbs[1]} no complete accuracy result.")
-    return Sentence(kind="answer", text=" ".join(parts), claims=tuple(claims))
-
-
-def _next(best: Row, runner_up: Row, candidate: Candidate) -> Sentence:
-    change = throughput_over(best, runner_up)
-    caveat = " It is undecided under the constraints." if candidate.standing == "open" else ""
-    if change is None or not change.is_clear or change.percent < 0:
-        text = (
-            f"Runner-up: {runner_up.label}, whose throughput is not distinguishable from that of {best.label}.{caveat}"
-        )
-        if change is not None and change.is_clear:
-            text = f"Runner-up: {runner_up.label}, with more throughput than {best.label}.{caveat}"
-            return Sentence(kind="speed", text=text, claims=(_between(best, runner_up),))
-        return plain("speed", text)
-    text = (
-        f"Runner-up: {runner_up.label}; {best.label} serves {change.percent:.1f} % more tokens per second "
-        f"({percent_range(change)} %).{caveat}"
-    )
-    return Sentence(kind="speed", text=text, claims=(_between(best, runner_up),))
-
-
-def _between(best: Row, runner_up: Row) -> Claim:
-    change = throughput_over(best, runner_up)
-    assert change is not None and change.interval is not None
-    return Claim(variant=best.name, against=runner_up.name, column=THROUGHPUT.name, interval=change.interval)
-
-
-def _repeats(best: Row, runner_up: Row) -> Measurement:
-    ours, theirs = best.speed[THROUGHPUT.name], runner_up.speed[THROUGHPUT.name]
-    assert isinstance(ours, SpeedCell) and isinstance(theirs, SpeedCell)
-    needed = repeats_needed(ours.measured.values, theirs.measured.values)
-    names = f"{best.label} and {runner_up.label}"
-    text = (
-        f"{names}: {MORE_REPEATS}"
-        if needed is None
-        else f"{names}: about {needed} repeats of each would separate their throughput."
-    )
-    return Measurement(
-        variant=best.name, against=runner_up.name, column=THROUGHPUT.name, kind="repeats", needed=needed, text=text
-    )
+def _named(rows: Sequence[Row]) -> str:
+    return listing(row.label for row in rows) if len(rows) <= NAMED else f"{len(rows)} variants"
 
 
 def open_points(recommendation: Recommendation) -> list[str]:
@@ -365,8 +403,3 @@ def _open_measurement(
 def _is_measured(row: Row) -> bool:
     """Return True if it has any figure; a variant without one needs other hardware, not more measurements."""
     return any(not isinstance(cell, Missing) for cell in (*row.speed.values(), *row.tasks.values()))
-
-
-def _is_clearly_faster(row: Row, other: Row) -> bool:
-    change = throughput_over(row, other)
-    return change is not None and change.is_clear and change.percent > 0

@@ -1,7 +1,8 @@
 """The statements that a comparison supports, made from its figures.
 
 A statement that claims a difference carries the differences it rests on, and each of them has an interval that excludes
-zero. Differences within noise are called that; a variant whose speed is emulated never appears in a claim about speed.
+zero. Losses of accuracy are those of the table's verdicts (`stats.noninferiority`). Differences in speed within noise
+are called that; a variant whose speed is emulated never appears in a claim about speed.
 The first statement answers the question of the report, the others give reasons, losses and limitations.
 """
 
@@ -10,22 +11,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from pipeline.compare.comparison import Comparison, SizeCell
-from pipeline.compare.decide.differences import (
-    by_throughput,
-    change_of,
-    claim,
-    clear,
-    corrected,
-    gains,
-    is_scored,
-    losses,
-    stands_out,
-    wins,
-)
+from pipeline.compare.decide.constraints import cut_text
+from pipeline.compare.decide.differences import by_throughput, change_of, claim, gains
+from pipeline.compare.decide.losses import is_no_worse, is_scored, losses, lowered, scored, wins
+from pipeline.compare.decide.open_accuracy import blind_tasks
 from pipeline.compare.decide.recommendation import Recommendation, recommend
-from pipeline.compare.statements import Sentence, count, in_points, listing, percent_range, plain, points_range, signed
-from pipeline.compare.stats.accuracy import PairedDifference
+from pipeline.compare.statements import Sentence, in_points, listing, percent_range, plain, points_range, signed
 from pipeline.compare.stats.kl_divergence import DivergenceCell
+from pipeline.compare.stats.noninferiority import points
+from pipeline.compare.stats.sample_size import LEVEL
 from pipeline.results.base import Frozen, Missing
 from pipeline.results.metrics import THROUGHPUT, TPOT, TTFT
 
@@ -44,8 +38,9 @@ def judge(comparison: Comparison, model: str, machine: str, recommendation: Reco
     points = [
         *_faster(comparison),
         *_slower(comparison),
-        *_multiple_comparisons(comparison),
         *_quality(comparison),
+        *_ran_on(comparison),
+        *_margins(comparison),
         *_divergence(comparison),
         *_smallest(comparison),
         *_emulated(comparison),
@@ -94,56 +89,62 @@ def _slower(comparison: Comparison) -> Iterable[Sentence]:
         yield plain("speed", f"Throughput within noise of BF16's: {listing(noise)}.")
 
 
-def _multiple_comparisons(comparison: Comparison) -> Iterable[Sentence]:
-    """Yield the changes in throughput that remain clear after correction for multiple comparisons."""
-    p_values = corrected(comparison)
-    if len(p_values) < 2:
-        return
-    found = [
-        (row, change)
-        for row in by_throughput(comparison)
-        if stands_out(row, p_values) and (change := change_of(row, THROUGHPUT.name)) is not None
-    ]
-    remaining = "none remains"
-    if found:
-        words = ("that", "remains") if len(found) == 1 else ("those", "remain")
-        remaining = f"{words[0]} of {listing(row.label for row, _ in found)} {words[1]}"
-    text = f"{_by_chance(len(p_values), 'throughput difference', comparison.level)}; "
-    text += f"after Holm's correction for multiple comparisons, {remaining}."
-    yield Sentence(kind="speed", text=text, claims=tuple(claim(row, THROUGHPUT.name, change) for row, change in found))
-
-
-def _by_chance(number: int, noun: str, level: float) -> str:
-    """Return the expected number of intervals that exclude zero where nothing differs."""
-    verb = "was" if number == 1 else "were"
-    tested = f"{count(number, noun)} {verb} tested"
-    return f"{tested}; at {100 * level:.0f} % about {number * (1 - level):.1f} would appear clear by chance alone"
-
-
 def _quality(comparison: Comparison) -> Iterable[Sentence]:
-    within_noise = []
+    """Yield losses and gains that are shown, then the verdicts of *no worse*, and how far these reach."""
     for row in comparison.rows:
         if row.is_baseline:
             continue
-        for word, chosen in (("lower", losses(row)), ("higher", wins(row))):
+        for text, chosen in (
+            ("{} is worse than BF16 by more than the margin on", losses(row)),
+            ("{} scores lower than BF16, by less or more than the margin, on", lowered(row)),
+            ("{} scores higher than BF16 on", wins(row)),
+        ):
             if chosen:
                 parts = [
                     f"{task} ({in_points(change.difference)} points, {points_range(change)})"
                     for task, change in chosen.items()
                 ]
                 claims = tuple(claim(row, task, change) for task, change in chosen.items())
-                yield Sentence(
-                    kind="quality", text=f"{row.label} scores {word} than BF16 on {listing(parts)}.", claims=claims
-                )
-        if clear(row):
+                yield Sentence(kind="quality", text=f"{text.format(row.label)} {listing(parts)}.", claims=claims)
+    judged = [row for row in comparison.rows if not row.is_baseline and is_scored(row)]
+    harmless = [row.label for row in judged if is_no_worse(row)]
+    if harmless:
+        yield plain("quality", f"No worse than BF16 on every task: {listing(harmless)}.")
+    if undecided := [row.label for row in judged if not losses(row) and not is_no_worse(row)]:
+        yield plain("quality", f"Not known to be no worse on every task: {listing(undecided)}.")
+    if len(judged) > 1:
+        yield plain(
+            "quality",
+            f"Losses beyond the margin are corrected for all comparisons of the table. No worse holds for each variant "
+            f"by itself: of {len(judged)} that lose just their margin, {LEVEL * len(judged):.2g} would be called no "
+            "worse by chance.",
+        )
+
+
+def _ran_on(comparison: Comparison) -> Iterable[Sentence]:
+    """Yield the variants whose answers reach the token limit more often than BF16's."""
+    for row in comparison.rows:
+        for task, cell in scored(row).items():
+            if cell.cut is not None and cell.cut.is_more:
+                yield plain("quality", f"{cut_text(row, task, cell.cut)}.")
+
+
+def _margins(comparison: Comparison) -> Iterable[Sentence]:
+    """Yield the tasks whose set is too small for the usual margin, and those that cannot show a loss."""
+    for task, margin in comparison.margins.items():
+        if not any(task in scored(row) for row in comparison.rows) or margin.available is None:
             continue
-        if is_scored(row):
-            within_noise.append(row.label)
-    if within_noise:
-        yield plain("quality", f"Accuracy within noise of BF16 on every task: {listing(within_noise)}.")
-    tested = [d for d in comparison.differences if isinstance(d[2], PairedDifference)]
-    if tested:
-        yield plain("quality", f"{_by_chance(len(tested), 'accuracy difference', comparison.level)}.")
+        never = f"a loss below {100 * (margin.never_shown or 0):.1f} points not even by identical answers"
+        if margin.is_widened:
+            text = f"{task} has {margin.available:,} items, which can rarely rule out a loss below "
+            yield plain("caveat", f"{text}{points(margin.margin)}, its margin here, and {never}.")
+        elif margin.never_shown is not None and margin.never_shown >= margin.margin:
+            text = (
+                f"{task}: no set of {margin.available:,} items can rule out a loss of {points(margin.margin)}; {never}."
+            )
+            yield plain("caveat", text)
+    if blind := blind_tasks(comparison.rows):
+        yield plain("caveat", f"BF16 itself is near chance on {listing(blind)}: no loss can be seen there.")
 
 
 def _divergence(comparison: Comparison) -> Iterable[Sentence]:

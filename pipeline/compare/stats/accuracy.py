@@ -25,7 +25,7 @@ from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import numpy as np
-from scipy.special import bdtr, ndtri, stdtr, stdtrit
+from scipy.special import bdtr, gammaln, ndtri, stdtr, stdtrit
 
 from pipeline.compare.stats.intervals import LEVEL, Interval, excludes_zero
 from pipeline.results.base import Frozen, Missing
@@ -115,14 +115,17 @@ def pair(scores: Scores, baseline: Scores) -> list[tuple[float, float]] | Missin
     return _finite(matched)
 
 
-def paired_difference(scores: Scores, baseline: Scores) -> PairedDifference | Missing:
-    """Return the difference from the baseline on the same items, or why the two cannot be paired."""
+def paired_difference(scores: Scores, baseline: Scores, resamples: int = RESAMPLES) -> PairedDifference | Missing:
+    """Return the difference from the baseline on the same items, or why the two cannot be paired.
+
+    Without `resamples` it has no bootstrap interval.
+    """
     matched = pair(scores, baseline)
     if isinstance(matched, Missing):
         return matched
     differences = [ours - theirs for ours, theirs in matched]
     difference, interval = paired_interval(matched)
-    bootstrap = bootstrap_mean(differences)
+    bootstrap = bootstrap_mean(differences) if resamples else None
     gained = sum(ours > theirs for ours, theirs in matched)
     lost = sum(ours < theirs for ours, theirs in matched)
     if _is_binary(score for couple in matched for score in couple):
@@ -183,6 +186,21 @@ def mcnemar(gained: int, lost: int) -> float:
     if gained + lost == 0:
         return 1.0
     return min(1.0, 2 * float(bdtr(min(gained, lost), gained + lost, 0.5)))
+
+
+def fisher(ours: int, n: int, theirs: int, m: int) -> float:
+    """Return the two-sided p-value of R. Fisher's exact test that `ours` of `n` and `theirs` of `m` differ by chance.
+
+    It is twice that of the smaller tail (Statistical Methods for Research Workers, 5th ed., 1934, section 21.02).
+    """
+    total = ours + theirs
+    counts = np.arange(max(0, total - m), min(n, total) + 1, dtype=np.float64)
+    logs = -(gammaln(counts + 1) + gammaln(n - counts + 1) + gammaln(total - counts + 1))
+    logs -= gammaln(m - total + counts + 1)
+    chances = np.exp(logs - logs.max())
+    chances /= chances.sum()
+    tails = chances[counts >= ours].sum(), chances[counts <= ours].sum()
+    return min(1.0, 2 * float(min(tails)))
 
 
 def mean_over_tasks(parts: Sequence[tuple[float, Interval | None]]) -> Mean | Missing:

@@ -8,10 +8,11 @@ probability. Merging outcomes can only lower a divergence (the data-processing i
 of Information Theory, 2nd ed., 2006, section 2.8; it is the log-sum inequality of section 2.7), so the figure is a
 lower bound, and the closer to the exact value the more probability the k tokens have.
 
-Tokens of one sequence are dependent, sequences are not: intervals are those of B. Efron's bootstrap over whole
-sequences, bias-corrected and accelerated (J. Amer. Statist. Assoc. 82, 1987). Each figure is the ratio of two sums over
-sequences, of a quantity and of tokens. The perplexity ratio exp(mean(log P(token) - log Q(token))) is resampled as a
-logarithm. Both checkpoints read the same sequences, so all figures are paired.
+Tokens of one sequence are dependent, sequences are not: intervals are those of the studentized bootstrap over whole
+sequences (P. Hall, Ann. Statist. 16, 1988). With 24 sequences whose divergences spread by a factor of 1.8 (2.5, 3.3) a
+nominal 95 % covers 94 % (93 %, 90 %), and the bias-corrected and accelerated interval 92 % (89 %, 85 %). Each figure is
+the ratio of two sums over sequences, of a quantity and of tokens. The perplexity ratio exp(mean(log P(token) - log
+Q(token))) is resampled as a logarithm. Both checkpoints read the same sequences, so all figures are paired.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr, ndtri
 
 from pipeline.compare.stats.intervals import LEVEL, Interval
 from pipeline.results.base import Frozen, Missing
@@ -51,7 +51,8 @@ class DivergenceCell(Frozen):
     """A variant against BF16, in nats per token.
 
     `by_position` and the like have the figure in each quarter of a sequence; `worst_share` is the share of the
-    divergence in the worst 1 % of tokens; `by_sequence` is the sum over each sequence, nats.
+    divergence in the worst 1 % of tokens; `by_sequence` is the sum over each sequence, nats; `top_probability` is BF16's
+    mean probability of its `top_k` likeliest tokens: the closer to 1, the closer is the bound.
     """
 
     kl: Estimate
@@ -65,6 +66,7 @@ class DivergenceCell(Frozen):
     tokens: int
     top_k: int
     by_sequence: tuple[float, ...] = ()
+    top_probability: float | None = None
 
 
 def perplexity(logprobs: Logprobs) -> float:
@@ -110,6 +112,7 @@ def diverge(variant: Logprobs, reference: Logprobs) -> DivergenceCell | Missing:
         tokens=len(kl),
         top_k=min(variant.top_ids.shape[1], reference.top_ids.shape[1]),
         by_sequence=tuple(float(f"{total:.7g}") for total in np.bincount(sequence, kl, len(lengths)).tolist()),
+        top_probability=min(1.0, float(np.exp(reference.top_logprobs.astype(np.float64)).sum(axis=1).mean())),
     )
 
 
@@ -150,7 +153,7 @@ def _kl(p_ids: Ints, p_logs: Floats, q_ids: Ints, q_logs: Floats) -> Floats:
 def _ratios(sums: Floats, tokens: Floats) -> list[Estimate]:
     """Return the ratio of two sums over sequences for each row, with its interval; all rows share one resampling."""
     values = sums.sum(axis=1) / tokens.sum(axis=1)
-    low, high = bca(sums, tokens) if sums.shape[1] > 1 else (np.full_like(values, math.nan),) * 2
+    low, high = studentized(sums, tokens) if sums.shape[1] > 1 else (np.full_like(values, math.nan),) * 2
     return [
         Estimate(
             value=value,
@@ -162,11 +165,12 @@ def _ratios(sums: Floats, tokens: Floats) -> list[Estimate]:
     ]
 
 
-def bca(sums: Floats, tokens: Floats) -> tuple[Floats, Floats]:
-    """Return the bounds of the bias-corrected and accelerated interval of each row's ratio.
+def studentized(sums: Floats, tokens: Floats) -> tuple[Floats, Floats]:
+    """Return the bounds of the studentized bootstrap interval of each row's ratio.
 
-    Equal to `scipy.stats.bootstrap(paired=True)` (a test compares them), but computed from counts of draws: two matrix
-    products for all rows, and without that module's import time of a second.
+    The error of a ratio R of sums s and t over n sequences is that of its linearization, the root of
+    n / (n - 1) sum (s - R t)^2, divided by sum t (W. Cochran, Sampling Techniques, 3rd ed., 1977, section 6.4). All
+    moments of a resample are products with its counts of draws.
 
     Args:
         sums: shape (rows, sequences), a quantity summed over each sequence's tokens.
@@ -177,21 +181,26 @@ def bca(sums: Floats, tokens: Floats) -> tuple[Floats, Floats]:
     """
     number = sums.shape[1]
     draws = np.random.default_rng(SEED).multinomial(number, np.full(number, 1 / number), size=RESAMPLES).T
-    total, weight = sums.sum(axis=1, keepdims=True), tokens.sum(axis=1, keepdims=True)
-    with np.errstate(invalid="ignore", divide="ignore"):
+
+    def ratio_and_error(count: NDArray[np.int64]) -> tuple[Floats, Floats]:
+        total, weight = sums @ count, tokens @ count
         ratio = total / weight
-        drawn = (sums @ draws) / (tokens @ draws)
-        bias = ndtri(((drawn < ratio).mean(axis=1) + (drawn <= ratio).mean(axis=1)) / 2)
-        left_out = (total - sums) / (weight - tokens)
-        pull = left_out.mean(axis=1, keepdims=True) - left_out
-        acceleration = (pull**3).sum(axis=1) / (6 * (pull**2).sum(axis=1) ** 1.5)
-        moved = bias + ndtri([[(1 - LEVEL) / 2], [(1 + LEVEL) / 2]])
-        shares = ndtr(bias + moved / (1 - acceleration * moved))
-    ends = [
-        np.quantile(row, share) if np.isfinite(share).all() and np.isfinite(row).all() else np.full(2, math.nan)
-        for row, share in zip(drawn, shares.T, strict=True)
-    ]
-    low, high = np.stack(ends, axis=1)
+        squares = sums**2 @ count - 2 * ratio * ((sums * tokens) @ count) + ratio**2 * (tokens**2 @ count)
+        return ratio, np.sqrt(np.maximum(squares, 0.0) * number / (number - 1)) / weight
+
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratio, error = ratio_and_error(np.ones((number, 1), dtype=np.int64))
+        drawn, spread = ratio_and_error(draws)
+        # Rounding leaves an error of about 1e-17 where sequences are alike.
+        negligible = spread <= 1e-9 * np.maximum(np.abs(drawn), np.abs(ratio))
+        pivots = np.where(negligible, math.nan, (drawn - ratio) / spread)
+    low, high = np.full(len(sums), math.nan), np.full(len(sums), math.nan)
+    for row, pivot in enumerate(pivots):
+        # Resamples of a single sequence have no error; few of them do not matter.
+        known = pivot[np.isfinite(pivot)]
+        if len(known) > RESAMPLES // 2 and np.isfinite(error[row, 0]):
+            lower, upper = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+            low[row], high[row] = ratio[row, 0] - upper * error[row, 0], ratio[row, 0] - lower * error[row, 0]
     return low, high
 
 

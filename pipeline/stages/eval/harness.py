@@ -11,7 +11,7 @@ import math
 import re
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
@@ -51,6 +51,8 @@ class SampleRow(TypedDict):
     # Generation only.
     filtered: NotRequired[object]
     response: NotRequired[object]
+    # The answer reached the token limit.
+    unfinished: NotRequired[bool]
     subject: NotRequired[str]
 
 
@@ -173,12 +175,12 @@ def ask(
             fewshot_as_multiturn=chat_template,
         )
     samples = report.pop("samples")
-    rows = [row for name in asked.tasks for row in _rows(asked, name, samples[name])]
+    rows = [row for name in asked.tasks for row in _rows(asked, name, samples[name], model.tally.cut)]
     return report, rows
 
 
-def _rows(asked: TaskSample, name: str, samples: Sequence[Sample]) -> list[SampleRow]:
-    """Return one row per item; lm-eval logs one per filter."""
+def _rows(asked: TaskSample, name: str, samples: Sequence[Sample], cut: Container[Hashable]) -> list[SampleRow]:
+    """Return one row per item; lm-eval logs one per filter. `cut` has the items whose answers reached the limit."""
     wanted, task = asked.settings, asked.tasks[name]
     by_item: dict[int, dict[str, Sample]] = {}
     for sample in samples:
@@ -198,6 +200,8 @@ def _rows(asked: TaskSample, name: str, samples: Sequence[Sample]) -> list[Sampl
             "target": shown["target"],
         }
         _add_answer(row, task, shown)
+        if "response" in row:
+            row["unfinished"] = (name, index) in cut
         if (subject := asked.subject(name, index)) is not None:
             row["subject"] = subject
         rows.append(row)

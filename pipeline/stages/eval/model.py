@@ -163,6 +163,8 @@ class ServedModel(LM):  # type: ignore[misc]
         answers = self._generate(requests, self.progress)
         self.tally.generated += len(requests)
         self.tally.unfinished += sum(cut for _, cut in answers)
+        ran_on = (request for request, (_, cut) in zip(requests, answers, strict=True) if cut)
+        self.tally.cut.update((request.task_name, request.doc_id) for request in ran_on)
         greedy = [index for index, request in enumerate(requests) if not _is_sampled(request.args[1])]
         if chosen := greedy[:: -(-len(greedy) // self.ask_again)] if self.ask_again else []:
             again = self._generate([requests[index] for index in chosen])

@@ -28,6 +28,8 @@ class Tally:
     generated: int = 0
     truncated: set[Hashable] = field(default_factory=set)
     unfinished: int = 0
+    # Task and item of each of these answers.
+    cut: set[Hashable] = field(default_factory=set)
     asked_again: int = 0
     differing: int = 0
 

@@ -22,7 +22,7 @@ from pipeline.stages.report.collect.footprints import of_source
 from pipeline.stages.report.collect.past_runs import earlier, side_by_side
 from pipeline.stages.report.collect.published import published_tables
 from pipeline.stages.report.collect.records import answers_of, record_of, server_of
-from pipeline.stages.report.collect.requirements import constraints_of, fits_of, requirements_of
+from pipeline.stages.report.collect.requirements import constraints_of, fits_of, margins_in, requirements_of
 from pipeline.stages.report.collect.rooflines import rooflines, study_check
 from pipeline.stages.report.collect.sweeps import sweeps
 from pipeline.stages.report.collect.variant_cards import card_of
@@ -35,15 +35,14 @@ def build(jobs: Sequence[Job], failures: Mapping[str, PipelineError]) -> Report:
     settings = jobs[0].settings
     found = sources(jobs, failures)
     records = [record_of(source) for source in found]
-    comparison = compare(
-        records, [clean(label, 60) for label in settings.eval.tasks], settings.report.margin_points / 100
-    )
+    comparison = compare(records, [clean(label, 60) for label in settings.eval.tasks], margins_in(settings))
     model, machine = _model(settings), _machine(found, jobs[0])
     gpu = gpu_of(machine)
     footprints = {source.name: of_source(source) for source in found}
     constraints = constraints_of(settings)
-    recommendation = recommend(comparison, constraints, requirements_of(settings, found, footprints))
-    margins = (settings.report.margin_points, settings.report.margin_percent)
+    recommendation = recommend(
+        comparison, constraints, requirements_of(settings, found, footprints), settings.report.objective
+    )
     report = Report(
         title=clean(settings.report.title, 200),
         model=model,
@@ -64,7 +63,7 @@ def build(jobs: Sequence[Job], failures: Mapping[str, PipelineError]) -> Report:
         reproductions=tuple(
             reproduce(table, comparison, model, gpu.name if gpu else None) for table in published_tables()
         ),
-        frontiers=frontiers(records, comparison, *margins),
+        frontiers=frontiers(records, comparison, settings.report.margin_percent),
         recommendation=recommendation,
         fits=fits_of(settings, found, footprints),
         rooflines=rooflines(settings, found, records, footprints, comparison, machine),

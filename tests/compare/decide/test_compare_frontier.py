@@ -13,8 +13,8 @@ from pipeline.results.records import TaskScores
 THROUGHPUT = HEADLINE[0].name
 
 
-def places(*records, cost=THROUGHPUT, margins=(1.0, 1.0)):
-    found = frontiers(records, compare(records, TASKS), *margins)
+def places(*records, cost=THROUGHPUT, margin=1.0):
+    found = frontiers(records, compare(records, TASKS), margin)
     return {place.name: place for place in next(f for f in found if f.cost.name == cost).places}
 
 
@@ -60,7 +60,7 @@ def test_a_graded_task_of_one_item_decides_nothing():
 
 def test_emulated_and_unscored_variants_are_absent_with_their_reason():
     records = [record("bf16"), record("a", emulated=("fp8",)), record("b", tasks=Missing(reason="no answers"))]
-    throughput, *_, size = frontiers(records, compare(records, TASKS), 1, 1)
+    throughput, *_, size = frontiers(records, compare(records, TASKS), 1)
     assert throughput.absent["a"] == "emulated here: no speed claim"
     assert size.cost.name == SIZE and {p.name for p in size.places} == {"bf16", "a"} and "b" in size.absent
 
@@ -73,7 +73,7 @@ def test_size_is_counted_and_needs_no_repeats():
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(anything())
 def test_what_is_said_of_places_holds(records):
-    for frontier in frontiers(records, compare(records, TASKS), 1, 1):
+    for frontier in frontiers(records, compare(records, TASKS), 1):
         found = {place.name: place for place in frontier.places}
         assert not set(found) & set(frontier.absent)
         assert set(found) | set(frontier.absent) == {r.name for r in records}

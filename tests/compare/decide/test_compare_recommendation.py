@@ -1,19 +1,15 @@
 """What is recommended under constraints, and why, on stated figures and on everything that hypothesis comes up with."""
 
-import math
 import re
 
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.compare_records import TASKS, anything, record
 
 from pipeline.compare import compare
 from pipeline.compare.decide.constraints import Constraints, Requirements
 from pipeline.compare.decide.recommendation import recommend
-from pipeline.compare.stats.accuracy import PairedDifference, adjusted_wald
-from pipeline.compare.stats.repeats import relative_change
-from pipeline.compare.stats.sample_size import items_to_settle, repeats_needed
 from pipeline.results.base import Missing
 from pipeline.results.bench import Metric
 
@@ -38,9 +34,9 @@ def test_a_loss_within_the_limit_is_accepted_and_the_runner_up_is_named():
         max_loss_points={"MMLU": 2, "GSM8K": 2},
     )
     assert (found.recommended, found.runner_up) == ("a", "b")
-    assert "its losses are below the limits on 2 tasks" in found.answer.text
+    assert "is no worse on 2 tasks (within 2 points)" in found.answer.text
     assert {claim.against for claim in found.answer.claims} == {"bf16", "limit"}
-    assert any("A loses less than 2 points on MMLU: −1.0 points" in s.text for s in found.reasons)
+    assert any("A loses less than 2 points on MMLU: −1.0 points (90 %: −" in s.text for s in found.reasons)
     assert any(s.text.startswith("Runner-up: B; A serves 25.0 % more") for s in found.reasons)
 
 
@@ -61,7 +57,7 @@ def test_too_few_items_are_counted_out():
     assert found.recommended == "bf16" and "Undecided: A." in found.answer.text
     (items,) = [m for m in found.settle if m.column == "MMLU"]
     assert items.kind == "items" and items.needed > 200
-    assert re.fullmatch(r"A: about [\d,]+ items of MMLU are needed to decide; 200 were answered\.", items.text)
+    assert re.fullmatch(r"A: some [\d,]+ items of MMLU \(.*\) are needed to decide; 200 were answered\.", items.text)
 
 
 def test_the_items_that_are_needed_are_of_the_size_that_the_margin_asks_for():
@@ -133,7 +129,8 @@ def test_equals_are_told_apart_by_more_repeats():
     found = decided(record("bf16"), record("a", 1510), record("b", 1500))
     assert (found.recommended, found.runner_up) == ("a", "b")
     (repeats,) = [m for m in found.settle if m.kind == "repeats"]
-    assert repeats.needed and repeats.needed > 3 and f"about {repeats.needed} repeats of each" in repeats.text
+    # There may be no difference, and so no number of repeats.
+    assert repeats.needed is None and "if they differ at all" in repeats.text
     assert any("not distinguishable from that of A" in s.text for s in found.reasons)
 
 
@@ -164,7 +161,7 @@ NEEDS = st.dictionaries(
     ),
 )
 DIFFERENCE = re.compile(
-    r"more tokens per second|less than [\d.]+ point|more than [\d.]+ point|loses accuracy| within | above "
+    r"more tokens per second|less than [\d.]+ point|more than [\d.]+ point|loses accuracy| within [\d.]+ ms| above "
 )
 
 
@@ -192,43 +189,3 @@ def test_no_sentence_claims_a_difference_whose_interval_crosses_zero(records, co
         assert candidates[found.runner_up].standing != "excluded"
     if found.recommended == "bf16":
         assert not constraints.is_empty
-
-
-@given(n=st.integers(50, 5000), share=st.floats(0, 0.2), lean=st.floats(0, 1), margin=st.floats(0.002, 0.05))
-def test_as_many_items_would_settle_it(n, share, lean, margin):
-    """With the same shares on as many items, the interval lies on one side of the margin."""
-    changed = round(n * share)
-    gained = round(changed * lean)
-    lost = changed - gained
-    seen = PairedDifference(
-        difference=(gained - lost) / n,
-        interval=adjusted_wald(gained, lost, n),
-        bootstrap=None,
-        p_value=1.0,
-        n=n,
-        gained=gained,
-        lost=lost,
-        method="adjusted Wald, McNemar",
-    )
-    needed = items_to_settle(seen, margin)
-    assume(needed is not None and abs(seen.difference + margin) >= 0.001)
-    more = math.ceil(1.05 * needed)
-    around = adjusted_wald(round(gained / n * more), round(lost / n * more), more)
-    assert not around.low <= -margin <= around.high
-
-
-@given(ratio=st.floats(1.005, 1.5), noise=st.floats(0.001, 0.05))
-def test_as_many_repeats_would_tell_them_apart(ratio, noise):
-    few = [1 - noise, 1.0, 1 + noise]
-    needed = repeats_needed([ratio * value for value in few], few)
-    assume(needed is not None)
-    # The same spread over so many repeats.
-    spread = math.sqrt(noise**2 * (needed - 1) / needed)
-    many = [1 + (spread if index % 2 else -spread) for index in range(needed)]
-    mean = sum(many) / needed
-    change = relative_change([ratio * value / mean for value in many], [value / mean for value in many])
-    assert change.is_clear
-
-
-def test_nothing_is_known_of_single_repeats():
-    assert repeats_needed([1.0], [2.0]) is None and repeats_needed([1.0, 1.0], [2.0, 2.0]) is None

@@ -18,7 +18,7 @@ from pipeline.results.base import read as read_result
 from pipeline.results.eval import EvalResult
 from pipeline.results.item_scores import ItemScores
 from pipeline.results.text import clean
-from pipeline.stages.report.collect.records import scores_of
+from pipeline.stages.report.collect.records import samples_of
 from pipeline.stages.report.document import SCHEMA_VERSION, Report
 
 FILE = "report.json"
@@ -90,7 +90,7 @@ def _stored_answers(variant: Path, key: str) -> dict[str, ItemScores]:
             continue
         result = read_result(EvalResult, manifest)
         labels = () if isinstance(result, Missing) else result.tasks
-        scores = {clean(label, 60): scores_of(manifest, folder, label) for label in labels}
+        scores = {clean(label, 60): samples_of(manifest, folder, label)["scores"] for label in labels}
         return {label: ItemScores.of(each) for label, each in scores.items() if not isinstance(each, Missing)}
     return {}
 

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NotRequired, TypedDict
 
 import numpy as np
 
@@ -41,6 +41,7 @@ def record_of(source: Source) -> Record:
         label=source.label,
         family=source.family,
         is_baseline=source.is_baseline,
+        scheme=str(source.quant.get("scheme") or ""),
         emulated=emulated(source),
         size=_size(source),
         speed=speeds[0] if bench else Missing(reason=source.missing_reason(Stage.BENCH)),
@@ -95,7 +96,7 @@ def _size(source: Source) -> Size | Missing:
 def _tasks(result: EvalResult, source: Source) -> dict[str, TaskScores]:
     manifest, folder = source.manifests[Stage.EVAL], source.folders[Stage.EVAL]
     return {
-        clean(label, 60): TaskScores(**dict(task), scores=scores_of(manifest, folder, label))
+        clean(label, 60): TaskScores(**dict(task), **samples_of(manifest, folder, label))
         for label, task in result.tasks.items()
     }
 
@@ -113,18 +114,31 @@ def answers_of(records: Sequence[Record]) -> dict[str, dict[str, ItemScores]]:
     }
 
 
-def scores_of(manifest: Manifest, folder: Path, label: str) -> tuple[tuple[str, float], ...] | Missing:
-    """Return the score of each item; only files listed in the manifest are opened."""
+class Samples(TypedDict):
+    """Scores of a task's items, 1 for each answer cut at the token limit, and the score of guessing."""
+
+    scores: tuple[tuple[str, float], ...] | Missing
+    cut: NotRequired[tuple[tuple[str, float], ...] | None]
+    chance: NotRequired[float]
+
+
+def samples_of(manifest: Manifest, folder: Path, label: str) -> Samples:
+    """Return the score of each item and what else the samples tell; only files of the manifest are opened."""
     name = f"samples/{label}.jsonl"
     if name not in manifest.files:
-        return Missing(reason="no samples were stored")
+        return {"scores": Missing(reason="no samples were stored")}
     try:
         with (folder / name).open(encoding="utf-8") as lines:
             rows = [json.loads(line) for line in lines if line.strip()]
         scores = tuple((str(row["doc_hash"]), float(row["score"])) for row in rows)
+        options = [len(row["options"]) for row in rows if row.get("options")]
+        cut = tuple((str(row["doc_hash"]), float(row["unfinished"])) for row in rows if "unfinished" in row)
     except UNREADABLE:
-        return Missing(reason="the samples cannot be read")
-    return scores if all(math.isfinite(score) for _, score in scores) else Missing(reason="a score is not finite")
+        return {"scores": Missing(reason="the samples cannot be read")}
+    if not all(math.isfinite(score) for _, score in scores):
+        return {"scores": Missing(reason="a score is not finite")}
+    chance = math.fsum(1 / number for number in options) / len(rows) if len(options) == len(rows) and rows else 0.0
+    return {"scores": scores, "cut": cut if len(cut) == len(rows) else None, "chance": chance}
 
 
 def _logprobs(source: Source, which: Literal["file", "file_again"]) -> Logprobs | Missing:

@@ -8,6 +8,7 @@ from functools import partial
 from pipeline.compare.comparison import Comparison, Row, TaskCell
 from pipeline.compare.stats.accuracy import Mean, PairedDifference
 from pipeline.compare.stats.kl_divergence import Estimate
+from pipeline.compare.stats.noninferiority import points
 from pipeline.results.base import Missing
 from pipeline.stages.report.blocks import Block, Details, Picture, Prose, Section, Table, lead
 from pipeline.stages.report.document import Report
@@ -27,8 +28,8 @@ def section(report: Report) -> Section | None:
     if chart := forest_chart(comparison):
         blocks.append(
             lead(
-                "Difference in points on the same items, with its 95 % interval. Ring: within noise; filled diamond: "
-                "beyond noise."
+                "Difference in points on the same items, with its 95 % interval. Filled diamond: a gain or a loss is "
+                "shown, corrected for all comparisons of the table; red: a loss of more than the margin. Ring: neither."
             )
         )
         blocks.append(Picture(chart, [tasks]))
@@ -50,8 +51,8 @@ def forest_chart(comparison: Comparison) -> Chart | None:
             "value": 100 * change.difference,
             "low": 100 * change.interval.low,
             "high": 100 * change.interval.high,
-            "kind": "clear" if change.is_clear else "noise",
-            "color": _verdict_colour(change),
+            "kind": "clear" if _is_shown(cell) else "noise",
+            "color": _verdict_colour(cell),
             "hover": f"{row.label}, {task}: {signed(100 * change.difference)} points "
             f"({signed(100 * change.interval.low)} to {signed(100 * change.interval.high)})",
         }
@@ -61,14 +62,18 @@ def forest_chart(comparison: Comparison) -> Chart | None:
     ]
     if not rows:
         return None
-    key = "Points on the same items with 95 % intervals. Ring: within noise; diamond: beyond noise."
+    key = "Points on the same items with 95 % intervals. Diamond: a difference is shown; ring: none is."
     return Chart("forest", "Accuracy against BF16, task by task", key, lambda layout: _forest(rows, comparison, layout))
 
 
-def _verdict_colour(change: PairedDifference) -> str:
-    if not change.is_clear:
-        return MUTED
-    return "var(--c-gain)" if change.difference > 0 else "var(--c-loss)"
+def _is_shown(cell: TaskCell) -> bool:
+    return cell.is_loss or cell.is_lower or cell.is_gain
+
+
+def _verdict_colour(cell: TaskCell) -> str:
+    if cell.is_gain:
+        return "var(--c-gain)"
+    return "var(--c-loss)" if cell.is_loss else MUTED
 
 
 def _forest(rows: Records, comparison: Comparison, layout: Layout) -> Spec:
@@ -92,24 +97,25 @@ def task_table(comparison: Comparison) -> Table:
                 share, change = cell.accuracy, cell.change
                 figures = (_percent(share.value), format_interval(share.interval, _percent))
                 loss = "" if isinstance(cell.loss, Missing) else cell.loss.text
-                rows.append((row.label, task, *figures, *_difference(change, row.is_baseline), f"{share.n:,}", loss))
+                difference = _difference(change, row.is_baseline, _is_shown(cell))
+                rows.append((row.label, task, *figures, *difference, f"{share.n:,}", loss))
         if isinstance(row.mean_accuracy, Mean) and len(row.tasks) > 1:
             mean = row.mean_accuracy
             figures = (_percent(mean.value), format_interval(mean.interval, _percent))
-            rows.append((row.label, "mean", *figures, *_mean_change(row), "", ""))
+            rows.append((row.label, "mean", *figures, *_mean_change(row), "", _mean_loss(row)))
     head = ("Variant", "Task", "Accuracy (%)", "95 %", "Difference (points)", "95 %", "95 %, bootstrap")
-    evidence = ("Within noise", "Only here / only BF16", "p", "Items", "Loss")
+    evidence = ("Difference shown", "Only here / only BF16", "p", "Items", "Loss")
     return Table((*head, *evidence), rows, "Accuracy differences")
 
 
-def _difference(change: PairedDifference | Missing, is_baseline: bool) -> tuple[str, ...]:
+def _difference(change: PairedDifference | Missing, is_baseline: bool, is_shown: bool) -> tuple[str, ...]:
     if isinstance(change, Missing):
         return ("baseline" if is_baseline else f"n/a: {change.reason}", "", "", "", "", "")
     return (
         _points(change.difference),
         format_interval(change.interval, _points),
         format_interval(change.bootstrap, _points),
-        "yes" if change.within_noise else "no",
+        "yes" if is_shown else "no",
         f"{change.gained} / {change.lost}",
         "< 0.001" if change.p_value < 0.001 else f"{change.p_value:.3f}",
     )
@@ -119,8 +125,14 @@ def _mean_change(row: Row) -> tuple[str, ...]:
     mean = row.mean_change
     if isinstance(mean, Missing):
         return ("baseline" if row.is_baseline else f"n/a: {mean.reason}", "", "", "", "", "")
-    noise = "n/a" if mean.interval is None else "yes" if mean.interval.contains(0.0) else "no"
-    return (_points(mean.value), format_interval(mean.interval, _points), "", noise, "", "")
+    return (_points(mean.value), format_interval(mean.interval, _points), "", "", "", "")
+
+
+def _mean_loss(row: Row) -> str:
+    loss = row.mean_loss
+    if isinstance(loss, Missing):
+        return ""
+    return f"{'no worse' if loss.is_within else 'cannot tell'} (within {points(loss.margin)})"
 
 
 def divergence_table(comparison: Comparison) -> Table:
@@ -139,16 +151,19 @@ def divergence_table(comparison: Comparison) -> Table:
             continue
         label, cell = f"{row.label}, repeated" if row.is_baseline else row.label, row.divergence
         if isinstance(cell, Missing):
-            rows.append((row.label, f"n/a: {cell.reason}", *[""] * 11, number(row.perplexity, 3)))
+            rows.append((row.label, f"n/a: {cell.reason}", *[""] * 12, number(row.perplexity, 3)))
             continue
         quarters = [kl(figure.value) for figure in cell.by_position] or ["n/a"] * 4
         worst = "n/a" if cell.worst_share is None else number(100 * cell.worst_share, 1)
         ratio = partial(number, digits=4)
         figures = (*pair(cell.kl, kl), *pair(cell.agreement, _percent), *pair(cell.perplexity_ratio, ratio))
-        rows.append((label, *figures, *quarters, worst, f"{cell.tokens:,}", number(row.perplexity, 3)))
+        held = "n/a" if cell.top_probability is None else number(100 * cell.top_probability, 2)
+        rows.append((label, *figures, *quarters, worst, held, f"{cell.tokens:,}", number(row.perplexity, 3)))
     quarters = [f"{name} quarter" for name in ("First", "Second", "Third", "Last")]
     head = ("Variant", f"KL ({unit})", "95 %", "Same top token (%)", "95 %", "Perplexity ratio", "95 %", *quarters)
-    return Table((*head, "In the worst 1 % of tokens (%)", "Tokens", "Perplexity"), rows, "KL divergence from BF16")
+    held = "Probability of the likeliest tokens (%)"
+    tail = ("In the worst 1 % of tokens (%)", held, "Tokens", "Perplexity")
+    return Table((*head, *tail), rows, "KL divergence from BF16")
 
 
 def _percent(share: float) -> str:

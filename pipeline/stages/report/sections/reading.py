@@ -18,15 +18,18 @@ ACCURACY = (
     "The share of items answered correctly, with Wilson's interval. The difference from BF16 is computed item by "
     "item: only items that exactly one of the two answers correctly count, so its interval is narrower than those "
     "of the two shares. It is the adjusted Wald interval of Bonett and Price, the p-value is McNemar's exact one. "
-    "Within noise does not mean equal: the interval shows how large a loss is still possible."
+    "One criterion decides on a loss everywhere in this report: no worse, if a loss of the task's margin is ruled out "
+    "by Tango's score test at 5 % one-sided; worse, if a loss of more than the margin is shown at 5 % after Holm's "
+    "correction for the table; cannot tell otherwise. No worse holds for each variant by itself."
 )
 DIVERGENCE = (
     "Every variant reads the same held-out conversations, and at each token of the replies its next-token "
     "distribution is compared with BF16's: the Kullback-Leibler divergence in nats per token. It detects changes "
     "too small for a few hundred answers, and does not tell if they are harmful. Only the likeliest tokens are "
-    "known, the others count as one outcome, so the figure is a lower bound. Its interval is a bootstrap over whole "
-    "conversations. BF16 is measured twice: its divergence from itself, in the table below the accuracies, is the "
-    "noise floor; it is zero if a server's results do not depend on which requests share a batch."
+    "known, the others count as one outcome, so the figure is a lower bound, and a close one if these tokens hold "
+    "nearly all probability. Its interval is a studentized bootstrap over whole conversations; with 24 of them a "
+    "nominal 95 % covers 90 to 95 %. BF16 is measured twice: its divergence from itself, in the table below the "
+    "accuracies, is the noise floor; it is zero if a server's results do not depend on which requests share a batch."
 )
 LATENCIES = (
     "The percentile of each repeat has a standard error from a bootstrap over its requests, and the interval over "
@@ -36,8 +39,9 @@ LATENCIES = (
 FRONTIER = (
     "Off: another variant is clearly better on one axis and clearly no worse on the other. On: against each "
     "other variant it is clearly better on at least one. Undecided: neither was shown; more items or repeats "
-    "are needed to decide. Clearly: by the 95 % interval of the difference, without correction for multiple "
-    "comparisons."
+    "are needed to decide. Clearly better is corrected for all pairs and axes: of identical variants, any is off in at "
+    "most 5 % of reports. No worse in accuracy is the criterion above, for each pair and corrected for the others that "
+    "could put a variant off."
 )
 ROOFLINE = (
     "A step takes at least as long as its bytes need at the memory bandwidth, and at least as long as its "

@@ -151,8 +151,8 @@ def task_cell(cell: TaskCell | Missing, column: ResultColumn, best: bool) -> Cel
         change=points(change.difference),
         change_interval=f"{_range(change.interval, points)} points" if change.interval else "",
         evidence=f"{shown.evidence}, {counts}, p = {change.p_value:.2g}{_loss(cell)}",
-        is_clear=change.is_clear,
-        is_gain=change.is_clear and change.difference > 0,
+        is_clear=cell.is_loss or cell.is_gain,
+        is_gain=cell.is_gain,
     )
 
 

@@ -102,9 +102,15 @@ class Results:
                 "is the 95 % interval."
             )
         if any(cell.star for cell in cells):
-            lines.append("*: the 95 % interval of the difference excludes zero; without a star no difference is shown.")
+            lines.append(
+                "*: a difference is shown: in speed, its 95 % interval excludes zero; in accuracy, a gain, or a loss "
+                "of more than the margin, corrected for all comparisons of the table. Without a star neither is shown."
+            )
         if any(cell.is_best for cell in cells):
-            lines.append("Best: the best figure of a column; its lead may be within noise.")
+            lines.append(
+                "Best: the best figure of a column in which a difference is shown; its lead over the next may be "
+                "within noise."
+            )
         lines += footnote_lines({note for cell in cells for note in cell.footnotes})
         compared = [cell for row in self.rows if not row.is_highlighted for cell in row.cells if cell.change_missing]
         reasons = dict.fromkeys(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from pipeline.compare.decide.objective import Objective, under
 from pipeline.compare.decide.recommendation import Recommendation, open_points
 from pipeline.compare.stats.accuracy import Mean
 from pipeline.stages.report.blocks import (
@@ -30,6 +31,8 @@ def section(report: Report) -> Section:
     """Return the answer, then its figures and reasons, then each variant under the constraints."""
     chosen, verdict = report.recommendation, report.verdict
     blocks: list[Block] = [Prose((chosen or verdict).answer.text, "answer")]
+    if chosen and report.comparison.is_measured:
+        blocks.append(Prose(_objective(report, chosen), "source"))
     if tiles := list(_tiles(report)):
         blocks.append(Tiles(tiles, media=PAGE))
     statements = _statements(report)
@@ -44,6 +47,13 @@ def section(report: Report) -> Section:
     if chosen and not chosen.constraints.is_empty:
         blocks += [Heading("Under your constraints", media=PAGE), constraint_table(chosen)]
     return Section("verdict", "Verdict", "Verdict", blocks)
+
+
+def _objective(report: Report, chosen: Recommendation) -> str:
+    """Name the objective, and the load that it is judged at."""
+    objective = Objective(report.comparison, chosen.objective)
+    at = f" {under(objective.load)}" if objective.load else ""
+    return f"Objective: {objective.noun}{at} (report.objective={objective.name})."
 
 
 def _statements(report: Report) -> list[Point]:
@@ -71,9 +81,7 @@ def _tiles(report: Report) -> Iterator[Tile]:
     if isinstance(change := row.mean_change, Mean):
         around = change.interval
         interval_text = f"{signed(100 * around.low)} to {signed(100 * around.high)}" if around else ""
-        clear = around is not None and not around.contains(0.0)
-        mean = f"{signed(100 * change.value)} points"
-        yield Tile("Mean accuracy", mean, f"{interval_text}{'*' if clear else ''}", clear, clear and change.value > 0)
+        yield Tile("Mean accuracy", f"{signed(100 * change.value)} points", interval_text, False, False)
 
 
 def constraint_table(recommendation: Recommendation) -> Table:

@@ -25,15 +25,21 @@ def interval_of(row, column):
 
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(anything())
-def test_a_star_and_a_colour_stand_where_the_interval_excludes_zero(records):
+def test_a_star_and_a_colour_stand_where_a_difference_is_shown(records):
     comparison = compare(records, TASKS)
     table = Results.of(comparison)
     for row, shown in zip(comparison.rows, table.rows, strict=True):
         for column, cell in zip(table.columns, shown.cells, strict=True):
             around = interval_of(row, column)
             crosses = around is None or around.low <= 0 <= around.high
-            if column.kind in ("speed", "task"):
-                assert cell.is_clear == (not crosses and (column.kind == "task" or row.claims_speed))
+            if column.kind == "speed":
+                assert cell.is_clear == (not crosses and row.claims_speed)
+            if column.kind == "task":
+                # A loss by the verdict that the cell names; a gain after correction for the table.
+                verdict = getattr(row.tasks[column.name], "loss", None)
+                lost, raised = "worse (by more than" in cell.evidence, cell.change.startswith("+")
+                assert cell.is_clear == (lost or (not crosses and raised and verdict.p_holm <= 0.05))
+                assert cell.is_gain == (cell.is_clear and raised)
             assert cell.is_clear or not (cell.star or cell.is_gain)
     for figures in (task_table(comparison), quality_table(comparison), latency_table(comparison)):
         assert all(len(line) == len(figures.head) for line in figures.rows)

@@ -1,0 +1,172 @@
+"""The quantity that a recommendation optimizes: throughput at a load, time per output token alone, or size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.compare.comparison import Comparison, Row, SizeCell, SpeedCell
+from pipeline.compare.decide.differences import change_of, serves_more, throughput_over
+from pipeline.compare.statements import Claim, percent_range
+from pipeline.compare.stats.intervals import Interval
+from pipeline.compare.stats.repeats import Change, relative_change
+from pipeline.results.base import Missing
+from pipeline.results.metrics import THROUGHPUT, TPOT
+
+Name = Literal["throughput", "tpot", "size"]
+# A request alone has the whole server; the highest level has the longest queue.
+ALONE = "concurrency 1"
+SLOTS = "concurrency "
+
+
+def under(load: str | None) -> str:
+    """Describe a load by its name, within a sentence; empty if it has none."""
+    if load is None:
+        return ""
+    if load == ALONE:
+        return "one request at a time"
+    if load.startswith(SLOTS):
+        return f"at {load.removeprefix(SLOTS)} requests in flight"
+    if load == "rate inf":
+        return "with all requests sent at once"
+    return f"under the load {load}"
+
+
+def cell_at(row: Row, metric: str, load: str | None) -> SpeedCell | Missing:
+    """Return a metric under a load; without a load, under the one of the tables."""
+    if load is None or load == row.headline:
+        return row.details.get(metric, Missing(reason="not measured"))
+    for benchmark in row.benchmarks.values():
+        for each in benchmark.loads:
+            if each.name == load:
+                return each.cells.get(metric, Missing(reason=f"not measured {under(load)}"))
+    return Missing(reason=f"not measured {under(load)}")
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What makes one variant better than another, and the words for it."""
+
+    comparison: Comparison
+    name: Name = "throughput"
+
+    @property
+    def noun(self) -> str:
+        """The quantity in words."""
+        return {"throughput": "throughput", "tpot": "time per output token", "size": "checkpoint size"}[self.name]
+
+    @property
+    def load(self) -> str | None:
+        """The load at which it is judged."""
+        headlines = [row.headline for row in self.comparison.rows if row.headline is not None]
+        if self.name == "tpot" and any(self._has(row, ALONE) for row in self.comparison.rows):
+            return ALONE
+        return headlines[0] if headlines and self.name != "size" else None
+
+    @property
+    def is_speed(self) -> bool:
+        """True if it is measured by the benchmark."""
+        return self.name != "size"
+
+    def figure(self, row: Row) -> float | None:
+        """Return a variant's figure."""
+        cell = self._cell(row)
+        if isinstance(cell, Missing):
+            return None
+        return float(cell.bytes) if isinstance(cell, SizeCell) else cell.measured.mean
+
+    def rank(self, row: Row) -> float:
+        """Return a number that is larger the better; minus infinity without a figure."""
+        figure = self.figure(row)
+        if figure is None:
+            return float("-inf")
+        return figure if self.name == "throughput" else -figure
+
+    def change(self, row: Row) -> Change | None:
+        """Return the change from BF16 that may be claimed; None if there is none."""
+        if self.name == "throughput":
+            return change_of(row, THROUGHPUT.name)
+        cell = self._cell(row)
+        if isinstance(cell, SizeCell):
+            return None if isinstance(cell.ratio, Missing) else _exact(100 * (cell.ratio - 1))
+        if isinstance(cell, Missing) or isinstance(cell.change, Missing) or not row.claims_speed:
+            return None
+        return cell.change
+
+    def gains(self, row: Row) -> bool:
+        """Return True if the variant is clearly better than BF16."""
+        change = self.change(row)
+        return change is not None and self.is_better(change)
+
+    def is_better(self, change: Change) -> bool:
+        """Return True if a change is a clear gain."""
+        return change.is_clear and (change.percent > 0) == (self.name == "throughput")
+
+    def between(self, row: Row, other: Row) -> Change | None:
+        """Return the change from another variant to this one; None if either has no figure that may be claimed."""
+        if self.name == "throughput":
+            return throughput_over(self.comparison, row, other)
+        ours, theirs = self._cell(row), self._cell(other)
+        if isinstance(ours, Missing) or isinstance(theirs, Missing):
+            return None
+        if isinstance(ours, SizeCell) or isinstance(theirs, SizeCell):
+            assert isinstance(ours, SizeCell) and isinstance(theirs, SizeCell)
+            return _exact(100 * (ours.bytes / theirs.bytes - 1)) if theirs.bytes else None
+        if not row.claims_speed or not other.claims_speed:
+            return None
+        change = relative_change(ours.measured.values, theirs.measured.values)
+        return change if isinstance(change, Change) else None
+
+    def column(self) -> str:
+        """Return the column of the tables that it is in."""
+        return {"throughput": THROUGHPUT.name, "tpot": TPOT.name, "size": "size"}[self.name]
+
+    def claim(self, row: Row, change: Change, against: str = "bf16") -> Claim:
+        """Return a change as a claim."""
+        assert change.interval is not None
+        return Claim(variant=row.name, against=against, column=self.column(), interval=change.interval)
+
+    def lead(self, row: Row, change: Change) -> str:
+        """Return a gain over BF16 as a clause."""
+        at = under(self.load)
+        at = f", {at}" if at else ""
+        if self.name == "throughput":
+            return f"{serves_more(row, change)}{at}"
+        if self.name == "size":
+            return f"{row.label}'s checkpoint is {-change.percent:.0f} % smaller than BF16's"
+        return (
+            f"{row.label} takes {-change.percent:.1f} % less time per output token than BF16 (95 % interval "
+            f"{percent_range(change)} %){at}"
+        )
+
+    def better(self, row: Row, other: Row, change: Change) -> str:
+        """Return a gain over another variant as a clause."""
+        if self.name == "throughput":
+            return f"{row.label} serves {change.percent:.1f} % more tokens per second ({percent_range(change)} %)"
+        if self.name == "size":
+            return f"{row.label} is {-change.percent:.0f} % smaller"
+        return f"{row.label} takes {-change.percent:.1f} % less time per output token ({percent_range(change)} %)"
+
+    def shown(self, row: Row) -> str:
+        """Return a variant's figure with its unit."""
+        figure = self.figure(row) or 0.0
+        if self.name == "throughput":
+            return f"{figure:,.0f} tok/s"
+        return f"{figure / 1e9:,.2f} GB" if self.name == "size" else f"{figure:,.1f} ms per token"
+
+    def _cell(self, row: Row) -> SpeedCell | SizeCell | Missing:
+        if self.name == "size":
+            return row.size
+        if self.name == "throughput":
+            return row.speed[THROUGHPUT.name]
+        found = cell_at(row, TPOT.name, self.load)
+        return row.speed[TPOT.name] if isinstance(found, Missing) and self.load == row.headline else found
+
+    @staticmethod
+    def _has(row: Row, load: str) -> bool:
+        return any(each.name == load for benchmark in row.benchmarks.values() for each in benchmark.loads)
+
+
+def _exact(percent: float) -> Change:
+    """Return a change that is counted, not sampled."""
+    return Change(percent=percent, interval=Interval(low=percent, high=percent), p_value=float(percent == 0))
