@@ -7,7 +7,7 @@ variants and figures. They are two-sided at 5 %, so that a run without any chang
 2.5 % of cases for each family. A figure is
 
 * `worse` or `better`: the corrected p-value is below 0.05, and the interval excludes zero,
-* `same`: a change beyond the tolerance (speed, size, KL) or a loss beyond the margin (tasks) is ruled out,
+* `same`: a change beyond the tolerance (speed, size, KL) or a loss beyond the task's margin is ruled out,
 * `undecided`: neither is shown.
 """
 
@@ -64,7 +64,6 @@ class History(Frozen):
 
     runs: tuple[RunName, ...]
     tolerance_percent: float
-    margin_points: float = 1.0
     settings: tuple[SettingChange, ...]
     versions: tuple[SettingChange, ...]
     results: tuple[ResultChange, ...]
@@ -80,23 +79,21 @@ class History(Frozen):
         return tuple(c for c in self.results if c.movement in ("undecided", "unknown") and c.may_be_worse)
 
 
-def history(runs: Sequence[Snapshot], tolerance_percent: float, margin_points: float = 1.0) -> History:
+def history(runs: Sequence[Snapshot], tolerance_percent: float) -> History:
     """Compare runs, the oldest first.
 
     Args:
         runs: at least two; the last is the current one.
         tolerance_percent: variation between sessions in percent: the standard deviation of a session's speed, and the
             change of speed, size or KL divergence that counts as none.
-        margin_points: loss of accuracy, in points, that counts as no worse.
     """
     labels = {row.name: row.label for run in runs for row in run.comparison.rows}
-    compared = columns(runs, tolerance_percent, margin_points / 100)
+    compared = columns(runs, tolerance_percent)
     tables = {column.name: _changes(runs, list(labels), column) for column in compared}
     p_holm = _corrected(compared, tables)
     return History(
         runs=tuple(run.run for run in runs),
         tolerance_percent=tolerance_percent,
-        margin_points=margin_points,
         settings=tuple(_settings(runs)),
         versions=tuple(_differing("", [run.versions for run in runs])),
         results=tuple(

@@ -26,11 +26,11 @@ from numpy.typing import NDArray
 from pydantic import Field
 from scipy.special import ndtr, stdtr, stdtrit
 
-from pipeline.compare.comparison import DIVERGENCE, SIZE, Comparison, Row, SizeCell, SpeedCell, TaskCell
+from pipeline.compare.comparison import DIVERGENCE, MARGIN, SIZE, Comparison, Row, SizeCell, SpeedCell, TaskCell
 from pipeline.compare.stats.accuracy import PairedDifference, Z, adjusted_wald, mcnemar, paired_difference
 from pipeline.compare.stats.intervals import LEVEL, Interval
 from pipeline.compare.stats.kl_divergence import DivergenceCell
-from pipeline.compare.stats.noninferiority import judge_loss
+from pipeline.compare.stats.noninferiority import LossVerdict, judge_loss
 from pipeline.compare.stats.sessions import session_changes
 from pipeline.results.base import Frozen, Missing
 from pipeline.results.item_scores import ItemScores
@@ -114,8 +114,8 @@ class _Scored(NamedTuple):
     answers: ItemScores | None
 
 
-def columns(runs: Sequence[Snapshot], tolerance: float, margin: float) -> list[Column]:
-    """Return the figures that are compared; `tolerance` in percent, `margin` as a share."""
+def columns(runs: Sequence[Snapshot], tolerance: float) -> list[Column]:
+    """Return the figures that are compared, within a tolerance in percent."""
     tasks = dict.fromkeys(task for run in runs for task in run.comparison.tasks)
 
     def each(compare: Callable[[Any, Any], Delta]) -> Callable[[Mapping[str, tuple[Any, Any]]], dict[str, Delta]]:
@@ -130,15 +130,31 @@ def columns(runs: Sequence[Snapshot], tolerance: float, margin: float) -> list[C
     ) -> Column:
         return Column(name, title, unit, better, "quality", False, cell, figure, each(compare))
 
-    accuracy = partial(_accuracy_change, margin)
-    together = partial(_together_change, margin)
+    margins = _margins(runs[-1].comparison)
+    together = partial(_together_change, min(margins.values(), default=MARGIN))
     return [
         *(speed(metric.name, metric.title, metric.unit, metric.better) for metric in HEADLINE),
         quality(SIZE, "Checkpoint", "bytes", "lower", _size_cell, _size, partial(_size_change, tolerance)),
-        *(quality(t, t, "%", "higher", partial(_task_cell, t), _accuracy, accuracy) for t in tasks),
+        *(
+            quality(
+                *(task, task, "%", "higher", partial(_task_cell, task), _accuracy),
+                partial(_accuracy_change, margins.get(task, MARGIN)),
+            )
+            for task in tasks
+        ),
         quality(ALL_TASKS, "All tasks", "%", "higher", partial(_together_cell, runs[-2:]), _together, together),
         quality(DIVERGENCE, "KL from BF16", "nats/token", "lower", _kl_cell, _kl, partial(_kl_change, tolerance)),
     ]
+
+
+def _margins(comparison: Comparison) -> dict[str, float]:
+    """Return the accepted loss on each task, a share, at which the run's own verdicts are given."""
+    return {
+        task: cell.loss.margin
+        for row in comparison.rows
+        for task, cell in row.tasks.items()
+        if isinstance(cell, TaskCell) and isinstance(cell.loss, LossVerdict)
+    }
 
 
 def difference(ours: Figure, theirs: Figure) -> Interval | None:

@@ -41,8 +41,8 @@ def two_sessions(dice, repeats, cv, session, seeds=0.0, changes=None, per_varian
     return runs
 
 
-def worse(runs, **settings):
-    return {(c.variant, c.column) for c in history(runs, 2.0, **settings).regressions}
+def worse(runs):
+    return {(c.variant, c.column) for c in history(runs, 2.0).regressions}
 
 
 @pytest.mark.parametrize(

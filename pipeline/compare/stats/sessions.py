@@ -3,9 +3,9 @@
 With equal numbers of repeats, the i-th repeats of both sessions have the same prompts: they are paired, which removes
 the effect of the prompts. The change is the mean of the logarithms' differences, a randomised complete block analysis
 of one factor (D. Montgomery, Design and Analysis of Experiments, 8th ed., 2013, section 4.1). The variance of the
-differences is pooled over the variants, unless M. Bartlett's test of equal variances (Proc. R. Soc. A 160, 1937)
-rejects that at 5 %. Unequal numbers of repeats are compared by B. Welch's t-test of the logarithms (Biometrika 34,
-1947), not pooled.
+differences is pooled over the variants; where M. Bartlett's test of equal variances (Proc. R. Soc. A 160, 1937) rejects
+that at 5 %, a variant has the larger of the pooled variance and its own. Unequal numbers of repeats are compared by
+B. Welch's t-test of the logarithms (Biometrika 34, 1947), not pooled.
 
 Repeats share one start of a server, so their interval covers the noise within a session, and a session has an effect of
 its own. The p-value includes it: the effects are normal with the standard deviation T = log(1 + tolerance), so the
@@ -89,17 +89,19 @@ def _estimate(now: Sequence[float], then: Sequence[float]) -> _Estimate | Sessio
 
 
 def _pooled(estimates: Mapping[str, _Estimate]) -> dict[str, _Estimate]:
-    """Return the paired estimates with their variance pooled over all variants, where pooling is fair."""
+    """Return the paired estimates with their variance pooled over all variants; a larger one where that is unfair."""
     paired = {name: each for name, each in estimates.items() if each.spread is not None}
     spreads = np.array([each.spread for each in paired.values()], dtype=np.float64)
     freedoms = np.array([each.freedom for each in paired.values()])
-    if len(paired) < 2 or not _equal(spreads, freedoms):
+    if len(paired) < 2:
         return {}
     freedom = float(freedoms.sum())
     spread = float(spreads @ freedoms) / freedom
+    fair = _equal(spreads, freedoms)
     return {
         name: each.model_copy(update={"variance": spread / each.pairs, "freedom": freedom})
         for name, each in paired.items()
+        if fair or spread > (each.spread or 0.0)
     }
 
 

@@ -70,7 +70,7 @@ def build(jobs: Sequence[Job], failures: Mapping[str, PipelineError]) -> Report:
         roofline_check=study_check(),
         answers=answers_of(records),
     )
-    past = side_by_side(earlier(settings), report, settings.report)
+    past = side_by_side(earlier(settings), report, settings.report.tolerance_percent)
     return report.model_copy(update={"history": past})
 
 

@@ -44,7 +44,7 @@ def gate(report: Report, settings: Settings, console: Console) -> dict[str, Pipe
         StageError: if nothing could be compared, which is not a pass.
     """
     stored = earlier(settings)[-1:]
-    found = side_by_side(stored, report, settings.report)
+    found = side_by_side(stored, report, settings.report.tolerance_percent)
     assert found is not None
     name = stored[0][0]
     _show(found, name, console)

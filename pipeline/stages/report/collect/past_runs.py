@@ -11,7 +11,6 @@ from pydantic import ValidationError
 from pipeline.artifacts.manifest import read_manifest
 from pipeline.compare.history import History, RunName, Snapshot, history
 from pipeline.config import Settings, Stage
-from pipeline.config.report import ReportSettings
 from pipeline.errors import InputError, PipelineError
 from pipeline.results.base import Missing
 from pipeline.results.base import read as read_result
@@ -95,12 +94,12 @@ def _stored_answers(variant: Path, key: str) -> dict[str, ItemScores]:
     return {}
 
 
-def side_by_side(runs: Sequence[tuple[str, Report]], now: Report, settings: ReportSettings) -> History | None:
+def side_by_side(runs: Sequence[tuple[str, Report]], now: Report, tolerance_percent: float) -> History | None:
     """Compare earlier runs with this one; None if there is no earlier one."""
     if not runs:
         return None
     snapshots = [_snapshot(name, report) for name, report in (*runs, ("this run", now))]
-    return history(snapshots, settings.tolerance_percent, settings.margin_points)
+    return history(snapshots, tolerance_percent)
 
 
 def _snapshot(name: str, report: Report) -> Snapshot:

@@ -13,7 +13,7 @@ ORDER = ("worse", "gone", "undecided", "better", "new", "unknown", "same")
 LEGEND = (
     "Worse and better: beyond noise after Holm's correction for all figures, for speed beyond the variation between "
     "sessions as well ({tolerance:g} %, report.tolerance_percent). Same: a change beyond {tolerance:g} % (speed, size, "
-    "KL) or a loss beyond {margin:g} points (tasks) is ruled out. Undecided: neither is shown."
+    "KL) or a loss beyond the task's margin is ruled out. Undecided: neither is shown."
 )
 
 
@@ -23,7 +23,7 @@ def section(report: Report) -> Section | None:
     if history is None:
         return None
     runs = (f"{run.name} ({run.machine}{f', {run.measured}' if run.measured else ''})" for run in history.runs)
-    legend = LEGEND.format(tolerance=history.tolerance_percent, margin=history.margin_points)
+    legend = LEGEND.format(tolerance=history.tolerance_percent)
     blocks: list[Block] = [lead(f"{', then '.join(runs)}."), result_table(history), Prose(legend)]
     for title, changes in (("Settings that differ", history.settings), ("Versions that differ", history.versions)):
         if changes:

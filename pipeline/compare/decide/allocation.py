@@ -1,0 +1,376 @@
+"""Allocation of a study's minutes: measure further only what may still change the answer.
+
+The answer is the fastest variant with a clear gain over BF16 and no loss beyond the margin on any task. A full run
+gives every variant all blocks and all items. Successive elimination (E. Even-Dar, S. Mannor, Y. Mansour, J. Mach.
+Learn. Res. 7, 2006) instead proceeds in rounds:
+
+1. every variant has the KL divergence of a few conversations and one short block (`screen`);
+2. a variant is dropped that cannot be the answer: its distributions are far from BF16's, it is clearly slower than
+   BF16, or a loss beyond the margin is no longer to be ruled out on a task;
+3. the fastest of the rest leads. While others, or BF16, may be as fast, those have further blocks, with BF16 in each;
+4. then the leader has items, in the stages of `Design.stages`. If it is dropped, the next one leads. If all items rule
+   out a loss on every task, it is the answer, and all others are dropped as slower.
+
+So the answer is measured in full, by the tests of the report. Errors are those of dropping it, at most ALPHA in all.
+
+A variant is clearly slower by a normal test of the logarithms, whose variance has the effect of a start of each server:
+its stated standard deviation, or that between the blocks if it is larger. The level A = ALPHA / 2 is spent over the
+looks k of K, the screen and the blocks, by the function of Pocock's type of K. Lan and D. DeMets (Biometrika 70, 1983),
+A ln(1 + (e - 1) k / K), and divided by the variants (Bonferroni).
+
+A task is stopped by stochastic curtailment (K. Lan, R. Simon, M. Halperin, Sequential Analysis 1, 1982): if the items
+that remain have the most favourable difference that those so far allow, but no gain, the probability that all items
+together rule out a loss beyond the margin is small. The confidence of that difference and the probability have the same
+level, ALPHA / 4 divided by the tasks and the stages before the last.
+
+Nothing is run here: `allocate` has the results so far and returns what to measure next.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+from scipy.special import ndtr, ndtri
+
+from pipeline.compare.stats.intervals import Interval
+from pipeline.compare.stats.noninferiority import LEVEL, tango
+from pipeline.results.base import Frozen
+
+ALPHA = 0.05
+Kind = Literal["screen", "kl", "block", "items"]
+# The screen is a block with a number of its own.
+SCREEN = -1
+
+
+class Block(Frozen):
+    """Throughput of a variant in one block: mean logarithm over its repeats, and the variance of that mean."""
+
+    log_mean: float
+    variance: float
+
+
+class Pairs(Frozen):
+    """Items of a task that only the variant, or only BF16, answers correctly, of `n` items."""
+
+    gained: int
+    lost: int
+    n: int
+
+
+class Evidence(Frozen):
+    """Results of a variant so far; blocks by number, the screen as `SCREEN`."""
+
+    blocks: dict[int, Block] = Field({})
+    kl: Interval | None = None
+    tasks: dict[str, Pairs] = Field({})
+
+    @property
+    def full_blocks(self) -> int:
+        """The number of blocks without the screen."""
+        return len(self.blocks.keys() - {SCREEN})
+
+
+class TaskPlan(Frozen):
+    """A task: all its items, the accepted loss as a share, and the minutes of one item."""
+
+    items: int
+    margin: float
+    minutes: float
+
+
+class Design(Frozen):
+    """The full run, and its costs in minutes.
+
+    Attributes:
+        tasks: by label.
+        blocks: of each variant.
+        stages: shares of the items, ascending, the last is 1.
+        session_percent: standard deviation of a server's speed from start to start.
+        max_kl: nats per token; a variant that is clearly above is dropped.
+        screen, kl, block: of one variant, with the start of its server.
+        start: of a server that scores items.
+        bench_budget, eval_budget: None for no limit.
+    """
+
+    tasks: dict[str, TaskPlan]
+    blocks: int
+    stages: tuple[float, ...] = (0.1, 0.3, 1.0)
+    session_percent: float = 2.0
+    max_kl: float = 0.5
+    screen: float
+    kl: float
+    block: float
+    start: float
+    bench_budget: float | None = None
+    eval_budget: float | None = None
+
+    def items(self, task: str, stage: int) -> int:
+        """Return the number of items of a task after so many stages."""
+        return math.ceil(self.stages[stage - 1] * self.tasks[task].items) if stage else 0
+
+
+class Step(Frozen):
+    """A measurement to make: `stage` counts the stages of items, for all tasks of the design."""
+
+    variant: str
+    kind: Kind
+    stage: int = 0
+    minutes: float
+
+
+class Allocation(Frozen):
+    """The next round.
+
+    Attributes:
+        steps: to run now, none if the study is finished.
+        dropped: by variant, the reason why it is not measured further.
+        answer: the fastest variant without loss; None if there is none, or not yet.
+        unaffordable: the steps that the budget does not allow.
+    """
+
+    steps: tuple[Step, ...]
+    dropped: dict[str, str]
+    answer: str | None = None
+    unaffordable: tuple[Step, ...] = ()
+
+
+def allocate(
+    evidence: Mapping[str, Evidence], baseline: str, design: Design, spent: Mapping[Kind, float] | None = None
+) -> Allocation:
+    """Return what to measure next.
+
+    Args:
+        evidence: the results of every variant, BF16 included.
+        baseline: the name of BF16.
+        design: the full run and its costs.
+        spent: minutes so far, by kind.
+    """
+    return _Study(evidence, baseline, design, spent or {}).next_round()
+
+
+def answer(evidence: Mapping[str, Evidence], baseline: str, design: Design) -> str | None:
+    """Return the fastest variant with a clear gain over BF16 that is measured in full and loses nothing."""
+    study = _Study(evidence, baseline, design, {})
+    admissible = [name for name in study.others if study.gains(name) and study.is_admissible(name)]
+    return max(admissible, key=study.gain, default=None)
+
+
+def cost(steps: Iterable[Step]) -> float:
+    """Return the minutes of several steps."""
+    return math.fsum(step.minutes for step in steps)
+
+
+class _Study:
+    """The results so far with the comparisons that decide."""
+
+    def __init__(
+        self, evidence: Mapping[str, Evidence], baseline: str, design: Design, spent: Mapping[Kind, float]
+    ) -> None:
+        self.evidence, self.baseline, self.design, self.spent = evidence, baseline, design, spent
+        self.others = [name for name in evidence if name != baseline]
+        self.session = self._session_variance()
+
+    def next_round(self) -> Allocation:
+        if screening := self._screening():
+            return self._affordable(screening, {})
+        dropped = self._dropped()
+        rest = sorted((name for name in self.others if name not in dropped), key=self.gain, reverse=True)
+        unaffordable: tuple[Step, ...] = ()
+        while rest:
+            leader = rest[0]
+            rivals = [name for name in rest[1:] if not self.is_slower(name, leader)]
+            if blocks := self._blocks(leader, rivals):
+                found = self._affordable(blocks, dropped)
+                if found.steps:
+                    return found
+                unaffordable += found.unaffordable
+            if not self.gains(leader):
+                dropped |= dict.fromkeys(rest, "no clear gain over BF16")
+                break
+            if self.is_admissible(leader):
+                slower = f"not faster than {leader}, which loses no accuracy"
+                return self._finished(dropped | dict.fromkeys(rest[1:], slower), leader, unaffordable)
+            if items := self._items(leader):
+                found = self._affordable(items, dropped)
+                return found.model_copy(update={"unaffordable": (*unaffordable, *found.unaffordable)})
+            dropped[leader] = "all items leave a loss beyond the margin open"
+            rest = rest[1:]
+        return self._finished(dropped, None, unaffordable)
+
+    def _finished(self, dropped: dict[str, str], found: str | None, unaffordable: tuple[Step, ...]) -> Allocation:
+        return Allocation(steps=(), dropped=dropped, answer=found, unaffordable=unaffordable)
+
+    def gain(self, name: str) -> float:
+        """Return the mean difference of the logarithms from BF16 over the blocks; the screen counts until then."""
+        return self._difference(name, self.baseline)[0]
+
+    def gains(self, name: str) -> bool:
+        """Return True if its throughput is clearly above BF16's after all blocks, corrected for the variants."""
+        change, variance = self._difference(name, self.baseline)
+        return change > float(ndtri(1 - ALPHA / 2 / len(self.others))) * math.sqrt(variance)
+
+    def is_slower(self, name: str, other: str) -> bool:
+        """Return True if it is clearly slower, at the level spent at this look."""
+        change, variance = self._difference(name, other)
+        look = 1 + max(self.evidence[each].full_blocks for each in (name, other) if each != self.baseline)
+        looks = 1 + self.design.blocks
+        level = _spent(min(look, looks) / looks) - _spent((min(look, looks) - 1) / looks)
+        return change < float(ndtri(level / len(self.others))) * math.sqrt(variance)
+
+    def is_admissible(self, name: str) -> bool:
+        """Return True if all items of each task rule out a loss beyond its margin."""
+        return all(
+            (pairs := self.evidence[name].tasks.get(task)) is not None
+            and pairs.n >= plan.items
+            and tango(pairs.gained, pairs.lost, pairs.n, plan.margin) <= LEVEL
+            for task, plan in self.design.tasks.items()
+        )
+
+    def _difference(self, name: str, other: str) -> tuple[float, float]:
+        """Return the mean difference of two variants' logarithms and its variance, in common blocks or through BF16."""
+        ours, theirs = self._numbers(name), self._numbers(other)
+        if self.baseline in (name, other):
+            numbers = ours if other == self.baseline else theirs
+            return self._over(numbers, name, other)
+        if ours == theirs:
+            return self._over(ours, name, other)
+        # Both differences have BF16's noise: their variances are added, as if it were not shared.
+        one, two = self._over(ours, name, self.baseline), self._over(theirs, other, self.baseline)
+        return one[0] - two[0], one[1] + two[1]
+
+    def _numbers(self, name: str) -> list[int]:
+        """Return the blocks that count: the screen only as long as there is no other."""
+        numbers = sorted(self.evidence[name].blocks)
+        return [number for number in numbers if number != SCREEN] or numbers
+
+    def _over(self, numbers: Sequence[int], name: str, other: str) -> tuple[float, float]:
+        ours, theirs = self.evidence[name].blocks, self.evidence[other].blocks
+        change = math.fsum(ours[number].log_mean - theirs[number].log_mean for number in numbers) / len(numbers)
+        noise = math.fsum(ours[number].variance + theirs[number].variance for number in numbers)
+        return change, (2 * self.session / len(numbers)) + noise / len(numbers) ** 2
+
+    def _session_variance(self) -> float:
+        """Return the variance of a start's effect: the stated one, or that of the blocks if it is larger."""
+        stated = math.log1p(self.design.session_percent / 100) ** 2
+        squares, freedom, noise = 0.0, 0, []
+        for name in self.others:
+            numbers = [number for number in self._numbers(name) if number in self.evidence[self.baseline].blocks]
+            if len(numbers) > 1:
+                ours, theirs = self.evidence[name].blocks, self.evidence[self.baseline].blocks
+                gaps = np.array([ours[number].log_mean - theirs[number].log_mean for number in numbers])
+                squares += float(((gaps - gaps.mean()) ** 2).sum())
+                freedom += len(gaps) - 1
+                noise += [ours[number].variance + theirs[number].variance for number in numbers]
+        if not freedom:
+            return stated
+        return max(stated, (squares / freedom - math.fsum(noise) / len(noise)) / 2)
+
+    def _screening(self) -> list[Step]:
+        steps = []
+        for name, known in self.evidence.items():
+            if known.kl is None and name != self.baseline:
+                steps.append(Step(variant=name, kind="kl", minutes=self.design.kl))
+            if not known.blocks:
+                steps.append(Step(variant=name, kind="screen", minutes=self.design.screen))
+        return steps
+
+    def _dropped(self) -> dict[str, str]:
+        reasons = {}
+        for name in self.others:
+            reason = self._too_far(name) or self._too_slow(name) or self._too_lossy(name)
+            if reason:
+                reasons[name] = reason
+        return reasons
+
+    def _too_far(self, name: str) -> str:
+        kl = self.evidence[name].kl
+        if kl is None or kl.low <= self.design.max_kl:
+            return ""
+        return f"KL from BF16 at least {kl.low:.2g} nats/token, more than {self.design.max_kl:g}"
+
+    def _too_slow(self, name: str) -> str:
+        if not self.is_slower(name, self.baseline):
+            return ""
+        count = max(self.evidence[name].full_blocks, 1)
+        percent = 100 * math.expm1(self.gain(name))
+        return f"slower than BF16: {percent:+.1f} % in {count} block{'' if count == 1 else 's'}".replace("-", "−")
+
+    def _too_lossy(self, name: str) -> str:
+        level = ALPHA / 4 / len(self.design.tasks) / max(len(self.design.stages) - 1, 1)
+        for task, pairs in self.evidence[name].tasks.items():
+            plan = self.design.tasks[task]
+            if 0 < pairs.n < plan.items and chance_to_pass(pairs, plan, level) < level:
+                return (
+                    f"{task}: {pairs.gained} gained, {pairs.lost} lost of {pairs.n:,}; all {plan.items:,} items would "
+                    f"not rule out a loss of {100 * plan.margin:g} points"
+                )
+        return ""
+
+    def _blocks(self, leader: str, rivals: Sequence[str]) -> list[Step]:
+        """Return a further block of those that may be the fastest; the leader itself has all of them in the end."""
+        short = [name for name in (leader, *rivals) if self.evidence[name].full_blocks < self.design.blocks]
+        if not short:
+            return []
+        return [Step(variant=name, kind="block", minutes=self.design.block) for name in (self.baseline, *short)]
+
+    def _items(self, name: str) -> list[Step]:
+        stage = self._stage(name) + 1
+        if stage > len(self.design.stages):
+            return []
+        steps = []
+        # BF16 has no pairs of its own: its stage is the highest of any variant.
+        done = max(self._stage(other) for other in self.others)
+        for each, before in ((self.baseline, done), (name, stage - 1)):
+            if before < stage:
+                added = math.fsum(
+                    plan.minutes * (self.design.items(task, stage) - self.design.items(task, before))
+                    for task, plan in self.design.tasks.items()
+                )
+                steps.append(Step(variant=each, kind="items", stage=stage, minutes=added + self.design.start))
+        return steps
+
+    def _stage(self, name: str) -> int:
+        """Return the number of finished stages of items."""
+        known = self.evidence[name].tasks
+        finished = [
+            all(task in known and known[task].n >= self.design.items(task, stage) for task in self.design.tasks)
+            for stage in range(1, len(self.design.stages) + 1)
+        ]
+        return sum(finished)
+
+    def _affordable(self, steps: Sequence[Step], dropped: dict[str, str]) -> Allocation:
+        """Return the round if the budgets allow all of it: half a block, or a variant without BF16, shows nothing."""
+        kinds = {"screen": "bench", "block": "bench", "kl": "eval", "items": "eval"}
+        budgets = {"bench": self.design.bench_budget, "eval": self.design.eval_budget}
+        for stage, budget in budgets.items():
+            used = math.fsum(minutes for kind, minutes in self.spent.items() if kinds[kind] == stage)
+            if budget is not None and used + cost(s for s in steps if kinds[s.kind] == stage) > budget:
+                return Allocation(steps=(), dropped=dropped, unaffordable=tuple(steps))
+        return Allocation(steps=tuple(steps), dropped=dropped)
+
+
+def chance_to_pass(pairs: Pairs, plan: TaskPlan, level: float) -> float:
+    """Return the probability that all items rule out a loss beyond the margin.
+
+    The final test passes if D > -margin + z sqrt(V / N) + 1 / (2N), with the difference D of N items and the variance V
+    of an item. With n items so far, D N is their difference plus a normal with mean (N - n) E and variance (N - n) V. V
+    is the share of items that differ, and under the hypothesis of the test at least the margin; E is the upper
+    confidence bound of the difference so far at `level`, at most zero.
+    """
+    rest = plan.items - pairs.n
+    share = max((pairs.gained + pairs.lost + 1) / (pairs.n + 2), plan.margin)
+    limit = -plan.margin + float(ndtri(1 - LEVEL)) * math.sqrt(share / plan.items) + 0.5 / plan.items
+    so_far = pairs.gained - pairs.lost
+    if rest <= 0:
+        return float(so_far >= limit * plan.items)
+    expected = min(0.0, so_far / pairs.n + float(ndtri(1 - level)) * math.sqrt(share / pairs.n))
+    return float(ndtr((so_far + rest * expected - limit * plan.items) / math.sqrt(rest * share)))
+
+
+def _spent(share: float) -> float:
+    """Return the part of ALPHA / 2 that is spent at a share of the looks, by Lan and DeMets' function."""
+    return ALPHA / 2 * math.log1p((math.e - 1) * share)

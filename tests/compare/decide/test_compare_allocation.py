@@ -1,0 +1,242 @@
+"""Allocation of a study's minutes: what is measured next, what is dropped, and the answer of a full run."""
+
+import math
+from collections import defaultdict
+
+import numpy as np
+import pytest
+
+from pipeline.compare.decide.allocation import (
+    SCREEN,
+    Block,
+    Design,
+    Evidence,
+    Pairs,
+    TaskPlan,
+    allocate,
+    answer,
+    chance_to_pass,
+    cost,
+)
+from pipeline.compare.stats.intervals import Interval
+from pipeline.compare.stats.noninferiority import tango
+
+MMLU = TaskPlan(items=14_042, margin=0.01, minutes=0.0012)
+DESIGN = Design(tasks={"MMLU": MMLU}, blocks=2, screen=2, kl=1, block=4, start=1.5)
+NEAR, FAR = Interval(low=0.01, high=0.02), Interval(low=0.6, high=0.9)
+
+
+def seen(gain=0.0, blocks=(SCREEN,), kl=NEAR, tasks=None, variance=1e-5):
+    found = {number: Block(log_mean=8 + gain, variance=variance) for number in blocks}
+    return Evidence(blocks=found, kl=kl, tasks={} if tasks is None else {"MMLU": tasks})
+
+
+def steps(found):
+    return [(step.variant, step.kind, step.stage) for step in found.steps]
+
+
+def test_every_variant_is_screened_first():
+    found = allocate({"bf16": Evidence(), "a": Evidence(), "b": seen()}, "bf16", DESIGN)
+    assert steps(found) == [("bf16", "screen", 0), ("a", "kl", 0), ("a", "screen", 0)] and cost(found.steps) == 5
+
+
+def test_what_is_clearly_slower_than_bf16_or_far_from_it_is_dropped_with_its_reason():
+    found = allocate({"bf16": seen(), "a": seen(0.3), "slow": seen(-0.3), "far": seen(0.4, kl=FAR)}, "bf16", DESIGN)
+    assert found.dropped == {
+        "slow": "slower than BF16: −25.9 % in 1 block",
+        "far": "KL from BF16 at least 0.6 nats/token, more than 0.5",
+    }
+    assert steps(found) == [("bf16", "block", 0), ("a", "block", 0)]
+
+
+def test_those_that_may_be_as_fast_as_the_leader_have_blocks_with_bf16():
+    found = allocate({"bf16": seen(), "a": seen(0.3), "b": seen(0.29), "c": seen(0.1)}, "bf16", DESIGN)
+    assert steps(found) == [("bf16", "block", 0), ("a", "block", 0), ("b", "block", 0)] and not found.dropped
+
+
+def test_the_leader_has_items_stage_by_stage_after_all_of_its_blocks():
+    known = {"bf16": seen(blocks=(SCREEN, 0, 1)), "a": seen(0.3, (SCREEN, 0, 1)), "b": seen(0.1)}
+    found = allocate(known, "bf16", DESIGN)
+    assert steps(found) == [("bf16", "items", 1), ("a", "items", 1)]
+    assert cost(found.steps) == pytest.approx(2 * (1.5 + 0.0012 * 1405))
+    known["a"] = seen(0.3, (SCREEN, 0, 1), tasks=Pairs(gained=20, lost=22, n=1405))
+    assert steps(allocate(known, "bf16", DESIGN)) == [("bf16", "items", 2), ("a", "items", 2)]
+
+
+def test_a_leader_that_loses_is_dropped_early_and_bf16_needs_no_item_again():
+    known = {
+        "bf16": seen(blocks=(SCREEN, 0, 1)),
+        "a": seen(0.3, (SCREEN, 0, 1), tasks=Pairs(gained=20, lost=80, n=1405)),
+        "b": seen(0.2, (SCREEN, 0, 1)),
+    }
+    found = allocate(known, "bf16", DESIGN)
+    assert steps(found) == [("b", "items", 1)]
+    assert found.dropped["a"].startswith("MMLU: 20 gained, 80 lost of 1,405; all 14,042 items would not rule out")
+
+
+def test_a_leader_without_loss_is_the_answer_and_the_rest_are_slower():
+    clean = Pairs(gained=200, lost=210, n=14_042)
+    known = {"bf16": seen(blocks=(SCREEN, 0, 1)), "a": seen(0.3, (SCREEN, 0, 1), tasks=clean), "b": seen(0.1)}
+    found = allocate(known, "bf16", DESIGN)
+    assert found.answer == "a" == answer(known, "bf16", DESIGN) and not found.steps
+    assert found.dropped == {"b": "not faster than a, which loses no accuracy"}
+
+
+def test_without_a_gain_over_bf16_nothing_is_scored():
+    known = {"bf16": seen(blocks=(SCREEN, 0, 1)), "a": seen(0.01, (SCREEN, 0, 1))}
+    found = allocate(known, "bf16", DESIGN)
+    assert (found.answer, found.steps, found.dropped) == (None, (), {"a": "no clear gain over BF16"})
+
+
+def test_starts_that_vary_more_than_stated_drop_less():
+    known = {
+        name: Evidence(
+            kl=NEAR,
+            blocks={n: Block(log_mean=8 + gain + sign * spread, variance=1e-5) for n, sign in enumerate((1, -1))},
+        )
+        for name, gain, spread in (("bf16", 0.0, 0.0), ("a", 0.3, 0.15), ("b", 0.3, -0.15), ("slow", -0.2, 0.15))
+    }
+    assert allocate(known, "bf16", DESIGN).dropped["slow"] == "no clear gain over BF16"
+    calm = {name: seen(gain, (0, 1)) for name, gain in (("bf16", 0.0), ("a", 0.3), ("b", 0.3), ("slow", -0.2))}
+    assert allocate(calm, "bf16", DESIGN).dropped["slow"].startswith("slower than BF16")
+
+
+@pytest.mark.parametrize(("budget", "kind"), [("bench_budget", "block"), ("eval_budget", "items")])
+def test_a_round_beyond_the_budget_is_named_and_not_begun(budget, kind):
+    blocks = (SCREEN,) if kind == "block" else (SCREEN, 0, 1)
+    known = {"bf16": seen(blocks=blocks), "a": seen(0.3, blocks), "b": seen(-0.3)}
+    limited = DESIGN.model_copy(update={budget: 10.0})
+    found = allocate(known, "bf16", limited, {"screen": 6, "kl": 8})
+    assert [step.kind for step in found.unaffordable][:2] == [kind, kind]
+    assert kind not in [step.kind for step in found.steps]
+    enough = limited.model_copy(update={budget: 20.0})
+    assert [step.kind for step in allocate(known, "bf16", enough, {"screen": 6, "kl": 8}).steps] == [kind, kind]
+
+
+def test_the_chance_to_pass_is_that_of_the_final_test():
+    """Against simulation of the other items, at the bound of the difference, with Tango's test of all of them."""
+    dice = np.random.default_rng(0)
+    plan = TaskPlan(items=2000, margin=0.01, minutes=0)
+    for gained, lost in ((4, 6), (6, 12), (3, 14), (2, 16)):
+        share = max((gained + lost + 1) / 602, plan.margin)
+        bound = min(0.0, (gained - lost) / 600 + 1.2816 * math.sqrt(share / 600))
+        rest = dice.multinomial(1400, [(share + bound) / 2, (share - bound) / 2, 1 - share], 2000)
+        passes = [tango(gained + g, lost + b, 2000, 0.01) <= 0.05 for g, b, _ in rest.tolist()]
+        assert chance_to_pass(Pairs(gained=gained, lost=lost, n=600), plan, 0.1) == pytest.approx(
+            np.mean(passes), abs=0.05
+        )
+
+
+TASKS = {
+    "MMLU": MMLU,
+    "C-Eval": TaskPlan(items=1346, margin=0.01, minutes=0.0012),
+    "GSM8K": TaskPlan(items=1319, margin=0.01, minutes=0.004),
+    "HumanEval": TaskPlan(items=164, margin=0.04, minutes=0.006),
+}
+
+
+class Simulated:
+    """A study of twenty variants with all of its blocks and items drawn; measurements reveal them."""
+
+    def __init__(self, dice, design, cv, start, repeats=3, near=0.0):
+        """Gains from -45 to +45 %, `near` of them within 3 % of the best; losses from none to 6 points."""
+        self.design, count, numbers = design, 20, 20 * design.blocks
+        names = ["bf16", *(f"v{i}" for i in range(1, count))]
+        gains = np.concatenate([[0.0], dice.uniform(-0.45, 0.4, count - 1)])
+        gains[1:][dice.random(count - 1) < near] = gains.max() - dice.uniform(0, 0.03)
+        loss = np.concatenate(
+            [
+                [0.0],
+                dice.choice(
+                    [0, 0.001, 0.003, 0.006, 0.012, 0.025, 0.06], count - 1, p=[0.3, 0.15, 0.15, 0.1, 0.1, 0.1, 0.1]
+                ),
+            ]
+        )
+        # Blocks share an effect, each start has one, and repeats have noise; the last start is that of the screen.
+        self.effect = dice.normal(0, 0.03, numbers + 1).tolist()
+        starts = gains[:, None] + dice.normal(0, start, (count, numbers + 1))
+        noise = dice.normal(0, cv, (count, numbers + 1, repeats))
+        self.starts, self.screens, self.noise = {}, {}, cv**2 / repeats
+        self.kl, self.items = {}, {}
+        for v, name in enumerate(names):
+            self.starts[name] = (starts[v] + noise[v].mean(axis=1)).tolist()
+            self.screens[name] = Block(log_mean=self.effect[-1] + starts[v, -1] + noise[v, -1, 0], variance=cv**2)
+            kl = 0.004 + 8 * loss[v] * dice.uniform(0.7, 1.3)
+            self.kl[name] = Interval(low=0.8 * kl, high=1.25 * kl)
+            flips = 0.004 + loss[v] / 2
+            self.items[name] = {}
+            for task in design.tasks:
+                ends = [design.items(task, stage) for stage in range(len(design.stages) + 1)]
+                shares = [flips, flips + loss[v], 1 - 2 * flips - loss[v]]
+                totals = np.cumsum([dice.multinomial(n, shares) for n in np.diff(ends)], axis=0)
+                self.items[name][task] = [
+                    Pairs(gained=gained, lost=lost, n=n)
+                    for (gained, lost, _), n in zip(totals.tolist(), ends[1:], strict=True)
+                ]
+        self.names = names
+
+    def block(self, name, number, start):
+        """The start of a variant, in the block with that number."""
+        return Block(log_mean=self.effect[number] + self.starts[name][start], variance=self.noise)
+
+    def full(self):
+        """The evidence of the full run, and its minutes."""
+        evidence = {
+            name: Evidence(
+                blocks={n: self.block(name, n, n) for n in range(self.design.blocks)},
+                kl=self.kl[name],
+                tasks={task: stages[-1] for task, stages in self.items[name].items()} if name != "bf16" else {},
+            )
+            for name in self.names
+        }
+        scoring = self.design.start + math.fsum(plan.items * plan.minutes for plan in self.design.tasks.values())
+        each = self.design.blocks * self.design.block + scoring + self.design.kl
+        return evidence, len(self.names) * each - self.design.kl
+
+    def adaptive(self):
+        """The evidence and minutes of rounds by `allocate`, with its last answer."""
+        evidence = {name: Evidence() for name in self.names}
+        spent, number = defaultdict(float), 0
+        while (found := allocate(evidence, "bf16", self.design, spent)).steps:
+            for step in found.steps:
+                spent[step.kind] += step.minutes
+                known, update = evidence[step.variant], {}
+                if step.kind == "kl":
+                    update["kl"] = self.kl[step.variant]
+                elif step.kind == "items":
+                    pairs = {task: stages[step.stage - 1] for task, stages in self.items[step.variant].items()}
+                    update["tasks"] = pairs if step.variant != "bf16" else {}
+                else:
+                    # The starts are those of the full run, in later blocks.
+                    start = number if step.variant == "bf16" else known.full_blocks
+                    new = {SCREEN: self.screens[step.variant]}
+                    if step.kind == "block":
+                        new = {number: self.block(step.variant, number, start)}
+                    update["blocks"] = known.blocks | new
+                evidence[step.variant] = known.model_copy(update=update)
+            number += any(step.kind == "block" for step in found.steps)
+        return found, evidence, math.fsum(spent.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("cv", "start", "near", "blocks"),
+    [(0.02, 0.01, 0.0, 2), (0.06, 0.02, 0.0, 2), (0.01, 0.005, 0.3, 3), (0.03, 0.03, 0.1, 2)],
+)
+def test_the_answer_is_that_of_the_full_run_for_at_most_two_fifths_of_its_cost(cv, start, near, blocks):
+    dice = np.random.default_rng(7)
+    design = Design(tasks=TASKS, blocks=blocks, screen=2, kl=1, block=4, start=1.5)
+    runs, same, shares, answered = 100, 0, [], 0
+    for _ in range(runs):
+        study = Simulated(dice, design, cv, start, near=near)
+        everything, full_cost = study.full()
+        found, _, spent = study.adaptive()
+        expected = answer(everything, "bf16", design)
+        same += found.answer == expected
+        answered += expected is not None
+        shares.append(spent / full_cost)
+    print(
+        f"{cv} {start} {near} {blocks}: same {same / runs:.2f}, answered {answered}, "
+        f"cost {np.mean(shares):.2f}, at most {max(shares):.2f}"
+    )
+    assert same / runs >= 0.95 and np.mean(shares) <= 0.4
