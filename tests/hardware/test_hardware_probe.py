@@ -47,7 +47,9 @@ def test_without_the_program_there_is_no_answer(monkeypatch: pytest.MonkeyPatch,
 
 def test_memory_is_what_the_driver_reports(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     program = tmp_path / "nvidia-smi"
-    program.write_text("#!/bin/sh\necho 'NVIDIA H200, 143771, 9.0, GPU-8932f937'\n")
+    line = "NVIDIA H200, 143771, 9.0"
+    # As many columns as the query has.
+    program.write_text(f"#!/bin/sh\ncase $1 in *uuid*) echo '{line}, GPU-8932f937';; *) echo '{line}';; esac\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)

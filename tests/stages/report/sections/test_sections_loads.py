@@ -48,6 +48,12 @@ def test_what_speaks_against_a_figure_stands_beside_it(tables):
     assert failed[0][1:4] == ("ladder", "concurrency 4", "other processes")
 
 
+def test_a_guard_over_all_variants_is_listed_once(tables):
+    over_all = [row for row in tables["Guards"].rows if row[0] == "all"]
+    assert [row[:4] for row in over_all] == [("all", "all", "all", "first repeat")] * len(over_all)
+    assert any("series of ladder" in row[-1] for row in over_all)
+
+
 def test_a_change_has_its_interval_and_an_emulated_one_makes_no_claim(tables):
     change = {row[:2]: row[3] for row in tables["Loads of ladder"].rows}
     assert change["concurrency 1", "BF16"] == "baseline"
