@@ -22,6 +22,7 @@ from pipeline.compare.stats.noninferiority import (
     blindness,
     judge_loss,
     judge_mean,
+    mean_margin,
     p_beyond,
     task_margin,
 )
@@ -176,7 +177,7 @@ def mean_loss(cells: Cells, margins: Mapping[str, TaskMargin]) -> MeanLoss | Mis
     changes = [c.change for c in cells.values() if isinstance(c, TaskCell) and isinstance(c.change, PairedDifference)]
     if len(changes) < len(cells):
         return Missing(reason="not every task has a difference from BF16")
-    found = judge_mean(changes, [margins[task].margin for task in cells])
+    found = judge_mean(changes, mean_margin([margins[task] for task in cells]))
     return Missing(reason="a difference has no interval") if found is None else found
 
 

@@ -32,7 +32,7 @@ from pipeline.compare.decide.open_accuracy import is_unclear
 from pipeline.compare.statements import Claim, Sentence, listing, plain, signed, within_text
 from pipeline.compare.stats.accuracy import Mean, PairedDifference, Scores, mean_over_tasks, paired_difference
 from pipeline.compare.stats.intervals import LEVEL, Interval
-from pipeline.compare.stats.noninferiority import MEAN_MARGIN, TWO_SIDED, judge_mean, p_within
+from pipeline.compare.stats.noninferiority import TWO_SIDED, judge_mean, mean_margin, p_within
 from pipeline.compare.stats.repeats import Change
 from pipeline.results.base import Frozen, Missing
 from pipeline.results.metrics import HEADLINE, Direction, MetricDefinition
@@ -108,9 +108,8 @@ def frontiers(records: Sequence[Record], comparison: Comparison, margin_percent:
         comparison: the table of the same records, with the accepted loss on each task.
         margin_percent: loss of speed, or growth in size, that still counts as no worse.
     """
-    margins = [each.margin for each in comparison.margins.values()] or [MEAN_MARGIN]
-    widest = 100 * max(MEAN_MARGIN, min(margins))
-    quality = Axis(name=ACCURACY, title="Mean accuracy", unit="points", better="higher", margin=widest)
+    accepted = 100 * mean_margin(list(comparison.margins.values()))
+    quality = Axis(name=ACCURACY, title="Mean accuracy", unit="points", better="higher", margin=accepted)
     accuracy = _accuracies({record.name: record for record in records}, comparison)
     unscored = {row.name: row.mean_accuracy.reason for row in comparison.rows if isinstance(row.mean_accuracy, Missing)}
     found = []
@@ -238,10 +237,10 @@ def _accuracies(records: Mapping[str, Record], comparison: Comparison) -> Compar
         centre = (mean.interval.low + mean.interval.high) / 2
         half = reach * (mean.interval.high - mean.interval.low) / 2
         interval = Interval(low=100 * min(mean.value, centre - half), high=100 * max(mean.value, centre + half))
-        margins = [comparison.margins[task].margin for task in comparison.tasks]
+        margins = [comparison.margins[task] for task in comparison.tasks]
         level = NO_WORSE_LEVEL / others
-        total = judge_mean(found, margins)
-        held = all(p_within(change, margin) <= level for change, margin in zip(found, margins, strict=True))
+        total = judge_mean(found, mean_margin(margins))
+        held = all(p_within(change, margin.margin) <= level for change, margin in zip(found, margins, strict=True))
         held = held and total is not None and total.p_value <= level and not {ours, theirs} & unclear
         return Difference(100 * mean.value, interval, held)
 

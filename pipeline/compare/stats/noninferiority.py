@@ -16,8 +16,8 @@ margin, one in twenty is called no worse.
 Binary scores have T. Tango's score test (`paired_score`), graded ones the t-test of the mean difference.
 
 Margins may differ by task, since a small set cannot rule out a small loss. So that several wide margins do not add up,
-the mean over all tasks is judged too (`judge_mean`), at `MEAN_MARGIN` or the smallest margin of the tasks if that is
-larger.
+the mean over all tasks is judged too (`judge_mean`), at `MEAN_MARGIN`, or at the smallest margin that was asked for if
+that is larger.
 """
 
 from __future__ import annotations
@@ -174,7 +174,12 @@ def judge_loss(
     )
 
 
-def judge_mean(changes: Sequence[PairedDifference], margins: Sequence[float]) -> MeanLoss | None:
+def mean_margin(margins: Sequence[TaskMargin]) -> float:
+    """Return the accepted loss of the mean over tasks, a share."""
+    return max(MEAN_MARGIN, min((each.margin for each in margins if not each.is_widened), default=0.0))
+
+
+def judge_mean(changes: Sequence[PairedDifference], margin: float) -> MeanLoss | None:
     """Return the verdict on the mean of several tasks' differences, with equal weights; None without intervals.
 
     Each task's variance is that of D. Bonett and R. Price's interval (`accuracy`); the test is normal.
@@ -182,7 +187,6 @@ def judge_mean(changes: Sequence[PairedDifference], margins: Sequence[float]) ->
     intervals = [change.interval for change in changes if change.interval is not None]
     if not changes or len(intervals) < len(changes):
         return None
-    margin = max(MEAN_MARGIN, min(margins))
     centre = math.fsum((each.low + each.high) / 2 for each in intervals) / len(changes)
     error = math.sqrt(math.fsum(((i.high - i.low) / 2 / TWO_SIDED) ** 2 for i in intervals)) / len(changes)
     return MeanLoss(

@@ -86,9 +86,9 @@ def items_needed(
     """
     # Half an item more than observed: a rate of zero would need no items.
     ours, theirs = (gained + 0.25) / (n + 0.5), (lost + 0.25) / (n + 0.5)
-    likely = float(_decided(*_at_best_equal(ours, theirs), margin, comparisons))
+    likely = float(decided(*_at_best_equal(ours, theirs), margin, comparisons))
     draws = np.random.default_rng(SEED).dirichlet((gained + 0.5, lost + 0.5, max(n - gained - lost, 0) + 0.5), DRAWS)
-    spread = _decided(*_at_best_equal(draws[:, 0], draws[:, 1]), margin, comparisons)
+    spread = decided(*_at_best_equal(draws[:, 0], draws[:, 1]), margin, comparisons)
     return _needed(likely, spread, n, available)
 
 
@@ -127,8 +127,8 @@ def _at_best_equal(gained: ArrayLike, lost: ArrayLike) -> tuple[Floats, Floats]:
     return np.where(p > q, (p + q) / 2, p), np.where(p > q, (p + q) / 2, q)
 
 
-def _decided(gained: Floats, lost: Floats, margin: float, comparisons: int) -> Floats:
-    """Return the items for either verdict; infinite where the loss is the margin."""
+def decided(gained: Floats, lost: Floats, margin: float, comparisons: int) -> Floats:
+    """Return the items for either verdict at true shares; infinite where the loss is the margin."""
     level = LEVEL / comparisons
     beyond = _items(-(gained - lost + margin), null_variance(gained, lost, -margin), gained, lost, level, POWER)
     # Worse than the margin must also be worse than equal, by McNemar's exact test: two-sided, an item of correction.

@@ -20,9 +20,9 @@ from pipeline.compare.stats.accuracy import (
     paired_difference,
 )
 from pipeline.compare.stats.intervals import holm
-from pipeline.compare.stats.noninferiority import blindness, judge_loss, judge_mean, tango, task_margin
+from pipeline.compare.stats.noninferiority import blindness, judge_loss, judge_mean, mean_margin, tango, task_margin
 from pipeline.compare.stats.paired_score import p_above, p_below
-from pipeline.compare.stats.sample_size import LEVEL, items_needed
+from pipeline.compare.stats.sample_size import LEVEL, decided, items_needed
 from pipeline.results.base import Missing
 from pipeline.results.records import Record, TaskScores
 
@@ -158,9 +158,7 @@ def test_the_fewest_items_are_those_of_the_test_itself(gained: int, lost: int, l
 def test_so_many_items_decide_four_times_in_five(
     gained: float, lost: float, margin: float, comparisons: int, kind: str
 ) -> None:
-    # Of very many items: the shares are all but known.
-    wanted = items_needed(1e7 * gained, 1e7 * lost, 1, margin, comparisons=comparisons).likely
-    assert wanted is not None
+    wanted = math.ceil(decided(np.array(gained), np.array(lost), margin, comparisons))
     drawn = np.random.default_rng(0).multinomial(wanted, [gained, lost, 1 - gained - lost], size=1500)
     found = []
     for b, c, _ in drawn:
@@ -187,14 +185,14 @@ def test_the_number_of_items_is_a_range_within_the_set() -> None:
 def test_the_range_holds_the_number_for_the_true_shares() -> None:
     draw = np.random.default_rng(0)
     for gained, lost in ((0.03, 0.03), (0.01, 0.01), (0.02, 0.03), (0.02, 0.05)):
-        truth = items_needed(1e7 * gained, 1e7 * lost, 1, MARGIN).likely
+        truth = float(decided(np.array(gained), np.array(lost), MARGIN, 1))
         inside = []
         for b, c, _ in draw.multinomial(400, [gained, lost, 1 - gained - lost], size=300):
             found = items_needed(int(b), int(c), 400, MARGIN)
             assert found.low is not None
             high = found.high if found.high is not None else math.inf
-            # The total is never less than what was answered; a gain counts as none.
-            inside.append(found.low <= max(truth or math.inf, 401) * 1.05 and (truth or math.inf) <= high * 1.05)
+            # The total is never less than what was answered, and rounded up to two digits.
+            inside.append(found.low <= 1.1 * max(truth, 401) and truth <= high)
         print(f"{gained} {lost}: {truth}, inside {np.mean(inside):.3f}")
         assert np.mean(inside) >= 0.8
 
@@ -218,11 +216,12 @@ def test_several_wide_margins_do_not_add_up() -> None:
     """Each of four sets of 164 items loses 5 points of an accepted 8.5, and all together more than 3."""
     four = [_counted(2, 10, 164)] * 4
     assert all(judge_loss(each, 1.0, 0.12).kind == "no worse" for each in four)
-    together = judge_mean(four, [0.085] * 4)
-    assert together is not None and together.margin == 0.085
-    narrow = judge_mean(four, [0.01, 0.085, 0.085, 0.085])
-    assert narrow is not None and narrow.margin == 0.03 and not narrow.is_within
-    equal = judge_mean([_counted(4, 4, 400)] * 4, [0.01, 0.085, 0.085, 0.085])
+    small = [task_margin(None, 164)] * 4
+    assert mean_margin(small) == 0.03
+    assert mean_margin([task_margin(0.085, 164)] * 4) == 0.085
+    assert mean_margin([task_margin(None, 14042), *small]) == 0.03
+    together, equal = judge_mean(four, 0.03), judge_mean([_counted(4, 4, 400)] * 4, 0.03)
+    assert together is not None and not together.is_within
     assert equal is not None and equal.is_within
 
 
