@@ -8,7 +8,7 @@ variant. A variant that fails does not stop the others.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from random import Random
 
 from rich.markup import escape

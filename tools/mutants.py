@@ -268,7 +268,7 @@ class Worker:
 
     def _within_limit(self, files: Sequence[Path]) -> list[Path]:
         """Return the first files that together take less than `TEST_SECONDS`; those that fail unchanged are skipped."""
-        chosen, total = [], 0.0
+        chosen, total = list[Path](), 0.0
         for file in files:
             digest = _file_digest(file)
             if digest not in self.seconds:

@@ -51,8 +51,8 @@ class DivergenceCell(Frozen):
     """A variant against BF16, in nats per token.
 
     `by_position` and the like have the figure in each quarter of a sequence; `worst_share` is the share of the
-    divergence in the worst 1 % of tokens; `by_sequence` is the sum over each sequence, nats; `top_probability` is BF16's
-    mean probability of its `top_k` likeliest tokens: the closer to 1, the closer is the bound.
+    divergence in the worst 1 % of tokens; `by_sequence` is the sum over each sequence, nats; `top_probability` is
+    BF16's mean probability of its `top_k` likeliest tokens: the closer to 1, the closer is the bound.
     """
 
     kl: Estimate

@@ -1,5 +1,6 @@
 """What is recommended under constraints, and why, on stated figures and on everything that hypothesis comes up with."""
 
+import math
 import re
 
 import pytest
