@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import Literal
 
 from pipeline.compare.comparison import Comparison, Row, SpeedCell, TaskCell
 from pipeline.compare.statements import Claim, percent_range
 from pipeline.compare.stats.accuracy import PairedDifference
-from pipeline.compare.stats.intervals import LEVEL, Interval, holm
-from pipeline.compare.stats.repeats import Change, relative_change
+from pipeline.compare.stats.intervals import LEVEL, Interval
+from pipeline.compare.stats.measurement_model import RepeatsNeeded
+from pipeline.compare.stats.repeats import Change
+from pipeline.results.base import Missing
 from pipeline.results.metrics import THROUGHPUT
 
 
@@ -29,17 +31,6 @@ def gains(row: Row) -> bool:
     """Return True if its throughput is clearly higher than BF16's."""
     change = change_of(row, THROUGHPUT.name)
     return change is not None and change.is_clear and change.percent > 0
-
-
-def corrected(comparison: Comparison) -> dict[str, float]:
-    """Return the p-value of each variant's change in throughput, corrected for multiple comparisons by Holm."""
-    changes = {row.name: change_of(row, THROUGHPUT.name) for row in comparison.rows if not row.is_baseline}
-    return holm({name: change.p_value for name, change in changes.items() if change and change.p_value is not None})
-
-
-def stands_out(row: Row, p_values: Mapping[str, float]) -> bool:
-    """Return True if its change in throughput is clear after correction for multiple comparisons."""
-    return p_values.get(row.name, 1.0) < 1 - LEVEL
 
 
 def is_uncertain(row: Row) -> bool:
@@ -82,15 +73,52 @@ def wins(row: Row) -> dict[str, PairedDifference]:
     return {task: change for task, change in clear(row).items() if change.difference > 0}
 
 
-def throughput_over(row: Row, other: Row) -> Change | None:
-    """Return the change in throughput from another row to this one; None if either makes no speed claim."""
-    ours, theirs = row.speed[THROUGHPUT.name], other.speed[THROUGHPUT.name]
-    if not isinstance(ours, SpeedCell) or not isinstance(theirs, SpeedCell):
-        return None
-    if not row.claims_speed or not other.claims_speed:
-        return None
-    change = relative_change(ours.measured.values, theirs.measured.values)
+def throughput_over(comparison: Comparison, row: Row, other: Row) -> Change | None:
+    """Return the change in throughput from another row to this one, of this pair alone; None if it is no claim."""
+    change = speed_between(comparison, THROUGHPUT.name, row.name, other.name)
     return change if isinstance(change, Change) else None
+
+
+def speed_between(
+    comparison: Comparison,
+    metric: str,
+    ours: str,
+    theirs: str,
+    comparisons: Literal[1, "all"] = 1,
+    level: float = LEVEL,
+) -> Change | Missing:
+    """Return the change of a metric of the table from one row to another, by the model of all variants.
+
+    Args:
+        comparison: the table.
+        metric: its name.
+        ours: name of the row whose figure is the larger for a positive change.
+        theirs: name of the other row.
+        comparisons: 1 for the interval of this pair alone, "all" for one simultaneous over all pairs (Tukey).
+        level: of the interval, or of all pairs together.
+    """
+    rows = {row.name: row for row in comparison.rows}
+    for row in (rows[ours], rows[theirs]):
+        cell = row.speed[metric]
+        if not row.claims_speed:
+            return Missing(reason="emulated here: no speed claim")
+        if not isinstance(cell, SpeedCell):
+            return cell
+    groups = {comparison.models.headline(name) for name in (ours, theirs)}
+    if len(groups) > 1:
+        return Missing(reason="measured on another machine, or under another load")
+    group = groups.pop()
+    family = comparison.models.family(group) if comparisons == "all" else None
+    return comparison.models.model(group, metric).pair(ours, theirs, family, level)
+
+
+def repeats_needed(comparison: Comparison, row: Row, other: Row) -> RepeatsNeeded | None:
+    """Return the repeats or blocks that would separate the throughput of two rows; None if none can be named."""
+    if isinstance(speed_between(comparison, THROUGHPUT.name, row.name, other.name), Missing):
+        return None
+    group = comparison.models.headline(row.name)
+    model = comparison.models.model(group, THROUGHPUT.name)
+    return model.repeats_needed(row.name, other.name, comparison.baseline, comparison.models.family(group))
 
 
 def mean_throughput(row: Row) -> float:
@@ -112,5 +140,6 @@ def claim(row: Row, column: str, change: Change | PairedDifference) -> Claim:
 
 def serves_more(row: Row, change: Change) -> str:
     """Return the gain in throughput in words."""
-    around = percent_range(change)
-    return f"{row.label} serves {change.percent:.1f} % more tokens per second than BF16 (95 % interval {around} %)"
+    limit = f"; {change.qualification}" if change.qualification else ""
+    around = f"95 % interval {percent_range(change)} %{limit}"
+    return f"{row.label} serves {change.percent:.1f} % more tokens per second than BF16 ({around})"

@@ -18,13 +18,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from pipeline.compare.comparison import SIZE, Comparison, SpeedCell
+from pipeline.compare.decide.differences import speed_between
 from pipeline.compare.statements import Claim, Sentence, listing, plain, signed, within_text
 from pipeline.compare.stats.accuracy import Mean, mean_over_tasks, pair, paired_interval
 from pipeline.compare.stats.intervals import LEVEL, Interval
-from pipeline.compare.stats.repeats import Change, relative_change
+from pipeline.compare.stats.repeats import Change
 from pipeline.results.base import Frozen, Missing
 from pipeline.results.metrics import HEADLINE, Direction, MetricDefinition
-from pipeline.results.records import Record, Speed
+from pipeline.results.records import Record
 
 Standing = Literal["on", "off", "undecided"]
 ACCURACY = "mean_accuracy"
@@ -102,7 +103,7 @@ def frontiers(
     for column in HEADLINE:
         cost = Axis(name=column.name, title=column.title, unit="%", better=column.better, margin=margin_percent)
         absent = _untimed(comparison, column) | unscored
-        found.append(_frontier(comparison, quality, cost, accuracy, _speed_of(by_name, column), absent))
+        found.append(_frontier(comparison, quality, cost, accuracy, _speed_of(comparison, column), absent))
     size = Axis(name=SIZE, title="Checkpoint size", unit="%", better="lower", margin=margin_percent)
     unweighed = {r.name: r.size.reason for r in records if isinstance(r.size, Missing)}
     found.append(
@@ -211,13 +212,9 @@ def _accuracy(ours: Record, theirs: Record, tasks: Sequence[str]) -> Difference:
     return Difference(100 * mean.value, Interval(low=100 * mean.interval.low, high=100 * mean.interval.high))
 
 
-def _speed_of(records: Mapping[str, Record], column: MetricDefinition) -> Compare:
+def _speed_of(comparison: Comparison, column: MetricDefinition) -> Compare:
     def compare(ours: str, theirs: str) -> Difference:
-        one, other = records[ours].speed, records[theirs].speed
-        assert isinstance(one, Speed) and isinstance(other, Speed)
-        if one.machine != other.machine:
-            return Difference(0.0, None)
-        change = relative_change(one.metrics[column.name].values, other.metrics[column.name].values)
+        change = speed_between(comparison, column.name, ours, theirs)
         if not isinstance(change, Change):
             return Difference(0.0, None)
         return _turned(change.percent, change.interval, column.better)

@@ -23,25 +23,24 @@ from pipeline.compare.decide.differences import (
     baseline_of,
     change_of,
     claim,
-    corrected,
     gains,
     intervals,
     is_uncertain,
     losses,
     mean_throughput,
     paired,
+    repeats_needed,
     serves_more,
-    stands_out,
     throughput_over,
 )
 from pipeline.compare.statements import Claim, Sentence, count, listing, percent_range, plain, within_text
-from pipeline.compare.stats.sample_size import items_to_settle, repeats_needed
+from pipeline.compare.stats.sample_size import items_to_settle
 from pipeline.results.base import Frozen, Missing
 from pipeline.results.metrics import THROUGHPUT
 
 # Headlines with more variants than these give their number, not their names.
 NAMED = 4
-MORE_REPEATS = "more repeats of each would separate their throughput, if they differ at all."
+MORE_REPEATS = "more repeats or blocks of each would separate their throughput, if they differ at all."
 
 
 class Measurement(Frozen):
@@ -91,7 +90,6 @@ class _Decision:
         self.comparison, self.constraints = comparison, constraints
         self.baseline = baseline_of(comparison)
         self.others = [row for row in comparison.rows if not row.is_baseline]
-        self.p_values = corrected(comparison)
         self.candidates = {row.name: examine(row, constraints, requirements.get(row.name)) for row in comparison.rows}
 
     def recommendation(self) -> Recommendation:
@@ -124,9 +122,7 @@ class _Decision:
         faster = [row for row in timed if replaced or gains(row)]
         safe = [row for row in faster if self._stands(row, "admissible") and row.tasks]
         if safe:
-            # Prefer gains that remain clear after correction for multiple comparisons.
-            significant = [row for row in safe if gains(row) and stands_out(row, self.p_values)]
-            best = max(significant or safe, key=mean_throughput)
+            best = max(safe, key=mean_throughput)
             return self._best(best, safe, replaced), best
         if not self.constraints.is_empty:
             return self._stay(faster)
@@ -147,11 +143,9 @@ class _Decision:
         worst = min(intervals(best).items(), key=lambda item: item[1].low, default=None)
         if worst and worst[1].low < 0:
             text += f" A loss of up to {100 * -worst[1].low:.1f} points ({worst[0]}) is not ruled out."
-        tied = [row for row in safe if row is not best and not _is_clearly_faster(best, row)]
+        tied = [row for row in safe if row is not best and not _is_clearly_faster(self.comparison, best, row)]
         if tied:
             text += f" Its throughput is not distinguishable from that of {listing(row.label for row in tied)}."
-        if gains(best) and not stands_out(best, self.p_values):
-            text += f" Among {len(self.p_values)} variants such a gain may be due to chance: repeat the benchmark."
         return Sentence(kind="answer", text=text, claims=tuple(claims))
 
     def _losses_accepted(self, best: Row) -> list[Claim]:
@@ -213,7 +207,7 @@ class _Decision:
                 if check.status == "met" and check.constraint.partition(".")[0] in constrained:
                     yield check.statement
         if best is not None and runner_up is not None:
-            yield _next(best, runner_up, self.candidates[runner_up.name])
+            yield _next(self.comparison, best, runner_up, self.candidates[runner_up.name])
         floor = mean_throughput(best) if best else 0.0
         for row in sorted(self.comparison.rows, key=mean_throughput, reverse=True):
             beside = best is None or row.is_baseline or (row.claims_speed and mean_throughput(row) >= floor)
@@ -231,13 +225,13 @@ class _Decision:
             for check in candidate.open:
                 if (found := self._measurement(row, check)) is not None:
                     yield found
-        if best is not None and runner_up is not None and not _is_clearly_faster(best, runner_up):
-            yield _repeats(best, runner_up)
+        if best is not None and runner_up is not None and not _is_clearly_faster(self.comparison, best, runner_up):
+            yield _repeats(self.comparison, best, runner_up)
         if best is None and self.baseline is not None:
             for row in self.others:
                 change = change_of(row, THROUGHPUT.name)
                 if change is not None and not change.is_clear and not self._stands(row, "excluded"):
-                    yield _repeats(row, self.baseline)
+                    yield _repeats(self.comparison, row, self.baseline)
 
     def _measurement(self, row: Row, check: ConstraintCheck) -> Measurement | None:
         name, _, task = check.constraint.partition(".")
@@ -287,8 +281,8 @@ def _only_costly(faster: Sequence[Row]) -> Sentence:
     return Sentence(kind="answer", text=" ".join(parts), claims=tuple(claims))
 
 
-def _next(best: Row, runner_up: Row, candidate: Candidate) -> Sentence:
-    change = throughput_over(best, runner_up)
+def _next(comparison: Comparison, best: Row, runner_up: Row, candidate: Candidate) -> Sentence:
+    change = throughput_over(comparison, best, runner_up)
     caveat = " It is undecided under the constraints." if candidate.standing == "open" else ""
     if change is None or not change.is_clear or change.percent < 0:
         text = (
@@ -296,33 +290,34 @@ def _next(best: Row, runner_up: Row, candidate: Candidate) -> Sentence:
         )
         if change is not None and change.is_clear:
             text = f"Runner-up: {runner_up.label}, with more throughput than {best.label}.{caveat}"
-            return Sentence(kind="speed", text=text, claims=(_between(best, runner_up),))
+            return Sentence(kind="speed", text=text, claims=(_between(comparison, best, runner_up),))
         return plain("speed", text)
     text = (
         f"Runner-up: {runner_up.label}; {best.label} serves {change.percent:.1f} % more tokens per second "
         f"({percent_range(change)} %).{caveat}"
     )
-    return Sentence(kind="speed", text=text, claims=(_between(best, runner_up),))
+    return Sentence(kind="speed", text=text, claims=(_between(comparison, best, runner_up),))
 
 
-def _between(best: Row, runner_up: Row) -> Claim:
-    change = throughput_over(best, runner_up)
+def _between(comparison: Comparison, best: Row, runner_up: Row) -> Claim:
+    change = throughput_over(comparison, best, runner_up)
     assert change is not None and change.interval is not None
     return Claim(variant=best.name, against=runner_up.name, column=THROUGHPUT.name, interval=change.interval)
 
 
-def _repeats(best: Row, runner_up: Row) -> Measurement:
-    ours, theirs = best.speed[THROUGHPUT.name], runner_up.speed[THROUGHPUT.name]
-    assert isinstance(ours, SpeedCell) and isinstance(theirs, SpeedCell)
-    needed = repeats_needed(ours.measured.values, theirs.measured.values)
+def _repeats(comparison: Comparison, best: Row, runner_up: Row) -> Measurement:
+    needed = repeats_needed(comparison, best, runner_up)
     names = f"{best.label} and {runner_up.label}"
-    text = (
-        f"{names}: {MORE_REPEATS}"
-        if needed is None
-        else f"{names}: about {needed} repeats of each would separate their throughput."
-    )
+    text = f"{names}: {MORE_REPEATS}"
+    if needed is not None:
+        text = f"{names}: {needed.text} of each would separate their throughput, if it differs as measured."
     return Measurement(
-        variant=best.name, against=runner_up.name, column=THROUGHPUT.name, kind="repeats", needed=needed, text=text
+        variant=best.name,
+        against=runner_up.name,
+        column=THROUGHPUT.name,
+        kind="repeats",
+        needed=needed.likely if needed else None,
+        text=text,
     )
 
 
@@ -367,6 +362,6 @@ def _is_measured(row: Row) -> bool:
     return any(not isinstance(cell, Missing) for cell in (*row.speed.values(), *row.tasks.values()))
 
 
-def _is_clearly_faster(row: Row, other: Row) -> bool:
-    change = throughput_over(row, other)
+def _is_clearly_faster(comparison: Comparison, row: Row, other: Row) -> bool:
+    change = throughput_over(comparison, row, other)
     return change is not None and change.is_clear and change.percent > 0

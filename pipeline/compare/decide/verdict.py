@@ -15,17 +15,16 @@ from pipeline.compare.decide.differences import (
     change_of,
     claim,
     clear,
-    corrected,
     gains,
     is_scored,
     losses,
-    stands_out,
     wins,
 )
 from pipeline.compare.decide.recommendation import Recommendation, recommend
 from pipeline.compare.statements import Sentence, count, in_points, listing, percent_range, plain, points_range, signed
 from pipeline.compare.stats.accuracy import PairedDifference
 from pipeline.compare.stats.kl_divergence import DivergenceCell
+from pipeline.compare.stats.measurement_model import StartVariation
 from pipeline.results.base import Frozen, Missing
 from pipeline.results.metrics import THROUGHPUT, TPOT, TTFT
 
@@ -95,22 +94,35 @@ def _slower(comparison: Comparison) -> Iterable[Sentence]:
 
 
 def _multiple_comparisons(comparison: Comparison) -> Iterable[Sentence]:
-    """Yield the changes in throughput that remain clear after correction for multiple comparisons."""
-    p_values = corrected(comparison)
-    if len(p_values) < 2:
-        return
-    found = [
-        (row, change)
-        for row in by_throughput(comparison)
-        if stands_out(row, p_values) and (change := change_of(row, THROUGHPUT.name)) is not None
+    """Yield the method by which several changes in throughput are claimed together, and the limit of one start."""
+    changes = [
+        change
+        for row in comparison.rows
+        if (change := change_of(row, THROUGHPUT.name)) is not None and change.interval is not None
     ]
-    remaining = "none remains"
-    if found:
-        words = ("that", "remains") if len(found) == 1 else ("those", "remain")
-        remaining = f"{words[0]} of {listing(row.label for row, _ in found)} {words[1]}"
-    text = f"{_by_chance(len(p_values), 'throughput difference', comparison.level)}; "
-    text += f"after Holm's correction for multiple comparisons, {remaining}."
-    yield Sentence(kind="speed", text=text, claims=tuple(claim(row, THROUGHPUT.name, change) for row, change in found))
+    if len(changes) > 1:
+        yield plain(
+            "speed",
+            f"The intervals of {len(changes)} throughput differences hold together at {100 * comparison.level:.0f} % "
+            "(Dunnett's comparisons with BF16).",
+        )
+    if changes and changes[0].widened_percent:
+        yield plain(
+            "caveat",
+            "Each server was started once, and two starts of one server differ: differences in speed are claimed only "
+            f"beyond {changes[0].widened_percent:g} %. bench.blocks=2 measures that difference.",
+        )
+    if comparison.starts is not None:
+        yield plain("speed", starts_text(comparison.starts))
+
+
+def starts_text(starts: StartVariation) -> str:
+    """Return the variation between starts in words."""
+    most = "Two starts" if starts.starts == 2 else f"The most different of {starts.starts} starts"
+    return (
+        f"{most} of BF16 differ by {starts.control_percent:.1f} % in throughput; beyond what all variants of a block "
+        f"share, the standard deviation of a start is {starts.start_percent:.1f} %, which the intervals include."
+    )
 
 
 def _by_chance(number: int, noun: str, level: float) -> str:

@@ -6,8 +6,8 @@ of least squares (D. Montgomery, Design and Analysis of Experiments, 8th ed., 20
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Hashable, Iterable, Sequence
-from math import comb
 from typing import NamedTuple
 
 import numpy as np
@@ -64,7 +64,7 @@ class AdditiveFit:
     @property
     def variance(self) -> float:
         """The residual variance of a unit."""
-        return self.residual_square / self.freedom if self.freedom else float("nan")
+        return self.residual_square / self.freedom if self.freedom else math.nan
 
     def connected(self, *variants: str) -> bool:
         """Return True if all of them are in the fit, and their differences can be estimated."""
@@ -132,7 +132,7 @@ def of_unequal_noise(fit: AdditiveFit, level: float = LEVEL) -> tuple[str, ...]:
             continue
         added = (fit.residual_square - rest.residual_square) / extra
         ratio = added / rest.variance if rest.variance > 0 else float("inf")
-        p = comb(k, number) * len(tried) * float(fdtrc(extra, rest.freedom, ratio))
+        p = math.comb(k, number) * len(tried) * float(fdtrc(extra, rest.freedom, ratio))
         found = min(found, (p, chosen))
     return found[1] if found[0] < 1 - level else ()
 

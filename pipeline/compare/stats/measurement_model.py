@@ -1,6 +1,6 @@
 """The model of a measurement: one metric of all variants under one load, log(figure) ~ variant + seed + block.
 
-Repeats of a seed send the same prompts to every variant, so that a seed is a block of a randomised complete block design
+Repeats of a seed send the same prompts to every variant: a seed is a block of a randomised complete block design
 (D. Montgomery, Design and Analysis of Experiments, 8th ed., 2013, chapter 4), and the residual variance is that of all
 variants together. Variants whose repeats vary more than those of the others are left out of it (`least_squares`) and
 compared from the two variants of a pair alone. Where seeds are unknown, or no seed joins the variants, the model has
@@ -174,7 +174,9 @@ class MeasurementModel:
                 found.append(_detectable(contrast, test) + math.log1p(self.tolerance_percent / 100))
         return 100 * math.expm1(sorted(found)[len(found) // 2]) if found else None
 
-    def repeats_needed(self, ours: str, theirs: str, control: str | None, family: Sequence[str]) -> RepeatsNeeded | None:
+    def repeats_needed(
+        self, ours: str, theirs: str, control: str | None, family: Sequence[str]
+    ) -> RepeatsNeeded | None:
         """Return the repeats, or with several blocks the blocks, for the test of this pair to show its difference.
 
         The test is that of `against` if `theirs` is the control, else that of `pair`, with the noise per unit as

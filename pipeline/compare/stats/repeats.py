@@ -117,7 +117,9 @@ class Contrast(NamedTuple):
         )
 
 
-def summarize(unit: str, values: Sequence[float], errors: Errors = (), start: Contrast | None = None) -> Repeated | Missing:
+def summarize(
+    unit: str, values: Sequence[float], errors: Errors = (), start: Contrast | None = None
+) -> Repeated | Missing:
     """Return mean, interval and range of one metric; a single value, or one that is not above zero, has no interval.
 
     Args:

@@ -35,7 +35,10 @@ def build(jobs: Sequence[Job], failures: Mapping[str, PipelineError]) -> Report:
     found = sources(jobs, failures)
     records = [record_of(source) for source in found]
     comparison = compare(
-        records, [clean(label, 60) for label in settings.eval.tasks], settings.report.margin_points / 100
+        records,
+        [clean(label, 60) for label in settings.eval.tasks],
+        settings.report.margin_points / 100,
+        settings.report.tolerance_percent,
     )
     model, machine = _model(settings), _machine(found, jobs[0])
     gpu = gpu_of(machine)
