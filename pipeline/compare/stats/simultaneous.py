@@ -22,7 +22,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
-from scipy.special import chdtri, ndtr, stdtr, stdtrit
+from scipy.special import chdtri, ndtr, ndtri, stdtr, stdtrit
 from scipy.stats import nct, norm
 
 from pipeline.compare.stats.intervals import LEVEL
@@ -55,11 +55,13 @@ class Student:
 
     def critical(self, freedom: float, level: float = LEVEL) -> float:
         """Return the value that |t| exceeds with probability 1 - level where nothing differs."""
-        return float(stdtrit(min(freedom, MANY), 1 - (1 - level) / (2 * self.comparisons)))
+        upper = 1 - (1 - level) / (2 * self.comparisons)
+        return float(ndtri(upper) if freedom >= MANY else stdtrit(freedom, upper))
 
     def p_value(self, t: float, freedom: float) -> float:
         """Return the two-sided p-value of a studentised difference."""
-        return min(1.0, 2 * self.comparisons * float(stdtr(min(freedom, MANY), -abs(t))))
+        tail = float(ndtr(-abs(t)) if freedom >= MANY else stdtr(freedom, -abs(t)))
+        return min(1.0, 2 * self.comparisons * tail)
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,7 @@ class Tukey:
         return bound if p < 1e-7 else min(bound, p)
 
 
+@lru_cache(maxsize=4096)
 def detectable(critical: float, freedom: float, power: float = POWER) -> float:
     """Return the true difference, in standard errors, that exceeds `critical` with probability `power`.
 
