@@ -51,6 +51,7 @@ class SpeedModels:
                     group = group_of(speed, load.name if load else speed.headline)
                     self._groups.setdefault(group, {}).setdefault(record.name, (speed, load))
         self._models: dict[tuple[Group, str], MeasurementModel] = {}
+        self._changes: dict[tuple[Group, str, str], Change | Missing] = {}
 
     def __eq__(self, other: object) -> bool:
         """Return True for any other: models hold no result that the comparison does not."""
@@ -80,7 +81,10 @@ class SpeedModels:
     def against_baseline(self, group: Group, metric: str, name: str) -> Change | Missing:
         """Return the change of a variant from the baseline, simultaneous over all variants of the group."""
         assert self.baseline is not None
-        return self.model(group, metric).against(self.baseline, name, self.family(group))
+        key = group, metric, name
+        if key not in self._changes:
+            self._changes[key] = self.model(group, metric).against(self.baseline, name, self.family(group))
+        return self._changes[key]
 
     def smallest_gain(self, group: Group, metric: str) -> float | None:
         """Return the true gain over the baseline, in percent, that would have been shown with 80 % power."""

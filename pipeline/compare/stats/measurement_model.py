@@ -92,6 +92,7 @@ class MeasurementModel:
 
     def __init__(self, observations: Sequence[Observation], tolerance_percent: float) -> None:
         self._tolerance = tolerance_percent
+        self._dunnett: dict[tuple[str, tuple[str, ...]], Dunnett] = {}
         self._all: dict[str, list[Observation]] = {}
         for each in observations:
             self._all.setdefault(each.variant, []).append(each)
@@ -102,6 +103,8 @@ class MeasurementModel:
             name: floor([each.value for each in self._all[name]], [each.error for each in self._all[name]])
             for name in self._usable
         }
+        # The variance of a repeat inside a start.
+        self._within = 0.0
         self._repeats, self._starts = self._fits(used)
         # The noise between starts can be estimated if any degree of freedom is left for it.
         self.has_starts = self._starts.freedom > 0
@@ -206,7 +209,7 @@ class MeasurementModel:
         if not self.has_starts or len(means) < 2:
             return None
         repeats = len(self._repeats.units) / len(self._starts.units)
-        within = self._repeats.variance / repeats if self._repeats.freedom > 0 else 0.0
+        within = self._within / repeats
         beyond = max(0.0, self._pooled.variance - within) if self._pooled.freedom else 0.0
         return StartVariation(
             control_percent=100 * math.expm1(max(means) - min(means)),
@@ -229,11 +232,17 @@ class MeasurementModel:
 
     def _test(self, control: str, name: str, family: Sequence[str]) -> Test:
         """Return the test of a comparison with the control, one of as many as the family has."""
-        compared = [each for each in family if each != control and not _reason(self._all.get(each, []))]
         if not self._pooled.connected(name, control):
-            return Student(max(1, len(compared)))
-        joined = [each for each in compared if self._pooled.connected(each, control)]
-        return Dunnett(max(1, len(compared)), self._pooled.correlation(joined, control))
+            return Student(max(1, len(self._compared(control, family))))
+        key = control, tuple(family)
+        if key not in self._dunnett:
+            compared = self._compared(control, family)
+            joined = [each for each in compared if self._pooled.connected(each, control)]
+            self._dunnett[key] = Dunnett(max(1, len(compared)), self._pooled.correlation(joined, control))
+        return self._dunnett[key]
+
+    def _compared(self, control: str, family: Sequence[str]) -> list[str]:
+        return [each for each in family if each != control and each in self._usable]
 
     def _needed(self, contrast: Contrast, distance: float, test: Test) -> int | None:
         """Return the units of each variant that show a difference of this size."""
@@ -279,6 +288,8 @@ class MeasurementModel:
         for each in used:
             strata.setdefault((each.block, each.device if self._devices_known else ""), []).append(each)
         fits = {place: _within(place, inside) for place, inside in strata.items()}
+        freedom = sum(fit.freedom for fit in fits.values())
+        self._within = math.fsum(fit.residual_square for fit in fits.values()) / freedom if freedom else 0.0
         starts = [Unit(name, place, value) for place, fit in fits.items() for name, value in fit.means().items()]
         if len(fits) == 1:
             return next(iter(fits.values())), AdditiveFit(starts)
