@@ -52,7 +52,7 @@ class AdditiveFit:
         kept = weights > 1e-9 * max(1, len(units))
         self._inverse: NDArray[np.float64] = (vectors[:, kept] / weights[kept]) @ vectors[:, kept].T
         solution = self._inverse @ (design.T @ values)
-        self.effects = dict(zip(self.variants, solution.tolist(), strict=False))
+        self.effects: dict[str, float] = dict(zip(self.variants, solution.tolist(), strict=False))
         self._squared = (values - design @ solution) ** 2
         self.residual_square = float(self._squared.sum())
         self.freedom = len(units) - int(kept.sum())
