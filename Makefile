@@ -85,8 +85,9 @@ test: lint ## Lint, types and tests: what CI runs
 test-slow: $(INSTALLED) ## The proofs that take minutes
 	$(PY) -m pytest -m slow
 
-docs: $(INSTALLED) ## Write the tables of docs/formats.md and the picture of docs/architecture.md from the code
+docs: $(INSTALLED) ## Write the tables of docs/formats.md and deciding.md and the picture of docs/architecture.md from the code
 	$(PY) -m tools.format_tables
+	$(PY) -m tools.power_table
 	$(PY) -m tools.import_layers
 
 lock: $(INSTALLED) ## Resolve pyproject.toml again into requirements/*.txt
