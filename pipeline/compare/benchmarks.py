@@ -7,11 +7,13 @@ drift is the guard that needs both: a variant that generates more tokens from th
 from __future__ import annotations
 
 from statistics import fmean
+from typing import NamedTuple
 
 from pydantic import field_serializer
 
 from pipeline.compare import load_guards
-from pipeline.compare.stats.repeats import Change, Repeated, relative_change, summarize
+from pipeline.compare.speed_models import Group, SpeedModels, group_of
+from pipeline.compare.stats.repeats import Change, Repeated, summarize
 from pipeline.results.base import Frozen, Missing
 from pipeline.results.bench import Goodput, Guard, LoadKind, LoadResult, Memory, Metric
 from pipeline.results.records import Record, Speed
@@ -21,7 +23,7 @@ DRIFT = 0.02
 
 
 class SpeedCell(Frozen):
-    """A metric with its change from the baseline."""
+    """A metric with its change from the baseline: simultaneous over the variants, by `stats.measurement_model`."""
 
     measured: Repeated
     change: Change | Missing
@@ -71,13 +73,13 @@ class Benchmark(Frozen):
         return None if goodput is None else goodput.model_dump(exclude=hidden)
 
 
-def benchmark(speed: Speed, record: Record, baseline: Record | None) -> Benchmark:
+def benchmark(speed: Speed, record: Record, baseline: Record | None, models: SpeedModels) -> Benchmark:
     """Compare one protocol of a variant with the same protocol of the baseline."""
     reference = _reference(speed, record, baseline)
     return Benchmark(
         protocol=speed.protocol,
         headline=speed.headline,
-        loads=tuple(_load(load, reference) for load in speed.loads),
+        loads=tuple(_load(load, record.name, speed, reference, models) for load in speed.loads),
         guards=guards(speed, reference),
         goodput=speed.goodput,
         memory=speed.memory,
@@ -106,7 +108,9 @@ def guards(speed: Speed, reference: Speed | Missing) -> tuple[Guard, ...]:
     return (*speed.guards, *(guard for guard in found if guard is not None))
 
 
-def headline_cell(record: Record, baseline: Record | None, name: str, unit: str) -> SpeedCell | Missing:
+def headline_cell(
+    record: Record, baseline: Record | None, name: str, unit: str, models: SpeedModels
+) -> SpeedCell | Missing:
     """Return a metric of the load that the tables show."""
     if isinstance(record.speed, Missing):
         return record.speed
@@ -116,14 +120,17 @@ def headline_cell(record: Record, baseline: Record | None, name: str, unit: str)
     if metric.unit != unit:
         return Missing(reason=f"measured in {metric.unit}, not {unit}")
     reference = _reference(record.speed, record, baseline)
+    other: Metric | Missing = Missing(reason=f"BF16 has no {name} to compare with")
     if isinstance(reference, Missing):
-        return _cell(metric, reference)
-    if reference.headline != record.speed.headline:
-        return _cell(metric, Missing(reason=f"BF16's figures are of another load ({reference.headline})"))
-    load, other = record.speed.load(record.speed.headline), reference.load(reference.headline)
-    if load and other and (reason := load.incomparable(name, other)):
-        return _cell(metric, Missing(reason=reason))
-    return _cell(metric, reference.metrics.get(name, Missing(reason=f"BF16 has no {name} to compare with")))
+        other = reference
+    elif reference.headline != record.speed.headline:
+        other = Missing(reason=f"BF16's figures are of another load ({reference.headline})")
+    else:
+        load, same = record.speed.load(record.speed.headline), reference.load(reference.headline)
+        reason = load.incomparable(name, same) if load and same else ""
+        other = Missing(reason=reason) if reason else reference.metrics.get(name, other)
+    where = _Place(models, group_of(record.speed, record.speed.headline), record.name, name)
+    return _cell(metric, other, where)
 
 
 def _reference(speed: Speed, record: Record, baseline: Record | None) -> Speed | Missing:
@@ -144,18 +151,27 @@ def _reference(speed: Speed, record: Record, baseline: Record | None) -> Speed |
     return reference
 
 
-def _load(load: LoadResult, reference: Speed | Missing) -> LoadRow:
+class _Place(NamedTuple):
+    """A metric of a variant, in the model of its group."""
+
+    models: SpeedModels
+    group: Group
+    variant: str
+    metric: str
+
+
+def _load(load: LoadResult, variant: str, speed: Speed, reference: Speed | Missing, models: SpeedModels) -> LoadRow:
     cells: dict[str, SpeedCell | Missing] = {}
     other = reference if isinstance(reference, Missing) else reference.load(load.name)
     for name, metric in load.metrics.items():
+        figures: Metric | Missing = Missing(reason=f"BF16 was not measured under {load.name}")
         if isinstance(other, Missing):
-            cells[name] = _cell(metric, other)
-        elif other is None:
-            cells[name] = _cell(metric, Missing(reason=f"BF16 was not measured under {load.name}"))
-        elif reason := load.incomparable(name, other):
-            cells[name] = _cell(metric, Missing(reason=reason))
-        else:
-            cells[name] = _cell(metric, other.metrics.get(name, Missing(reason=f"BF16 has no {name}")))
+            figures = other
+        elif other is not None:
+            reason = load.incomparable(name, other)
+            figures = Missing(reason=reason or f"BF16 has no {name}")
+            figures = figures if reason else other.metrics.get(name, figures)
+        cells[name] = _cell(metric, figures, _Place(models, group_of(speed, load.name), variant, name))
     return LoadRow(
         name=load.name,
         request_rate=load.request_rate,
@@ -166,15 +182,16 @@ def _load(load: LoadResult, reference: Speed | Missing) -> LoadRow:
     )
 
 
-def _cell(metric: Metric, reference: Metric | Missing) -> SpeedCell | Missing:
-    measured = summarize(metric.unit, metric.values, metric.errors)
+def _cell(metric: Metric, reference: Metric | Missing, place: _Place) -> SpeedCell | Missing:
+    model = place.models.model(place.group, place.metric)
+    measured = summarize(metric.unit, metric.values, metric.errors, model.mean_noise(place.variant))
     if isinstance(measured, Missing):
         return measured
     if isinstance(reference, Missing):
         return SpeedCell(measured=measured, change=reference)
     if reference.unit != metric.unit or isinstance(summarize(reference.unit, reference.values), Missing):
         return SpeedCell(measured=measured, change=Missing(reason="BF16 has no such figure to compare with"))
-    change = relative_change(metric.values, reference.values, metric.errors, reference.errors)
+    change = place.models.against_baseline(place.group, place.metric, place.variant)
     return SpeedCell(measured=measured, change=change)
 
 

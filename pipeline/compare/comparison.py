@@ -7,22 +7,25 @@ claim with them: it is neither marked best nor marked as different.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypedDict
 
-from pydantic import Field
+from pydantic import Field, InstanceOf
 
 from pipeline.compare.benchmarks import Benchmark, benchmark, headline_cell, marks
 from pipeline.compare.benchmarks import SpeedCell as SpeedCell
 from pipeline.compare.load_guards import first_repeats
+from pipeline.compare.speed_models import TOLERANCE_PERCENT, SpeedModels, group_of
 from pipeline.compare.stats.accuracy import Mean, PairedDifference, mean_over_tasks
 from pipeline.compare.stats.intervals import LEVEL, Interval
 from pipeline.compare.stats.kl_divergence import DivergenceCell, diverge, perplexity
+from pipeline.compare.stats.measurement_model import StartVariation
 from pipeline.compare.stats.noninferiority import MeanLoss, TaskMargin
 from pipeline.compare.stats.repeats import Change
 from pipeline.compare.tasks import Margins, judged, margins_of, mean_loss, task_cell
 from pipeline.compare.tasks import TaskCell as TaskCell
 from pipeline.results.base import Frozen, Missing
 from pipeline.results.bench import Guard
-from pipeline.results.metrics import HEADLINE, Direction, MetricDefinition
+from pipeline.results.metrics import HEADLINE, THROUGHPUT, Direction, MetricDefinition
 from pipeline.results.records import Family, Record, Speed
 
 SIZE = "size"
@@ -81,6 +84,13 @@ class Comparison(Frozen):
     guards: tuple[Guard, ...] = ()
     # The accepted loss on each task.
     margins: dict[str, TaskMargin] = Field({})
+    # Smallest gain that the run could have shown with 80 % power, in percent: by metric under the load of the table,
+    # and of throughput by protocol and load.
+    smallest_gains: dict[str, float] = Field({})
+    smallest_gains_by_load: dict[str, dict[str, float]] = Field({})
+    starts: StartVariation | None = None
+    # The models behind all differences of speed, for pairs other than those with the baseline; not stored.
+    models: InstanceOf[SpeedModels] = Field(default_factory=SpeedModels, exclude=True, repr=False)
 
     @property
     def is_measured(self) -> bool:
@@ -104,18 +114,25 @@ class Comparison(Frozen):
         return found
 
 
-def compare(records: Sequence[Record], tasks: Sequence[str], margins: Margins = None) -> Comparison:
+def compare(
+    records: Sequence[Record],
+    tasks: Sequence[str],
+    margins: Margins = None,
+    tolerance_percent: float = TOLERANCE_PERCENT,
+) -> Comparison:
     """Compare all records, in their order, the baseline first.
 
     Args:
         records: the results.
         tasks: labels of the tasks, in the order of the table.
         margins: accepted loss, a share, for all tasks or by task; other tasks have one that their set can show.
+        tolerance_percent: by which changes in speed are widened where each server was started once.
     """
     ordered = sorted(records, key=lambda record: not record.is_baseline)
     baseline = next((record for record in ordered if record.is_baseline), None)
     by_task = margins_of(records, tasks, margins)
-    rows = _judged([_row(record, baseline, tasks) for record in ordered], by_task)
+    models = SpeedModels(ordered, tolerance_percent)
+    rows = _judged([_row(record, baseline, tasks, models) for record in ordered], by_task)
     return Comparison(
         baseline=None if baseline is None else baseline.name,
         tasks=tuple(tasks),
@@ -125,10 +142,39 @@ def compare(records: Sequence[Record], tasks: Sequence[str], margins: Margins = 
         notes=tuple(_notes(ordered, baseline)),
         guards=first_repeats(ordered),
         margins=by_task,
+        **_precision(baseline, models),
+        models=models,
     )
 
 
-def _row(record: Record, baseline: Record | None, tasks: Sequence[str]) -> Row:
+class _Precision(TypedDict, total=False):
+    smallest_gains: dict[str, float]
+    smallest_gains_by_load: dict[str, dict[str, float]]
+    starts: StartVariation | None
+
+
+def _precision(baseline: Record | None, models: SpeedModels) -> _Precision:
+    """Return the differences that the benchmarks could have shown, and the variation between starts of a server."""
+    if baseline is None or isinstance(baseline.speed, Missing):
+        return {}
+    headline = group_of(baseline.speed, baseline.speed.headline)
+    gains = {metric.name: models.smallest_gain(headline, metric.name) for metric in HEADLINE}
+    by_load = {
+        protocol: {
+            load.name: gain
+            for load in speed.loads
+            if (gain := models.smallest_gain(group_of(speed, load.name), THROUGHPUT.name)) is not None
+        }
+        for protocol, speed in {baseline.speed.protocol: baseline.speed, **baseline.protocols}.items()
+    }
+    return {
+        "smallest_gains": {name: gain for name, gain in gains.items() if gain is not None},
+        "smallest_gains_by_load": {protocol: gains for protocol, gains in by_load.items() if gains},
+        "starts": models.model(headline, THROUGHPUT.name).start_variation(baseline.name),
+    }
+
+
+def _row(record: Record, baseline: Record | None, tasks: Sequence[str], models: SpeedModels) -> Row:
     cells = {task: task_cell(record, baseline, task) for task in tasks}
     changes = [c.change for c in cells.values() if isinstance(c, TaskCell) and isinstance(c.change, PairedDifference)]
     scored = [cell.accuracy for cell in cells.values() if isinstance(cell, TaskCell)]
@@ -141,12 +187,12 @@ def _row(record: Record, baseline: Record | None, tasks: Sequence[str]) -> Row:
         emulated=record.emulated,
         claims_speed=not record.emulated and not (baseline is not None and baseline.emulated),
         size=_size(record, baseline),
-        speed={column.name: headline_cell(record, baseline, column.name, column.unit) for column in HEADLINE},
+        speed={column.name: headline_cell(record, baseline, column.name, column.unit, models) for column in HEADLINE},
         details={}
         if speed is None
-        else {n: headline_cell(record, baseline, n, m.unit) for n, m in speed.metrics.items()},
+        else {name: headline_cell(record, baseline, name, m.unit, models) for name, m in speed.metrics.items()},
         marks=marks(record, baseline),
-        benchmarks={name: benchmark(each, record, baseline) for name, each in record.protocols.items()},
+        benchmarks={name: benchmark(each, record, baseline, models) for name, each in record.protocols.items()},
         kv_cache_tokens=speed.server.kv_cache_tokens if speed else None,
         ready_s=speed.server.ready_s if speed else None,
         tasks=cells,

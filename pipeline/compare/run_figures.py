@@ -26,11 +26,11 @@ from numpy.typing import NDArray
 from pydantic import Field
 from scipy.special import ndtr, stdtr, stdtrit
 
-from pipeline.compare.comparison import DIVERGENCE, MARGIN, SIZE, Comparison, Row, SizeCell, SpeedCell, TaskCell
+from pipeline.compare.comparison import DIVERGENCE, SIZE, Comparison, Row, SizeCell, SpeedCell, TaskCell
 from pipeline.compare.stats.accuracy import PairedDifference, Z, adjusted_wald, mcnemar, paired_difference
 from pipeline.compare.stats.intervals import LEVEL, Interval
 from pipeline.compare.stats.kl_divergence import DivergenceCell
-from pipeline.compare.stats.noninferiority import LossVerdict, judge_loss
+from pipeline.compare.stats.noninferiority import MARGIN, LossVerdict, judge_loss
 from pipeline.compare.stats.sessions import session_changes
 from pipeline.results.base import Frozen, Missing
 from pipeline.results.item_scores import ItemScores

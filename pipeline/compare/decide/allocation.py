@@ -37,7 +37,8 @@ from pydantic import Field
 from scipy.special import ndtr, ndtri
 
 from pipeline.compare.stats.intervals import Interval
-from pipeline.compare.stats.noninferiority import LEVEL, tango
+from pipeline.compare.stats.noninferiority import tango
+from pipeline.compare.stats.sample_size import LEVEL
 from pipeline.results.base import Frozen
 
 ALPHA = 0.05

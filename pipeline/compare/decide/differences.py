@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal
-
-from scipy.special import ndtri
 
 from pipeline.compare.comparison import Comparison, Row, SpeedCell
 from pipeline.compare.statements import Claim, percent_range
 from pipeline.compare.stats.accuracy import PairedDifference
-from pipeline.compare.stats.intervals import LEVEL, Interval
-from pipeline.compare.stats.repeats import Change, relative_change
-from pipeline.results.base import Frozen, Missing
+from pipeline.compare.stats.intervals import LEVEL
+from pipeline.compare.stats.measurement_model import RepeatsNeeded
+from pipeline.compare.stats.repeats import Change
+from pipeline.results.base import Missing
 from pipeline.results.metrics import THROUGHPUT
 
 
@@ -42,7 +40,7 @@ def is_uncertain(row: Row) -> bool:
 
 
 def throughput_over(comparison: Comparison, row: Row, other: Row) -> Change | None:
-    """Return the change in throughput from another row to this one; None if either makes no speed claim."""
+    """Return the change in throughput from another row to this one, of this pair alone; None if it is no claim."""
     change = speed_between(comparison, THROUGHPUT.name, row.name, other.name)
     return change if isinstance(change, Change) else None
 
@@ -52,48 +50,41 @@ def speed_between(
     metric: str,
     ours: str,
     theirs: str,
-    comparisons: int | Literal["all"] = 1,
+    comparisons: Literal[1, "all"] = 1,
     level: float = LEVEL,
 ) -> Change | Missing:
-    """Return the change of a metric between two rows, corrected for that many comparisons by C. Bonferroni."""
+    """Return the change of a metric of the table from one row to another, by the model of all variants.
+
+    Args:
+        comparison: the table.
+        metric: its name.
+        ours: name of the row whose figure is the larger for a positive change.
+        theirs: name of the other row.
+        comparisons: 1 for the interval of this pair alone, "all" for one simultaneous over all pairs (Tukey).
+        level: of the interval, or of all pairs together.
+    """
     rows = {row.name: row for row in comparison.rows}
-    one, other = rows[ours], rows[theirs]
-    cells = one.speed[metric], other.speed[metric]
-    for row, cell in zip((one, other), cells, strict=True):
+    for row in (rows[ours], rows[theirs]):
+        cell = row.speed[metric]
         if not row.claims_speed:
             return Missing(reason="emulated here: no speed claim")
-        if isinstance(cell, Missing):
+        if not isinstance(cell, SpeedCell):
             return cell
-        if isinstance(cell.change, Missing) and "another machine" in cell.change.reason:
-            return cell.change
-    assert not isinstance(cells[0], Missing) and not isinstance(cells[1], Missing)
-    change = relative_change(cells[0].measured.values, cells[1].measured.values)
-    if isinstance(change, Missing) or change.interval is None or change.p_value is None:
-        return change
-    number = len(rows) * (len(rows) - 1) // 2 if comparisons == "all" else comparisons
-    # A normal approximation of the wider interval.
-    factor = float(ndtri((1 - level) / 2 / number) / ndtri((1 - LEVEL) / 2))
-    centre = math.log1p(change.percent / 100)
-    low, high = (math.log1p(each / 100) for each in (change.interval.low, change.interval.high))
-    interval = Interval(
-        low=100 * math.expm1(centre - factor * (centre - low)), high=100 * math.expm1(centre + factor * (high - centre))
-    )
-    return change.model_copy(update={"interval": interval})
-
-
-class RepeatsNeeded(Frozen):
-    """The repeats, or blocks, that would separate two variants."""
-
-    unit: Literal["repeats", "blocks"]
-    low: int
-    likely: int
-    high: int | None
-    text: str
+    groups = {comparison.models.headline(name) for name in (ours, theirs)}
+    if len(groups) > 1:
+        return Missing(reason="measured on another machine, or under another load")
+    group = groups.pop()
+    family = comparison.models.family(group) if comparisons == "all" else None
+    return comparison.models.model(group, metric).pair(ours, theirs, family, level)
 
 
 def repeats_needed(comparison: Comparison, row: Row, other: Row) -> RepeatsNeeded | None:
-    """Return None: there may be no difference."""
-    return None
+    """Return the repeats or blocks that would separate the throughput of two rows; None if none can be named."""
+    if isinstance(speed_between(comparison, THROUGHPUT.name, row.name, other.name), Missing):
+        return None
+    group = comparison.models.headline(row.name)
+    model = comparison.models.model(group, THROUGHPUT.name)
+    return model.repeats_needed(row.name, other.name, comparison.baseline, comparison.models.family(group))
 
 
 def mean_throughput(row: Row) -> float:
@@ -115,5 +106,6 @@ def claim(row: Row, column: str, change: Change | PairedDifference) -> Claim:
 
 def serves_more(row: Row, change: Change) -> str:
     """Return the gain in throughput in words."""
-    around = percent_range(change)
-    return f"{row.label} serves {change.percent:.1f} % more tokens per second than BF16 (95 % interval {around} %)"
+    limit = f"; {change.qualification}" if change.qualification else ""
+    around = f"95 % interval {percent_range(change)} %{limit}"
+    return f"{row.label} serves {change.percent:.1f} % more tokens per second than BF16 ({around})"

@@ -9,7 +9,7 @@ from pipeline.compare.comparison import Comparison, Row, SizeCell, SpeedCell
 from pipeline.compare.decide.differences import change_of, serves_more, throughput_over
 from pipeline.compare.statements import Claim, percent_range
 from pipeline.compare.stats.intervals import Interval
-from pipeline.compare.stats.repeats import Change, relative_change
+from pipeline.compare.stats.repeats import Change
 from pipeline.results.base import Missing
 from pipeline.results.metrics import THROUGHPUT, TPOT
 
@@ -114,7 +114,9 @@ class Objective:
             return _exact(100 * (ours.bytes / theirs.bytes - 1)) if theirs.bytes else None
         if not row.claims_speed or not other.claims_speed:
             return None
-        change = relative_change(ours.measured.values, theirs.measured.values)
+        models = self.comparison.models
+        group = models.shared(row.name, other.name, self.load)
+        change = None if group is None else models.model(group, TPOT.name).pair(row.name, other.name)
         return change if isinstance(change, Change) else None
 
     def column(self) -> str:

@@ -31,7 +31,7 @@ from pipeline.results.metrics import THROUGHPUT
 
 # Headlines with more variants than these give their number, not their names.
 NAMED = 4
-MORE_REPEATS = "more repeats of each would separate their throughput, if they differ at all."
+MORE_REPEATS = "more repeats or blocks of each would separate their throughput, if they differ at all."
 
 
 class Measurement(Frozen):
@@ -326,7 +326,11 @@ class _Decision:
     def _repeats(self, row: Row, other: Row) -> Measurement:
         needed = repeats_needed(self.comparison, row, other)
         names = f"{row.label} and {other.label}"
-        text = MORE_REPEATS if needed is None else f"{needed.text} would separate their throughput."
+        text = (
+            MORE_REPEATS
+            if needed is None
+            else f"{needed.text} of each would separate their throughput, if it differs as measured."
+        )
         return Measurement(
             variant=row.name,
             against=other.name,

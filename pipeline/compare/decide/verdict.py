@@ -18,6 +18,7 @@ from pipeline.compare.decide.open_accuracy import blind_tasks
 from pipeline.compare.decide.recommendation import Recommendation, recommend
 from pipeline.compare.statements import Sentence, in_points, listing, percent_range, plain, points_range, signed
 from pipeline.compare.stats.kl_divergence import DivergenceCell
+from pipeline.compare.stats.measurement_model import StartVariation
 from pipeline.compare.stats.noninferiority import points
 from pipeline.compare.stats.sample_size import LEVEL
 from pipeline.results.base import Frozen, Missing
@@ -38,6 +39,7 @@ def judge(comparison: Comparison, model: str, machine: str, recommendation: Reco
     points = [
         *_faster(comparison),
         *_slower(comparison),
+        *_multiple_comparisons(comparison),
         *_quality(comparison),
         *_ran_on(comparison),
         *_margins(comparison),
@@ -87,6 +89,38 @@ def _slower(comparison: Comparison) -> Iterable[Sentence]:
     ]
     if noise:
         yield plain("speed", f"Throughput within noise of BF16's: {listing(noise)}.")
+
+
+def _multiple_comparisons(comparison: Comparison) -> Iterable[Sentence]:
+    """Yield the method by which several changes in throughput are claimed together, and the limit of one start."""
+    changes = [
+        change
+        for row in comparison.rows
+        if (change := change_of(row, THROUGHPUT.name)) is not None and change.interval is not None
+    ]
+    if len(changes) > 1:
+        yield plain(
+            "speed",
+            f"The intervals of {len(changes)} throughput differences hold together at {100 * comparison.level:.0f} % "
+            "(Dunnett's comparisons with BF16).",
+        )
+    if changes and changes[0].widened_percent:
+        yield plain(
+            "caveat",
+            "Each server was started once, and two starts of one server differ: differences in speed are claimed only "
+            f"beyond {changes[0].widened_percent:g} %. bench.blocks=2 measures that difference.",
+        )
+    if comparison.starts is not None:
+        yield plain("speed", starts_text(comparison.starts))
+
+
+def starts_text(starts: StartVariation) -> str:
+    """Return the variation between starts in words."""
+    most = "Two starts" if starts.starts == 2 else f"The most different of {starts.starts} starts"
+    return (
+        f"{most} of BF16 differ by {starts.control_percent:.1f} % in throughput; beyond what all variants of a block "
+        f"share, the standard deviation of a start is {starts.start_percent:.1f} %, which the intervals include."
+    )
 
 
 def _quality(comparison: Comparison) -> Iterable[Sentence]:

@@ -35,7 +35,12 @@ def build(jobs: Sequence[Job], failures: Mapping[str, PipelineError]) -> Report:
     settings = jobs[0].settings
     found = sources(jobs, failures)
     records = [record_of(source) for source in found]
-    comparison = compare(records, [clean(label, 60) for label in settings.eval.tasks], margins_in(settings))
+    comparison = compare(
+        records,
+        [clean(label, 60) for label in settings.eval.tasks],
+        margins_in(settings),
+        settings.report.tolerance_percent,
+    )
     model, machine = _model(settings), _machine(found, jobs[0])
     gpu = gpu_of(machine)
     footprints = {source.name: of_source(source) for source in found}

@@ -127,12 +127,18 @@ def test_a_p99_whose_interval_reaches_the_limit_by_half_a_millisecond_is_open():
 
 
 def test_equals_are_told_apart_by_more_repeats():
-    found = decided(record("bf16"), record("a", 1510), record("b", 1500))
+    found = decided(record("bf16"), record("a", 1540), record("b", 1500))
     assert (found.recommended, found.runner_up) == ("a", "b")
     (repeats,) = [m for m in found.settle if m.kind == "repeats"]
-    # There may be no difference, and so no number of repeats.
-    assert repeats.needed is None and "if they differ at all" in repeats.text
+    assert repeats.needed and repeats.needed > 3 and f"about {repeats.needed} repeats (" in repeats.text
+    assert "if it differs as measured" in repeats.text
     assert any("not distinguishable from that of A" in s.text for s in found.reasons)
+
+
+def test_no_number_of_repeats_is_named_where_there_may_be_no_difference():
+    found = decided(record("bf16"), record("a", 1510), record("b", 1500))
+    (repeats,) = [m for m in found.settle if m.kind == "repeats"]
+    assert repeats.needed is None and repeats.text.endswith("if they differ at all.")
 
 
 def test_what_is_not_served_here_is_not_asked_for_more_measurements():

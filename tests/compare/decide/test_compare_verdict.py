@@ -57,6 +57,21 @@ def test_only_gains_that_may_be_claimed_are_recommended():
     assert any(point.text == "Throughput within noise of BF16's: LUCKY." for point in verdict.points)
 
 
+NOISY = (0.93, 1.0, 1.07)
+
+
+def test_a_gain_among_many_variants_is_claimed_for_all_of_them_together():
+    """A gain of 15 % between noisy repeats is clear alone, and not among eight."""
+    alone = judged(record("bf16"), record("lucky", 1150, noise=NOISY))
+    assert alone.recommended == "lucky" and "one start of each server, widened by 2 %" in alone.answer.text
+    others = [record(f"same{index}", 1001, noise=NOISY) for index in range(7)]
+    among = judged(record("bf16"), record("lucky", 1150, noise=NOISY), *others)
+    assert among.recommended is None and not among.answer.claims
+    texts = [point.text for point in among.points]
+    assert "The intervals of 8 throughput differences hold together at 95 % (Dunnett's comparisons with BF16)." in texts
+    assert any(text.startswith("Each server was started once") and "beyond 2 %" in text for text in texts)
+
+
 def test_faster_but_worse_is_not_recommended():
     verdict = judged(record("bf16"), record("fast", 1500, wrong=30))
     assert verdict.recommended is None

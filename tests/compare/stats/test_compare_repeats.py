@@ -7,19 +7,27 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from pipeline.compare.stats.intervals import Interval, excludes_zero
-from pipeline.compare.stats.repeats import Change, Repeated, relative_change, summarize
+from pipeline.compare.stats.repeats import Change, Contrast, Repeated, relative_change, summarize
+from pipeline.compare.stats.simultaneous import Student
 from pipeline.results.base import Missing
 
 VALUES = st.lists(st.floats(0.01, 1e6), min_size=2, max_size=6)
 
 
-def test_mean_has_students_interval():
+def test_mean_has_students_interval_of_the_logarithm():
     values = [101.0, 98.0, 104.0]
     found = summarize("tok/s", values)
     assert isinstance(found, Repeated) and found.interval is not None
-    expected = stats.t.interval(0.95, 2, loc=np.mean(values), scale=stats.sem(values))
-    assert (found.interval.low, found.interval.high) == pytest.approx(expected)
+    logs = np.log(values)
+    expected = np.exp(stats.t.interval(0.95, 2, loc=np.mean(logs), scale=stats.sem(logs)))
+    assert (found.interval.low, found.interval.high) == pytest.approx(tuple(expected))
     assert (found.spread.low, found.spread.high, found.repeats) == (98.0, 104.0, 3)
+
+
+@pytest.mark.parametrize("values", [[215.0, 724.0, 3252.0], [1.2, 1.84, 2.9]])
+def test_no_interval_holds_an_impossible_value(values):
+    found = summarize("tok/s", values)
+    assert 0 < found.interval.low < found.mean < found.interval.high
 
 
 def test_single_repeat_has_no_interval():
@@ -86,6 +94,18 @@ def test_interval_of_a_change_covers_it_as_often_as_it_says():
         assert isinstance(change, Change) and change.interval is not None
         inside += change.interval.contains(20.0)
     assert 0.93 < inside / runs < 0.99
+
+
+@pytest.mark.parametrize("ours", [[102.0, 101.0, 103.0], [109.0, 110.0, 111.0], [90.0, 91.0, 89.0]])
+def test_a_widened_change_says_what_its_interval_says(ours):
+    logs = [np.log(ours), np.log([99.0, 100.0, 101.0])]
+    error = np.sqrt(sum(np.var(each, ddof=1) / 3 for each in logs))
+    contrast = Contrast(float(logs[0].mean() - logs[1].mean()), float(error), 4)
+    exact, wide = contrast.change(Student()), contrast.change(Student(), 2.0)
+    assert (100 + wide.interval.low) * 1.02 == pytest.approx(100 + exact.interval.low)
+    assert (100 + wide.interval.high) / 1.02 == pytest.approx(100 + exact.interval.high)
+    assert wide.p_value > exact.p_value and wide.is_clear == (wide.p_value < 0.05)
+    assert wide.qualification == "one start of each server, widened by 2 %" and not exact.qualification
 
 
 def test_zero_is_excluded_only_by_an_interval_that_does():

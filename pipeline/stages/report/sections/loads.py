@@ -13,9 +13,10 @@ from pipeline.results import metrics
 from pipeline.results.bench import Goodput, Guard
 from pipeline.results.metrics import GOODPUT, THROUGHPUT
 from pipeline.results.text import clean
-from pipeline.stages.report.blocks import Table
+from pipeline.stages.report.blocks import Block, Legend, Table
 from pipeline.stages.report.number_format import decimals, number, signed
 
+CAPTION = "Loads of "
 OUTCOMES = {True: "passed", False: "failed", None: "reported, not judged"}
 COLUMNS = {
     metrics.latency(statistic, latency).name: f"P{percent} {latency.upper()} (ms)"
@@ -35,8 +36,25 @@ def load_tables(comparison: Comparison) -> list[Table]:
             for load in row.benchmarks[protocol].loads
         ]
         if measured:
-            found.append(_loads(f"Loads of {protocol}", measured))
+            found.append(_loads(f"{CAPTION}{protocol}", measured))
     return found
+
+
+def smallest_gains(comparison: Comparison, table: Table) -> list[Block]:
+    """Return the legend of a table of loads: the gain in throughput that could have been shown under each."""
+    protocol = table.caption.removeprefix(CAPTION)
+    gains = comparison.smallest_gains_by_load.get(protocol, {})
+    if not gains:
+        return []
+    listed = ", ".join(f"{load} {gain:.1f} %" for load, gain in gains.items())
+    return [
+        Legend(
+            [
+                "In brackets: 95 % intervals; those of differences from BF16 hold for all variants together (Dunnett).",
+                f"This run could have shown a gain in throughput of this size or more with 80 % power: {listed}.",
+            ]
+        )
+    ]
 
 
 def _loads(caption: str, measured: list[tuple[Row, Benchmark, LoadRow]]) -> Table:

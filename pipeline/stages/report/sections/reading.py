@@ -10,9 +10,11 @@ from pipeline.stages.report.document import Report
 SPEED = (
     "Throughput counts prompt and generated tokens per second under the load below. TTFT is the time until the "
     "first token of an answer, TPOT the time for each further one. Each is the mean over repeats of the whole "
-    "benchmark against one running server, each repeat with its own requests. Differences are ratios of means, "
-    "with an interval by the delta method on the logarithm and Welch's degrees of freedom. Few repeats make "
-    "wide intervals. They do not include variation between starts of a server."
+    "benchmark, each repeat with its own requests; its interval is on the logarithmic scale. Differences from BF16 are "
+    "those of the model log(figure) = variant + seed + block: repeats with the same prompts are compared with each "
+    "other, the noise is estimated from all variants together, and the intervals hold for all of them at once "
+    "(Dunnett). Where each server was started in several blocks, the noise is that between starts; where it was "
+    "started once, that noise is not known, and every interval is widened by report.tolerance_percent."
 )
 ACCURACY = (
     "The share of items answered correctly, with Wilson's interval. The difference from BF16 is computed item by "

@@ -98,6 +98,8 @@ def speed_cell(row: Row, cell: SpeedCell | Missing, column: ResultColumn, best: 
     clear = row.claims_speed and change.is_clear
     if change.interval is not None and not clear and row.claims_speed:
         shown = replace(shown, evidence=f"{shown.evidence}; no difference shown")
+    if change.qualification:
+        shown = replace(shown, evidence=f"{shown.evidence}; {change.qualification}")
     return replace(
         shown,
         change=f"{signed(change.percent)} %",

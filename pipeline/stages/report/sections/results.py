@@ -106,6 +106,7 @@ class Results:
                 "*: a difference is shown: in speed, its 95 % interval excludes zero; in accuracy, a gain, or a loss "
                 "of more than the margin, corrected for all comparisons of the table. Without a star neither is shown."
             )
+        lines += precision_lines(self.comparison)
         if any(cell.is_best for cell in cells):
             lines.append(
                 "Best: the best figure of a column in which a difference is shown; its lead over the next may be "
@@ -128,6 +129,31 @@ class Results:
         if column.kind == "divergence":
             return divergence_of(row, column, best)
         return task_cell(row.tasks[column.name], column, best)
+
+
+def precision_lines(comparison: Comparison) -> list[str]:
+    """Return what the intervals of the speeds hold together, and the smallest gain that the run could have shown."""
+    lines = []
+    changes = [
+        cell.change
+        for row in comparison.rows
+        for cell in row.speed.values()
+        if row.claims_speed and isinstance(cell, SpeedCell) and isinstance(cell.change, Change) and cell.change.interval
+    ]
+    if changes:
+        lines.append("The intervals of a speed's differences from BF16 hold for all variants together (Dunnett).")
+    if limits := dict.fromkeys(change.qualification for change in changes if change.qualification):
+        lines.append(f"{'; '.join(limits).capitalize()}: two starts of one server may differ by as much.")
+    if comparison.smallest_gains:
+        parts = [
+            f"{metric.title} {gain:.1f} %"
+            for metric in comparison.metrics
+            if (gain := comparison.smallest_gains.get(metric.name)) is not None
+        ]
+        lines.append(
+            f"This run could have shown a difference of this size or more with 80 % power: {', '.join(parts)}."
+        )
+    return lines
 
 
 def _columns(comparison: Comparison) -> Sequence[ResultColumn]:

@@ -9,7 +9,13 @@ from pipeline.stages.report.blocks import PAGE, Block, Details, Heading, Key, Ma
 from pipeline.stages.report.document import Report
 from pipeline.stages.report.sections.latency import latency_blocks
 from pipeline.stages.report.sections.load_ladder import ladder_chart, ladder_styles
-from pipeline.stages.report.sections.loads import failed_guard_table, goodput_table, guard_table, load_tables
+from pipeline.stages.report.sections.loads import (
+    failed_guard_table,
+    goodput_table,
+    guard_table,
+    load_tables,
+    smallest_gains,
+)
 
 
 def section(report: Report) -> Section | None:
@@ -32,9 +38,9 @@ def _loads(comparison: Comparison) -> Iterator[Block]:
         )
         styles = ladder_styles(comparison)
         yield Key([Mark(name, style.colour, style.shape, style.dash) for name, style in styles.items()], media=PAGE)
-        yield Picture(chart, tables[:1])
+        yield Picture(chart, [block for table in tables[:1] for block in (table, *smallest_gains(comparison, table))])
         tables = tables[1:]
-    yield from (Details(table.caption, [table]) for table in tables)
+    yield from (Details(table.caption, [table, *smallest_gains(comparison, table)]) for table in tables)
 
 
 def _goodput(comparison: Comparison) -> Iterator[Block]:
