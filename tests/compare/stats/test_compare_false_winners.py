@@ -15,6 +15,7 @@ from pipeline.results.base import Missing
 from pipeline.results.bench import LoadResult, Metric
 from pipeline.results.metrics import THROUGHPUT
 from pipeline.results.records import Record, Speed
+from tools.power_table import DESIGNS, PAGE, Noise, page, power
 
 RUNS = 300
 # Five percent and two and a half standard errors of 300 runs.
@@ -115,3 +116,27 @@ def test_a_gain_of_ten_percent_of_one_named_pair_is_found(repeats, within, seed,
     print(f"{repeats} repeats, CV {within}, seeds {seed}: power {power:.3f}, size {size:.3f}")
     # Two standard errors of the simulation.
     assert power >= least - 2 * math.sqrt(least * (1 - least) / (2 * RUNS)) and size <= MOST
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("design", "noise", "gain"),
+    [
+        (DESIGNS[0], Noise(0.01, 0.01), 0.05),
+        (DESIGNS[1], Noise(0.06, 0.01), 0.20),
+        (DESIGNS[3], Noise(0.01, 0.03), 0.10),
+    ],
+)
+def test_the_power_of_the_documented_table_is_that_of_the_comparison(design, noise, gain):
+    dice = np.random.default_rng(4)
+    tables = [run(dice, 8, design.repeats, design.blocks, *noise, seed=0.05, gain=gain) for _ in range(RUNS)]
+    shown = sum(table.rows[1].speed[THROUGHPUT.name].change.is_clear for table in tables) / RUNS
+    print(f"{design}, {noise}, gain {gain}: {shown:.3f} for {power(design, noise, 8, gain):.3f}")
+    # Three standard errors, and the check that pooling is fair, which the table leaves out.
+    assert shown == pytest.approx(power(design, noise, 8, gain), abs=3 * 0.5 / math.sqrt(RUNS) + 0.02)
+
+
+@pytest.mark.slow
+def test_the_documented_table_is_current():
+    text = PAGE.read_text(encoding="utf-8")
+    assert page(text) == text

@@ -7,7 +7,7 @@ import pytest
 from support.synthetic_results import LADDER, STUDY, Run
 
 from pipeline.stages import report
-from pipeline.stages.report.blocks import Table, walk
+from pipeline.stages.report.blocks import Legend, Table, walk
 from pipeline.stages.report.build import build
 from pipeline.stages.report.sections import speed
 from pipeline.stages.report.sections.loads import load_tables
@@ -37,6 +37,13 @@ def test_each_load_has_every_variant_and_its_percentiles(tables):
     assert {"Throughput (tok/s)", "P50 TTFT (ms)", "P99 TTFT (ms)", "P99 TPOT (ms)"} <= set(loads.head)
     assert not any("Goodput" in title for title in loads.head), "a metric that nobody measured has no column"
     assert all(len(row) == len(loads.head) for row in loads.rows)
+
+
+def test_each_table_of_loads_says_what_gain_it_could_have_shown(run):
+    blocks = walk(speed.section(build(run.jobs, {})).blocks)
+    lines = [line for block in blocks if isinstance(block, Legend) for line in block.lines]
+    (gains,) = (line for line in lines if "could have shown a gain in throughput" in line)
+    assert all(f"concurrency {slots} " in gains for slots in LADDER)
 
 
 def test_what_speaks_against_a_figure_stands_beside_it(tables):

@@ -71,3 +71,12 @@ def test_tasks_that_nobody_was_scored_on_are_one_line():
     found = recommend(compare([record("bf16", tasks={}), *faster], TASKS), Constraints(), {})
     assert len(found.settle) == 2 * len(TASKS) > 2
     assert open_points(found) == [f"A and B: {listing(TASKS)} must be scored on the same items as BF16."]
+
+
+def test_the_table_says_what_its_intervals_hold_and_what_the_run_could_have_shown():
+    lines = Results.of(compare([record("bf16"), record("a", 1100), record("b", 1001)], TASKS)).legend
+    assert "The intervals of a speed's differences from BF16 hold for all variants together (Dunnett)." in lines
+    assert any(line.startswith("One start of each server, widened by 2 %") for line in lines)
+    assert any("could have shown" in line and "80 % power: Throughput " in line for line in lines)
+    single = Results.of(compare([record("bf16", noise=(1.0,)), record("a", 1100, noise=(1.0,))], TASKS)).legend
+    assert not any("could have shown" in line or "Dunnett" in line for line in single)
