@@ -83,6 +83,51 @@ def test_each_load_is_compared_with_its_own_kind() -> None:
     assert second.change.percent < -30 and second.change.is_clear
 
 
+def at_rate(rate: float, metrics: dict[str, tuple[float, ...]], requests: int = 500) -> LoadResult:
+    units = {METRIC: "tok/s", "mean_ttft_ms": "ms", "p90_ttft_ms": "ms", "p99_ttft_ms": "ms"}
+    return LoadResult(
+        name="rate 0.5 of saturation",
+        request_rate=rate,
+        max_concurrency=None,
+        num_prompts=requests,
+        metrics={name: Metric(unit=units[name], values=values) for name, values in metrics.items()},
+        asked=3 * requests,
+        completed=3 * requests,
+        failed=0,
+        in_flight=(2.0, 2.5, 3.0),
+    )
+
+
+def test_a_rate_has_no_change_of_throughput_and_latencies_only_at_the_same_rate() -> None:
+    """Both served what they were offered, so the variant's rate was 25 % higher by construction."""
+    bf16 = record("bf16", speed(at_rate(12.0, {METRIC: BASE, "mean_ttft_ms": BASE})))
+    faster = record("w4a16", speed(at_rate(15.0, {METRIC: (125.0, 126.0, 124.0), "mean_ttft_ms": FAST})))
+    same = record("w4a16", speed(at_rate(12.0, {METRIC: BASE, "mean_ttft_ms": FAST})))
+    rows = compare([bf16, faster], []).rows[1].benchmarks["study"].loads[0].cells
+    for name in (METRIC, "mean_ttft_ms"):
+        assert rows[name].change == Missing(reason="BF16 was sent requests at another rate (12.0 per second)")
+    cells = compare([bf16, same], []).rows[1].benchmarks["study"].loads[0].cells
+    assert isinstance(cells[METRIC].change, Missing) and "rate is given" in cells[METRIC].change.reason
+    assert cells["mean_ttft_ms"].change.percent == pytest.approx(50)
+    headline = headline_cell(same, bf16, METRIC, "tok/s")
+    assert isinstance(headline, SpeedCell) and isinstance(headline.change, Missing)
+
+
+@pytest.mark.parametrize(("requests", "shown"), [(8, ()), (20, ("p90",)), (99, ("p90",)), (100, ("p90", "p99"))])
+def test_a_percentile_beyond_the_requests_is_withheld_with_the_reason(requests: int, shown: tuple[str, ...]) -> None:
+    metrics = {"mean_ttft_ms": BASE, "p90_ttft_ms": BASE, "p99_ttft_ms": BASE}
+    (row,) = compare([record("bf16", speed(at_rate(1.0, metrics, requests)))], []).rows
+    (loaded,) = row.benchmarks["study"].loads
+    assert (loaded.kind, loaded.in_flight) == ("open", 2.5)
+    for statistic, least in (("p90", 20), ("p99", 100)):
+        cell = loaded.cells[f"{statistic}_ttft_ms"]
+        if statistic in shown:
+            assert isinstance(cell, SpeedCell)
+        else:
+            assert cell == Missing(reason=f"{requests} requests a repeat, {statistic.upper()} needs {least}")
+    assert isinstance(loaded.cells["mean_ttft_ms"], SpeedCell)
+
+
 def test_protocols_are_never_mixed_and_machines_never_compared() -> None:
     bf16 = record("bf16", speed(load("a", BASE)), speed(load("a", FAST), protocol="ladder"))
     other = record("w4a16", speed(load("a", FAST)), speed(load("a", FAST), protocol="ladder"))

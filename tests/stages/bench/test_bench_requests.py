@@ -103,8 +103,12 @@ def test_figures_keep_every_repeat_with_the_errors_of_its_percentiles() -> None:
     for _ in range(3):
         result = detailed(dice.exponential(0.2, 200).tolist(), [dice.exponential(0.05, 9).tolist() for _ in range(200)])
         result |= {"median_ttft_ms": 1000 * float(np.median(result["ttfts"])), "mean_ttft_ms": 1.0}
+        result |= {f"p{percent}_ttft_ms": 1000 * float(np.percentile(result["ttfts"], percent)) for percent in (90, 99)}
         runs.append(Run(summary_of(result), Requests.of(result)))
     found = figures_of(runs, {"ttft_ms": 100.0})
+    assert {"p90_ttft_ms", "p99_ttft_ms"} <= set(found)
+    few = [Run(run.summary, run.requests.where(np.arange(200) < 99)) for run in runs]
+    assert {"p90_ttft_ms", "p99_ttft_ms"} & set(figures_of(few, {})) == {"p90_ttft_ms"}
     assert len(found["total_token_throughput"].values) == 3
     assert "errors" not in found["mean_ttft_ms"].model_dump(exclude_unset=True)
     # Of an exponential's median: its scale over the root of the number.
