@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from scipy.special import ndtri
+from scipy.special import stdtrit
 
 from pipeline.compare.comparison import Comparison, Row, SpeedCell
 from pipeline.compare.statements import Claim, percent_range
@@ -71,8 +71,8 @@ def speed_between(
     if isinstance(change, Missing) or change.interval is None or change.p_value is None:
         return change
     number = len(rows) * (len(rows) - 1) // 2 if comparisons == "all" else comparisons
-    # A normal approximation of the wider interval.
-    factor = float(ndtri((1 - level) / 2 / number) / ndtri((1 - LEVEL) / 2))
+    freedom = min(len(cell.measured.values) for cell in cells if isinstance(cell, SpeedCell)) - 1
+    factor = float(stdtrit(freedom, (1 - level) / 2 / number) / stdtrit(freedom, (1 - LEVEL) / 2))
     centre = math.log1p(change.percent / 100)
     low, high = (math.log1p(each / 100) for each in (change.interval.low, change.interval.high))
     interval = Interval(
