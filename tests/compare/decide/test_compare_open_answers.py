@@ -39,7 +39,7 @@ def test_the_fastest_is_open_where_items_are_few() -> None:
     assert found.recommended is None
     text = found.answer.text
     assert text.startswith("Fastest, accuracy open: A serves 50.0 % more tokens per second than BF16 (95 % interval")
-    assert "; needs some 570 items of MMLU (410 to 8,100) and some 570 items of GSM8K (410 to 8,100)." in text
+    assert "; needs some 570 items of MMLU (410 to 7,200) and some 570 items of GSM8K (410 to 7,200)." in text
     assert text.endswith("Open as well: B.")
 
 
