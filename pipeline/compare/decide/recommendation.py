@@ -22,6 +22,7 @@ from pipeline.compare.decide.constraints import (
 )
 from pipeline.compare.decide.differences import baseline_of, claim, repeats_needed
 from pipeline.compare.decide.losses import losses, scored, verdict_at, within, worst_loss
+from pipeline.compare.decide.measurements import MORE_REPEATS, Measurement, open_points
 from pipeline.compare.decide.objective import Name as ObjectiveName
 from pipeline.compare.decide.objective import Objective, under
 from pipeline.compare.decide.open_accuracy import LOSS, accuracy_summary, divergences, needs
@@ -31,18 +32,6 @@ from pipeline.results.metrics import THROUGHPUT
 
 # Headlines with more variants than these give their number, not their names.
 NAMED = 4
-MORE_REPEATS = "more repeats or blocks of each would separate their throughput, if they differ at all."
-
-
-class Measurement(Frozen):
-    """A measurement that would decide an open question: a total of items or repeats, or a stage that has not run."""
-
-    variant: str
-    against: str
-    column: str
-    kind: Literal["items", "repeats", "benchmark", "evaluation"]
-    needed: int | None
-    text: str
 
 
 class Recommendation(Frozen):
@@ -56,6 +45,11 @@ class Recommendation(Frozen):
     constraints: Constraints
     candidates: tuple[Candidate, ...]
     settle: tuple[Measurement, ...]
+
+    @property
+    def open_points(self) -> list[str]:
+        """The measurements that would decide open questions, one line for those that variants share."""
+        return open_points(self.settle, {candidate.name: candidate.label for candidate in self.candidates})
 
 
 def recommend(
@@ -366,36 +360,6 @@ class _Decision:
 
 def _named(rows: Sequence[Row]) -> str:
     return listing(row.label for row in rows) if len(rows) <= NAMED else f"{len(rows)} variants"
-
-
-def open_points(recommendation: Recommendation) -> list[str]:
-    """Return the measurements that would decide open questions, one line for those that variants share."""
-    labels = {candidate.name: candidate.label for candidate in recommendation.candidates}
-    unscored: dict[str, list[str]] = {}
-    for each in recommendation.settle:
-        if each.kind == "evaluation":
-            unscored.setdefault(each.variant, []).append(each.column)
-    points: dict[tuple[str, ...], list[Measurement]] = {}
-    for each in recommendation.settle:
-        if each.kind == "evaluation":
-            alike: tuple[str, ...] = (each.kind, *unscored[each.variant])
-        elif each.kind == "repeats" and each.needed is None:
-            alike = (each.kind, each.against, each.column)
-        else:
-            alike = (each.text,)
-        points.setdefault(alike, []).append(each)
-    return [_line(group, labels) for group in points.values()]
-
-
-def _line(group: Sequence[Measurement], labels: Mapping[str, str]) -> str:
-    """Return one line for measurements that several variants share."""
-    first, names = group[0], listing(dict.fromkeys(labels[each.variant] for each in group))
-    if all(each.text == first.text for each in group):
-        return first.text
-    if first.kind == "evaluation":
-        tasks = list(dict.fromkeys(each.column for each in group))
-        return f"{names}: {listing(tasks)} must be scored on the same items as BF16."
-    return f"{names}, each with {labels.get(first.against, first.against)}: {MORE_REPEATS}"
 
 
 def _open_measurement(

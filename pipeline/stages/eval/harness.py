@@ -292,12 +292,12 @@ def clock(seconds: float) -> str:
 
 
 def implied(n: int) -> str:
-    """Describe the precision of `n` items at 95 %: of a share, at worst, and of a difference on the same items."""
+    """Describe the precision of `n` items: of a share at 95 %, at worst, and the difference shown with 80 % power."""
     share = 1.96 * math.sqrt(0.25 / n)
-    difference = 1.96 * math.sqrt(USUALLY_DIFFERING / n)
+    difference = (1.96 + 0.84) * math.sqrt(USUALLY_DIFFERING / n)
     return (
-        f"drawn by subject: a score to ±{100 * share:.1f} points, a difference from BF16 to about "
-        f"±{100 * difference:.1f} where {100 * USUALLY_DIFFERING:.0f} % of the answers differ"
+        f"drawn by subject: a score to ±{100 * share:.1f} points; a difference of {100 * difference:.1f} from BF16 is "
+        f"shown in four of five cases where {100 * USUALLY_DIFFERING:.0f} % of the answers differ"
     )
 
 

@@ -94,6 +94,8 @@ def test_every_sample_is_kept_and_the_figure_is_their_mean(run: Evaluate) -> Non
     assert figures["Words"].filters.keys() == {"whole", "digit"}
     assert figures["Words"].value == figures["Words"].filters["digit"]
     assert all("response" in row and "filtered" in row and row["scores"].keys() == {"whole", "digit"} for row in words)
+    assert sum(row["unfinished"] for row in words) == figures["Words"].unfinished
+    assert not any("unfinished" in row for row in rows)
     assert draft.results.server.argv == (str(("prefix_caching", True)),)
     assert draft.results.seconds.keys() == {"Choice", "Words"}
     assert "Choice 40/40" in draft.said

@@ -167,6 +167,7 @@ def test_a_budget_that_fills_the_context_gives_way_before_the_prompt_does(
     assert all(len(r["prompt"]) + r["max_tokens"] == server.context for r in by_length)
     assert model.tally.facts()["truncated"] == 1
     assert model.tally.facts()["unfinished"] == 2
+    assert len(model.tally.cut) == 2
 
 
 def test_some_greedy_answers_are_asked_for_again_and_compared(server: CompletionsServer, tokenizer: Any) -> None:

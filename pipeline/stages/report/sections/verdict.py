@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pipeline.compare.decide.objective import Objective, under
-from pipeline.compare.decide.recommendation import Recommendation, open_points
+from pipeline.compare.decide.recommendation import Recommendation
 from pipeline.compare.stats.accuracy import Mean
 from pipeline.stages.report.blocks import (
     PAGE,
@@ -40,7 +40,7 @@ def section(report: Report) -> Section:
     if chosen and chosen.reasons:
         reasons.append(Point("Why", [sentence.text for sentence in chosen.reasons]))
     if chosen and chosen.settle:
-        reasons.append(Point("Still open", open_points(chosen)))
+        reasons.append(Point("Still open", chosen.open_points))
     blocks.append(Points([*reasons, *statements]))
     # The terminal shows only the measured statements; constraints are in the files.
     blocks += [Prose(verdict.answer.text, "answer", media=TERMINAL), Points(_in_order(report), media=TERMINAL)]

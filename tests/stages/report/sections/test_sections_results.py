@@ -6,7 +6,8 @@ from support.compare_records import TASKS, anything, record
 from pipeline.compare import compare
 from pipeline.compare.comparison import SpeedCell, TaskCell
 from pipeline.compare.decide.constraints import Constraints
-from pipeline.compare.decide.recommendation import MORE_REPEATS, open_points, recommend
+from pipeline.compare.decide.measurements import MORE_REPEATS
+from pipeline.compare.decide.recommendation import recommend
 from pipeline.compare.statements import listing
 from pipeline.compare.stats.accuracy import PairedDifference
 from pipeline.compare.stats.repeats import Change
@@ -49,7 +50,7 @@ def test_a_star_and_a_colour_stand_where_a_difference_is_shown(records):
 @given(anything())
 def test_what_is_open_is_said_of_every_variant_once(records):
     found = recommend(compare(records, TASKS), Constraints(), {})
-    said, labels = open_points(found), {each.name: each.label for each in found.candidates}
+    said, labels = found.open_points, {each.name: each.label for each in found.candidates}
     assert len(set(said)) == len(said) <= len(found.settle)
     for each in found.settle:
         alike = [text for text in said if labels[each.variant] in text]
@@ -62,7 +63,7 @@ def test_many_variants_of_one_open_question_are_one_line():
     single = [record(name, 900 + 100 * i, noise=(1.0,)) for i, name in enumerate("abcdef")]
     found = recommend(compare([record("bf16", noise=(1.0,)), *single], TASKS), Constraints(), {})
     assert len(found.settle) == 6
-    assert open_points(found) == [f"A, B, C, D, E and F, each with BF16: {MORE_REPEATS}"]
+    assert found.open_points == [f"A, B, C, D, E and F, each with BF16: {MORE_REPEATS}"]
     assert "any of 6 variants" in found.answer.text
 
 
@@ -70,7 +71,7 @@ def test_tasks_that_nobody_was_scored_on_are_one_line():
     faster = [record(name, 1300, tasks={}) for name in "ab"]
     found = recommend(compare([record("bf16", tasks={}), *faster], TASKS), Constraints(), {})
     assert len(found.settle) == 2 * len(TASKS) > 2
-    assert open_points(found) == [f"A and B: {listing(TASKS)} must be scored on the same items as BF16."]
+    assert found.open_points == [f"A and B: {listing(TASKS)} must be scored on the same items as BF16."]
 
 
 def test_the_table_says_what_its_intervals_hold_and_what_the_run_could_have_shown():

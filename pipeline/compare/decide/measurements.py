@@ -1,0 +1,51 @@
+"""Measurements that would decide open questions, one line for those that variants share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from pipeline.compare.statements import listing
+from pipeline.results.base import Frozen
+
+MORE_REPEATS = "more repeats or blocks of each would separate their throughput, if they differ at all."
+
+
+class Measurement(Frozen):
+    """A measurement that would decide an open question: a total of items or repeats, or a stage that has not run."""
+
+    variant: str
+    against: str
+    column: str
+    kind: Literal["items", "repeats", "benchmark", "evaluation"]
+    needed: int | None
+    text: str
+
+
+def open_points(settle: Sequence[Measurement], labels: Mapping[str, str]) -> list[str]:
+    """Return the measurements that would decide open questions, one line for those that variants share."""
+    unscored: dict[str, list[str]] = {}
+    for each in settle:
+        if each.kind == "evaluation":
+            unscored.setdefault(each.variant, []).append(each.column)
+    points: dict[tuple[str, ...], list[Measurement]] = {}
+    for each in settle:
+        if each.kind == "evaluation":
+            alike: tuple[str, ...] = (each.kind, *unscored[each.variant])
+        elif each.kind == "repeats" and each.needed is None:
+            alike = (each.kind, each.against, each.column)
+        else:
+            alike = (each.text,)
+        points.setdefault(alike, []).append(each)
+    return [_line(group, labels) for group in points.values()]
+
+
+def _line(group: Sequence[Measurement], labels: Mapping[str, str]) -> str:
+    """Return one line for measurements that several variants share."""
+    first, names = group[0], listing(dict.fromkeys(labels[each.variant] for each in group))
+    if all(each.text == first.text for each in group):
+        return first.text
+    if first.kind == "evaluation":
+        tasks = list(dict.fromkeys(each.column for each in group))
+        return f"{names}: {listing(tasks)} must be scored on the same items as BF16."
+    return f"{names}, each with {labels.get(first.against, first.against)}: {MORE_REPEATS}"
