@@ -211,6 +211,11 @@ def test_newcombes_example():
     assert (around.low, around.high) == (pytest.approx(0.0524, abs=1e-4), pytest.approx(0.3339, abs=1e-4))
 
 
+def test_a_difference_needs_both_intervals():
+    with_interval, without = Figure(value=0.5, interval=wilson(0.5, 10)), Figure(value=1.0, interval=None)
+    assert difference(with_interval, without) is None and difference(without, with_interval) is None
+
+
 def test_equal_models_rarely_look_worse():
     """At 95 % an unchanged accuracy is called worse in about one of forty runs."""
     rng = random.Random(0)
