@@ -15,15 +15,14 @@ See also Y. Hochberg, A. Tamhane, Multiple Comparison Procedures, 1987, chapters
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq
-from scipy.special import chdtri, ndtr, ndtri, stdtr, stdtrit
-from scipy.stats import nct, norm
+from scipy.special import chdtri, nctdtr, ndtr, ndtri, stdtr, stdtrit
 
 from pipeline.compare.stats.intervals import LEVEL
 
@@ -33,7 +32,7 @@ MAX_CORRELATION = 0.95
 # Degrees of freedom above this are counted as infinite.
 MANY = 10_000.0
 _Z = np.linspace(-8.4, 8.4, 85)
-_DENSITY = norm.pdf(_Z) * (_Z[1] - _Z[0])
+_DENSITY = np.exp(-(_Z**2) / 2) / math.sqrt(2 * math.pi) * (_Z[1] - _Z[0])
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(48)
 
 
@@ -115,13 +114,20 @@ def detectable(critical: float, freedom: float, power: float = POWER) -> float:
     freedom = min(freedom, MANY)
 
     def missing(noncentrality: float) -> float:
-        return float(nct.sf(critical, freedom, noncentrality)) - power
+        return 1 - float(nctdtr(freedom, noncentrality, critical)) - power
 
     # The median of the noncentral t is about its noncentrality.
     high = critical + 1
     while missing(high) < 0:
         high *= 1.5
-    return float(brentq(missing, 0.0, high, xtol=1e-4))
+    return _root(missing, 0.0, high)
+
+
+def _root(function: Callable[[float], float], low: float, high: float) -> float:
+    # scipy.optimize is loaded when it is needed.
+    from scipy.optimize import brentq
+
+    return float(brentq(function, low, high, xtol=1e-8))
 
 
 def _rounded(correlation: float) -> float:
@@ -138,7 +144,7 @@ def _dunnett_critical(comparisons: int, correlation: float, freedom: float, leve
     def excess(c: float) -> float:
         return _dunnett_cdf(c, comparisons, correlation, freedom) - level
 
-    return float(brentq(excess, single * 0.999, bonferroni * 1.001, xtol=1e-8))
+    return _root(excess, single * 0.999, bonferroni * 1.001)
 
 
 def _dunnett_cdf(c: float, comparisons: int, correlation: float, freedom: float) -> float:
@@ -171,7 +177,7 @@ def _tukey_critical(means: int, freedom: float, level: float) -> float:
     def excess(c: float) -> float:
         return _range_cdf(c * math.sqrt(2), means, freedom) - level
 
-    return float(brentq(excess, single * 0.999, bonferroni * 1.001, xtol=1e-8))
+    return _root(excess, single * 0.999, bonferroni * 1.001)
 
 
 def _range_cdf(q: float, means: int, freedom: float) -> float:
