@@ -45,7 +45,7 @@ def cell_at(row: Row, metric: str, load: str | None) -> SpeedCell | Missing:
 
 @dataclass(frozen=True)
 class Objective:
-    """What makes one variant better than another, and the words for it."""
+    """The order of variants by one quantity, and the words for it."""
 
     comparison: Comparison
     name: Name = "throughput"

@@ -1,4 +1,4 @@
-"""What is open about a variant's accuracy, in words: the items it needs, the tasks that cannot tell, cut answers."""
+"""Open questions about a variant's accuracy, in words: the items needed, tasks that cannot tell, cut answers."""
 
 from __future__ import annotations
 
