@@ -340,7 +340,13 @@ def write_benchmark(run: Run, job: Job, figures: Figures, draft: Draft) -> None:
                 "load": "concurrency 4",
             },
         ],
-        "goodput": {"slo": {"ttft": 500.0, "e2el": 4000.0}, "met": 5.0, "unmet": 6.0, "probes": probes},
+        "goodput": {
+            "slo": {"ttft": 500.0, "e2el": 4000.0},
+            "met": 5.0,
+            "unmet": 6.0,
+            "probes": probes,
+            **dict.fromkeys(("met_confirmed", "unmet_confirmed", "monotone"), True),
+        },
         "memory": {
             "weights_bytes": figures.bytes,
             "kv_bytes_per_token": per_token,
@@ -382,12 +388,17 @@ def write_load(job: Job, figures: Figures, slots: int) -> dict[str, Any]:
             metrics[f"{which}_{name}_ms"] = ("ms", mean * factor)
     return {
         "name": f"concurrency {slots}",
-        "num_prompts": 48,
+        "num_prompts": 120,
         "request_rate": "inf",
         "max_concurrency": slots,
+<<<<<<< HEAD
         "seeds": [job.block * figures.repeats + index for index in range(figures.repeats)],
         "asked": 48 * figures.repeats,
         "completed": 48 * figures.repeats,
+=======
+        "asked": 120 * figures.repeats,
+        "completed": 120 * figures.repeats,
+>>>>>>> load
         "failed": 0,
         "input_tokens": [2400] * figures.repeats,
         "output_tokens": [2900] * figures.repeats,

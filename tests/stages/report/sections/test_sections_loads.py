@@ -6,11 +6,12 @@ from dataclasses import replace
 import pytest
 from support.synthetic_results import LADDER, STUDY, Run
 
+from pipeline.results.bench import Goodput
 from pipeline.stages import report
 from pipeline.stages.report.blocks import Legend, Table, walk
 from pipeline.stages.report.build import build
 from pipeline.stages.report.sections import speed
-from pipeline.stages.report.sections.loads import load_tables
+from pipeline.stages.report.sections.loads import _bracket, _doubts, load_tables
 
 VARIANTS = {name: replace(STUDY[name], disturbed=True) for name in ("bf16", "fp8_static", "w4a16", "int8_dynamic")}
 # As fast as BF16.
@@ -73,8 +74,33 @@ def test_a_change_has_its_interval_and_an_emulated_one_makes_no_claim(tables):
 
 def test_goodput_is_a_bracket(tables):
     (first, *others) = tables["Goodput"].rows
-    assert first == ("BF16", "ladder", "TTFT 500 ms, E2EL 4000 ms", "5", "6", "4")
+    assert first == ("BF16", "ladder", "TTFT 500 ms, E2EL 4000 ms", "5", "6", "4", "")
     assert len(others) == 3
+
+
+@pytest.mark.parametrize(
+    ("found", "shown"),
+    [
+        ({"met": 30.5, "unmet": None}, ("30.5", "no upper end found", "short probes, ends not repeated")),
+        ({"met": None, "unmet": 2.0, "unmet_confirmed": True, "monotone": True}, ("no rate met it", "2", "")),
+        (
+            {"met": 3.0, "unmet": 4.0, "met_confirmed": True, "unmet_confirmed": False, "monotone": False},
+            ("3", "4", "upper end not confirmed, a rate met the SLO above one that did not"),
+        ),
+    ],
+)
+def test_a_search_without_an_end_or_a_repeat_says_so(found, shown):
+    """Stored results of earlier versions have a lower end that one short probe met, and nothing above it."""
+    goodput = Goodput(slo={"ttft_ms": 500.0}, probes=(), **found)
+    met, unmet = _bracket(goodput)
+    assert (met, unmet) == shown[:2]
+    assert ", ".join(_doubts(goodput)).startswith(shown[2]) and bool([*_doubts(goodput)]) is bool(shown[2])
+
+
+def test_the_kind_of_a_load_and_its_requests_in_flight_are_shown(tables):
+    loads = tables["Loads of ladder"]
+    assert loads.head[-3:] == ("Kind of load", "In flight", "Marked")
+    assert {row[-3:-1] for row in loads.rows} == {("closed", "n/a")}
 
 
 def test_page_and_markdown_show_them(run):
