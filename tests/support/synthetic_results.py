@@ -391,14 +391,9 @@ def write_load(job: Job, figures: Figures, slots: int) -> dict[str, Any]:
         "num_prompts": 120,
         "request_rate": "inf",
         "max_concurrency": slots,
-<<<<<<< HEAD
         "seeds": [job.block * figures.repeats + index for index in range(figures.repeats)],
-        "asked": 48 * figures.repeats,
-        "completed": 48 * figures.repeats,
-=======
         "asked": 120 * figures.repeats,
         "completed": 120 * figures.repeats,
->>>>>>> load
         "failed": 0,
         "input_tokens": [2400] * figures.repeats,
         "output_tokens": [2900] * figures.repeats,
