@@ -60,7 +60,7 @@ AREAS = (
 )
 MARKS = "not slow and not alone and not vllm"
 # Test files are added for a mutant until they take so much CPU time without it, in seconds.
-TEST_SECONDS = 30.0
+TEST_SECONDS = 20.0
 # A mutant may take so many times the CPU time of its tests without it, and this much more; and no longer than this.
 PATIENCE, GRACE_SECONDS, LONGEST_SECONDS = 3.0, 15.0, 900.0
 PRELOADED = (
@@ -268,7 +268,8 @@ class Worker:
 
     def _within_limit(self, files: Sequence[Path]) -> list[Path]:
         """Return the first files that together take less than `TEST_SECONDS`; those that fail unchanged are skipped."""
-        chosen, total = list[Path](), 0.0
+        chosen: list[Path] = []
+        total = 0.0
         for file in files:
             digest = _file_digest(file)
             if digest not in self.seconds:

@@ -161,6 +161,18 @@ def test_tied_embeddings_are_stored_once(tmp_path: Path, settings) -> None:
     assert file_sizes.predicted(tmp_path, quant, False)["lm_head.weight"] == 4096
 
 
+@pytest.mark.parametrize(("numbers", "padding"), [(32, 0), (33, 28)])
+def test_a_gguf_files_tensors_begin_at_multiples_of_32_bytes(
+    numbers: int, padding: int, tmp_path: Path, settings
+) -> None:
+    save_file({"model.norm.weight": torch.ones(numbers, dtype=torch.bfloat16)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"num_hidden_layers": 0}))
+    found = file_sizes.predicted(tmp_path, settings("quant=gguf_q8_0").quant, False)
+    assert found["model.norm.weight"] == 4 * numbers
+    # Name of 8 bytes with its length, number of dimensions, one of them, type, offset.
+    assert found[file_sizes.HEADER] == 8 + 8 + 4 + 8 + 4 + 8 + padding
+
+
 def test_scales_of_the_kv_cache_are_counted(settings) -> None:
     quant = settings("quant=bf16").quant
     without, with_scales = (file_sizes.predicted(CHECKPOINT, quant, given) for given in (False, True))
