@@ -47,9 +47,9 @@ class SpeedModels:
         self._groups: dict[Group, dict[str, tuple[Speed, LoadResult | None]]] = {}
         for record in records:
             for speed in _benchmarks(record):
-                for load in speed.loads or (None,):
-                    group = group_of(speed, load.name if load else speed.headline)
-                    self._groups.setdefault(group, {}).setdefault(record.name, (speed, load))
+                loads = {load.name: load for load in speed.loads}
+                for name in dict.fromkeys([*loads, speed.headline or ""]):
+                    self._groups.setdefault(group_of(speed, name), {})[record.name] = speed, loads.get(name)
         self._models: dict[tuple[Group, str], MeasurementModel] = {}
         self._changes: dict[tuple[Group, str, str], Change | Missing] = {}
 
@@ -102,7 +102,9 @@ class SpeedModels:
 
     def _figures(self, group: Group, metric: str) -> Iterator[tuple[str, Metric, list[Observation]]]:
         for name, (speed, load) in self._groups.get(group, {}).items():
-            figures = (load or speed).metrics.get(metric)
+            figures = load.metrics.get(metric) if load else None
+            if figures is None and (load is None or load.name == speed.headline):
+                figures = speed.metrics.get(metric)
             if figures is not None:
                 yield name, figures, list(_observations(name, figures, speed, load))
 
