@@ -1,7 +1,7 @@
 """Validity checks of a load: each guard examines the recorded data and passes, fails, or is undecided.
 
 A failing guard marks the result and hides nothing. Guards that need two variants are in `compare.load_guards`, those of
-steadiness over time in `steadiness`. docs/benchmark.md has the reason for each limit.
+trends over time in `trends`. docs/benchmark.md has the reason for each limit.
 """
 
 from __future__ import annotations

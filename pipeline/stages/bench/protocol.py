@@ -20,7 +20,7 @@ from pipeline.errors import ServerError
 from pipeline.results.bench import BenchResult, Conditions, Goodput, Guard, LoadResult, Memory, Probe
 from pipeline.results.server import ServerFacts
 from pipeline.serve.external import describe
-from pipeline.stages.bench import goodput, guards, ladder, memory_bandwidth, plan, steadiness, steady
+from pipeline.stages.bench import goodput, guards, ladder, memory_bandwidth, plan, steady, trends
 from pipeline.stages.bench.client import Client, Run
 from pipeline.stages.bench.memory import memory
 from pipeline.stages.bench.metrics import figures_of
@@ -103,7 +103,7 @@ class Protocol:
             self._measure(plan.single(self.settings))
         else:
             self._climb(self.settings.ladder.budget_s)
-        self.guards.append(steadiness.repeats(self.loads))
+        self.guards.append(trends.repeats(self.loads))
         if self.settings.slo.limits and self.settings.slo.probes:
             self._search()
         self.found["server"] = server.facts()
@@ -135,13 +135,13 @@ class Protocol:
     def _warm_up(self) -> None:
         load, rounds = plan.warmup(self.settings), list[float]()
         while load.num_prompts and len(rounds) < self.settings.warmup_rounds:
-            if steadiness.is_steady(rounds, self.settings.warmup_tolerance):
+            if trends.is_steady(rounds, self.settings.warmup_tolerance):
                 break
             self.job.progress.detail(f"warming up, round {len(rounds) + 1} of at most {self.settings.warmup_rounds}")
             run = self.client.send(load, self.settings.seed + plan.WARMUP_SEED + len(rounds))
             rounds.append(float(run.summary["total_token_throughput"]))
         self.found["warm_up"] = tuple(rounds)
-        self.guards.append(steadiness.warm_up(rounds, self.settings.warmup_tolerance, load.num_prompts))
+        self.guards.append(trends.warm_up(rounds, self.settings.warmup_tolerance, load.num_prompts))
 
     def _climb(self, budget_s: float | None) -> None:
         """Run the ladder: levels of concurrency, then rates as shares of the throughput reached."""

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from pipeline.results.bench import LoadResult, Metric
-from pipeline.stages.bench import steadiness
+from pipeline.stages.bench import trends
 
 NAME = "total_token_throughput"
 TOLERANCE = 0.05
@@ -34,7 +34,7 @@ def load(name: str, values: list[float]) -> LoadResult:
 
 def test_the_trend_is_that_of_a_textbook() -> None:
     values = [100.0, 112.0, 109.0, 131.0, 128.0]
-    found, expected = steadiness.trend([values]), stats.linregress(range(5), np.log(values))
+    found, expected = trends.trend([values]), stats.linregress(range(5), np.log(values))
     assert found.slope == pytest.approx(expected.slope)
     assert found.error == pytest.approx(expected.stderr)
     assert found.p_value == pytest.approx(expected.pvalue)
@@ -42,28 +42,28 @@ def test_the_trend_is_that_of_a_textbook() -> None:
 
 
 def test_loads_have_levels_of_their_own_and_one_slope() -> None:
-    steady = steadiness.trend([[100.0, 101.0, 100.0], [900.0, 899.0, 900.0], [10.0, 10.1, 10.0]])
+    steady = trends.trend([[100.0, 101.0, 100.0], [900.0, 899.0, 900.0], [10.0, 10.1, 10.0]])
     assert abs(steady.slope) < 0.001 and steady.freedom == 5
-    rising = steadiness.trend([[100.0, 110.0], [900.0, 990.0], [10.0, 11.1]])
+    rising = trends.trend([[100.0, 110.0], [900.0, 990.0], [10.0, 11.1]])
     assert rising.slope == pytest.approx(np.log(1.1), abs=0.01) and rising.freedom == 2
     assert rising.p_value < 0.01
-    assert steadiness.trend([[1.0, 2.0]]) is None
-    assert steadiness.trend([]) is None
+    assert trends.trend([[1.0, 2.0]]) is None
+    assert trends.trend([]) is None
 
 
 def test_the_detectable_trend_is_found_in_four_of_five_runs() -> None:
-    true = steadiness.Trend(0.0, 0.06 / np.sqrt(10), 3).detectable
+    true = trends.Trend(0.0, 0.06 / np.sqrt(10), 3).detectable
     runs = np.random.default_rng(5).normal(0, 0.06, (4000, 5)) + true * np.arange(5)
     x = np.arange(5) - 2
     slopes = runs @ x / 10
     rest = ((runs - runs.mean(1, keepdims=True) - slopes[:, None] * x) ** 2).sum(1)
     p_values = 2 * stats.t.sf(np.abs(slopes) / np.sqrt(rest / 3 / 10), 3)
-    assert (p_values <= steadiness.TREND_ALPHA).mean() == pytest.approx(0.8, abs=0.03)
+    assert (p_values <= trends.TREND_ALPHA).mean() == pytest.approx(0.8, abs=0.03)
 
 
 @pytest.mark.parametrize("cv", [0.01, 0.06])
 def test_a_warm_up_that_still_grows_8_percent_a_round_fails(cv: float) -> None:
-    passed = [steadiness.warm_up(each, TOLERANCE, 64).passed for each in rounds(5, 0.08, cv, seed=1)]
+    passed = [trends.warm_up(each, TOLERANCE, 64).passed for each in rounds(5, 0.08, cv, seed=1)]
     assert None not in passed
     assert np.mean(passed) <= 0.02
     # The rule of two rounds in turn passes it almost always.
@@ -72,51 +72,51 @@ def test_a_warm_up_that_still_grows_8_percent_a_round_fails(cv: float) -> None:
 
 
 def test_a_warm_up_that_is_steady_passes() -> None:
-    assert np.mean([steadiness.warm_up(each, TOLERANCE, 64).passed for each in rounds(5, 0, 0.01, seed=2)]) == 1
-    assert np.mean([steadiness.warm_up(each, TOLERANCE, 64).passed for each in rounds(8, 0, 0.06, seed=2)]) > 0.95
+    assert np.mean([trends.warm_up(each, TOLERANCE, 64).passed for each in rounds(5, 0, 0.01, seed=2)]) == 1
+    assert np.mean([trends.warm_up(each, TOLERANCE, 64).passed for each in rounds(8, 0, 0.06, seed=2)]) > 0.95
 
 
 def test_one_discarded_repeat_is_not_called_steady_by_itself() -> None:
-    guard = steadiness.warm_up([14_000.0], TOLERANCE, 64)
+    guard = trends.warm_up([14_000.0], TOLERANCE, 64)
     assert guard.passed is None
     assert guard.text == "1 discarded round of 64 distinct prompts: 14000 tok/s; the trend over repeats judges it"
-    assert steadiness.warm_up([], TOLERANCE, 0).passed is False
-    assert steadiness.warm_up([1.0], TOLERANCE, 0).passed is False
+    assert trends.warm_up([], TOLERANCE, 0).passed is False
+    assert trends.warm_up([1.0], TOLERANCE, 0).passed is False
 
 
 def test_warm_up_ends_when_a_rise_is_ruled_out() -> None:
-    assert not steadiness.is_steady([100.0], TOLERANCE)
-    assert not steadiness.is_steady([100.0, 100.0], TOLERANCE)
-    assert steadiness.is_steady([100.0, 100.1, 100.0], TOLERANCE)
-    assert not steadiness.is_steady([100.0, 108.0, 117.0], TOLERANCE)
-    assert steadiness.is_steady([108.0, 104.0, 100.0], TOLERANCE)
+    assert not trends.is_steady([100.0], TOLERANCE)
+    assert not trends.is_steady([100.0, 100.0], TOLERANCE)
+    assert trends.is_steady([100.0, 100.1, 100.0], TOLERANCE)
+    assert not trends.is_steady([100.0, 108.0, 117.0], TOLERANCE)
+    assert trends.is_steady([108.0, 104.0, 100.0], TOLERANCE)
 
 
 @pytest.mark.parametrize("growth", [0.08, -0.08])
 def test_repeats_that_drift_are_marked(growth: float) -> None:
-    failed = [steadiness.repeats([load("a", each)]).passed is False for each in rounds(5, growth, 0.01, seed=3)]
+    failed = [trends.repeats([load("a", each)]).passed is False for each in rounds(5, growth, 0.01, seed=3)]
     assert np.mean(failed) > 0.95
 
 
 @pytest.mark.parametrize("number", [3, 5])
 def test_repeats_that_do_not_drift_are_marked_in_one_of_a_hundred_runs(number: int) -> None:
-    failed = [steadiness.repeats([load("a", each)]).passed is False for each in rounds(number, 0, 0.06, 4, runs=2000)]
+    failed = [trends.repeats([load("a", each)]).passed is False for each in rounds(number, 0, 0.06, 4, runs=2000)]
     assert np.mean(failed) == pytest.approx(0.01, abs=0.006)
 
 
 def test_a_drift_too_small_to_matter_is_not_marked() -> None:
-    assert steadiness.repeats([load("a", [100.0, 100.5, 101.0])]).passed is True
-    assert steadiness.repeats([load("a", [100.0, 101.5, 103.0])]).passed is False
+    assert trends.repeats([load("a", [100.0, 100.5, 101.0])]).passed is True
+    assert trends.repeats([load("a", [100.0, 101.5, 103.0])]).passed is False
 
 
 def test_three_noisy_repeats_say_how_little_they_show() -> None:
-    guard = steadiness.repeats([load("a", [14_000.0, 15_500.0, 14_800.0])])
+    guard = trends.repeats([load("a", [14_000.0, 15_500.0, 14_800.0])])
     assert guard.passed is True
     assert "over 3 repeats of 1 load" in guard.text
-    found = steadiness.trend([[14_000.0, 15_500.0, 14_800.0]])
+    found = trends.trend([[14_000.0, 15_500.0, 14_800.0]])
     assert f"a trend of {100 * found.detectable:.1f} % a repeat is found with 80 %" in guard.text
     assert found.detectable > 1
 
 
 def test_a_single_repeat_shows_no_trend() -> None:
-    assert steadiness.repeats([load("a", [1.0]), load("b", [2.0])]).passed is None
+    assert trends.repeats([load("a", [1.0]), load("b", [2.0])]).passed is None

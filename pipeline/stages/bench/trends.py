@@ -1,4 +1,4 @@
-"""Guards of steadiness: throughput must neither rise nor fall with time, before and during the measurement.
+"""Guards on trends: throughput must neither rise nor fall with time, before and during the measurement.
 
 Both fit a line to the logarithm of throughput over the index of its round or repeat (ordinary least squares: N. Draper,
 H. Smith, Applied Regression Analysis, 3rd ed., 1998, section 1.4), so a slope is a relative change per round. Loads
