@@ -53,6 +53,8 @@ def speed(host: str, variant: str, protocol: str) -> Speed | None:
     loads = tuple(_load(each) for each in sorted(folder.glob("*")) if each.is_dir())
     if not loads:
         return None
+    if (baseline := None if variant == "bf16" else speed(host, "bf16", protocol)) is not None:
+        loads = tuple(_with_seeds(load, baseline.load(load.name)) for load in loads)
     shown = loads[-1]
     return Speed(
         machine="NVIDIA H100 80GB HBM3" if host == H100 else "NVIDIA H200",
@@ -85,6 +87,12 @@ def _load(folder: Path) -> LoadResult:
         output_tokens=tuple(each["total_output_tokens"] for each in repeats),
         metrics={name: Metric(unit=unit, values=tuple(each[name] for each in repeats)) for name, unit in named.items()},
     )
+
+
+def _with_seeds(load: LoadResult, baseline: LoadResult | None) -> LoadResult:
+    """Return a load with BF16's seeds if its prompts have as many tokens in each repeat: vLLM's files name no seed."""
+    same = baseline is not None and baseline.input_tokens == load.input_tokens
+    return load.model_copy(update={"seeds": baseline.seeds}) if baseline is not None and same else load
 
 
 @cache

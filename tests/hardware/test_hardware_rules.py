@@ -54,7 +54,7 @@ def test_the_capability_that_is_missing_is_that_of_the_oldest_kernel() -> None:
     """W4A16 has kernels from 7.5, 8.0 and 9.0 on, none of them for groups of 16."""
     volta = replace(BY_NAME["L4"], name="V100", compute_capability=7.0)
     assert rules.of_scheme("W4A16", volta).reason == "W4A16 needs compute capability 7.5, V100 has 7.0"
-    new_enough = rules.of_scheme("W4A16_ASYM", BY_NAME["L4"], asked=rules.Asked(group=16)).reason
+    new_enough = rules.of_scheme("W4A16_ASYM", BY_NAME["L4"], asked=rules.ServingRequest(group=16)).reason
     assert new_enough == "W4A16_ASYM: Machete needs compute capability 9.0, L4 has 8.9"
     on_cpu = rules.of_scheme("NVFP4", CPU).reason
     assert on_cpu == "NVFP4 is served on NVIDIA GPUs from compute capability 7.5 on"

@@ -18,7 +18,7 @@ def test_config_yaml_is_what_the_schema_says() -> None:
     [
         ("# conversations forwarded", "# conversations"),
         ("num_samples: 200 ", "num_samples: 201 "),
-        ("  #   prompts_per_slot: 4 ", "  #   prompts_per_slot: 8 "),
+        ("  #   min_prompts: 32 ", "  #   min_prompts: 8 "),
         ("  drop_long: false", "  dropped: false"),
     ],
 )

@@ -159,11 +159,11 @@ def ladder(made: Record, alone: float, many: float) -> Record:
         }
         return LoadResult(
             name=f"concurrency {slots}",
-            num_prompts=48,
+            num_prompts=120,
             request_rate="inf",
             max_concurrency=slots,
-            asked=144,
-            completed=144,
+            asked=360,
+            completed=360,
             failed=0,
             metrics=metrics,
         )
