@@ -74,9 +74,9 @@ class Steady:
     def is_completed(self, rate: float) -> bool:
         """Return whether the offered rate was completed, but for what the number in flight varies by.
 
-        Arrivals less completions are the growth of the number in flight N between the ends. Of a stable load its variance
-        is about 2N (N is Poisson at either end, as in M/G/inf: L. Takacs, Introduction to the Theory of Queues, 1962), so
-        a small load may show less than `COMPLETED` by chance.
+        Arrivals less completions are the growth of the number in flight N between the ends. Of a stable load its
+        variance is about 2N (N is Poisson at either end, as in M/G/inf: L. Takacs, Introduction to the Theory of
+        Queues, 1962), so a small load may show less than `COMPLETED` by chance.
         """
         arrivals = len(self.requests.start)
         chance = SIGMAS * math.sqrt(2 * self.in_flight) / arrivals if arrivals else 0.0

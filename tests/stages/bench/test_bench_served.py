@@ -75,7 +75,7 @@ def test_the_ladder_has_its_levels_rates_and_probes(results: dict[str, tuple[Pat
     probes = goodput["probes"]
     assert len(probes) == 2 and all(probe["requests"] >= 10 for probe in probes)
     # Half of the saturation on a server with a limit of a minute; sent twice where the first was too short.
-    assert [probe["met"] for probe in probes if probe["counts"]][0]
+    assert next(probe["met"] for probe in probes if probe["counts"])
     assert goodput["met"] == max(probe["rate"] for probe in probes if probe["counts"]) and goodput["unmet"] is None
     assert result["metrics"]["request_goodput"]["values"] == pytest.approx(
         result["metrics"]["request_throughput"]["values"]
