@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from pipeline.config import SloSettings
 from pipeline.stages.bench.plan import PROBE_CUT, significant
 from pipeline.stages.bench.requests import Requests
-from pipeline.stages.bench.steady import COMPLETED, Steady
+from pipeline.stages.bench.steady import Steady
 
 # A probe lasts so many times the P99 of the end-to-end latency: its cut of a tenth at either end then covers one.
 LATENCIES_PER_PROBE = 10
@@ -98,13 +98,12 @@ def observe(part: Steady, rate: float, limits: Mapping[str, float], percentile: 
     if not len(requests.start):
         return Observation(met=False, held=False, completed=0.0, e2el_s=float("inf"))
     seen = {name: requests.percentile(name, percentile) for name in limits}
-    completed = part.completed_share(rate)
     held = all(seen[name] <= limit for name, limit in limits.items())
     return Observation(
-        met=held and completed >= COMPLETED,
+        met=held and part.is_completed(rate),
         held=held,
         seen=seen,
-        completed=completed,
+        completed=part.completed_share(rate),
         in_flight=part.in_flight,
         e2el_s=requests.percentile("e2el_ms", 99) / 1000,
         requests=len(requests.start),

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.vllm
 SMALL = (
     *("bench.num_prompts=8", "bench.repeats=2", "bench.warmup_prompts=4", "bench.warmup_rounds=2"),
     *("bench.input_len=24", "bench.output_len=12", "bench.prompts=random", "bench.endpoint=openai"),
-    *("bench.slo.e2el_ms=60000", "bench.slo.probes=2", "bench.slo.prompts=6", "bench.slo.probe_s=1"),
+    *("bench.slo.e2el_ms=60000", "bench.slo.probes=2", "bench.slo.prompts=20", "bench.slo.probe_s=1"),
     "bench.slo.percentile=80",
 )
 
@@ -73,8 +73,10 @@ def test_the_ladder_has_its_levels_rates_and_probes(results: dict[str, tuple[Pat
     assert "p99_ttft_ms" not in first["metrics"]
     goodput = result["goodput"]
     probes = goodput["probes"]
-    assert len(probes) == 2 and all(probe["met"] for probe in probes)
-    assert goodput["met"] == max(probe["rate"] for probe in probes) and goodput["unmet"] is None
+    assert len(probes) == 2 and all(probe["requests"] >= 10 for probe in probes)
+    # Half of the saturation on a server with a limit of a minute; sent twice where the first was too short.
+    assert next(probe["met"] for probe in probes if probe["counts"])
+    assert goodput["met"] == max(probe["rate"] for probe in probes if probe["counts"]) and goodput["unmet"] is None
     assert result["metrics"]["request_goodput"]["values"] == pytest.approx(
         result["metrics"]["request_throughput"]["values"]
     )

@@ -1,5 +1,7 @@
 """The part of a load that is analysed: without the ramp of an empty server and the drain of one that empties."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from support.step_server import StepServer
@@ -104,3 +106,16 @@ def test_a_rate_that_is_not_completed_and_a_short_ramp_fail_their_guards() -> No
         }
         assert found == {"completions": done, "ramp": done}
     assert guards(Load(name="single", num_prompts=9), []) == []
+
+
+def test_a_small_load_may_complete_a_little_less_by_chance() -> None:
+    """22 of 25 with two in flight is chance; the same share of 2,500 is not."""
+    for number, missing, passed in ((25, 3, True), (2500, 300, False)):
+        starts = [0.1 * i for i in range(number)]
+        latencies = [0.2] * (number - missing) + [1000.0] * missing
+        found = steady(
+            Load(name="r", num_prompts=number, request_rate=10.0, is_cut=True, cut_s=0.0), rows(starts, latencies)
+        )
+        small = replace(found, in_flight=2.0)
+        assert small.completed_share(10.0) < 0.95
+        assert small.is_completed(10.0) is passed
