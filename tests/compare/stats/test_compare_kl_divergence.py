@@ -197,6 +197,7 @@ def test_the_interval_of_few_unlike_conversations_covers(spread, least):
     assert least <= np.mean(inside)
 
 
+@pytest.mark.slow
 def test_the_interval_covers_as_often_as_it_says():
     kind = {"length": 6, "vocabulary": 20, "k": 10}
     truth = np.mean([diverge(*many(seed=s, sequences=400, **kind)[:2]).kl.value for s in range(10)])

@@ -18,7 +18,7 @@ SMALL = (
     *("bench.num_prompts=8", "bench.repeats=2", "bench.warmup_prompts=4", "bench.warmup_rounds=2"),
     *("bench.input_len=24", "bench.output_len=12", "bench.prompts=random", "bench.endpoint=openai"),
     *("bench.slo.e2el_ms=60000", "bench.slo.probes=2", "bench.slo.prompts=20", "bench.slo.probe_s=1"),
-    "bench.slo.percentile=80",
+    *("bench.slo.percentile=80", "bench.blocks=1"),
 )
 
 

@@ -35,7 +35,7 @@ class Killer(CompletionsServer):
         return super().complete(body)
 
 
-@pytest.mark.parametrize("is_baseline", [False, True])
+@pytest.mark.parametrize("is_baseline", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_after_kill_9_only_the_rest_is_asked(
     is_baseline: bool, tokenizer: Any, checkpoint: Path, tiny_tasks: Path, tmp_path: Path
 ) -> None:

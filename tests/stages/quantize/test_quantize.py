@@ -10,7 +10,7 @@ from pipeline.errors import StageError
 from pipeline.models.headers import describe, headers, quantized_modules
 from pipeline.stages.calibrate import artifact
 from pipeline.stages.calibrate.histograms import Sketch
-from pipeline.stages.calibrate.observers import Site
+from pipeline.stages.calibrate.observers import ObservedSite
 from pipeline.stages.quantize.engines.llmcompressor import recipe, set_input_scales
 
 
@@ -55,7 +55,7 @@ def calibration(folder: Path, settings, name: str, *values: float) -> None:
     sketch = Sketch()
     sketch.update(torch.tensor([values]))
     sketch.commit()
-    artifact.write(folder, [[1, 2]], [Site(name, sketch, [name])], settings().calibration)
+    artifact.write(folder, [[1, 2]], [ObservedSite(name, sketch, [name])], settings().calibration)
 
 
 @pytest.mark.parametrize(("number", "largest"), [("fp8_e4m3", 448), ("int8", 127)])
