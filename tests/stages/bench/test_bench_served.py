@@ -108,10 +108,11 @@ def test_the_processes_of_the_server_and_the_client_are_recorded(
         # The engine core is a process of its own: its thread worked, and no process used more than it can.
         assert 0 < busy["engine"] <= 1.05
         assert 0 <= busy["client"] <= 1.5 and 0 <= busy["api_server"] <= 1.5
-        assert busy["gpu"] is None and conditions["gpu_load"] is None
-        assert conditions["foreign_runnable"] is None or conditions["foreign_runnable"] >= 0
+        # What has no value is not stored.
+        assert busy.get("gpu") is None and conditions.get("gpu_load") is None
+        assert conditions.get("foreign_runnable", 0) >= 0
         assert conditions["counters"]["latency_s"] > conditions["counters"]["inference_s"] > 0
-    assert any(conditions["running_mean"] for conditions in each)
+    assert any(conditions.get("running_mean") for conditions in each)
     assert sum(conditions["busy"]["api_server"] for conditions in each) > 0
 
 
