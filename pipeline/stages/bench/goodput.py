@@ -2,50 +2,54 @@
 
 Each probe is an open load (requests arrive at a rate, answered or not) with its own prompts and arrivals, analysed
 without its ramp and drain (`steady`). Its percentile varies from probe to probe, so one probe decides nothing near the
-answer: an end of the bracket is confirmed by two more probes with other seeds, and a rate with both outcomes lies
+answer: an end of the bracket has two more probes with other seeds, and a rate at which the three do not tell lies
 inside the bracket. The search assumes that a higher rate is never easier, and reports where it saw the contrary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.config import SloSettings
-from pipeline.stages.bench.plan import PROBE_CUT, significant
-from pipeline.stages.bench.requests import Requests
+from pipeline.stages.bench.plan import PROBE_CUT, Load, significant
+from pipeline.stages.bench.requests import Floats, Requests
 from pipeline.stages.bench.steady import Steady
 
 # A probe lasts so many times the P99 of the end-to-end latency: its cut of a tenth at either end then covers one.
 LATENCIES_PER_PROBE = 10
-# Probes that must agree on an end of the bracket. On the simulated server of the tests, with the first rate drawn at
-# random, the bracket missed the truth in 9 of 120 searches with two of them, and in 3 of 120 with three.
+# Probes of an end of the bracket, and the one-sided 95 % quantile of Student's t for their standard error.
 CONFIRMATIONS = 3
+QUANTILE = 2.92
 # The rate above the upper end at which monotony is checked, if none was tried there.
 BEYOND = 1.5
 # A probe that held the limits, but was shorter than required by more than this, is sent again.
 SLACK = 1.1
 
 
-class Observation(BaseModel):
+@dataclass(frozen=True, eq=False)
+class Observation:
     """A probe's outcome.
 
     Attributes:
         met: whether the limits were held and the offered rate completed.
         held: whether the limits were held.
         seen: the percentile of each limited metric, milliseconds; infinite among failed requests.
+        values: each limited metric of each request, in milliseconds; infinite of a failed one.
         completed: completions in the steady part as a share of the offered rate.
         in_flight: mean requests in flight in the steady part.
         e2el_s: P99 of the end-to-end latency, seconds.
         requests: number of requests analysed.
     """
 
-    model_config = ConfigDict(frozen=True)
-
     met: bool
     held: bool
-    seen: dict[str, float] = {}
+    seen: Mapping[str, float] = field(default_factory=dict)
+    values: Mapping[str, Floats] = field(default_factory=dict)
     completed: float = 1.0
     in_flight: float = 1.0
     e2el_s: float = 0.0
@@ -85,16 +89,17 @@ class Bracket(BaseModel):
     trials: tuple[Trial, ...]
 
 
-def observe(part: Steady, rate: float, limits: Mapping[str, float], percentile: float) -> Observation:
+def observe(part: Steady, load: Load, limits: Mapping[str, float], percentile: float) -> Observation:
     """Judge the steady part of a probe.
 
     Args:
         part: requests sent after the ramp and before the drain.
-        rate: offered requests per second.
+        load: the probe.
         limits: the SLO, milliseconds by metric.
         percentile: percent of requests that must meet each limit.
     """
     requests: Requests = part.requests
+    rate = float(load.request_rate)
     if not len(requests.start):
         return Observation(met=False, held=False, completed=0.0, e2el_s=float("inf"))
     seen = {name: requests.percentile(name, percentile) for name in limits}
@@ -103,11 +108,45 @@ def observe(part: Steady, rate: float, limits: Mapping[str, float], percentile: 
         met=held and part.is_completed(rate),
         held=held,
         seen=seen,
+        values={name: requests.limited(name) for name in limits},
         completed=part.completed_share(rate),
         in_flight=part.in_flight,
         e2el_s=requests.percentile("e2el_ms", 99) / 1000,
         requests=len(requests.start),
     )
+
+
+def verdict(observations: Sequence[Observation], slo: SloSettings) -> bool | None:
+    """Return whether the probes of one rate met the SLO; None where they do not tell.
+
+    Probes that differ do not tell. Up to two that agree are believed. Of three, the requests are pooled: the percentile
+    of one probe is too good on average, because load also varies from probe to probe (by 2 to 4 % on the simulated
+    server of the tests, where that of three pooled probes is within 1 %). Three tell if their pooled percentile lies
+    beyond the limit by more than its standard error explains, the spread between the probes (replications: A. M. Law,
+    Simulation Modeling and Analysis, ch. 9.5.2).
+    """
+    outcomes = {each.met for each in observations}
+    if len(outcomes) != 1:
+        return None
+    (met,) = outcomes
+    if len(observations) < CONFIRMATIONS or not observations[0].values:
+        return met
+    each = [_excess(one.seen, slo) for one in observations]
+    names = observations[0].values
+    pooled = {name: np.concatenate([one.values[name] for one in observations]) for name in names}
+    percentiles = {name: float(np.percentile(pooled[name], slo.percentile, method="higher")) for name in names}
+    excess = _excess(percentiles, slo)
+    if not all(math.isfinite(value) for value in (*each, excess)) or (
+        not met and any(one.held for one in observations)
+    ):
+        return met
+    margin = QUANTILE * float(np.std(each, ddof=1)) / math.sqrt(len(each))
+    return met if (excess + margin <= 0 if met else excess - margin > 0) else None
+
+
+def _excess(seen: Mapping[str, float], slo: SloSettings) -> float:
+    """Return the logarithm of the largest of the percentiles, each as a multiple of its limit."""
+    return max(math.log(max(seen[name], 1e-9) / limit) for name, limit in slo.limits.items())
 
 
 def search(probe: Callable[[float, float], Observation], start: float, slo: SloSettings) -> Bracket:
@@ -126,7 +165,7 @@ class _Search:
         self._probe = probe
         self._slo = slo
         self._trials: list[Trial] = []
-        self._outcomes: dict[float, list[bool]] = {}
+        self._outcomes: dict[float, list[Observation]] = {}
         self._e2el_s: dict[float, float] = {}
         self._alone = False
 
@@ -158,7 +197,7 @@ class _Search:
         self._trials.append(Trial(rate=rate, seconds=seconds, met=seen.met, counts=counts))
         outcomes = self._outcomes.setdefault(rate, [])
         if counts:
-            outcomes.append(seen.met)
+            outcomes.append(seen)
 
     def _seconds(self, rate: float) -> float:
         """Return the duration of a probe; latencies are taken to grow with the rate, from the nearest lower one."""
@@ -196,18 +235,21 @@ class _Search:
         """Return the bracket: below it every rate met the SLO, above it none did."""
         met, unmet = None, None
         for rate in sorted(self._outcomes):
-            if not self._outcomes[rate] or not all(self._outcomes[rate]):
+            if self._verdict(rate) is not True:
                 break
             met = rate
         for rate in sorted(self._outcomes, reverse=True):
-            if not self._outcomes[rate] or any(self._outcomes[rate]):
+            if self._verdict(rate) is not False:
                 break
             unmet = rate
         return met, unmet
 
     def _with(self, *, met: bool) -> list[float]:
         """Return the rates at which a probe had that outcome."""
-        return [rate for rate, outcomes in self._outcomes.items() if met in outcomes]
+        return [rate for rate, outcomes in self._outcomes.items() if any(each.met is met for each in outcomes)]
+
+    def _verdict(self, rate: float) -> bool | None:
+        return verdict(self._outcomes[rate], self._slo)
 
     def _is_confirmed(self, rate: float | None) -> bool:
         return rate is not None and len(self._outcomes[rate]) >= CONFIRMATIONS

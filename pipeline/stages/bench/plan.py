@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.config import BenchSettings
@@ -134,11 +135,22 @@ def open_for(load: Load, seconds: float, cut_s: float) -> Load:
     return load.model_copy(update={"num_prompts": number, "cut_s": cut_s})
 
 
-def probe(rate: float, seconds: float, index: int) -> Load:
-    """Return the probe of that number in the search for the highest good rate: a tenth at either end is cut."""
-    name = f"probe {index + 1}, rate {_rate(rate)}"
-    load = Load(name=name, num_prompts=1, request_rate=rate, index=PROBE_INDEX + index, is_cut=True)
-    return open_for(load, seconds, PROBE_CUT * seconds)
+def probe(settings: BenchSettings, rate: float, seconds: float, index: int) -> Load:
+    """Return the probe of that number in the search for the highest good rate: a tenth at either end is cut.
+
+    vLLM's client sends a given number of requests in exactly number / rate seconds, so every probe would have the same
+    mean rate, and percentiles better than those of Poisson arrivals. So the number is drawn, from a Poisson
+    distribution.
+    """
+    number = max(1, int(np.random.default_rng([settings.seed, index]).poisson(rate * seconds)))
+    return Load(
+        name=f"probe {index + 1}, rate {_rate(rate)}",
+        num_prompts=number,
+        request_rate=float(f"{number / seconds:.5g}"),
+        index=PROBE_INDEX + index,
+        is_cut=True,
+        cut_s=PROBE_CUT * seconds,
+    )
 
 
 def warmup(settings: BenchSettings) -> Load:

@@ -194,10 +194,10 @@ class Protocol:
         slo, probes = self.settings.slo, list[Probe]()
 
         def probe(rate: float, seconds: float) -> goodput.Observation:
-            load = plan.probe(rate, seconds, len(probes))
+            load = plan.probe(self.settings, rate, seconds, len(probes))
             (run,) = self._measure(load, repeats=1)
             part = steady.steady(load, run.requests)
-            observed = goodput.observe(part, rate, slo.limits, slo.percentile)
+            observed = goodput.observe(part, load, slo.limits, slo.percentile)
             # JSON has no infinity: a percentile among failed requests is null.
             seen = {name: value if value != float("inf") else None for name, value in observed.seen.items()}
             probes.append(

@@ -101,8 +101,11 @@ class Requests:
 
     def percentile(self, name: str, percentile: float) -> float:
         """Return a percentile of `ttft_ms`, `tpot_ms` or `e2el_ms`; a failed request counts as infinite."""
-        values = np.where(self.good, self._limited(name), np.inf)
-        return float(np.percentile(values, percentile, method="higher"))
+        return float(np.percentile(self.limited(name), percentile, method="higher"))
+
+    def limited(self, name: str) -> Floats:
+        """Return `ttft_ms`, `tpot_ms` or `e2el_ms` of each request; infinite of one that failed."""
+        return np.where(self.good, self._limited(name), np.inf)
 
     def _limited(self, name: str) -> Floats:
         """Return a metric of the SLO in milliseconds; a one-token reply has TPOT 0, as in vLLM's goodput."""

@@ -46,7 +46,11 @@ def test_an_open_load_has_its_ramp_and_drain_on_top(settings) -> None:
 
 def test_every_set_of_prompts_has_a_seed_of_its_own(settings) -> None:
     bench = settings("bench=ladder", "bench.repeats=5").bench
-    loads = [*plan.levels(bench), *plan.rates(bench, 1.0, own=False), *(plan.probe(1.0, 60.0, i) for i in range(20))]
+    loads = [
+        *plan.levels(bench),
+        *plan.rates(bench, 1.0, own=False),
+        *(plan.probe(bench, 1.0, 60.0, i) for i in range(20)),
+    ]
     seeds = [load.seed(bench, repeat) for load in loads for repeat in range(5)]
     seeds += [bench.seed + plan.WARMUP_SEED + i for i in range(bench.warmup_rounds)]
     seeds += [level.seed(bench, 0) + plan.PILOT_SEED for level in plan.levels(bench)]
