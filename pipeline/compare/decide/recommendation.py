@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
-from pipeline.compare.comparison import Comparison, Row, SizeCell
+from pipeline.compare.comparison import Comparison, Row, SizeCell, SpeedCell
 from pipeline.compare.decide.constraints import (
     LATENCIES,
     Candidate,
@@ -221,11 +221,14 @@ class _Decision:
     def _unranked(self) -> Sentence:
         """Return the answer on accuracy and size alone, without any figure of the objective."""
         assert self.baseline is not None
-        marked = [row.label for row in (self.baseline, *self.others) if row.marks]
+        # Measured again, an emulated format has no speed verdict either.
+        timed = [row for row in self.others if row.claims_speed and isinstance(row.speed[THROUGHPUT.name], SpeedCell)]
+        marked = [row.label for row in (self.baseline, *timed) if row.marks]
         if not self.objective.is_speed:
             text = "No verdict: no checkpoint's size can be compared with BF16's."
-        elif marked and any(row.claims_speed for row in self.others):
-            text = f"No speed verdict: a guard failed while {listing(marked)} was measured. Measure again."
+        elif marked and timed:
+            verb = "was" if len(marked) == 1 else "were"
+            text = f"No speed verdict: a guard failed while {listing(marked)} {verb} measured. Measure again."
         else:
             emulated = any(not row.claims_speed for row in self.others)
             why = "the other formats are emulated on this machine" if emulated else "no format was timed against BF16"

@@ -12,7 +12,7 @@ from pipeline.compare.decide.constraints import Constraints
 from pipeline.compare.decide.frontier import frontiers
 from pipeline.compare.decide.recommendation import recommend
 from pipeline.results.base import Missing
-from pipeline.results.bench import LoadResult, Metric
+from pipeline.results.bench import Guard, LoadResult, Metric
 from pipeline.results.records import Logprobs, Record
 
 GUARD = "other processes: another process was on the GPU"
@@ -211,3 +211,13 @@ def test_no_worse_is_said_to_hold_for_each_variant_by_itself() -> None:
     table = compare([record("bf16"), *(record(f"v{i}", 1100) for i in range(7))], TASKS)
     texts = [point.text for point in judge(table, "tiny", "a machine").points]
     assert any("of 7 that lose just their margin, 0.35 would be called no worse by chance" in text for text in texts)
+
+
+def test_emulated_formats_are_not_to_be_measured_again() -> None:
+    """A guard that failed changes nothing where no format claims a speed, though another was not measured at all."""
+    gone = Missing(reason="bench has not run")
+    emulated = record("a", 1500, emulated=("fp8",))
+    failed = Guard(name="other processes", passed=False, text="they took half of the CPU")
+    marked = emulated.model_copy(update={"speed": emulated.speed.model_copy(update={"guards": (failed,)})})
+    found = recommend(compare([record("bf16"), marked, record("b", speed=gone)], TASKS))
+    assert found.answer.text.startswith("No speed verdict: the other formats are emulated on this machine.")
