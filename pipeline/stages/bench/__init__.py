@@ -36,14 +36,15 @@ def identity(job: Job) -> Payload:
     """
     settings = job.settings.bench
     random = settings.prompts == "random"
+    source = job.reference if job.reference and job.reference.variant != job.variant else None
     return {
         **({} if job.settings.serve.url else {"quantize": job.artifact(Stage.QUANTIZE).key}),
         "serve": job.serving.identity(job.settings),
         "bench": settings.model_dump(exclude=NOT_IDENTITY),
         "dataset": None if random else identity_of(settings.dataset, "bench.dataset", job.digests),
         "hardware": job.hardware.model_dump(include={"device", "name", "cores"}),
-        # The loads of a ladder derive from this benchmark.
-        **({"reference": job.reference.artifact(Stage.BENCH).key} if settings.ladder and job.reference else {}),
+        # The loads of a ladder derive from this benchmark; a block of its own variant follows from the same payload.
+        **({"reference": source.artifact(Stage.BENCH).key} if settings.ladder and source else {}),
         **({"block": job.block} if job.block else {}),
     }
 

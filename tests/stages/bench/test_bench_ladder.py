@@ -93,3 +93,11 @@ def test_bf16s_finished_result_is_the_reference(tmp_path: Path) -> None:
     )
     found = reference_of(job)
     assert found is not None and found.loads[0].name == "concurrency 1"
+
+
+def test_blocks_of_a_ladder_differ_in_the_block_alone(tmp_path: Path) -> None:
+    """The report finds the blocks that belong together by their payloads; all are sent the loads of the first."""
+    for job in runner(tmp_path, "variants=[bf16,awq]", LADDER, "bench.blocks=2").jobs:
+        first, second = (each.artifact(Stage.BENCH).payload for each in job.blocks)
+        assert second == {**first, "block": 1}
+        assert job.blocks[1].reference is (job.reference or job)

@@ -32,6 +32,8 @@ def load(*values: float, name: str = "rate inf", seed: int = 0, errors: tuple[fl
         failed=1,
         input_tokens=(100,) * number,
         output_tokens=(200,) * number,
+        analysed=(6,) * number,
+        in_flight=tuple(3.0 + seed + index for index in range(number)),
         metrics={"total_token_throughput": Metric(unit="tok/s", values=values, errors=errors)},
     )
 
@@ -58,6 +60,7 @@ def test_a_load_has_the_repeats_of_all_blocks_each_with_its_block_seed_and_devic
     assert one.devices == ("GPU-a", "GPU-a", "GPU-b", "GPU-b")
     assert one.seeds == (0, 1, 2, 3)
     assert one.output_tokens == (200,) * 4
+    assert (one.analysed, one.in_flight) == ((6,) * 4, (3.0, 4.0, 5.0, 6.0))
     assert (one.asked, one.completed, one.failed) == (32, 30, 2)
     assert (found.asked, found.completed, found.failed) == (32, 30, 2)
     assert found.metrics == one.metrics
@@ -94,7 +97,8 @@ def test_a_level_that_one_block_left_out_is_not_the_headline() -> None:
 def test_guards_name_their_block_and_goodput_is_the_bracket_of_both() -> None:
     def measured(index: int, met: float | None, unmet: float | None) -> BenchResult:
         guard = Guard(name="clock", passed=not index, text="1980 MHz", load="rate inf")
-        goodput = Goodput(slo={"ttft_ms": 100.0}, met=met, unmet=unmet, probes=())
+        search = {"met_confirmed": not index, "unmet_confirmed": True, "monotone": None if index else True}
+        goodput = Goodput(slo={"ttft_ms": 100.0}, met=met, unmet=unmet, probes=(), **search)
         return block(index, load(100, 101), guards=(guard,), goodput=goodput)
 
     found = merged([measured(0, 5.0, 6.0), measured(1, 4.0, 4.5)])
@@ -103,6 +107,7 @@ def test_guards_name_their_block_and_goodput_is_the_bracket_of_both() -> None:
         ("clock", False, "block 2: 1980 MHz"),
     ]
     assert found.goodput is not None and (found.goodput.met, found.goodput.unmet) == (4.0, 6.0)
+    assert (found.goodput.met_confirmed, found.goodput.unmet_confirmed, found.goodput.monotone) == (False, True, None)
     none = merged([measured(0, None, 6.0), measured(1, 4.0, None)])
     assert none.goodput is not None and (none.goodput.met, none.goodput.unmet) == (None, None)
 

@@ -62,7 +62,7 @@ def _load(parts: Sequence[tuple[BenchResult, LoadResult]]) -> LoadResult:
             **{name: sum(getattr(load, name) for load in loads) for name in ("asked", "completed", "failed")},
             **{
                 name: _joined([getattr(load, name) for load in loads])
-                for name in ("seeds", "input_tokens", "output_tokens", "conditions")
+                for name in ("seeds", "input_tokens", "output_tokens", "conditions", "analysed", "in_flight")
             },
             "metrics": {
                 name: _metric([load.metrics[name] for load in loads])
@@ -102,8 +102,15 @@ def _goodput(found: Sequence[Goodput]) -> Goodput | None:
             "met": None if None in met else min(rate for rate in met if rate is not None),
             "unmet": None if None in unmet else max(rate for rate in unmet if rate is not None),
             "probes": _chain(each.probes for each in found),
+            **{name: _all(found, name) for name in ("met_confirmed", "unmet_confirmed", "monotone")},
         }
     )
+
+
+def _all(found: Sequence[Goodput], name: str) -> bool | None:
+    """Return whether a statement on the search holds in all blocks; None if one does not have it."""
+    held = [getattr(each, name) for each in found]
+    return None if None in held else all(held)
 
 
 def _memory(found: Sequence[Memory]) -> Memory | None:
