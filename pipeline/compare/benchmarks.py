@@ -17,6 +17,7 @@ from pipeline.compare.stats.repeats import Change, Repeated, summarize
 from pipeline.results.base import Frozen, Missing
 from pipeline.results.bench import Goodput, Guard, LoadKind, LoadResult, Memory, Metric
 from pipeline.results.records import Record, Speed
+from pipeline.results.text import signed_percent
 
 # Tolerated relative difference in generated tokens; beyond it, a difference in speed may be one in reply length.
 DRIFT = 0.02
@@ -202,5 +203,5 @@ def _drift(load: LoadResult, reference: LoadResult | None) -> Guard | None:
     if len(load.output_tokens) != len(reference.output_tokens):
         return None
     drift = sum(load.output_tokens) / sum(reference.output_tokens) - 1
-    text = f"{100 * drift:+.1f} % generated tokens against BF16, from the same prompts".replace("-", "−")
+    text = f"{signed_percent(drift)} generated tokens against BF16, from the same prompts"
     return Guard(name="generated tokens", passed=abs(drift) <= DRIFT, text=text, load=load.name)

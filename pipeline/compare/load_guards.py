@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 from scipy.special import stdtr
 
-from pipeline.results.base import Missing
 from pipeline.results.bench import Conditions, Guard, LoadResult
 from pipeline.results.metrics import THROUGHPUT
 from pipeline.results.records import Record, Speed
+from pipeline.results.text import signed_percent
 
 # Relative difference of the median clock under load, which bounds the part of a change in speed that it explains.
 CLOCK_DRIFT = 0.05
@@ -42,7 +42,7 @@ def clocks(load: LoadResult, reference: LoadResult | None) -> Guard | None:
         text = f"the clock under load is unknown{f' ({lowest})' if lowest else ''}"
         return Guard(name="GPU clock against BF16", passed=None, text=text, load=load.name)
     drift = ours / theirs - 1
-    text = f"{ours:.0f} MHz under load, BF16 {theirs:.0f} MHz ({_percent(drift)})"
+    text = f"{ours:.0f} MHz under load, BF16 {theirs:.0f} MHz ({signed_percent(drift)})"
     capped = [_capped(each) for each in (load.conditions, reference.conditions)]
     if any(share is not None for share in capped):
         shown = " and ".join("unknown" if share is None else f"{100 * share:.0f} %" for share in capped)
@@ -87,18 +87,12 @@ def first_repeats(records: Sequence[Record]) -> tuple[Guard, ...]:
     their own (a t test over loads), or where all repeats are the same work (a t test over variants); else the guard is
     undecided. A first repeat that is slow everywhere biases figures, not their ratios to BF16.
     """
-    speeds = [speed for record in records for speed in _speeds(record)]
+    speeds = [speed for record in records for speed in record.benchmarks]
     guards = (
         _first_guard(protocol, [each for speed in speeds if speed.protocol == protocol for each in _firsts(speed)])
         for protocol in dict.fromkeys(speed.protocol for speed in speeds)
     )
     return tuple(guard for guard in guards if guard is not None)
-
-
-def _speeds(record: Record) -> tuple[Speed, ...]:
-    if isinstance(record.speed, Missing):
-        return ()
-    return tuple(record.protocols.values()) or (record.speed,)
 
 
 def _firsts(speed: Speed) -> Iterator[_First]:
@@ -133,14 +127,10 @@ def _first_guard(protocol: str, firsts: Sequence[_First]) -> Guard | None:
     change = math.expm1(mean)
     lower = sum(each.ratio < 0 for each in firsts)
     text = (
-        f"{_percent(change)} throughput against the repeats after it; slower in {lower} of {len(firsts)} series of "
-        f"{protocol} (p = {p_value:.2g} over {'loads' if over_loads else 'variants'})"
+        f"{signed_percent(change)} throughput against the repeats after it; slower in {lower} of {len(firsts)} series "
+        f"of {protocol} (p = {p_value:.2g} over {'loads' if over_loads else 'variants'})"
     )
     is_slow = p_value <= ALPHA and abs(change) >= SMALL
     if is_slow and not over_loads and max(each.work for each in firsts) > SAME_WORK:
         return Guard(name="first repeat", passed=None, text=f"{text}; its prompts are other work, which may be why")
     return Guard(name="first repeat", passed=not is_slow, text=text)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:+.1f} %".replace("-", "−")

@@ -27,7 +27,7 @@ from pydantic import Field
 from scipy.special import ndtr, stdtr, stdtrit
 
 from pipeline.compare.comparison import DIVERGENCE, SIZE, Comparison, Row, SizeCell, SpeedCell, TaskCell
-from pipeline.compare.stats.accuracy import PairedDifference, Z, adjusted_wald, mcnemar, paired_difference
+from pipeline.compare.stats.accuracy import PairedDifference, Z, counted_difference, paired_difference
 from pipeline.compare.stats.intervals import LEVEL, Interval
 from pipeline.compare.stats.kl_divergence import DivergenceCell
 from pipeline.compare.stats.noninferiority import MARGIN, LossVerdict, judge_loss
@@ -281,17 +281,7 @@ def _paired(now: NDArray[np.float64], then: NDArray[np.float64]) -> PairedDiffer
         names = [str(index) for index in range(len(now))]
         ours, theirs = (list(zip(names, scores.tolist(), strict=True)) for scores in (now, then))
         return paired_difference(ours, theirs)
-    gained, lost, n = int((now > then).sum()), int((now < then).sum()), len(now)
-    return PairedDifference(
-        difference=(gained - lost) / n,
-        interval=adjusted_wald(gained, lost, n),
-        bootstrap=None,
-        p_value=mcnemar(gained, lost),
-        n=n,
-        gained=gained,
-        lost=lost,
-        method="adjusted Wald, McNemar",
-    )
+    return counted_difference(int((now > then).sum()), int((now < then).sum()), len(now))
 
 
 def _margin(margin: float) -> str:

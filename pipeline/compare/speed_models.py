@@ -46,7 +46,7 @@ class SpeedModels:
         }
         self._groups: dict[Group, dict[str, tuple[Speed, LoadResult | None]]] = {}
         for record in records:
-            for speed in _benchmarks(record):
+            for speed in record.benchmarks:
                 loads = {load.name: load for load in speed.loads}
                 for name in dict.fromkeys([*loads, speed.headline or ""]):
                     self._groups.setdefault(group_of(speed, name), {})[record.name] = speed, loads.get(name)
@@ -112,15 +112,6 @@ class SpeedModels:
 def group_of(speed: Speed, load: str | None) -> Group:
     """Return the group of a load of a benchmark."""
     return Group(speed.machine, speed.protocol, load or "")
-
-
-def _benchmarks(record: Record) -> Iterator[Speed]:
-    """Yield the benchmarks of a record, each once."""
-    if isinstance(record.speed, Speed):
-        yield record.speed
-    for speed in record.protocols.values():
-        if isinstance(record.speed, Missing) or speed.protocol != record.speed.protocol:
-            yield speed
 
 
 def _observations(name: str, metric: Metric, speed: Speed, load: LoadResult | None) -> Iterator[Observation]:

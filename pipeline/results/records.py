@@ -102,3 +102,9 @@ class Record(Frozen):
     divergence_again: InstanceOf[Logprobs] | Missing = Missing(reason="not measured")
     # The number format, a key of `formats.schemes`; empty for BF16 weights.
     scheme: str = ""
+
+    @property
+    def benchmarks(self) -> tuple[Speed, ...]:
+        """All benchmarks, each once: that of the tables, then those of further protocols."""
+        own = (self.speed,) if isinstance(self.speed, Speed) else ()
+        return (*own, *(each for name, each in self.protocols.items() if name not in {speed.protocol for speed in own}))

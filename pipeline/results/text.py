@@ -22,6 +22,11 @@ def clean(value: Any, limit: int | None = None) -> str:
     return f"{(short.rpartition(' ')[0] or short).rstrip(' .;:,')}…"
 
 
+def signed_percent(share: float) -> str:
+    """Format a share with its sign, in percent."""
+    return f"{100 * share:+.1f} %".replace("-", "−")
+
+
 def first_line(text: str, limit: int = 140) -> str:
     """Return the first line with content, short enough for a table."""
     lines = [line.strip() for line in clean(text).splitlines() if line.strip()]

@@ -40,6 +40,7 @@ from pipeline.compare.stats.intervals import Interval
 from pipeline.compare.stats.noninferiority import tango
 from pipeline.compare.stats.sample_size import LEVEL
 from pipeline.results.base import Frozen
+from pipeline.results.text import signed_percent
 
 ALPHA = 0.05
 Kind = Literal["screen", "kl", "block", "items"]
@@ -297,8 +298,8 @@ class _Study:
         if not self.is_slower(name, self.baseline):
             return ""
         count = max(self.evidence[name].full_blocks, 1)
-        percent = 100 * math.expm1(self.gain(name))
-        return f"slower than BF16: {percent:+.1f} % in {count} block{'' if count == 1 else 's'}".replace("-", "−")
+        percent = signed_percent(math.expm1(self.gain(name)))
+        return f"slower than BF16: {percent} in {count} block{'' if count == 1 else 's'}"
 
     def _too_lossy(self, name: str) -> str:
         level = ALPHA / 4 / len(self.design.tasks) / max(len(self.design.stages) - 1, 1)

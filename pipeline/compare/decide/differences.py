@@ -33,12 +33,6 @@ def gains(row: Row) -> bool:
     return change is not None and change.is_clear and change.percent > 0
 
 
-def is_uncertain(row: Row) -> bool:
-    """Return True if its change in throughput has no interval."""
-    change = change_of(row, THROUGHPUT.name)
-    return change is not None and change.interval is None
-
-
 def throughput_over(comparison: Comparison, row: Row, other: Row) -> Change | None:
     """Return the change in throughput from another row to this one, of this pair alone; None if it is no claim."""
     change = speed_between(comparison, THROUGHPUT.name, row.name, other.name)

@@ -31,8 +31,8 @@ def needs(row: Row, candidate: Candidate, constraints: Constraints) -> str:
     return "; ".join(_clauses(row, candidate, constraints))
 
 
-def _clauses(row: Row, candidate: Candidate, constraints: Constraints) -> Iterable[str]:
-    cells = scored(row)
+def _clauses(row: Row, candidate: Candidate, constraints: Constraints, *, name_blind: bool = True) -> Iterable[str]:
+    cells, near_chance = scored(row), blind_tasks([row])
     tasks = [c.constraint.removeprefix(LOSS) for c in candidate.open if c.constraint.startswith(LOSS)]
     items, unscored = [], []
     for task in tasks:
@@ -46,7 +46,7 @@ def _clauses(row: Row, candidate: Candidate, constraints: Constraints) -> Iterab
         yield f"needs {listing(items)}"
     if unscored:
         yield f"{listing(unscored)} must be scored on the same items as BF16"
-    if blind := [task for task in tasks if task in blind_tasks([row])]:
+    if name_blind and (blind := [task for task in tasks if task in near_chance]):
         yield f"{listing(blind)} cannot tell, since BF16 itself is near chance there"
     if not items and isinstance(row.mean_loss, MeanLoss) and not row.mean_loss.is_within:
         yield f"a mean loss of {points(row.mean_loss.margin)} over all tasks is not ruled out"
@@ -80,12 +80,8 @@ def accuracy_summary(rows: Sequence[Row], candidates: dict[str, Candidate], cons
         f"{row.label} ({clauses})"
         for row in rows
         if candidates[row.name].standing == "open"
-        and (clauses := _unless_blind(row, candidates[row.name], constraints))
+        and (clauses := "; ".join(_clauses(row, candidates[row.name], constraints, name_blind=False)))
     ]
     if lines:
         text += f" Accuracy open: {', '.join(lines)}."
     return text + divergences(rows)
-
-
-def _unless_blind(row: Row, candidate: Candidate, constraints: Constraints) -> str:
-    return "; ".join(clause for clause in _clauses(row, candidate, constraints) if "near chance" not in clause)

@@ -129,16 +129,7 @@ def paired_difference(scores: Scores, baseline: Scores, resamples: int = RESAMPL
     gained = sum(ours > theirs for ours, theirs in matched)
     lost = sum(ours < theirs for ours, theirs in matched)
     if _is_binary(score for couple in matched for score in couple):
-        return PairedDifference(
-            difference=difference,
-            interval=interval,
-            bootstrap=bootstrap,
-            p_value=mcnemar(gained, lost),
-            n=len(matched),
-            gained=gained,
-            lost=lost,
-            method="adjusted Wald, McNemar",
-        )
+        return counted_difference(gained, lost, len(matched), bootstrap)
     return PairedDifference(
         difference=difference,
         interval=interval,
@@ -148,6 +139,20 @@ def paired_difference(scores: Scores, baseline: Scores, resamples: int = RESAMPL
         gained=gained,
         lost=lost,
         method="paired t",
+    )
+
+
+def counted_difference(gained: int, lost: int, n: int, bootstrap: Interval | None = None) -> PairedDifference:
+    """Return the difference of binary scores of `n` items, from those that only one side answers correctly."""
+    return PairedDifference(
+        difference=(gained - lost) / n,
+        interval=adjusted_wald(gained, lost, n),
+        bootstrap=bootstrap,
+        p_value=mcnemar(gained, lost),
+        n=n,
+        gained=gained,
+        lost=lost,
+        method="adjusted Wald, McNemar",
     )
 
 

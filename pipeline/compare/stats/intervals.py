@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -25,6 +26,11 @@ class Interval(Frozen):
 def excludes_zero(interval: Interval | None) -> bool:
     """Return True if a difference with this interval may be claimed; without an interval it may not."""
     return interval is not None and not interval.contains(0.0)
+
+
+def percent_of(log_ratio: float) -> float:
+    """Return a difference of logarithms as a change in percent; beyond e^300 it is capped, to remain finite."""
+    return 100 * math.expm1(min(log_ratio, 300.0))
 
 
 def holm(p_values: Mapping[Name, float]) -> dict[Name, float]:

@@ -18,7 +18,7 @@ import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from pipeline.compare.stats.intervals import LEVEL, Interval, excludes_zero
+from pipeline.compare.stats.intervals import LEVEL, Interval, excludes_zero, percent_of
 from pipeline.compare.stats.simultaneous import Student, Test
 from pipeline.results.base import Frozen, Missing
 
@@ -104,14 +104,14 @@ class Contrast(NamedTuple):
 
     def change(self, test: Test, tolerance_percent: float = 0.0, level: float = LEVEL) -> Change:
         """Return the change in percent under a test, its interval widened by a tolerance."""
-        percent = _percent(self.log_ratio)
+        percent = percent_of(self.log_ratio)
         if not self.error and not self.floor:
             return Change(percent=percent, interval=None, reason=self.reason or IDENTICAL)
         bound = math.log1p(tolerance_percent / 100)
         half = self.half_width(test, level) + bound
         return Change(
             percent=percent,
-            interval=Interval(low=_percent(self.log_ratio - half), high=_percent(self.log_ratio + half)),
+            interval=Interval(low=percent_of(self.log_ratio - half), high=percent_of(self.log_ratio + half)),
             p_value=self.p_value(test, bound),
             widened_percent=tolerance_percent,
         )
@@ -198,7 +198,3 @@ def _variance(values: Sequence[float]) -> float:
 def _capped_exp(log: float) -> float:
     # Beyond e^300 the figure has no meaning; the cap keeps it finite.
     return math.exp(min(log, 300.0))
-
-
-def _percent(log_ratio: float) -> float:
-    return 100 * math.expm1(min(log_ratio, 300.0))

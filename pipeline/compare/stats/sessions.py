@@ -23,13 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import chdtrc, ndtr, stdtr, stdtrit
 
-from pipeline.compare.stats.intervals import LEVEL, Interval
+from pipeline.compare.stats.intervals import LEVEL, Interval, percent_of
+from pipeline.compare.stats.repeats import IDENTICAL, NO_VARIANCE, SINGLE
 from pipeline.results.base import Frozen, Missing
 
 Floats = NDArray[np.float64]
 Pair = tuple[Sequence[float], Sequence[float]]
-# Variance of logarithms that is due to rounding.
-ROUNDING = 1e-28
 
 
 class SessionChange(Frozen):
@@ -76,7 +75,7 @@ def _estimate(now: Sequence[float], then: Sequence[float]) -> _Estimate | Sessio
     ours, theirs = np.log(now), np.log(then)
     change = float(ours.mean() - theirs.mean())
     if min(len(now), len(then)) < 2:
-        return SessionChange(percent=_percent(change), interval=None, reason="a single repeat has no interval")
+        return SessionChange(percent=percent_of(change), interval=None, reason=SINGLE)
     if len(now) == len(then):
         spread = float(np.var(ours - theirs, ddof=1))
         return _Estimate(
@@ -85,7 +84,7 @@ def _estimate(now: Sequence[float], then: Sequence[float]) -> _Estimate | Sessio
     parts = [float(np.var(each, ddof=1)) / len(each) for each in (ours, theirs)]
     total = sum(parts)
     shares = [part**2 / (len(each) - 1) for part, each in zip(parts, (ours, theirs), strict=True)]
-    return _Estimate(log_change=change, variance=total, freedom=total**2 / sum(shares) if total > ROUNDING else 1.0)
+    return _Estimate(log_change=change, variance=total, freedom=total**2 / sum(shares) if total > NO_VARIANCE else 1.0)
 
 
 def _pooled(estimates: Mapping[str, _Estimate]) -> dict[str, _Estimate]:
@@ -107,8 +106,8 @@ def _pooled(estimates: Mapping[str, _Estimate]) -> dict[str, _Estimate]:
 
 def _equal(variances: Floats, freedoms: Floats) -> bool:
     """Return True unless Bartlett's test rejects equal variances at 5 %."""
-    if (variances <= ROUNDING).any():
-        return bool((variances <= ROUNDING).all())
+    if (variances <= NO_VARIANCE).any():
+        return bool((variances <= NO_VARIANCE).all())
     total = float(freedoms.sum())
     statistic = total * math.log(variances @ freedoms / total) - float(freedoms @ np.log(variances))
     correction = 1 + (float((1 / freedoms).sum()) - 1 / total) / (3 * (len(variances) - 1))
@@ -116,22 +115,15 @@ def _equal(variances: Floats, freedoms: Floats) -> bool:
 
 
 def _change(estimate: _Estimate, session: float) -> SessionChange:
-    percent, variance = _percent(estimate.log_change), estimate.variance
+    percent, variance = percent_of(estimate.log_change), estimate.variance
     total = variance + session
-    if total <= ROUNDING:
-        return SessionChange(
-            percent=percent, interval=None, reason="the repeats are identical, so their noise is unknown"
-        )
+    if total <= NO_VARIANCE:
+        return SessionChange(percent=percent, interval=None, reason=IDENTICAL)
     half = float(stdtrit(estimate.freedom, (1 + LEVEL) / 2)) * math.sqrt(variance)
     away = -abs(estimate.log_change) / math.sqrt(total)
-    freedom = estimate.freedom * (total / variance) ** 2 if variance > ROUNDING else math.inf
+    freedom = estimate.freedom * (total / variance) ** 2 if variance > NO_VARIANCE else math.inf
     return SessionChange(
         percent=percent,
-        interval=Interval(low=_percent(estimate.log_change - half), high=_percent(estimate.log_change + half)),
+        interval=Interval(low=percent_of(estimate.log_change - half), high=percent_of(estimate.log_change + half)),
         p_value=2 * float(stdtr(freedom, away) if math.isfinite(freedom) else ndtr(away)),
     )
-
-
-def _percent(log_ratio: float) -> float:
-    # Beyond e^300 the figure has no meaning; the cap keeps it finite.
-    return 100 * math.expm1(min(log_ratio, 300.0))

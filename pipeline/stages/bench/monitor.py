@@ -93,6 +93,7 @@ class Watch:
         foreign = max(0.0, sum(busy) - ours) / ((ended - self._started) * len(busy))
         known = self.pid is not None and sum(busy) >= CREDIBLE * ours
         start, end = self._window(ended)
+        sent = [sample for sample in self._gpu if start <= sample.at <= end]
         tasks = [number for at, number in self._foreign_tasks if start <= at <= end]
         found = Conditions(
             seconds=round(ended - self._started, 2),
@@ -104,11 +105,10 @@ class Watch:
             waiting_max=max(self._gauge("waiting"), default=None),
             waiting_mean=_mean(self._gauge("waiting", start, end)),
             running_mean=_mean(self._gauge("running", start, end)),
-            busy=self._shares(start, end),
+            busy=self._shares(start, end, sent),
             peak_memory_bytes=int(max(self._memory, default=0)) or None,
         )
         if self._gpu:
-            sent = [sample for sample in self._gpu if start <= sample.at <= end]
             update = {
                 "gpu": gpu_monitor.spans(self._gpu),
                 "gpu_load": gpu_monitor.under_load(sent),
@@ -131,14 +131,13 @@ class Watch:
     def _gauge(self, name: str, start: float = 0.0, end: float = float("inf")) -> list[float]:
         return [values[name] for at, values in self._gauges if name in values and start <= at <= end]
 
-    def _shares(self, start: float, end: float) -> Busy:
-        """Return the use of the processes and the GPU between two times."""
+    def _shares(self, start: float, end: float, sent: Sequence[GpuSample]) -> Busy:
+        """Return the use of the processes between two times, and of the GPU in the samples between them."""
 
         def busiest(role: Role) -> float | None:
             usages = [self._usage[pid] for pid, its in self._roles.items() if its == role and pid in self._usage]
             return max((round(usage.share(start, end), 4) for usage in usages), default=None)
 
-        sent = [sample for sample in self._gpu if start <= sample.at <= end]
         return Busy(
             api_server=busiest("api_server"),
             engine=busiest("engine"),

@@ -13,13 +13,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import nctdtr, stdtr, stdtrit
+from scipy.special import stdtr, stdtrit
 
+from pipeline.compare.stats.simultaneous import detectable
 from pipeline.results.bench import Guard, LoadResult
 from pipeline.results.metrics import THROUGHPUT
+from pipeline.results.text import signed_percent
 
 LEVEL = 0.95
-POWER = 0.8
 # Significance of a trend over repeats: a mark takes a figure out of the decision, so false ones must be rare.
 TREND_ALPHA = 0.01
 # A trend over all repeats that changes no decision, as `report.tolerance_percent`.
@@ -58,11 +59,7 @@ class Trend:
     def detectable(self) -> float:
         """Slope that the two-sided test finds with a probability of 80 %, by the noncentral t distribution."""
         critical = float(stdtrit(self.freedom, 1 - TREND_ALPHA / 2))
-        low, high = 0.0, 10 * critical
-        for _ in range(60):
-            middle = (low + high) / 2
-            low, high = (middle, high) if 1 - nctdtr(self.freedom, middle, critical) < POWER else (low, middle)
-        return high * self.error
+        return detectable(critical, self.freedom) * self.error
 
 
 def trend(series: Sequence[Sequence[float]]) -> Trend | None:
@@ -107,7 +104,7 @@ def warm_up(rounds: Sequence[float], tolerance: float, requested: int) -> Guard:
     found = trend([rounds]) if len(rounds) >= MIN_ROUNDS else None
     if found is None:
         return Guard(name="warm-up", passed=None, text=f"{text}; the trend over repeats judges it", load=None)
-    text += f"; {_percent(found.slope)} a round, a rise above {_percent(found.highest)} is ruled out"
+    text += f"; {signed_percent(found.slope)} a round, a rise above {signed_percent(found.highest)} is ruled out"
     return Guard(name="warm-up", passed=found.highest < tolerance, text=text, load=None)
 
 
@@ -128,7 +125,7 @@ def repeats(loads: Sequence[LoadResult]) -> Guard:
         )
     steps = max(len(values) for values in series) - 1
     where = f"{_count(steps + 1, 'repeat')} of {_count(len(series), 'load')}"
-    text = f"{_percent(found.slope)} throughput a repeat over {where} (p = {found.p_value:.2g})"
+    text = f"{signed_percent(found.slope)} throughput a repeat over {where} (p = {found.p_value:.2g})"
     text += f"; a trend of {100 * found.detectable:.1f} % a repeat is found with 80 %"
     failed = found.p_value <= TREND_ALPHA and abs(math.expm1(found.slope * steps)) >= SMALL
     return Guard(name="trend", passed=not failed, text=text, load=None)
@@ -136,7 +133,3 @@ def repeats(loads: Sequence[LoadResult]) -> Guard:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:+.1f} %".replace("-", "−")

@@ -9,7 +9,7 @@ from support.compare_records import TASKS, record
 from pipeline.compare.comparison import Comparison, TaskCell, compare
 from pipeline.compare.decide.frontier import frontiers
 from pipeline.compare.decide.recommendation import recommend
-from pipeline.compare.stats.accuracy import PairedDifference, adjusted_wald, mcnemar
+from pipeline.compare.stats.accuracy import counted_difference
 from pipeline.compare.tasks import judged, mean_loss
 from pipeline.results.bench import Metric
 from pipeline.results.metrics import HEADLINE
@@ -40,7 +40,7 @@ def standings(
         for task in names:
             n, rate = items[task], max(differing, loss)
             gained, lost, _ = draw.multinomial(n, [(rate - loss) / 2, (rate + loss) / 2, 1 - rate])
-            cells[task] = cells[task].model_copy(update={"change": counted(int(gained), int(lost), n)})
+            cells[task] = cells[task].model_copy(update={"change": counted_difference(int(gained), int(lost), n)})
         found = judged([("fast", cells)], dict(table.rows[0].tasks), table.margins)[0]
         row = table.rows[1].model_copy(update={"tasks": found, "mean_loss": mean_loss(found, table.margins)})
         answer = recommend(table.model_copy(update={"rows": (table.rows[0], row)}))
@@ -63,19 +63,6 @@ def template(names: list[str]) -> Comparison:
         figure = cell.accuracy.model_copy(update={"interval": cell.accuracy.interval.model_copy(update={"low": 0.65})})
         known[task] = cell.model_copy(update={"accuracy": figure})
     return table.model_copy(update={"rows": (table.rows[0].model_copy(update={"tasks": known}), table.rows[1])})
-
-
-def counted(gained: int, lost: int, n: int) -> PairedDifference:
-    return PairedDifference(
-        difference=(gained - lost) / n,
-        interval=adjusted_wald(gained, lost, n),
-        bootstrap=None,
-        p_value=mcnemar(gained, lost),
-        n=n,
-        gained=gained,
-        lost=lost,
-        method="adjusted Wald, McNemar",
-    )
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from pipeline.compare.stats.accuracy import (
     PairedDifference,
     adjusted_wald,
     bootstrap_mean,
+    counted_difference,
     fisher,
     mcnemar,
     paired_difference,
@@ -163,7 +164,7 @@ def test_so_many_items_decide_four_times_in_five(
     found = []
     for b, c, _ in drawn:
         p = min(1.0, comparisons * mcnemar(int(b), int(c)))
-        found.append(judge_loss(_counted(int(b), int(c), wanted), p, margin, comparisons=comparisons).kind)
+        found.append(judge_loss(counted_difference(int(b), int(c), wanted), p, margin, comparisons=comparisons).kind)
     assert 0.76 < np.mean([verdict == kind for verdict in found]) < 0.86
 
 
@@ -214,13 +215,13 @@ def test_a_small_set_has_a_wider_margin(available: int | None, points: float, ne
 
 def test_several_wide_margins_do_not_add_up() -> None:
     """Each of four sets of 164 items loses 5 points of an accepted 8.5, and all together more than 3."""
-    four = [_counted(2, 10, 164)] * 4
+    four = [counted_difference(2, 10, 164)] * 4
     assert all(judge_loss(each, 1.0, 0.12).kind == "no worse" for each in four)
     small = [task_margin(None, 164)] * 4
     assert mean_margin(small) == 0.03
     assert mean_margin([task_margin(0.085, 164)] * 4) == 0.085
     assert mean_margin([task_margin(None, 14042), *small]) == 0.03
-    together, equal = judge_mean(four, 0.03), judge_mean([_counted(4, 4, 400)] * 4, 0.03)
+    together, equal = judge_mean(four, 0.03), judge_mean([counted_difference(4, 4, 400)] * 4, 0.03)
     assert together is not None and not together.is_within
     assert equal is not None and equal.is_within
 
@@ -242,19 +243,6 @@ def test_near_chance_a_task_cannot_show_a_loss(
     assert verdict.kind == ("cannot tell" if blind else "no worse")
     assert verdict.text == (
         f"cannot tell: {blind}" if blind else f"no worse (within {100 * margin:g} point{'s' * (margin != 0.01)})"
-    )
-
-
-def _counted(gained: int, lost: int, n: int) -> PairedDifference:
-    return PairedDifference(
-        difference=(gained - lost) / n,
-        interval=adjusted_wald(gained, lost, n),
-        bootstrap=None,
-        p_value=mcnemar(gained, lost),
-        n=n,
-        gained=gained,
-        lost=lost,
-        method="adjusted Wald, McNemar",
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from pipeline.compare.comparison import Comparison, Row
 from pipeline.compare.published.roofline_validation import RooflineCheck, check
@@ -17,7 +17,7 @@ from pipeline.hardware.gpus import GPUS, Gpu, gpu_of
 from pipeline.results.base import Missing
 from pipeline.results.bench import LoadResult
 from pipeline.results.metrics import THROUGHPUT, TPOT
-from pipeline.results.records import Record, Speed
+from pipeline.results.records import Record
 from pipeline.stages.bench.plan import Load
 from pipeline.stages.bench.requests import Requests
 from pipeline.stages.report.collect.artifacts import Source
@@ -109,7 +109,8 @@ def _unserved(source: Source, gpu: Gpu | None) -> str:
 def _device(machine: str, found: Sequence[Source], records: Sequence[Record]) -> Device:
     """Return the measured machine: its own memory and measured bandwidth, and what the catalogue says of the rest."""
     gpu = gpu_of(machine)
-    read = next((speed.memory_bandwidth for speed in _speeds(records) if speed.memory_bandwidth), None)
+    speeds = (speed for record in records for speed in record.benchmarks)
+    read = next((speed.memory_bandwidth for speed in speeds if speed.memory_bandwidth), None)
     device = (
         Device.of(gpu)
         if gpu
@@ -124,11 +125,10 @@ def _device(machine: str, found: Sequence[Source], records: Sequence[Record]) ->
 
 def _memory_mib(found: Sequence[Source], records: Sequence[Record]) -> float | None:
     """Return the memory of the measured GPU as its driver reported it; None without a GPU."""
-    for speed in _speeds(records):
-        for load in speed.loads:
-            for conditions in load.conditions:
-                if conditions.gpu and (total := conditions.gpu.get("total_mib")):
-                    return total.max
+    loads = (load for record in records for speed in record.benchmarks for load in speed.loads)
+    for conditions in (each for load in loads for each in load.conditions):
+        if conditions.gpu and (total := conditions.gpu.get("total_mib")):
+            return total.max
     for source in found:
         manifest = source.finished(Stage.BENCH)
         if manifest is not None and manifest.hardware.get("device") == "cuda":
@@ -140,7 +140,7 @@ def _memory_mib(found: Sequence[Source], records: Sequence[Record]) -> float | N
 def _load(settings: Settings, found: Sequence[Source], records: Sequence[Record]) -> RooflineLoad:
     """Return the load of the tables with its recorded lengths, else their means; the study's without a benchmark."""
     for source, record in zip(found, records, strict=True):
-        for speed in _speeds([record]):
+        for speed in record.benchmarks:
             load = speed.load(speed.headline)
             if load is not None and load.completed and load.input_tokens and load.output_tokens:
                 recorded = _recorded(source, load) if speed is record.speed else ()
@@ -181,17 +181,9 @@ def _recorded(source: Source, load: LoadResult) -> tuple[Lengths, ...]:
     return tuple(repeats) if all(repeats) else ()
 
 
-def _speeds(records: Sequence[Record]) -> Iterator[Speed]:
-    """Yield the benchmarks of all records, each followed by those of further protocols."""
-    for record in records:
-        if isinstance(record.speed, Speed):
-            yield record.speed
-        yield from record.protocols.values()
-
-
 def _tpot_alone(record: Record) -> float | Missing:
     """Return the mean TPOT of one request at a time, from any protocol."""
-    for speed in _speeds([record]):
+    for speed in record.benchmarks:
         for load in speed.loads:
             if load.max_concurrency == 1 and (metric := load.metrics.get(TPOT.name)) and metric.values:
                 return statistics.fmean(metric.values)
@@ -223,7 +215,7 @@ def _measured(row: Row, record: Record) -> MeasuredSpeed:
 
 def _printed_kv_tokens(record: Record) -> int | Missing:
     """Return the size of the KV cache that vLLM printed, of the benchmark in the tables."""
-    for speed in _speeds([record]):
+    for speed in record.benchmarks:
         if speed.memory is not None and speed.memory.kv_cache_tokens:
             return speed.memory.kv_cache_tokens
     return Missing(reason="the server printed no size of its KV cache")
