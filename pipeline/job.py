@@ -54,6 +54,7 @@ class Job:
 
     `reference` is the job whose benchmark fixes the loads of this one's ladder; None if its own throughput does.
     `block` is the index of the benchmark's block; the artifacts of all other stages are the same in each.
+    A study with a budget makes parts of a benchmark or evaluation: `part` names one, and `whole` is the job it is of.
     """
 
     settings: Settings
@@ -66,6 +67,8 @@ class Job:
     overrides: list[str] = field(default_factory=list)
     reference: Job | None = None
     block: int = 0
+    part: str = ""
+    whole: Job | None = None
 
     @cached_property
     def blocks(self) -> tuple[Job, ...]:
@@ -74,6 +77,26 @@ class Job:
         # The loads of a ladder are the same in each block.
         source = self.reference or self
         return (self, *(replace(self, block=block, reference=source) for block in range(1, number)))
+
+    def in_block(self, block: int) -> Job:
+        """Return this job in a block of its benchmark, requested or not."""
+        return replace(self, block=block) if block else self
+
+    @cached_property
+    def screen(self) -> Job:
+        """The short benchmark and evaluation that show whether this variant is measured further."""
+        parts = {"bench": self.settings.bench.screen, "eval": self.settings.eval.screen}
+        return self._part("screen", self.settings.model_copy(update=parts))
+
+    def scored(self, share: float) -> Job:
+        """Return this job with a share of the items; the whole job is its own share of 1."""
+        if share == 1:
+            return self
+        scoring = {"eval": self.settings.eval.of_share(share)}
+        return self._part(f"{100 * share:g} % of the items", self.settings.model_copy(update=scoring))
+
+    def _part(self, name: str, settings: Settings) -> Job:
+        return replace(self, settings=settings, part=name, whole=self)
 
     @property
     def variant(self) -> Variant:

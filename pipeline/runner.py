@@ -3,12 +3,16 @@
 Several variants run in one process, stage by stage while nothing is served and variant by variant from then on, so
 that each variant's stages share a server. Further blocks of the benchmark follow, each with a new server for every
 variant. A variant that fails does not stop the others.
+
+With a budget, each round of measurements follows from the results of the rounds before (`budgeted_study`).
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from itertools import chain, count
+from pathlib import Path
 from random import Random
 
 from rich.markup import escape
@@ -30,6 +34,8 @@ from pipeline.serve import support
 from pipeline.serve.kv_capacity import check_context
 from pipeline.stages import publish, report
 from pipeline.stages.quantize import INSTALL, check_engine
+from pipeline.stages.report.collect import budgeted_study
+from pipeline.stages.report.collect.budgeted_study import BudgetedStudy
 
 # Stages that need no server.
 OFFLINE = (Stage.CALIBRATE, Stage.QUANTIZE)
@@ -119,13 +125,15 @@ class Runner:
     def plan(self) -> int:
         """Print each step with run or skip and the reason; return the exit code."""
         self._warn()
-        for job, stage in self._steps():
+        for job, stage in self._steps(rounds=1):
             artifact = job.artifact(stage)
             why = self.workspace.why(artifact)
             decision = f"run: {why}" if why else "skip: up to date"
             if stage not in OFFLINE and str(job.variant) in self.unserved:
                 decision = f"n/a: {self.unserved[str(job.variant)]}"
             self.progress.say(f"  {artifact.name:<32} {decision}")
+        if self._is_divided:
+            self.progress.say("  Further blocks and items follow from these results, within the budget.")
         return 0
 
     def execute(self) -> int:
@@ -160,19 +168,38 @@ class Runner:
         if self.vllm.warning and not self.gpu:
             self.progress.say(f"[yellow]{escape(self.vllm.warning)}[/]")
 
-    def _steps(self) -> Iterator[tuple[Job, Stage]]:
-        """Yield the steps in order, each artifact once."""
+    def _steps(self, rounds: int | None = None) -> Iterator[tuple[Job, Stage]]:
+        """Yield the steps in order, each artifact once; of a study with a budget at most so many rounds."""
         yielded = set()
-        for job, stage in self._order():
+        for job, stage in chain(self._order(), self._rounds(rounds) if self._is_divided else ()):
             if stage in self._wanted(job):
                 folder = job.artifact(stage).folder
                 if folder not in yielded:
                     yielded.add(folder)
                     yield job, stage
 
+    @property
+    def _is_divided(self) -> bool:
+        """True if benchmarks and evaluations are requested and have a budget."""
+        return self.jobs[0].settings.has_budget and set(budgeted_study.DIVIDED) <= set(self.requested)
+
+    def _rounds(self, limit: int | None) -> Iterator[tuple[Job, Stage]]:
+        """Yield the measurements of each round, which follow from the results of those before."""
+        made: set[Path] = set()
+        for _ in count() if limit is None else range(limit):
+            stopped = {*self.failures, *self.not_applicable, *self.unserved}
+            due = BudgetedStudy(self.jobs, stopped).due()
+            folders = {job.artifact(stage).folder for job, stage in due}
+            # A measurement without a result would be due again.
+            if folders <= made:
+                return
+            made |= folders
+            yield from due
+
     def _order(self) -> Iterator[tuple[Job, Stage]]:
         """Yield the offline stages of all variants, then block by block each variant's served stages together."""
         yield from ((job, stage) for stage in OFFLINE for job in self.jobs)
+        divided = budgeted_study.DIVIDED if self._is_divided else ()
         by_variant: dict[str, list[Job]] = {}
         for job in self.jobs:
             by_variant.setdefault(str(job.variant), []).append(job)
@@ -187,7 +214,8 @@ class Runner:
             for jobs in variants:
                 # One protocol may have fewer blocks than another.
                 there = [job.blocks[block] for job in jobs if block < len(job.blocks)]
-                yield from ((job, stage) for stage in (SERVED if block == 0 else (Stage.BENCH,)) for job in there)
+                stages = SERVED if block == 0 else (Stage.BENCH,)
+                yield from ((job, stage) for stage in stages if stage not in divided for job in there)
 
     def _is_prevented(self, job: Job, stage: Stage) -> bool:
         """Return whether an earlier failure prevents a step: in further blocks, only that of a stage it needs."""

@@ -50,7 +50,8 @@ class Artifact(BaseModel):
     def name(self) -> str:
         """Display name, for messages; blocks are counted from 1, and the first has no number."""
         block = f", block {self.payload['block'] + 1}" if "block" in self.payload else ""
-        return f"{self.stage} {self.variant}{block}" if self.variant else self.stage
+        part = f", {self.payload['part']}" if "part" in self.payload else ""
+        return f"{self.stage} {self.variant}{block}{part}" if self.variant else self.stage
 
     def manifest(self) -> Manifest | None:
         """Return the manifest, or None if the artifact is not finished."""
@@ -80,6 +81,10 @@ class Workspace:
                     finished.append((path.parent, manifest))
         yield from sorted(finished, key=lambda item: item[1].started)
 
+    def kept(self, artifact: Artifact) -> Path:
+        """Return the folder of an artifact's partial work, which need not exist."""
+        return artifact.folder.parent / f".{artifact.folder.name}.kept"
+
     def why(self, artifact: Artifact) -> str | None:
         """Return the reason to make the artifact, or None if it is up to date."""
         manifest = artifact.manifest()
@@ -93,7 +98,7 @@ class Workspace:
             for folder, other in self.manifests(artifact.model, artifact.stage)
             if other.variant == artifact.variant
             and folder != artifact.folder
-            and other.payload.get("block") == artifact.payload.get("block")
+            and all(other.payload.get(name) == artifact.payload.get(name) for name in ("block", "part"))
         ]
         if not others:
             return "not there yet"
@@ -143,7 +148,7 @@ class Workspace:
         parent = artifact.folder.parent
         with self.claim(artifact):
             _sweep(parent, artifact.folder.name)
-            kept = parent / f".{artifact.folder.name}.kept"
+            kept = self.kept(artifact)
             draft = Draft(parent / f".{artifact.folder.name}.{os.getpid()}.tmp", kept)
             draft.folder.mkdir()
             started, clock = datetime.now(UTC), time.monotonic()

@@ -129,6 +129,11 @@ class BenchSettings(SettingsGroup):
         SloSettings(), description="limits of a request; goodput counts requests that meet all of them"
     )
     timeout_s: PositiveFloat = Field(3600, description="seconds after which a load counts as hung")
+    budget_minutes: PositiveFloat | None = Field(
+        None,
+        description="minutes for the benchmarks of all variants: one repeat of each, then blocks only of those that "
+        "may still be the answer; null: all blocks of all",
+    )
 
     @field_validator("request_rate", mode="before")
     @classmethod
@@ -141,6 +146,22 @@ class BenchSettings(SettingsGroup):
         except (TypeError, ValueError):
             pass
         raise ValueError(f"{value!r} is not a request rate: requests per second above zero, or inf")
+
+    @property
+    def screen(self) -> BenchSettings:
+        """One repeat of the load, to see which variants a study with a budget measures further."""
+        return self.model_copy(
+            update={"repeats": 1, "warmup_rounds": 1, "slo": self.slo.model_copy(update={"probes": 0})}
+        )
+
+    @model_validator(mode="after")
+    def _divides_one_load(self) -> BenchSettings:
+        if self.budget_minutes is not None and self.ladder is not None:
+            raise ValueError(
+                f"budget_minutes={self.budget_minutes:g}: a ladder is not divided among variants; set ladder=null, or "
+                "budget_minutes=null with ladder.budget_s"
+            )
+        return self
 
     @model_validator(mode="after")
     def _fits_together(self) -> BenchSettings:

@@ -15,6 +15,9 @@ from pydantic import (
 from pipeline.config.base import SettingsGroup
 from pipeline.config.dataset import DatasetSettings
 
+# Conversations of the screen of a study with a budget.
+SCREENED = 16
+
 
 class TaskSettings(SettingsGroup):
     """One lm-eval task and the metric that the report shows."""
@@ -53,6 +56,14 @@ class EvalSettings(SettingsGroup):
     limit: PositiveInt | None = Field(
         None, description="items per task, a seeded sample stratified by subject; null: all"
     )
+    share: float = Field(
+        1.0, ge=0, le=1, description="share of those items that is asked, by subject; a larger share has the smaller's"
+    )
+    budget_minutes: PositiveFloat | None = Field(
+        None,
+        description="minutes for the evaluations of all variants: a little of the held-out text for each, then items "
+        "only of those that may still be the answer; null: all items of all",
+    )
     chat_template: bool = Field(False, description="apply the model's chat template, with examples as turns")
     enable_thinking: bool | None = Field(None, description="Qwen3's thinking mode; null: the template's default")
     num_concurrent: PositiveInt = Field(16, description="requests in flight")
@@ -66,6 +77,30 @@ class EvalSettings(SettingsGroup):
     divergence: DivergenceSettings | None = Field(
         None, description="KL divergence from BF16 on held-out text; null: not measured"
     )
+
+    @property
+    def screen(self) -> EvalSettings:
+        """The divergence on a few conversations and no item, to see which variants a study with a budget scores."""
+        few = {"num_sequences": min(SCREENED, self.divergence.num_sequences)} if self.divergence else {}
+        # The benchmark's server does: it has no prefix cache, and held-out texts share no prefix.
+        return self._without_layers(few).model_copy(update={"share": 0.0, "prefix_caching": False})
+
+    def of_share(self, share: float) -> EvalSettings:
+        """Return these settings for a share of the items, without the errors of layers, which the whole has."""
+        return self._without_layers({}).model_copy(update={"share": share})
+
+    def _without_layers(self, changes: dict[str, int]) -> EvalSettings:
+        text = self.divergence and self.divergence.model_copy(update={**changes, "layer_tokens": None})
+        return self.model_copy(update={"divergence": text})
+
+    @model_validator(mode="after")
+    def _screens_by_the_divergence(self) -> EvalSettings:
+        if self.budget_minutes is not None and self.divergence is None:
+            raise ValueError(
+                f"budget_minutes={self.budget_minutes:g} needs the divergence, which tells first which variants are "
+                "far from BF16: set divergence, e.g. by eval=study"
+            )
+        return self
 
     @model_validator(mode="after")
     def _fits_together(self) -> EvalSettings:

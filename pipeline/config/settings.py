@@ -133,6 +133,30 @@ class Settings(SettingsGroup):
             )
         return self
 
+    @model_validator(mode="after")
+    def _spends_on_several_variants(self) -> Settings:
+        if not self.has_budget:
+            return self
+        setting = "bench.budget_minutes" if self.bench.budget_minutes is not None else "eval.budget_minutes"
+        if self.variants is None or len(self.variants) < 2:
+            raise ValueError(f"{setting} is divided among variants: set variants=[bf16, ...]")
+        if self.protocols is not None and len(self.protocols) > 1:
+            raise ValueError(f"{setting} goes with one benchmark: protocols={list(self.protocols)} are several")
+        measured = {Stage.BENCH, Stage.EVAL} & set(self.stage)
+        if len(measured) == 1:
+            raise ValueError(
+                f"{setting} with stage={', '.join(self.stage)}: speed and accuracy decide together what is measured "
+                "further; request bench and eval, e.g. stage=all"
+            )
+        if self.report.objective != "throughput":
+            raise ValueError(f"{setting} follows throughput, and report.objective={self.report.objective} does not")
+        return self
+
+    @property
+    def has_budget(self) -> bool:
+        """True if benchmarks or evaluations go on only for variants that may still be the answer."""
+        return self.bench.budget_minutes is not None or self.eval.budget_minutes is not None
+
     @property
     def needs_calibration(self) -> bool:
         """True if the checkpoint depends on calibration data."""

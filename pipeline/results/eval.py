@@ -95,6 +95,7 @@ class EvalResult(Result):
 
     Attributes:
         tasks: by the label of the settings.
+        sizes: items of each task, of which a share may have been asked.
         server: facts of the server that answered.
         seconds: duration of each task.
         recalled: answers reused from an interrupted run.
@@ -106,6 +107,7 @@ class EvalResult(Result):
     SOURCE: ClassVar[str] = "the manifest of the scores"
 
     tasks: dict[str, TaskResult]
+    sizes: dict[str, int] = Field({})
     server: ServerFacts = ServerFacts()
     seconds: dict[str, float] = Field({})
     recalled: int = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -17,7 +17,7 @@ from pipeline.config import EvalSettings, TaskSettings
 from pipeline.errors import ConfigError, InputError
 from pipeline.tasks import local_files
 from pipeline.tasks.code_scoring import local_metrics, runs_code, score_side_by_side, scores_by_function
-from pipeline.tasks.sampling import stratified
+from pipeline.tasks.sampling import nested, stratified
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
@@ -34,6 +34,8 @@ class TaskSample:
     items: dict[str, list[int]]
     subjects: dict[str, list[str] | None]
     available: int
+    # Items of the limit, of which a share is asked.
+    whole: int = 0
 
     @property
     def count(self) -> int:
@@ -77,11 +79,39 @@ def load(label: str, wanted: TaskSettings, settings: EvalSettings) -> TaskSample
     strata = [((name, index), asked.subject(name, index)) for name, size in sizes.items() for index in range(size)]
     if not strata:
         raise InputError(f"{setting}: the data of {wanted.task} has no items.", "Check the task's data files.")
-    for name, index in stratified(strata, settings.limit, settings.seed):
+    drawn = stratified(strata, settings.limit, settings.seed)
+    asked.whole = len(drawn)
+    if settings.share < 1:
+        stratum_of = dict(strata)
+        drawn = nested([(item, stratum_of[item]) for item in drawn], settings.share, settings.seed)
+    for name, index in drawn:
         asked.items.setdefault(name, []).append(index)
     # lm-eval reads an empty list of items as all items.
     asked.tasks = {name: task for name, task in tasks.items() if name in asked.items}
+    for name, task in asked.tasks.items():
+        if len(asked.items[name]) < sizes[name] and hasattr(task, "sampler"):
+            task.sampler = ExamplesOfTheFullRun(task.sampler, task.eval_docs, asked.items[name])
     return asked
+
+
+class ExamplesOfTheFullRun:
+    """Sampler of few-shot examples that gives each item of a sample those that it has when all items are asked.
+
+    lm-eval draws examples for one item after another, so those of the items in between are drawn and discarded. A
+    prompt is then the same in samples of any size, and their scores can be paired.
+    """
+
+    def __init__(self, sampler: Any, docs: Sequence[Any], items: Iterable[int]) -> None:
+        """Draw by `sampler` for these items of the documents; lm-eval asks in their order."""
+        self._sampler, self._docs, self._items, self._next = sampler, docs, iter(sorted(items)), 0
+
+    def sample(self, n: int, eval_doc: Any = None) -> Any:
+        """Return the examples of the next item; `eval_doc` is the item if the examples come from the same split."""
+        item = next(self._items)
+        for skipped in range(self._next, item):
+            self._sampler.sample(n=n, eval_doc=None if eval_doc is None else self._docs[skipped])
+        self._next = item + 1
+        return self._sampler.sample(n=n, eval_doc=eval_doc)
 
 
 def _check(setting: str, wanted: TaskSettings, task: Any, settings: EvalSettings) -> None:

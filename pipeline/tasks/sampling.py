@@ -36,6 +36,29 @@ def stratified(strata: Sequence[tuple[Item, Hashable]], limit: int | None, seed:
     return [item for item, _ in strata if item in chosen]
 
 
+def nested(strata: Sequence[tuple[Item, Hashable]], share: float, seed: int) -> list[Item]:
+    """Draw a share of the items, rounded up, each stratum in proportion; that of a larger share includes it.
+
+    The j-th of the n items of a stratum, in a seeded order, has the place (j - 1/2) / n, and the first places are drawn
+    (the method of Webster and Sainte-Laguë, whose sizes only grow with the total).
+
+    Args:
+        strata: the items, as (task, index), each with its stratum.
+        share: from 0 to 1.
+        seed: seed of the order.
+    """
+    members: dict[Hashable, list[Item]] = defaultdict(list)
+    for item, stratum in strata:
+        members[stratum].append(item)
+    places: list[tuple[float, float, Item]] = []
+    for stratum, items in members.items():
+        dice = random.Random(f"{seed}|share|{stratum}")
+        shuffled = dice.sample(items, len(items))
+        places += [((rank + 0.5) / len(items), dice.random(), item) for rank, item in enumerate(shuffled)]
+    chosen = {item for _, _, item in sorted(places)[: math.ceil(round(share * len(strata), 9))]}
+    return [item for item, _ in strata if item in chosen]
+
+
 def _shares(sizes: dict[Hashable, int], limit: int, seed: int) -> dict[Hashable, int]:
     """Return the sample size of each stratum; ties between remainders are broken in a seeded order."""
     total = sum(sizes.values())

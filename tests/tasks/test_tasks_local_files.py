@@ -226,3 +226,21 @@ def test_under_qwen3s_template_a_question_is_still_asked_for_single_tokens(data_
     assert is_choice(options)
     # The blank line is a token of its own, then come the letters.
     assert [tokenizer.decode(each.continuation) for each in options] == ["\n\nA", "\n\nB", "\n\nC", "\n\nD"]
+
+
+def test_an_item_has_the_same_prompt_in_a_sample_of_any_size(data_dir: Path) -> None:
+    def prompts(label: str, **sample: Any) -> dict[str, str]:
+        settings = EvalSettings(name="x", tasks=COLUMNS, data_dir=data_dir, **sample)
+        wanted = COLUMNS[label].model_copy(update={"task": ONE.get(label, COLUMNS[label].task)})
+        asked = lm_eval_tasks.load(label, wanted, settings)
+        ((name, task),) = asked.tasks.items()
+        with lm_eval_tasks.quiet():
+            task.build_all_requests(samples=asked.items[name])
+        return {str(each.doc): each.args[0] for each in task.instances}
+
+    for label in ("GSM8K", "C-Eval"):
+        everything = prompts(label)
+        for sample in ({"limit": 20}, {"share": 0.1}, {"share": 0.3, "limit": 40}):
+            some = prompts(label, **sample)
+            assert 0 < len(some) < len(everything)
+            assert some.items() <= everything.items()

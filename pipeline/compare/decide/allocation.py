@@ -44,6 +44,8 @@ from pipeline.results.text import signed_percent
 
 ALPHA = 0.05
 Kind = Literal["screen", "kl", "block", "items"]
+# Shares of the items, ascending; the last is 1.
+STAGES = (0.1, 0.3, 1.0)
 # The screen is a block with a number of its own.
 SCREEN = -1
 
@@ -100,7 +102,7 @@ class Design(Frozen):
 
     tasks: dict[str, TaskPlan]
     blocks: int
-    stages: tuple[float, ...] = (0.1, 0.3, 1.0)
+    stages: tuple[float, ...] = STAGES
     session_percent: float = 2.0
     max_kl: float = 0.5
     screen: float

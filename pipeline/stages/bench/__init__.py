@@ -21,7 +21,7 @@ from pipeline.tasks.conversations import identity_of
 
 SHARED = False
 # Settings that change neither the loads nor their measurement.
-NOT_IDENTITY = {"name", "dataset", "timeout_s", "blocks"}
+NOT_IDENTITY = {"name", "dataset", "timeout_s", "blocks", "budget_minutes"}
 
 
 def needs(settings: Settings) -> tuple[Stage, ...]:
@@ -46,6 +46,7 @@ def identity(job: Job) -> Payload:
         # The loads of a ladder derive from this benchmark; a block of its own variant follows from the same payload.
         **({"reference": source.artifact(Stage.BENCH).key} if settings.ladder and source else {}),
         **({"block": job.block} if job.block else {}),
+        **({"part": job.part} if job.part else {}),
     }
 
 

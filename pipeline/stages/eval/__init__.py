@@ -19,7 +19,16 @@ from pipeline.tasks.lm_eval_tasks import task_files
 SHARED = False
 # Settings that say how and where the questions are asked; the answers are the same.
 # The divergence has an identity of its own, by what is in its file.
-NOT_IDENTITY = {"name", "include_path", "data_dir", "num_concurrent", "prefix_caching", "unsafe_code", "divergence"}
+NOT_IDENTITY = {
+    "name",
+    "include_path",
+    "data_dir",
+    "num_concurrent",
+    "prefix_caching",
+    "unsafe_code",
+    "budget_minutes",
+    "divergence",
+}
 
 
 def needs(settings: Settings) -> tuple[Stage, ...]:
@@ -35,10 +44,13 @@ def identity(job: Job) -> Payload:
     return {
         "quantize": job.artifact(Stage.QUANTIZE).key,
         "serve": job.serving.identity(job.settings),
-        "eval": settings.model_dump(exclude=NOT_IDENTITY),
+        "eval": settings.model_dump(exclude=NOT_IDENTITY | ({"share"} if settings.share == 1 else set())),
         "divergence": _divergence(settings.divergence, job.digests),
         "task_files": task_files(settings, job.digests),
         "lm_eval": versions().get("lm-eval"),
+        # Earlier releases drew other few-shot examples for a sample than for all items.
+        **({"examples": "of the full run"} if settings.limit is not None or settings.share < 1 else {}),
+        **({"part": job.part} if job.part else {}),
     }
 
 

@@ -126,8 +126,8 @@ def collect(
     parts: list[Reported] = [([], [], [])] * len(texts)
     done = 0
 
-    def read(index: int, choices: list[Completion]) -> Reported:
-        return _read(texts[index], choices[0].get("prompt_logprobs"), top_k)
+    def read(index: int, choice: Completion) -> Reported:
+        return _read(texts[index], choice.get("prompt_logprobs"), top_k)
 
     def arrived(index: int, reported: Reported) -> None:
         nonlocal done
@@ -135,7 +135,7 @@ def collect(
         done += 1
         progress(done, len(texts))
 
-    endpoint.complete(bodies, endpoint.num_concurrent, read, arrived)
+    endpoint.complete(bodies, read, arrived)
     return {
         "sequence": np.repeat(np.arange(len(texts), dtype=np.int32), [len(text.counted) for text in texts]),
         "position": np.array([place for text in texts for place in text.counted], dtype=np.int32),

@@ -7,9 +7,9 @@ concurrency counts prompts, not requests.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 from pipeline.errors import ServerError
 from pipeline.stages.eval.journal import Journal
@@ -20,9 +20,18 @@ WATCH_S = 2.0
 # A request waits for its place in the server's queue; a server that has died is noticed by the watch instead.
 TIMEOUT_S = 3600.0
 
-# A request: its prompts as token ids, and whatever parameters the task has.
+# A request: its prompt as token ids, and whatever parameters the task has.
 Body = dict[str, object]
 Arrived = Callable[[int, Any], None]
+Read = Callable[[int, "Completion"], Any]
+
+
+class Asked(NamedTuple):
+    """A prompt to ask: its number, the journal's key, and the request of this prompt alone."""
+
+    number: int
+    key: str
+    body: Body
 
 
 class Completion(TypedDict):
@@ -78,37 +87,35 @@ class Endpoint:
             self._check_alive()
             raise ServerError(f"{self.url}/v1/models does not say the context's length ({error!r}).") from error
 
-    def complete(
-        self, bodies: Iterable[Body], in_flight: int, read: Callable[[int, list[Completion]], Any], arrived: Arrived
-    ) -> None:
-        """Send every request without an answer in the journal, and pass on each parsed answer.
+    def complete(self, bodies: Iterable[Body], read: Read, arrived: Arrived, *, batch: int = 1) -> None:
+        """Ask every prompt without an answer in the journal, and pass on each parsed answer.
 
         Args:
-            bodies: the requests, without the model's name.
-            in_flight: requests at a time.
-            read: makes plain JSON of a request's choices, which are in the order of its prompts; that is what is kept.
-            arrived: called with the request's index and what was read, in the order in which answers come.
+            bodies: requests of one prompt each, without the model's name.
+            read: makes plain JSON of a prompt's completion; that is what is kept.
+            arrived: called with the index and what was read, in the order in which answers come.
+            batch: prompts of a request at most, which have all other parameters in common.
 
         Raises:
             ServerError: when the server ends, refuses a request, or keeps failing on one.
         """
-        asyncio.run(self._all(bodies, in_flight, read, arrived))
+        asyncio.run(self._all(bodies, read, arrived, max(1, min(batch, self.num_concurrent))))
 
-    async def _all(
-        self, bodies: Iterable[Body], in_flight: int, read: Callable[[int, list[Completion]], Any], arrived: Arrived
-    ) -> None:
+    async def _all(self, bodies: Iterable[Body], read: Read, arrived: Arrived, batch: int) -> None:
         import httpx
 
-        waiting = iter(enumerate(bodies))
+        waiting = _batches(self._unknown(bodies, arrived), batch)
+        in_flight = max(1, self.num_concurrent // batch)
         limits = httpx.Limits(max_connections=in_flight, max_keepalive_connections=in_flight)
 
         async def worker() -> None:
-            for index, body in waiting:
-                key, answer = self._journal.recall(body)
-                if answer is None:
-                    answer = read(index, await self._one(client, body))
-                    self._journal.append(key, answer)
-                arrived(index, answer)
+            for asked in waiting:
+                prompts = [each.body["prompt"] for each in asked]
+                body = {**asked[0].body, "prompt": prompts if batch > 1 else prompts[0]}
+                for each, choice in zip(asked, await self._one(client, body), strict=True):
+                    answer = read(each.number, choice)
+                    self._journal.append(each.key, answer)
+                    arrived(each.number, answer)
 
         async with httpx.AsyncClient(timeout=TIMEOUT_S, limits=limits) as client:
             watch = asyncio.create_task(self._watch())
@@ -123,6 +130,15 @@ class Endpoint:
                 watch.cancel()
                 ended.cancel()
                 await asyncio.gather(watch, ended, return_exceptions=True)
+
+    def _unknown(self, bodies: Iterable[Body], arrived: Arrived) -> Iterator[Asked]:
+        """Yield what is not in the journal; the rest has arrived."""
+        for index, body in enumerate(bodies):
+            key, answer = self._journal.recall(body)
+            if answer is None:
+                yield Asked(index, key, body)
+            else:
+                arrived(index, answer)
 
     async def _watch(self) -> None:
         while True:
@@ -150,6 +166,22 @@ class Endpoint:
                 break
         self._check_alive()
         raise ServerError(f"The server did not complete a request of the evaluation: {trouble}.")
+
+
+def _batches(asked: Iterable[Asked], size: int) -> Iterator[list[Asked]]:
+    """Yield up to `size` prompts that follow each other with the same parameters."""
+    batch: list[Asked] = []
+    for each in asked:
+        if batch and (len(batch) == size or _parameters(each.body) != _parameters(batch[0].body)):
+            yield batch
+            batch = []
+        batch.append(each)
+    if batch:
+        yield batch
+
+
+def _parameters(body: Body) -> Body:
+    return {name: value for name, value in body.items() if name != "prompt"}
 
 
 def _message(answer: Any) -> str:

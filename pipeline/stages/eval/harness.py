@@ -15,6 +15,7 @@ from collections.abc import Callable, Container, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
+from pipeline.config import Stage
 from pipeline.errors import ConfigError, InputError
 from pipeline.results.base import Missing
 from pipeline.results.eval import EvalResult, LayerErrors, TaskResult
@@ -79,7 +80,7 @@ def evaluate(job: Job, draft: Draft) -> None:
     for label, wanted in settings.tasks.items():
         job.progress.detail(f"reading {label}")
         columns.append(lm_eval_tasks.load(label, wanted, settings))
-        if (asked := columns[-1]).count < asked.available:
+        if 0 < (asked := columns[-1]).count < asked.available:
             job.progress.say_once(f"  {label}: {asked.count} of {asked.available} items, {implied(asked.count)}")
     runs_code = any(asked.runs_code for asked in columns)
     isolation = sandbox.choose(unsafe=settings.unsafe_code).kind if runs_code else None
@@ -89,12 +90,14 @@ def evaluate(job: Job, draft: Draft) -> None:
         texts = divergence.read_texts(held_out, tokenizer) if held_out else []
         by_layer = _by_layer(job, texts, draft.folder)
         server = job.server(prefix_caching=settings.prefix_caching)
-        answers = journal.Journal(draft.kept / journal.FILE)
+        # The parts of an evaluation share its answers: a further part asks only what the earlier ones did not.
+        kept = job.workspace.kept(job.whole.artifact(Stage.EVAL)) if job.whole else draft.kept
+        answers = journal.Journal(kept / journal.FILE)
         endpoint = Endpoint(server.url, SERVED_NAME, settings.num_concurrent, server.check_alive, answers)
         figures: dict[str, TaskResult] = {}
         reports: dict[str, object] = {}
         seconds: dict[str, float] = {}
-        for asked in columns:
+        for asked in (column for column in columns if column.count):
             started = time.monotonic()
             figures[asked.label], reports[asked.label] = _evaluate_column(job, asked, endpoint, tokenizer, draft.folder)
             seconds[asked.label] = round(time.monotonic() - started, 3)
@@ -109,7 +112,12 @@ def evaluate(job: Job, draft: Draft) -> None:
         answers.close()
     _write_json(draft.folder / "lm_eval.json", reports)
     result = EvalResult(
-        tasks=figures, server=server.facts(), seconds=seconds, recalled=answers.recalled, sandbox=isolation
+        tasks=figures,
+        sizes={asked.label: asked.whole for asked in columns},
+        server=server.facts(),
+        seconds=seconds,
+        recalled=answers.recalled,
+        sandbox=isolation,
     )
     measured = {"divergence": diverged, "layers": by_layer}
     draft.results = result.model_copy(update={name: each for name, each in measured.items() if each is not None})
@@ -180,13 +188,14 @@ def ask(
 
 
 def _rows(asked: TaskSample, name: str, samples: Sequence[Sample], cut: Container[Hashable]) -> list[SampleRow]:
-    """Return one row per item; lm-eval logs one per filter. `cut` has the items whose answers reached the limit."""
+    """Return one row per item; lm-eval logs one per filter. `cut` has the places whose answers reached the limit."""
     wanted, task = asked.settings, asked.tasks[name]
     by_item: dict[int, dict[str, Sample]] = {}
     for sample in samples:
         by_item.setdefault(int(sample["doc_id"]), {})[str(sample["filter"])] = sample
     rows = []
-    for index, filters in sorted(by_item.items()):
+    # A request knows the place of its item in the sample, a logged sample the item.
+    for place, (index, filters) in enumerate(sorted(by_item.items())):
         shown = filters[wanted.filter]
         if wanted.metric not in shown:
             raise lm_eval_tasks.no_such_metric(f"eval.tasks.{asked.label}", wanted.metric, name, list(shown["metrics"]))
@@ -201,7 +210,7 @@ def _rows(asked: TaskSample, name: str, samples: Sequence[Sample], cut: Containe
         }
         _add_answer(row, task, shown)
         if "response" in row:
-            row["unfinished"] = (name, index) in cut
+            row["unfinished"] = (name, place) in cut
         if (subject := asked.subject(name, index)) is not None:
             row["subject"] = subject
         rows.append(row)

@@ -180,8 +180,8 @@ class ServedModel(LM):  # type: ignore[misc]
         answers = [("", False)] * len(requests)
         done = 0
 
-        def read(_: int, choices: list[Completion]) -> list[Any]:
-            return [choices[0]["text"], choices[0].get("finish_reason")]
+        def read(_: int, choice: Completion) -> list[Any]:
+            return [choice["text"], choice.get("finish_reason")]
 
         def arrived(index: int, answer: list[Any]) -> None:
             nonlocal done
@@ -191,7 +191,7 @@ class ServedModel(LM):  # type: ignore[misc]
             done += 1
             progress(done, len(requests))
 
-        self.endpoint.complete(self._generations(requests, prompts), self.endpoint.num_concurrent, read, arrived)
+        self.endpoint.complete(self._generations(requests, prompts), read, arrived)
         return answers
 
     def _generations(self, requests: Sequence[Any], prompts: dict[str, Tokens[int]]) -> Iterator[Body]:
@@ -269,12 +269,8 @@ class ServedModel(LM):  # type: ignore[misc]
         for number, group in enumerate(questions):
             for place in range(len(found[number])):
                 kinds[tuple(sorted({option.continuation[place] for option in group}))].append((number, place))
-        size = max(1, min(PROMPTS_PER_REQUEST, self.endpoint.num_concurrent))
-        batches = [
-            (labels, asked[start : start + size])
-            for labels, asked in kinds.items()
-            for start in range(0, len(asked), size)
-        ]
+        # Those that share their labels can share a request.
+        asked = [(labels, number, place) for labels, places in kinds.items() for number, place in places]
 
         def prompt(number: int, place: int) -> list[int]:
             context, continuation = self._fit(questions[number][0])
@@ -282,30 +278,29 @@ class ServedModel(LM):  # type: ignore[misc]
 
         bodies = (
             {
-                "prompt": [prompt(*each) for each in asked],
+                "prompt": prompt(number, place),
                 "max_tokens": 1,
                 "logprobs": 1,
                 "logprob_token_ids": list(labels),
                 "return_tokens_as_token_ids": True,
                 **GREEDY,
             }
-            for labels, asked in batches
+            for labels, number, place in asked
         )
 
-        def read(index: int, choices: list[Completion]) -> list[list[LogLikelihood] | None]:
-            return [of_labels(batches[index][0], choice) for choice in choices]
+        def read(index: int, choice: Completion) -> list[LogLikelihood]:
+            return of_labels(asked[index][0], choice) or []
 
-        def arrived(index: int, answers: list[list[LogLikelihood] | None]) -> None:
-            labels, asked = batches[index]
-            for (number, place), answer in zip(asked, answers, strict=True):
-                found[number][place] = None if answer is None else dict(zip(labels, answer, strict=True))
-                if all(found[number]):
-                    for option in questions[number]:
-                        parts = [at[t] for at, t in zip(found[number], option.continuation, strict=True) if at]
-                        values[option.index] = (sum(part[0] for part in parts), all(part[1] for part in parts))
+        def arrived(index: int, answer: list[LogLikelihood]) -> None:
+            labels, number, place = asked[index]
+            found[number][place] = dict(zip(labels, answer, strict=True)) if answer else None
+            if all(found[number]):
+                for option in questions[number]:
+                    parts = [at[t] for at, t in zip(found[number], option.continuation, strict=True) if at]
+                    values[option.index] = (sum(part[0] for part in parts), all(part[1] for part in parts))
             self.progress(len(values), total)
 
-        self.endpoint.complete(bodies, max(1, self.endpoint.num_concurrent // size), read, arrived)
+        self.endpoint.complete(bodies, read, arrived, batch=PROMPTS_PER_REQUEST)
 
     def _echo(self, options: Sequence[Option], values: dict[int, LogLikelihood], total: int) -> None:
         """Score each continuation by the log-probabilities of its own prompt."""
@@ -322,8 +317,8 @@ class ServedModel(LM):  # type: ignore[misc]
             for context, continuation in fitted
         )
 
-        def read(index: int, choices: list[Completion]) -> LogLikelihood:
-            reported = choices[0]["logprobs"]
+        def read(index: int, choice: Completion) -> LogLikelihood:
+            reported = choice["logprobs"]
             # The last token is the one that was generated.
             scored = slice(-1 - len(self._fit(options[index])[1]), -1)
             scores = reported["token_logprobs"][scored]
@@ -334,7 +329,7 @@ class ServedModel(LM):  # type: ignore[misc]
             values[options[index].index] = (answer[0], answer[1])
             self.progress(len(values), total)
 
-        self.endpoint.complete(bodies, self.endpoint.num_concurrent, read, arrived)
+        self.endpoint.complete(bodies, read, arrived)
 
     def _fit(self, option: Option) -> tuple[Tokens[int], Tokens[int]]:
         """Return context and continuation, cut from the left if they and one more token exceed the context."""

@@ -16,6 +16,7 @@ from pipeline.results.bench import machine_of
 from pipeline.results.records import Speed
 from pipeline.results.text import clean
 from pipeline.stages.report.collect.artifacts import Source, sources
+from pipeline.stages.report.collect.budgeted_study import BudgetedStudy
 from pipeline.stages.report.collect.calibrations import calibrations
 from pipeline.stages.report.collect.engines import engines
 from pipeline.stages.report.collect.footprints import of_source
@@ -33,7 +34,8 @@ from pipeline.stages.report.document import Report
 def build(jobs: Sequence[Job], failures: Mapping[str, PipelineError]) -> Report:
     """Return the report of these jobs as data."""
     settings = jobs[0].settings
-    found = sources(jobs, failures)
+    study = BudgetedStudy.finished(jobs, failures) if settings.has_budget else None
+    found = sources(jobs, failures, study)
     records = [record_of(source) for source in found]
     comparison = compare(
         records,
@@ -73,6 +75,7 @@ def build(jobs: Sequence[Job], failures: Mapping[str, PipelineError]) -> Report:
         fits=fits_of(settings, found, footprints),
         rooflines=rooflines(settings, found, records, footprints, comparison, machine),
         roofline_check=study_check(),
+        spending=study.spending() if study else None,
         answers=answers_of(records),
     )
     past = side_by_side(earlier(settings), report, settings.report.tolerance_percent)

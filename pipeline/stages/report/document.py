@@ -21,6 +21,7 @@ from pipeline.compare.published.reproduction import Reproduction
 from pipeline.compare.published.roofline_validation import RooflineCheck
 from pipeline.compare.roofline.memory_fit import Fit
 from pipeline.compare.roofline.model import Roofline
+from pipeline.compare.stats.intervals import Interval
 from pipeline.results.base import Frozen, Missing
 from pipeline.results.calibration import Channel, Histogram, SetCard
 from pipeline.results.item_scores import ItemScores
@@ -131,6 +132,38 @@ class Calibration(Frozen):
     seen: CalibrationFindings | Missing
 
 
+class Spent(Frozen):
+    """The measurements of one variant in a study with a budget.
+
+    Attributes:
+        name: folder name of the variant.
+        screen: change in throughput of the screen's repeat, as text; empty if there is none.
+        kl: divergence from BF16 in the screen, nats per token.
+        blocks: finished blocks.
+        items, items_of: items asked, of all.
+        bench_minutes, eval_minutes: duration of its benchmarks and evaluations.
+        outcome: why it was or was not measured in full.
+    """
+
+    name: str
+    screen: str = ""
+    kl: Interval | None = None
+    blocks: int
+    items: int
+    items_of: int
+    bench_minutes: float
+    eval_minutes: float
+    outcome: str
+
+
+class Spending(Frozen):
+    """Use of the minutes of a study with a budget; a budget is in minutes, None for no limit."""
+
+    bench_budget: float | None = None
+    eval_budget: float | None = None
+    rows: tuple[Spent, ...]
+
+
 class Report(Frozen):
     """The content of the report, in every format."""
 
@@ -157,5 +190,7 @@ class Report(Frozen):
     rooflines: tuple[Roofline, ...] = ()
     roofline_check: RooflineCheck | None = None
     history: History | None = None
+    # Of a study with bench.budget_minutes or eval.budget_minutes.
+    spending: Spending | None = None
     # The score of each item, by variant and task: what a later run is paired with.
     answers: dict[str, dict[str, ItemScores]] = Field({})

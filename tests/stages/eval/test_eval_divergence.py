@@ -173,6 +173,7 @@ def test_a_server_that_does_not_report_is_named(
 def identity(settings: Settings, tmp_path: Path) -> dict[str, Any]:
     job: Any = SimpleNamespace(
         settings=settings,
+        part="",
         artifact=lambda stage: SimpleNamespace(key="k"),
         serving=SimpleNamespace(identity=lambda settings: {}),
         digests=Digests(tmp_path / "digests.json"),

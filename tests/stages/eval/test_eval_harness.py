@@ -41,6 +41,7 @@ def run(server: CompletionsServer, checkpoint: Path, tiny_tasks: Path, tmp_path:
         settings = EvalSettings(**{"name": "tiny", "include_path": tiny_tasks, "max_gen_toks": 16, **changes})
         said: list[str] = []
         job: Any = SimpleNamespace(
+            whole=None,
             settings=SimpleNamespace(
                 eval=settings, model=SimpleNamespace(trust_remote_code=False), is_baseline=is_baseline
             ),

@@ -14,6 +14,7 @@ import pytest
 from support.completions_server import CompletionsServer
 from support.evaluate_toy import evaluate_toy
 
+from pipeline.config import EvalSettings
 from pipeline.stages.eval.journal import Journal
 
 TASKS = {
@@ -35,27 +36,26 @@ class Killer(CompletionsServer):
         return super().complete(body)
 
 
+def toy(tiny_tasks: Path, tmp_path: Path) -> dict[str, Any]:
+    held_out = tmp_path / "held_out.txt"
+    held_out.write_text("one line\nanother line\nand a third one")
+    text = {"num_sequences": 3, "max_seq_length": 12, "top_k": 4, "layer_tokens": None}
+    return {
+        "name": "toy",
+        "include_path": str(tiny_tasks),
+        "tasks": TASKS,
+        "num_concurrent": CONCURRENT,
+        "divergence": {"dataset": {"path": str(held_out)}, **text},
+    }
+
+
 @pytest.mark.parametrize("is_baseline", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_after_kill_9_only_the_rest_is_asked(
     is_baseline: bool, tokenizer: Any, checkpoint: Path, tiny_tasks: Path, tmp_path: Path
 ) -> None:
     # The resumed run asks a server of its own: the killed one's last request may reach the first after the kill.
     server, fresh = (Killer(lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True))) for _ in range(2))
-    held_out = tmp_path / "held_out.txt"
-    held_out.write_text("one line\nanother line\nand a third one")
-    asked = {
-        "name": "toy",
-        "include_path": str(tiny_tasks),
-        "tasks": TASKS,
-        "num_concurrent": CONCURRENT,
-        "divergence": {
-            "dataset": {"path": str(held_out)},
-            "num_sequences": 3,
-            "max_seq_length": 12,
-            "top_k": 4,
-            "layer_tokens": None,
-        },
-    }
+    asked = toy(tiny_tasks, tmp_path)
 
     def options(outputs: str, url: str) -> dict[str, Any]:
         places = {"url": url, "checkpoint": str(checkpoint), "outputs": str(tmp_path / outputs)}
@@ -85,7 +85,8 @@ def test_after_kill_9_only_the_rest_is_asked(
     ours, theirs = (json.loads((folder / "manifest.json").read_text())["results"] for folder in (resumed, whole))
     assert ours["tasks"] == theirs["tasks"]
     assert ours["divergence"]["perplexity"] == theirs["divergence"]["perplexity"]
-    assert (theirs["recalled"], ours["recalled"]) == (0, total - after)
+    # Prompts are recalled: of the 20 requests with two questions each, all were answered before the kill.
+    assert (theirs["recalled"], ours["recalled"]) == (0, total - after + 20)
     assert not [path for path in resumed.parent.iterdir() if path.suffix == ".kept"]
 
 
@@ -114,3 +115,33 @@ def test_what_was_asked_twice_is_answered_twice_and_no_more(tmp_path: Path) -> N
     again = Journal(path)
     assert [again.recall({"prompt": [1]})[1] for _ in range(3)] == ["first", "second", None]
     assert again.recalled == 2
+
+
+def test_the_parts_of_an_evaluation_ask_each_question_once(
+    tokenizer: Any, checkpoint: Path, tiny_tasks: Path, tmp_path: Path
+) -> None:
+    server = CompletionsServer(lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True)))
+    whole = EvalSettings.model_validate(toy(tiny_tasks, tmp_path))
+
+    def evaluate(outputs: str, settings: EvalSettings) -> tuple[Path, int]:
+        server.requests.clear()
+        places = {"url": server.url, "checkpoint": str(checkpoint), "outputs": str(tmp_path / outputs)}
+        found = evaluate_toy({"eval": settings.model_dump(mode="json"), "is_baseline": True, **places})
+        return found, len(server.requests)
+
+    try:
+        at_once, total = evaluate("at once", whole)
+        _, screened = evaluate("parts", whole.screen)
+        some, first = evaluate("parts", whole.of_share(0.3))
+        last, rest = evaluate("parts", whole)
+    finally:
+        server.close()
+    # Which answers are asked for again follows from the items of a part: 6 of 20 in the first.
+    assert min(screened, first, rest) > 0 and total <= screened + first + rest <= total + 6
+    for name in ("samples/Choice.jsonl", "samples/Words.jsonl"):
+        everything = (at_once / name).read_text()
+        assert (last / name).read_text() == everything
+        part = (some / name).read_text().splitlines()
+        assert 0 < len(part) < len(everything.splitlines()) and set(part) <= set(everything.splitlines())
+    results = json.loads((some / "manifest.json").read_text())["results"]
+    assert results["sizes"] == {"Choice": 40, "Words": 20} and results["tasks"]["Words"]["n"] == 6

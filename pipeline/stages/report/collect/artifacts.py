@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from pipeline.artifacts.keys import Payload
 from pipeline.artifacts.manifest import Manifest
+from pipeline.artifacts.workspace import Artifact
 from pipeline.config import Stage, Variant, choice
 from pipeline.errors import PipelineError
 from pipeline.formats.schemes import SCHEMES
@@ -49,6 +50,8 @@ class Source:
     quant: Payload
     kv_dtype: str
     failure: str = ""
+    # Why a study with a budget did not measure it further.
+    outcome: str = ""
     manifests: dict[Stage, Manifest] = field(default_factory=dict)
     folders: dict[Stage, Path] = field(default_factory=dict)
     # The manifests of the blocks of each requested protocol; the first finished one is also in `manifests`.
@@ -110,16 +113,29 @@ class Source:
                 if manifest.status == "failed" and self.failure:
                     return first_line(self.failure)
                 return first_line(manifest.reason or f"{earlier} {manifest.status}")
+        if self.outcome and not self.failure:
+            return f"not measured further: {first_line(self.outcome)}"
         return first_line(self.failure) if self.failure else f"{stage} has not run"
 
 
-def sources(jobs: Sequence[Job], failures: Mapping[str, PipelineError]) -> list[Source]:
+class Divided(Protocol):
+    """A study that makes benchmarks and evaluations in parts (`budgeted_study`)."""
+
+    @property
+    def outcomes(self) -> Mapping[str, str]:
+        """For each variant, why it was or was not measured in full."""
+
+    def artifacts(self, name: str, stage: Stage) -> Sequence[Artifact] | None:
+        """Return what the rows show of a variant's stage; None if the study does not divide it."""
+
+
+def sources(jobs: Sequence[Job], failures: Mapping[str, PipelineError], study: Divided | None = None) -> list[Source]:
     """Return one entry for each row of the report, the baseline first."""
     if jobs[0].settings.report.recorded:
         return _ordered(list(_recorded(jobs[0])))
     rows: dict[str, Source] = {}
     for job in jobs:
-        source = _of_job(job, failures.get(str(job.variant)))
+        source = _of_job(job, failures.get(str(job.variant)), study)
         row = rows.setdefault(source.name, source)
         if row is not source:
             row.benchmarks += source.benchmarks
@@ -136,18 +152,21 @@ def _ordered(found: list[Source]) -> list[Source]:
     return found
 
 
-def _of_job(job: Job, failure: PipelineError | None) -> Source:
-    settings = job.settings
+def _of_job(job: Job, failure: PipelineError | None, study: Divided | None) -> Source:
+    settings, name = job.settings, str(job.variant)
     source = Source(
         variant=job.variant,
         label=_label(settings.quant.title, settings.kv_cache.dtype, job.variant.kernel),
         quant=settings.quant.model_dump(mode="json"),
         kv_dtype=settings.kv_cache.dtype,
         failure=failure.problem if failure is not None else "",
+        outcome=study.outcomes.get(name, "") if study else "",
     )
     for stage in _stages(job):
         try:
-            artifacts = [each.artifact(stage) for each in (job.blocks if stage is Stage.BENCH else (job,))]
+            artifacts = study.artifacts(name, stage) if study else None
+            if artifacts is None:
+                artifacts = [each.artifact(stage) for each in (job.blocks if stage is Stage.BENCH else (job,))]
         except PipelineError as error:
             # A missing data set must not hide the row; the row shows the error.
             source.failure = source.failure or error.problem

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pipeline.compare.decide.constraints import Constraints, Requirements
 from pipeline.compare.roofline.device import Device, Footprint, limits_of
 from pipeline.compare.roofline.memory_fit import Fit, fit, required_bytes
-from pipeline.compare.tasks import Margins
 from pipeline.config import Settings
 from pipeline.hardware.gpus import gpu_of
 from pipeline.results.base import Missing
@@ -26,7 +25,7 @@ def constraints_of(settings: Settings) -> Constraints:
     return Constraints.model_validate({**configured.model_dump(), "max_loss_points": limits})
 
 
-def margins_in(settings: Settings) -> Margins:
+def margins_in(settings: Settings) -> Mapping[str, float]:
     """Return the accepted losses, shares: a constraint on a task's loss, else the margin of the settings."""
     margin = settings.report.margin_points
     limits = {clean(task, 60): points / 100 for task, points in settings.report.constraints.max_loss_points.items()}

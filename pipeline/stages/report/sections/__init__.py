@@ -22,6 +22,7 @@ from pipeline.stages.report.sections import (
     results,
     roofline,
     speed,
+    spending,
     variants,
     verdict,
 )
@@ -31,6 +32,7 @@ SECTIONS: tuple[Callable[[Report], Section | None], ...] = (
     verdict.section,
     frontier.section,
     results.section,
+    spending.section,
     speed.section,
     accuracy.section,
     memory.section,
