@@ -171,7 +171,8 @@ class Runner:
     def _steps(self, rounds: int | None = None) -> Iterator[tuple[Job, Stage]]:
         """Yield the steps in order, each artifact once; of a study with a budget at most so many rounds."""
         yielded = set()
-        for job, stage in chain(self._order(), self._rounds(rounds) if self._is_divided else ()):
+        divided = chain(self._screens(), self._rounds(rounds))
+        for job, stage in divided if self._is_divided else self._order():
             if stage in self._wanted(job):
                 folder = job.artifact(stage).folder
                 if folder not in yielded:
@@ -182,6 +183,13 @@ class Runner:
     def _is_divided(self) -> bool:
         """True if benchmarks and evaluations are requested and have a budget."""
         return self.jobs[0].settings.has_budget and set(budgeted_study.DIVIDED) <= set(self.requested)
+
+    def _screens(self) -> Iterator[tuple[Job, Stage]]:
+        """Yield the offline stages of all variants, then each variant's gate and screen, which share a server."""
+        yield from ((job, stage) for stage in OFFLINE for job in self.jobs)
+        for job in sorted(self.jobs, key=lambda job: not job.settings.is_baseline):
+            for stage in SERVED:
+                yield (job.screen if stage in budgeted_study.DIVIDED else job), stage
 
     def _rounds(self, limit: int | None) -> Iterator[tuple[Job, Stage]]:
         """Yield the measurements of each round, which follow from the results of those before."""
@@ -199,7 +207,6 @@ class Runner:
     def _order(self) -> Iterator[tuple[Job, Stage]]:
         """Yield the offline stages of all variants, then block by block each variant's served stages together."""
         yield from ((job, stage) for stage in OFFLINE for job in self.jobs)
-        divided = budgeted_study.DIVIDED if self._is_divided else ()
         by_variant: dict[str, list[Job]] = {}
         for job in self.jobs:
             by_variant.setdefault(str(job.variant), []).append(job)
@@ -214,8 +221,7 @@ class Runner:
             for jobs in variants:
                 # One protocol may have fewer blocks than another.
                 there = [job.blocks[block] for job in jobs if block < len(job.blocks)]
-                stages = SERVED if block == 0 else (Stage.BENCH,)
-                yield from ((job, stage) for stage in stages if stage not in divided for job in there)
+                yield from ((job, stage) for stage in (SERVED if block == 0 else (Stage.BENCH,)) for job in there)
 
     def _is_prevented(self, job: Job, stage: Stage) -> bool:
         """Return whether an earlier failure prevents a step: in further blocks, only that of a stage it needs."""

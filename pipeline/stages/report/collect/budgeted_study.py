@@ -68,12 +68,17 @@ class BudgetedStudy:
     def __init__(self, jobs: Sequence[Job], stopped: Container[str] = ()) -> None:
         """Read the artifacts of all variants; those that are `stopped` by a failure are not measured further."""
         self.jobs = {str(job.variant): job for job in jobs}
-        self.names = [name for name in self.jobs if name not in stopped]
         self.settings = jobs[0].settings
-        self.baseline = next((name for name in self.names if self.jobs[name].settings.is_baseline), None)
+        running = [name for name in self.jobs if name not in stopped]
+        self.baseline = next((name for name in running if self.jobs[name].settings.is_baseline), None)
         # BF16 has a block in each round; the others may miss some in between.
         rounds = _rounds(self.jobs[self.baseline]) if self.baseline else 0
         self.measured = {name: _measured(job, rounds) for name, job in self.jobs.items()}
+        # Emulation says nothing about the speed of a format.
+        self.emulated = {
+            name for name, each in self.measured.items() if each.screen is not None and each.screen.emulated
+        }
+        self.names = [name for name in running if name not in self.emulated]
 
     @classmethod
     def finished(cls, jobs: Sequence[Job], stopped: Container[str]) -> BudgetedStudy:
@@ -196,10 +201,11 @@ class BudgetedStudy:
         rest = "undecided: the budget does not allow another round" if found.unaffordable else "not decided yet"
         outcomes = {name: found.dropped.get(name, rest if open_steps else "no clear answer") for name in self.names}
         outcomes |= {name: "a stage of it failed" for name in self.jobs if name not in self.names}
+        outcomes |= dict.fromkeys(self.emulated, "emulated on this machine, so its speed decides nothing")
         if found.answer:
             outcomes[found.answer] = "the answer: measured in full"
         if self.baseline:
-            outcomes[self.baseline] = "the baseline"
+            outcomes[self.baseline] = "as far as the others needed it"
         return outcomes
 
     def spending(self) -> Spending:
@@ -212,19 +218,19 @@ class BudgetedStudy:
 
     def _rows(self) -> Iterator[Spent]:
         outcomes = self.outcomes
+        bf16 = self.measured[self.baseline] if self.baseline else Measured()
+        reference = _block(bf16.screen, 0.0)
         for name, each in self.measured.items():
-            known = self.evidence.get(name, Evidence()) if self.baseline else Evidence()
-            screen = self.evidence[self.baseline].blocks.get(SCREEN) if self.baseline else None
-            own = known.blocks.get(SCREEN)
-            change = own.log_mean - screen.log_mean if own and screen and name != self.baseline else None
-            sizes = self.measured[self.baseline].sizes if self.baseline else {}
+            own = _block(each.screen, 0.0)
+            change = own.log_mean - reference.log_mean if own and reference and name != self.baseline else None
+            kl = _kl(each, bf16) if name != self.baseline else None
             yield Spent(
                 name=name,
                 screen="" if change is None else signed_percent(math.expm1(change)),
-                kl=known.kl if known.kl and math.isfinite(known.kl.high) else None,
+                kl=kl if kl and math.isfinite(kl.high) else None,
                 blocks=len(each.blocks),
                 items=sum(task.n for task in _tasks(each.scores).values()),
-                items_of=sum(sizes.values()),
+                items_of=sum(bf16.sizes.values()),
                 bench_minutes=math.fsum([*each.minutes["screen"], *each.minutes["block"]]),
                 eval_minutes=math.fsum([*each.minutes["kl"], *each.minutes["items"]]),
                 outcome=outcomes[name],

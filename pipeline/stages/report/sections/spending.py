@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from pipeline.stages.report.blocks import EVERYWHERE, Section, Table, lead
+from pipeline.stages.report.blocks import Section, Table, lead
 from pipeline.stages.report.document import Report, Spent
 from pipeline.stages.report.number_format import number
 
@@ -21,7 +21,7 @@ def section(report: Report) -> Section | None:
         lead(
             "Every variant was screened by one repeat of the load and the divergence on a few conversations. Further "
             "blocks and items were measured only of those that might still be the answer: the fastest with a clear "
-            "gain over BF16 that loses no accuracy. "
+            "gain over BF16 that loses no accuracy. Minutes include the starts of servers. "
             f"Benchmarks took {_of(bench, spending.bench_budget)}, evaluations {_of(scoring, spending.eval_budget)}."
         ),
         Table(
@@ -37,7 +37,6 @@ def section(report: Report) -> Section | None:
             ),
             [_row(row, labels.get(row.name, row.name)) for row in spending.rows],
             "What was measured of each variant",
-            media=EVERYWHERE,
         ),
     ]
     return Section("spending", "Where the minutes were spent", "Spending", blocks)
