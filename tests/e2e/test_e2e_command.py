@@ -199,7 +199,13 @@ def test_a_server_that_dies_shows_its_last_lines_and_log(tmp_path: Path) -> None
 
 
 @pytest.mark.vllm
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "group terminated"])
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(signal.SIGKILL, id="killed"),
+        pytest.param(signal.SIGTERM, id="group terminated", marks=pytest.mark.slow),
+    ],
+)
 def test_an_end_by_force_leaves_no_server_behind(tmp_path: Path, number: signal.Signals) -> None:
     child = subprocess.Popen(
         [sys.executable, "-m", "pipeline", "stage=verify", "quant=bf16", f"outputs={tmp_path}"],
