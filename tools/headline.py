@@ -27,11 +27,13 @@ from pipeline.stages.report.collect.published import protocols, published_tables
 from tools.derived import rewrite
 from tools.stored_results import (
     FOLDER,
+    GRAPHS,
     H100,
     HOST_A,
     HOST_B,
     LABELS,
     LADDER,
+    SMALL_GRAPHS,
     STREAM,
     STUDY,
     Pooled,
@@ -117,6 +119,7 @@ def _contrast() -> str:
 
 
 FIGURES: Mapping[str, Callable[[], str]] = {
+    "fp8 static throughput, graphs to 1024": lambda: _against_bf16(GRAPHS, "fp8_static", THROUGHPUT.name),
     "fp8 static throughput, both hosts": lambda: percent(both_hosts("fp8_static", THROUGHPUT.name)),
     "fp8 static throughput, host A": lambda: _against_bf16(HOST_A, "fp8_static", THROUGHPUT.name),
     "fp8 static throughput, host B": lambda: _against_bf16(HOST_B, "fp8_static", THROUGHPUT.name),
@@ -335,6 +338,33 @@ def _guards() -> Iterator[tuple[str, ...]]:
             yield (name, load or "all", ", ".join(failed))
 
 
+def _graphs() -> Iterator[tuple[str, ...]]:
+    """Yield BF16 and FP8 static with CUDA graphs to 1024 requests, and BF16 with graphs to 512."""
+    yield ("", "BF16, graphs to 512", "BF16, to 1024", "FP8 static, to 1024", "FP8 static against BF16, to 1024")
+    shown = (("bf16", SMALL_GRAPHS), ("bf16", STUDY), ("fp8_static", STUDY))
+    repeats = (", ".join(f"{each:,.0f}" for each in values(GRAPHS, v, THROUGHPUT.name, p)) for v, p in shown)
+    yield ("total tok/s of each repeat", *repeats, _against_bf16(GRAPHS, "fp8_static", THROUGHPUT.name))
+    for metric, title, digits in ((TTFT.name, "TTFT, ms", 0), (TPOT.name, "TPOT, ms", 1)):
+        means = (f"{_mean(values(GRAPHS, v, metric, p)):,.{digits}f}" for v, p in shown)
+        yield (title, *means, _against_bf16(GRAPHS, "fp8_static", metric))
+    for load in ("concurrency 1", "concurrency 16"):
+        means = (f"{_at(variant, load):.2f}" for variant in ("bf16", "fp8_static"))
+        found = _against_bf16(GRAPHS, "fp8_static", TPOT.name, LADDER, load)
+        yield (f"TPOT with {load.split()[1]} in flight, ms", "not measured", *means, found)
+
+
+def _mean(repeats: Sequence[float]) -> float:
+    return sum(repeats) / len(repeats)
+
+
+def _at(variant: str, load: str) -> float:
+    """Return the mean TPOT of a level of the ladder."""
+    found = speed(GRAPHS, variant, LADDER)
+    level = found.load(load) if found is not None else None
+    assert level is not None
+    return _mean(level.metrics[TPOT.name].values)
+
+
 def _table(rows: Callable[[], Iterator[tuple[str, ...]]]) -> Callable[[], str]:
     def rendered() -> str:
         head, *lines = ("| " + " | ".join(line) + " |" for line in rows())
@@ -353,6 +383,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "roofline": _table(_rooflines),
     "kv cache": _table(_kv_cache),
     "guards": _table(_guards),
+    "graphs": _table(_graphs),
 }
 
 

@@ -25,6 +25,8 @@ FOLDER = Path(__file__).parents[1] / "docs" / "results"
 # The hosts of H200s by the names of the text.
 HOST_A, HOST_B, H100 = "qwen3_8b_h200_2", "qwen3_8b_h200", "qwen3_8b_h100"
 STUDY, STREAM, LADDER = "study", "study_stream_interval_8", "ladder"
+# An H200 whose servers recorded CUDA graphs for batches of up to 1024, and one with vLLM's 512.
+GRAPHS, SMALL_GRAPHS = "h200_qwen3_8b_graphs", "study_graphs_to_512"
 LABELS = {
     "bf16": "BF16",
     "fp8_static": "FP8 static",
