@@ -347,6 +347,8 @@ def _graphs() -> Iterator[tuple[str, ...]]:
     for metric, title, digits in ((TTFT.name, "TTFT, ms", 0), (TPOT.name, "TPOT, ms", 1)):
         means = (f"{_mean(values(GRAPHS, v, metric, p)):,.{digits}f}" for v, p in shown)
         yield (title, *means, _against_bf16(GRAPHS, "fp8_static", metric))
+    for role, title in (("gpu", "GPU busy, %"), ("api_server", "busiest API server, % of a core")):
+        yield (title, *(_busy(v, p, role) for v, p in shown), "")
     for load in ("concurrency 1", "concurrency 16"):
         means = (f"{_at(variant, load):.2f}" for variant in ("bf16", "fp8_static"))
         found = _against_bf16(GRAPHS, "fp8_static", TPOT.name, LADDER, load)
@@ -355,6 +357,16 @@ def _graphs() -> Iterator[tuple[str, ...]]:
 
 def _mean(repeats: Sequence[float]) -> float:
     return sum(repeats) / len(repeats)
+
+
+def _busy(variant: str, protocol: str, role: str) -> str:
+    """Return the least and the largest use of the GPU or a process over the repeats of the study's load, in percent."""
+    found = speed(GRAPHS, variant, protocol)
+    shares = (
+        [getattr(each.busy, role) for load in found.loads for each in load.conditions if each.busy] if found else []
+    )
+    low, high = round(100 * min(shares)), round(100 * max(shares))
+    return f"{low}" if low == high else f"{low} to {high}"
 
 
 def _at(variant: str, load: str) -> float:

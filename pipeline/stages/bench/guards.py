@@ -23,6 +23,8 @@ REPLY_LENGTH = 0.02
 # A process that uses this share of a core has no time left; a GPU or engine below this share of its time waits for it.
 FULL_CORE = 0.95
 BUSY = 0.9
+# Requests running on average, of which a GPU always has some: of a Poisson number with this mean 0.03 % are zero.
+NEVER_EMPTY = 8
 # Reasons of a lower clock that a load alone does not bring about, and the share of samples from which they count.
 FAULTS = ("hardware slowdown", "software thermal slowdown", "hardware thermal slowdown", "hardware power brake")
 SLOWED = 0.05
@@ -112,8 +114,8 @@ def reply_length(load: str, lengths: Sequence[NDArray[np.int64]], requested: int
 
 
 def _bottleneck(conditions: Sequence[Conditions]) -> tuple[bool | None, str]:
-    """Check that the engine, not a process in front of it, limited the load in every repeat."""
-    verdicts = [(_limited_by(busy), busy) for each in conditions if (busy := each.busy) is not None]
+    """Check that the GPU (without one, the engine), not a process on the CPU, limited the load in every repeat."""
+    verdicts = [(_limited_by(busy, each.running_mean), busy) for each in conditions if (busy := each.busy) is not None]
     if not verdicts:
         return None, ""
     limits = [(who, busy) for who, busy in verdicts if who]
@@ -127,8 +129,12 @@ def _bottleneck(conditions: Sequence[Conditions]) -> tuple[bool | None, str]:
     return (True if known else None), facts
 
 
-def _limited_by(busy: Busy) -> str | None:
-    """Return the name of the process that had no time left while the engine waited; None if there is none."""
+def _limited_by(busy: Busy, running: float | None) -> str | None:
+    """Return the name of the process that had no time left while the engine waited; None if there is none.
+
+    A GPU that waits while requests run, and nothing in front of the engine is full, waits for the engine itself: for
+    the kernels that it launches one by one where no CUDA graph covers the batch, or for its scheduler.
+    """
     engine = busy.gpu if busy.gpu is not None else busy.engine
     if engine is not None and engine >= BUSY:
         return None
@@ -136,6 +142,8 @@ def _limited_by(busy: Busy) -> str | None:
         return "load generator"
     if engine is not None and busy.api_server is not None and busy.api_server >= FULL_CORE:
         return "front end"
+    if busy.gpu is not None and running is not None and running >= NEVER_EMPTY:
+        return "engine's CPU side"
     return None
 
 

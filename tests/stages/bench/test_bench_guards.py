@@ -136,7 +136,7 @@ def test_the_front_end_is_named_where_it_limits_a_load() -> None:
     ("busy", "passed"),
     [
         ({"api_server": 0.95, "gpu": 0.89}, False),
-        ({"api_server": 0.94, "gpu": 0.89}, True),
+        ({"api_server": 0.94, "gpu": 0.90}, True),
         ({"api_server": 0.95, "gpu": 0.90}, True),  # Both are at their limit: the GPU has no time left either.
         ({"api_server": 0.95, "engine": 1.0, "gpu": 0.89}, False),  # The engine's thread spins while it waits.
         ({"api_server": 0.95, "engine": 0.95}, True),
@@ -147,6 +147,28 @@ def test_the_front_end_is_named_where_it_limits_a_load() -> None:
 )
 def test_a_bottleneck_needs_a_full_core_and_an_engine_that_waits(busy: dict, passed: bool | None) -> None:
     assert bottleneck(**busy)[0] is passed
+
+
+@pytest.mark.parametrize(
+    ("busy", "running", "passed"),
+    [
+        # BF16 of Qwen3-8B's shape on an H200, CUDA graphs to 512 requests and to 1024 (docs/results).
+        ({"api_server": 0.17, "engine": 0.78, "client": 0.14, "gpu": 0.75}, 600, False),
+        ({"api_server": 0.36, "engine": 0.65, "client": 0.17, "gpu": 1.0}, 600, True),
+        # Too few requests to keep a GPU busy, by rate: it waits for them.
+        ({"api_server": 0.17, "engine": 0.78, "gpu": 0.5}, 3, True),
+        ({"api_server": 0.17, "engine": 0.78, "gpu": 0.5}, None, True),
+        # Without a GPU the engine's own thread is what is asked.
+        ({"api_server": 0.17, "engine": 0.5}, 600, True),
+    ],
+)
+def test_an_engine_that_leaves_the_gpu_waiting_is_named(
+    busy: dict[str, float], running: float | None, passed: bool
+) -> None:
+    found = guards.check("load", [conditions(busy=busy, running_mean=running)], 0, 20)
+    guard = next(guard for guard in found if guard.name == "bottleneck")
+    assert guard.passed is passed
+    assert guard.text.startswith("the engine's CPU side, not the GPU, limited this load") is not passed
 
 
 def test_a_bottleneck_in_some_repeats_says_in_how_many() -> None:
