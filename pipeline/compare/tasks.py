@@ -7,12 +7,13 @@ are compared (R. Fisher's exact test), corrected by Holm for all comparisons of 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Literal, TypeVar
 
 from pydantic import Field
 
-from pipeline.compare.stats.accuracy import Accuracy, PairedDifference, accuracy, fisher, mcnemar, pair
+from pipeline.compare.stats.accuracy import Accuracy, PairedDifference, Scores, accuracy, fisher, mcnemar, pair
 from pipeline.compare.stats.accuracy import paired_difference as paired
 from pipeline.compare.stats.intervals import holm
 from pipeline.compare.stats.noninferiority import (
@@ -113,6 +114,8 @@ def task_cell(record: Record, baseline: Record | None, task: str) -> TaskCell | 
     if isinstance(figure, Missing):
         return figure
     reference = _reference(record, baseline, task, result)
+    if not isinstance(reference, Missing):
+        reference = on_same_items(result, reference)
     return TaskCell(
         task=result.task,
         metric=result.metric,
@@ -122,6 +125,30 @@ def task_cell(record: Record, baseline: Record | None, task: str) -> TaskCell | 
         chance=result.chance,
         cut=None if isinstance(reference, Missing) else _cut(result, reference),
     )
+
+
+def on_same_items(result: TaskScores, reference: TaskScores) -> TaskScores:
+    """Return the reference with the items of a result that was asked fewer; as it is if the result lacks some asked.
+
+    A study with a budget asks a variant a part of what it asks BF16. Items that were lost on the way are no part: those
+    that remain are no sample.
+    """
+    is_part = result.n == result.asked < reference.asked
+    if not is_part or isinstance(result.scores, Missing) or isinstance(reference.scores, Missing):
+        return reference
+    wanted = Counter(item for item, _ in result.scores)
+    cut = None if reference.cut is None else _first_of(reference.cut, wanted)
+    return reference.model_copy(update={"scores": _first_of(reference.scores, wanted), "cut": cut})
+
+
+def _first_of(scores: Scores, wanted: Counter[str]) -> Scores:
+    """Return as many scores of each item as are wanted."""
+    left, found = wanted.copy(), []
+    for item, score in scores:
+        if left[item] > 0:
+            left[item] -= 1
+            found.append((item, score))
+    return tuple(found)
 
 
 def judged(rows: Sequence[tuple[str, Cells]], baseline: Cells, margins: Mapping[str, TaskMargin]) -> list[Cells]:

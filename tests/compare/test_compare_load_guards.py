@@ -32,6 +32,7 @@ def load(
     of: tuple[Conditions, ...] = (),
     tokens: tuple[int, ...] = (),
     blocks: tuple[int, ...] = (),
+    devices: tuple[str, ...] = (),
 ) -> LoadResult:
     return LoadResult(
         name=name,
@@ -39,6 +40,7 @@ def load(
         max_concurrency=None,
         num_prompts=1000,
         blocks=blocks,
+        devices=devices,
         metrics={NAME: Metric(unit="tok/s", values=values)},
         asked=3000,
         completed=3000,
@@ -90,6 +92,27 @@ def test_a_clock_held_back_by_power_is_seen_between_variants(
     guard = clocks(load(of=tuple(map(conditions, ours))), load(of=tuple(map(conditions, theirs))))
     assert guard.passed is passed
     assert guard.load == "rate inf"
+
+
+@pytest.mark.parametrize(
+    ("devices", "capped", "passed"),
+    [
+        (("one", "one"), (0.9, 0.9), True),
+        (("one", "other"), (0.9, 0.9), False),
+        (("", ""), (0.9, 0.9), False),
+        (("one", "one"), (0.9, 0.4), False),
+    ],
+)
+def test_at_the_power_limit_of_one_gpu_the_clock_is_the_formats(
+    devices: tuple[str, str], capped: tuple[float, float], passed: bool
+) -> None:
+    ours, theirs = (
+        load(of=(conditions(mhz, share),), devices=(device,) if device else ())
+        for mhz, share, device in zip((1838, 1635), capped, devices, strict=True)
+    )
+    guard = clocks(ours, theirs)
+    assert guard.passed is passed
+    assert guard.text.endswith("on one GPU, so the clock is what each format's power leaves") is passed
 
 
 def test_the_text_has_both_clocks_and_what_held_them_back() -> None:

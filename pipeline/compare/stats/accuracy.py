@@ -101,10 +101,7 @@ def wilson(share: float, n: int) -> Interval:
 
 
 def pair(scores: Scores, baseline: Scores) -> list[tuple[float, float]] | Missing:
-    """Return the two scores of each item, matched by its hash; duplicate items are matched in order.
-
-    A study with a budget asks a variant fewer items than the baseline: those that both have are paired.
-    """
+    """Return the two scores of each item, matched by its hash; duplicate items are matched in order."""
     if scores and [item for item, _ in scores] == [item for item, _ in baseline]:
         return _finite([(ours, theirs) for (_, ours), (_, theirs) in zip(scores, baseline, strict=True)])
     ours, theirs = _by_item(scores), _by_item(baseline)
@@ -112,9 +109,9 @@ def pair(scores: Scores, baseline: Scores) -> list[tuple[float, float]] | Missin
         return Missing(reason="no samples were stored")
     only_ours = sum(len(rows) > len(theirs.get(item, ())) for item, rows in ours.items())
     only_theirs = sum(len(rows) > len(ours.get(item, ())) for item, rows in theirs.items())
-    if only_ours:
+    if only_ours or only_theirs:
         return Missing(reason=f"the items differ from the baseline's ({only_ours} only here, {only_theirs} only there)")
-    matched = [couple for item, rows in ours.items() for couple in zip(rows, theirs[item], strict=False)]
+    matched = [couple for item, rows in ours.items() for couple in zip(rows, theirs[item], strict=True)]
     return _finite(matched)
 
 

@@ -135,10 +135,16 @@ def test_without_a_baseline_there_is_no_verdict():
 
 
 def test_other_machines_and_other_items_are_not_compared():
-    found = rows(record("bf16"), record("far", 2000, machine="elsewhere"), record("short", 1000, n=90))
+    some = {task: scores.model_copy(update={"asked": 400}) for task, scores in record("short", n=90).tasks.items()}
+    found = rows(record("bf16"), record("far", 2000, machine="elsewhere"), record("short", tasks=some))
     assert "another machine (box)" in found["far"].speed["mean_ttft_ms"].change.reason
     assert "items differ" in found["short"].tasks["MMLU"].change.reason
     assert isinstance(found["short"].mean_change, Missing)
+
+
+def test_a_part_of_the_items_is_compared_with_the_same_part():
+    change = rows(record("bf16", wrong=10), record("part", wrong=30, n=90))["part"].tasks["MMLU"].change
+    assert (change.n, change.gained, change.lost) == (90, 0, 20)
 
 
 def test_missing_results_keep_their_row_and_reason():

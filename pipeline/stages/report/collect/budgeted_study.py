@@ -32,6 +32,7 @@ from pipeline.compare.stats.accuracy import pair
 from pipeline.compare.stats.intervals import Interval
 from pipeline.compare.stats.kl_divergence import diverge
 from pipeline.compare.stats.noninferiority import task_margin
+from pipeline.compare.tasks import on_same_items
 from pipeline.config import Stage
 from pipeline.job import Job
 from pipeline.results.base import Missing, read
@@ -332,7 +333,8 @@ def _pairs(variant: Record | None, bf16: Record | None) -> dict[str, Pairs]:
         reference = bf16.tasks.get(label)
         if reference is None or isinstance(task.scores, Missing) or isinstance(reference.scores, Missing):
             continue
-        if not isinstance(matched := pair(task.scores, reference.scores), Missing):
+        scores = on_same_items(task, reference).scores
+        if not isinstance(scores, Missing) and not isinstance(matched := pair(task.scores, scores), Missing):
             gained = sum(ours > theirs for ours, theirs in matched)
             lost = sum(ours < theirs for ours, theirs in matched)
             found[label] = Pairs(gained=gained, lost=lost, n=len(matched))

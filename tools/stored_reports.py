@@ -1,0 +1,82 @@
+"""Render the reports of `docs/results/` again, from the stored manifests, by the project's own `stage=report`.
+
+A stored folder is `<machine>/<variant>/<protocol>/manifest.json` with `<variant>/quantize.json`; it is laid out as
+`outputs/` for the command, whose page and Markdown become the `report.html` and `report.md` of the machine. Qwen3-8B's
+own configuration and tokenizer come from the folder of test data (PIPELINE_DATA_DIR).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.artifacts.manifest import MANIFEST, Manifest
+from tools.stored_results import FOLDER
+
+RENDERED = {"report.md": "report.md", "index.html": "report.html"}
+DATA = Path(os.environ.get("PIPELINE_DATA_DIR") or FOLDER.parents[2] / "shared" / "data") / "qwen3"
+# The results' own model and protocol; `report.recorded` shows what other machines measured.
+SETTINGS = (
+    "stage=report",
+    "model=qwen3_8b",
+    "model.weights=random",
+    "bench=study",
+    "bench.blocks=1",
+    "report.recorded=true",
+)
+
+
+def main() -> None:
+    """Write the reports of all folders that have benchmarks and a report."""
+    if not DATA.is_dir():
+        print(f"results: reports are as they were, since {DATA} is not there")
+        return
+    for folder in sorted(path.parent for path in FOLDER.glob("*/report.md")):
+        if stored := list(_manifests(folder)):
+            changed = _render(folder, stored)
+            print(f"results/{folder.name}: {'written' if changed else 'unchanged'}")
+
+
+def _manifests(folder: Path) -> Iterator[tuple[Path, Manifest]]:
+    for path in sorted((*folder.glob(f"*/*/{MANIFEST}"), *folder.glob("*/quantize.json"))):
+        yield path, Manifest.model_validate_json(path.read_text(encoding="utf-8"))
+
+
+def _render(folder: Path, stored: list[tuple[Path, Manifest]]) -> bool:
+    """Render one folder; return whether a file changed."""
+    with tempfile.TemporaryDirectory() as root:
+        outputs = Path(root) / "outputs"
+        for path, manifest in stored:
+            place = outputs / manifest.model / str(manifest.variant) / f"{manifest.stage}-{manifest.key[:8]}"
+            if path.name == MANIFEST:
+                shutil.copytree(path.parent, place)
+            else:
+                place.mkdir(parents=True)
+                shutil.copy(path, place / MANIFEST)
+        shutil.copytree(DATA, Path(root) / "model", ignore=shutil.ignore_patterns("config.*"))
+        shutil.copy(DATA / "config.qwen3-8b.json", Path(root) / "model" / "config.json")
+        places = ("model.path=model", "outputs=outputs", "report.formats=[html,md]")
+        done = subprocess.run(
+            [sys.executable, "-m", "pipeline", *SETTINGS, *places],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise SystemExit(f"results/{folder.name}: {done.stderr.strip()}")
+        made = outputs / stored[0][1].model / "report"
+        texts = {there: (made / here).read_text(encoding="utf-8") for here, there in RENDERED.items()}
+    changed = {name for name, text in texts.items() if (folder / name).read_text(encoding="utf-8") != text}
+    for name in changed:
+        (folder / name).write_text(texts[name], encoding="utf-8")
+    return bool(changed)
+
+
+if __name__ == "__main__":
+    main()
