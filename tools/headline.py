@@ -10,51 +10,44 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from pipeline.compare.published.tables import SpeedTable, percent_change
-from pipeline.compare.roofline.batching import RooflineLoad
-from pipeline.compare.roofline.device import Device, Footprint
-from pipeline.compare.roofline.memory_fit import kv_tokens
-from pipeline.compare.roofline.model import Entry, MeasuredSpeed, Roofline, RooflineRow, roofline
 from pipeline.compare.statements import signed
-from pipeline.compare.stats.intervals import Interval
 from pipeline.compare.stats.prediction import one_more_change
-from pipeline.compare.stats.repeats import Change, relative_change
-from pipeline.config import Variant
-from pipeline.hardware.gpus import gpu_of
+from pipeline.compare.stats.repeats import relative_change
 from pipeline.results.base import Missing
 from pipeline.results.metrics import THROUGHPUT, TPOT, TTFT
-from pipeline.stages.report.collect.footprints import of_config
-from pipeline.stages.report.collect.published import protocols, published_tables
+from pipeline.stages.report.collect.published import published_tables
 from tools.derived import rewrite
 from tools.stored_results import (
+    FAILED,
     FOLDER,
     GRAPHS,
     H100,
     HOST_A,
     HOST_B,
-    LABELS,
+    HOSTS,
     LADDER,
     SMALL_GRAPHS,
     STREAM,
     STUDY,
-    Pooled,
+    against_bf16,
+    between,
     both_hosts,
     cell,
     change,
     compared,
-    failed_guards,
-    row,
+    mark,
+    percent,
+    span,
     speed,
     values,
 )
+from tools.stored_rooflines import kv_cache, kv_error, printed_tokens, rooflines
 
 ROOT = FOLDER.parents[1]
 PAGES = (ROOT / "README.md", ROOT / "docs" / "benchmark.md", FOLDER / "README.md")
 FIGURE = re.compile(r"(<!-- figure: (?P<name>[^>]+?) -->).*?(<!-- end -->)", re.DOTALL)
 TABLE = re.compile(r"(<!-- measured: (?P<name>[^>]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
-FAILED, UNRECORDED = " †", " ‡"
-UTILIZATION = 0.9
 METRICS = (THROUGHPUT.name, TTFT.name, TPOT.name)
-HOSTS = {HOST_A: "A", HOST_B: "B"}
 IN_FLIGHT = (1, 4, 16, 64, 256)
 
 
@@ -62,30 +55,6 @@ def page(text: str) -> str:
     """Return the page with every figure and table rendered again."""
     text = TABLE.sub(lambda found: found[1] + TABLES[found["name"]]() + found[3], text)
     return FIGURE.sub(lambda found: found[1] + FIGURES[found["name"]]() + found[3], text)
-
-
-def percent(found: Change | Pooled) -> str:
-    """Format a change with its interval; one without is of a single repeat."""
-    if found.interval is None:
-        return f"{signed(found.percent)} % (one repeat)"
-    return f"{signed(found.percent)} % ({_span(found.interval)})"
-
-
-def _span(around: Interval) -> str:
-    return f"{signed(around.low)} to {signed(around.high)}"
-
-
-def _against_bf16(host: str, variant: str, metric: str, protocol: str = STUDY, load: str | None = None) -> str:
-    """Format a change against BF16 with its mark."""
-    if cell(host, variant, metric, protocol, load) is None:
-        return "not measured"
-    return percent(change(host, variant, metric, protocol, load)) + _mark(host, (variant, "bf16"), protocol, load)
-
-
-def _mark(host: str, variants: Sequence[str], protocol: str, load: str | None = None) -> str:
-    """Return the mark of figures for which a guard failed, or none was recorded."""
-    guards = [failed_guards(host, each, protocol, load) for each in variants]
-    return FAILED if any(guards) else UNRECORDED if None in guards else ""
 
 
 def _by_stream_interval(variant: str) -> str:
@@ -101,15 +70,10 @@ def _goodput(host: str, variant: str) -> str:
     return f"{found.goodput.met:.1f}"
 
 
-def _range(values: Sequence[float], digits: int) -> str:
-    low, high = f"{min(values):.{digits}f}", f"{max(values):.{digits}f}"
-    return low if low == high else f"{low} to {high}"
-
-
 def _spread() -> str:
     """Format the distance between the highest and the lowest repeat of each variant of host A, over their mean."""
     repeats = [values(HOST_A, each.name, THROUGHPUT.name) for each in compared(HOST_A, STUDY).rows]
-    return _range([100 * (max(each) - min(each)) * len(each) / sum(each) for each in repeats], 0)
+    return between([100 * (max(each) - min(each)) * len(each) / sum(each) for each in repeats], 0)
 
 
 def _contrast() -> str:
@@ -119,24 +83,24 @@ def _contrast() -> str:
 
 
 FIGURES: Mapping[str, Callable[[], str]] = {
-    "fp8 static throughput, graphs to 1024": lambda: _against_bf16(GRAPHS, "fp8_static", THROUGHPUT.name),
+    "fp8 static throughput, graphs to 1024": lambda: against_bf16(GRAPHS, "fp8_static", THROUGHPUT.name),
     "fp8 static throughput, both hosts": lambda: percent(both_hosts("fp8_static", THROUGHPUT.name)),
-    "fp8 static throughput, host A": lambda: _against_bf16(HOST_A, "fp8_static", THROUGHPUT.name),
-    "fp8 static throughput, host B": lambda: _against_bf16(HOST_B, "fp8_static", THROUGHPUT.name),
-    "fp8 static throughput, stream interval 8": lambda: _against_bf16(HOST_A, "fp8_static", THROUGHPUT.name, STREAM),
-    "fp8 static TPOT, one in flight": lambda: _against_bf16(HOST_A, "fp8_static", TPOT.name, LADDER, "concurrency 1"),
-    "fp8 static throughput, 256 in flight, host B": lambda: _against_bf16(
+    "fp8 static throughput, host A": lambda: against_bf16(HOST_A, "fp8_static", THROUGHPUT.name),
+    "fp8 static throughput, host B": lambda: against_bf16(HOST_B, "fp8_static", THROUGHPUT.name),
+    "fp8 static throughput, stream interval 8": lambda: against_bf16(HOST_A, "fp8_static", THROUGHPUT.name, STREAM),
+    "fp8 static TPOT, one in flight": lambda: against_bf16(HOST_A, "fp8_static", TPOT.name, LADDER, "concurrency 1"),
+    "fp8 static throughput, 256 in flight, host B": lambda: against_bf16(
         HOST_B, "fp8_static", THROUGHPUT.name, LADDER, "concurrency 256"
     ),
     "bf16 by stream interval": lambda: _by_stream_interval("bf16"),
     "fp8 static by stream interval": lambda: _by_stream_interval("fp8_static"),
     "points between the hosts": _contrast,
-    "awq throughput": lambda: _against_bf16(HOST_A, "awq", THROUGHPUT.name),
+    "awq throughput": lambda: against_bf16(HOST_A, "awq", THROUGHPUT.name),
     "spread of repeats": _spread,
-    "kv tokens bf16": lambda: _printed("bf16"),
-    "kv tokens fp8 cache": lambda: _printed("bf16+fp8_e4m3"),
-    "kv error h200": lambda: _kv_error("h200"),
-    "kv error h100": lambda: _kv_error("h100"),
+    "kv tokens bf16": lambda: printed_tokens("bf16"),
+    "kv tokens fp8 cache": lambda: printed_tokens("bf16+fp8_e4m3"),
+    "kv error h200": lambda: kv_error("h200"),
+    "kv error h100": lambda: kv_error("h100"),
     "study agreement": lambda: _agreement(),
     "highest rate bf16, host A": lambda: _goodput(HOST_A, "bf16"),
     "highest rate bf16, host B": lambda: f"{_goodput(HOST_B, 'bf16')}{FAILED}",
@@ -149,11 +113,11 @@ def _fp8_static() -> Iterator[tuple[str, ...]]:
     yield ("FP8 static against BF16", "repeats", "throughput", "TTFT", "TPOT")
     for host, name in HOSTS.items():
         repeats = len(values(host, "fp8_static", THROUGHPUT.name))
-        changes = [_against_bf16(host, "fp8_static", metric) for metric in METRICS]
+        changes = [against_bf16(host, "fp8_static", metric) for metric in METRICS]
         yield (f"study's protocol, host {name}", f"{repeats}", *changes)
     yield ("study's protocol, both hosts together", "", *(percent(both_hosts("fp8_static", m)) for m in METRICS))
     repeats = len(values(HOST_A, "fp8_static", THROUGHPUT.name, STREAM))
-    changes = [_against_bf16(HOST_A, "fp8_static", metric, STREAM) for metric in METRICS]
+    changes = [against_bf16(HOST_A, "fp8_static", metric, STREAM) for metric in METRICS]
     yield ('host A with `serve.extra_args=["--stream-interval=8"]`', f"{repeats}", *changes)
     published = [f"{signed(_published('FP8 Static', metric))} %" for metric in METRICS]
     yield ("published, on an H100", "1", *published)
@@ -181,7 +145,7 @@ def _within(host: str, metric: str) -> str:
     around = one_more_change(values(host, "fp8_static", metric), values(host, "bf16", metric))
     assert around is not None
     inside = around.contains(_published("FP8 Static", metric))
-    return f"{'yes' if inside else 'no'} ({_span(around)})"
+    return f"{'yes' if inside else 'no'} ({span(around)})"
 
 
 def _study(host: str) -> Iterator[tuple[str, ...]]:
@@ -193,7 +157,7 @@ def _study(host: str) -> Iterator[tuple[str, ...]]:
             means = [f"{sum(v) / len(v):,.0f} ms" for m in METRICS[1:] if (v := values(host, each.name, m))]
             yield (each.label, repeats, "", *means)
         else:
-            yield (each.label, repeats, *(_against_bf16(host, each.name, metric) for metric in METRICS))
+            yield (each.label, repeats, *(against_bf16(host, each.name, metric) for metric in METRICS))
 
 
 def _ladder() -> Iterator[tuple[str, ...]]:
@@ -204,7 +168,7 @@ def _ladder() -> Iterator[tuple[str, ...]]:
         ours, theirs = (cell(HOST_A, variant, TPOT.name, LADDER, load) for variant in ("fp8_static", "bf16"))
         assert theirs is not None
         shown = "not reached in time" if ours is None else f"{ours.measured.mean:.3g}"
-        changes = [_against_bf16(HOST_A, "fp8_static", metric, LADDER, load) for metric in (TPOT.name, THROUGHPUT.name)]
+        changes = [against_bf16(HOST_A, "fp8_static", metric, LADDER, load) for metric in (TPOT.name, THROUGHPUT.name)]
         yield (f"{count}", f"{theirs.measured.mean:.3g}", shown, *changes)
 
 
@@ -216,110 +180,8 @@ def _h100_to_h200() -> Iterator[tuple[str, ...]]:
         found = {host: cell(host, "bf16", TPOT.name, LADDER, load) for host in (H100, HOST_B)}
         means = {host: each.measured.mean for host, each in found.items() if each is not None}
         if len(means) == 2:
-            shown = [f"{mean:.2f}{_mark(host, ('bf16',), LADDER, load)}" for host, mean in means.items()]
+            shown = [f"{mean:.2f}{mark(host, ('bf16',), LADDER, load)}" for host, mean in means.items()]
             yield (f"{count}", *shown, f"{means[H100] - means[HOST_B]:.2f}")
-
-
-def _footprint(variant: str) -> Footprint:
-    found = of_config(protocols()[0][0].config, Variant.parse(variant))
-    assert not isinstance(found, Missing)
-    return found
-
-
-def _roofline(host: str, variants: Sequence[str], protocol: str = STUDY) -> Roofline:
-    """Return the roofline of a host, with its own memory and the memory bandwidth that BF16's benchmark measured."""
-    bf16 = speed(host, "bf16", protocol)
-    assert bf16 is not None and bf16.memory_bandwidth is not None
-    (shown,) = (load for load in bf16.loads if load.name == bf16.headline)
-    gpu = gpu_of(bf16.machine)
-    assert gpu is not None
-    device = Device.of(gpu).model_copy(update={"bandwidth_gb_s": bf16.memory_bandwidth / 1e9, "source": "measured"})
-    load = RooflineLoad(
-        requests=shown.num_prompts,
-        mean_input=sum(shown.input_tokens) / shown.completed,
-        mean_output=sum(shown.output_tokens) / shown.completed,
-        source="mean lengths",
-    )
-    entries = [
-        Entry(name=v, label=LABELS[v], footprint=_footprint(v), is_weight_only=v in ("awq", "w4a16")) for v in variants
-    ]
-    seen = {variant: _seen(host, variant, protocol) for variant in variants}
-    return roofline(device, entries, load, UTILIZATION, 1, seen)
-
-
-def _seen(host: str, variant: str, protocol: str) -> MeasuredSpeed:
-    found = row(host, variant, protocol).speed[THROUGHPUT.name]
-    assert not isinstance(found, Missing)
-    own = found.change if isinstance(found.change, Change) else None
-    alone = cell(host, variant, TPOT.name, LADDER, "concurrency 1") if protocol == STUDY else None
-    return MeasuredSpeed(
-        throughput_tok_s=found.measured.mean,
-        gain_percent=Missing(reason="baseline") if own is None else own.percent,
-        gain_interval=None if own is None else own.interval,
-        tpot_ms_alone=Missing(reason="not measured") if alone is None else alone.measured.mean,
-    )
-
-
-def _rooflines() -> Iterator[tuple[str, ...]]:
-    """Yield the roofline of each variant beside its measurement."""
-    yield (
-        "H200",
-        "decode bound, ms",
-        "over measured TPOT",
-        "simulated, tok/s",
-        "predicted gain",
-        "measured gain",
-        "measured over simulated",
-    )
-    hosts = {host: [each.name for each in compared(host, STUDY).rows] for host in HOSTS}
-    for host, name in HOSTS.items():
-        for each in _roofline(host, hosts[host]).rows:
-            yield _roofline_row(each, f"{each.label}, host {name}", host, STUDY)
-    each = _roofline(HOST_A, ["bf16", "fp8_static"], STREAM).rows[1]
-    yield _roofline_row(each, "FP8 static, host A, eight tokens at a time", HOST_A, STREAM)
-
-
-def _roofline_row(each: RooflineRow, title: str, host: str, protocol: str) -> tuple[str, ...]:
-    best, bound, gain = each.best, each.decode_ms, each.gain_percent
-    assert not isinstance(best, Missing) and not isinstance(bound, Missing) and not isinstance(gain, Missing)
-    alone = "not measured"
-    if not isinstance(each.decode_share, Missing):
-        alone = f"{100 * each.decode_share:.0f} %{_mark(host, (each.name,), LADDER, 'concurrency 1')}"
-    share = "" if isinstance(each.throughput_share, Missing) else f"{100 * each.throughput_share:.0f} %"
-    predicted, measured = "", ""
-    if each.name != "bf16":
-        predicted = f"{'≤ ' if each.is_weight_only else ''}{signed(gain, 0)} %"
-        measured = _against_bf16(host, each.name, THROUGHPUT.name, protocol)
-    return (title, f"{bound:.2f}", alone, f"{best.throughput_tok_s:,.0f}", predicted, measured, share)
-
-
-def _kv_cache() -> Iterator[tuple[str, ...]]:
-    """Yield the KV cache that vLLM printed in each stored benchmark, and the predicted one."""
-    yield ("benchmark", "printed by vLLM, tokens", "predicted", "error")
-    for name, printed, predicted in _kv_tokens():
-        yield (name, f"{printed:,}", f"{predicted:,}", f"{signed(100 * (predicted / printed - 1), 2)} %")
-
-
-def _kv_tokens() -> Iterator[tuple[str, int, int]]:
-    for path in sorted(FOLDER.glob("qwen3_8b_*/*/*/manifest.json")):
-        host, variant, protocol = path.parts[-4:-1]
-        found = speed(host, variant, protocol)
-        assert found is not None and found.memory is not None and found.memory.kv_cache_tokens is not None
-        gpu = gpu_of(found.machine)
-        assert gpu is not None
-        predicted = kv_tokens(_footprint(variant), Device.of(gpu), UTILIZATION)
-        assert not isinstance(predicted, Missing)
-        yield f"`{host}/{variant}/{protocol}`", found.memory.kv_cache_tokens, predicted
-
-
-def _kv_error(gpu: str) -> str:
-    return _range([100 * (ours / printed - 1) for name, printed, ours in _kv_tokens() if gpu in name], 1)
-
-
-def _printed(variant: str) -> str:
-    found = speed(HOST_A, variant, STUDY)
-    assert found is not None and found.memory is not None
-    return f"{found.memory.kv_cache_tokens:,}"
 
 
 def _guards() -> Iterator[tuple[str, ...]]:
@@ -343,15 +205,15 @@ def _graphs() -> Iterator[tuple[str, ...]]:
     yield ("", "BF16, graphs to 512", "BF16, to 1024", "FP8 static, to 1024", "FP8 static against BF16, to 1024")
     shown = (("bf16", SMALL_GRAPHS), ("bf16", STUDY), ("fp8_static", STUDY))
     repeats = (", ".join(f"{each:,.0f}" for each in values(GRAPHS, v, THROUGHPUT.name, p)) for v, p in shown)
-    yield ("total tok/s of each repeat", *repeats, _against_bf16(GRAPHS, "fp8_static", THROUGHPUT.name))
+    yield ("total tok/s of each repeat", *repeats, against_bf16(GRAPHS, "fp8_static", THROUGHPUT.name))
     for metric, title, digits in ((TTFT.name, "TTFT, ms", 0), (TPOT.name, "TPOT, ms", 1)):
         means = (f"{_mean(values(GRAPHS, v, metric, p)):,.{digits}f}" for v, p in shown)
-        yield (title, *means, _against_bf16(GRAPHS, "fp8_static", metric))
+        yield (title, *means, against_bf16(GRAPHS, "fp8_static", metric))
     for role, title in (("gpu", "GPU busy, %"), ("api_server", "busiest API server, % of a core")):
         yield (title, *(_busy(v, p, role) for v, p in shown), "")
     for load in ("concurrency 1", "concurrency 16"):
         means = (f"{_at(variant, load):.2f}" for variant in ("bf16", "fp8_static"))
-        found = _against_bf16(GRAPHS, "fp8_static", TPOT.name, LADDER, load)
+        found = against_bf16(GRAPHS, "fp8_static", TPOT.name, LADDER, load)
         yield (f"TPOT with {load.split()[1]} in flight, ms", "not measured", *means, found)
 
 
@@ -392,8 +254,8 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "study, host B": _table(lambda: _study(HOST_B)),
     "ladder": _table(_ladder),
     "h100 to h200": _table(_h100_to_h200),
-    "roofline": _table(_rooflines),
-    "kv cache": _table(_kv_cache),
+    "roofline": _table(rooflines),
+    "kv cache": _table(kv_cache),
     "guards": _table(_guards),
     "graphs": _table(_graphs),
 }

@@ -14,6 +14,7 @@ from scipy.special import ndtri
 from pipeline.artifacts.manifest import read_manifest
 from pipeline.compare import compare
 from pipeline.compare.comparison import Comparison, Row, SpeedCell
+from pipeline.compare.statements import signed
 from pipeline.compare.stats.intervals import LEVEL, Interval
 from pipeline.compare.stats.repeats import Change
 from pipeline.results.base import Missing, read
@@ -24,6 +25,7 @@ from pipeline.results.records import Record, Speed
 FOLDER = Path(__file__).parents[1] / "docs" / "results"
 # The hosts of H200s by the names of the text.
 HOST_A, HOST_B, H100 = "qwen3_8b_h200_2", "qwen3_8b_h200", "qwen3_8b_h100"
+HOSTS = {HOST_A: "A", HOST_B: "B"}
 STUDY, STREAM, LADDER = "study", "study_stream_interval_8", "ladder"
 # An H200 whose servers recorded CUDA graphs for batches of up to 1024, and one with vLLM's 512.
 GRAPHS, SMALL_GRAPHS = "h200_qwen3_8b_graphs", "study_graphs_to_512"
@@ -35,6 +37,10 @@ LABELS = {
     "w4a16": "W4A16",
     "bf16+fp8_e4m3": "BF16 + FP8 KV cache",
 }
+
+
+# Marks of figures whose guards failed, or were not recorded.
+FAILED, UNRECORDED = " †", " ‡"
 
 
 class Pooled(NamedTuple):
@@ -192,3 +198,34 @@ def _mean(repeats: Sequence[float]) -> float:
 
 def _variance(repeats: Sequence[float]) -> float:
     return math.fsum((value - _mean(repeats)) ** 2 for value in repeats) / (len(repeats) - 1)
+
+
+def percent(found: Change | Pooled) -> str:
+    """Format a change with its interval; one without is of a single repeat."""
+    if found.interval is None:
+        return f"{signed(found.percent)} % (one repeat)"
+    return f"{signed(found.percent)} % ({span(found.interval)})"
+
+
+def span(around: Interval) -> str:
+    """Format an interval."""
+    return f"{signed(around.low)} to {signed(around.high)}"
+
+
+def against_bf16(host: str, variant: str, metric: str, protocol: str = STUDY, load: str | None = None) -> str:
+    """Format a change against BF16 with its mark."""
+    if cell(host, variant, metric, protocol, load) is None:
+        return "not measured"
+    return percent(change(host, variant, metric, protocol, load)) + mark(host, (variant, "bf16"), protocol, load)
+
+
+def mark(host: str, variants: Sequence[str], protocol: str, load: str | None = None) -> str:
+    """Return the mark of figures for which a guard failed, or none was recorded."""
+    guards = [failed_guards(host, each, protocol, load) for each in variants]
+    return FAILED if any(guards) else UNRECORDED if None in guards else ""
+
+
+def between(values: Sequence[float], digits: int) -> str:
+    """Format the least and the largest value."""
+    low, high = f"{min(values):.{digits}f}", f"{max(values):.{digits}f}"
+    return low if low == high else f"{low} to {high}"
