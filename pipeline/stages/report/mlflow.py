@@ -59,9 +59,10 @@ def log(report: Report, folder: Path, uri: str) -> None:
             mlflow.log_params({f"setup.{name}": value[:500] for name, value in report.setup.items()})
             mlflow.log_artifacts(str(folder), "report")
             for record in records(report.comparison):
-                with mlflow.start_run(run_name=str(record["variant"]), nested=True):
-                    mlflow.set_tags({"variant": record["variant"], "emulated": record["emulated"] or "no"})
-                    mlflow.log_params(dict(_params(cards[record["variant"]])))
+                name = str(record["variant"])
+                with mlflow.start_run(run_name=name, nested=True):
+                    mlflow.set_tags({"variant": name, "emulated": record["emulated"] or "no"})
+                    mlflow.log_params(dict(_params(cards[name])))
                     mlflow.log_metrics(dict(_metrics(record)))
     except (mlflow.MlflowException, OSError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

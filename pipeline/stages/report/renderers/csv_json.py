@@ -19,7 +19,7 @@ from pipeline.stages.report.document import Report
 FORMULA = ("=", "+", "-", "@", "\t")
 
 
-def records(comparison: Comparison) -> list[dict[str, Any]]:
+def records(comparison: Comparison) -> list[dict[str, object]]:
     """Return one record per variant; a missing figure is None, with its reason in `reason`."""
     return [_record(row, comparison) for row in comparison.rows]
 
@@ -50,13 +50,13 @@ def to_line(report: Report, page: str) -> str:
     return json.dumps(line, ensure_ascii=False, allow_nan=False)
 
 
-def _brief(record: dict[str, Any]) -> dict[str, Any]:
+def _brief(record: dict[str, object]) -> dict[str, object]:
     """Return the figures that are not missing, to six digits; the file has full precision."""
     return {n: float(f"{v:.6g}") if isinstance(v, float) else v for n, v in record.items() if v not in (None, "")}
 
 
-def _record(row: Row, comparison: Comparison) -> dict[str, Any]:
-    record: dict[str, Any] = {
+def _record(row: Row, comparison: Comparison) -> dict[str, object]:
+    record: dict[str, object] = {
         "variant": row.name,
         "label": row.label,
         "baseline": row.is_baseline,
@@ -94,14 +94,14 @@ def _record(row: Row, comparison: Comparison) -> dict[str, Any]:
     return {**record, "reason": "; ".join(reasons)}
 
 
-def _divergence(row: Row) -> dict[str, Any]:
+def _divergence(row: Row) -> dict[str, object]:
     cell = row.divergence if isinstance(row.divergence, DivergenceCell) and not row.is_baseline else None
     figures = {
         f"{DIVERGENCE}_nats_per_token": cell.kl if cell else None,
         "top1_agreement": cell.agreement if cell else None,
         "perplexity_ratio": cell.perplexity_ratio if cell else None,
     }
-    record: dict[str, Any] = {"perplexity": row.perplexity}
+    record: dict[str, object] = {"perplexity": row.perplexity}
     for name, figure in figures.items():
         record |= {name: figure.value if figure else None, **_ends(name, figure.interval if figure else None)}
     return record
