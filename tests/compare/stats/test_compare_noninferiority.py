@@ -185,7 +185,8 @@ def test_the_number_of_items_is_a_range_within_the_set() -> None:
 @pytest.mark.slow
 def test_the_range_holds_the_number_for_the_true_shares() -> None:
     draw = np.random.default_rng(0)
-    for gained, lost in ((0.03, 0.03), (0.01, 0.01), (0.02, 0.03), (0.02, 0.05)):
+    # A loss of exactly the margin takes infinitely many items, which no range holds; this one is not far from it.
+    for gained, lost in ((0.03, 0.03), (0.01, 0.01), (0.02, 0.027), (0.02, 0.05)):
         truth = float(decided(np.array(gained), np.array(lost), MARGIN, 1))
         inside = []
         for b, c, _ in draw.multinomial(400, [gained, lost, 1 - gained - lost], size=300):

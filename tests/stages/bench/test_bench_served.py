@@ -125,6 +125,7 @@ def test_memory_and_bandwidth_are_recorded(results: dict[str, tuple[Path, dict[s
     assert result["server"]["versions"]
 
 
+@pytest.mark.timeout(3600)
 @pytest.mark.slow
 def test_two_searches_on_one_server_agree(tmp_path: Path) -> None:
     """The highest rate whose P90 of the latency is below 1.5 s, searched by two runs with other seeds."""
