@@ -81,7 +81,7 @@ lint: $(INSTALLED) ## ruff, mypy --strict, and the direction of imports
 
 test: lint ## Lint, types and tests: what CI runs
 	@# Two files at a time, a thread each: threads that wait for each other's cores take many times as long.
-	OMP_NUM_THREADS=1 $(PY) -m pytest -m 'not slow and not alone' --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m 'not slow and not alone' --numprocesses 2 --dist loadfile --no-loadscope-reorder
 	$(PY) -m pytest -m alone
 
 test-slow: $(INSTALLED) ## The proofs that take minutes
