@@ -34,12 +34,12 @@ from pipeline.serve import support
 from pipeline.serve.kv_capacity import check_context
 from pipeline.stages import publish, report
 from pipeline.stages.quantize import INSTALL, check_engine
-from pipeline.stages.report.collect import budgeted_study
-from pipeline.stages.report.collect.budgeted_study import BudgetedStudy
 
 # Stages that need no server.
 OFFLINE = (Stage.CALIBRATE, Stage.QUANTIZE)
 SERVED = tuple(stage for stage in Stage if stage not in OFFLINE)
+# Stages that a study with a budget makes in parts.
+DIVIDED = (Stage.BENCH, Stage.EVAL)
 # Commands that read the results of all variants.
 REPORTING = {Command.REPORT, Command.GATE}
 
@@ -182,17 +182,19 @@ class Runner:
     @property
     def _is_divided(self) -> bool:
         """True if benchmarks and evaluations are requested and have a budget."""
-        return self.jobs[0].settings.has_budget and set(budgeted_study.DIVIDED) <= set(self.requested)
+        return self.jobs[0].settings.has_budget and set(DIVIDED) <= set(self.requested)
 
     def _screens(self) -> Iterator[tuple[Job, Stage]]:
         """Yield the offline stages of all variants, then each variant's gate and screen, which share a server."""
         yield from ((job, stage) for stage in OFFLINE for job in self.jobs)
         for job in sorted(self.jobs, key=lambda job: not job.settings.is_baseline):
             for stage in SERVED:
-                yield (job.screen if stage in budgeted_study.DIVIDED else job), stage
+                yield (job.screen if stage in DIVIDED else job), stage
 
     def _rounds(self, limit: int | None) -> Iterator[tuple[Job, Stage]]:
         """Yield the measurements of each round, which follow from the results of those before."""
+        from pipeline.stages.report.collect.budgeted_study import BudgetedStudy
+
         made: set[Path] = set()
         for _ in count() if limit is None else range(limit):
             stopped = {*self.failures, *self.not_applicable, *self.unserved}

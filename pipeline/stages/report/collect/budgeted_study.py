@@ -192,7 +192,8 @@ class BudgetedStudy:
 
     def artifacts(self, name: str, stage: Stage) -> list[Artifact] | None:
         """Return what the rows of the report show of a variant's stage; None if the study does not divide it."""
-        return self.measured[name].artifacts[stage] if name in self.measured and stage in DIVIDED else None
+        is_divided = name in self.measured and stage in (Stage.BENCH, Stage.EVAL)
+        return self.measured[name].artifacts[stage] if is_divided else None
 
     @property
     def outcomes(self) -> dict[str, str]:
@@ -236,10 +237,6 @@ class BudgetedStudy:
                 eval_minutes=math.fsum([*each.minutes["kl"], *each.minutes["items"]]),
                 outcome=outcomes[name],
             )
-
-
-# Stages that the study makes in parts.
-DIVIDED = (Stage.BENCH, Stage.EVAL)
 
 
 def _rounds(bf16: Job) -> int:
