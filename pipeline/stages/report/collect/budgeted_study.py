@@ -60,7 +60,7 @@ class Measured:
     # Items of each task, and the minutes of one.
     sizes: dict[str, int] = field(default_factory=dict)
     item_minutes: dict[str, float] = field(default_factory=dict)
-    artifacts: dict[Stage, list[Artifact]] = field(default_factory=lambda: defaultdict(list))
+    artifacts: dict[Stage, list[Artifact]] = field(default_factory=lambda: {Stage.BENCH: [], Stage.EVAL: []})
 
 
 class BudgetedStudy:
@@ -140,10 +140,16 @@ class BudgetedStudy:
                     # Compared within a block: one that BF16 does not have yet cannot be.
                     if block is not None and (number == SCREEN or number in bf16.blocks)
                 },
-                kl=_kl(each, bf16) if name != self.baseline else None,
+                kl=self._divergences.get(name),
                 tasks=_pairs(each.scores, bf16.scores) if name != self.baseline else {},
             )
         return found
+
+    @cached_property
+    def _divergences(self) -> dict[str, Interval | None]:
+        """Return the interval of each variant's divergence from BF16 in the screen."""
+        bf16 = self.measured[self.baseline] if self.baseline else Measured()
+        return {name: _kl(each, bf16) for name, each in self.measured.items() if name != self.baseline}
 
     @cached_property
     def _repeat_variance(self) -> float:
@@ -192,8 +198,7 @@ class BudgetedStudy:
 
     def artifacts(self, name: str, stage: Stage) -> list[Artifact] | None:
         """Return what the rows of the report show of a variant's stage; None if the study does not divide it."""
-        is_divided = name in self.measured and stage in (Stage.BENCH, Stage.EVAL)
-        return self.measured[name].artifacts[stage] if is_divided else None
+        return self.measured[name].artifacts.get(stage)
 
     @property
     def outcomes(self) -> dict[str, str]:
@@ -225,7 +230,7 @@ class BudgetedStudy:
         for name, each in self.measured.items():
             own = _block(each.screen, 0.0)
             change = own.log_mean - reference.log_mean if own and reference and name != self.baseline else None
-            kl = _kl(each, bf16) if name != self.baseline else None
+            kl = self._divergences.get(name)
             yield Spent(
                 name=name,
                 screen="" if change is None else signed_percent(math.expm1(change)),
@@ -323,11 +328,9 @@ def _tasks(record: Record | None) -> Mapping[str, TaskScores]:
 
 def _pairs(variant: Record | None, bf16: Record | None) -> dict[str, Pairs]:
     """Return the items of each task that only one side answers correctly."""
-    if variant is None or bf16 is None or isinstance(variant.tasks, Missing) or isinstance(bf16.tasks, Missing):
-        return {}
     found = {}
-    for label, task in variant.tasks.items():
-        reference = bf16.tasks.get(label)
+    for label, task in _tasks(variant).items():
+        reference = _tasks(bf16).get(label)
         if reference is None or isinstance(task.scores, Missing) or isinstance(reference.scores, Missing):
             continue
         scores = on_same_items(task, reference).scores
