@@ -99,13 +99,13 @@ class Endpoint:
         Raises:
             ServerError: when the server ends, refuses a request, or keeps failing on one.
         """
-        asyncio.run(self._all(bodies, read, arrived, max(1, min(batch, self.num_concurrent))))
+        asyncio.run(self._all(bodies, read, arrived, min(batch, self.num_concurrent)))
 
     async def _all(self, bodies: Iterable[Body], read: Read, arrived: Arrived, batch: int) -> None:
         import httpx
 
         waiting = _batches(self._unknown(bodies, arrived), batch)
-        in_flight = max(1, self.num_concurrent // batch)
+        in_flight = self.num_concurrent // batch
         limits = httpx.Limits(max_connections=in_flight, max_keepalive_connections=in_flight)
 
         async def worker() -> None:

@@ -109,11 +109,7 @@ class BudgetedStudy:
         Random(f"{self.settings.bench.seed} {number}").shuffle(names)
         # BF16 opens one round and closes the next, so that a steady drift of the machine cancels in its mean.
         names.sort(key=lambda name: (name == self.baseline) is bool(number % 2))
-        found = [self._job(step, number) for name in names for step in steps if step.variant == name]
-        if self.baseline and any(step.kind == "kl" for step in steps):
-            # All divergences are from BF16's answers.
-            found.insert(0, (self.jobs[self.baseline].screen, Stage.EVAL))
-        return found
+        return [self._job(step, number) for name in names for step in steps if step.variant == name]
 
     def _job(self, step: Step, number: int) -> tuple[Job, Stage]:
         job = self.jobs[step.variant]
