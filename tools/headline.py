@@ -20,12 +20,14 @@ from tools.derived import rewrite
 from tools.stored_results import (
     FAILED,
     FOLDER,
+    FLOATS,
     GRAPHS,
     H100,
     HOST_A,
     HOST_B,
     HOSTS,
     LADDER,
+    INTEGERS,
     SMALL_GRAPHS,
     STREAM,
     STUDY,
@@ -83,6 +85,8 @@ def _contrast() -> str:
 
 
 FIGURES: Mapping[str, Callable[[], str]] = {
+    "fp8 static throughput, two blocks": lambda: against_bf16(FLOATS, "fp8_static", THROUGHPUT.name),
+    "int8 throughput, two blocks": lambda: against_bf16(INTEGERS, "int8_dynamic", THROUGHPUT.name),
     "fp8 static throughput, graphs to 1024": lambda: against_bf16(GRAPHS, "fp8_static", THROUGHPUT.name),
     "fp8 static throughput, both hosts": lambda: percent(both_hosts("fp8_static", THROUGHPUT.name)),
     "fp8 static throughput, host A": lambda: against_bf16(HOST_A, "fp8_static", THROUGHPUT.name),
@@ -217,6 +221,20 @@ def _graphs() -> Iterator[tuple[str, ...]]:
         yield (f"TPOT with {load.split()[1]} in flight, ms", "not measured", *means, found)
 
 
+def _two_blocks() -> Iterator[tuple[str, ...]]:
+    """Yield the formats of the two GPUs that were measured in two blocks, each against BF16 on its own GPU."""
+    yield ("", "GPU", "total tok/s", "throughput", "TTFT", "TPOT", "TPOT with 1 in flight", "TPOT with 16 in flight")
+    for host, gpu in ((FLOATS, "1"), (INTEGERS, "2")):
+        for each in compared(host, STUDY).rows:
+            mean = f"{_mean(values(host, each.name, THROUGHPUT.name)):,.0f}"
+            if each.is_baseline:
+                yield (each.label, gpu, mean, *["baseline"] * 5)
+                continue
+            changes = (against_bf16(host, each.name, metric) for metric in (THROUGHPUT.name, TTFT.name, TPOT.name))
+            levels = (against_bf16(host, each.name, TPOT.name, LADDER, f"concurrency {number}") for number in (1, 16))
+            yield (each.label, gpu, mean, *changes, *levels)
+
+
 def _mean(repeats: Sequence[float]) -> float:
     return sum(repeats) / len(repeats)
 
@@ -258,6 +276,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "kv cache": _table(kv_cache),
     "guards": _table(_guards),
     "graphs": _table(_graphs),
+    "two blocks": _table(_two_blocks),
 }
 
 

@@ -26,7 +26,6 @@ SETTINGS = (
     "model=qwen3_8b",
     "model.weights=random",
     "bench=study",
-    "bench.blocks=1",
     "report.recorded=true",
 )
 
@@ -60,7 +59,8 @@ def _render(folder: Path, stored: list[tuple[Path, Manifest]]) -> bool:
                 shutil.copy(path, place / MANIFEST)
         shutil.copytree(DATA, Path(root) / "model", ignore=shutil.ignore_patterns("config.*"))
         shutil.copy(DATA / "config.qwen3-8b.json", Path(root) / "model" / "config.json")
-        places = ("model.path=model", "outputs=outputs", "report.formats=[html,md]")
+        blocks = 1 + max(int(str(manifest.payload.get("block", 0))) for _, manifest in stored)
+        places = ("model.path=model", "outputs=outputs", "report.formats=[html,md]", f"bench.blocks={blocks}")
         done = subprocess.run(
             [sys.executable, "-m", "pipeline", *SETTINGS, *places],
             cwd=root,

@@ -21,6 +21,7 @@ from pipeline.results.base import Missing, read
 from pipeline.results.bench import BenchResult, LoadResult, Metric, machine_of
 from pipeline.results.metrics import METRICS
 from pipeline.results.records import Record, Speed
+from pipeline.stages.report.collect.blocks import merged
 
 FOLDER = Path(__file__).parents[1] / "docs" / "results"
 # The hosts of H200s by the names of the text.
@@ -29,10 +30,13 @@ HOSTS = {HOST_A: "A", HOST_B: "B"}
 STUDY, STREAM, LADDER = "study", "study_stream_interval_8", "ladder"
 # An H200 whose servers recorded CUDA graphs for batches of up to 1024, and one with vLLM's 512.
 GRAPHS, SMALL_GRAPHS = "h200_qwen3_8b_graphs", "study_graphs_to_512"
+# One GPU each of one host, two blocks with CUDA graphs to 1024.
+FLOATS, INTEGERS = "h200_qwen3_8b_fp8", "h200_qwen3_8b_integers"
 LABELS = {
     "bf16": "BF16",
     "fp8_static": "FP8 static",
     "fp8_dynamic": "FP8 dynamic",
+    "int8_dynamic": "INT8 dynamic",
     "awq": "AWQ",
     "w4a16": "W4A16",
     "bf16+fp8_e4m3": "BF16 + FP8 KV cache",
@@ -55,9 +59,11 @@ def speed(host: str, variant: str, protocol: str) -> Speed | None:
     """Return a stored benchmark; without a manifest (an unfinished one) its loads alone; None if there is none."""
     folder = FOLDER / host / variant / protocol
     if (manifest := read_manifest(folder)) is not None:
-        result = read(BenchResult, manifest)
-        assert not isinstance(result, Missing), f"{folder}: {result.reason}"
-        return Speed(machine=machine_of(manifest), **dict(result))
+        blocks = [manifest, *filter(None, map(read_manifest, folder.parent.glob(f"{protocol}_block_*")))]
+        found = [read(BenchResult, each) for each in blocks]
+        results = [each for each in found if not isinstance(each, Missing)]
+        assert len(results) == len(found), f"{folder} cannot be read"
+        return Speed(machine=machine_of(manifest), **dict(merged(results)))
     loads = tuple(_load(each) for each in sorted(folder.glob("*")) if each.is_dir())
     if not loads:
         return None

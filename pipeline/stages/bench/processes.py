@@ -69,6 +69,11 @@ def busy_s() -> list[float]:
     return [busy[core] for core in sorted(may)] if max(may) < len(busy) else busy
 
 
+def has_part_of_the_cores() -> bool:
+    """Return whether this process may use only some of the machine's cores."""
+    return hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) < (os.cpu_count() or 1)
+
+
 def roles(server: int) -> dict[int, Role]:
     """Return the role of each process of a vLLM server by its pid."""
     found: dict[int, Role] = {}
@@ -97,8 +102,11 @@ def used_s(pid: int, *, main_thread: bool = False) -> float | None:
 def foreign_runnable(own: Iterable[int]) -> float | None:
     """Return the number of runnable tasks of the machine that are not of these processes; None if it is not reported.
 
-    The kernel counts the runnable tasks in the fourth field of `/proc/loadavg`; the load average is their mean.
+    The kernel counts the runnable tasks in the fourth field of `/proc/loadavg`; the load average is their mean. They
+    may run on any core: a process with a part of the cores (`taskset`, containers) cannot tell which compete with it.
     """
+    if has_part_of_the_cores():
+        return None
     try:
         runnable = int(Path("/proc/loadavg").read_text().split()[3].partition("/")[0])
     except (OSError, ValueError, IndexError):

@@ -277,6 +277,17 @@ def test_a_real_machine_reports_our_work_as_ours() -> None:
     assert found.peak_memory_bytes > 2**20
 
 
+def test_tasks_of_other_cores_are_not_foreign_to_a_process_that_has_a_part_of_them() -> None:
+    code = (
+        "import os; from pipeline.stages.bench import processes as p; before = p.has_part_of_the_cores(), "
+        "p.foreign_runnable([]); os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
+        "print(before[0] == (before[1] is None), p.has_part_of_the_cores(), p.foreign_runnable([]))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["True", str((os.cpu_count() or 1) > 1), "None"]
+
+
+@pytest.mark.skipif(processes.has_part_of_the_cores(), reason="cannot tell whose tasks compete with this process")
 def test_tasks_that_run_are_ours_or_foreign() -> None:
     child = subprocess.Popen([sys.executable, "-c", SPIN.replace("1.5", "30")])
     try:
@@ -363,7 +374,7 @@ def test_a_client_without_a_core_left_is_recorded() -> None:
     assert found.busy.client > 0.05
     assert found.busy.api_server is not None and found.busy.gpu is None
     assert (found.running_mean, found.waiting_mean, found.waiting_max) == (7.0, 3.0, 3.0)
-    assert found.foreign_runnable is not None
+    assert (found.foreign_runnable is None) == processes.has_part_of_the_cores()
 
 
 def test_memory_is_read_at_a_rate_that_a_machine_can_have() -> None:
