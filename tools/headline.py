@@ -19,15 +19,15 @@ from pipeline.stages.report.collect.published import published_tables
 from tools.derived import rewrite
 from tools.stored_results import (
     FAILED,
-    FOLDER,
     FLOATS,
+    FOLDER,
     GRAPHS,
     H100,
     HOST_A,
     HOST_B,
     HOSTS,
-    LADDER,
     INTEGERS,
+    LADDER,
     SMALL_GRAPHS,
     STREAM,
     STUDY,
