@@ -21,6 +21,7 @@ from pipeline.artifacts import provenance
 from pipeline.artifacts.keys import Digests
 from pipeline.artifacts.workspace import Artifact, Workspace
 from pipeline.config import Command, Settings, Stage
+from pipeline.config.compose import unapplied
 from pipeline.errors import ConfigError, NotApplicable, PipelineError
 from pipeline.hardware import rules
 from pipeline.hardware.gpus import gpu_of
@@ -165,6 +166,8 @@ class Runner:
         return self._conclude()
 
     def _warn(self) -> None:
+        for sentence in unapplied(self.jobs[0].overrides, [job.settings for job in self.jobs]):
+            self.progress.say(f"[yellow]{escape(sentence)}[/]")
         if self.vllm.warning and not self.gpu:
             self.progress.say(f"[yellow]{escape(self.vllm.warning)}[/]")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -28,6 +29,14 @@ from pipeline.errors import InputError, NotApplicable, PipelineError, StageError
 def user_cache(name: str, variable: str) -> Path:
     """Return the cache folder shared by all runs of a user; the environment variable `variable` overrides it."""
     return Path(os.environ.get(variable) or Path.home() / ".cache" / "quantization-pipeline" / name)
+
+
+def folder_name(variant: str) -> str:
+    """Return the folder of a variant: its name, without what a shell or another system reads otherwise.
+
+    Two variants may share one, since each artifact's folder has its key.
+    """
+    return re.sub(r"[^\w.+@=-]+", "-", variant)[:120].rstrip("-")
 
 
 class Artifact(BaseModel):
@@ -68,7 +77,7 @@ class Workspace:
     def artifact(self, stage: str, model: str, variant: str | None, payload: Payload) -> Artifact:
         """Return the artifact with this identity, finished or not."""
         plain = json.loads(canonical(payload))
-        folder = self.root / model / (variant or ".") / f"{stage}-{key_of(plain)[:8]}"
+        folder = self.root / model / folder_name(variant or ".") / f"{stage}-{key_of(plain)[:8]}"
         return Artifact(stage=stage, model=model, variant=variant, payload=plain, folder=folder)
 
     def manifests(self, model: str, stage: str | None = None) -> Iterator[tuple[Path, Manifest]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -12,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from pipeline.config import PACKAGE, RESOURCES, Settings, Variant, choice, validate
 from pipeline.errors import ConfigError
+from pipeline.formats.schemes import SCHEMES, Scheme
 
 OmegaConf.register_new_resolver("package", lambda path: str(PACKAGE / path), replace=True)
 OmegaConf.register_new_resolver("resource", lambda path: str(RESOURCES / path), replace=True)
@@ -27,14 +29,16 @@ def compose_variants(config: DictConfig, overrides: list[str]) -> list[Settings]
     Raises:
         ConfigError: with the errors of all variants.
     """
-    plain = _plain(config)
+    plain = _plain(config, overrides)
     if plain["variants"] is None and plain["protocols"] is None:
         return [validate(plain)]
     kernel = plain["serve"]["kernel"]
+    # Format and kernel are validated per variant below; only what all share is here.
+    shared = plain
     if plain["variants"] is not None:
-        # Validated per variant below, against that variant's scheme.
         plain["serve"]["kernel"] = "auto"
-    first = validate(plain)
+        shared = plain | {"quant": choice("quant", "bf16")}
+    first = validate(shared)
     replaced = ("quant=", "kv_cache=", "serve.kernel=") if first.variants else ()
     base = [o for o in overrides if not o.startswith((*replaced, *(("bench=",) if first.protocols else ())))]
     variants = [Variant.parse(text, kernel) for text in first.variants or ()]
@@ -70,7 +74,7 @@ def _each(variants: list[Variant], plain: dict[str, Any], overrides: list[str]) 
     """Yield the configuration with each variant's choices substituted.
 
     Hydra takes 0.2 s to compose a configuration. It is only needed where the groups of a variant do not come from the
-    project's files alone: with an override, an experiment or a file of the user's.
+    project's files alone: with an override, an experiment, a file of the user's or settings of the variant's own.
     """
     files_decide = not any(WITHIN.match(override) for override in overrides) and all(
         plain[group] == choice(group, plain[group]["name"]) for group in GROUPS
@@ -84,14 +88,62 @@ def _each(variants: list[Variant], plain: dict[str, Any], overrides: list[str]) 
                 "serve": plain["serve"] | {"kernel": variant.kernel},
             }
         else:
-            chosen = (f"quant={variant.quant}", f"kv_cache={variant.kv_cache}", f"serve.kernel={variant.kernel}")
-            yield _composed([*overrides, *chosen])
+            chosen = (f"quant={variant.format}", f"kv_cache={variant.kv_cache}", f"serve.kernel={variant.kernel}")
+            yield _named(variant, _composed([*_applicable(overrides, variant), *chosen, *_own(variant)]))
+
+
+def _own(variant: Variant) -> list[str]:
+    """Return the overrides of a variant's own settings."""
+    return [f"quant.{option}" for option in variant.options]
+
+
+def _named(variant: Variant, composed: dict[str, Any] | str) -> dict[str, Any] | str:
+    """Name a format after the variant, if that has settings of its own."""
+    if isinstance(composed, str) or not variant.options:
+        return composed
+    quant = composed["quant"]
+    return composed | {"quant": quant | {"name": variant.quant, "title": f"{quant['title']}, {', '.join(variant.options)}"}}
+
+
+def _applicable(overrides: Sequence[str], variant: Variant) -> list[str]:
+    """Return the overrides without settings that the variant's format does not have."""
+    plain = choice("quant", variant.format)
+    if plain is None or not plain.get("scheme"):
+        return [override for override in overrides if plain is None or not override.lstrip("+").startswith("quant.")]
+    scheme = SCHEMES.get(str(plain["scheme"]))
+    return [override for override in overrides if scheme is None or _has(scheme, str(plain["engine"]), override)]
+
+
+def _has(scheme: Scheme, engine: str, override: str) -> bool:
+    """Return whether a format has the setting, and can have the value, of an override."""
+    name, _, value = override.lstrip("+").partition("=")
+    return {
+        "quant.group_size": lambda: scheme.group_is_free,
+        "quant.double_quant": lambda: scheme.served == "nf4",
+        "quant.engine": lambda: value in scheme.engines,
+        "quant.algorithm": lambda: value in scheme.engines.get(engine, ()),
+    }.get(name, lambda: True)()
+
+
+def unapplied(overrides: Sequence[str], variants: Sequence[Settings]) -> list[str]:
+    """Return a sentence for each setting of the formats that was given for all variants and does not apply to some."""
+    found = []
+    for override in overrides:
+        name, _, value = override.lstrip("+").partition("=")
+        if not WITHIN.match(override) or not name.startswith("quant."):
+            continue
+        lacking = [
+            str(each.variant) for each in variants if not _applicable([override], Variant.parse(str(each.variant)))
+        ]
+        if each_once := list(dict.fromkeys(lacking)):
+            found.append(f"{name}={value} does not apply to {', '.join(each_once)}.")
+    return found
 
 
 def _composed(overrides: list[str]) -> dict[str, Any] | str:
     """Return the configuration that Hydra composes from the overrides, or its error text."""
     try:
-        return _plain(hydra.compose("config", overrides))
+        return _plain(hydra.compose("config", overrides), overrides)
     except HydraException as error:
         return str(error).strip()
 
@@ -106,5 +158,25 @@ def _checked(plain: dict[str, Any] | str) -> Settings | str:
         return error.problem
 
 
-def _plain(config: DictConfig) -> dict[str, Any]:
-    return dict(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))  # type: ignore[arg-type]
+def _plain(config: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
+    composed: dict[str, Any] = dict(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))  # type: ignore[arg-type]
+    return composed | {"model": _named_by_source(composed["model"], overrides)}
+
+
+def _named_by_source(model: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Name a model by its folder or hub id, if nothing else names it; no source of the default model remains."""
+    given = {override.lstrip("+").partition("=")[0] for override in overrides}
+    sources = {"model.path", "model.hub_id"} & given
+    if not sources or "model" in given or "experiment" in given:
+        return model
+    if "model.path" not in sources:
+        model = {**model, "path": None}
+    if "model.name" not in given:
+        source = Path(model["path"]).expanduser().resolve().name if model["path"] else model["hub_id"].rpartition("/")[2]
+        model = {**model, "name": folder_of(source)}
+    return model
+
+
+def folder_of(name: str) -> str:
+    """Return a name that is safe as a folder under outputs/."""
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "model"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -29,28 +30,45 @@ from pipeline.errors import ConfigError
 from pipeline.hardware.vllm_kernels import choices
 
 
+# A variant as it is written: `w4a16(group_size=64,ignore=[lm_head])+fp8_e4m3@marlin`.
+_WRITTEN = re.compile(r"(?P<quant>[^+@(]*(?:\(.*\))?)(?:\+(?P<kv_cache>[^@]*))?(?:@(?P<kernel>.*))?")
+
+
 class Variant(BaseModel):
     """One row of the report: a weight format, a KV-cache format, and the kernel that serves it."""
 
     model_config = ConfigDict(frozen=True)
-    quant: str = Field(description="name of the weight and activation format")
+    quant: str = Field(description="name of the weight and activation format, with settings of its own in parentheses")
     kv_cache: str = Field("auto", description="name of the KV-cache format; auto: the model's")
     kernel: str = Field("auto", description="kernel of the quantized layers; auto: vLLM's choice")
 
     @classmethod
     def parse(cls, text: str, default: str = "auto") -> Variant:
-        """Parse `quant[+kv_cache][@kernel]`, as the folders under outputs/ are named; `default` is the kernel."""
-        weights, _, kernel = text.partition("@")
-        quant, _, kv_cache = weights.partition("+")
-        return cls(quant=quant, kv_cache=kv_cache or "auto", kernel=kernel or default)
+        """Parse `quant[(setting=value,...)][+kv_cache][@kernel]`; `default` is the kernel."""
+        found = _WRITTEN.fullmatch(text)
+        if found is None:
+            return cls(quant=text, kernel=default)
+        return cls(quant=found["quant"], kv_cache=found["kv_cache"] or "auto", kernel=found["kernel"] or default)
 
     @property
     def checkpoint(self) -> Variant:
         """The variant that names the checkpoint: several kernels share one."""
         return self.model_copy(update={"kernel": "auto"})
 
+    @property
+    def format(self) -> str:
+        """The name of the format's file in conf/quant, without settings of the variant's own."""
+        return self.quant.partition("(")[0]
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Settings of the format that only this variant has, each as `name=value`."""
+        inside = self.quant.partition("(")[2].removesuffix(")")
+        # A comma within a list separates the list's elements.
+        return tuple(part.strip() for part in re.split(r",(?![^\[]*\])", inside) if part.strip())
+
     def __str__(self) -> str:
-        """The folder name."""
+        """The name, as it is parsed."""
         cache = "" if self.kv_cache == "auto" else f"+{self.kv_cache}"
         return f"{self.quant}{cache}{'' if self.kernel == 'auto' else f'@{self.kernel}'}"
 
@@ -66,7 +84,8 @@ class Settings(SettingsGroup):
     )
     variants: tuple[str, ...] | None = Field(
         None,
-        description="several `quant[+kv_cache][@kernel]` in one run, e.g. [bf16, bf16+fp8_e4m3]; null: just one",
+        description="several `quant[(setting=value)][+kv_cache][@kernel]` in one run, e.g. "
+        "[bf16, bf16+fp8_e4m3, 'w4a16(group_size=64)']; null: just one",
     )
     protocols: tuple[str, ...] | None = Field(
         None, description="several files of bench/ in one run, e.g. [study, ladder]; null: just one"

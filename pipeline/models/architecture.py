@@ -39,6 +39,11 @@ def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return part
 
 
+def has_experts(config: Mapping[str, Any]) -> bool:
+    """Return whether a decoder is a mixture of experts."""
+    return any(text_config(config).get(name) for name in _MIXTURES)
+
+
 @dataclass(frozen=True)
 class DecoderShape:
     """A decoder with a gated MLP and grouped-query attention: Qwen3, Qwen2, Llama, Mistral and their like.
@@ -77,7 +82,7 @@ class DecoderShape:
             InputError: on a mixture of experts, and on a config that lacks a width.
         """
         config = text_config(config)
-        if any(config.get(name) for name in _MIXTURES):
+        if has_experts(config):
             raise InputError(f"{config.get('model_type')} is a mixture of experts, whose cost depends on the routing.")
         try:
             heads, kind = int(config["num_attention_heads"]), str(config.get("model_type", ""))

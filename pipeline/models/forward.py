@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import torch
 
 from pipeline.errors import ConfigError
-from pipeline.models.loading import compute_dtype, load_model, quiet
+from pipeline.models.loading import all_experts_calibrated, compute_dtype, linear_experts_of, load_model, quiet
 from pipeline.models.safetensors import WEIGHTS, tensor_files
 
 if TYPE_CHECKING:
@@ -76,11 +76,12 @@ class Whole:
     def __init__(self, source: ModelSource, hardware: Hardware, detail: Callable[[str], None]) -> None:
         """Load the weights."""
         detail("loading the model")
-        self.model = load_model(source.folder, hardware, trust_remote_code=source.settings.trust_remote_code)
+        trust = source.settings.trust_remote_code
+        self.model = load_model(source.folder, hardware, trust_remote_code=trust, linear_experts=True)
 
     def run(self, sequences: Sequence[list[int]], recorder: Recorder | None, detail: Callable[[str], None]) -> None:
         """Run every sequence."""
-        with torch.inference_mode():
+        with torch.inference_mode(), all_experts_calibrated(self.model):
             for index, sequence in enumerate(sequences):
                 detail(f"{index}/{len(sequences)} conversations")
                 _forward(self.model, sequence, recorder)
@@ -106,7 +107,7 @@ class Layerwise:
         config = AutoConfig.from_pretrained(source.folder, trust_remote_code=trust)
         self.dtype, self.device = compute_dtype(hardware), torch.device(hardware.device)
         # Buffers are computed, not stored: the rotary embedding needs them.
-        with init_empty_weights(include_buffers=False):
+        with init_empty_weights(include_buffers=False), linear_experts_of(config):
             self.model: Any = AutoModelForCausalLM.from_config(config, dtype=self.dtype, trust_remote_code=trust)
         self.model.eval()
         body = self.model.get_decoder()
@@ -129,7 +130,7 @@ class Layerwise:
 
     def run(self, sequences: Sequence[list[int]], recorder: Recorder | None, detail: Callable[[str], None]) -> None:
         """Run every sequence, layer by layer."""
-        with torch.inference_mode():
+        with torch.inference_mode(), all_experts_calibrated(self.model):
             states = [self._rehearse(sequence, recorder) for sequence in sequences]
             for number, layer in enumerate(self.layers):
                 detail(f"layer {number}/{len(self.layers)}")

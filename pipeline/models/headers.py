@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, NotRequired, TypedDict, cast
 
 from pipeline.formats import unpack_gguf
-from pipeline.formats.layouts import MARKS
+from pipeline.formats.layouts import MARKS, Stored
 from pipeline.models.architecture import read_config
 from pipeline.models.safetensors import WEIGHTS, TensorInfo, safetensors_header
 
@@ -63,6 +63,11 @@ def headers(folder: Path) -> dict[str, TensorInfo]:
     if blocks := gguf_file(folder):
         found |= cast(dict[str, TensorInfo], unpack_gguf.headers(blocks))
     return found
+
+
+def stored(folder: Path) -> Stored:
+    """Return the type and shape of every tensor of a checkpoint."""
+    return {name: (str(item["dtype"]), tuple(item["shape"])) for name, item in headers(folder).items()}
 
 
 def gguf_file(folder: Path) -> Path | None:

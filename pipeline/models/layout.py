@@ -6,13 +6,13 @@ Only the scheme and the shapes of the BF16 tensors are used, so the size is know
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from pipeline.config import QuantSettings
 from pipeline.formats.blocks import BLOCKS, Mixture
 from pipeline.formats.layouts import Shape, Stored
+from pipeline.models.modules import decoder_linears, matched
 
 BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "I8": 1, "U8": 1}
 
@@ -29,7 +29,7 @@ def stored(original: Stored, config: Mapping[str, Any], quant: QuantSettings) ->
     fields = quant.format.layouts[quant.engine].fields
     packing = quant.format.packing(quant.effective_group_size, nested=quant.double_quant)
     found: dict[str, tuple[str, Shape]] = {}
-    modules = quantized(original, quant)
+    modules = quantized(original, config, quant)
     for name, each in original.items():
         module = name.removesuffix(".weight")
         if module in modules:
@@ -49,12 +49,12 @@ def bytes_of(tensors: Stored) -> dict[str, int]:
     return found
 
 
-def quantized(names: Iterable[str], quant: QuantSettings) -> set[str]:
+def quantized(original: Stored, config: Mapping[str, Any], quant: QuantSettings) -> set[str]:
     """Return the modules that the scheme quantizes: every Linear of the decoder that is not ignored."""
     if quant.scheme is None:
         return set()
-    linears = [name.removesuffix(".weight") for name in names if re.search(r"\.layers\..*_proj\.weight$", name)]
-    return set(linears) - set(ignored(linears, quant.ignore))
+    linears = decoder_linears(original, config)
+    return set(linears) - set(matched(linears, quant.ignore))
 
 
 def _blocks(original: Stored, layers: int, mixture: Mixture) -> dict[str, tuple[str, Shape]]:
@@ -67,11 +67,3 @@ def _blocks(original: Stored, layers: int, mixture: Mixture) -> dict[str, tuple[
         return mixture("lm_head.weight" if tied and "embed_tokens" in name else name, layers)
 
     return {name: (kind(name, shape), shape) for name, (_, shape) in original.items()}
-
-
-def ignored(names: Iterable[str], patterns: Iterable[str]) -> list[str]:
-    """Return the modules left in BF16: those named or matched by a pattern `re:...`, as in llm-compressor."""
-    rules = [
-        pattern.removeprefix("re:") if pattern.startswith("re:") else f"{re.escape(pattern)}$" for pattern in patterns
-    ]
-    return [name for name in names if any(re.match(rule, name) for rule in rules)]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol, TypedDict
 
 from pipeline.artifacts.keys import Payload
+from pipeline.artifacts.workspace import folder_name
 from pipeline.config import ServeSettings, Settings
 from pipeline.errors import InputError, ServerError
 from pipeline.hardware.installed import vllm_version
@@ -200,7 +201,7 @@ class Serving:
         self.progress.detail("importing vLLM")
         launcher.wait_ready(serve.start_timeout_s)
         port = _port(serve)
-        log = self.logs / f"serve-{variant}-{datetime.now():%Y-%m-%d_%H-%M-%S}.log"
+        log = self.logs / f"serve-{folder_name(variant)}-{datetime.now():%Y-%m-%d_%H-%M-%S}.log"
         pid = launcher.start(variant, SERVER, [*argv, "--port", str(port)], self._environment(settings), log)
         server = Server(launcher, pid, f"http://{serve.host}:{port}", log, checkpoint, argv)
         self.server = server

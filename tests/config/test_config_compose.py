@@ -4,7 +4,9 @@ import hydra
 import pytest
 from support.settings import settings_of, variants_of
 
-from pipeline.config import PROJECT_ROOT
+from pipeline.artifacts.workspace import folder_name
+from pipeline.config import PROJECT_ROOT, Variant
+from pipeline.config.compose import unapplied
 from pipeline.errors import ConfigError
 
 QUANTS = sorted(path.stem for path in (PROJECT_ROOT / "conf" / "quant").glob("*.yaml"))
@@ -65,3 +67,70 @@ def test_all_that_is_wrong_is_said_at_once():
     assert "variants: fp9: " in str(error.value) and "variants: awq+fp9: " in str(error.value)
     with pytest.raises(ConfigError, match=r"protocols: nosuch"):
         variants_of("variants=[bf16]", "protocols=[quick,nosuch]")
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("w4a16(group_size=64)", ("w4a16", ("group_size=64",), "auto", "auto")),
+        ("gptq(ignore=[lm_head,re:.*down_proj])+fp8_e4m3@marlin", ("gptq", ("ignore=[lm_head,re:.*down_proj]",), "fp8_e4m3", "marlin")),
+        ("gptq(group_size=32, dampening=0.05)@machete", ("gptq", ("group_size=32", "dampening=0.05"), "auto", "machete")),
+        ("bf16+fp8_e4m3", ("bf16", (), "fp8_e4m3", "auto")),
+        ("awq@marlin", ("awq", (), "auto", "marlin")),
+    ],
+)  # fmt: skip
+def test_a_variants_name_is_read_and_written_alike(text, parts):
+    variant = Variant.parse(text)
+    assert (variant.format, variant.options, variant.kv_cache, variant.kernel) == parts
+    assert Variant.parse(str(variant)) == variant
+
+
+def test_settings_of_one_variant_are_its_own_and_in_its_name():
+    plain, own, ignoring = variants_of("variants=[w4a16,'w4a16(group_size=64)','w4a16(ignore=[lm_head,re:.*down_proj])']")
+    assert (plain.quant.effective_group_size, own.quant.effective_group_size) == (128, 64)
+    assert ignoring.quant.ignore == ("lm_head", "re:.*down_proj")
+    assert (str(own.variant), own.quant.title) == ("w4a16(group_size=64)", "W4A16, group_size=64")
+    # What is made depends on the settings, not on how they were given.
+    given = settings_of("quant=w4a16", "quant.group_size=64").quant
+    assert own.quant.model_copy(update={"name": given.name, "title": given.title}) == given
+
+
+def test_a_variants_unknown_setting_is_named():
+    with pytest.raises(ConfigError, match=r"variants: w4a16\(group=64\)"):
+        variants_of("variants=[bf16,'w4a16(group=64)']")
+    with pytest.raises(ConfigError, match=r"has no configurable groups"):
+        variants_of("variants=['fp8_dynamic(group_size=64)']")
+
+
+def test_a_setting_for_all_variants_applies_where_a_format_has_it():
+    given = ["quant.group_size=64", "variants=[bf16,fp8_static,w4a16,gptq]"]
+    found = variants_of(*given)
+    assert [each.quant.effective_group_size for each in found] == [None, None, 64, 64]
+    assert unapplied(given, found) == ["quant.group_size=64 does not apply to bf16, fp8_static."]
+
+
+def test_an_engine_applies_to_the_formats_that_it_makes():
+    given = ["quant.engine=autoround", "variants=[fp8_dynamic,gptq]"]
+    found = variants_of(*given)
+    assert [each.quant.engine for each in found] == ["llmcompressor", "autoround"]
+    assert unapplied(given, found) == ["quant.engine=autoround does not apply to fp8_dynamic."]
+
+
+def test_folders_of_variants_need_no_quotes():
+    assert folder_name("w4a16+fp8_e4m3@marlin") == "w4a16+fp8_e4m3@marlin"
+    assert folder_name("gptq(ignore=[lm_head,re:.*down_proj])") == "gptq-ignore=-lm_head-re-.-down_proj"
+
+
+@pytest.mark.parametrize(
+    ("given", "model"),
+    [
+        (["model.path=/data/Llama 3.2 1B"], ("Llama-3.2-1B", "/data/Llama 3.2 1B", None)),
+        (["model.hub_id=meta-llama/Llama-3.1-8B"], ("Llama-3.1-8B", None, "meta-llama/Llama-3.1-8B")),
+        (["model.hub_id=meta-llama/Llama-3.1-8B", "model.name=mine"], ("mine", None, "meta-llama/Llama-3.1-8B")),
+        (["model=qwen3_8b", "model.path=/data/Qwen3-8B"], ("qwen3_8b", "/data/Qwen3-8B", "Qwen/Qwen3-8B")),
+    ],
+)
+def test_a_folder_or_a_hub_id_alone_names_the_model(given, model):
+    (found,) = variants_of(*given)
+    path = None if found.model.path is None else str(found.model.path)
+    assert (found.model.name, path, found.model.hub_id) == model

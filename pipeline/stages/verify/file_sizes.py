@@ -13,8 +13,9 @@ from pathlib import Path
 from pipeline.config import QuantSettings
 from pipeline.formats.layouts import Shape, Stored
 from pipeline.models.architecture import read_config, text_config
-from pipeline.models.headers import headers
-from pipeline.models.layout import bytes_of, stored
+from pipeline.models import headers as disk
+from pipeline.models import layout
+from pipeline.models.modules import attentions
 
 HEADER = "(headers)"
 # Alignment of tensors in llama.cpp's files, bytes.
@@ -30,21 +31,19 @@ def predicted(source: Path, quant: QuantSettings, kv_scales: bool, *, in_float32
         kv_scales: whether calibrated scales of the KV cache are stored beside the weights.
         in_float32: quantized without native BF16; llm-compressor's tensor and channel scales are float32 then.
     """
-    original = {name: (str(item["dtype"]), tuple(item["shape"])) for name, item in headers(source).items()}
-    config = text_config(read_config(source))
-    tensors = stored(original, config, quant)
+    config, original = text_config(read_config(source)), disk.stored(source)
+    tensors = layout.stored(original, config, quant)
     if in_float32 and quant.engine == "llmcompressor" and quant.effective_group_size is None:
         tensors |= {name: ("F32", shape) for name, (_, shape) in tensors.items() if name.endswith("_scale")}
-    sizes = bytes_of(tensors)
+    sizes = layout.bytes_of(tensors)
     if quant.engine == "gguf":
         return sizes | {HEADER: _gguf_header(source, tensors, sizes)}
     header = _header(tensors, sizes)
     if kv_scales:
-        layers = int(config["num_hidden_layers"])
         scale: tuple[str, Shape] = ("F32", ())
-        scales = {f"model.layers.{n}.self_attn.{x}_scale": scale for n in range(layers) for x in "kv"}
-        header += _header(scales, bytes_of(scales))
-        sizes |= bytes_of(scales)
+        scales = {f"{attention}.{x}_scale": scale for attention in attentions(original) for x in "kv"}
+        header += _header(scales, layout.bytes_of(scales))
+        sizes |= layout.bytes_of(scales)
     return sizes | {HEADER: header}
 
 
@@ -82,7 +81,7 @@ def _vocabulary(source: Path) -> int:
 
 def differences(expected: Mapping[str, int], folder: Path) -> list[str]:
     """Return the tensors that are unexpected, missing, or of another size, each with both sizes."""
-    seen = {name: item["data_offsets"][1] - item["data_offsets"][0] for name, item in headers(folder).items()}
+    seen = {name: item["data_offsets"][1] - item["data_offsets"][0] for name, item in disk.headers(folder).items()}
     names = sorted({*expected, *seen} - {HEADER})
     return [
         f"{name}: {seen.get(name, 0):,} bytes instead of {expected.get(name, 0):,}"

@@ -14,7 +14,8 @@ from pipeline.errors import MissingTensor, PipelineError, ServerError, StageErro
 from pipeline.formats import unpack_gguf
 from pipeline.formats.layouts import Scales, layout_of, possible
 from pipeline.models import headers as disk
-from pipeline.models.architecture import text_config
+from pipeline.models.architecture import read_config, text_config
+from pipeline.models.modules import decoder_linears, matched
 from pipeline.models.safetensors import check_safetensors, companions
 from pipeline.results.server import ServerFacts
 from pipeline.results.verify import (
@@ -159,18 +160,11 @@ def size(folder: Path, source: Path, job: Job, found: Findings) -> str:
 
 def layers(folder: Path, source: Path, job: Job) -> str:
     """Check that every Linear of the decoder is quantized or ignored, and nothing else is quantized."""
-    found = disk.headers(folder)
-    linears = {
-        name.removesuffix(".weight")
-        for name in disk.headers(source)
-        if name.endswith("_proj.weight") and ".layers." in name
-    }
+    found, quant = disk.headers(folder), job.settings.quant
+    linears = decoder_linears(disk.stored(source), read_config(source))
     quantized = disk.quantized_modules(folder)
-    if job.settings.quant.scheme is None:
-        expected: set[str] = set()
-    else:
-        ignored = set(disk.ignored(disk.quantization_config(folder)))
-        expected = {name for name in linears if name not in ignored}
+    ignored = set(linears) if quant.scheme is None else set(matched(linears, quant.ignore))
+    expected = set(linears) - ignored
     if missing := expected - quantized:
         raise Failed(f"{len(missing)} layers were not quantized, {sorted(missing)[0]} first")
     # llama.cpp's mixtures quantize the embeddings and the output layer as well.

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts.workspace import Draft
 from pipeline.errors import StageError
-from pipeline.models import layout
 from pipeline.stages.quantize.engines import base
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ def _make(job: Job, draft: Draft) -> None:
     # AutoAWQ is written for float16, in which most CPUs are many times slower than in their native types.
     model = base.load(job, torch.float16 if job.hardware.device == "cuda" else None)
     model.config.use_cache = False
-    kept = layout.ignored(base.linears(model), quant.ignore)
+    kept = base.kept(model, quant.ignore)
     data = base.sequences(job)
     job.progress.detail(f"awq over {len(data)} conversations")
     base.seed(job.settings.calibration.seed)

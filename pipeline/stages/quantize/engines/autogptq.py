@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.artifacts.workspace import Draft
+from pipeline.artifacts.workspace import Draft, folder_name
 from pipeline.config import QuantSettings, Stage
 from pipeline.errors import ConfigError
 from pipeline.models.architecture import read_config
@@ -37,7 +37,7 @@ def make(job: Job, draft: Draft) -> dict[str, str]:
     """Write `checkpoint/` with INT4 or INT8 weights in symmetric groups, in input order; return package versions."""
     quant = job.settings.quant
     check(quant)
-    folder, log = draft.folder / "checkpoint", job.workspace.root / "logs" / f"quantize-{job.variant}.log"
+    folder, log = draft.folder / "checkpoint", job.workspace.root / "logs" / f"quantize-{folder_name(str(job.variant))}.log"
     folder.mkdir()
     request = {
         "model": str(job.model.folder.resolve()),

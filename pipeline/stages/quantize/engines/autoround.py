@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from pipeline.artifacts.workspace import Draft
 from pipeline.errors import StageError
-from pipeline.models import layout
 from pipeline.stages.quantize.engines import base
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ def _make(job: Job, draft: Draft) -> None:
     symmetric = quant.format is not None and not quant.format.zero_points
     job.progress.detail("loading the model")
     model = base.load(job)
-    kept = layout.ignored(base.linears(model), quant.ignore)
+    kept = base.kept(model, quant.ignore)
     data = padded(base.sequences(job), model.config.pad_token_id or 0)
     job.progress.detail(f"{quant.algorithm} over {len(data)} conversations")
     base.seed(job.settings.calibration.seed)

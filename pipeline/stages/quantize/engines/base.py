@@ -9,14 +9,15 @@ import contextlib
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
-from pipeline.artifacts.workspace import Draft
+from pipeline.artifacts.workspace import Draft, folder_name
 from pipeline.config import QuantSettings, Stage
 from pipeline.errors import ConfigError, PipelineError, StageError
 from pipeline.formats.layouts import AWQ
+from pipeline.models.modules import is_decoder_linear, matched
 from pipeline.models.safetensors import COMPANIONS, WEIGHTS, copy_companions
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def captured(job: Job, draft: Draft, library: str) -> Iterator[None]:
             import traceback
 
             traceback.print_exc(file=file)
-            kept = job.workspace.root / "logs" / f"quantize-{job.variant}.log"
+            kept = job.workspace.root / "logs" / f"quantize-{folder_name(str(job.variant))}.log"
             file.flush()
             kept.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(log, kept)
@@ -109,12 +110,14 @@ def _route_loguru() -> None:
     logger.add(_LOG, level="INFO")
 
 
-def load(job: Job, dtype: torch.dtype | None = None) -> Any:
-    """Load the job's BF16 model, ready to be quantized."""
+def load(job: Job, dtype: torch.dtype | None = None, *, linear_experts: bool = False) -> Any:
+    """Load the job's BF16 model, ready to be quantized; see `load_model`."""
     from pipeline.models.loading import load_model
 
     trust = job.settings.model.trust_remote_code
-    return load_model(job.model.folder, job.hardware, trust_remote_code=trust, dtype=dtype)
+    return load_model(
+        job.model.folder, job.hardware, trust_remote_code=trust, dtype=dtype, linear_experts=linear_experts
+    )
 
 
 def sequences(job: Job) -> list[torch.Tensor]:
@@ -136,11 +139,14 @@ def seed(number: int) -> None:
     torch.manual_seed(number)
 
 
-def linears(model: Any) -> list[str]:
-    """Return the names of a decoder's Linear modules, in order, lm_head included."""
+def kept(model: Any, patterns: Sequence[str] = ()) -> list[str]:
+    """Return the Linear modules of a model that stay in BF16: those outside the decoder's list, and ignored ones."""
     import torch
 
-    return [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    layers = getattr(model.config.get_text_config(), "num_hidden_layers", None)
+    names = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    ignored = set(matched(names, patterns))
+    return [name for name in names if name in ignored or not is_decoder_linear(name, layers)]
 
 
 def only_lm_head(quant: QuantSettings, says: str, way_out: str) -> None:

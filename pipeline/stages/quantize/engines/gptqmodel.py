@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts.workspace import Draft
 from pipeline.config import QuantSettings
-from pipeline.models import layout
 from pipeline.stages.quantize.engines import base
 
 if TYPE_CHECKING:
@@ -65,7 +64,7 @@ def _make(job: Job, draft: Draft) -> None:
         dtype=torch.float16 if awq else compute_dtype(job.hardware),
         trust_remote_code=job.settings.model.trust_remote_code,
     )
-    kept = layout.ignored(base.linears(model.model), quant.ignore)
+    kept = base.kept(model.model, quant.ignore)
     model.quantize_config.dynamic = base.excluded(kept)
     data = base.sequences(job)
     job.progress.detail(f"{quant.algorithm} over {len(data)} conversations")

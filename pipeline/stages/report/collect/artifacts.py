@@ -292,7 +292,8 @@ def _label(title: str, kv_dtype: str, kernel: str) -> str:
 
 def _title(quant: str) -> str:
     """Return the row label of a format that is not configured in this run."""
-    return str((choice("quant", quant) or {}).get("title", quant))
+    variant = Variant(quant=quant)
+    return ", ".join([str((choice("quant", variant.format) or {}).get("title", variant.format)), *variant.options])
 
 
 def _make_unique(found: Sequence[Source]) -> None:

@@ -8,6 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from pipeline.compare.roofline.device import Footprint
 from pipeline.config import QuantSettings, Stage, Variant, choice
 from pipeline.errors import InputError
@@ -87,8 +89,10 @@ def _settings(recorded: Mapping[str, Any]) -> QuantSettings | Missing:
 
 @cache
 def settings_of(quant: str) -> QuantSettings:
-    """Return a format of `conf/quant/`."""
-    return QuantSettings.model_validate(choice("quant", quant))
+    """Return a format of `conf/quant/` with a variant's own settings in parentheses."""
+    variant = Variant(quant=quant)
+    own = OmegaConf.to_container(OmegaConf.from_dotlist(list(variant.options)))
+    return QuantSettings.model_validate({**(choice("quant", variant.format) or {}), **dict(own), "name": quant})
 
 
 def _footprint(shape: DecoderShape, weights: Mapping[str, int], scheme: str | None, kv_dtype: str) -> Footprint:
