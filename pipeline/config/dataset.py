@@ -17,7 +17,7 @@ class DatasetSettings(SettingsGroup):
 
     path: Path | None = Field(
         None,
-        description="local JSON or JSONL (ShareGPT, OpenAI messages, prompt and response) or text; overrides hub_id",
+        description="local file of conversations: JSON, JSON lines, Parquet, CSV or text, also .gz; overrides hub_id",
     )
     hub_id: str | None = Field(None, description="Hugging Face hub id of a data set")
     hub_file: str | None = Field(None, description="file inside the hub data set")

@@ -121,11 +121,12 @@ class SetSource(_Part):
 
 
 class Template(_Part):
-    """Chat template that renders conversations as text."""
+    """Chat template that renders conversations as text; `date` is the day that it prints, if it prints one."""
 
     applied: bool
     sha256: Text | None = None
     enable_thinking: bool | None = None
+    date: Text | None = None
 
 
 class Lengths(_Part):
@@ -169,7 +170,7 @@ class Overlap(_Part):
 
 
 class SetCard(_Part):
-    """Description of the calibration set."""
+    """Description of the calibration set; `counts` are of rows that were passed over or changed, by reason."""
 
     name: Text
     sources: tuple[SetSource, ...]

@@ -1,22 +1,22 @@
-"""Sets of conversations, local or from the hub, in the common formats.
+"""Sets of conversations, local or from the hub: their identity, their rows, and the conversations in them.
 
-Formats: ShareGPT (`conversations` with `from`/`value`), OpenAI (`messages` with `role`/`content`), `prompt` and
-`response`, and plain text (one user turn per line). Columns with other names can be mapped to these.
+Calibration, benchmark and divergence read a row by the same function, `conversation_rows.read_row`, and a file by
+`conversation_files.read_rows`. Columns with other names can be mapped to the known ones.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts.keys import Digests, Payload
 from pipeline.config import CalibrationSet, DatasetSettings
 from pipeline.errors import InputError, hub_unreachable
+from pipeline.tasks.conversation_files import WAY_OUT, read_rows
+from pipeline.tasks.conversation_rows import Conversation, read_row
 
-Conversation = list[dict[str, str]]
-ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+KNOWN = "conversations, messages, prompt and response or completion, instruction and output, or text"
 
 
 def identity_of(dataset: DatasetSettings, setting: str, digests: Digests) -> Payload:
@@ -76,7 +76,7 @@ def local_file(dataset: DatasetSettings, setting: str) -> Path:
     """
     if dataset.path is not None:
         if not dataset.path.is_file():
-            raise InputError(f"{setting}.path={dataset.path}: there is no such file.", "Name a JSON or JSONL file.")
+            raise InputError(f"{setting}.path={dataset.path}: there is no such file.", WAY_OUT)
         return dataset.path
     from huggingface_hub import hf_hub_download
 
@@ -88,78 +88,16 @@ def local_file(dataset: DatasetSettings, setting: str) -> Path:
         raise hub_unreachable(setting, str(dataset.hub_id), f"{setting}.path", error) from error
 
 
-def read_rows(path: Path) -> list[Any]:
-    """Return the rows of a JSON, JSONL or text file, unconverted.
-
-    Raises:
-        InputError: if the file is empty, or its content does not match its suffix.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text: {error}.", "Name a JSON, JSONL or .txt file.") from None
-    rows: list[Any] = []
-    if path.suffix == ".txt":
-        rows = [{"text": line} for line in text.split("\n") if line.strip()]
-    elif text.strip():
-        rows = _parse(path, text)
-    if not rows:
-        raise InputError(f"{path} is empty.", "Name a file with conversations.")
-    return rows
-
-
 def read_conversations(path: Path) -> list[Conversation]:
-    """Return all conversations of a file, each a list of `{"role", "content"}` with at least one user turn.
+    """Return all conversations of a file, each a list of `{"role", "content"}` that `read_row` accepts.
 
     Raises:
         InputError: if the file is empty, invalid, or has no conversation.
     """
     rows = read_rows(path)
-    found = [conversation for row in rows if (conversation := conversation_of(row))]
+    found = [conversation for row in rows if (conversation := read_row(row).conversation)]
     if not found:
         raise InputError(
-            f"{path} has {len(rows)} rows, but none is a conversation.",
-            "Rows are read with the fields conversations, messages, or prompt and response.",
+            f"{path} has {len(rows)} rows, but none is a conversation.", f"Rows are read with the fields {KNOWN}."
         )
     return found
-
-
-def _parse(path: Path, text: str) -> list[Any]:
-    try:
-        if path.suffix == ".jsonl":
-            # Not splitlines(): strings may hold U+2028, which it would split at.
-            return [json.loads(line) for line in text.split("\n") if line.strip()]
-        content = json.loads(text)
-    except ValueError as error:
-        raise InputError(f"{path} is not valid JSON: {error}.", "Name a JSON, JSONL or .txt file.") from None
-    return content if isinstance(content, list) else [content]
-
-
-def conversation_of(row: Any, columns: Mapping[str, str] | None = None) -> Conversation:
-    """Return a row as a conversation; empty if it has none.
-
-    Args:
-        row: a row as read from the file.
-        columns: names of the row's columns by meaning.
-    """
-    if not isinstance(row, dict):
-        return []
-    if columns:
-        row = {meaning: row.get(name) for meaning, name in columns.items()}
-    if "conversations" in row:
-        turns = [(turn.get("from"), turn.get("value")) for turn in _dicts(row["conversations"])]
-    elif "messages" in row:
-        turns = [(turn.get("role"), turn.get("content")) for turn in _dicts(row["messages"])]
-    else:
-        answer = row.get("response", row.get("completion"))
-        turns = [("user", row.get("prompt", row.get("text"))), ("assistant", answer)]
-    messages = [
-        {"role": ROLES[str(role)], "content": content}
-        for role, content in turns
-        if str(role) in ROLES and isinstance(content, str) and content.strip()
-    ]
-    return messages if any(message["role"] == "user" for message in messages) else []
-
-
-def _dicts(value: Any) -> list[dict[str, object]]:
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []

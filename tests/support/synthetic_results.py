@@ -134,7 +134,7 @@ class FakeServing:
 class FakeModel:
     """The part of `ModelSource` that keys are made of, and where it would lie."""
 
-    folder = Path("/nowhere/tiny")
+    folder = shape_folder = Path("/nowhere/tiny")
 
     def identity(self) -> dict[str, Any]:
         return {"files": {"model.safetensors": "0" * 64}}

@@ -1,8 +1,9 @@
 """The prompts of a load as a file that vLLM's client reads, checked before a server is started.
 
-vLLM's client takes the first two turns of a ShareGPT conversation: the prompt, and an answer whose length caps the
-reply. It keeps prompts of 4 to 1,024 tokens with at most 2,048 in all, and repeats prompts silently where there are
-too few, which would be a warm prefix. So a set is counted first, and one in another format is converted.
+vLLM's client takes the first two turns of a ShareGPT conversation, whoever speaks: the prompt, sent as one text or user
+message, and an answer whose length caps the reply. So a set is written anew unless these are the first question and its
+answer in every row; a system turn cannot be sent. The client keeps prompts of 4 to 1,024 tokens with at most 2,048 in
+all, and repeats prompts silently where there are too few, which would be a warm prefix: a set is counted first.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import Any, Protocol
 
 from pipeline.config import BenchSettings
 from pipeline.errors import InputError
-from pipeline.tasks.conversations import conversation_of, read_rows
+from pipeline.tasks.conversation_files import read_rows
+from pipeline.tasks.conversation_rows import read_row
 
 MIN_TOKENS, MAX_PROMPT, MAX_TOTAL = 4, 1024, 2048
 # Tokens that a chat template may add to a prompt.
@@ -33,7 +35,7 @@ def prepare(settings: BenchSettings, source: Path, folder: Path, tokenizer: Toke
 
     Args:
         settings: with prompts=sharegpt.
-        source: conversations in any format that `datasets` reads.
+        source: conversations in any format that `read_rows` and `read_row` read.
         folder: for the copy.
         tokenizer: the model's.
         context: tokens that prompt and reply may have together; None where it is not known.
@@ -61,8 +63,7 @@ def prepare(settings: BenchSettings, source: Path, folder: Path, tokenizer: Toke
             if longest == MAX_TOTAL
             else "Ask for fewer prompts, name shorter conversations, or raise the context (serve.max_model_len).",
         )
-    answered = settings.output_len is None or all(pair is not None and pair[1] for pair in pairs)
-    if longest == MAX_TOTAL and answered and _is_sharegpt(source, rows):
+    if longest == MAX_TOTAL and _is_list(source) and _by_client(rows) == found:
         return source
     if longest < MAX_TOTAL:
         found = _fitting(found, tokenizer, settings.output_len, longest, len(found))
@@ -111,12 +112,10 @@ def check_lengths(settings: BenchSettings, context: int | None) -> None:
 
 def _first_turns(row: Any, output_len: int | None) -> tuple[str, str] | None:
     """Return a conversation's first question and answer; the answer may be missing if lengths are fixed."""
-    conversation = [turn for turn in conversation_of(row) if turn["role"] != "system"]
-    if not conversation or conversation[0]["role"] != "user":
-        return None
-    if len(conversation) > 1 and conversation[1]["role"] == "assistant":
-        return conversation[0]["content"], conversation[1]["content"]
-    return (conversation[0]["content"], "") if output_len is not None else None
+    turns = [turn["content"] for turn in read_row(row).conversation if turn["role"] != "system"]
+    if len(turns) > 1:
+        return turns[0], turns[1]
+    return (turns[0], "") if turns and output_len is not None else None
 
 
 def _fitting(
@@ -135,8 +134,16 @@ def _fitting(
     return kept
 
 
-def _is_sharegpt(source: Path, rows: Sequence[Any]) -> bool:
-    """Return whether vLLM's client can read the file as it is."""
-    return source.suffix == ".json" and all(
-        isinstance(row, dict) and isinstance(row.get("conversations"), list) for row in rows
-    )
+def _is_list(source: Path) -> bool:
+    """Return whether a file is, byte for byte, the JSON list that vLLM's client expects."""
+    with source.open("rb") as file:
+        return source.suffix == ".json" and file.read(1) == b"["
+
+
+def _by_client(rows: Sequence[Any]) -> list[tuple[Any, Any]] | None:
+    """Return the prompts and answers that vLLM's client reads in the rows; None if it fails on one."""
+    try:
+        conversations = [row["conversations"] for row in rows if "conversations" in row]
+        return [(turns[0]["value"], turns[1]["value"]) for turns in conversations if len(turns) >= 2]
+    except (TypeError, KeyError):
+        return None

@@ -294,7 +294,7 @@ def _prompts(job: Job, scratch: Path) -> Path | None:
         return None
     job.progress.detail("reading the prompts")
     source = local_file(settings.dataset, "bench.dataset")
-    return prepare(settings, source, scratch, _Tokenizer(job.tokenizer), context)
+    return prepare(settings, source, scratch, CheckpointTokenizer(job.tokenizer), context)
 
 
 def _context(job: Job) -> int | None:
@@ -304,16 +304,20 @@ def _context(job: Job) -> int | None:
     return job.model.context(job.settings.serve.max_model_len)
 
 
-class _Tokenizer:
+class CheckpointTokenizer:
     """Tokenizer of a checkpoint; without transformers if there is a tokenizer.json."""
 
     def __init__(self, folder: Path) -> None:
+        """Read the tokenizer of `folder`."""
         import tokenizers
 
         path = folder / "tokenizer.json"
         self._encode: Callable[[str], Any]
         if path.is_file():
             fast = tokenizers.Tokenizer.from_file(str(path))
+            # The file may ask for padding or cutting, which the client does not.
+            fast.no_padding()
+            fast.no_truncation()
             self._encode = lambda text: fast.encode(text).ids
         else:
             from transformers import AutoTokenizer
@@ -321,4 +325,5 @@ class _Tokenizer:
             self._encode = AutoTokenizer.from_pretrained(folder).encode
 
     def encode(self, text: str) -> Any:
+        """Return the tokens of a text, whole."""
         return self._encode(text)

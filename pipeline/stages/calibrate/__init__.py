@@ -2,7 +2,8 @@
 
 One artifact for a model, shared by every variant that needs data. In the order of the data:
 
-* `conversations`: sampling from one set or a mix, the chat template, the token sequences,
+* `conversations`: sampling from one set or a mix, the token sequences; below it, in `pipeline.tasks`: the reader of
+  rows, and the chat template,
 * `card`, `contamination`: provenance of the set, and text that it shares with an evaluation,
 * `models.forward`: the passes over the BF16 model, whole or layer by layer,
 * `observers`, `histograms`: the observed tensors, and streaming statistics of them,
@@ -20,6 +21,7 @@ from pipeline.artifacts.workspace import Draft
 from pipeline.config import Settings, Stage
 from pipeline.job import Job
 from pipeline.results.calibration import CHECKED
+from pipeline.tasks.chat_templates import date_printed
 from pipeline.tasks.conversations import identity_of
 
 SHARED = True
@@ -59,7 +61,25 @@ def observed(job: Job) -> Payload:
         name: identity_of(each, f"calibration.{name}", job.digests) | ({"weight": each.weight} if settings.mix else {})
         for name, each in settings.sets.items()
     }
-    return {"model": job.model.identity(), "sets": sets, **settings.model_dump(include=set(OBSERVED))}
+    return {
+        "model": job.model.identity(),
+        "sets": sets,
+        **settings.model_dump(include=set(OBSERVED)),
+        **_rules(job),
+    }
+
+
+def _rules(job: Job) -> Payload:
+    """Return what earlier releases did otherwise, where it changes the tokens, their order or the counts."""
+    settings = job.settings.calibration
+    counted = settings.histogram_tokens
+    date = date_printed(job.model.shape_folder) if settings.apply_chat_template else None
+    return {
+        **({"date": date} if date else {}),
+        **({"order": "interleaved"} if settings.mix else {}),
+        **({} if settings.apply_chat_template else {"special_tokens": True}),
+        **({"counted_from": "rotating"} if counted is not None and counted < settings.max_seq_length else {}),
+    }
 
 
 def _checked(job: Job) -> Payload:
@@ -78,8 +98,8 @@ def make(job: Job, draft: Draft) -> None:
     """Write tokens, sketches, ranges, the card and the summary; or take over a finished calibration.
 
     Raises:
-        InputError: on a set that is too small, contaminated, or fails the chat template; on activations that are
-            not finite; on a calibration of another model.
+        InputError: on a set that is too small or contaminated; on activations that are not finite; on a calibration
+            of another model.
     """
     if job.settings.calibration.artifact is not None:
         from pipeline.stages.calibrate.reuse import take_over

@@ -12,6 +12,7 @@ import numpy as np
 from pipeline.results.calibration import Lengths, Overlap, SetCard, SetSource, Template
 from pipeline.stages.calibrate.contamination import words
 from pipeline.stages.calibrate.conversations import Drawn, lengths_of
+from pipeline.tasks.chat_templates import ChatTemplate
 
 if TYPE_CHECKING:
     from pipeline.job import Job
@@ -26,19 +27,17 @@ def card_of(job: Job, drawn: Sequence[Drawn], tokenizer: Any, overlap: Sequence[
     settings = job.settings.calibration
     lengths = lengths_of(drawn)
     counts, edges = np.histogram(lengths, bins=min(LENGTH_BINS, max(1, max(lengths) - min(lengths))))
-    template = str(tokenizer.chat_template or "")
+    template = ChatTemplate(tokenizer)
     return SetCard(
         name=settings.name,
         sources=tuple(_source(job, each) for each in drawn),
         template=Template(
             applied=settings.apply_chat_template,
-            sha256=hashlib.sha256(template.encode()).hexdigest() if template else None,
+            sha256=hashlib.sha256(template.source.encode()).hexdigest() if template.source else None,
             enable_thinking=settings.enable_thinking,
+            date=template.date if settings.apply_chat_template else None,
         ),
-        counts={
-            name: sum(getattr(each, name) for each in drawn)
-            for name in ("no_conversation", "duplicates", "too_short", "too_long", "cut")
-        },
+        counts=dict(sum((each.counts for each in drawn), Counter[str]()).most_common()),
         tokens=sum(lengths),
         lengths=Lengths(
             min=min(lengths),
@@ -84,10 +83,11 @@ def to_markdown(card: SetCard) -> str:
         "|---|---|---|---|---|",
     ]
     lines += [f"| {s.source} | {s.identity} | {s.weight:g} | {s.read} | {s.taken} |" for s in card.sources]
-    applied = f"applied (sha256 {template.sha256}), thinking {thinking}" if template.applied else "not applied"
+    dated = f", on {template.date}" if template.date else ""
+    applied = f"applied (sha256 {template.sha256}), thinking {thinking}{dated}" if template.applied else "not applied"
     lines += ["", f"Chat template: {applied}."]
     counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in card.counts.items())
-    lines += ["", f"Passed over or shortened: {counts}."]
+    lines += ["", f"Passed over or changed: {counts or 'nothing'}."]
     lines += [
         "",
         f"{card.tokens:,} tokens; {lengths.min} to {lengths.max} a conversation, median {lengths.median:g}.",

@@ -3,66 +3,80 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config import CalibrationSet, CalibrationSettings
 from pipeline.errors import InputError
 from pipeline.models.architecture import text_config
-from pipeline.tasks.conversations import Conversation, conversation_of, rows_of
+from pipeline.tasks.chat_templates import ChatTemplate, TemplateRefusal
+from pipeline.tasks.conversation_rows import Conversation, read_row
+from pipeline.tasks.conversations import rows_of
 
 if TYPE_CHECKING:
     from pipeline.job import Job
 
+# What `Drawn.counts` has besides the reader's: rows that were passed over, and changes to those that were taken.
+DUPLICATES, TOO_SHORT, TOO_LONG, REFUSED = "duplicates", "too_short", "too_long", "refused_by_template"
+CUT, FOLDED = "cut", "system_turns_folded"
+PLAIN_TEXT = "calibration.apply_chat_template=false for plain text"
+
 
 @dataclass
 class Drawn:
-    """Conversations drawn from one set, and counts of the rows skipped."""
+    """Conversations drawn from one set, and the number of rows that were passed over or changed, by reason."""
 
     setting: str
     read: int = 0
     sequences: list[list[int]] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
-    no_conversation: int = 0
-    duplicates: int = 0
-    too_short: int = 0
-    too_long: int = 0
-    cut: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    refusal: str = ""
 
     @property
     def passed_over(self) -> str:
-        """Return the reasons why rows were skipped, for a message."""
-        named = ("no_conversation", "duplicates", "too_short", "too_long")
-        return ", ".join(f"{getattr(self, name)} {name.replace('_', ' ')}" for name in named if getattr(self, name))
+        """Return the counts, and the last error of the template, for a message."""
+        counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in (+self.counts).items())
+        return f" ({counts}{f'; {self.refusal}' if self.refusal else ''})" if counts else ""
 
 
 def draw(job: Job, tokenizer: Any) -> list[Drawn]:
     """Draw `num_samples` different conversations by the seed, divided among the sets by weight.
 
     Raises:
-        InputError: when there are fewer, a set cannot be read, the template fails, or one exceeds the model's context.
+        InputError: when there are fewer, a set cannot be read, the tokenizer has no template, or one exceeds the
+            model's context.
     """
     settings = job.settings.calibration
+    template = ChatTemplate(tokenizer, template_arguments(settings))
     seen: set[str] = set()
     found = []
     for (name, each), wanted in zip(settings.sets.items(), shares(settings), strict=True):
         setting = f"calibration.{name}"
         drawn = Drawn(setting)
-        for _ in _take(job, tokenizer, each, drawn, seen):
+        for _ in islice(_take(job, template, each, drawn, seen), wanted):
             job.progress.detail(f"{len(drawn.sequences)}/{wanted} conversations of {setting}")
-            if len(drawn.sequences) == wanted:
-                break
         if len(drawn.sequences) < wanted:
-            others = f" ({drawn.passed_over})" if drawn.passed_over else ""
-            raise InputError(
-                f"calibration.num_samples={settings.num_samples}: {wanted} are wanted of {setting}, which has "
-                f"{len(drawn.sequences)} different conversations in {drawn.read} rows{others}.",
-                f"Set calibration.num_samples={_most(settings, name, len(drawn.sequences))} or fewer, or name a larger "
-                "set.",
-            )
+            raise _too_few(settings, name, drawn, wanted)
         found.append(drawn)
     return found
+
+
+def interleaved(drawn: Sequence[Drawn], seed: int) -> list[list[int]]:
+    """Return the sequences of all sets, so that any number from the front has its share of each set.
+
+    Within a set the order stays; the one set that there mostly is stays as it is.
+    """
+    dice = random.Random(seed)
+    placed = [
+        ((place + dice.random()) / len(each.sequences), sequence)
+        for each in drawn
+        for place, sequence in enumerate(each.sequences)
+    ]
+    return [sequence for _, sequence in sorted(placed, key=lambda pair: pair[0])]
 
 
 def shares(settings: CalibrationSettings) -> list[int]:
@@ -76,13 +90,26 @@ def shares(settings: CalibrationSettings) -> list[int]:
     return taken
 
 
+def _too_few(settings: CalibrationSettings, name: str, drawn: Drawn, wanted: int) -> InputError:
+    found = len(drawn.sequences)
+    fewer = f"Set calibration.num_samples={_most(settings, name, found)} or fewer, or name" if found else "Name"
+    ways = [f"{fewer} a larger set."]
+    if drawn.refusal:
+        ways.append(f"What the template refuses needs a chat_template.jinja that accepts it, or {PLAIN_TEXT}.")
+    return InputError(
+        f"calibration.num_samples={settings.num_samples}: {wanted} are wanted of {drawn.setting}, which has {found} "
+        f"different conversations in {drawn.read} rows{drawn.passed_over}.",
+        " ".join(ways),
+    )
+
+
 def _most(settings: CalibrationSettings, name: str, available: int) -> int:
     """Return the largest number of samples that a set's conversations suffice for."""
     weights = {key: each.weight for key, each in settings.sets.items()}
     return max(1, int(available * sum(weights.values()) / weights[name]))
 
 
-def _take(job: Job, tokenizer: Any, dataset: CalibrationSet, drawn: Drawn, seen: set[str]) -> Iterator[None]:
+def _take(job: Job, template: ChatTemplate, dataset: CalibrationSet, drawn: Drawn, seen: set[str]) -> Iterator[None]:
     """Add conversation after conversation to `drawn`, in the order of the seed."""
     settings = job.settings.calibration
     rows = rows_of(dataset, drawn.setting)
@@ -90,31 +117,50 @@ def _take(job: Job, tokenizer: Any, dataset: CalibrationSet, drawn: Drawn, seen:
     order = list(range(len(rows)))
     random.Random(settings.seed).shuffle(order)
     for index in order:
-        conversation = conversation_of(rows[index], dataset.columns)
-        if not conversation:
-            drawn.no_conversation += 1
+        reading = read_row(rows[index], dataset.columns)
+        drawn.counts.update(sorted(reading.repairs))
+        if reading.left_out:
+            drawn.counts[reading.left_out] += 1
             continue
-        text = "\n".join(turn["content"] for turn in conversation)
+        text = plain_text(reading.conversation)
         # Differences of case and white space make no other conversation.
         mark = " ".join(text.lower().split())
         if mark in seen:
-            drawn.duplicates += 1
+            drawn.counts[DUPLICATES] += 1
             continue
         seen.add(mark)
-        sequence = encode(tokenizer, conversation, settings)
-        if len(sequence) < settings.min_seq_length:
-            drawn.too_short += 1
+        sequence = _encoded(template, reading.conversation, settings, drawn)
+        if sequence is None:
             continue
-        if len(sequence) > settings.max_seq_length:
-            if settings.drop_long:
-                drawn.too_long += 1
-                continue
-            drawn.cut += 1
-            sequence = sequence[: settings.max_seq_length]
         _check_context(job, len(sequence), index)
         drawn.sequences.append(sequence)
         drawn.texts.append(text)
         yield
+
+
+def _encoded(
+    template: ChatTemplate, conversation: Conversation, settings: CalibrationSettings, drawn: Drawn
+) -> list[int] | None:
+    """Return a conversation's tokens, cut to the longest that is taken; None, and a count, if it is passed over."""
+    fitted = template.fitted(conversation) if settings.apply_chat_template else conversation
+    try:
+        sequence = encode(template, fitted, settings)
+    except TemplateRefusal as error:
+        if not template.source:
+            raise InputError(
+                f"calibration.apply_chat_template=true: {error.problem}",
+                f"Give the tokenizer a chat_template.jinja, or set {PLAIN_TEXT}.",
+            ) from None
+        drawn.counts[REFUSED] += 1
+        drawn.refusal = error.problem.removesuffix(".")
+        return None
+    too_long = len(sequence) > settings.max_seq_length
+    if len(sequence) < settings.min_seq_length or (too_long and settings.drop_long):
+        drawn.counts[TOO_LONG if too_long else TOO_SHORT] += 1
+        return None
+    drawn.counts[FOLDED] += fitted is not conversation
+    drawn.counts[CUT] += too_long
+    return sequence[: settings.max_seq_length]
 
 
 def _check_context(job: Job, length: int, row: int) -> None:
@@ -128,35 +174,22 @@ def _check_context(job: Job, length: int, row: int) -> None:
         )
 
 
-def encode(tokenizer: Any, conversation: Conversation, settings: CalibrationSettings) -> list[int]:
+def encode(template: ChatTemplate, conversation: Conversation, settings: CalibrationSettings) -> list[int]:
     """Return the token ids of a conversation as a deployment gets it, whole and without padding.
 
     Raises:
-        InputError: when the chat template fails on it.
+        TemplateRefusal: when the chat template fails on it.
     """
-    if settings.apply_chat_template:
-        text = render(tokenizer, conversation, settings)
-    else:
-        text = "\n".join(turn["content"] for turn in conversation)
-    # A tokenizer's files may ask for padding or cutting.
-    return list(tokenizer(text, add_special_tokens=False, padding=False, truncation=False)["input_ids"])
+    is_chat = settings.apply_chat_template
+    text = template.render(conversation) if is_chat else plain_text(conversation)
+    # A template writes BOS itself. A tokenizer's files may ask for padding or cutting.
+    encoded = template.tokenizer(text, add_special_tokens=not is_chat, padding=False, truncation=False)
+    return list(encoded["input_ids"])
 
 
-def render(tokenizer: Any, conversation: Conversation, settings: CalibrationSettings) -> str:
-    """Return the text of a conversation under the chat template.
-
-    Raises:
-        InputError: when there is no template, or it fails.
-    """
-    try:
-        return str(tokenizer.apply_chat_template(conversation, tokenize=False, **template_arguments(settings)))
-    except Exception as error:
-        turns = ", ".join(turn["role"] for turn in conversation)
-        raise InputError(
-            f"The model's chat template fails on a conversation of the turns {turns}: {str(error).splitlines()[0]}.",
-            "Give the tokenizer a chat_template.jinja that accepts it, name other conversations, or set "
-            "calibration.apply_chat_template=false for plain text.",
-        ) from None
+def plain_text(conversation: Conversation) -> str:
+    """Return the turns of a conversation as text, without a template."""
+    return "\n".join(turn["content"] for turn in conversation)
 
 
 def template_arguments(settings: CalibrationSettings) -> dict[str, bool]:

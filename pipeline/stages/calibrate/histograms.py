@@ -53,7 +53,8 @@ class Sketch:
     Attributes:
         groups: number of separate ranges: 1 for a whole tensor, the number of heads for keys and values.
         averaging_constant: weight of a new sample in the moving averages.
-        histogram_tokens: tokens of a sample that are counted, evenly spaced; None for all. Extremes see every token.
+        histogram_tokens: tokens of a sample that are counted, evenly spaced, from another first one in each
+            sample; None for all. Extremes see every token.
         snapshots_at: numbers of samples after which the counts are copied to `snapshots`.
         histogram: int64, (groups, BINS).
         snapshots: int64, (BINS,) each: all groups together.
@@ -82,7 +83,8 @@ class Sketch:
         seen = torch.stack([low.neg_(), high])
         self._current = seen if self._current is None else torch.maximum(self._current, seen)
         stride = 1 if self.histogram_tokens is None else -(-tokens.shape[0] // self.histogram_tokens)
-        self._count(tokens[::stride])
+        # From another token in each sample: the first token of a text has the largest values of all.
+        self._count(tokens[self.samples % stride :: stride])
 
     def _count(self, tokens: torch.Tensor) -> None:
         if self.groups > 1:

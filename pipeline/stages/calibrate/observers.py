@@ -16,11 +16,13 @@ from torch.utils.hooks import RemovableHandle
 from transformers import DynamicCache
 
 from pipeline.config import CalibrationSettings
-from pipeline.errors import InputError
+from pipeline.errors import InputError, StageError
 from pipeline.stages.calibrate.histograms import Sketch, commit_all
 
 LM_HEAD = "lm_head"
 KEYS, VALUES = "k", "v"
+# Names of attention modules, or of their classes.
+_ATTENTION = re.compile("attn|attention", re.IGNORECASE)
 _LAYER = re.compile(r"\.(\d+)\.")
 
 
@@ -67,13 +69,15 @@ class Observers:
         """Attach to `model` (which may still be without weights) for that many samples."""
         self.sites: dict[str, ObservedSite] = {}
         self._settings = settings
+        self._config = getattr(model, "config", None)
         self._snapshots = frozenset(checkpoints(samples))
         self._last: tuple[torch.Tensor, ObservedSite] | None = None
         self._touched: dict[str, ObservedSite] = {}
         self._attentions = {
             int(module.layer_idx): name
             for name, module in model.named_modules()
-            if isinstance(getattr(module, "layer_idx", None), int) and "attn" in name.rpartition(".")[2]
+            if isinstance(getattr(module, "layer_idx", None), int)
+            and _ATTENTION.search(f"{name.rpartition('.')[2]} {type(module).__name__}")
         }
         self._handles: dict[str, RemovableHandle] = {}
         for name, module in model.named_modules():
@@ -82,7 +86,7 @@ class Observers:
 
     def cache(self) -> ObservedCache:
         """Return a KV cache for one forward pass that passes keys and values to the observers and stores none."""
-        return ObservedCache(self)
+        return ObservedCache(self, self._config)
 
     def commit(self, sample: int) -> None:
         """End a sample.
@@ -108,9 +112,19 @@ class Observers:
         )
 
     def see_cache(self, keys: torch.Tensor, values: torch.Tensor, layer: int) -> None:
-        """Add keys and values of shape (1, heads, tokens, channels)."""
+        """Add keys and values of shape (1, heads, tokens, channels).
+
+        Raises:
+            StageError: when no attention module has the number of the layer.
+        """
+        if layer not in self._attentions:
+            raise StageError(
+                f"Layer {layer} fills a KV cache, but no module of that number is known as attention, by whose "
+                "name vLLM reads the scales of keys and values.",
+                "Calibrate another architecture, or choose formats without calibration (fp8_dynamic, w4a16).",
+            )
         for letter, tensor in ((KEYS, keys), (VALUES, values)):
-            name = f"{self._attentions.get(layer, f'layers.{layer}')}.{letter}"
+            name = f"{self._attentions[layer]}.{letter}"
             site = self.sites.get(name) or self._add(name, groups=tensor.shape[1])
             self._see(site, tensor.detach().transpose(1, 2).flatten(2))
 
@@ -152,11 +166,14 @@ class Observers:
 
 
 class ObservedCache(DynamicCache):  # type: ignore[misc]
-    """KV cache that passes keys (after rotation) and values to the observers and stores nothing."""
+    """KV cache that passes keys (after rotation) and values to the observers and stores nothing.
 
-    def __init__(self, observers: Observers) -> None:
-        """Create the cache of one forward pass."""
-        super().__init__()
+    The states of linear attention pass through it as well: no layer has a previous state in a first pass.
+    """
+
+    def __init__(self, observers: Observers, config: Any) -> None:
+        """Create the cache of one forward pass of a model of that config, which says what each layer would store."""
+        super().__init__(config=config)
         self._observers = observers
 
     def update(
@@ -170,3 +187,11 @@ class ObservedCache(DynamicCache):  # type: ignore[misc]
         """Pass keys and values to the observers and return them."""
         self._observers.see_cache(key_states, value_states, layer_idx)
         return key_states, value_states
+
+    def update_conv_state(self, conv_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Return the input of a convolution, which nothing precedes."""
+        return conv_states
+
+    def update_recurrent_state(self, recurrent_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Return the state of a linear attention."""
+        return recurrent_states

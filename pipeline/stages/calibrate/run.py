@@ -10,7 +10,7 @@ from pipeline.artifacts.workspace import Draft
 from pipeline.results.calibration import CARD, SUMMARY, CalibrateResult
 from pipeline.stages.calibrate import artifact, contamination
 from pipeline.stages.calibrate.card import card_of, to_markdown
-from pipeline.stages.calibrate.conversations import draw
+from pipeline.stages.calibrate.conversations import draw, interleaved
 from pipeline.stages.calibrate.observers import Observers
 from pipeline.stages.calibrate.summary import summary_of
 
@@ -34,7 +34,7 @@ def calibrate(job: Job, draft: Draft) -> None:
 
     from pipeline.models.forward import decoder
 
-    sequences = [sequence for each in drawn for sequence in each.sequences]
+    sequences = interleaved(drawn, settings.seed)
     decoding = decoder(job.model, job.hardware, job.settings.calibration.layerwise, job.progress.detail)
     observers = Observers(decoding.model, settings, len(sequences))
     started = time.monotonic()

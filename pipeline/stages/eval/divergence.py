@@ -21,7 +21,9 @@ from pipeline.config import DivergenceSettings
 from pipeline.errors import InputError, ServerError
 from pipeline.results.eval import DivergenceResult
 from pipeline.stages.eval.endpoint import Completion, Endpoint
-from pipeline.tasks.conversations import Conversation, local_file, read_conversations
+from pipeline.tasks.chat_templates import ChatTemplate, TemplateRefusal
+from pipeline.tasks.conversation_rows import Conversation
+from pipeline.tasks.conversations import local_file, read_conversations
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,17 +57,25 @@ def read_texts(settings: DivergenceSettings, tokenizer: Any) -> list[Text]:
         InputError: when the file cannot be read or has too few conversations.
     """
     conversations = read_conversations(local_file(settings.dataset, SETTING))
+    template = ChatTemplate(tokenizer)
     found: dict[Text, None] = {}
+    refused: list[str] = []
     for index in random.Random(settings.seed).sample(range(len(conversations)), len(conversations)):
-        text = encode(tokenizer, conversations[index]).cut(settings.max_seq_length)
+        try:
+            text = encode(template, conversations[index]).cut(settings.max_seq_length)
+        except TemplateRefusal as error:
+            refused.append(error.problem)
+            continue
         if text.counted:
             found[text] = None
         if len(found) == settings.num_sequences:
             return list(found)
+    others = f" ({len(refused)} refused: {refused[-1].removesuffix('.')})" if refused else ""
+    fewer = f"Set eval.divergence.num_sequences={len(found)} or fewer, name" if found else "Name"
     raise InputError(
         f"eval.divergence.num_sequences={settings.num_sequences}: the data set has {len(found)} different "
-        f"conversations with a reply within {settings.max_seq_length} tokens.",
-        f"Set eval.divergence.num_sequences={len(found)} or fewer, name a larger set, or set eval.divergence=null.",
+        f"conversations with a reply within {settings.max_seq_length} tokens{others}.",
+        f"{fewer} a larger set, or set eval.divergence=null.",
     )
 
 
@@ -172,24 +182,26 @@ def _read(text: Text, reported: Any, top_k: int) -> Reported:
     return logprobs, ids, values
 
 
-def encode(tokenizer: Any, conversation: Conversation) -> Text:
+def encode(template: ChatTemplate, conversation: Conversation) -> Text:
     """Encode a conversation by the chat template, with its replies counted; all of it without template or reply.
 
     Raises:
-        InputError: when the template fails on it.
+        TemplateRefusal: when the template fails on it.
     """
+    tokenizer = template.tokenizer
     replies = any(message["role"] == "assistant" for message in conversation)
-    if not getattr(tokenizer, "chat_template", None):
+    if not template.source:
         # A base model reads and writes plain text.
         tokens = tokenizer("\n\n".join(message["content"] for message in conversation)).input_ids
         return Text(tuple(tokens), tuple(range(len(tokens))))
-    whole = _rendered(tokenizer, conversation)
+    conversation = template.fitted(conversation)
+    whole = template.render(conversation)
     encoded = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=replies)
     tokens = encoded.input_ids
     if not replies:
         return Text(tuple(tokens), tuple(range(len(tokens))))
     counted = []
-    spans = list(_replies(tokenizer, conversation, whole))
+    spans = list(_replies(template, conversation, whole))
     ends = {end for _, end in spans}
     for position, (start, _) in enumerate(encoded.offset_mapping):
         # The token right behind a reply ends it, and it is the model that writes it.
@@ -198,12 +210,12 @@ def encode(tokenizer: Any, conversation: Conversation) -> Text:
     return Text(tuple(tokens), tuple(counted))
 
 
-def _replies(tokenizer: Any, conversation: Conversation, whole: str) -> Iterator[tuple[int, int]]:
+def _replies(template: ChatTemplate, conversation: Conversation, whole: str) -> Iterator[tuple[int, int]]:
     """Return start and end of each reply in the rendered conversation."""
     cursor = 0
     for index, message in enumerate(conversation):
         if message["role"] == "assistant":
-            before = _rendered(tokenizer, conversation[:index], add_generation_prompt=True) if index else ""
+            before = template.render(conversation[:index], add_generation_prompt=True) if index else ""
             # Some templates write earlier turns otherwise than the last one.
             cursor = len(before) if whole.startswith(before) else cursor
         # Some templates strip what they are given.
@@ -215,13 +227,3 @@ def _replies(tokenizer: Any, conversation: Conversation, whole: str) -> Iterator
         cursor = start + len(content)
         if message["role"] == "assistant":
             yield start, cursor
-
-
-def _rendered(tokenizer: Any, conversation: Conversation, **options: Any) -> str:
-    try:
-        return str(tokenizer.apply_chat_template(conversation, tokenize=False, **options))
-    except Exception as error:
-        raise InputError(
-            f"{SETTING}: the model's chat template fails on a conversation of {len(conversation)} turns: {error}.",
-            "Name conversations that it accepts, or set eval.divergence=null.",
-        ) from None

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.demo import BENCHMARK
+from pipeline.demo import BENCHMARK, CHECKPOINT
 from pipeline.errors import InputError
 from pipeline.stages.bench.prompts import TEMPLATE_TOKENS, check_lengths, prepare
+from pipeline.stages.bench.protocol import CheckpointTokenizer
 
 
 class Words:
@@ -47,6 +48,40 @@ def test_other_formats_are_written_anew(settings, tmp_path: Path, name: str) -> 
     content = json.loads(made.read_text())
     assert len(content) == 3
     assert all([turn["from"] for turn in row["conversations"]] == ["human", "gpt"] for row in content)
+
+
+@pytest.mark.parametrize(
+    "before",
+    [[("system", "Answer in French.")], [("gpt", "so so so so so")], [("system", "Be brief."), ("gpt", "so " * 9)]],
+    ids=["system", "reply", "both"],
+)
+def test_what_stands_before_the_first_question_is_not_sent_as_one(
+    settings, tmp_path: Path, before: list[tuple[str, str]]
+) -> None:
+    bench = settings("bench.num_prompts=2", "bench.warmup_prompts=1").bench
+    row = turns(9, 8)
+    row["conversations"][:0] = [{"from": name, "value": text} for name, text in before]
+    made = prepare(bench, written(tmp_path, [row, turns(9, 8), turns(9, 8)]), tmp_path, Words(), None)
+    assert json.loads(made.read_text()) == [turns(9, 8)] * 3
+
+
+@pytest.mark.parametrize("form", ["lines", "bom", "wrapped", "roles"])
+def test_a_file_that_the_client_cannot_read_is_written_anew(settings, tmp_path: Path, form: str) -> None:
+    bench = settings("bench.num_prompts=2", "bench.warmup_prompts=1").bench
+    rows = [turns(9, 8)] * 3
+    roles = [
+        {"conversations": [{"role": turn["from"], "content": turn["value"]} for turn in turns(9, 8)["conversations"]]}
+    ]
+    content = {
+        "lines": "\n".join(map(json.dumps, rows)),
+        "bom": "\ufeff" + json.dumps(rows),
+        "wrapped": json.dumps({"data": rows}),
+        "roles": json.dumps(roles * 3),
+    }[form]
+    source = tmp_path / "set.json"
+    source.write_text(content, encoding="utf-8")
+    made = prepare(bench, source, tmp_path, Words(), None)
+    assert made != source and json.loads(made.read_text()) == rows
 
 
 def test_a_set_without_a_usable_conversation_is_refused(settings, tmp_path: Path) -> None:
@@ -104,3 +139,16 @@ def test_real_sets_are_usable(settings, tmp_path: Path, data_dir: Path) -> None:
         prepare(bench, unanswered, tmp_path, Words(), None)
     fixed = settings("bench.num_prompts=500", "bench.output_len=128").bench
     assert len(json.loads(prepare(fixed, unanswered, tmp_path, Words(), None).read_text())) >= 500
+
+
+def test_tokens_are_counted_without_the_cutting_and_padding_of_the_tokenizers_file(tmp_path: Path) -> None:
+    """vLLM's client sends and counts whole prompts."""
+    content = json.loads((CHECKPOINT / "tokenizer.json").read_text())
+    content["truncation"] = {"direction": "Right", "max_length": 5, "strategy": "LongestFirst", "stride": 0}
+    content["padding"] = {
+        "strategy": {"Fixed": 8}, "direction": "Right", "pad_to_multiple_of": None,
+        "pad_id": 0, "pad_type_id": 0, "pad_token": "<pad>",
+    }  # fmt: skip
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    for text in ("Hi", "How many apples are there if I have two and you have seven of them?"):
+        assert CheckpointTokenizer(tmp_path).encode(text) == CheckpointTokenizer(CHECKPOINT).encode(text)

@@ -4,13 +4,32 @@ import json
 import shutil
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from pipeline.demo import CHECKPOINT
 from pipeline.errors import InputError
-from pipeline.stages.calibrate.conversations import Drawn, draw, encode, lengths_of, shares
+from pipeline.stages.calibrate.card import card_of
+from pipeline.stages.calibrate.conversations import (
+    Drawn,
+    draw,
+    encode,
+    interleaved,
+    lengths_of,
+    shares,
+    template_arguments,
+)
+from pipeline.tasks.chat_templates import ChatTemplate
+
+TURNS = "{% for m in messages %}[{{ m.role }}] {{ m.content }} {% endfor %}"
+# As Mistral's and Gemma's: the user first, then in turn, and no system.
+ALTERNATING = (
+    "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate') }}{% endif %}{% endfor %}" + TURNS
+)
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +64,10 @@ def test_short_and_long_ones_are_left_out_and_counted(job, tokenizer, conversati
     limits = ("calibration.min_seq_length=8", "calibration.max_seq_length=80", "calibration.num_samples=8")
     (drawn,) = draw(job(f"calibration.dataset.path={path}", *limits, "calibration.drop_long=true"), tokenizer)
     assert all(8 <= length <= 80 for length in lengths_of([drawn]))
-    assert drawn.too_long >= 1
+    assert drawn.counts["too_long"] >= 1
     (cut,) = draw(job(f"calibration.dataset.path={path}", *limits, "calibration.num_samples=11",
                       "calibration.min_seq_length=1"), tokenizer)  # fmt: skip
-    assert cut.cut >= 1
+    assert cut.counts["cut"] >= 1
     assert max(lengths_of([cut])) == 80
 
 
@@ -61,11 +80,58 @@ def test_what_exceeds_the_context_is_refused_by_name(job, tokenizer, conversatio
         draw(asked, tokenizer)
 
 
-def test_a_template_that_fails_is_named(job) -> None:
+def with_template(template: str | None) -> Any:
     tokenizer = AutoTokenizer.from_pretrained(CHECKPOINT)
-    tokenizer.chat_template = "{{ raise_exception('no system turns') }}"
-    with pytest.raises(InputError, match="chat template fails on a conversation of the turns user: no system turns"):
-        encode(tokenizer, [{"role": "user", "content": "Hi"}], job().settings.calibration)
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def test_a_tokenizer_without_a_template_is_refused_at_the_first_conversation(job) -> None:
+    with pytest.raises(InputError, match="calibration.apply_chat_template=true: .*template") as refused:
+        draw(job(), with_template(None))
+    assert "calibration.apply_chat_template=false" in refused.value.remedy
+
+
+def write_rows(path: Path, *conversations: str) -> Path:
+    """Writes conversations of these speakers (s, u, a), each with words of its own."""
+    roles = {"s": "system", "u": "human", "a": "gpt"}
+    rows = [
+        {"conversations": [{"from": roles[r], "value": f"{r} says {n} and {i}"} for i, r in enumerate(speakers)]}
+        for n, speakers in enumerate(conversations)
+    ]
+    path.write_text(json.dumps(rows))
+    return path
+
+
+def test_a_set_for_strict_templates_is_repaired_and_counted(job, tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "set.json", "ua", "aua", "uuaa", "sua", "aa", "usua", "uauas")
+    asked = job(f"calibration.dataset.path={path}", "calibration.num_samples=4")
+    tokenizer = with_template(ALTERNATING)
+    (drawn,) = draw(asked, tokenizer)
+    assert sorted(drawn.texts) == [
+        "s says 3 and 0\nu says 3 and 1\na says 3 and 2",
+        "u says 0 and 0\na says 0 and 1",
+        "u says 1 and 1\na says 1 and 2",
+        "u says 2 and 0\n\nu says 2 and 1\na says 2 and 2\n\na says 2 and 3",
+    ]
+    assert any("s says 3 and 0\n\nu says 3 and 1" in tokenizer.decode(sequence) for sequence in drawn.sequences)
+    counts = card_of(asked, [drawn], tokenizer, []).counts
+    assert counts["leading_replies"] >= 1 and counts["merged_turns"] == counts["system_turns_folded"] == 1
+    with pytest.raises(InputError, match=r"4 different .* 7 rows \(.*2 not alternating.*\)"):
+        draw(job(f"calibration.dataset.path={path}", "calibration.num_samples=5"), tokenizer)
+
+
+def test_what_the_template_refuses_is_passed_over_and_counted(job, tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "set.json", "ua", "ua", "uaua", "u")
+    tokenizer = with_template(
+        "{% if messages | length > 2 %}{{ raise_exception('too many turns') }}{% endif %}" + TURNS
+    )
+    asked = job(f"calibration.dataset.path={path}", "calibration.num_samples=3")
+    (drawn,) = draw(asked, tokenizer)
+    assert len(drawn.sequences) == 3 and drawn.counts["refused_by_template"] <= 1
+    with pytest.raises(InputError, match=r"3 different .*1 refused by template;.*assistant: too many turns") as refused:
+        draw(job(f"calibration.dataset.path={path}", "calibration.num_samples=4"), tokenizer)
+    assert "num_samples=3 or fewer" in refused.value.remedy and "chat_template.jinja" in refused.value.remedy
 
 
 def test_a_mix_is_shared_by_weight(job, tokenizer, conversations) -> None:
@@ -105,13 +171,21 @@ def test_the_thinking_switch_reaches_qwen3s_template(job, data_dir: Path) -> Non
     template = tokenizer.apply_chat_template
     tokenizer.apply_chat_template = lambda *a, **k: seen.append(k) or template(*a, **k)
     for given in ("null", "false"):
-        encode(tokenizer, list(QWEN), job(f"calibration.enable_thinking={given}").settings.calibration)
+        settings = job(f"calibration.enable_thinking={given}").settings.calibration
+        encode(ChatTemplate(tokenizer, template_arguments(settings)), list(QWEN), settings)
     assert [call.get("enable_thinking") for call in seen] == [None, False]
 
 
 def test_without_the_template_the_text_is_as_it_is(job, tokenizer) -> None:
     settings = job("calibration.apply_chat_template=false").settings.calibration
-    assert tokenizer.decode(encode(tokenizer, list(QWEN), settings)).split() == ["What", "is", "2", "+", "2?", "4"]
+    assert tokenizer.decode(encode(ChatTemplate(tokenizer), list(QWEN), settings)).split() == [
+        "What",
+        "is",
+        "2",
+        "+",
+        "2?",
+        "4",
+    ]
 
 
 def test_real_conversations_are_drawn_and_cut(job, data_dir: Path) -> None:
@@ -119,4 +193,34 @@ def test_real_conversations_are_drawn_and_cut(job, data_dir: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(data_dir / "qwen3")
     asked = job(f"calibration.dataset.path={path}", "calibration.num_samples=200", "calibration.max_seq_length=256")
     (drawn,) = draw(asked, tokenizer)
-    assert Counter(length == 256 for length in lengths_of([drawn]))[True] == drawn.cut > 50
+    assert Counter(length == 256 for length in lengths_of([drawn]))[True] == drawn.counts["cut"] > 50
+
+
+def test_plain_text_begins_as_the_server_begins_it_and_a_template_writes_its_own_bos(job) -> None:
+    words = Tokenizer(models.WordLevel({"<s>": 0, "Hi": 1, "?": 2}, unk_token="?"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>", unk_token="?")
+    tokenizer.chat_template = "{{ bos_token }}{{ messages[0].content }}"
+    for given in ("false", "true"):
+        settings = job(f"calibration.apply_chat_template={given}").settings.calibration
+        assert encode(ChatTemplate(tokenizer), [{"role": "user", "content": "Hi"}], settings) == [0, 1]
+
+
+def test_any_number_of_a_mix_has_its_share_of_every_set() -> None:
+    drawn = [Drawn(name, sequences=[[number, n] for n in range(count)]) for number, (name, count) in
+             enumerate({"dataset": 40, "mix.a": 20, "mix.b": 20}.items())]  # fmt: skip
+    order = interleaved(drawn, 0)
+    for first in range(1, 81):
+        taken = Counter(which for which, _ in order[:first])
+        assert all(abs(taken[which] - first * share) <= 2 for which, share in enumerate((0.5, 0.25, 0.25)))
+    assert sorted(order) == sorted(sequence for each in drawn for sequence in each.sequences)
+    assert order == interleaved(drawn, 0) != interleaved(drawn, 1)
+    # One set is stored in the order in which it was drawn.
+    assert interleaved(drawn[:1], 0) == drawn[0].sequences
+
+
+def test_a_set_with_no_share_of_the_samples_is_not_drawn_from(job, tokenizer, conversations) -> None:
+    path = conversations(*(f"Question {n} of a small set?" for n in range(9)))
+    asked = job("calibration.num_samples=8", f"+calibration.mix.few={{path: {path}, weight: 0.01}}")
+    assert [len(drawn.sequences) for drawn in draw(asked, tokenizer)] == [8, 0]

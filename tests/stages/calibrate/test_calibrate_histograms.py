@@ -122,3 +122,15 @@ def test_snapshots_are_the_counts_so_far() -> None:
         sketch.commit()
     assert int(sketch.snapshots[2].sum()) == 20
     assert int(sketch.histogram.sum()) == 30
+
+
+def test_no_place_in_a_text_is_counted_more_often_than_another() -> None:
+    """The first token's values are the largest of all: counted in every sample, they would weigh four times."""
+    sketch = Sketch(histogram_tokens=4)
+    for _ in range(8):
+        values = torch.ones(16, 1)
+        values[0] = 1000.0
+        sketch.update(values)
+        sketch.commit()
+    assert int(sketch.histogram.sum()) == 8 * 4
+    assert int(sketch.histogram[0, codes(torch.tensor(1000.0)).item()]) == 2

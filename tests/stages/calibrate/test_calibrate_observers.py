@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPTNeoXConfig, Qwen3_5TextConfig, Qwen3NextConfig
 
 from pipeline.demo import CHECKPOINT
-from pipeline.errors import ConfigError, InputError
+from pipeline.errors import ConfigError, InputError, StageError
 from pipeline.hardware.probe import Hardware
 from pipeline.models.forward import Layerwise, Whole, decoder
 from pipeline.models.loading import load_model
@@ -136,3 +136,75 @@ def test_minmax_scales_equal_llm_compressors_own(job, tmp_path: Path, monkeypatc
     assert len(theirs) == 28
     for name, scale in theirs.items():
         assert ours[name] == pytest.approx(scale, rel=1e-3), name
+
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 64, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+}  # fmt: skip
+HYBRID = {
+    "num_key_value_heads": 2, "head_dim": 32, "linear_key_head_dim": 16, "linear_value_head_dim": 16,
+    "linear_num_key_heads": 2, "linear_num_value_heads": 4,
+}  # fmt: skip
+EXPERTS = {
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+    "shared_expert_intermediate_size": 32,
+}
+
+
+def tiny(config: Any) -> Any:
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+def watched(model: Any, job: Any, length: int) -> Observers:
+    """Every site of a model after one sequence of that length."""
+    observers = Observers(model, job.settings.calibration, 1)
+    with torch.inference_mode():
+        model.get_decoder()(torch.arange(length)[None], use_cache=False, past_key_values=observers.cache())
+    observers.commit(0)
+    observers.detach()
+    return observers
+
+
+@pytest.mark.parametrize(
+    "config",
+    [Qwen3_5TextConfig(**SIZES, **HYBRID), Qwen3NextConfig(**SIZES, **HYBRID, **EXPERTS)],
+    ids=lambda config: config.model_type,
+)
+@pytest.mark.parametrize("length", [2, 20])
+def test_linear_attention_runs_and_only_attention_has_keys(job, config: Any, length: int) -> None:
+    model = tiny(config)
+    sites = watched(model, job(), length).sites
+    kept = [name for name in sites if name.endswith((".k", ".v"))]
+    assert kept == ["model.layers.3.self_attn.k", "model.layers.3.self_attn.v"]
+    with torch.inference_mode():
+        cache = model(torch.arange(length)[None], use_cache=True).past_key_values
+    for name, tensor in zip(kept, (cache.layers[3].keys, cache.layers[3].values), strict=True):
+        assert torch.equal(sites[name].sketch.extremes[0, :, 1], tensor[0].amax((1, 2)))
+
+
+def test_a_first_pass_through_linear_attention_keeps_no_state(job) -> None:
+    model = tiny(Qwen3_5TextConfig(**SIZES, **HYBRID))
+    cache = Observers(model, job().settings.calibration, 1).cache()
+    with torch.inference_mode():
+        seen = model.get_decoder()(torch.arange(20)[None], use_cache=False, past_key_values=cache).last_hidden_state
+        alone = model.get_decoder()(torch.arange(20)[None], use_cache=False).last_hidden_state
+    assert torch.equal(seen, alone)
+    assert all(state is None for layer in cache.layers[:3] for state in layer.recurrent_states.values())
+    assert all(state is None for layer in cache.layers[:3] for state in layer.conv_states.values())
+
+
+def test_attention_of_another_name_gives_its_name_to_keys_and_values(job) -> None:
+    sites = watched(tiny(GPTNeoXConfig(**SIZES)), job(), 8).sites
+    assert {name for name in sites if name.endswith(".k")} == {f"gpt_neox.layers.{n}.attention.k" for n in range(4)}
+
+
+def test_keys_that_no_attention_module_owns_are_refused(job) -> None:
+    observers = Observers(torch.nn.Linear(2, 2), job().settings.calibration, 1)
+    with pytest.raises(
+        StageError, match="Layer 0 fills a KV cache, but no module of that number is known as attention"
+    ):
+        observers.see_cache(torch.ones(1, 1, 2, 2), torch.ones(1, 1, 2, 2), 0)

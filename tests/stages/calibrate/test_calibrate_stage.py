@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.config import PROJECT_ROOT, Stage
-from pipeline.demo import CHECKPOINT
+from pipeline.demo import CALIBRATION, CHECKPOINT
 from pipeline.errors import ConfigError, InputError
 from pipeline.formats.schemes import CALIBRATED
 from pipeline.results.calibration import CARD, CHECKED, RANGES, SKETCHES, SUMMARY, TOKENS, observations_key
@@ -153,3 +153,31 @@ def test_a_technique_that_there_is_not_is_refused_with_those_there_are(settings)
 @pytest.mark.parametrize("name", sorted(path.stem for path in (PROJECT_ROOT / "conf" / "calibration").glob("*.yaml")))
 def test_every_preset_composes(settings, name: str) -> None:
     assert settings(f"calibration={name}").calibration.name == name
+
+
+def test_a_mix_is_stored_so_that_the_first_sequences_are_of_all_sets(make, conversations) -> None:
+    from transformers import AutoTokenizer
+
+    paths = [conversations(*(f"{n} {word}?" for n in range(9)), name=f"{word}.jsonl") for word in ("apples", "pears")]
+    folder = make(f"calibration.dataset.path={paths[0]}", f"+calibration.mix.other.path={paths[1]}")
+    tokenizer = AutoTokenizer.from_pretrained(CHECKPOINT)
+    first = [tokenizer.decode(ids.flatten()) for ids in read_tokens(folder)[:6]]
+    assert 2 <= sum("pears" in text for text in first) <= 4
+    assert [source["taken"] for source in json.loads((folder / SUMMARY).read_text())["card"]["sources"]] == [6, 6]
+
+
+def test_only_what_changes_the_result_changes_the_key(job, tmp_path: Path) -> None:
+    def added(*overrides: str) -> dict[str, object]:
+        payload = job(*overrides).artifact(Stage.CALIBRATE).payload
+        return {name: payload[name] for name in ("date", "order", "special_tokens", "counted_from") if name in payload}
+
+    copy = tmp_path / "dated"
+    shutil.copytree(CHECKPOINT, copy)
+    (copy / "chat_template.jinja").write_text("{{ strftime_now('%Y') }}{{ messages[0].content }}")
+    other = f"+calibration.mix.other.path={CALIBRATION}"
+    assert added() == {}
+    assert added(f"model.path={copy}") == {"date": "2024-07-26"}
+    assert added(other) == {"order": "interleaved"}
+    assert added(f"model.path={copy}", "calibration.apply_chat_template=false") == {"special_tokens": True}
+    assert added("calibration.max_seq_length=1024") == {"counted_from": "rotating"}
+    assert added("calibration.max_seq_length=1024", "calibration.histogram_tokens=null") == {}

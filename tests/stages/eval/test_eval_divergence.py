@@ -20,6 +20,7 @@ from pipeline.results.records import Logprobs
 from pipeline.stages import eval as stage
 from pipeline.stages.eval.divergence import FILE, Text, collect, encode, measure, read_texts
 from pipeline.stages.eval.endpoint import Endpoint
+from pipeline.tasks.chat_templates import ChatTemplate
 from pipeline.tasks.conversations import read_conversations
 
 CHATML = (
@@ -119,7 +120,7 @@ def test_what_does_not_fit_into_the_context_is_cut(
 @pytest.mark.parametrize("template", [CHATML, THINKING])
 def test_replies_count_with_the_token_that_ends_them(chat: Any, template: str) -> None:
     chat.chat_template = template
-    found = encode(chat, conversation("a or b?", "a", "and now a long one?", "so be it\nas it was"))
+    found = encode(ChatTemplate(chat), conversation("a or b?", "a", "and now a long one?", "so be it\nas it was"))
     assert counted(chat, found) == "a<|im_end|>so be it\nas it was<|im_end|>"
     # What is not counted at the end need not be read.
     cut = found.cut(1000)
@@ -128,15 +129,15 @@ def test_replies_count_with_the_token_that_ends_them(chat: Any, template: str) -
 
 def test_a_template_may_strip_a_reply(chat: Any) -> None:
     chat.chat_template = THINKING
-    assert counted(chat, encode(chat, conversation("hm?", "  yes \n"))) == "yes<|im_end|>"
+    assert counted(chat, encode(ChatTemplate(chat), conversation("hm?", "  yes \n"))) == "yes<|im_end|>"
     chat.chat_template = CHATML
-    assert counted(chat, encode(chat, conversation("hm?", "  yes \n"))) == "  yes \n<|im_end|>"
+    assert counted(chat, encode(ChatTemplate(chat), conversation("hm?", "  yes \n"))) == "  yes \n<|im_end|>"
 
 
 def test_without_a_reply_or_a_template_all_of_a_text_counts(chat: Any, tokenizer: Any) -> None:
-    found = encode(chat, conversation("only this"))
+    found = encode(ChatTemplate(chat), conversation("only this"))
     assert len(found.counted) == len(found.tokens) and found.cut(99).counted[0] == 1
-    plain = encode(tokenizer, conversation("one", "two"))
+    plain = encode(ChatTemplate(tokenizer), conversation("one", "two"))
     assert tokenizer.decode(plain.tokens) == "one\n\ntwo" and len(plain.counted) == len(plain.tokens)
 
 
@@ -154,11 +155,24 @@ def test_different_conversations_are_drawn_by_the_seed(chat: Any, tmp_path: Path
         read_texts(asked(path, num_sequences=21), chat)
 
 
-def test_a_template_that_fails_is_an_error_with_a_remedy(chat: Any, tmp_path: Path) -> None:
-    chat.chat_template = "{{ raise_exception('roles must alternate') }}"
-    with pytest.raises(InputError, match="chat template fails.*roles must alternate") as caught:
-        read_texts(asked(dataset(tmp_path / "set.json", conversation("a", "b"))), chat)
+def test_what_the_template_refuses_is_passed_over_and_an_error_only_where_too_few_remain(
+    chat: Any, tmp_path: Path
+) -> None:
+    chat.chat_template = "{% if messages | length > 2 %}{{ raise_exception('too many') }}{% endif %}" + CHATML
+    path = dataset(
+        tmp_path / "set.json", conversation("a", "b"), conversation("a", "b", "c", "d"), conversation("e", "f")
+    )
+    assert len(read_texts(asked(path), chat)) == 2
+    with pytest.raises(InputError, match=r"2 different .* \(1 refused: .*chat template fails.*too many\)") as caught:
+        read_texts(asked(path, num_sequences=3), chat)
     assert "eval.divergence=null" in caught.value.remedy
+
+
+def test_a_system_turn_that_the_template_refuses_is_asked_within_the_question(chat: Any) -> None:
+    chat.chat_template = "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}" + CHATML
+    found = encode(ChatTemplate(chat), [{"role": "system", "content": "be brief"}, *conversation("hm?", "yes")])
+    assert counted(chat, found) == "yes<|im_end|>"
+    assert "be brief\n\nhm?" in chat.decode(found.tokens)
 
 
 def test_a_server_that_does_not_report_is_named(
@@ -219,4 +233,4 @@ def test_the_replies_of_the_demo_are_found() -> None:
     tokenizer = AutoTokenizer.from_pretrained(CHECKPOINT)
     for each in read_conversations(CALIBRATION)[:50]:
         replies = [f"{turn['content']}<|im_end|>" for turn in each if turn["role"] == "assistant"]
-        assert counted(tokenizer, encode(tokenizer, each)) == "".join(replies)
+        assert counted(tokenizer, encode(ChatTemplate(tokenizer), each)) == "".join(replies)
