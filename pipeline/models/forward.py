@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import torch
 
 from pipeline.errors import ConfigError
-from pipeline.models.loading import all_experts_calibrated, compute_dtype, linear_experts_of, load_model, quiet
+from pipeline.models.loading import all_experts_calibrated, compute_dtype, linearize_empty_experts, load_model, quiet
 from pipeline.models.safetensors import WEIGHTS, tensor_files
 
 if TYPE_CHECKING:
@@ -107,8 +107,9 @@ class Layerwise:
         config = AutoConfig.from_pretrained(source.folder, trust_remote_code=trust)
         self.dtype, self.device = compute_dtype(hardware), torch.device(hardware.device)
         # Buffers are computed, not stored: the rotary embedding needs them.
-        with init_empty_weights(include_buffers=False), linear_experts_of(config):
+        with init_empty_weights(include_buffers=False):
             self.model: Any = AutoModelForCausalLM.from_config(config, dtype=self.dtype, trust_remote_code=trust)
+        linearize_empty_experts(self.model)
         self.model.eval()
         body = self.model.get_decoder()
         layers = getattr(body, "layers", None)

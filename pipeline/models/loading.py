@@ -53,42 +53,43 @@ def load_model(
     from transformers import AutoModelForCausalLM
 
     quiet()
-    with contextlib.ExitStack() as stack:
-        if linear_experts and has_experts(read_config(folder)):
-            from llmcompressor.modeling.moe.linearize import load_quantizable_moe
-
-            stack.enter_context(load_quantizable_moe())
-        model = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=dtype or compute_dtype(hardware),
-            trust_remote_code=trust_remote_code,
-        )
+    model = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=dtype or compute_dtype(hardware),
+        trust_remote_code=trust_remote_code,
+    )
+    if linear_experts:
+        _linearize_experts(model)
     return model.to(hardware.device).eval()
 
 
-@contextlib.contextmanager
-def linear_experts_of(config: Any) -> Iterator[None]:
-    """Build models of this config with a Linear module for each matrix of an expert; see `load_model`."""
-    kind = config.get_text_config().model_type
-    if not has_experts(config.get_text_config().to_dict()):
-        yield
+def _linearize_experts(model: Any) -> None:
+    """Replace joined experts by Linear modules, which are stored under the names that the checkpoint had."""
+    if not has_experts(model.config.get_text_config().to_dict()):
         return
-    from llmcompressor.modeling.moe.conversion_mappings import (
-        get_linearize_load_mappings,
-        has_linearize_load_mappings,
-    )
-    from llmcompressor.modeling.moe.linear_experts import LinearExperts2D
-    from transformers.monkey_patching import clear_patch_mapping, register_patch_mapping
+    # It imports llm-compressor, which takes seconds. Its own loader needs torchvision, as all of transformers does.
+    from llmcompressor.modeling.moe import conversion_mappings
+    from llmcompressor.modeling.moe.linearize import linearize_moe
 
-    if not has_linearize_load_mappings(kind):
-        yield
+    linearize_moe(model)
+    kind = model.config.get_text_config().model_type
+    if conversion_mappings.has_linearize_load_mappings(kind):
+        _, _, stored = conversion_mappings.get_linearize_load_mappings(kind)
+        conversion_mappings.set_save_conversion_mapping(model, stored)
+
+
+def linearize_empty_experts(model: Any) -> None:
+    """Replace joined experts of a model without weights by Linear modules without weights."""
+    if not has_experts(model.config.get_text_config().to_dict()):
         return
-    experts, *_ = get_linearize_load_mappings(kind)
-    register_patch_mapping({experts.__name__: LinearExperts2D.get_linear_experts_cls(experts)})
-    try:
-        yield
-    finally:
-        clear_patch_mapping()
+    from accelerate import init_empty_weights
+    from llmcompressor.modeling.moe.linear_experts import LinearExperts2D
+    from llmcompressor.modeling.moe.linearize import get_non_linearized_moes
+
+    for name, module in get_non_linearized_moes(model):
+        with init_empty_weights(include_buffers=False):
+            experts = LinearExperts2D.get_linear_experts_cls(type(module))(getattr(module, "config", model.config))
+        model.set_submodule(name, experts)
 
 
 @contextlib.contextmanager
