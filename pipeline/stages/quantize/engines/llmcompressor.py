@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.artifacts.workspace import Draft
 from pipeline.config import CalibrationSettings, QuantSettings, Stage
 from pipeline.errors import StageError
+from pipeline.formats.schemes import SCHEMES
 from pipeline.models.safetensors import copy_companions
 from pipeline.stages.quantize.engines import base
 
@@ -77,6 +78,8 @@ def recipe(quant: QuantSettings) -> list[Any]:
         scheme.input_activations = QuantizationArgs(num_bits=8, strategy="tensor", symmetric=True, dynamic=False)
     if quant.group_size is not None:
         scheme.weights.group_size = quant.group_size
+    # As inferred, but for W4AFP8: compressed-tensors 0.19 would leave its integers unpacked, which vLLM cannot load.
+    scheme.format = SCHEMES[str(quant.scheme)].layouts["llmcompressor"].name
     common: dict[str, Any] = {"config_groups": {"group_0": scheme}, "ignore": list(quant.ignore)}
     if quant.algorithm == "gptq":
         return [GPTQModifier(dampening_frac=quant.dampening, **common)]
