@@ -46,11 +46,6 @@ def registry() -> Registry:
     return parse(source.read_text(encoding="utf-8")) if source.is_file() else Registry()
 
 
-def served_architectures() -> frozenset[str]:
-    """Return the decoder architectures that the installed vLLM serves; empty if no vLLM was found."""
-    return registry().decoders
-
-
 def parse(source: str) -> Registry:
     """Return the registry that a `registry.py` of vLLM holds as literal dicts.
 
