@@ -9,7 +9,7 @@ from typing import Literal, NotRequired, TypedDict, cast
 from pipeline.formats import unpack_gguf
 from pipeline.formats.layouts import MARKS
 from pipeline.models.architecture import read_config
-from pipeline.models.safetensors import WEIGHTS, TensorInfo, safetensors_header
+from pipeline.models.safetensors import TensorInfo, safetensors_files, tensor_infos
 
 
 class SchemeConfig(TypedDict):
@@ -57,12 +57,9 @@ class Description(TypedDict):
 
 def headers(folder: Path) -> dict[str, TensorInfo]:
     """Return the `dtype`, `shape` and `data_offsets` of every tensor of a checkpoint, without reading any."""
-    found: dict[str, TensorInfo] = {}
-    for path in sorted(folder.glob(f"*{WEIGHTS}")):
-        found |= safetensors_header(path)
     if blocks := gguf_file(folder):
-        found |= cast(dict[str, TensorInfo], unpack_gguf.headers(blocks))
-    return found
+        return cast(dict[str, TensorInfo], unpack_gguf.headers(blocks))
+    return tensor_infos(folder)
 
 
 def gguf_file(folder: Path) -> Path | None:
@@ -74,7 +71,7 @@ def gguf_file(folder: Path) -> Path | None:
 def weight_files(folder: Path) -> list[Path]:
     """Return all files that hold weights."""
     path = gguf_file(folder)
-    return sorted(folder.glob(f"*{WEIGHTS}")) if path is None else [path]
+    return safetensors_files(folder) if path is None else [path]
 
 
 def weight_bytes(folder: Path) -> int:
