@@ -29,6 +29,7 @@ from pipeline.hardware.probe import Hardware, probe
 from pipeline.hardware.rules import Vllm
 from pipeline.hardware.table import show
 from pipeline.job import Job, module_of
+from pipeline.models import preflight
 from pipeline.models.source import ModelSource
 from pipeline.progress import Progress
 from pipeline.serve import support
@@ -69,6 +70,8 @@ class Runner:
         self.jobs = [
             Job(s, self.workspace, hardware, digests, model, self.progress, self.serving, overrides) for s in variants
         ]
+        for job in self.jobs:
+            preflight.check(model, job.settings, set(job.closure(self.requested)))
         self.failures: dict[str, PipelineError] = {}
         self.failed_stages: defaultdict[str, set[Stage]] = defaultdict(set)
         if Command.PUBLISH in self.requested:
@@ -81,7 +84,6 @@ class Runner:
         self.unserved = self._unserved(hardware)
         _set_references([job for job in self.jobs if str(job.variant) not in self.unserved])
         for job in self.jobs:
-            model.check(job.settings.quant)
             for stage in job.closure(self.requested):
                 if self.workspace.why(job.artifact(stage)) is None:
                     continue
@@ -170,6 +172,9 @@ class Runner:
             self.progress.say(f"[yellow]{escape(sentence)}[/]")
         if self.vllm.warning and not self.gpu:
             self.progress.say(f"[yellow]{escape(self.vllm.warning)}[/]")
+        model = self.jobs[0].model
+        if note := model.note:
+            self.progress.say(f"[yellow]{escape(f'{model.settings.source}: {note}.')}[/]")
 
     def _steps(self, rounds: int | None = None) -> Iterator[tuple[Job, Stage]]:
         """Yield the steps in order, each artifact once; of a study with a budget at most so many rounds."""

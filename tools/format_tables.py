@@ -13,6 +13,7 @@ from pathlib import Path
 from pipeline.config import QuantSettings
 from pipeline.config.presets import CONF, choice
 from pipeline.formats.schemes import AWQ, ENGINES, GPTQ, ROUND, SCHEMES, SIGNROUND, SMOOTHQUANT, Scheme
+from pipeline.hardware.rules import LOCKED
 from pipeline.hardware.vllm_kernels import KERNELS, SERVED, TITLES, VLLM, Kernel, title
 from pipeline.models.architecture import DecoderShape
 from pipeline.models.layout import bytes_of, stored
@@ -140,7 +141,7 @@ def limits(scheme: Scheme, kernel: Kernel) -> str:
     """Return a kernel's limitation: no quantized products, or certain precisions only."""
     if scheme.family != "weights only" and kernel.note.startswith("weights only"):
         return " (weights only)"
-    return f" (in {' or '.join(kernel.dtypes)})" if kernel.dtypes else ""
+    return f" (in {kernel.dtypes[0]})" if "float16" in kernel.dtypes else ""
 
 
 def reach(kernel: Kernel) -> str:
@@ -155,9 +156,11 @@ def remarks(found: Iterable[Kernel]) -> Iterable[str]:
     for kernel in found:
         if kernel.groups:
             yield f"groups of {', '.join(map(str, kernel.groups))}"
-        if kernel.dtypes:
+        if "float16" in kernel.dtypes:
             yield f"`serve.dtype={kernel.dtypes[0]}`"
-        if kernel.package:
+        if kernel.package in LOCKED.packages:
+            yield f"`{kernel.package}`, which vLLM's CUDA build brings"
+        elif kernel.package:
             yield f"`pip install {kernel.package}` beside vLLM"
         if kernel.note:
             yield kernel.note.partition(";")[0]

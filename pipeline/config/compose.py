@@ -102,7 +102,9 @@ def _named(variant: Variant, composed: dict[str, Any] | str) -> dict[str, Any] |
     if isinstance(composed, str) or not variant.options:
         return composed
     quant = composed["quant"]
-    return composed | {"quant": quant | {"name": variant.quant, "title": f"{quant['title']}, {', '.join(variant.options)}"}}
+    return composed | {
+        "quant": quant | {"name": variant.quant, "title": f"{quant['title']}, {', '.join(variant.options)}"}
+    }
 
 
 def _applicable(overrides: Sequence[str], variant: Variant) -> list[str]:
@@ -172,7 +174,9 @@ def _named_by_source(model: dict[str, Any], overrides: Sequence[str]) -> dict[st
     if "model.path" not in sources:
         model = {**model, "path": None}
     if "model.name" not in given:
-        source = Path(model["path"]).expanduser().resolve().name if model["path"] else model["hub_id"].rpartition("/")[2]
+        source = (
+            Path(model["path"]).expanduser().resolve().name if model["path"] else model["hub_id"].rpartition("/")[2]
+        )
         model = {**model, "name": folder_of(source)}
     return model
 

@@ -26,6 +26,11 @@ class ModelSettings(SettingsGroup):
     seed: int = Field(0, description="seed of random weights")
     trust_remote_code: bool = Field(False, description="run code that comes with the checkpoint")
 
+    @property
+    def source(self) -> str:
+        """The setting that names the checkpoint, with its value."""
+        return f"model.path={self.path}" if self.path is not None else f"model.hub_id={self.hub_id}"
+
     @model_validator(mode="after")
     def _has_source(self) -> ModelSettings:
         if self.path is None and self.hub_id is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -50,18 +51,38 @@ def fp8(per_tensor: bool) -> Round:
     """Round to E4M3 with one scale for the tensor or for each row."""
 
     def apply(weight: torch.Tensor, group: int | None) -> torch.Tensor:
-        import torch
-
-        largest = weight.abs().amax() if per_tensor else weight.abs().amax(1, keepdim=True)
-        scale = largest.clamp_min(TINY) / E4M3.largest
-        image: torch.Tensor = (weight / scale).to(torch.float8_e4m3fn).float() * scale
-        return image
+        return _to_e4m3(weight, weight.abs().amax() if per_tensor else weight.abs().amax(1, keepdim=True))
 
     return apply
 
 
+def fp8_blocks(side: int) -> Round:
+    """Round to E4M3 with one scale for each square block; those at the edges may be cut off."""
+
+    def apply(weight: torch.Tensor, group: int | None) -> torch.Tensor:
+        import torch
+
+        rows, columns = weight.shape
+        padded = torch.nn.functional.pad(weight, (0, -columns % side, 0, -rows % side))
+        squares = padded.reshape(padded.shape[0] // side, side, padded.shape[1] // side, side)
+        image = _to_e4m3(squares, squares.abs().amax((1, 3), keepdim=True))
+        return image.reshape(padded.shape)[:rows, :columns]
+
+    return apply
+
+
+def _to_e4m3(weight: torch.Tensor, largest: torch.Tensor) -> torch.Tensor:
+    """Round to E4M3 with scales that make `largest` its largest number."""
+    import torch
+
+    scale = largest.clamp_min(TINY) / E4M3.largest
+    image: torch.Tensor = (weight / scale).to(torch.float8_e4m3fn).float() * scale
+    return image
+
+
 def table(numbers: tuple[float, ...], powers_of_two: bool = False) -> Round:
     """Round to the nearest entry of a table, with a scale for each block."""
+    top = math.floor(math.log2(numbers[-1]))
 
     def apply(weight: torch.Tensor, group: int | None) -> torch.Tensor:
         import torch
@@ -71,7 +92,7 @@ def table(numbers: tuple[float, ...], powers_of_two: bool = False) -> Round:
         own = blocks(weight, group)
         maximum = own.abs().amax(1, keepdim=True).clamp_min(TINY)
         # OCP's scales: the maximum's power of two over the largest number's (OCP Microscaling formats, 2023, 6.3).
-        scale = torch.exp2(maximum.log2().floor() - 2) if powers_of_two else maximum / numbers[-1]
+        scale = torch.exp2(maximum.log2().floor() - top) if powers_of_two else maximum / numbers[-1]
         image: torch.Tensor = known[torch.bucketize(own / scale, middle)] * scale
         return image.reshape(weight.shape)
 

@@ -36,6 +36,7 @@ class Packing(NamedTuple):
         group: input channels that share a scale; None: a scale per channel or tensor.
         zero_points: whether groups have one.
         per_tensor: whether there is one scale for the whole weight.
+        block: side of the squares of weights that share a scale; None: they lie in one row.
         static: whether the activations' scale is calibrated.
         weights_only: whether activations stay in 16 bits.
         nested: whether the scales are quantized too.
@@ -45,6 +46,7 @@ class Packing(NamedTuple):
     group: int | None
     zero_points: bool = False
     per_tensor: bool = False
+    block: int | None = None
     static: bool = False
     weights_only: bool = False
     nested: bool = False
@@ -86,10 +88,14 @@ def _packed(shape: Shape, packing: Packing) -> Stored:
     return own
 
 
-def _as_they_are(kind: str, shape: Shape, packing: Packing) -> Stored:
-    scale: Shape = (1,) if packing.per_tensor else (shape[0], 1)
+def _as_they_are(kind: str, scales: str, shape: Shape, packing: Packing) -> Stored:
+    scale: Shape = (shape[0], _groups(shape, packing))
+    if packing.per_tensor:
+        scale = (1,)
+    elif packing.block is not None:
+        scale = (-(-shape[0] // packing.block), -(-shape[1] // packing.block))
     static: Stored = {"input_scale": ("BF16", (1,))} if packing.static else {}
-    return {"weight": (kind, shape), "weight_scale": ("BF16", scale), **static}
+    return {"weight": (kind, shape), "weight_scale": (scales, scale), **static}
 
 
 def _nvfp4(shape: Shape, packing: Packing) -> Stored:
@@ -170,8 +176,11 @@ _MAGNITUDES: Mapping[str, Scales] = {
     "weight.nested_absmax": "zero or more",
 }
 PACKED = WeightLayout("pack-quantized", _packed, unpack.pack_quantized)
-INT8 = WeightLayout("int-quantized", partial(_as_they_are, "I8"), unpack.as_they_are, scales=_STATIC)
-FP8 = WeightLayout("float-quantized", partial(_as_they_are, "F8_E4M3"), unpack.as_they_are, scales=_STATIC)
+INT8 = WeightLayout("int-quantized", partial(_as_they_are, "I8", "BF16"), unpack.as_they_are, scales=_STATIC)
+FP8 = WeightLayout("float-quantized", partial(_as_they_are, "F8_E4M3", "BF16"), unpack.as_they_are, scales=_STATIC)
+MXFP8 = WeightLayout(
+    "mxfp8-quantized", partial(_as_they_are, "F8_E4M3", "U8"), unpack.as_they_are, scales={"weight_scale": "codes"}
+)
 NVFP4 = WeightLayout("nvfp4-pack-quantized", _nvfp4, unpack.fp4, scales=_DIVISORS)
 MXFP4 = WeightLayout("mxfp4-pack-quantized", _mxfp4, unpack.fp4, scales={"weight_scale": "codes"})
 AWQ = WeightLayout("awq", _awq, unpack.awq, marks=("qweight",), scales=_TURNED)
@@ -185,7 +194,7 @@ BITSANDBYTES = WeightLayout(
     scales=_MAGNITUDES,
 )
 LAYOUTS: Mapping[str, WeightLayout] = {
-    layout.name: layout for layout in (PACKED, INT8, FP8, NVFP4, MXFP4, AWQ, GPTQ, GPTQ_V2, BITSANDBYTES)
+    layout.name: layout for layout in (PACKED, INT8, FP8, MXFP8, NVFP4, MXFP4, AWQ, GPTQ, GPTQ_V2, BITSANDBYTES)
 }
 # Tensors that mark a module as quantized, in any layout.
 MARKS = tuple(dict.fromkeys(f".{mark}" for layout in LAYOUTS.values() for mark in layout.marks))

@@ -13,8 +13,8 @@ from typing import Literal
 
 from pipeline.formats import layouts
 from pipeline.formats.blocks import BLOCKS, Mixture, q4_k_m, q8_0
-from pipeline.formats.elements import E2M1, ELEMENTS, NF4, Element
-from pipeline.formats.grids import Round, asymmetric, fp8, grouped, symmetric, table
+from pipeline.formats.elements import E2M1, E4M3, ELEMENTS, NF4, Element
+from pipeline.formats.grids import Round, asymmetric, fp8, fp8_blocks, grouped, symmetric, table
 from pipeline.formats.layouts import Packing, WeightLayout
 
 Activations = Literal["bf16", "fp8", "int8", "fp4"]
@@ -38,6 +38,7 @@ class Scheme:
         group_is_free: whether another group size can be asked for.
         zero_points: whether groups have one.
         per_tensor: whether there is one scale for the whole weight.
+        block: side of the squares of weights that share a scale; None: they lie in one row.
         divisor: divisor that the input width of a layer must have, beside the group size.
         shown_tokens: whether the engine sees calibration tokens however weights are rounded, for a scale of its own.
     """
@@ -54,6 +55,7 @@ class Scheme:
     group_is_free: bool = False
     zero_points: bool = False
     per_tensor: bool = False
+    block: int | None = None
     divisor: int = 1
     shown_tokens: bool = False
 
@@ -74,6 +76,7 @@ class Scheme:
             group=group,
             zero_points=self.zero_points,
             per_tensor=self.per_tensor,
+            block=self.block,
             static=self.static is not None,
             weights_only=self.activations == "bf16",
             nested=nested,
@@ -101,6 +104,17 @@ SCHEMES: Mapping[str, Scheme] = {
         round=fp8(per_tensor=False),
         activations="fp8",
     ),
+    # As DeepSeek-V3 is stored: squares of 128 weights, activations in groups of 128 channels of a token.
+    "FP8_BLOCK": Scheme(
+        bits=8,
+        engines={"llmcompressor": (ROUND,)},
+        layouts={"llmcompressor": layouts.FP8},
+        served="fp8_blocks",
+        round=fp8_blocks(128),
+        activations="fp8",
+        block=128,
+        divisor=128,
+    ),
     "W8A8": Scheme(
         bits=8,
         engines={"llmcompressor": (ROUND, GPTQ, SMOOTHQUANT)},
@@ -118,6 +132,16 @@ SCHEMES: Mapping[str, Scheme] = {
         round=symmetric(8),
         activations="int8",
         static="int8",
+    ),
+    # Served in groups of 128 alone.
+    "W4AFP8": Scheme(
+        bits=4,
+        engines={"llmcompressor": (ROUND, GPTQ)},
+        layouts={"llmcompressor": layouts.PACKED},
+        served="int4_fp8",
+        round=symmetric(4),
+        activations="fp8",
+        group=128,
     ),
     "W4A16": Scheme(
         bits=4,
@@ -206,6 +230,23 @@ SCHEMES: Mapping[str, Scheme] = {
         activations="fp4",
         group=16,
         shown_tokens=True,
+    ),
+    "NVFP4A16": Scheme(
+        bits=4,
+        engines={"llmcompressor": (ROUND,)},
+        layouts={"llmcompressor": layouts.NVFP4},
+        served="nvfp4_weights",
+        round=table(E2M1.numbers),
+        group=16,
+    ),
+    "MXFP8": Scheme(
+        bits=8,
+        engines={"llmcompressor": (ROUND,)},
+        layouts={"llmcompressor": layouts.MXFP8},
+        served="mxfp8",
+        round=table(E4M3.numbers, powers_of_two=True),
+        activations="fp8",
+        group=32,
     ),
     "MXFP4": Scheme(
         bits=4,

@@ -7,7 +7,8 @@ The formats differ in the orientation of the matrix, the order of integers in an
 * AWQ (`quant_method: awq`, version `gemm`): (in, out), packed along the outputs in the order 0 2 4 6 1 3 5 7.
 * GPTQ (`quant_method: gptq`): (in, out), packed along the inputs; zero points packed along the outputs, and one too
   small (`checkpoint_format: gptq`; `gptq_v2` stores them as they are). `g_idx` names each input's group.
-* compressed-tensors `int-quantized`, `float-quantized`: the 8-bit numbers themselves.
+* compressed-tensors `int-quantized`, `float-quantized`, `mxfp8-quantized`: the 8-bit numbers themselves; scales of
+  tensors, channels, groups, or square blocks.
 * compressed-tensors `nvfp4-pack-quantized`, `mxfp4-pack-quantized`: (out, in), two FP4 numbers a byte along the inputs,
   the first in the low bits; scales of blocks are FP8 E4M3 numbers below a divisor of the tensor, or powers of two.
 """
@@ -38,8 +39,14 @@ def unpack(packed: torch.Tensor, bits: int, dim: int) -> torch.Tensor:
 
 
 def as_they_are(tensors: Tensors, bits: int) -> torch.Tensor:
-    """Decode 8-bit numbers with a scale for each output channel, or one for all."""
-    return tensors["weight"].float() * tensors["weight_scale"].float().reshape(-1, 1)
+    """Decode 8-bit numbers with a scale for all, for each output channel, each group of one, or each square block."""
+    weight, scale = tensors["weight"].float(), _factors(tensors["weight_scale"])
+    scale = scale if scale.dim() == 2 else scale.reshape(-1, 1)
+    (rows, columns), (bands, groups) = weight.shape, scale.shape
+    if 1 < bands < rows:
+        # Blocks divide the inputs, and the last band of outputs may be cut off.
+        scale = scale.repeat_interleave(columns // groups, dim=0)[:rows]
+    return weight * _spread(scale, columns)
 
 
 def pack_quantized(tensors: Tensors, bits: int) -> torch.Tensor:
@@ -69,10 +76,9 @@ def fp4(tensors: Tensors, bits: int) -> torch.Tensor:
     packed, scale = tensors["weight_packed"], tensors["weight_scale"]
     codes = torch.stack([packed & 15, packed >> 4], dim=-1).flatten(1).long()
     values = torch.tensor([*E2M1.magnitudes, *(-number for number in E2M1.magnitudes)], device=codes.device)[codes]
-    if scale.dtype is torch.uint8:
-        factors = torch.exp2(scale.float() - E8M0_BIAS)
-    else:
-        factors = scale.float() / tensors["weight_global_scale"].float()
+    factors = _factors(scale)
+    if scale.dtype is not torch.uint8:
+        factors = factors / tensors["weight_global_scale"].float()
     return values * _spread(factors, values.shape[1])
 
 
@@ -103,6 +109,15 @@ def gptq(tensors: Tensors, bits: int, stored_too_small: bool = True) -> torch.Te
     return (values - zero[:, order]) * scale[:, order]
 
 
+def _factors(scale: torch.Tensor) -> torch.Tensor:
+    """Return stored scales as float32: numbers, or E8M0 codes of powers of two."""
+    import torch
+
+    return torch.exp2(scale.float() - E8M0_BIAS) if scale.dtype is torch.uint8 else scale.float()
+
+
 def _spread(groups: torch.Tensor, columns: int) -> torch.Tensor:
-    """Expand a column for each group to a column for each input."""
+    """Expand a column for each group to a column for each input; a single one broadcasts."""
+    if groups.shape[1] == 1:
+        return groups
     return groups.repeat_interleave(columns // groups.shape[1], dim=1)

@@ -1,32 +1,87 @@
-"""Model architectures that the installed vLLM serves."""
+"""Model architectures that the installed vLLM serves, and what it knows of others."""
 
 from __future__ import annotations
 
 import ast
 import importlib.util
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+# Tables of vLLM's registry whose models write no text.
+NOT_DECODERS = {
+    "_EMBEDDING_MODELS": "an embedding model",
+    "_LATE_INTERACTION_MODELS": "a late-interaction retrieval model",
+    "_REWARD_MODELS": "a reward model",
+    "_TOKEN_CLASSIFICATION_MODELS": "a token classifier",
+    "_SEQUENCE_CLASSIFICATION_MODELS": "a sequence classifier",
+    "_SPECULATIVE_DECODING_MODELS": "a draft model of speculative decoding",
+}
+# The table that merges all others, and those that say why a model is not served any more.
+_MERGED, _FORMER, _PLUGINS = "_VLLM_MODELS", "_PREVIOUSLY_SUPPORTED_MODELS", "_OOT_SUPPORTED_MODELS"
+
+
+@dataclass(frozen=True)
+class Registry:
+    """Registry of a vLLM.
+
+    Attributes:
+        decoders: architectures that it serves as a text generator; empty if no registry was found.
+        others: by architecture, what a model is that writes no text.
+        former: by architecture, why this vLLM does not serve it any more.
+    """
+
+    decoders: frozenset[str] = frozenset()
+    others: dict[str, str] = field(default_factory=dict)
+    former: dict[str, str] = field(default_factory=dict)
+
 
 @cache
-def served_architectures() -> frozenset[str]:
-    """Return the decoder architectures that the installed vLLM serves, read from its registry's source.
-
-    Importing vLLM takes seconds; its registry is a literal dict that can be parsed without. Empty if it is not found.
-    """
+def registry() -> Registry:
+    """Return the registry of the installed vLLM, parsed from its source: importing it takes seconds."""
     spec = importlib.util.find_spec("vllm")
     if spec is None or not spec.submodule_search_locations:
-        return frozenset()
+        return Registry()
     source = Path(spec.submodule_search_locations[0], "model_executor", "models", "registry.py")
-    if not source.is_file():
-        return frozenset()
-    names: set[str] = set()
-    for node in ast.parse(source.read_text()).body:
-        target = getattr(node, "target", None) or (getattr(node, "targets", None) or [None])[0]
-        value = getattr(node, "value", None)
-        if getattr(target, "id", "") in (
-            "_TEXT_GENERATION_MODELS",
-            "_MULTIMODAL_MODELS",
-        ) and isinstance(value, ast.Dict):
-            names |= {str(key.value) for key in value.keys if isinstance(key, ast.Constant)}
-    return frozenset(names)
+    return parse(source.read_text(encoding="utf-8")) if source.is_file() else Registry()
+
+
+def parse(source: str) -> Registry:
+    """Return the registry that a `registry.py` of vLLM holds as literal dicts.
+
+    What vLLM serves is merged into one dict, `_VLLM_MODELS`, so that a table of a later release counts as well.
+    """
+    tables = dict(_tables(source))
+    merged = tables.get(_MERGED)
+    served = [value.id for value in merged.values if isinstance(value, ast.Name)] if merged else []
+    decoders = {name for table in served if table not in NOT_DECODERS for name in _names(tables.get(table))}
+    others = {name: kind for table, kind in NOT_DECODERS.items() for name in _names(tables.get(table))}
+    former = {name: f"is served by a plugin of vLLM alone ({place})" for name, place in _texts(tables.get(_PLUGINS))}
+    former |= {name: f"was last served by vLLM {version}" for name, version in _texts(tables.get(_FORMER))}
+    return Registry(frozenset(decoders), {name: others[name] for name in others if name not in decoders}, former)
+
+
+def _tables(source: str) -> list[tuple[str, ast.Dict]]:
+    """Return the dicts that a module assigns at its top."""
+    found = []
+    for node in ast.parse(source).body:
+        if not isinstance(node, ast.Assign | ast.AnnAssign) or not isinstance(node.value, ast.Dict):
+            continue
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        found += [(target.id, node.value) for target in targets if isinstance(target, ast.Name)]
+    return found
+
+
+def _names(table: ast.Dict | None) -> list[str]:
+    return [str(key.value) for key in table.keys if isinstance(key, ast.Constant)] if table else []
+
+
+def _texts(table: ast.Dict | None) -> list[tuple[str, str]]:
+    if table is None:
+        return []
+    pairs = zip(table.keys, table.values, strict=True)
+    return [
+        (str(key.value), str(value.value))
+        for key, value in pairs
+        if isinstance(key, ast.Constant) and isinstance(value, ast.Constant)
+    ]

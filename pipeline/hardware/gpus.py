@@ -6,7 +6,7 @@ Sources: NVIDIA's data sheets and architecture white papers, named with each ent
 Memory is the total that NVIDIA's driver reports (`nvidia-smi --query-gpu=memory.total`), in MiB. It is not the size in
 the product's name: an H200 of "141 GB" has 150.8e9 bytes, and an L4 of "24 GB" with ECC has 24.15e9. The figures of
 H100 SXM and H200 are recorded in this project's results (`docs/results`, `conditions.gpu.total_mib`); the others are
-those of published outputs of nvidia-smi (several for each GPU, with ECC enabled where the GPU has it; RTX 4090:
+those of published outputs of nvidia-smi (several for each GPU, with ECC as it is delivered; RTX 4090:
 https://github.com/RLinf/RLinf/issues/255).
 """
 
@@ -24,9 +24,9 @@ class Gpu:
         compute_capability: CUDA's, which decides the kernels that exist for it.
         memory_mib: total memory that the driver reports, MiB.
         bandwidth_gb_s: bandwidth of its memory.
-        bf16_tflops: BF16 products.
+        bf16_tflops: BF16 products; of FP16 below compute capability 8.0, where vLLM computes in that.
         fp8_tflops: FP8 products; None where it has none.
-        int8_tops: INT8 products; None where vLLM's builds have none for it.
+        int8_tops: INT8 products; None where vLLM's kernels have none or next to none.
         fp4_tflops: FP4 products; None where it has none.
         source: the data sheet or white paper.
         driver_name: end of the name that NVIDIA's driver reports.
@@ -51,6 +51,56 @@ class Gpu:
 
 GPUS = (
     Gpu(
+        name="T4",
+        compute_capability=7.5,
+        memory_mib=15_360,
+        bandwidth_gb_s=320,
+        bf16_tflops=65,
+        int8_tops=130,
+        source="T4 data sheet, 2019",
+        driver_name="T4",
+    ),
+    Gpu(
+        name="RTX 3090",
+        compute_capability=8.6,
+        memory_mib=24_576,
+        bandwidth_gb_s=936,
+        bf16_tflops=71,
+        int8_tops=284,
+        source="Ampere GA102 white paper, 2021, table 9",
+        driver_name="RTX 3090",
+    ),
+    Gpu(
+        name="A10",
+        compute_capability=8.6,
+        memory_mib=23_028,
+        bandwidth_gb_s=600,
+        bf16_tflops=125,
+        int8_tops=250,
+        source="A10 data sheet, 2022",
+        driver_name="A10",
+    ),
+    Gpu(
+        name="A40",
+        compute_capability=8.6,
+        memory_mib=46_068,
+        bandwidth_gb_s=696,
+        bf16_tflops=149.7,
+        int8_tops=299.3,
+        source="A40 data sheet, 2022",
+        driver_name="A40",
+    ),
+    Gpu(
+        name="RTX A6000",
+        compute_capability=8.6,
+        memory_mib=49_140,
+        bandwidth_gb_s=768,
+        bf16_tflops=154.8,
+        int8_tops=309.7,
+        source="Ampere GA102 white paper, 2021, table 10",
+        driver_name="RTX A6000",
+    ),
+    Gpu(
         name="RTX 4090",
         compute_capability=8.9,
         memory_mib=24_564,
@@ -73,6 +123,17 @@ GPUS = (
         driver_name="L4",
     ),
     Gpu(
+        name="L40",
+        compute_capability=8.9,
+        memory_mib=46_068,
+        bandwidth_gb_s=864,
+        bf16_tflops=181.05,
+        fp8_tflops=362,
+        int8_tops=362,
+        source="L40 data sheet, 2023",
+        driver_name="L40",
+    ),
+    Gpu(
         name="L40S",
         compute_capability=8.9,
         memory_mib=46_068,
@@ -82,6 +143,17 @@ GPUS = (
         int8_tops=733,
         source="L40S data sheet, 2023",
         driver_name="L40S",
+    ),
+    Gpu(
+        name="RTX 6000 Ada",
+        compute_capability=8.9,
+        memory_mib=49_140,
+        bandwidth_gb_s=960,
+        bf16_tflops=364.2,
+        fp8_tflops=728.5,
+        int8_tops=728.5,
+        source="Ada professional white paper, 2023",
+        driver_name="RTX 6000 Ada Generation",
     ),
     Gpu(
         name="A100 80GB PCIe",
@@ -146,6 +218,55 @@ GPUS = (
         fp4_tflops=9000,
         source="HGX B200 data sheet, 2025",
         driver_name="B200",
+    ),
+    # 144 PFLOP/s of FP8 and FP4 for the eight GPUs of an HGX are sparse; 108 PFLOP/s of FP4 are dense.
+    Gpu(
+        name="B300",
+        compute_capability=10.3,
+        memory_mib=275_040,
+        bandwidth_gb_s=8000,
+        bf16_tflops=2250,
+        fp8_tflops=4500,
+        fp4_tflops=13_500,
+        source="HGX B300 data sheet, 2025",
+        driver_name="B300 SXM6 AC",
+    ),
+    Gpu(
+        name="RTX 5090",
+        compute_capability=12.0,
+        memory_mib=32_607,
+        bandwidth_gb_s=1792,
+        bf16_tflops=209.5,
+        fp8_tflops=419,
+        int8_tops=838,
+        fp4_tflops=1676,
+        source="RTX Blackwell white paper, 2025, appendix A",
+        driver_name="RTX 5090",
+    ),
+    Gpu(
+        name="RTX PRO 6000",
+        compute_capability=12.0,
+        memory_mib=97_887,
+        bandwidth_gb_s=1792,
+        bf16_tflops=503.8,
+        fp8_tflops=1007.6,
+        int8_tops=1007.6,
+        fp4_tflops=2015.2,
+        source="RTX Blackwell PRO white paper, 2025",
+        driver_name="RTX PRO 6000 Blackwell Workstation Edition",
+    ),
+    # The data sheet rounds to 1, 2 and 4 PFLOP/s with sparsity; 120 TFLOP/s of FP32 are a quarter of BF16's.
+    Gpu(
+        name="RTX PRO 6000 Server",
+        compute_capability=12.0,
+        memory_mib=97_887,
+        bandwidth_gb_s=1597,
+        bf16_tflops=480,
+        fp8_tflops=960,
+        int8_tops=960,
+        fp4_tflops=1920,
+        source="RTX PRO 6000 Server Edition data sheet, 2025",
+        driver_name="RTX PRO 6000 Blackwell Server Edition",
     ),
 )
 

@@ -6,6 +6,7 @@ plugin. Tests check both against vLLM: supported formats are served, unsupported
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -79,11 +80,9 @@ def _dotted(release: tuple[int, int]) -> str:
 
 
 EMULATION = "quantization-pipeline"
-PACKAGES = (
-    EMULATION,
-    *dict.fromkeys(served.plugin[0] for served in SERVED.values() if served.plugin is not None),
-    "conch-triton-kernels",
-)
+_PLUGINS = (served.plugin[0] for served in SERVED.values() if served.plugin is not None)
+_OF_KERNELS = (kernel.package for served in SERVED.values() for kernel in served.kernels if kernel.package)
+PACKAGES = tuple(dict.fromkeys((EMULATION, *_PLUGINS, *_OF_KERNELS)))
 # The release that the project installs, with its dependencies.
 LOCKED = Vllm(VLLM[1], frozenset(PACKAGES) - {"conch-triton-kernels"})
 
@@ -141,10 +140,10 @@ def of_kv_cache(dtype: str, machine: Machine, vllm: Vllm = LOCKED) -> Capability
         return _emulated(vllm, "FP8 values in a 16-bit cache", "saves no memory here")
     if capability < 8.0:
         return Capability("no", reason=f"an FP8 KV cache needs compute capability 8.0, {machine.name} has {capability}")
-    if capability >= 10.0 or capability < 8.9:
+    # Triton's backend rounds queries, which vLLM asserts goes with E4M3 alone, and multiplies in FP8 from 8.9 on.
+    if dtype == "fp8_e5m2" or capability >= 10.0 or capability < 8.9:
         return Capability("native", "FlashInfer")
-    hopper = "FlashAttention 3" if dtype == "fp8_e4m3" else "FlashInfer or Triton"
-    return Capability("native", hopper if capability >= 9.0 else "FlashInfer or Triton")
+    return Capability("native", "FlashAttention 3" if capability >= 9.0 else "FlashInfer or Triton")
 
 
 def weaker(one: Capability, other: Capability) -> Capability:
@@ -171,7 +170,7 @@ def _on_cuda(scheme: str, name: str, capability: float, vllm: Vllm, asked: Servi
     others = [kernel.choice for kernel, reason in reasons.items() if not reason]
     if others:
         products = SCHEMES[scheme].activations.upper()
-        said = f"vLLM takes {title(kernels[0])} for {scheme}, which has no {products} products on {capability}"
+        said = f"vLLM takes {title(kernels[0])} for {scheme}, which has no {products} products there"
         return Capability("no", reason=f"{said}; serve.kernel={others[0]} has them")
     needed = min((kernel.since for kernel in kernels), default=None)
     if needed is None:
@@ -190,7 +189,9 @@ def _possible(scheme: str, asked: ServingRequest) -> tuple[Kernel, ...]:
 
 def _why_not(kernel: Kernel, name: str, capability: float, vllm: Vllm, asked: ServingRequest, scheme: str) -> str:
     """Return why a kernel cannot serve; empty if it can."""
-    group, dtype = asked.group or SCHEMES[scheme].group, "bfloat16" if asked.dtype == "auto" else asked.dtype
+    group, dtype = asked.group or SCHEMES[scheme].group, asked.dtype
+    if dtype == "auto":
+        dtype = "bfloat16" if capability >= 8.0 else "float16"
     called = title(kernel)
     if capability < kernel.since:
         return f"{called} needs compute capability {kernel.since}, {name} has {capability}"
@@ -216,12 +217,19 @@ def _on_cpu(scheme: str, features: tuple[str, ...], vllm: Vllm, asked: ServingRe
         return Capability("no", reason=f"serve.kernel={asked.kernel}: {TITLES[asked.kernel]} serves {scheme} on GPUs")
     if cpu.kernel and (not cpu.features or set(cpu.features) & set(features)):
         return Capability("native", cpu.kernel, cpu.note)
+    wanted = " or ".join(cpu.features)
     if cpu.emulated:
-        wanted = " or ".join(cpu.features)
         missing = f"vLLM's own kernel needs {wanted}" if wanted else "vLLM has no CPU kernel for it"
         return _emulated(vllm, "this project's vLLM plugin", missing)
-    needed = min(kernel.since for kernel in served.kernels)
-    return Capability("no", reason=f"{scheme} is served on NVIDIA GPUs from compute capability {needed} on")
+    since = min(kernel.since for kernel in served.kernels)
+    below = max(kernel.below for kernel in served.kernels)
+    there = (
+        f"from compute capability {since} on"
+        if math.isinf(below)
+        else f"of compute capability {since} to below {below}"
+    )
+    here = f", on a CPU with {wanted}" if cpu.kernel else ""
+    return Capability("no", reason=f"{scheme} is served on NVIDIA GPUs {there}{here}")
 
 
 def _emulated(vllm: Vllm, by: str, reason: str) -> Capability:

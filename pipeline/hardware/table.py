@@ -68,6 +68,7 @@ def _all(here: Hardware, vllm: Vllm, console: Console) -> None:
     columns: dict[float | None, list[Machine]] = {}
     for machine in machines:
         columns.setdefault(machine.compute_capability if machine is not here else -1.0, []).append(machine)
+    columns = dict(sorted(columns.items(), key=lambda column: column[0] or 0.0))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     table.add_column("Format", no_wrap=True)
     notes: dict[str, int] = {}

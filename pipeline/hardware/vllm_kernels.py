@@ -88,9 +88,11 @@ class ServingKernels:
 TITLES = {
     "machete": "Machete",
     "marlin": "Marlin",
+    "humming": "Humming",
     "exllama": "ExLlama",
     "conch": "Conch",
     "cutlass": "CUTLASS",
+    "deep_gemm": "DeepGEMM",
     "flashinfer_cutlass": "FlashInfer CUTLASS",
     "flashinfer_cutedsl": "FlashInfer CuTe DSL",
     "flashinfer_cudnn": "FlashInfer cuDNN",
@@ -98,20 +100,36 @@ TITLES = {
     "triton": "Triton",
     "torch": "torch",
 }
-HOPPER, BLACKWELL, BLACKWELL_RTX = 9.0, 10.0, 12.0
+ADA, HOPPER, BLACKWELL, BLACKWELL_RTX = 8.9, 9.0, 10.0, 12.0
 _UNPACKED = "weights only: products are in 16 bits"
 _NO_FP8 = f"{_UNPACKED}; FP8 products need 8.9"
+_NO_MXFP8 = f"{_UNPACKED}; MXFP8 products need 10.0"
 _NO_FP4 = f"{_UNPACKED}; FP4 products need 10.0"
+_8_BITS = "activations in FP8 or INT8; FP4 products need 10.0"
+_BF16 = ("bfloat16",)
 
-_CUTLASS_FP8 = Kernel("CutlassFP8ScaledMMLinearKernel", "cutlass", 8.9)
-_MARLIN_FP8 = (
-    Kernel("MarlinFP8ScaledMMLinearKernel", "marlin", 7.5, below=8.9, note=_NO_FP8),
-    Kernel("MarlinFP8ScaledMMLinearKernel", "marlin", 8.9, automatic=False, release=(0, 32), note=_UNPACKED),
+
+def _humming(name: str, note: str = "", since: float = 7.5, groups: tuple[int, ...] = ()) -> tuple[Kernel, Kernel]:
+    """Return one of Humming's kernels on Hopper, where vLLM 0.32 moves it before Marlin's, and elsewhere."""
+    elsewhere = Kernel(name, "humming", since, groups=groups, package="humming-kernels", note=note)
+    return replace(elsewhere, since=HOPPER, below=BLACKWELL, release=(0, 32)), elsewhere
+
+
+_CUTLASS_FP8 = Kernel("CutlassFP8ScaledMMLinearKernel", "cutlass", ADA)
+_, _HUMMING_FP8 = _humming("HummingFP8ScaledMMLinearKernel")
+_MARLIN_FP8 = Kernel("MarlinFP8ScaledMMLinearKernel", "marlin", 7.5)
+# Below 8.9 vLLM takes these from a list of its own, Humming first.
+_FP8_UNPACKED = tuple(replace(kernel, below=ADA, note=_NO_FP8) for kernel in (_HUMMING_FP8, _MARLIN_FP8))
+_FP8_ON_REQUEST = (
+    replace(_MARLIN_FP8, since=ADA, automatic=False, release=(0, 32), note=_UNPACKED),
+    replace(_HUMMING_FP8, since=ADA, automatic=False, note=_UNPACKED),
 )
+_, _HUMMING_INT8 = _humming("HummingInt8ScaledMMLinearKernel", _UNPACKED)
 _INT8 = (
     # vLLM still chooses it on Blackwell, where there are no INT8 products and the first one fails.
     Kernel("CutlassInt8ScaledMMLinearKernel", "cutlass", 7.5, below=BLACKWELL),
     Kernel("TritonInt8ScaledMMLinearKernel", "triton", 7.5, automatic=False),
+    replace(_HUMMING_INT8, automatic=False),
 )
 # Machete is built for Hopper alone. The others' least capability is that of the quantization methods.
 _MACHETE = Kernel("MacheteLinearKernel", "machete", HOPPER, below=BLACKWELL, groups=(64, 128))
@@ -119,6 +137,12 @@ _MARLIN = Kernel("MarlinLinearKernel", "marlin", 7.5, groups=(32, 64, 128))
 _CONCH = Kernel("ConchLinearKernel", "conch", 8.0, automatic=False, groups=(128,), package="conch-triton-kernels")
 _EXLLAMA = Kernel("ExllamaLinearKernel", "exllama", 7.5, dtypes=("float16",))
 _TRITON = Kernel("TritonW4A16LinearKernel", "triton", 7.5, groups=(32, 64, 128, 256))
+_HUMMING_FIRST, _HUMMING_LAST = _humming("HummingLinearKernel", groups=(16, 32, 64, 128, 256))
+# Without products of the format Humming unpacks, but for MXFP4: its activations become 8-bit (humming/schema).
+_HUMMING_NVFP4_FIRST, _HUMMING_NVFP4 = _humming("HummingNvFp4LinearKernel", _NO_FP4)
+_HUMMING_MXFP4_FIRST, _HUMMING_MXFP4 = _humming("HummingMxFp4LinearKernel", _8_BITS, 8.0)
+_HUMMING_MXFP8_FIRST, _HUMMING_MXFP8 = _humming("HummingMxfp8LinearKernel", _NO_MXFP8)
+_CUTEDSL_NVFP4_WEIGHTS = Kernel("FlashInferCuteDslNvFp4W4A16LinearKernel", "flashinfer_cutedsl", BLACKWELL)
 
 # Support of GPTQ's and AWQ's own layouts depends on Marlin, whichever kernel then computes.
 _MARLIN_GROUPS = (32, 64, 128)
@@ -126,6 +150,7 @@ _AWQ_ITSELF = Kernel("AWQ", "", 7.5, note="AWQ's first kernel, slow: Marlin has 
 _BITSANDBYTES = Cpu("bitsandbytes", note="its own CPU code unpacks on every pass")
 _BNB_PLUGIN, _GGUF_PLUGIN = ("vllm-bnb-plugin", (0, 32)), ("vllm-gguf-plugin", (0, 26))
 _AMX_FP8 = Cpu("CPUFP8W8A8", ("amx_fp8",), emulated=True)
+_AMX_FP8_BLOCK = Cpu("CPUFp8Block", ("amx_bf16", "amx_fp8"), note=f"{_UNPACKED} without AMX-FP8")
 _INT4_CPU = Cpu("CPUWNA16", ("avx512f",), emulated=True)
 
 # By `Scheme.served`.
@@ -135,23 +160,63 @@ SERVED: Mapping[str, ServingKernels] = {
         (
             Kernel("FlashInferFP8ScaledMMLinearKernel", "flashinfer_cutlass", BLACKWELL),
             _CUTLASS_FP8,
-            Kernel("PerTensorTorchFP8ScaledMMLinearKernel", "torch", 8.9),
-            *_MARLIN_FP8,
+            Kernel("PerTensorTorchFP8ScaledMMLinearKernel", "torch", ADA),
+            *_FP8_UNPACKED,
+            *_FP8_ON_REQUEST,
         ),
         cpu=_AMX_FP8,
     ),
     "fp8_channels": ServingKernels(
-        (_CUTLASS_FP8, Kernel("ChannelWiseTorchFP8ScaledMMLinearKernel", "torch", 8.9), *_MARLIN_FP8),
+        (
+            _CUTLASS_FP8,
+            Kernel("ChannelWiseTorchFP8ScaledMMLinearKernel", "torch", ADA),
+            *_FP8_UNPACKED,
+            *_FP8_ON_REQUEST,
+        ),
         # The only kernel that can be requested on a CPU.
         cpu=replace(_AMX_FP8, choice="torch"),
     ),
+    "fp8_blocks": ServingKernels(
+        (
+            Kernel(
+                "FlashInferFp8DeepGEMMDynamicBlockScaledKernel", "flashinfer_cutlass", HOPPER, BLACKWELL, dtypes=_BF16
+            ),
+            Kernel("DeepGemmFp8BlockScaledMMKernel", "deep_gemm", HOPPER, dtypes=_BF16),
+            Kernel("CutlassFp8BlockScaledMMKernel", "cutlass", HOPPER),
+            *_FP8_UNPACKED,
+            # Of Ada's FP8 products vLLM knows Triton's alone for blocks, and tries Marlin first.
+            replace(_MARLIN_FP8, since=ADA, release=(0, 32), note=f"{_UNPACKED}; serve.kernel=triton has FP8 products"),
+            Kernel("TritonFp8BlockScaledMMKernel", "triton", ADA),
+            Kernel(
+                "BlockWiseTorchFP8ScaledMMLinearKernel", "torch", HOPPER, BLACKWELL, automatic=False, release=(0, 32)
+            ),
+            replace(_HUMMING_FP8, since=ADA, automatic=False, note=_UNPACKED),
+        ),
+        cpu=_AMX_FP8_BLOCK,
+    ),
     "int8_products": ServingKernels(_INT8, cpu=Cpu("oneDNN", ("avx512_vnni", "amx_int8"), emulated=True)),
-    "int4": ServingKernels((_MACHETE, _MARLIN, _CONCH, _EXLLAMA, _TRITON), cpu=_INT4_CPU, own_groups=_MARLIN_GROUPS),
+    # vLLM reads this scheme on Hopper alone.
+    "int4_fp8": ServingKernels(
+        (
+            Kernel("CutlassW4A8LinearKernel", "cutlass", HOPPER, BLACKWELL, dtypes=_BF16),
+            replace(_HUMMING_FIRST, note=_UNPACKED),
+        )
+    ),
+    "int4": ServingKernels(
+        (_MACHETE, _HUMMING_FIRST, _MARLIN, _CONCH, _EXLLAMA, _TRITON, _HUMMING_LAST),
+        cpu=_INT4_CPU,
+        own_groups=_MARLIN_GROUPS,
+    ),
     "int4_with_zero_points": ServingKernels(
-        (_MACHETE, _MARLIN, _CONCH, _TRITON), cpu=_INT4_CPU, own_groups=_MARLIN_GROUPS, other_groups=(_AWQ_ITSELF,)
+        (_MACHETE, _HUMMING_FIRST, _MARLIN, _CONCH, _TRITON, _HUMMING_LAST),
+        cpu=_INT4_CPU,
+        own_groups=_MARLIN_GROUPS,
+        other_groups=(_AWQ_ITSELF,),
     ),
     "int8_weights": ServingKernels(
-        (_MACHETE, _MARLIN, _CONCH, _EXLLAMA), cpu=Cpu(emulated=True), own_groups=_MARLIN_GROUPS
+        (_MACHETE, _HUMMING_FIRST, _MARLIN, _CONCH, _EXLLAMA, _HUMMING_LAST),
+        cpu=Cpu(emulated=True),
+        own_groups=_MARLIN_GROUPS,
     ),
     "nf4": ServingKernels((Kernel("bitsandbytes", "", 7.0),), cpu=_BITSANDBYTES, plugin=_BNB_PLUGIN),
     "llm_int8": ServingKernels((Kernel("bitsandbytes", "", 7.5),), cpu=_BITSANDBYTES, plugin=_BNB_PLUGIN),
@@ -161,16 +226,47 @@ SERVED: Mapping[str, ServingKernels] = {
             Kernel("FlashInferCuteDslNvFp4LinearKernel", "flashinfer_cutedsl", BLACKWELL, below=BLACKWELL_RTX),
             Kernel("FlashInferCutlassNvFp4LinearKernel", "flashinfer_cutlass", BLACKWELL),
             Kernel("CutlassNvFp4LinearKernel", "cutlass", BLACKWELL),
+            _HUMMING_NVFP4_FIRST,
             Kernel("MarlinNvFp4LinearKernel", "marlin", 7.5, note=_NO_FP4),
             Kernel("FlashInferTrtllmNvFp4LinearKernel", "flashinfer_trtllm", BLACKWELL, automatic=False),
             Kernel("FlashInferCudnnNvFp4LinearKernel", "flashinfer_cudnn", BLACKWELL, automatic=False),
             Kernel("TorchNvFp4LinearKernel", "torch", BLACKWELL, BLACKWELL_RTX, automatic=False, release=(0, 32)),
+            replace(_HUMMING_NVFP4, automatic=False),
+        )
+    ),
+    "nvfp4_weights": ServingKernels(
+        (
+            replace(_CUTEDSL_NVFP4_WEIGHTS, below=BLACKWELL_RTX, release=(0, 32)),
+            replace(_HUMMING_NVFP4_FIRST, note=""),
+            Kernel("MarlinNvFp4LinearKernel", "marlin", 7.5),
+            replace(_CUTEDSL_NVFP4_WEIGHTS, since=BLACKWELL_RTX, automatic=False, release=(0, 32)),
+            replace(_HUMMING_NVFP4, automatic=False, note=""),
+        )
+    ),
+    "mxfp8": ServingKernels(
+        (
+            Kernel("FlashInferCutedslMxfp8LinearKernel", "flashinfer_cutedsl", BLACKWELL, BLACKWELL_RTX),
+            Kernel("FlashInferCutlassMxfp8LinearKernel", "flashinfer_cutlass", BLACKWELL),
+            _HUMMING_MXFP8_FIRST,
+            Kernel("MarlinMxfp8LinearKernel", "marlin", 7.5, note=_NO_MXFP8),
+            replace(_HUMMING_MXFP8, automatic=False),
+            Kernel(
+                "FlashInferTrtllmMxfp8LinearKernel",
+                "flashinfer_trtllm",
+                BLACKWELL,
+                BLACKWELL_RTX,
+                automatic=False,
+                dtypes=_BF16,
+                release=(0, 32),
+            ),
         )
     ),
     "mxfp4": ServingKernels(
         (
             Kernel("FlashInferMxFp4LinearKernel", "flashinfer_cutlass", BLACKWELL),
+            _HUMMING_MXFP4_FIRST,
             Kernel("MarlinMxFp4LinearKernel", "marlin", 8.0, note=_NO_FP4),
+            replace(_HUMMING_MXFP4, automatic=False),
         )
     ),
 }

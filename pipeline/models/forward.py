@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import torch
 
 from pipeline.errors import ConfigError
+from pipeline.models.headers import weight_bytes
 from pipeline.models.loading import all_experts_calibrated, compute_dtype, linearize_empty_experts, load_model, quiet
-from pipeline.models.safetensors import WEIGHTS, tensor_files
+from pipeline.models.safetensors import tensor_files
 
 if TYPE_CHECKING:
     from pipeline.hardware.probe import Hardware
@@ -59,8 +60,7 @@ def decoder(
 
 def fits(folder: Path, hardware: Hardware) -> bool:
     """Return whether the weights fit into the free memory, in the type that they are computed in."""
-    stored = sum(path.stat().st_size for path in folder.glob(f"*{WEIGHTS}"))
-    needed = stored * compute_dtype(hardware).itemsize / BF16_BYTES
+    needed = weight_bytes(folder) * compute_dtype(hardware).itemsize / BF16_BYTES
     if hardware.device == "cuda":
         free = torch.cuda.mem_get_info()[0]
     else:

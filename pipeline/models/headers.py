@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, NotRequired, TypedDict, cast
 
 from pipeline.formats import unpack_gguf
 from pipeline.formats.layouts import MARKS, Stored
 from pipeline.models.architecture import read_config
-from pipeline.models.safetensors import WEIGHTS, TensorInfo, safetensors_header
+from pipeline.models.safetensors import TensorInfo, safetensors_files, tensor_infos
 
 
 class SchemeConfig(TypedDict):
@@ -57,17 +58,19 @@ class Description(TypedDict):
 
 def headers(folder: Path) -> dict[str, TensorInfo]:
     """Return the `dtype`, `shape` and `data_offsets` of every tensor of a checkpoint, without reading any."""
-    found: dict[str, TensorInfo] = {}
-    for path in sorted(folder.glob(f"*{WEIGHTS}")):
-        found |= safetensors_header(path)
     if blocks := gguf_file(folder):
-        found |= cast(dict[str, TensorInfo], unpack_gguf.headers(blocks))
-    return found
+        return cast(dict[str, TensorInfo], unpack_gguf.headers(blocks))
+    return tensor_infos(folder)
 
 
 def stored(folder: Path) -> Stored:
     """Return the type and shape of every tensor of a checkpoint."""
-    return {name: (str(item["dtype"]), tuple(item["shape"])) for name, item in headers(folder).items()}
+    return stored_as(headers(folder))
+
+
+def stored_as(infos: Mapping[str, TensorInfo]) -> Stored:
+    """Return the type and shape of every tensor of headers."""
+    return {name: (str(item["dtype"]), tuple(item["shape"])) for name, item in infos.items()}
 
 
 def gguf_file(folder: Path) -> Path | None:
@@ -79,7 +82,7 @@ def gguf_file(folder: Path) -> Path | None:
 def weight_files(folder: Path) -> list[Path]:
     """Return all files that hold weights."""
     path = gguf_file(folder)
-    return sorted(folder.glob(f"*{WEIGHTS}")) if path is None else [path]
+    return safetensors_files(folder) if path is None else [path]
 
 
 def weight_bytes(folder: Path) -> int:

@@ -1,33 +1,44 @@
-"""Files of a checkpoint: safetensors headers, the index of shards, and the tokenizer and config files beside them."""
+"""Files of a checkpoint: its weights by the index, headers of safetensors files, and the small files beside them."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import struct
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TypedDict
 
 from pipeline.errors import InputError
 
 WEIGHTS = ".safetensors"
+MODEL, INDEX = f"model{WEIGHTS}", f"model{WEIGHTS}.index.json"
+# Weights beside a checkpoint's own: Mistral's second set, and adapters.
+OTHER_WEIGHTS = ("consolidated", "adapter_model")
 
-
-# Files of a checkpoint beside its weights and config.json, read by the quantizers, vLLM and lm-eval.
+# Files of a checkpoint beside its weights and config.json, read by the quantizers, vLLM and lm-eval, or its terms.
 COMPANIONS = (
     "generation_config.json",
     "tokenizer*",
     "vocab.json",
+    "vocab.txt",
     "merges.txt",
     "added_tokens.json",
     "special_tokens_map.json",
     "chat_template*",
     "*.model",
+    "*.tiktoken",
+    "tekken.json",
+    "*processor*.json",
+    "*.py",
+    "LICENSE*",
+    "NOTICE*",
+    "USE_POLICY*",
 )
 
 
 def companions(folder: Path) -> list[Path]:
-    """Return a checkpoint's files beside weights and config.json: tokenizer, template, generation config."""
+    """Return a checkpoint's files beside weights and config: tokenizer, template, processor, custom code, terms."""
     return sorted({path for pattern in COMPANIONS for path in folder.glob(pattern) if path.is_file()})
 
 
@@ -48,9 +59,60 @@ def safetensors_header(path: Path) -> dict[str, TensorInfo]:
     return header
 
 
+def read_index(folder: Path) -> dict[str, str] | None:
+    """Return the file of each tensor by the index of shards; None if there is no index.
+
+    Raises:
+        InputError: when the index cannot be read.
+    """
+    path = folder / INDEX
+    if not path.is_file():
+        return None
+    try:
+        return {str(name): str(file) for name, file in json.loads(path.read_text())["weight_map"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path} is no index of shards ({type(error).__name__}: {error}).", "Fetch that file again."
+        ) from None
+
+
+def chosen(names: Collection[str], index: Mapping[str, str] | None) -> list[str]:
+    """Return the names of the files that hold a checkpoint's weights, out of all its files.
+
+    The index decides, as in vLLM (`filter_duplicate_safetensors_files`), else `model.safetensors`, as in transformers.
+    """
+    if index is not None:
+        return sorted(set(index.values()))
+    if MODEL in names:
+        return [MODEL]
+    return sorted(name for name in names if name.endswith(WEIGHTS) and not name.startswith(OTHER_WEIGHTS))
+
+
+def safetensors_files(folder: Path) -> list[Path]:
+    """Return the safetensors files that hold a checkpoint's weights: no second set, and no stale shard.
+
+    Raises:
+        InputError: when a shard that the index names is missing.
+    """
+    names = chosen([path.name for path in folder.glob(f"*{WEIGHTS}")], read_index(folder))
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise InputError(
+            f"{folder / INDEX} names {len(names)} files, and {', '.join(missing[:3])} "
+            f"{'is' if len(missing) == 1 else 'are'} not there.",
+            f"Fetch {missing[0]} again; or delete the index, if {MODEL} holds all weights.",
+        )
+    return [folder / name for name in names]
+
+
 def tensor_files(folder: Path) -> dict[str, Path]:
     """Return the safetensors file of each tensor of a checkpoint."""
-    return {name: path for path in sorted(folder.glob(f"*{WEIGHTS}")) for name in safetensors_header(path)}
+    return {name: path for path in safetensors_files(folder) for name in safetensors_header(path)}
+
+
+def tensor_infos(folder: Path) -> dict[str, TensorInfo]:
+    """Return the header entry of each tensor of a checkpoint."""
+    return {name: info for path in safetensors_files(folder) for name, info in safetensors_header(path).items()}
 
 
 def check_safetensors(path: Path) -> None:
@@ -68,7 +130,7 @@ def check_safetensors(path: Path) -> None:
             header = json.loads(file.read(length)) if length <= size else {}
         ends = [item["data_offsets"][1] for name, item in header.items() if name != "__metadata__"]
         expected = 8 + length + max(ends)
-    except (struct.error, ValueError, KeyError, TypeError) as error:
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is no safetensors file ({error}).", "Fetch the checkpoint again.") from None
     if size != expected:
         raise InputError(
@@ -78,6 +140,6 @@ def check_safetensors(path: Path) -> None:
 
 
 def copy_companions(source: Path, target: Path) -> None:
-    """Copy tokenizer, chat template and generation config unchanged."""
+    """Copy the files beside weights and config unchanged."""
     for path in companions(source):
         shutil.copyfile(path, target / path.name)

@@ -6,28 +6,48 @@ Only small files are read here (`config.json`, headers of safetensors files), wi
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts.keys import Digests, Payload
-from pipeline.config import ModelSettings, QuantSettings
-from pipeline.errors import ConfigError, InputError, hub_unreachable
-from pipeline.hardware.architectures import served_architectures
-from pipeline.models.architecture import text_config
-from pipeline.models.safetensors import COMPANIONS, WEIGHTS, check_safetensors, companions
+from pipeline.artifacts.keys import Digests, Payload, key_of
+from pipeline.config import ModelSettings
+from pipeline.errors import InputError, hub_unreachable
+from pipeline.models import baseline
+from pipeline.models.architecture import CONFIG, text_config
+from pipeline.models.contents import QUANTIZATION_FILES, Contents, check, require_weights
+from pipeline.models.safetensors import (
+    COMPANIONS,
+    INDEX,
+    MODEL,
+    TensorInfo,
+    check_safetensors,
+    chosen,
+    companions,
+    copy_companions,
+    read_index,
+    safetensors_files,
+    tensor_infos,
+)
+
+# What is fetched from the hub before the weights.
+SMALL = (CONFIG, INDEX, *QUANTIZATION_FILES, *COMPANIONS)
 
 
 class ModelSource:
     """A model as the user named it, resolved to a local folder on demand."""
 
     def __init__(self, settings: ModelSettings, cache: Path, digests: Digests) -> None:
-        """Create a source that stores generated checkpoints (random weights) under `cache`."""
+        """Create a source that stores checkpoints of its own (random weights, casts) under `cache`."""
         self.settings = settings
         self.cache = cache
         self.digests = digests
+
+    @property
+    def is_random(self) -> bool:
+        """True if the weights are drawn, and none are read."""
+        return self.settings.weights == "random"
 
     @cached_property
     def shape_folder(self) -> Path:
@@ -38,10 +58,10 @@ class ModelSource:
         """
         path = self.settings.path
         if path is None:
-            return self._download(("config.json", *COMPANIONS))
+            return self._download(SMALL)
         if not path.is_dir():
             raise InputError(f"model.path={path}: there is no such folder.", "Name a checkpoint's folder.")
-        if not (path / "config.json").is_file():
+        if not (path / CONFIG).is_file():
             raise InputError(
                 f"model.path={path} has no config.json.",
                 "Name the folder of a Hugging Face checkpoint (config.json, *.safetensors, tokenizer files).",
@@ -51,126 +71,171 @@ class ModelSource:
     @cached_property
     def config(self) -> dict[str, Any]:
         """Content of config.json."""
-        return _content(self.shape_folder / "config.json")
+        return content(self.shape_folder / CONFIG)
+
+    @cached_property
+    def outline(self) -> Contents:
+        """Contents by the small files alone: what is known before weights are downloaded or read.
+
+        Raises:
+            InputError: naming the fault and the way out.
+        """
+        folder = self.shape_folder
+        files = frozenset(path.name for path in folder.iterdir())
+        index = None if self.is_random else read_index(folder)
+        found = Contents(self.settings.source, self.config, files, dict.fromkeys(index or ()))
+        check(found)
+        return found
+
+    @cached_property
+    def stored(self) -> Path:
+        """Local folder with the weights as they came, downloaded on first access: whole, and those of its config.
+
+        Raises:
+            InputError: naming the fault and the way out.
+        """
+        is_local = self.settings.path is not None
+        folder = self.shape_folder if is_local else self._download((*SMALL, *self.hub_weights))
+        weights = safetensors_files(folder)
+        require_weights(self.settings.source, (path.name for path in folder.iterdir()), map(str, weights))
+        for path in weights:
+            check_safetensors(path)
+        tensors = tensor_infos(folder)
+        if absent := [name for name in read_index(folder) or () if name not in tensors]:
+            raise InputError(
+                f"{folder / INDEX} names {absent[0]}, which is in none of its files.", "Fetch the checkpoint again."
+            )
+        check(Contents(self.settings.source, self.config, self.outline.files, tensors))
+        return folder
+
+    @cached_property
+    def tensors(self) -> dict[str, TensorInfo]:
+        """Header of each tensor as it came."""
+        return tensor_infos(self.stored)
+
+    @cached_property
+    def difference(self) -> baseline.Difference:
+        """Differences between the folder as it came and the BF16 checkpoint."""
+        return baseline.difference(self.stored)
 
     @cached_property
     def folder(self) -> Path:
-        """Local folder with the weights, downloaded or generated on first access."""
-        if self.settings.weights == "random":
+        """Folder of the BF16 checkpoint, which every stage reads; cast or generated on first access."""
+        if self.is_random:
             return self._random()
-        if self.settings.path is None:
-            return self._download(("config.json", *COMPANIONS, f"*{WEIGHTS}", f"*{WEIGHTS}.index.json"))
-        weights = sorted(self.shape_folder.glob(f"*{WEIGHTS}"))
-        if not weights:
-            raise InputError(
-                f"model.path={self.shape_folder} has no *{WEIGHTS} file.",
-                "Fetch the weights, or set model.weights=random to measure speed alone.",
-            )
-        for path in weights:
-            check_safetensors(path)
-        return self.shape_folder
+        if not self.difference:
+            return self.stored
+        # Links to weights name a place.
+        key = key_of({"model": self.identity(), "place": str(self.stored.resolve())})
+        target = self.cache / f"{self.settings.name}-bf16-{key[:8]}"
+        if not target.is_dir():
+            baseline.make(self.stored, target, self.difference)
+        return target
+
+    @property
+    def cast_from(self) -> str:
+        """Type that the weights are cast to BF16 from; empty if they are not. Before a download config.json's word."""
+        if self.is_random:
+            return ""
+        return self.difference.dtype if "stored" in vars(self) else baseline.other_dtype(self.config)
+
+    @property
+    def note(self) -> str:
+        """Differences of the BF16 checkpoint from what was named, for the user; empty if there are none."""
+        if "stored" in vars(self):
+            return self.difference.text
+        cast = self.cast_from if self.settings.path is None else ""
+        return f"config.json names {cast}: cast to BF16 once for every variant, bf16 included" if cast else ""
 
     def identity(self) -> Payload:
         """Return the identity of the checkpoint's content: hashes for a folder, the commit for the hub."""
         settings = self.settings
-        if settings.weights == "random":
+        if self.is_random:
             return {"random": self.config, "seed": settings.seed}
         if settings.path is None:
-            return {"hub_id": settings.hub_id, "revision": settings.revision}
-        weights = sorted(self.folder.glob(f"*{WEIGHTS}"))
-        parts = [self.folder / "config.json", *companions(self.folder), *weights]
-        return {"files": {path.name: self.digests.of(path) for path in parts}}
+            return _cast({"hub_id": settings.hub_id, "revision": settings.revision}, baseline.other_dtype(self.config))
+        parts = [self.stored / CONFIG, *companions(self.stored), *safetensors_files(self.stored)]
+        files = {path.name: self.digests.of(path) for path in parts}
+        return _cast({"files": files}, self.difference.dtype or self.difference.declares)
 
     def context(self, asked: int | None) -> int | None:
         """Return the longest context in tokens: as requested, or less if config or tokenizer have a lower limit."""
         config = text_config(self.config)
         path = self.shape_folder / "tokenizer_config.json"
-        limit = _content(path).get("model_max_length") if path.is_file() else None
+        limit = content(path).get("model_max_length") if path.is_file() else None
         known = (asked, config.get("max_position_embeddings"), limit)
         return min((int(length) for length in known if length), default=None)
 
-    def check(self, quant: QuantSettings) -> None:
-        """Reject, from config.json alone, a model that cannot be served or quantized.
+    @cached_property
+    def hub_weights(self) -> list[str]:
+        """Names of the weight files on the hub: those of the index, or of the repository's list.
 
         Raises:
-            InputError: if vLLM does not support the architecture.
-            ConfigError: if the group size does not divide a width.
+            InputError: if there are pickled weights only.
         """
-        names = self.config.get("architectures") or []
-        known = served_architectures()
-        if known and not set(names) & known:
-            raise InputError(
-                f"model={self.settings.name}: architecture {', '.join(names) or '(none named)'} in config.json "
-                "is not one that this vLLM serves as a decoder LLM.",
-                "Choose a model of vLLM's list of text-generation models, or a newer vLLM with serve.python.",
-            )
-        group = quant.effective_group_size
-        divisor = max(group or 1, quant.format.divisor if quant.format else 1)
-        widths = self._input_widths()
-        wrong = {name: width for name, width in widths.items() if width % divisor}
-        if wrong:
-            listing = ", ".join(f"{name}={width}" for name, width in wrong.items())
-            what = "group size" if group else "block size"
-            way_out = "choose a format without groups or blocks (fp8_dynamic, int8_dynamic)."
-            if quant.format is not None and quant.format.group_is_free:
-                way_out = f"set quant.group_size to a divisor of {math.gcd(*widths.values())}, or {way_out}"
-            raise ConfigError(
-                f"quant={quant.name} on model={self.settings.name}: {what} {divisor} does not divide {listing}.",
-                way_out[0].upper() + way_out[1:],
-            )
+        from huggingface_hub import HfApi
 
-    def _input_widths(self) -> dict[str, int]:
-        """Return the input features of a decoder layer's Linear modules, by the name of the setting."""
-        config = text_config(self.config)
-        heads = config.get("num_attention_heads")
-        head_dim = config.get("head_dim") or (config["hidden_size"] // heads if heads else 0)
-        widths = {
-            "hidden_size": config.get("hidden_size"),
-            "intermediate_size": config.get("intermediate_size"),
-            "num_attention_heads*head_dim": heads * head_dim if heads else None,
-        }
-        return {name: width for name, width in widths.items() if width}
+        index, settings = read_index(self.shape_folder), self.settings
+        try:
+            listed = [] if index else HfApi().list_repo_files(str(settings.hub_id), revision=settings.revision)
+        except Exception:
+            # Offline, with the files in the hub's cache.
+            listed = [MODEL]
+        weights = chosen([name for name in listed if "/" not in name], index)
+        require_weights(settings.source, listed, weights)
+        return weights
 
     def _download(self, patterns: tuple[str, ...]) -> Path:
         from huggingface_hub import snapshot_download
 
         settings = self.settings
         try:
-            return Path(
-                snapshot_download(str(settings.hub_id), revision=settings.revision, allow_patterns=list(patterns))
+            # Folders hold other sets of weights (original/, onnx/), and a pattern's star matches a slash.
+            folder = snapshot_download(
+                str(settings.hub_id), revision=settings.revision, allow_patterns=list(patterns), ignore_patterns="*/*"
             )
         except Exception as error:
             raise hub_unreachable(f"model={settings.name}", str(settings.hub_id), "model.path", error) from error
+        return Path(folder)
 
     def _random(self) -> Path:
         """Return a checkpoint of the config's shape with seeded random weights, generated once."""
-        from pipeline.artifacts.keys import key_of
-
         folder = self.cache / f"{self.settings.name}-random-{key_of(self.identity())[:8]}"
-        if not (folder / "config.json").is_file():
+        if not (folder / CONFIG).is_file():
             import torch
             from transformers import AutoConfig, AutoModelForCausalLM
 
             from pipeline.models.loading import quiet
 
             quiet()
-            config = AutoConfig.from_pretrained(self.shape_folder)
+            trust = self.settings.trust_remote_code
+            config = AutoConfig.from_pretrained(self.shape_folder, trust_remote_code=trust)
             torch.manual_seed(self.settings.seed)
             partial = folder.with_name(f".{folder.name}.tmp")
             shutil.rmtree(partial, ignore_errors=True)
             # Billions of random numbers take minutes on a CPU.
             with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-                model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+                model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, trust_remote_code=trust)
             model.save_pretrained(partial)
             # The repository's own config may carry fields that a round trip through transformers drops.
-            for path in [self.shape_folder / "config.json", *companions(self.shape_folder)]:
-                shutil.copyfile(path, partial / path.name)
+            baseline.write_config(self.config, partial)
+            copy_companions(self.shape_folder, partial)
             partial.rename(folder)
         return folder
 
 
-def _content(path: Path) -> dict[str, Any]:
+def _cast(identity: Payload, dtype: str) -> Payload:
+    """Return the identity of what is cast: releases that did not cast made something else of the same files."""
+    return {**identity, "cast_from": dtype} if dtype else identity
+
+
+def content(path: Path) -> dict[str, Any]:
+    """Return the content of a JSON file.
+
+    Raises:
+        InputError: if it holds no JSON object.
+    """
     try:
         return dict(json.loads(path.read_text()))
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise InputError(f"{path} is not JSON: {error}.", "Fetch the checkpoint again.") from None

@@ -13,6 +13,7 @@ class QuantizeResult(Result):
     """A finished checkpoint.
 
     Attributes:
+        cast_from: type that the model's weights came in, if they were cast to BF16 first.
         engine: versions of the packages of an engine with an environment of its own.
         kv_scales: scales of the KV cache that were added.
         bytes: of all weight files.
@@ -24,6 +25,7 @@ class QuantizeResult(Result):
 
     SOURCE: ClassVar[str] = "the checkpoint's manifest"
 
+    cast_from: str = ""
     engine: dict[str, str] = Field({})
     kv_scales: int | None = None
     bytes: int

@@ -86,7 +86,9 @@ def test_a_variants_name_is_read_and_written_alike(text, parts):
 
 
 def test_settings_of_one_variant_are_its_own_and_in_its_name():
-    plain, own, ignoring = variants_of("variants=[w4a16,'w4a16(group_size=64)','w4a16(ignore=[lm_head,re:.*down_proj])']")
+    plain, own, ignoring = variants_of(
+        "variants=[w4a16,'w4a16(group_size=64)','w4a16(ignore=[lm_head,re:.*down_proj])']"
+    )
     assert (plain.quant.effective_group_size, own.quant.effective_group_size) == (128, 64)
     assert ignoring.quant.ignore == ("lm_head", "re:.*down_proj")
     assert (str(own.variant), own.quant.title) == ("w4a16(group_size=64)", "W4A16, group_size=64")

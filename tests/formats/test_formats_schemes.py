@@ -93,7 +93,7 @@ def test_rounding_again_moves_less(name: str) -> None:
     group = SCHEMES[name].group if name in SCHEMES else None
     once = rounded(weight, name, group)
     again = relative_error(once, rounded(once, name, group))
-    if "FP" in name or name == "NF4":
+    if ("FP" in name and name != "W4AFP8") or name == "NF4":
         assert again < 1e-6
     assert again < relative_error(weight, once)
 
@@ -111,8 +111,10 @@ def test_its_numbers_and_what_serves_it_are_known(name: str) -> None:
 
 def test_the_family_is_that_of_the_products() -> None:
     families = {name: scheme.family for name, scheme in SCHEMES.items()}
-    assert {families[name] for name in ("W4A16", "W4A16_ASYM", "W8A16", "NF4", "Q4_K_M", "Q8_0")} == {"weights only"}
-    assert {families[name] for name in ("FP8", "FP8_DYNAMIC", "W8A8", "NVFP4")} == {"weights and activations"}
+    only = ("W4A16", "W4A16_ASYM", "W8A16", "NF4", "Q4_K_M", "Q8_0", "NVFP4A16")
+    assert {families[name] for name in only} == {"weights only"}
+    both = ("FP8", "FP8_DYNAMIC", "FP8_BLOCK", "W8A8", "W4AFP8", "NVFP4", "MXFP8")
+    assert {families[name] for name in both} == {"weights and activations"}
 
 
 def test_nothing_is_left_over() -> None:

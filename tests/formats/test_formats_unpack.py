@@ -73,6 +73,25 @@ def test_eight_bits_as_they_are(kind, dtype: torch.dtype, scales: int, generator
     assert torch.equal(dequantize(kind, tensors), expected)
 
 
+@pytest.mark.parametrize("rows", [256, 192, 64])
+def test_eight_bits_in_square_blocks(rows: int, generator: torch.Generator) -> None:
+    """compressed-tensors pads the last band of blocks; what is stored ends with the weight."""
+    weight = torch.randn(rows, 256, generator=generator)
+    args = QuantizationArgs(num_bits=8, type="float", strategy="block", block_structure=[128, 128])
+    scale = torch.rand(-(-rows // 128), 2, generator=generator) + 0.01
+    padded = torch.nn.functional.pad(weight, (0, 0, 0, -rows % 128)).to(torch.float8_e4m3fn)
+    expected = by_compressed_tensors(padded, scale, args=args, dtype=torch.float32)[:rows]
+    tensors = {"weight": padded[:rows], "weight_scale": scale}
+    assert torch.equal(dequantize("float-quantized", tensors), expected)
+
+
+def test_eight_bits_in_groups_with_powers_of_two(generator: torch.Generator) -> None:
+    stored = (torch.rand(ROWS, COLUMNS, generator=generator) * 200 - 100).to(torch.float8_e4m3fn)
+    codes = torch.randint(100, 140, (ROWS, COLUMNS // GROUP), generator=generator, dtype=torch.uint8)
+    expected = stored.float() * torch.exp2(codes.float() - 127).repeat_interleave(GROUP, dim=1)
+    assert torch.equal(dequantize("mxfp8-quantized", {"weight": stored, "weight_scale": codes}), expected)
+
+
 def test_awq_as_autoawq_unpacks(generator: torch.Generator) -> None:
     packing = pytest.importorskip("awq.utils.packing_utils")
     groups = COLUMNS // GROUP

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.hardware.gpus import GPUS, gpu_of
+from pipeline.hardware.gpus import GPUS, Gpu, gpu_of
 
 
 @pytest.mark.parametrize(
@@ -14,7 +14,17 @@ from pipeline.hardware.gpus import GPUS, gpu_of
         ("NVIDIA A100-SXM4-80GB", "A100 80GB SXM"),
         ("NVIDIA L40S", "L40S"),
         ("NVIDIA L4", "L4"),
-        ("NVIDIA L40", None),
+        ("NVIDIA L40", "L40"),
+        ("Tesla T4", "T4"),
+        ("NVIDIA A10", "A10"),
+        ("NVIDIA RTX A6000", "RTX A6000"),
+        ("NVIDIA B300 SXM6 AC", "B300"),
+        ("NVIDIA GeForce RTX 5090", "RTX 5090"),
+        ("NVIDIA RTX PRO 6000 Blackwell Workstation Edition", "RTX PRO 6000"),
+        ("NVIDIA RTX PRO 6000 Blackwell Server Edition", "RTX PRO 6000 Server"),
+        ("NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition", None),
+        ("NVIDIA A10G", None),
+        ("NVIDIA T400", None),
         ("NVIDIA A100-SXM4-40GB", None),
         ("AMD EPYC 7763", None),
     ],
@@ -26,3 +36,19 @@ def test_a_gpu_is_found_by_what_the_driver_calls_it(reported: str, name: str | N
 
 def test_every_gpu_is_found_by_its_own_names() -> None:
     assert all(gpu_of(gpu.name) is gpu and gpu_of(f"NVIDIA {gpu.driver_name}") is gpu for gpu in GPUS)
+
+
+def test_every_compute_capability_with_kernels_of_its_own_has_a_gpu() -> None:
+    assert {gpu.compute_capability for gpu in GPUS} >= {7.5, 8.0, 8.6, 8.9, 9.0, 10.0, 10.3, 12.0}
+
+
+@pytest.mark.parametrize("gpu", GPUS, ids=lambda gpu: gpu.name)
+def test_products_are_dense_and_double_with_half_the_bits(gpu: Gpu) -> None:
+    """Figures with sparsity, or of products that are summed in 16 bits, are twice as large."""
+    if gpu.fp8_tflops is not None:
+        assert gpu.fp8_tflops == pytest.approx(2 * gpu.bf16_tflops, rel=0.015)
+    if gpu.int8_tops is not None and gpu.int8_tops != pytest.approx(2 * gpu.bf16_tflops, rel=0.015):
+        # GeForce sums BF16 and FP8 in 32 bits at half of its rate.
+        assert "RTX" in gpu.name and gpu.int8_tops == pytest.approx(4 * gpu.bf16_tflops, rel=0.015)
+    assert (gpu.fp8_tflops is None) == (gpu.compute_capability < 8.9)
+    assert (gpu.fp4_tflops is None) == (gpu.compute_capability < 10.0)

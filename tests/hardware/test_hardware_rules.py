@@ -42,6 +42,15 @@ def test_every_format_has_an_answer_everywhere(scheme: str | None, machine: rule
         ("NVFP4", "B200", "native", ""),
         ("NVFP4", "H200", "native", "FP4 products need 10.0"),
         ("W4A16", "RTX 4090", "native", ""),
+        ("FP8_BLOCK", "RTX 4090", "native", "serve.kernel=triton has FP8 products"),
+        ("FP8_BLOCK", "RTX A6000", "native", "FP8 products need 8.9"),
+        ("MXFP8", "H100 SXM", "native", "MXFP8 products need 10.0"),
+        ("MXFP8", "RTX 5090", "native", ""),
+        ("NVFP4A16", "B300", "native", ""),
+        ("W4AFP8", "H100 SXM", "native", ""),
+        ("W4AFP8", "L40S", "no", "needs compute capability 9.0"),
+        ("W4AFP8", "B200", "no", "exists below compute capability 10.0"),
+        ("W8A8", "RTX 5090", "no", "INT8"),
     ],
 )
 def test_known_facts(scheme: str, gpu: str, support: str, said: str) -> None:
@@ -54,26 +63,53 @@ def test_the_capability_that_is_missing_is_that_of_the_oldest_kernel() -> None:
     """W4A16 has kernels from 7.5, 8.0 and 9.0 on, none of them for groups of 16."""
     volta = replace(BY_NAME["L4"], name="V100", compute_capability=7.0)
     assert rules.of_scheme("W4A16", volta).reason == "W4A16 needs compute capability 7.5, V100 has 7.0"
-    new_enough = rules.of_scheme("W4A16_ASYM", BY_NAME["L4"], asked=rules.ServingRequest(group=16)).reason
+    without_humming = rules.Vllm((0, 26), frozenset())
+    groups_of_16 = rules.ServingRequest(group=16)
+    new_enough = rules.of_scheme("W4A16_ASYM", BY_NAME["L4"], without_humming, groups_of_16).reason
     assert new_enough == "W4A16_ASYM: Machete needs compute capability 9.0, L4 has 8.9"
-    on_cpu = rules.of_scheme("NVFP4", CPU).reason
-    assert on_cpu == "NVFP4 is served on NVIDIA GPUs from compute capability 7.5 on"
+
+
+@pytest.mark.parametrize(
+    ("scheme", "said"),
+    [
+        ("NVFP4", "NVFP4 is served on NVIDIA GPUs from compute capability 7.5 on"),
+        ("MXFP8", "MXFP8 is served on NVIDIA GPUs from compute capability 7.5 on"),
+        ("NVFP4A16", "NVFP4A16 is served on NVIDIA GPUs from compute capability 7.5 on"),
+        ("W4AFP8", "W4AFP8 is served on NVIDIA GPUs of compute capability 9.0 to below 10.0"),
+        (
+            "FP8_BLOCK",
+            "FP8_BLOCK is served on NVIDIA GPUs from compute capability 7.5 on, on a CPU with amx_bf16 or amx_fp8",
+        ),
+    ],
+)
+def test_what_a_cpu_cannot_serve_says_where_it_is_served(scheme: str, said: str) -> None:
+    assert rules.of_scheme(scheme, CPU) == rules.Capability("no", reason=said)
+    if scheme == "FP8_BLOCK":
+        assert "weights only" in rules.of_scheme(scheme, SERVER_CPU).reason
+
+
+def test_without_bf16_vllm_computes_in_float16() -> None:
+    """ExLlama's kernel takes that alone."""
+    asked = rules.ServingRequest("exllama")
+    assert rules.of_scheme("W4A16", BY_NAME["T4"], asked=asked).by == "ExLlama"
+    assert "set serve.dtype=float16" in rules.of_scheme("W4A16", BY_NAME["A10"], asked=asked).reason
 
 
 def test_an_fp8_kv_cache_needs_ampere_or_a_cpu() -> None:
     # On Ampere only FlashInfer has one (vllm/v1/attention/backends/flashinfer.py: from 8.0, queries in 16 bits there).
     assert rules.of_kv_cache("fp8_e4m3", BY_NAME["A100 80GB SXM"]).by == "FlashInfer"
-    turing = replace(BY_NAME["L4"], name="T4", compute_capability=7.5)
-    assert "needs compute capability 8.0, T4 has 7.5" in rules.of_kv_cache("fp8_e4m3", turing).reason
-    assert rules.of_kv_cache("fp8_e4m3", BY_NAME["L4"]).support == "native"
+    assert "needs compute capability 8.0, T4 has 7.5" in rules.of_kv_cache("fp8_e4m3", BY_NAME["T4"]).reason
+    # vllm/model_executor/layers/attention/attention.py asserts E4M3 where queries are rounded, as Triton does.
+    assert {rules.of_kv_cache("fp8_e5m2", gpu).by for gpu in GPUS if gpu.compute_capability >= 8.0} == {"FlashInfer"}
+    assert rules.of_kv_cache("fp8_e4m3", BY_NAME["H200"]).by == "FlashAttention 3"
+    assert rules.of_kv_cache("fp8_e4m3", BY_NAME["L4"]).by == "FlashInfer or Triton"
     assert rules.of_kv_cache("fp8_e4m3", CPU).support == "emulated"
     assert rules.of_kv_cache("fp8_e4m3", SERVER_CPU).support == "native"
 
 
 def test_the_weaker_of_weights_and_cache_decides(settings) -> None:
     found = settings("quant=fp8_dynamic", "kv_cache=fp8_e4m3")
-    turing = replace(BY_NAME["L4"], name="T4", compute_capability=7.5)
-    assert support.of_settings(found, turing).support == "no"
+    assert support.of_settings(found, BY_NAME["T4"]).support == "no"
     assert support.of_settings(found, BY_NAME["H100 SXM"]).support == "native"
 
 
@@ -111,7 +147,7 @@ def test_the_matrix_of_one_gpu_has_its_kernels() -> None:
     answer = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT_ROOT, env={"COLUMNS": "160"})
     assert answer.returncode == 0, answer.stderr
     row = next(line for line in answer.stderr.splitlines() if line.strip().startswith("W4A16 "))
-    assert row.split()[1:] == ["yes", "Machete", "machete,", "marlin,", "exllama,", "triton"]
+    assert row.split()[1:] == ["yes", "Machete", "machete,", "humming,", "marlin,", "exllama,", "triton"]
     assert "A100" not in answer.stderr
 
 
@@ -135,7 +171,10 @@ def test_a_gpu_that_is_not_installed_can_be_quantized_for_but_not_measured(setti
     [
         ("hardware.gpu=h1000", r"hardware\.gpu: h1000: .*h100_sxm"),
         ("serve.kernel=marlyn", r"serve\.kernel: marlyn: .*marlin"),
-        ("serve.kernel=cutlass", r"serve\.kernel=cutlass: .*W4A16_ASYM \(quant=awq\); known are auto, machete, marlin"),
+        (
+            "serve.kernel=cutlass",
+            r"serve\.kernel=cutlass: .*W4A16_ASYM \(quant=awq\); known are auto, machete, humming",
+        ),
     ],
 )
 def test_what_does_not_exist_is_refused_by_name(override: str, said: str, settings) -> None:
@@ -209,5 +248,7 @@ def test_variants_of_several_kernels_are_composed() -> None:
 def test_a_kernel_that_is_set_is_that_of_every_variant_without_one() -> None:
     found = variants_of("variants=[awq,w4a16@machete]", "serve.kernel=marlin")
     assert [str(settings.variant) for settings in found] == ["awq@marlin", "w4a16@machete"]
-    with pytest.raises(ConfigError, match=r"variants: fp8_static: serve\.kernel=machete: .*cutlass, torch, marlin"):
+    with pytest.raises(
+        ConfigError, match=r"variants: fp8_static: serve\.kernel=machete: .*cutlass, torch, humming, marlin"
+    ):
         variants_of("variants=[fp8_static,awq]", "serve.kernel=machete")

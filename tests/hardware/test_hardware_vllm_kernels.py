@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,16 +14,20 @@ from pipeline.hardware.vllm_kernels import KERNELS, TITLES, choices, is_asked_fo
 from pipeline.serve.support import of_settings
 
 BY_KEY = {gpu.key: gpu for gpu in GPUS}
-# Scheme -> vLLM's list of kernels in its order of preference.
+# Scheme -> vLLM's list of kernels in its order of preference; below 8.9 that of FP8 weights with 16-bit products.
 LISTS = {
     "FP8": "_POSSIBLE_FP8_KERNELS",
     "FP8_DYNAMIC": "_POSSIBLE_FP8_KERNELS",
+    "FP8_BLOCK": "_POSSIBLE_FP8_BLOCK_KERNELS",
     "W8A8": "_POSSIBLE_INT8_KERNELS",
     "W8A8_STATIC": "_POSSIBLE_INT8_KERNELS",
+    "W4AFP8": "_POSSIBLE_KERNELS",
     "W4A16": "_POSSIBLE_KERNELS",
     "W4A16_ASYM": "_POSSIBLE_KERNELS",
     "W8A16": "_POSSIBLE_KERNELS",
     "NVFP4": "_POSSIBLE_NVFP4_KERNELS",
+    "NVFP4A16": "_POSSIBLE_NVFP4_KERNELS",
+    "MXFP8": "_POSSIBLE_MXFP8_KERNELS",
     "MXFP4": "_POSSIBLE_MXFP4_KERNELS",
 }
 
@@ -60,11 +65,47 @@ def test_what_can_be_asked_for_is_what_vllm_maps(linear: Path) -> None:
             assert not kernel.choice or kernel.name in backends[kernel.choice], kernel
 
 
+@pytest.fixture(scope="module")
+def prioritized(linear: Path) -> Callable[[list[str], float], list[str]]:
+    """vLLM's own function that moves Humming before Marlin, which imports nothing of vLLM."""
+    path = linear.parents[1] / "layers" / "quantization" / "utils" / "humming" / "priority.py"
+    spec = importlib.util.spec_from_file_location("priority", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def order(names: list[str], capability: float) -> list[str]:
+        classes = [type(name, (), {}) for name in names]
+        return [each.__name__ for each in module.prioritize_humming(classes, round(10 * capability))]
+
+    return order
+
+
+@pytest.mark.parametrize("capability", sorted({gpu.compute_capability for gpu in GPUS}))
 @pytest.mark.parametrize("scheme", LISTS)
-def test_the_order_of_preference_is_vllms(scheme: str, linear: Path) -> None:
-    order = dicts(linear / "__init__.py")[LISTS[scheme]]["CUDA"]
-    places = [order.index(kernel.name) for kernel in KERNELS[scheme] if kernel.automatic]
+def test_the_order_of_preference_is_vllms(
+    scheme: str, capability: float, linear: Path, prioritized: Callable[[list[str], float], list[str]]
+) -> None:
+    unpacked = scheme.startswith("FP8") and capability < 8.9
+    literal = dicts(linear / "__init__.py")["_POSSIBLE_WFP8A16_KERNELS" if unpacked else LISTS[scheme]]["CUDA"]
+    order = prioritized(literal, capability)
+    here = [kernel for kernel in KERNELS[scheme] if kernel.automatic and kernel.since <= capability < kernel.below]
+    places = [order.index(name) for name in dict.fromkeys(kernel.name for kernel in here)]
     assert places == sorted(places)
+
+
+def test_humming_comes_first_on_hopper_where_it_is_installed() -> None:
+    h200, l4 = BY_KEY["h200"], BY_KEY["l4"]
+    without = rules.Vllm(rules.LOCKED.release, rules.LOCKED.packages - {"humming-kernels"})
+    older = rules.Vllm((0, 26), rules.LOCKED.packages)
+    for scheme in ("NVFP4", "NVFP4A16", "MXFP4", "MXFP8"):
+        assert rules.of_scheme(scheme, h200).by == "Humming"
+        assert rules.of_scheme(scheme, h200, without).by == "Marlin"
+        assert rules.of_scheme(scheme, h200, older).by == "Marlin"
+        assert rules.of_scheme(scheme, l4).by == "Marlin"
+        asked = rules.ServingRequest("humming")
+        assert rules.of_scheme(scheme, l4, asked=asked).by == "Humming"
+        assert "needs the package humming-kernels" in rules.of_scheme(scheme, l4, without, asked).reason
 
 
 def test_least_capabilities_are_vllms(linear: Path) -> None:
@@ -77,10 +118,11 @@ def test_least_capabilities_are_vllms(linear: Path) -> None:
                     answer = item.body[-1]
                     if isinstance(answer, ast.Return) and isinstance(answer.value, ast.Constant):
                         stated[node.name] = answer.value.value / 10
-    for scheme in ("W4A16", "W4A16_ASYM", "W8A16"):
-        for kernel in KERNELS[scheme]:
-            # 7.5: the least of the quantization methods, whatever the kernel says.
-            assert kernel.since == max(stated[kernel.name], 7.5), kernel
+    for scheme in ("W4AFP8", "W4A16", "W4A16_ASYM", "W8A16"):
+        for name in {kernel.name for kernel in KERNELS[scheme]}:
+            # The least of the quantization methods, whatever the kernel says.
+            least = max(stated[name], 9.0 if scheme == "W4AFP8" else 7.5)
+            assert min(kernel.since for kernel in KERNELS[scheme] if kernel.name == name) == least, name
 
 
 def test_every_scheme_has_kernels_and_every_choice_a_title() -> None:
@@ -91,6 +133,7 @@ def test_every_scheme_has_kernels_and_every_choice_a_title() -> None:
 def test_a_logged_kernel_is_known_for_the_choice_that_asks_for_it() -> None:
     assert is_asked_for("MarlinNvFp4LinearKernel", "marlin")
     assert is_asked_for("MacheteLinearKernel", "machete")
+    assert is_asked_for("HummingMxFp4LinearKernel", "humming")
     assert not is_asked_for("MarlinLinearKernel", "machete")
     assert not is_asked_for("CPUWNA16LinearKernel", "marlin")
 
@@ -101,12 +144,17 @@ def test_a_logged_kernel_is_known_for_the_choice_that_asks_for_it() -> None:
         (("quant=awq", "serve.kernel=machete"), "h100_sxm", "native", "Machete"),
         (("quant=awq", "serve.kernel=machete"), "a100_80gb_sxm", "no", "Machete needs compute capability 9.0"),
         (("quant=awq", "serve.kernel=machete"), "b200", "no", "exists below compute capability 10.0"),
-        (("quant=w4a16", "quant.group_size=32"), "h100_sxm", "native", "Marlin"),
+        (("quant=w4a16", "quant.group_size=32"), "h100_sxm", "native", "Humming"),
+        (("quant=w4a16", "quant.group_size=32", "serve.kernel=marlin"), "h100_sxm", "native", "Marlin"),
+        (("quant=w4a16", "quant.group_size=32"), "l40s", "native", "Marlin"),
+        (("quant=fp8_dynamic",), "a100_80gb_sxm", "native", "Humming"),
+        (("quant=fp8_block", "serve.kernel=deep_gemm"), "b200", "native", "DeepGEMM"),
+        (("quant=fp8_block", "serve.kernel=deep_gemm"), "l40s", "no", "DeepGEMM needs compute capability 9.0"),
         (("quant=w4a16", "quant.group_size=32", "serve.kernel=machete"), "h100_sxm", "no", "not of 32"),
         (("quant=w4a16", "serve.kernel=exllama"), "a100_80gb_sxm", "no", "set serve.dtype=float16"),
         (("quant=w4a16", "serve.kernel=exllama", "serve.dtype=float16"), "a100_80gb_sxm", "native", "ExLlama"),
         (("quant=w4a16", "serve.kernel=conch"), "l4", "no", "package conch-triton-kernels"),
-        (("quant=int8_dynamic",), "b200", "no", "no INT8 products on 10.0; serve.kernel=triton has"),
+        (("quant=int8_dynamic",), "b200", "no", "no INT8 products there; serve.kernel=triton has"),
         (("quant=int8_dynamic", "serve.kernel=triton"), "b200", "native", "Triton"),
         (("quant=awq_autoawq", "quant.group_size=256"), "rtx_4090", "native", "AWQ"),
         (("quant=gptq_int4", "quant.group_size=256"), "rtx_4090", "no", "groups of 32, 64 or 128 alone"),
@@ -126,3 +174,6 @@ def test_what_the_release_of_vllm_changes(settings) -> None:
     found = of_settings(asked, BY_KEY["h100_sxm"], older)
     assert "from vLLM 0.32 on, this is 0.26" in found.reason
     assert of_settings(asked, BY_KEY["a100_80gb_sxm"], older).by == "Marlin"
+    in_blocks = settings("quant=fp8_block")
+    assert of_settings(in_blocks, BY_KEY["l40s"]).by == "Marlin"
+    assert of_settings(in_blocks, BY_KEY["l40s"], older).by == "Triton"

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.artifacts.keys import Digests
-from pipeline.config import ModelSettings
+from pipeline.config import ModelSettings, Stage
 from pipeline.demo import CHECKPOINT
 from pipeline.errors import ConfigError, InputError
-from pipeline.hardware.architectures import served_architectures
+from pipeline.models import preflight
 from pipeline.models.safetensors import check_safetensors
 from pipeline.models.source import ModelSource
 
@@ -27,7 +27,7 @@ def edit(folder: Path, **fields: object) -> None:
 
 def test_the_demo_is_accepted_by_every_format(tmp_path: Path, settings) -> None:
     for quant in ("bf16", "fp8_static", "fp8_dynamic", "int8_dynamic", "w4a16", "awq", "gptq"):
-        source(CHECKPOINT, tmp_path).check(settings(f"quant={quant}").quant)
+        preflight.check(source(CHECKPOINT, tmp_path), settings(f"quant={quant}"), tuple(Stage))
 
 
 def test_a_folder_without_config_is_refused(tmp_path: Path) -> None:
@@ -90,18 +90,14 @@ def test_a_whole_safetensors_file_is_accepted() -> None:
 def test_an_unknown_architecture_is_refused(broken_model: Path, tmp_path: Path, settings) -> None:
     edit(broken_model, architectures=["NoSuchModelForCausalLM"])
     with pytest.raises(InputError, match="NoSuchModelForCausalLM"):
-        source(broken_model, tmp_path).check(settings("quant=bf16").quant)
-
-
-def test_vllm_registry_is_read_without_importing_it() -> None:
-    assert {"Qwen3ForCausalLM", "LlamaForCausalLM"} <= served_architectures()
+        preflight.check(source(broken_model, tmp_path), settings("quant=bf16"), ())
 
 
 def test_a_width_that_the_group_size_does_not_divide_is_refused(broken_model: Path, tmp_path: Path, settings) -> None:
     edit(broken_model, intermediate_size=800)
     with pytest.raises(ConfigError, match=r"group size 128 does not divide intermediate_size=800.*quant.group_size"):
-        source(broken_model, tmp_path).check(settings("quant=awq").quant)
-    source(broken_model, tmp_path).check(settings("quant=fp8_dynamic").quant)
+        preflight.check(source(broken_model, tmp_path), settings("quant=awq"), ())
+    preflight.check(source(broken_model, tmp_path), settings("quant=fp8_dynamic"), ())
 
 
 def test_identity_follows_content_and_not_place(tmp_path: Path) -> None:
@@ -130,7 +126,7 @@ def test_the_published_shapes_fit_every_format(name: str, data_dir: Path, tmp_pa
     folder.mkdir()
     shutil.copyfile(data_dir / "qwen3" / f"config.{name}.json", folder / "config.json")
     for quant in ("fp8_static", "awq", "gptq", "int8_dynamic"):
-        source(folder, tmp_path, weights="random").check(settings(f"quant={quant}").quant)
+        preflight.check(source(folder, tmp_path, weights="random"), settings(f"quant={quant}"), ())
 
 
 def test_random_weights_have_the_shape_and_the_seed(broken_model: Path, tmp_path: Path) -> None:
@@ -146,3 +142,27 @@ def check_random(model: ModelSource) -> bytes:
     path = model.folder / "model.safetensors"
     check_safetensors(path)
     return path.read_bytes()
+
+
+CODE = """
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+class MineConfig(Qwen3Config):
+    model_type = "mine"
+
+class MineForCausalLM(Qwen3ForCausalLM):
+    config_class = MineConfig
+"""
+
+
+def test_random_weights_of_custom_code_are_drawn_where_it_is_trusted(
+    broken_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    (broken_model / "mine.py").write_text(CODE)
+    classes = {"AutoConfig": "mine.MineConfig", "AutoModelForCausalLM": "mine.MineForCausalLM"}
+    edit(broken_model, model_type="mine", architectures=["MineForCausalLM"], auto_map=classes, dtype="float16")
+    made = source(broken_model, tmp_path, weights="random", trust_remote_code=True).folder
+    assert (made / "mine.py").read_text() == CODE
+    config = json.loads((made / "config.json").read_text())
+    assert (config["auto_map"], config["dtype"]) == (classes, "bfloat16")

@@ -14,11 +14,22 @@ from typing import Any
 import pytest
 import torch
 from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
+from compressed_tensors.quantization import preset_name_to_scheme
 from safetensors.torch import save_file
 from transformers import Qwen3Config, Qwen3ForCausalLM
 from transformers.models.qwen3 import modeling_qwen3
 
+from pipeline.formats.schemes import SCHEMES
+
 GROUP = 32
+TORCH_TYPES = {
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "U8": torch.uint8,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+    "F8_E4M3": torch.float8_e4m3fn,
+}
 INPUT_SCALE, KEY_SCALE, VALUE_SCALE = 0.02, 0.011, 0.013
 STATIC_SCALE = 0.03125  # of INT8 activations
 CONFIG: dict[str, Any] = {
@@ -39,9 +50,9 @@ _DYNAMIC: dict[str, Any] = {"strategy": "token", "dynamic": True}
 _GROUP: dict[str, Any] = {**_TENSOR, "num_bits": 4, "type": "int", "strategy": "group", "group_size": GROUP}
 
 
-def base_model() -> Any:
+def base_model(**changes: int) -> Any:
     torch.manual_seed(1)
-    model = Qwen3ForCausalLM(Qwen3Config(**CONFIG)).eval()
+    model = Qwen3ForCausalLM(Qwen3Config(**{**CONFIG, **changes})).eval()
     with torch.no_grad():
         for parameter in model.parameters():  # not the buffers: rotary frequencies stay float32
             parameter.copy_(parameter.to(torch.bfloat16))
@@ -152,28 +163,19 @@ def fp8_dynamic(folder: Path) -> Any:
     return model
 
 
-def fp4(folder: Path, kind: str) -> None:
-    """Write a checkpoint of blocks of FP4, `nvfp4` or `mxfp4`, whose values do not matter."""
-    model = base_model()
+def of_ones(folder: Path, scheme: str) -> None:
+    """Write a checkpoint of a preset of llm-compressor whose values do not matter, since few machines serve it."""
+    # Squares of 128 weights divide each part of q, k and v.
+    model = base_model(num_key_value_heads=2)
+    layout, packing = SCHEMES[scheme].layouts["llmcompressor"], SCHEMES[scheme].packing(SCHEMES[scheme].group)
     replaced: dict[str, torch.Tensor] = {}
-    nvidia = kind == "nvfp4"
-    block, scales = (16, torch.float8_e4m3fn) if nvidia else (32, torch.uint8)
     for name, layer in linear_layers(model).items():
-        rows, columns = layer.weight.shape
-        replaced[f"{name}.weight_packed"] = torch.full((rows, columns // 2), 0x21, dtype=torch.uint8)
-        replaced[f"{name}.weight_scale"] = torch.ones(rows, columns // block).to(scales)
-        if nvidia:
-            replaced[f"{name}.weight_global_scale"] = torch.tensor([1.0])
-            replaced[f"{name}.input_global_scale"] = torch.tensor([1.0])
-    strategy = "tensor_group" if nvidia else "group"
-    weights = {**_TENSOR, "num_bits": 4, "strategy": strategy, "group_size": block, "scale_dtype": str(scales)}
-    group = {
-        "targets": ["Linear"],
-        "weights": weights,
-        "input_activations": {**weights, "dynamic": "local" if nvidia else True},
-        "format": f"{kind}-pack-quantized",
-    }
-    _write(folder, model, replaced, {"format": f"{kind}-pack-quantized", "config_groups": {"group_0": group}})
+        for own, (kind, shape) in layout.fields(tuple(layer.weight.shape), packing).items():
+            replaced[f"{name}.{own}"] = torch.ones(shape).to(TORCH_TYPES[kind])
+        if f"{name}.weight_shape" in replaced:
+            replaced[f"{name}.weight_shape"] = torch.tensor(layer.weight.shape)
+    group = {**preset_name_to_scheme(scheme, ["Linear"]).model_dump(mode="json"), "format": layout.name}
+    _write(folder, model, replaced, {"format": layout.name, "config_groups": {"group_0": group}})
 
 
 def _packed(values: torch.Tensor, bits: int) -> torch.Tensor:

@@ -100,7 +100,7 @@ def make(job: Job, draft: Draft) -> None:
         raise NotApplicable(f"{reason}.")
     if gpu := _gpu_in_use():
         gpu.reset_peak_memory_stats()
-    more: dict[str, object] = {}
+    more: dict[str, object] = {"cast_from": job.model.cast_from}
     # An engine with its own environment returns the versions installed there.
     if versions := ENGINES[job.settings.quant.engine].make(job, draft):
         more["engine"] = versions

@@ -15,13 +15,12 @@ from pipeline.config import Stage
 from pipeline.errors import StageError
 from pipeline.models.architecture import read_config
 from pipeline.models.headers import headers
-from pipeline.models.safetensors import WEIGHTS
+from pipeline.models.safetensors import INDEX, WEIGHTS, safetensors_files
 
 if TYPE_CHECKING:
     from pipeline.job import Job
 
 FILE = f"kv_scales{WEIGHTS}"
-INDEX = f"model{WEIGHTS}.index.json"
 SCHEME = {"num_bits": 8, "type": "float", "strategy": "tensor", "symmetric": True, "dynamic": False}
 METHOD = "compressed-tensors"
 
@@ -56,7 +55,7 @@ def _write_index(folder: Path, names: list[str]) -> None:
     if path.is_file():
         index = json.loads(path.read_text())
     else:
-        (weights,) = (path for path in folder.glob(f"*{WEIGHTS}") if path.name != FILE)
+        (weights,) = (path for path in safetensors_files(folder) if path.name != FILE)
         index = {"metadata": {"total_size": weights.stat().st_size}, "weight_map": {}}
         index["weight_map"] = {name: weights.name for name in headers(folder) if name not in names}
     index["weight_map"] |= dict.fromkeys(names, FILE)

@@ -256,7 +256,7 @@ def _scales(folder: Path) -> Mapping[str, Scales]:
 def _tensors(folder: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, Any]]:
     from safetensors import safe_open
 
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in disk.weight_files(folder):
         with safe_open(path, framework="pt") as file:
             yield from ((name, file.get_tensor(name)) for name in file.keys() if wanted(name))  # noqa: SIM118
 

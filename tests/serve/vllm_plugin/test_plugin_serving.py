@@ -38,9 +38,12 @@ FORMATS = {
     "awq": ("W4A16_ASYM", "bfloat16"),
     "gptq4": ("W4A16", "bfloat16"),
     "gptq8": ("W8A16", "bfloat16"),
-    "nvfp4": ("NVFP4", "bfloat16"),
-    "mxfp4": ("MXFP4", "bfloat16"),
 }
+# Served by GPUs, and one by AMX; their values do not matter.
+OF_ONES = {
+    scheme.lower(): (scheme, "bfloat16") for scheme in ("NVFP4", "NVFP4A16", "MXFP4", "MXFP8", "FP8_BLOCK", "W4AFP8")
+}
+FORMATS |= OF_ONES
 # The same checkpoints otherwise: with another KV cache, by another kernel.
 OTHERWISE = {
     "cache_e4m3": ("w4a16", {"kv_cache": "fp8_e4m3"}),
@@ -67,8 +70,8 @@ def rms(values: torch.Tensor) -> float:
 
 def written(folder: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
     """A tiny checkpoint of each format below `folder`; returns the references."""
-    tiny_checkpoints.fp4(folder / "nvfp4", "nvfp4")
-    tiny_checkpoints.fp4(folder / "mxfp4", "mxfp4")
+    for name, (scheme, _) in OF_ONES.items():
+        tiny_checkpoints.of_ones(folder / name, scheme)
     return {
         "fp8_dynamic": tiny_checkpoints.fp8_dynamic(folder / "fp8_dynamic"),
         "w8a8": tiny_checkpoints.w8a8(folder / "w8a8"),

@@ -44,7 +44,8 @@ def check_files(job: Job) -> None:
 
 
 @pytest.mark.parametrize(
-    "family", [family if family in KINDS else pytest.param(family, marks=pytest.mark.slow) for family in families.FAMILIES]
+    "family",
+    [family if family in KINDS else pytest.param(family, marks=pytest.mark.slow) for family in families.FAMILIES],
 )
 def test_a_family_is_calibrated_made_and_passes_the_checks(family: str, tmp_path: Path) -> None:
     for job in jobs_of(family, tmp_path, *FORMATS):

@@ -37,7 +37,10 @@ def make(job: Job, draft: Draft) -> dict[str, str]:
     """Write `checkpoint/` with INT4 or INT8 weights in symmetric groups, in input order; return package versions."""
     quant = job.settings.quant
     check(quant)
-    folder, log = draft.folder / "checkpoint", job.workspace.root / "logs" / f"quantize-{folder_name(str(job.variant))}.log"
+    folder, log = (
+        draft.folder / "checkpoint",
+        job.workspace.root / "logs" / f"quantize-{folder_name(str(job.variant))}.log",
+    )
     folder.mkdir()
     request = {
         "model": str(job.model.folder.resolve()),

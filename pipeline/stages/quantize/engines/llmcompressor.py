@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.artifacts.workspace import Draft
 from pipeline.config import CalibrationSettings, QuantSettings, Stage
 from pipeline.errors import StageError
+from pipeline.formats.schemes import SCHEMES
 from pipeline.models.architecture import CONFIG, read_config
 from pipeline.models.headers import stored
 from pipeline.models.modules import fusion_group, kept_matrices
@@ -98,7 +99,10 @@ def recipe(quant: QuantSettings, kept: Sequence[str] = ()) -> list[Any]:
         scheme.input_activations = QuantizationArgs(num_bits=8, strategy="tensor", symmetric=True, dynamic=False)
     if quant.group_size is not None:
         scheme.weights.group_size = quant.group_size
-    common: dict[str, Any] = {"config_groups": {"group_0": scheme}, "ignore": list(dict.fromkeys([*quant.ignore, *kept]))}
+    # As inferred, but for W4AFP8: compressed-tensors 0.19 would leave its integers unpacked, which vLLM cannot load.
+    scheme.format = SCHEMES[str(quant.scheme)].layouts["llmcompressor"].name
+    ignored = list(dict.fromkeys([*quant.ignore, *kept]))
+    common: dict[str, Any] = {"config_groups": {"group_0": scheme}, "ignore": ignored}
     if quant.algorithm == "gptq":
         return [GPTQModifier(dampening_frac=quant.dampening, **common)]
     rounding = QuantizationModifier(**common)

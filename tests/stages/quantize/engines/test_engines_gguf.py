@@ -14,6 +14,7 @@ from pipeline.errors import ConfigError, NotApplicable
 from pipeline.formats import unpack_gguf
 from pipeline.formats.blocks import q4_k_m
 from pipeline.models import headers as disk
+from pipeline.models import preflight
 from pipeline.models.source import ModelSource
 from pipeline.stages.verify import file_sizes, gate
 from pipeline.stages.verify.weights import compare
@@ -136,13 +137,13 @@ def test_widths_that_blocks_do_not_divide_are_refused(
     asked = settings(f"quant={quant}", f"model.path={broken_model}")
     source = ModelSource(asked.model, tmp_path / "cache", Digests(tmp_path / "digests"))
     with pytest.raises(ConfigError, match=f"does not divide.*{width}.*Choose a format without groups"):
-        source.check(asked.quant)
+        preflight.check(source, asked, ())
 
 
 @pytest.mark.parametrize("quant", ["gguf_q4_k_m", "gguf_q8_0"])
 def test_the_demos_widths_are_divided(quant: str, settings, tmp_path: Path) -> None:
     asked = settings(f"quant={quant}")
-    ModelSource(asked.model, tmp_path / "cache", Digests(tmp_path / "digests")).check(asked.quant)
+    preflight.check(ModelSource(asked.model, tmp_path / "cache", Digests(tmp_path / "digests")), asked, ())
 
 
 def test_a_list_of_what_to_leave_alone_is_refused(settings, tmp_path: Path) -> None:
