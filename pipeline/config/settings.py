@@ -29,7 +29,6 @@ from pipeline.config.serve import ServeSettings
 from pipeline.errors import ConfigError
 from pipeline.hardware.vllm_kernels import choices
 
-
 # A variant as it is written: `w4a16(group_size=64,ignore=[lm_head])+fp8_e4m3@marlin`.
 _WRITTEN = re.compile(r"(?P<quant>[^+@(]*(?:\(.*\))?)(?:\+(?P<kv_cache>[^@]*))?(?:@(?P<kernel>.*))?")
 

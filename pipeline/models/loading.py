@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.models.architecture import has_experts, read_config
+from pipeline.models.architecture import has_experts
 
 if TYPE_CHECKING:
     import torch
@@ -67,15 +67,21 @@ def _linearize_experts(model: Any) -> None:
     """Replace joined experts by Linear modules, which are stored under the names that the checkpoint had."""
     if not has_experts(model.config.get_text_config().to_dict()):
         return
-    # It imports llm-compressor, which takes seconds. Its own loader needs torchvision, as all of transformers does.
-    from llmcompressor.modeling.moe import conversion_mappings
+    # It imports llm-compressor, which takes seconds. Its own loader imports every image processor of transformers.
     from llmcompressor.modeling.moe.linearize import linearize_moe
+    from transformers.core_model_loading import WeightConverter, WeightRenaming
 
     linearize_moe(model)
-    kind = model.config.get_text_config().model_type
-    if conversion_mappings.has_linearize_load_mappings(kind):
-        _, _, stored = conversion_mappings.get_linearize_load_mappings(kind)
-        conversion_mappings.set_save_conversion_mapping(model, stored)
+    conversions = list(getattr(model, "_weight_conversions", None) or ())
+    stored: list[str] = []
+    for each in conversions:
+        if isinstance(each, WeightConverter) and each.target_patterns[0].endswith(("gate_up_proj", "down_proj")):
+            # `.experts.*.w1.weight`
+            stored += [pattern.removesuffix(".weight").rpartition(".")[2] for pattern in each.source_patterns]
+    pairs = zip(stored, ("gate_proj", "up_proj", "down_proj"), strict=False)
+    renamed = [WeightRenaming(f".{old}.", f".{new}.") for old, new in pairs if old != new]
+    kept = [each for each in conversions if not isinstance(each, WeightConverter)]
+    model._weight_conversions = [*kept, *renamed]
 
 
 def linearize_empty_experts(model: Any) -> None:

@@ -73,12 +73,18 @@ def test_all_that_is_wrong_is_said_at_once():
     ("text", "parts"),
     [
         ("w4a16(group_size=64)", ("w4a16", ("group_size=64",), "auto", "auto")),
-        ("gptq(ignore=[lm_head,re:.*down_proj])+fp8_e4m3@marlin", ("gptq", ("ignore=[lm_head,re:.*down_proj]",), "fp8_e4m3", "marlin")),
-        ("gptq(group_size=32, dampening=0.05)@machete", ("gptq", ("group_size=32", "dampening=0.05"), "auto", "machete")),
+        (
+            "gptq(ignore=[lm_head,re:.*down_proj])+fp8_e4m3@marlin",
+            ("gptq", ("ignore=[lm_head,re:.*down_proj]",), "fp8_e4m3", "marlin"),
+        ),
+        (
+            "gptq(group_size=32, dampening=0.05)@machete",
+            ("gptq", ("group_size=32", "dampening=0.05"), "auto", "machete"),
+        ),
         ("bf16+fp8_e4m3", ("bf16", (), "fp8_e4m3", "auto")),
         ("awq@marlin", ("awq", (), "auto", "marlin")),
     ],
-)  # fmt: skip
+)
 def test_a_variants_name_is_read_and_written_alike(text, parts):
     variant = Variant.parse(text)
     assert (variant.format, variant.options, variant.kv_cache, variant.kernel) == parts

@@ -97,7 +97,7 @@ def test_only_attention_with_keys_has_a_cache() -> None:
 
 # Transformers names the experts of Mixtral otherwise than its checkpoints do.
 @pytest.mark.parametrize("family", [family for family in families.FAMILIES if family != "mixtral"])
-def test_the_list_is_every_linear_of_the_model_but_router_gates_and_head(family: str, tmp_path) -> None:  # noqa: ANN001
+def test_the_list_is_every_linear_of_the_model_but_router_gates_and_head(family: str, tmp_path) -> None:
     folder = families.write(family, tmp_path / family)
     found = decoder_linears(stored(folder), read_config(folder))
     model = load_model(folder, probe("cpu"), linear_experts=True)

@@ -1,4 +1,4 @@
-"""Tiny checkpoints with random weights of the families of decoders, as transformers stores them, with the demo's tokenizer.
+"""Tiny checkpoints of families of decoders: random weights, stored by transformers, with the demo's tokenizer.
 
 Norms vary by a third around one and biases are half as large as activations: weights at their initial values would hide
 a norm that was rounded and a bias that was left out.

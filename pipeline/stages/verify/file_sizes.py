@@ -12,9 +12,9 @@ from pathlib import Path
 
 from pipeline.config import QuantSettings
 from pipeline.formats.layouts import Shape, Stored
-from pipeline.models.architecture import read_config, text_config
 from pipeline.models import headers as disk
 from pipeline.models import layout
+from pipeline.models.architecture import read_config, text_config
 from pipeline.models.modules import attentions
 
 HEADER = "(headers)"

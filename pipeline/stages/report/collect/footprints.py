@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from pipeline.compare.roofline.device import Footprint
 from pipeline.config import QuantSettings, Stage, Variant, choice
@@ -91,8 +91,12 @@ def _settings(recorded: Mapping[str, Any]) -> QuantSettings | Missing:
 def settings_of(quant: str) -> QuantSettings:
     """Return a format of `conf/quant/` with a variant's own settings in parentheses."""
     variant = Variant(quant=quant)
-    own = OmegaConf.to_container(OmegaConf.from_dotlist(list(variant.options)))
-    return QuantSettings.model_validate({**(choice("quant", variant.format) or {}), **dict(own), "name": quant})
+    own = OmegaConf.merge(OmegaConf.create(dict(choice("quant", variant.format) or {})), _own(variant), {"name": quant})
+    return QuantSettings.model_validate(OmegaConf.to_container(own))
+
+
+def _own(variant: Variant) -> DictConfig:
+    return OmegaConf.from_dotlist(list(variant.options))
 
 
 def _footprint(shape: DecoderShape, weights: Mapping[str, int], scheme: str | None, kv_dtype: str) -> Footprint:
