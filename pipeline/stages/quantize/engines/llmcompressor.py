@@ -19,7 +19,6 @@ from pipeline.formats.schemes import SCHEMES
 from pipeline.models.architecture import CONFIG, read_config
 from pipeline.models.headers import stored
 from pipeline.models.modules import fusion_group, kept_matrices
-from pipeline.models.rescaling import RESCALING
 from pipeline.models.safetensors import copy_companions
 from pipeline.stages.quantize.engines import base
 
@@ -42,6 +41,8 @@ def _make(job: Job, draft: Draft) -> None:
     import torch
     from llmcompressor import oneshot
     from llmcompressor.core import reset_session
+
+    from pipeline.models.rescaling import RESCALING
 
     quant = job.settings.quant
     job.progress.detail("loading the model")
