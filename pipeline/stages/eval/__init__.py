@@ -13,6 +13,7 @@ from pipeline.artifacts.keys import Digests, Payload
 from pipeline.artifacts.workspace import Draft
 from pipeline.config import DivergenceSettings, Settings, Stage
 from pipeline.job import Job
+from pipeline.tasks.chat_templates import date_printed
 from pipeline.tasks.conversations import identity_of
 from pipeline.tasks.lm_eval_tasks import task_files
 
@@ -50,8 +51,15 @@ def identity(job: Job) -> Payload:
         "lm_eval": versions().get("lm-eval"),
         # Earlier releases drew other few-shot examples for a sample than for all items.
         **({"examples": "of the full run"} if settings.limit is not None or settings.share < 1 else {}),
+        **({"template_date": date} if (date := _template_date(job)) else {}),
         **({"part": job.part} if job.part else {}),
     }
+
+
+def _template_date(job: Job) -> str | None:
+    """Return the fixed day that the chat template prints in prompts or held-out texts; None if it prints none."""
+    settings = job.settings.eval
+    return date_printed(job.model.shape_folder) if settings.chat_template or settings.divergence else None
 
 
 def _divergence(settings: DivergenceSettings | None, digests: Digests) -> Payload | None:

@@ -20,6 +20,7 @@ from pipeline.errors import InputError
 from pipeline.stages.eval.endpoint import Body, Completion, Endpoint
 from pipeline.stages.eval.options import LogLikelihood, Option, Tokens, is_choice, of_labels
 from pipeline.stages.eval.tally import Tally
+from pipeline.tasks.chat_templates import ChatTemplate, TemplateRefusal
 
 # Prompts of a request where answers come at once: spares the server's front end, which is Python, most of its work.
 PROMPTS_PER_REQUEST = 16
@@ -101,19 +102,14 @@ class ServedModel(LM):  # type: ignore[misc]
         """
         switch = {} if self.enable_thinking is None else {"enable_thinking": self.enable_thinking}
         try:
-            text = str(
-                self.tokenizer.apply_chat_template(
-                    chat_history,
-                    tokenize=False,
-                    add_generation_prompt=add_generation_prompt,
-                    continue_final_message=not add_generation_prompt,
-                    **switch,
-                )
+            text = ChatTemplate(self.tokenizer, switch).render(
+                chat_history,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=not add_generation_prompt,
             )
-        except Exception as error:
-            roles = ", ".join(message["role"] for message in chat_history)
+        except TemplateRefusal as error:
             raise InputError(
-                f"eval.chat_template=true: the model's chat template fails on the turns {roles}: {error}.",
+                f"eval.chat_template=true: {error.problem}",
                 "Set eval.chat_template=false, or evaluate a checkpoint whose template takes them.",
             ) from error
         # The BOS token that a template writes is the one that `_encode` would add.

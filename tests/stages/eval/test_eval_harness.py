@@ -16,6 +16,7 @@ from support.tiny_tasks import CHOICE, LOADER
 
 from pipeline.artifacts.workspace import Draft
 from pipeline.config import EvalSettings, TaskSettings
+from pipeline.demo import CHECKPOINT
 from pipeline.errors import ConfigError, InputError
 from pipeline.results.eval import EvalResult
 from pipeline.results.server import ServerFacts
@@ -290,3 +291,14 @@ def test_labels_become_file_names() -> None:
         "a_b",
         "_",
     ]
+
+
+def test_a_template_that_prints_the_day_asks_the_same_on_every_day() -> None:
+    from transformers import AutoTokenizer
+
+    from pipeline.stages.eval.model import ServedModel
+
+    tokenizer = AutoTokenizer.from_pretrained(CHECKPOINT)
+    tokenizer.chat_template = "{{ strftime_now('%d %B %Y') }}: {{ messages[0]['content'] }}"
+    model = ServedModel(None, tokenizer, max_gen_toks=1)
+    assert model.apply_chat_template([{"role": "user", "content": "hello"}]) == "26 July 2024: hello"

@@ -48,7 +48,9 @@ def _make(job: Job, draft: Draft) -> None:
     base.seed(job.settings.calibration.seed)
     rounding = AutoRound(
         model,
-        tokenizer=AutoTokenizer.from_pretrained(job.model.folder),
+        tokenizer=AutoTokenizer.from_pretrained(
+            job.model.folder, trust_remote_code=job.settings.model.trust_remote_code
+        ),
         scheme=f"W{quant.bits}A16",
         sym=symmetric,
         group_size=quant.effective_group_size,

@@ -142,7 +142,7 @@ def facts(calibration: Calibration, seen: CalibrationFindings) -> dict[str, str]
             for name, share in sorted(card.languages.items(), key=lambda item: -item[1])
         )
     if card.counts:
-        found["Skipped or truncated"] = ", ".join(f"{name.replace('_', ' ')} {n:,}" for name, n in card.counts.items())
+        found["Skipped or repaired"] = ", ".join(f"{name.replace('_', ' ')} {n:,}" for name, n in card.counts.items())
     return found
 
 
