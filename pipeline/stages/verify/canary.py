@@ -77,7 +77,8 @@ def allowed(settings: Settings, layers: int, weight_errors: Sequence[float], ref
     Args:
         settings: settings of the variant.
         layers: decoder layers of the model.
-        weight_errors: relative error of each quantized weight; empty if weights are unchanged.
+        weight_errors: relative error of each quantized weight rounded to nearest, whatever is in the checkpoint: a
+            wrong one must not raise its own bound; empty if weights are unchanged.
         reference: BF16's log-probabilities.
     """
     errors = [math.sqrt(2) * relative_rounding("bf16")]
