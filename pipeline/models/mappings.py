@@ -1,4 +1,4 @@
-"""Layers in front of each Linear by llm-compressor's mappings: AWQ and SmoothQuant divide them by what it gains."""
+"""Layers in front of each Linear by llm-compressor's mappings, which AWQ and SmoothQuant divide for it."""
 
 from __future__ import annotations
 
