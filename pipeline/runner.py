@@ -36,6 +36,7 @@ from pipeline.serve import support
 from pipeline.serve.kv_capacity import check_context
 from pipeline.stages import publish, report
 from pipeline.stages.quantize import INSTALL, check_engine
+from pipeline.stages.quantize.smoothing import check_smoothing
 
 # Stages that need no server.
 OFFLINE = (Stage.CALIBRATE, Stage.QUANTIZE)
@@ -89,6 +90,7 @@ class Runner:
                     continue
                 if stage is Stage.QUANTIZE:
                     check_engine(job.settings.quant)
+                    check_smoothing(job.settings.quant, job.model.config)
                 elif stage not in OFFLINE and str(job.variant) not in self.unserved:
                     check_context(job.settings, model, hardware)
 

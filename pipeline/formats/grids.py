@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 # A weight, float32, and the input channels that share a scale (None: all of a row) -> its image.
 Round = Callable[["torch.Tensor", "int | None"], "torch.Tensor"]
+# The largest magnitude of each block, and the largest number of the format -> the blocks' scales.
+Scales = Callable[["torch.Tensor", float], "torch.Tensor"]
 TINY = 1e-12
 
 
@@ -80,9 +82,27 @@ def _to_e4m3(weight: torch.Tensor, largest: torch.Tensor) -> torch.Tensor:
     return image
 
 
-def table(numbers: tuple[float, ...], powers_of_two: bool = False) -> Round:
+def exact(maximum: torch.Tensor, largest: float) -> torch.Tensor:
+    """Return the scale that makes a block's maximum the largest number."""
+    return maximum / largest
+
+
+def power_of_two(maximum: torch.Tensor, largest: float) -> torch.Tensor:
+    """Return OCP's scale: the maximum's power of two over the largest number's (OCP Microscaling, 2023, 6.3)."""
+    return (maximum.log2().floor() - math.floor(math.log2(largest))).exp2()
+
+
+def e4m3(maximum: torch.Tensor, largest: float) -> torch.Tensor:
+    """Return NVIDIA's scale: an E4M3 number below a divisor that makes the largest block's scale the largest E4M3."""
+    import torch
+
+    divisor = E4M3.largest * largest / maximum.amax()
+    code = (maximum / largest * divisor).to(torch.float8_e4m3fn).float()
+    return code.clamp_min(E4M3.magnitudes[1]) / divisor
+
+
+def table(numbers: tuple[float, ...], scales: Scales = exact) -> Round:
     """Round to the nearest entry of a table, with a scale for each block."""
-    top = math.floor(math.log2(numbers[-1]))
 
     def apply(weight: torch.Tensor, group: int | None) -> torch.Tensor:
         import torch
@@ -90,9 +110,7 @@ def table(numbers: tuple[float, ...], powers_of_two: bool = False) -> Round:
         known = torch.tensor(numbers, device=weight.device)
         middle = (known[1:] + known[:-1]) / 2
         own = blocks(weight, group)
-        maximum = own.abs().amax(1, keepdim=True).clamp_min(TINY)
-        # OCP's scales: the maximum's power of two over the largest number's (OCP Microscaling formats, 2023, 6.3).
-        scale = torch.exp2(maximum.log2().floor() - top) if powers_of_two else maximum / numbers[-1]
+        scale = scales(own.abs().amax(1, keepdim=True).clamp_min(TINY), numbers[-1])
         image: torch.Tensor = known[torch.bucketize(own / scale, middle)] * scale
         return image.reshape(weight.shape)
 

@@ -14,7 +14,17 @@ from typing import Literal
 from pipeline.formats import layouts
 from pipeline.formats.blocks import BLOCKS, Mixture, q4_k_m, q8_0
 from pipeline.formats.elements import E2M1, E4M3, ELEMENTS, NF4, Element
-from pipeline.formats.grids import Round, asymmetric, fp8, fp8_blocks, grouped, symmetric, table
+from pipeline.formats.grids import (
+    Round,
+    asymmetric,
+    e4m3,
+    fp8,
+    fp8_blocks,
+    grouped,
+    power_of_two,
+    symmetric,
+    table,
+)
 from pipeline.formats.layouts import Packing, WeightLayout
 
 Activations = Literal["bf16", "fp8", "int8", "fp4"]
@@ -226,7 +236,7 @@ SCHEMES: Mapping[str, Scheme] = {
         engines={"llmcompressor": (ROUND,)},
         layouts={"llmcompressor": layouts.NVFP4},
         served="nvfp4",
-        round=table(E2M1.numbers),
+        round=table(E2M1.numbers, e4m3),
         activations="fp4",
         group=16,
         shown_tokens=True,
@@ -236,7 +246,7 @@ SCHEMES: Mapping[str, Scheme] = {
         engines={"llmcompressor": (ROUND,)},
         layouts={"llmcompressor": layouts.NVFP4},
         served="nvfp4_weights",
-        round=table(E2M1.numbers),
+        round=table(E2M1.numbers, e4m3),
         group=16,
     ),
     "MXFP8": Scheme(
@@ -244,7 +254,7 @@ SCHEMES: Mapping[str, Scheme] = {
         engines={"llmcompressor": (ROUND,)},
         layouts={"llmcompressor": layouts.MXFP8},
         served="mxfp8",
-        round=table(E4M3.numbers, powers_of_two=True),
+        round=table(E4M3.numbers, power_of_two),
         activations="fp8",
         group=32,
     ),
@@ -253,7 +263,7 @@ SCHEMES: Mapping[str, Scheme] = {
         engines={"llmcompressor": (ROUND,)},
         layouts={"llmcompressor": layouts.MXFP4},
         served="mxfp4",
-        round=table(E2M1.numbers, powers_of_two=True),
+        round=table(E2M1.numbers, power_of_two),
         activations="fp4",
         group=32,
     ),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline.errors import MissingTensor
+from pipeline.errors import InputError, MissingTensor
 from pipeline.formats import unpack_gguf
 from pipeline.formats.layouts import layout_of
 from pipeline.models.headers import Quantization, gguf_file, layout_name, quantization_config, quantized_modules
@@ -76,18 +76,25 @@ class Weights:
                 self._parts[owner].append(name)
         config = quantization_config(folder)
         self._layout = None if self._blocks else layout_of(layout_name(config))
-        self._bits = _bits(config)
+        self._bits, self._group = _bits(config), _group(config)
 
     def __getitem__(self, module: str) -> torch.Tensor:
         """Return a module's weight, float32 of shape (out, in).
 
         Raises:
             MissingTensor: if a tensor of the module's format is missing.
+            InputError: if the module's tensors do not fit each other, or the config.
         """
         if self._layout is None:
             return unpack_gguf.weight(self._blocks[f"{module}.weight"]).to(self._tensors.device)
         own = {name.removeprefix(f"{module}."): self._tensors[name] for name in self._parts[module]}
-        return self._layout.unpack(_Stored(f"{module}.", own), self._bits)
+        try:
+            weight = self._layout.unpack(_Stored(f"{module}.", own), self._bits)
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise InputError(f"{module}: its tensors do not fit each other or config.json ({error})") from None
+        if self._group > 0 and (groups := _groups(own)) * self._group != weight.shape[1]:
+            raise InputError(f"{module}: config.json says groups of {self._group}, and it has {groups} for each row")
+        return weight
 
     def block_format(self, module: str) -> str | None:
         """Return a module's own format if a file mixes several (llama.cpp's, such as Q6_K)."""
@@ -98,3 +105,15 @@ def _bits(config: Quantization) -> int:
     """Return the bits per packed integer; 0 if the format does not name them."""
     groups = config.get("config_groups")
     return int(next(iter(groups.values()))["weights"]["num_bits"] if groups else config.get("bits", 0))
+
+
+def _group(config: Quantization) -> int:
+    """Return the input channels that share a scale; not positive if the format has no such groups."""
+    groups = config.get("config_groups")
+    size = next(iter(groups.values()))["weights"].get("group_size") if groups else config.get("group_size")
+    return size or 0
+
+
+def _groups(tensors: Mapping[str, torch.Tensor]) -> int:
+    """Return the number of groups in a row, by the shape of the scales."""
+    return tensors["scales"].shape[0] if "scales" in tensors else tensors["weight_scale"].shape[-1]

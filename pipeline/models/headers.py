@@ -19,6 +19,7 @@ class SchemeConfig(TypedDict):
     num_bits: int
     type: str
     strategy: str
+    group_size: NotRequired[int | None]
     dynamic: NotRequired[bool | Literal["local"] | None]
     symmetric: NotRequired[bool]
 
@@ -40,6 +41,7 @@ class Quantization(TypedDict, total=False):
     ignore: list[str]
     # AWQ and GPTQ.
     bits: int
+    group_size: int
     checkpoint_format: str
     dynamic: dict[str, object]
     modules_to_not_convert: list[str] | None

@@ -7,7 +7,8 @@ section 4). So s is in the checkpoint a second time, and a weight is compared wi
 * behind a norm, s is the norm's BF16 weight over its new one, exact up to the rounding of both to BF16 (2^-9 each);
 * behind a Linear (v_proj in front of o_proj, up_proj in front of down_proj), which is quantized itself, s is the least
   squares factor between a row of BF16's weight and the row that is stored. Its relative error is that of the row over
-  the square root of the row's length: below a tenth of a weight's own error from 100 inputs on.
+  the square root of the row's length: below a tenth of a weight's own error from 100 inputs on. Where the Linear is
+  fused (Phi-3's qkv_proj, gate_up_proj), its last rows make the inputs.
 
 A factor that was forgotten on either side, or put on another channel, is therefore an error of the weight behind it.
 """
@@ -19,92 +20,90 @@ from typing import Any
 
 import torch
 
-from pipeline.errors import MissingTensor, UnknownFormat
+from pipeline.models.architecture import text_config
 
-# A module's own name -> the norm that makes its inputs; (out, in) of all as in Llama.
-NORMS: Mapping[str, str] = {
-    "self_attn.q_proj": "input_layernorm",
-    "self_attn.k_proj": "input_layernorm",
-    "self_attn.v_proj": "input_layernorm",
-    "mlp.gate_proj": "post_attention_layernorm",
-    "mlp.up_proj": "post_attention_layernorm",
-}
-# A module's own name -> the Linear whose outputs are its inputs, or their factor.
-PRODUCERS: Mapping[str, str] = {"self_attn.o_proj": "self_attn.v_proj", "mlp.down_proj": "mlp.up_proj"}
-# Its norms multiply by one plus the stored weight.
-OTHERWISE = "gemma"
+# Algorithms that scale weights by activation statistics, and divide the layer in front by the same.
+RESCALING = ("awq", "smoothquant")
+# Models whose norms multiply by one plus the stored weight.
+OFFSET_NORMS = (
+    "gemma",
+    "gemma2",
+    "gemma3",
+    "gemma3_text",
+    "muse_glimmer",
+    "muse_glimmer_text",
+    "qwen3_5",
+    "qwen3_5_moe",
+    "qwen3_5_moe_text",
+    "qwen3_5_text",
+    "qwen3_next",
+)
+
+# Rounded to BF16 up to four times: the norm before and after, one of Gemma's on its way, the product.
+REROUNDED = 2.0**-6
+# Factors of a Linear are fitted, to the error of a row over the square root of its length.
+FITTED = 2.0**-4
 
 Read = Callable[[str], torch.Tensor]
+
+
+def norm_offset(config: Mapping[str, Any]) -> float:
+    """Return what a model's norms add to their stored weight."""
+    return 1.0 if text_config(config).get("model_type") in OFFSET_NORMS else 0.0
 
 
 class Factors:
     """Factors of the input channels of each weight of a rescaled checkpoint."""
 
-    def __init__(self, config: Mapping[str, Any], original: Read, stored: Read, weight: Read) -> None:
+    def __init__(self, pairs: Mapping[str, str], offset: float, original: Read, stored: Read, weight: Read) -> None:
         """Compute factors on access.
 
         Args:
-            config: config of the model.
+            pairs: module whose columns were multiplied -> the one in front that was divided.
+            offset: what the norms add to their stored weight.
             original: a tensor of the BF16 checkpoint by name, float32.
             stored: a tensor of the quantized checkpoint by name, float32.
             weight: a module's dequantized weight by the module's name, float32 of shape (out, in).
-
-        Raises:
-            UnknownFormat: if the model's layer structure is not supported.
         """
-        kind = str(config.get("model_type", ""))
-        if kind.startswith(OTHERWISE):
-            raise UnknownFormat(f"{kind}: which norm is in front of which weight")
-        self._config, self._original, self._stored, self._weight = config, original, stored, weight
+        self.pairs, self._offset, self._original, self._stored, self._weight = pairs, offset, original, stored, weight
+        self.divided = frozenset(pairs.values())
+
+    def of(self, module: str) -> torch.Tensor | float:
+        """Return the factor of each weight of a module, of shape (out, in); 1 if it was not rescaled."""
+        if module not in self.pairs and module not in self.divided:
+            return 1.0
+        return self.inputs(module) * self.outputs(module)[:, None]
 
     def inputs(self, module: str) -> torch.Tensor:
-        """Return the factor of each input channel, of shape (in,).
-
-        Raises:
-            UnknownFormat: if the module is unknown.
-        """
-        layer, own = split(module)
-        if own in NORMS:
-            return self._norm(f"{layer}.{NORMS[own]}.weight")
-        if own not in PRODUCERS:
-            raise UnknownFormat(f"{module}: what makes its inputs")
-        factors = 1 / self.outputs(f"{layer}.{PRODUCERS[own]}")
-        return self._for_each_head(factors) if own == "self_attn.o_proj" else factors
+        """Return the factor of each input channel, of shape (in,): 1 if nothing in front of it was divided."""
+        width = self._original(f"{module}.weight").shape[-1]
+        maker = self.pairs.get(module)
+        return 1 / self.outputs(maker)[-width:] if maker else self._original(f"{module}.weight").new_ones(width)
 
     def outputs(self, module: str) -> torch.Tensor:
-        """Return the factor of each output channel, of shape (out,): 1 if nothing behind it was rescaled."""
-        _, own = split(module)
-        original = self._before(f"{module}.weight")
-        if own not in PRODUCERS.values():
+        """Return the factor of each output channel, of shape (out,): 1 if nothing behind it was multiplied."""
+        original = self._original(f"{module}.weight")
+        if module not in self.divided:
             return original.new_ones(len(original))
+        if original.dim() == 1:
+            before, after = original + self._offset, self._stored(f"{module}.weight") + self._offset
+            # A channel that is zero stays zero, whatever it is divided by.
+            return torch.where(before == after, torch.ones_like(before), after / before)
         # Fit the rescaled weights, as they were rounded: there every input has the same error.
         moved = original * self.inputs(module)
         return (self._weight(module) * moved).sum(1) / moved.square().sum(1).clamp_min(1e-30)
 
-    def _norm(self, name: str) -> torch.Tensor:
-        before, after = self._before(name), self._stored(name)
-        # An all-zero channel stays zero, whatever it is divided by.
-        return torch.where(before == after, torch.ones_like(before), before / after)
+    def is_norm(self, module: str) -> bool:
+        """Return whether a module multiplies its channels one by one."""
+        return self._original(f"{module}.weight").dim() == 1
 
-    def _before(self, name: str) -> torch.Tensor:
-        """Return a tensor of the BF16 checkpoint; if it is missing, the layer structure is not supported."""
-        try:
-            return self._original(name)
-        except MissingTensor:
-            raise UnknownFormat(f"{name} is not in the BF16 checkpoint: what is in front of which weight") from None
+    def precision(self, module: str) -> float:
+        """Return the largest relative error of a divided module's factors, and of a BF16 tensor multiplied by them."""
+        return REROUNDED if self.is_norm(module) else FITTED
 
-    def _for_each_head(self, factors: torch.Tensor) -> torch.Tensor:
-        """Repeat each value head's factors for the consecutive query heads that share it."""
-        heads = int(self._config["num_attention_heads"])
-        groups = int(self._config.get("num_key_value_heads", heads))
-        return factors.reshape(groups, -1).repeat_interleave(heads // groups, dim=0).flatten()
-
-
-def split(module: str) -> tuple[str, str]:
-    """Return the layer of a module, and its name within the layer: `model.layers.3`, `mlp.up_proj`."""
-    parts = module.split(".")
-    return ".".join(parts[:-2]), ".".join(parts[-2:])
-
-
-# Algorithms that scale weights by activation statistics, and divide the layer in front by the same (`rescaling`).
-RESCALING = ("awq", "smoothquant")
+    def noise(self, module: str, error: float) -> float:
+        """Return the relative error of a module's input factors, if the weights in front have this relative error."""
+        maker = self.pairs.get(module)
+        if maker is None or self.is_norm(maker):
+            return 0.0
+        return float(error / self._original(f"{maker}.weight").shape[1] ** 0.5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 from pipeline.results.base import Frozen, Result
@@ -13,6 +14,7 @@ CHECKS = (
     "layers",
     "size",
     "scales",
+    "activation scales",
     "untouched",
     "weights",
     # Before the variant is loaded: there is room for one server at a time.
@@ -38,20 +40,46 @@ class CanaryAnswer(Frozen):
     answer: str
 
 
+class PartError(Frozen):
+    """A row, group or input channel of a weight, its relative error, and the largest that its format explains."""
+
+    place: str
+    error: float
+    allowed: float
+
+    @property
+    def excess(self) -> float:
+        """Error relative to its limit."""
+        return _ratio(self.error, self.allowed)
+
+
 class WeightError(Frozen):
-    """Two errors of one quantized module against BF16, and the largest that its format explains."""
+    """Errors of one quantized module against BF16, and the largest that its format explains.
+
+    Attributes:
+        error: of the whole weight; `nearest` is that of rounding it to nearest, None in results of earlier releases.
+        factor_error: rms deviation from 1 of the factor between groups and their images.
+        parts: the row, the group and the input channel that are worst relative to their limits.
+    """
 
     module: str
     error: float
     allowed: float
+    nearest: float | None = None
     factor_error: float = 0.0
     allowed_factor_error: float = 0.0
+    parts: tuple[PartError, ...] = ()
 
     @property
     def excess(self) -> float:
-        """Larger of the errors relative to its limit: at most 1 if within limits."""
-        parts = (self.error / (self.allowed or 1e-9), self.factor_error / (self.allowed_factor_error or 1e-9))
-        return max(parts) if all(part == part for part in parts) else float("inf")
+        """Largest of the errors relative to its limit: at most 1 if all are within limits."""
+        whole = (_ratio(self.error, self.allowed), _ratio(self.factor_error, self.allowed_factor_error))
+        return max(*whole, *(part.excess for part in self.parts))
+
+
+def _ratio(error: float, allowed: float) -> float:
+    ratio = error / (allowed or 1e-9)
+    return ratio if ratio == ratio else math.inf
 
 
 class CanaryDistance(Frozen):

@@ -7,7 +7,7 @@ an error of a tenth. Eight-bit inputs are rounded as the format rounds them whil
 where it is static. `weights_db` leaves the inputs as they are: a difference of the two is due to the activations.
 
 Errors of earlier layers do not enter, so the figures say which layer to leave in BF16, not how far the model moves.
-Rescaling by an algorithm is taken into account (see `verify.rescaling`).
+Rescaling by an algorithm is taken into account (see `models.rescaling`).
 """
 
 from __future__ import annotations
@@ -22,11 +22,9 @@ import torch
 
 from pipeline.errors import UnknownFormat
 from pipeline.formats.elements import E4M3, INT8
-from pipeline.models.architecture import read_config, text_config
-from pipeline.models.dequantize import Tensors, Weights
 from pipeline.models.forward import decoder
 from pipeline.models.headers import Quantization, SchemeConfig, quantization_config
-from pipeline.models.rescaling import RESCALING, Factors
+from pipeline.models.pair import Pair
 from pipeline.results.base import Missing
 from pipeline.results.eval import LayerError, LayerErrors
 from pipeline.stages.eval.divergence import Text
@@ -51,17 +49,16 @@ def measure(job: Job, texts: Sequence[Text], tokens: int, folder: Path) -> Layer
     """
     if job.settings.quant.scheme is None:
         return Missing(reason="no Linear is quantized")
+    pair = Pair(job.checkpoint, job.model.folder, job.settings.quant)
     try:
-        weights = Weights(job.checkpoint)
+        modules = pair.images.modules
     except UnknownFormat as error:
         return Missing(reason=f"not known here: {error.problem}")
     job.progress.detail("noting the inputs of BF16's layers")
-    inputs = _inputs(job, texts, set(weights.modules), tokens)
+    inputs = _inputs(job, texts, set(modules), tokens)
     job.progress.detail("each quantized layer against BF16")
     try:
-        found = [
-            _error(job, weights, module, torch.cat(inputs[module])) for module in weights.modules if module in inputs
-        ]
+        found = [_error(pair, module, torch.cat(inputs[module])) for module in modules if module in inputs]
     except UnknownFormat as error:
         return Missing(reason=f"not known here: {error.problem}")
     found.sort(key=lambda each: each.snr_db)
@@ -122,21 +119,12 @@ def _inputs(job: Job, texts: Sequence[Text], modules: set[str], tokens: int) -> 
     return notes.rows
 
 
-def _error(job: Job, weights: Weights, module: str, x: torch.Tensor) -> LayerError:
-    before, after = Tensors(job.model.folder), Tensors(job.checkpoint)
-    original, image = before[f"{module}.weight"].float(), weights[module]
-    signal = x @ original.T
-    seen, scale = x, torch.ones(len(original))
-    if job.settings.quant.algorithm in RESCALING:
-        factors = Factors(
-            text_config(read_config(job.model.folder)),
-            original=lambda name: before[name].float(),
-            stored=lambda name: after[name].float(),
-            weight=weights.__getitem__,
-        )
-        # The rescaled model's layer gets its inputs divided by what its columns were multiplied with.
-        seen, scale = x / factors.inputs(module), factors.outputs(module)
-    scheme = activation_scheme(quantization_config(job.checkpoint))
+def _error(pair: Pair, module: str, x: torch.Tensor) -> LayerError:
+    image, after = pair.images[module], pair.after
+    signal = x @ pair.before[f"{module}.weight"].float().T
+    # The rescaled model's layer gets its inputs divided by what its columns were multiplied with.
+    seen, scale = x / pair.factors.inputs(module), pair.factors.outputs(module)
+    scheme = activation_scheme(quantization_config(pair.folder))
     static = after[f"{module}.input_scale"].float() if f"{module}.input_scale" in after else None
     rounded = seen if scheme is None or not is_known(scheme) else rounded_inputs(seen, scheme, static)
     return LayerError(

@@ -14,9 +14,12 @@ spread, and a log-probability, a logit less their mean under the softmax, by at 
 
     d <= sqrt(6 (1 + ln(2 L + 1))) e
 
-Errors of weights, activations, keys and values, and of BF16 itself add up in squares. Trained models damp what is
-added (the demo model stays below half of the bound in every format); random weights do not, and are at 0.6 to 1.2 of
-it from 4 to 28 layers and at 2.1 with 36, so they have a margin. Unrelated answers are at 1 to 1.4.
+Errors of weights, activations, keys and values, and of BF16 itself add up in squares. That of weights is the format's
+own, of rounding to nearest: data-aware rounding errs more in weights and less in answers, and a wrong weight must not
+raise its own bound. Queries, which some kernels round with an FP8 cache, are left out: they add little.
+Trained models damp what is added (the demo model stays below half of the bound in every format); random weights do
+not, and are at 0.6 to 1.2 of it from 4 to 28 layers and at 2.1 with 36, so they have a margin. Unrelated answers are
+at 1 to 1.4.
 Four bits in 36 layers of random weights are there, too (1.08 was seen), and FP8 is halfway (.54): where these explain
 as much as the cap, the check is inconclusive.
 """
@@ -77,7 +80,8 @@ def allowed(settings: Settings, layers: int, weight_errors: Sequence[float], ref
     Args:
         settings: settings of the variant.
         layers: decoder layers of the model.
-        weight_errors: relative error of each quantized weight; empty if weights are unchanged.
+        weight_errors: relative error of each quantized weight rounded to nearest, whatever is in the checkpoint: a
+            wrong one must not raise its own bound; empty if weights are unchanged.
         reference: BF16's log-probabilities.
     """
     errors = [math.sqrt(2) * relative_rounding("bf16")]

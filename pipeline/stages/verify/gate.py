@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts.keys import sha256_of
 from pipeline.artifacts.workspace import Draft
-from pipeline.errors import MissingTensor, PipelineError, ServerError, StageError, UnknownFormat
+from pipeline.errors import InputError, PipelineError, ServerError, StageError, UnknownFormat
 from pipeline.formats import unpack_gguf
 from pipeline.formats.layouts import Scales, layout_of, possible
 from pipeline.models import headers as disk
@@ -27,8 +27,9 @@ from pipeline.results.verify import (
     VerifyResult,
     WeightError,
 )
-from pipeline.stages.verify import canary, file_sizes
-from pipeline.stages.verify.weights import changed, compare
+from pipeline.stages.verify import activation_scales, canary, file_sizes
+from pipeline.stages.verify.outcomes import Failed, NotCompared
+from pipeline.stages.verify.weights import changed, compare, nearest_errors
 
 if TYPE_CHECKING:
     from pipeline.job import Job
@@ -40,12 +41,10 @@ CANARIES = (
 )
 CANARY_TOKENS = 16
 SIZE_TOLERANCE = 0.01
+# Fields of config.json that an engine may write anew.
+UNRELATED = {"_name_or_path", "dtype", "quantization_config", "torch_dtype", "transformers_version", "use_cache"}
 # Beside those of the layout: scales of the KV cache, and any other tensor named a scale.
 OTHER_SCALES: Mapping[str, Scales] = {"_scale": "positive"}
-
-
-class Failed(Exception):
-    """Failed check, with the observation."""
 
 
 @dataclass
@@ -60,10 +59,6 @@ class Findings:
     server: ServerFacts | None = None
     # BF16's answers; None if it was not served.
     reference: CanaryAnswers | None = None
-
-
-class NotCompared(Exception):
-    """Check that could not be run, with the reason: neither passed nor failed."""
 
 
 def verify(job: Job, draft: Draft) -> None:
@@ -96,6 +91,7 @@ def _run(job: Job, found: Findings) -> None:
         "layers": lambda: layers(folder, source, job),
         "size": lambda: size(folder, source, job, found),
         "scales": lambda: scales(folder),
+        "activation scales": lambda: activation_scales.check(job),
         "untouched": lambda: untouched(folder, source, job),
         "weights": lambda: weights(job, found),
         "BF16 reference": lambda: _reference(job, found),
@@ -111,7 +107,7 @@ def _run(job: Job, found: Findings) -> None:
             outcome = Check(name=name, ok=None, detail=f"not known here: {error.problem}")
         except NotCompared as reason:
             outcome = Check(name=name, ok=None, detail=str(reason))
-        except Failed as seen:
+        except (Failed, InputError) as seen:
             outcome = Check(name=name, ok=False, detail=str(seen))
         found.checks.append(outcome)
         if outcome.ok is False:
@@ -122,7 +118,7 @@ _REMEDY = "Its checkpoint is kept for a look; make it again with another engine,
 
 
 def files(folder: Path, source: Path) -> str:
-    """Check that weight files are complete, and tokenizer and generation config those of the BF16 checkpoint."""
+    """Check that weight files are complete, and tokenizer, generation config and shape those of the BF16 checkpoint."""
     weights = disk.weight_files(folder)
     if not weights or not (folder / "config.json").is_file():
         raise Failed("config.json or the weights are missing")
@@ -138,7 +134,21 @@ def files(folder: Path, source: Path) -> str:
     ]
     if changed:
         raise Failed(f"not as in the BF16 checkpoint: {', '.join(sorted(changed))}")
+    if other := _other_fields(read_config(folder), read_config(source)):
+        raise Failed(f"config.json is another model's: {', '.join(other)}")
     return f"{len(weights)} weight file(s), tokenizer unchanged"
+
+
+def _other_fields(config: Mapping[str, Any], source: Mapping[str, Any]) -> list[str]:
+    """Return the fields that both configs have a number, text or truth value for, and not the same."""
+    found = []
+    for name in sorted(config.keys() & source.keys() - UNRELATED):
+        own, original = config[name], source[name]
+        if isinstance(own, Mapping) and isinstance(original, Mapping):
+            found += [f"{name}.{inner}" for inner in _other_fields(own, original)]
+        elif own != original and isinstance(own, str | float | int) and isinstance(original, str | float | int):
+            found.append(f"{name}={own}, not {original}")
+    return found
 
 
 def size(folder: Path, source: Path, job: Job, found: Findings) -> str:
@@ -191,11 +201,7 @@ def weights(job: Job, found: Findings) -> str:
     quant = job.settings.quant
     if quant.scheme is None:
         return "as they were"
-    try:
-        errors = compare(job.checkpoint, job.model.folder, quant)
-    except MissingTensor as error:
-        raise Failed(error.problem) from None
-    found.weight_errors = errors
+    found.weight_errors = errors = compare(job.checkpoint, job.model.folder, quant)
     worst = max(errors, key=lambda each: each.excess, default=None)
     if worst is None:
         raise Failed("no quantized weight could be compared")
@@ -203,9 +209,29 @@ def weights(job: Job, found: Findings) -> str:
         f"{worst.module} is {worst.error:.4f} of its norm away, {worst.allowed:.4f} would be explained; "
         f"its groups' factors {worst.factor_error:.4f} from 1, {worst.allowed_factor_error:.4f} would be"
     )
+    part = max(worst.parts, key=lambda each: each.excess, default=None)
+    if part is not None:
+        said += f"; its {part.place} {part.error:.4f} away, {part.allowed:.4f} would be"
     if worst.excess > 1:
         raise Failed(said)
     return f"{len(errors)} compared with BF16; worst: {said}"
+
+
+def _explained(job: Job, found: Findings) -> list[float]:
+    """Return each quantized weight's error of rounding to nearest, which no error of the checkpoint's own can raise.
+
+    Raises:
+        NotCompared: if rounding in the format is not known.
+    """
+    quant = job.settings.quant
+    if quant.scheme is None:
+        return []
+    if found.weight_errors is not None:
+        return [each.nearest for each in found.weight_errors if each.nearest is not None]
+    try:
+        return nearest_errors(job.model.folder, disk.quantized_modules(job.checkpoint), quant)
+    except UnknownFormat as error:
+        raise NotCompared(f"not known here: {error.problem}") from None
 
 
 def log_probabilities(job: Job, found: Findings, answers: CanaryAnswers) -> str:
@@ -215,9 +241,8 @@ def log_probabilities(job: Job, found: Findings, answers: CanaryAnswers) -> str:
         raise NotCompared("the BF16 model was not served")
     if answers.tokens != reference.tokens:
         raise Failed("the server cuts the texts into other tokens than BF16's")
-    errors = [each.error for each in found.weight_errors or ()]
     layers = int(text_config(job.model.config)["num_hidden_layers"])
-    limit = canary.allowed(job.settings, layers, errors, reference.logprobs)
+    limit = canary.allowed(job.settings, layers, _explained(job, found), reference.logprobs)
     seen = canary.distance(reference.logprobs, answers.logprobs)
     found.canary_logprobs = CanaryDistance(distance=seen, allowed=limit, tokens=len(answers.tokens))
     said = f"{seen:.4f} of their spread away from BF16's, {limit:.4f} would be explained"

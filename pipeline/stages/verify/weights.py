@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.config import QuantSettings
-from pipeline.formats import unpack_gguf
-from pipeline.formats.rounding import factor_error, limits, relative_error
-from pipeline.models.architecture import read_config, text_config
-from pipeline.models.headers import gguf_file, quantized_modules
-from pipeline.models.rescaling import NORMS, RESCALING, Factors
-from pipeline.results.verify import WeightError
+from pipeline.errors import UnknownFormat
+from pipeline.formats import rounding, unpack_gguf
+from pipeline.models.architecture import text_config
+from pipeline.models.headers import gguf_file
+from pipeline.models.mappings import ENGINE
+from pipeline.results.verify import PartError, WeightError
+
+if TYPE_CHECKING:
+    from pipeline.models.pair import Pair
 
 
 def compare(folder: Path, source: Path, quant: QuantSettings) -> list[WeightError]:
@@ -21,71 +26,88 @@ def compare(folder: Path, source: Path, quant: QuantSettings) -> list[WeightErro
 
     Raises:
         UnknownFormat: if the weights of the format or the model cannot be compared.
-        MissingTensor: if a tensor of the format or the model is missing.
+        InputError: if a tensor of the format or the model is missing, or does not fit the others.
     """
     import torch
 
-    from pipeline.models.dequantize import Tensors, Weights
+    from pipeline.models.pair import Pair
 
     # Billions of weights take a minute on a CPU, and seconds on a GPU.
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    images, before, after = Weights(folder, device), Tensors(source, device), Tensors(folder, device)
-    factors: Factors | None = None
-    if quant.algorithm in RESCALING:
-        factors = Factors(
-            text_config(read_config(source)),
-            original=lambda name: before[name].float(),
-            stored=lambda name: after[name].float(),
-            weight=images.__getitem__,
-        )
-    found = []
-    for module in images.modules:
-        if f"{module}.weight" not in before:
-            continue
-        original, image = before[f"{module}.weight"].float(), images[module]
-        if original.shape != image.shape:
-            infinite = float("inf")
-            found.append(WeightError(module=module, error=infinite, allowed=0, factor_error=infinite))
-            continue
-        scale = 1.0 if factors is None else factors.inputs(module) * factors.outputs(module)[:, None]
-        scheme = images.block_format(module) or str(quant.scheme)
-        group, image = quant.effective_group_size, image / scale
-        limit = limits(original, scheme, group, quant.algorithm, scale)
-        found.append(
-            WeightError(
-                module=module,
-                error=relative_error(original, image),
-                allowed=limit.error,
-                factor_error=factor_error(original, image, group),
-                allowed_factor_error=limit.factor_error,
-            )
-        )
+    pair = Pair(folder, source, quant, "cuda" if torch.cuda.is_available() else "cpu")
+    return [_compared(pair, module) for module in pair.images.modules if f"{module}.weight" in pair.before]
+
+
+def _compared(pair: Pair, module: str) -> WeightError:
+    original, image = pair.before[f"{module}.weight"].float(), pair.images[module]
+    if original.shape != image.shape:
+        return WeightError(module=module, error=math.inf, allowed=0, factor_error=math.inf)
+    group, algorithm, factors = pair.quant.effective_group_size, pair.quant.algorithm, pair.factors
+    scale = factors.of(module)
+    scheme = pair.images.block_format(module) or str(pair.quant.scheme)
+    image, nearest = image / scale, rounding.rounded(original * scale, scheme, group) / scale
+    if (dead := pair.dead(module)) is not None:
+        original, image, nearest = (each.masked_fill(dead, 0) for each in (original, image, nearest))
+    limit = rounding.limits(original, nearest, group, algorithm)
+    parts = rounding.worst_parts(original, image, nearest, group, algorithm)
+    if module in factors.pairs:
+        # Other engines' AWQ clips the largest weights after scaling.
+        clipped = rounding.CLIPPED if pair.quant.engine != ENGINE else 0.0
+        slack = factors.noise(module, limit.error) + clipped
+        parts.append(rounding.worst_channel(original, image, nearest, algorithm, slack))
+    return WeightError(
+        module=module,
+        error=rounding.relative_error(original, image),
+        allowed=limit.error,
+        nearest=rounding.relative_error(original, nearest),
+        factor_error=rounding.factor_error(original, image, group),
+        allowed_factor_error=limit.factor_error,
+        parts=tuple(PartError(**part._asdict()) for part in parts),
+    )
+
+
+def nearest_errors(source: Path, modules: set[str], quant: QuantSettings) -> list[float]:
+    """Return the relative error of each module if it were rounded to nearest, whatever a checkpoint has.
+
+    Raises:
+        UnknownFormat: if rounding in the format is not known.
+    """
+    from pipeline.models.dequantize import Tensors
+
+    before, found = Tensors(source), []
+    for module in sorted(modules):
+        if f"{module}.weight" in before:
+            original = before[f"{module}.weight"].float()
+            nearest = rounding.rounded(original, str(quant.scheme), quant.effective_group_size)
+            found.append(rounding.relative_error(original, nearest))
     return found
 
 
 def changed(folder: Path, source: Path, quant: QuantSettings) -> list[str]:
-    """Return the unquantized tensors that are missing or not bit-identical to the BF16 checkpoint.
+    """Return the unquantized tensors that are missing or not the BF16 checkpoint's, bit for bit.
 
-    Rescaled tensors are skipped: they are checked with the weights behind them.
+    What AWQ and SmoothQuant rescaled beside the quantized weights is BF16's times its factors (see `Pair.is_kept`).
+
+    Raises:
+        UnknownFormat: if only tensors differ of which it is not known whether they were rescaled.
     """
-    import torch
+    from pipeline.models.pair import Pair
 
-    from pipeline.models.dequantize import Tensors
-
-    before, after, path = Tensors(source), Tensors(folder), gguf_file(folder)
+    pair, path = Pair(folder, source, quant), gguf_file(folder)
     blocks = unpack_gguf.tensors(path) if path else {}
-    tied = text_config(read_config(source)).get("tie_word_embeddings")
-    moved = (*(f"{norm}.weight" for norm in NORMS.values()), ".bias") if quant.algorithm in RESCALING else ()
-    modules, found = quantized_modules(folder), []
-    for name in sorted(before.files):
-        if name.removesuffix(".weight") in modules or name.endswith(moved):
+    tied = text_config(pair.config).get("tie_word_embeddings")
+    found, unknown = [], None
+    for name in sorted(pair.before.files):
+        if name.removesuffix(".weight") in pair.modules:
             continue
-        if name not in after and name not in blocks:
+        if name not in pair.after and name not in blocks:
             if not (tied and name == "lm_head.weight"):
                 found.append(name)
             continue
-        image = unpack_gguf.weight(blocks[name]) if blocks else after[name]
-        original = before[name].to(image.dtype)
-        if image.shape != original.shape or not torch.equal(image, original):
-            found.append(name)
+        try:
+            if not pair.is_kept(name, unpack_gguf.weight(blocks[name]) if blocks else pair.after[name]):
+                found.append(name)
+        except UnknownFormat as error:
+            unknown = error
+    if unknown is not None and not found:
+        raise unknown
     return found

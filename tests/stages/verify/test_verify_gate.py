@@ -1,5 +1,6 @@
 """The gate lets a good checkpoint through and names what is wrong with a bad one."""
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipeline.demo import CHECKPOINT
-from pipeline.errors import StageError, UnknownFormat
+from pipeline.errors import MissingTensor, StageError
 from pipeline.hardware.probe import probe
 from pipeline.models import headers as disk
 from pipeline.results.verify import CanaryAnswers, WeightError
@@ -197,7 +198,7 @@ MODULE = "model.layers.1.mlp.up_proj"
 def test_a_missing_tensor_is_named(quant: str, name: str, checkpoint, tmp_path: Path, settings) -> None:
     folder = shutil.copytree(checkpoint(quant), tmp_path / "checkpoint")
     edit(folder, lambda tensors: tensors.pop(name))
-    with pytest.raises(gate.Failed, match=f"^the tensor {name} is missing$"):
+    with pytest.raises(MissingTensor, match=f"^the tensor {name} is missing$"):
         gate.weights(Asked(settings(f"quant={quant}"), folder), gate.Findings())
 
 
@@ -218,7 +219,7 @@ def answers(*logprobs: float, tokens: tuple[int, ...] = (1, 2, 3, 4)) -> CanaryA
 
 REFERENCE = answers(-1.0, -4.0, -9.0, -2.5)
 # In 2 layers of 4 bits, random weights explain as much as the cap allows.
-COARSE = [WeightError(module=MODULE, error=0.3, allowed=0.4, factor_error=0.0, allowed_factor_error=0.1)]
+COARSE = [WeightError(module=MODULE, error=0.3, allowed=0.4, nearest=0.3)]
 
 
 def log_probabilities(seen: CanaryAnswers, job: Asked, **found) -> str:
@@ -258,7 +259,7 @@ def test_random_weights_in_few_bits_are_not_judged_unless_they_answer_no_number(
         log_probabilities(broken, random, weight_errors=COARSE)
     # Few errors explain less than the cap: judged.
     with pytest.raises(gate.Failed):
-        log_probabilities(far, random)
+        log_probabilities(far, random, weight_errors=[WeightError(module=MODULE, error=0.3, allowed=0.4, nearest=0.01)])
     with pytest.raises(gate.Failed):
         log_probabilities(far, Asked(settings("quant=w4a16")), weight_errors=COARSE)
 
@@ -275,25 +276,40 @@ def test_a_missing_tensor_stops_the_gate(copy: Path, settings, monkeypatch: pyte
 def test_what_is_not_known_is_neither_passed_nor_failed(
     checkpoint, tmp_path: Path, settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Gemma's norms multiply by one plus the weight: what AWQ moved is not read back, and the variant is served."""
-    model = shutil.copytree(CHECKPOINT, tmp_path / "gemma")
+    """Another engine's mapping of an architecture that llm-compressor does not list: the variant is served."""
+    model = shutil.copytree(CHECKPOINT, tmp_path / "unlisted")
     config = json.loads((model / "config.json").read_text())
-    (model / "config.json").write_text(json.dumps(config | {"model_type": "gemma3_text"}))
+    (model / "config.json").write_text(json.dumps(config | {"architectures": ["UnlistedForCausalLM"]}))
     monkeypatch.setattr(gate, "CHECKS", ("weights",))
-    draft, job = SimpleNamespace(), Asked(settings("quant=awq"), checkpoint("awq"))
+    draft, job = SimpleNamespace(), Asked(settings("quant=awq", "quant.engine=autoawq"), checkpoint("awq"))
     job.model.folder = model
     gate.verify(job, draft)
     (check,) = draft.results.checks
     assert check.ok is None
-    assert check.detail.startswith("not known here: gemma3_text")
+    assert check.detail.startswith("not known here: UnlistedForCausalLM")
     assert draft.results.weight_errors is None
 
 
-def test_layers_that_are_built_otherwise_are_not_compared(checkpoint, tmp_path: Path, settings) -> None:
-    """Where the BF16 model itself has no norm of that name, no tensor of the checkpoint is missing."""
-    model = shutil.copytree(CHECKPOINT, tmp_path / "otherwise")
-    edit(model, lambda tensors: tensors.pop("model.layers.1.input_layernorm.weight"))
-    job = Asked(settings("quant=awq"), checkpoint("awq"))
-    job.model.folder = model
-    with pytest.raises(UnknownFormat, match="not in the BF16 checkpoint"):
-        gate.weights(job, gate.Findings())
+def test_weights_that_were_not_compared_are_not_taken_as_exact(checkpoint, settings) -> None:
+    """The canary's bound is then the format's own error: what the answers of a good checkpoint need."""
+    job = Asked(settings("quant=w4a16"), checkpoint("w4a16"))
+    job.model.config = {"num_hidden_layers": 2}
+    compared, not_compared = (gate.Findings(reference=REFERENCE) for _ in range(2))
+    gate.weights(job, compared)
+    for found in (compared, not_compared):
+        gate.log_probabilities(job, found, REFERENCE)
+    assert not_compared.canary_logprobs.allowed == pytest.approx(compared.canary_logprobs.allowed, rel=1e-6)
+    assert not_compared.canary_logprobs.allowed > 0.2
+
+
+def test_a_wrong_weight_does_not_raise_the_canarys_bound(good: Path, copy: Path, settings) -> None:
+    edit(copy, lambda tensors: tensors[f"{MODULE}.weight_packed"].zero_())
+    limits = []
+    for folder in (good, copy):
+        found, job = gate.Findings(reference=REFERENCE), Asked(settings("quant=w4a16"), folder)
+        job.model.config = {"num_hidden_layers": 4}
+        with contextlib.suppress(gate.Failed):
+            gate.weights(job, found)
+        gate.log_probabilities(job, found, REFERENCE)
+        limits.append(found.canary_logprobs.allowed)
+    assert limits[0] == limits[1]

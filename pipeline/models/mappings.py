@@ -1,0 +1,100 @@
+"""Layers in front of each Linear by llm-compressor's mappings, which AWQ and SmoothQuant divide for it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from types import SimpleNamespace
+from typing import Any
+
+from pipeline.errors import UnknownFormat
+from pipeline.models.architecture import text_config
+
+# Pattern of the layer in front, patterns of the Linears behind it, as in llm-compressor: `re:` or a full name.
+Pairs = list[tuple[str, list[str]]]
+ENGINE = "llmcompressor"
+
+
+def rescaled_by(
+    config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], algorithm: str, engine: str
+) -> dict[str, str]:
+    """Return the module that an algorithm divides by what it multiplies each Linear with; absent: left as it is.
+
+    Args:
+        config: content of the BF16 checkpoint's config.json.
+        shapes: shapes of the BF16 checkpoint's tensors by module.
+        algorithm: `awq` or `smoothquant`.
+        engine: what rescaled; others than llm-compressor have mappings of their own, alike in what both know.
+
+    Raises:
+        UnknownFormat: if the engine's mapping of the architecture is not known.
+    """
+    found = _resolved(_pairs(config, shapes, algorithm, only_registered=engine != ENGINE), shapes)
+    return {module: maker for module, maker in found.items() if _fits(maker, module, shapes)}
+
+
+def makers(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
+    """Return the norm or Linear that makes the inputs of each Linear, where llm-compressor's mappings know one."""
+    own = _resolved(_pairs(config, shapes, "awq", only_registered=False), shapes)
+    return _resolved(_pairs({}, shapes, "awq", only_registered=False), shapes) | own
+
+
+def _pairs(
+    config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], algorithm: str, only_registered: bool
+) -> Pairs:
+    from llmcompressor.modifiers.transform.awq import dynamic_mappings as awq
+    from llmcompressor.modifiers.transform.smoothquant import dynamic_mappings as smoothquant
+    from loguru import logger
+
+    architecture = str(next(iter(config.get("architectures") or ()), ""))
+    if only_registered and architecture not in awq.AWQ_MAPPING_REGISTRY:
+        raise UnknownFormat(f"{architecture or 'an unnamed architecture'}: which layers are rescaled together")
+    # All that the registries read of a model is its class, its config and the names of its modules.
+    model = type(architecture or "Model", (), {})()
+    model.config = SimpleNamespace(**text_config(config))
+    model.named_modules = lambda: ((name, None) for name in shapes)
+    logger.disable("llmcompressor")
+    try:
+        if algorithm == "awq":
+            return [(each.smooth_layer, each.balance_layers) for each in awq.get_layer_mappings_from_model(model)]
+        return [(each.smooth_layers, each.balance_layers) for each in smoothquant.get_layer_mappings_from_model(model)]
+    finally:
+        logger.enable("llmcompressor")
+
+
+def _resolved(pairs: Pairs, modules: Iterable[str]) -> dict[str, str]:
+    """Return the layer in front of each module: of those that the pattern names, the one nearest in the tree."""
+    found: dict[str, str] = {}
+    for front, behind in pairs:
+        near: dict[str, str] = {}
+        for maker in filter(_matcher([front]), modules):
+            for place in _places(maker):
+                near.setdefault(place, maker)
+        for module in filter(_matcher(behind), modules):
+            nearest = next((near[place] for place in _places(module) if place in near), None)
+            if nearest is not None:
+                found.setdefault(module, nearest)
+    return found
+
+
+def _matcher(patterns: list[str]) -> Any:
+    rules = [
+        re.compile(each.removeprefix("re:") if each.startswith("re:") else f"{re.escape(each)}$") for each in patterns
+    ]
+    return lambda name: any(rule.match(name) for rule in rules)
+
+
+def _places(module: str) -> Iterator[str]:
+    """Yield a module's ancestors, nearest first, up to its decoder layer: the last that has a number in its path."""
+    parts = module.split(".")[:-1]
+    while any(part.isdecimal() for part in parts):
+        yield ".".join(parts)
+        parts.pop()
+
+
+def _fits(maker: str, module: str, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Return whether one makes the channels that the other takes: AWQ passes over heads that several queries share."""
+    made, taken = shapes[maker][0], shapes[module][-1]
+    if module.endswith(".o_proj"):
+        return made == (3 if maker.endswith(".qkv_proj") else 1) * taken
+    return made >= taken

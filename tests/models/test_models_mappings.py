@@ -1,0 +1,173 @@
+"""llm-compressor's mappings by the names of a checkpoint's tensors: what they rescale leaves the answers alike."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from compressed_tensors.utils import match_modules_set
+from llmcompressor.modeling.moe.linearize import linearize_moe
+from llmcompressor.modifiers.transform.awq import dynamic_mappings as awq
+from llmcompressor.modifiers.transform.awq.base import _check_layers_are_compatible
+from llmcompressor.modifiers.transform.smoothquant import dynamic_mappings as smoothquant
+from safetensors.torch import save_file
+from support.packed import write_packed
+from support.tiny_families import FAMILIES, logits, pairs_of, rescaled, tensors_of, write_family
+from transformers import AutoModelForCausalLM
+
+from pipeline.errors import ConfigError, UnknownFormat
+from pipeline.models.architecture import read_config
+from pipeline.models.mappings import rescaled_by
+from pipeline.stages.quantize.smoothing import check_smoothing
+from pipeline.stages.verify.weights import changed, compare
+
+LAYER = "model.layers.1"
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory):
+    """Writes the BF16 checkpoint of a family, once."""
+    made: dict[str, Path] = {}
+
+    def write(name: str) -> Path:
+        if name not in made:
+            made[name] = write_family(tmp_path_factory.mktemp("family") / "model", name)
+        return made[name]
+
+    return write
+
+
+def written(folder: Path, source: Path, tensors: dict[str, torch.Tensor]) -> Path:
+    folder.mkdir()
+    save_file(
+        {name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "model.safetensors", {"format": "pt"}
+    )
+    (folder / "config.json").write_bytes((source / "config.json").read_bytes())
+    return folder
+
+
+def engines_pairs(folder: Path, algorithm: str) -> dict[str, str]:
+    """What llm-compressor itself pairs in the model, as its modifiers do."""
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    linearize_moe(model)
+    names = {module: name for name, module in model.named_modules()}
+    if algorithm == "awq":
+        mappings = [(each.smooth_layer, *each.balance_layers) for each in awq.get_layer_mappings_from_model(model)]
+    else:
+        own = smoothquant.get_layer_mappings_from_model(model)
+        mappings = [(each.smooth_layers, *each.balance_layers) for each in own]
+    found: dict[str, str] = {}
+    for mapping in mappings:
+        for (front,), *behind in match_modules_set(model, mapping):
+            modules = [module for each in behind for module in each]
+            if algorithm == "smoothquant" or _check_layers_are_compatible(
+                front, names[front], modules, [names[module] for module in modules]
+            ):
+                found |= {names[module]: names[front] for module in modules}
+    return found
+
+
+@pytest.mark.parametrize("algorithm", ["awq", "smoothquant"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_mapping_is_the_engines_and_leaves_the_answers_alike_or_is_refused(
+    name: str, algorithm: str, source, tmp_path: Path, settings
+) -> None:
+    folder = source(name)
+    chosen = ("quant=awq",) if algorithm == "awq" else ("quant=int8_dynamic", "quant.algorithm=smoothquant")
+    quant, config = settings(*chosen).quant, read_config(folder)
+    refused = pytest.raises(ConfigError, match=rf"quant\.algorithm={algorithm} on a model of type")
+    try:
+        theirs = engines_pairs(folder, algorithm)
+    except ValueError:
+        with refused:
+            check_smoothing(quant, config)
+        return
+    pairs = pairs_of(folder, algorithm)
+    before, after = logits(folder), logits(written(tmp_path / "rescaled", folder, rescaled(folder, pairs)))
+    off = float((after - before).norm() / before.norm())
+    # Mixtral's experts have other names in the file than in the engine's model.
+    if pairs == theirs and off < 1e-3:
+        check_smoothing(quant, config)
+        return
+    with refused:
+        check_smoothing(quant, config)
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "maker"),
+    [
+        ("llama", "self_attn.o_proj", "self_attn.v_proj"),
+        ("qwen3", "self_attn.o_proj", None),  # several query heads share a value head
+        ("phi3", "self_attn.qkv_proj", "input_layernorm"),
+        ("phi3", "self_attn.o_proj", "self_attn.qkv_proj"),
+        ("phi3", "mlp.down_proj", "mlp.gate_up_proj"),
+        ("cohere2", "mlp.gate_proj", "input_layernorm"),
+        ("gemma2", "mlp.up_proj", "pre_feedforward_layernorm"),
+        ("gemma3", "self_attn.q_proj", None),
+        ("qwen3_moe", "mlp.gate", "post_attention_layernorm"),
+        ("qwen3_moe", "mlp.experts.3.up_proj", "post_attention_layernorm"),
+        ("qwen3_moe", "mlp.experts.3.down_proj", "mlp.experts.3.up_proj"),
+    ],
+)
+def test_each_family_has_its_own_layers_in_front(name: str, module: str, maker: str | None, source) -> None:
+    expected = None if maker is None else f"{LAYER}.{maker}"
+    assert pairs_of(source(name), "awq").get(f"{LAYER}.{module}") == expected
+
+
+# Those whose layers the mapping names.
+AWQ = [name for name in FAMILIES if name not in ("glm4", "olmo2", "starcoder2")]
+
+
+@pytest.mark.parametrize("name", AWQ)
+def test_what_awq_rescales_is_compared_in_every_family(name: str, source, tmp_path: Path, settings) -> None:
+    folder = source(name)
+    tensors = rescaled(folder, pairs_of(folder, "awq"))
+    modules = {key.removesuffix(".weight") for key in tensors if key.endswith("_proj.weight")}
+    made, quant = (
+        write_packed(tmp_path / "made", folder, tensors, modules),
+        settings("quant=awq", "quant.group_size=32").quant,
+    )
+    found = compare(made, folder, quant)
+    assert {each.module for each in found} == modules
+    assert {each.module: each.excess for each in found if each.excess > 1} == {}
+    assert changed(made, folder, quant) == []
+
+
+def test_a_router_that_was_not_multiplied_with_its_norms_factors_is_found(source, tmp_path: Path, settings) -> None:
+    folder, router = source("qwen3_moe"), f"{LAYER}.mlp.gate.weight"
+    tensors = rescaled(folder, pairs_of(folder, "awq"))
+    tensors[router] = tensors_of(folder)[router].float()
+    modules = {key.removesuffix(".weight") for key in tensors if key.endswith("_proj.weight")}
+    made = write_packed(tmp_path / "made", folder, tensors, modules)
+    assert changed(made, folder, settings("quant=awq", "quant.group_size=32").quant) == [router]
+
+
+def test_a_channel_that_its_norm_keeps_at_zero_is_left_out_for_algorithms_with_data(
+    source, tmp_path: Path, settings
+) -> None:
+    """GPTQ sets its column to zero: nothing ever reaches it."""
+    folder, module = tmp_path / "model", f"{LAYER}.mlp.up_proj"
+    tensors = tensors_of(source("gemma3"))
+    tensors[f"{LAYER}.pre_feedforward_layernorm.weight"][5] = -1
+    written(folder, source("gemma3"), tensors)
+    changed_too = {name: tensor.clone() for name, tensor in tensors.items()}
+    changed_too[f"{module}.weight"][:, 5] = 0
+    modules = {key.removesuffix(".weight") for key in tensors if key.endswith("_proj.weight")}
+    made = write_packed(tmp_path / "made", folder, changed_too, modules)
+
+    def wrong(*given: str) -> set[str]:
+        found = compare(made, folder, settings(*given).quant)
+        return {each.module for each in found if not each.error < 1.1 * (each.nearest or 0)}
+
+    asymmetric = ("quant=w4a16", "quant.scheme=W4A16_ASYM", "quant.group_size=32")
+    assert wrong(*asymmetric) == {module}
+    assert wrong(*asymmetric, "quant.algorithm=gptq") == set()
+
+
+def test_another_engines_mapping_is_known_where_llm_compressor_lists_the_architecture(source) -> None:
+    folder = source("llama")
+    shapes = {n.removesuffix(".weight"): tuple(t.shape) for n, t in tensors_of(folder).items()}
+    config = json.loads((folder / "config.json").read_text())
+    assert rescaled_by(config, shapes, "awq", "autoawq") == rescaled_by(config, shapes, "awq", "llmcompressor")
+    with pytest.raises(UnknownFormat, match="OtherForCausalLM"):
+        rescaled_by(config | {"architectures": ["OtherForCausalLM"]}, shapes, "awq", "autoawq")
