@@ -11,8 +11,10 @@ from llmcompressor.modifiers.transform.awq import dynamic_mappings as awq
 from llmcompressor.modifiers.transform.awq.base import _check_layers_are_compatible
 from llmcompressor.modifiers.transform.smoothquant import dynamic_mappings as smoothquant
 from safetensors.torch import save_file
+from support import families
+from support.families import FAMILIES
 from support.packed import write_packed
-from support.tiny_families import FAMILIES, logits, pairs_of, rescaled, tensors_of, write_family
+from support.rescaled_families import logits, pairs_of, rescaled, tensors_of
 from transformers import AutoModelForCausalLM
 
 from pipeline.errors import ConfigError, UnknownFormat
@@ -31,7 +33,7 @@ def source(tmp_path_factory: pytest.TempPathFactory):
 
     def write(name: str) -> Path:
         if name not in made:
-            made[name] = write_family(tmp_path_factory.mktemp("family") / "model", name)
+            made[name] = families.write(name, tmp_path_factory.mktemp("family") / "model")
         return made[name]
 
     return write

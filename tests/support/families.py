@@ -42,14 +42,19 @@ _LINEAR_ATTENTION: dict[str, Any] = {
     "linear_key_head_dim": 32,
     "linear_value_head_dim": 32,
 }
+_WINDOWS: dict[str, Any] = {
+    "sliding_window": 64,
+    "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+}
 _WITHOUT_HEAD_DIM = {name: value for name, value in _COMMON.items() if name != "head_dim"}
 # Family -> its class of transformers' configs, and its settings.
 FAMILIES: Mapping[str, tuple[str, dict[str, Any]]] = {
-    "llama": ("LlamaConfig", {**_COMMON, "tie_word_embeddings": True}),
+    "llama": ("LlamaConfig", {**_COMMON, "num_key_value_heads": 4, "tie_word_embeddings": True}),
     "mistral": ("MistralConfig", {**_COMMON, "sliding_window": None}),
     "qwen2": ("Qwen2Config", _WITHOUT_HEAD_DIM),
     "qwen3": ("Qwen3Config", _COMMON),
-    "phi3": ("Phi3Config", _WITHOUT_HEAD_DIM),
+    "phi3": ("Phi3Config", {**_WITHOUT_HEAD_DIM, "num_key_value_heads": 4}),
+    "phi3, shared heads": ("Phi3Config", _WITHOUT_HEAD_DIM),
     "gemma2": ("Gemma2Config", {**_COMMON, "query_pre_attn_scalar": 32, "sliding_window": 64}),
     "gemma3": ("Gemma3TextConfig", {**_COMMON, "query_pre_attn_scalar": 32, "sliding_window": 64}),
     "granite": ("GraniteConfig", _WITHOUT_HEAD_DIM),
@@ -66,6 +71,12 @@ FAMILIES: Mapping[str, tuple[str, dict[str, Any]]] = {
         {**_COMMON, **_EXPERTS, **_LINEAR_ATTENTION, "shared_expert_intermediate_size": 128},
     ),
     "qwen3_5": ("Qwen3_5TextConfig", {**_COMMON, **_LINEAR_ATTENTION}),
+    "gemma4": ("Gemma4TextConfig", {**_COMMON, **_WINDOWS}),
+    "qwen2_moe": ("Qwen2MoeConfig", {**_COMMON, **_EXPERTS, "shared_expert_intermediate_size": 128}),
+    "glm4_moe": (
+        "Glm4MoeConfig",
+        {**_COMMON, **_EXPERTS, "n_routed_experts": 4, "first_k_dense_replace": 0, "n_shared_experts": 1},
+    ),
 }
 
 

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.families import write
 from support.packed import write_packed
-from support.tiny_families import pairs_of, rescaled, write_family
+from support.rescaled_families import pairs_of, rescaled
 
 from pipeline.demo import CHECKPOINT
 from pipeline.errors import StageError
@@ -359,7 +360,7 @@ OF_EXPERTS = [
 @pytest.fixture(scope="module")
 def experts(tmp_path_factory: pytest.TempPathFactory, settings) -> Any:
     """A mixture of experts as AWQ leaves it, rounded to nearest."""
-    source = write_family(tmp_path_factory.mktemp("experts") / "model", "qwen3_moe")
+    source = write("qwen3_moe", tmp_path_factory.mktemp("experts") / "model")
     tensors = rescaled(source, pairs_of(source, "awq"))
     modules = {name.removesuffix(".weight") for name in tensors if name.endswith("_proj.weight")}
     asked = settings("quant=awq", "quant.group_size=32")
