@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.config import Settings
 from pipeline.errors import ConfigError, StageError
 from pipeline.progress import Progress
-
-# Repository names may not contain the + and @ of variant names.
-SEPARATORS = str.maketrans("+@", "--")
 
 
 def check(variants: Sequence[Settings]) -> None:
@@ -48,9 +46,14 @@ def check(variants: Sequence[Settings]) -> None:
 
 def _repository(pattern: str, settings: Settings) -> str:
     try:
-        return pattern.format(model=settings.model.name, variant=str(settings.variant).translate(SEPARATORS))
+        return pattern.format(model=settings.model.name, variant=_name(str(settings.variant)))
     except (KeyError, IndexError, ValueError):
         raise ConfigError(f"publish.repo_id={pattern}: the only placeholders are {{model}} and {{variant}}.") from None
+
+
+def _name(variant: str) -> str:
+    """Return a variant's name of the characters that the hub permits."""
+    return re.sub(r"[-.]{2,}", "-", re.sub(r"[^\w.]", "-", variant)).strip("-.")
 
 
 def repository(settings: Settings) -> str:

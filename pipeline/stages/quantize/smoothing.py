@@ -20,18 +20,18 @@ _ROUTED = "divides post_attention_layernorm, and leaves the router behind it as 
 _SHARED = "divides post_attention_layernorm, and leaves the shared experts behind it as they are"
 _UNNAMED = "has no mapping of its norms and the Linears behind them"
 _SANDWICHED = ("gemma3n", "gemma3n_text", "gemma4", "gemma4_text", "vaultgemma")
-_OTHERWISE = ("glm4", "olmo2", "starcoder2")
+_OTHERWISE = ("glm4", "olmo2", "starcoder2", "gpt_neox")
 # Algorithm -> `model_type` -> what is wrong.
 WRONG: Mapping[str, Mapping[str, str]] = {
     "smoothquant": {
         **dict.fromkeys(("gemma2", "gemma3", "gemma3_text", *_SANDWICHED), _BETWEEN),
         **dict.fromkeys(("glm4_moe", "llama4", "llama4_text"), _ROUTED),
-        **dict.fromkeys(_OTHERWISE, _UNNAMED),
+        **dict.fromkeys((*_OTHERWISE, "qwen3_next"), _UNNAMED),
     },
     # Gemma 2 and 3 are in its own registry, rightly.
     "awq": {
         **dict.fromkeys(_SANDWICHED, _BETWEEN),
-        **dict.fromkeys(("mixtral", "ernie4_5_moe"), _ROUTED),
+        **dict.fromkeys(("mixtral", "ernie4_5_moe", "qwen3_next", "qwen3_5_moe", "qwen3_5_moe_text"), _ROUTED),
         **dict.fromkeys(("glm4_moe", "qwen2_moe"), _SHARED),
         **dict.fromkeys(_OTHERWISE, _UNNAMED),
     },

@@ -188,6 +188,7 @@ def identity(settings: Settings, tmp_path: Path) -> dict[str, Any]:
     job: Any = SimpleNamespace(
         settings=settings,
         part="",
+        model=SimpleNamespace(shape_folder=CHECKPOINT),
         artifact=lambda stage: SimpleNamespace(key="k"),
         serving=SimpleNamespace(identity=lambda settings: {}),
         digests=Digests(tmp_path / "digests.json"),

@@ -10,13 +10,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import yaml
 from huggingface_hub import ModelCard, constants
+from huggingface_hub.utils import validate_repo_id
+from support.settings import settings_of
 from support.synthetic_calibration import write_summary
 from support.synthetic_results import STUDY, Run
 
-from pipeline.config import Stage
+from pipeline.config import Stage, Variant
 from pipeline.errors import ConfigError, StageError
 from pipeline.stages import publish
 from pipeline.stages.publish.card import license_of, serve_lines
+from pipeline.stages.publish.hub import repository
 
 FEW = {name: STUDY[name] for name in ("bf16", "fp8_static", "int8_dynamic", "bf16+fp8_e4m3")}
 ATTACK = "</script>|<img src=x>`*[a](b) \x1b[31m\n---\nlicense: mit"
@@ -232,3 +235,22 @@ def test_a_hub_that_refuses_is_a_failure_with_the_way_out(run, hub):
     error = uploading(run)["int8_dynamic"]
     assert isinstance(error, StageError) and "hf upload me/int8_dynamic" in str(error)
     assert folder_of(run, "int8_dynamic").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("variant", "name"),
+    [
+        ("bf16+fp8_e4m3@marlin", "me/bf16-fp8_e4m3-marlin"),
+        ("w4a16(group_size=64)", "me/w4a16-group_size-64"),
+        ("gptq(ignore=[lm_head,re:.*down_proj])", "me/gptq-ignore-lm_head-re-down_proj"),
+    ],
+)
+def test_a_variants_repository_has_a_name_that_the_hub_permits(variant: str, name: str) -> None:
+    settings = settings_of("quant=fp8_dynamic", "publish.repo_id='me/{variant}'")
+    parsed = Variant.parse(variant)
+    quant = settings.quant.model_copy(update={"name": parsed.quant})
+    kv_cache = settings.kv_cache.model_copy(update={"name": parsed.kv_cache})
+    serve = settings.serve.model_copy(update={"kernel": parsed.kernel})
+    named = settings.model_copy(update={"quant": quant, "kv_cache": kv_cache, "serve": serve})
+    assert repository(named) == name
+    validate_repo_id(name)

@@ -43,9 +43,35 @@ def check_files(job: Job) -> None:
     gate.weights(job, found)
 
 
+# Of the others only the mapping of AWQ and SmoothQuant is tested, in tests/models.
+MADE = [family for family in families.FAMILIES if family not in ("gemma4", "qwen2_moe", "glm4_moe")]
+# What llm-compressor can rescale, and the gate compares by its mapping.
+AWQ = ("llama", "mistral", "qwen2", "qwen3", "phi3", "gemma2", "gemma3", "granite", "cohere2", "smollm3", "qwen3_moe")
+
+
+@pytest.mark.parametrize(
+    "family", [family if family == "gemma3" else pytest.param(family, marks=pytest.mark.slow) for family in AWQ]
+)
+def test_awq_of_a_family_passes_the_checks(family: str, tmp_path: Path) -> None:
+    (job,) = jobs_of(family, tmp_path, "awq")
+    check_files(job)
+
+
+# One of each kind that vLLM's CPU build serves.
+@pytest.mark.slow
+@pytest.mark.vllm
+@pytest.mark.parametrize("family", ["gemma3", "phi3", "smollm3"])
+def test_a_family_passes_the_whole_gate_on_a_real_server(family: str, tmp_path: Path) -> None:
+    folder = families.write(family, tmp_path / family)
+    given = ["stage=verify", f"model.path={folder}", "model.weights=trained", f"outputs={tmp_path / 'out'}", *SMALL]
+    given.append("variants=[bf16,fp8_static,w4a16]")
+    run = Runner(variants_of(*given), given)
+    assert run.execute() == 0, {name: str(error) for name, error in run.failures.items()}
+
+
 @pytest.mark.parametrize(
     "family",
-    [family if family in KINDS else pytest.param(family, marks=pytest.mark.slow) for family in families.FAMILIES],
+    [family if family in KINDS else pytest.param(family, marks=pytest.mark.slow) for family in MADE],
 )
 def test_a_family_is_calibrated_made_and_passes_the_checks(family: str, tmp_path: Path) -> None:
     for job in jobs_of(family, tmp_path, *FORMATS):

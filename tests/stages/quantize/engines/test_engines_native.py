@@ -12,14 +12,13 @@ from safetensors.torch import load_file, save_file
 from support.settings import settings_of
 
 from pipeline.compare.engine_agreement import AGREEMENT
-from pipeline.config import PROJECT_ROOT
+from pipeline.config import PROJECT_ROOT, QuantSettings
 from pipeline.demo import CHECKPOINT
 from pipeline.errors import ConfigError, StageError
 from pipeline.formats.schemes import ENGINES as SCHEME_ENGINES
 from pipeline.hardware.probe import probe
-from pipeline.models.dequantize import Tensors, Weights
 from pipeline.models.headers import describe, headers, ignored, quantization_config, quantized_modules
-from pipeline.models.rescaling import Factors
+from pipeline.models.pair import Pair
 from pipeline.models.safetensors import companions
 from pipeline.results.calibration import TOKENS
 from pipeline.runner import Runner
@@ -207,21 +206,18 @@ def second_moments(sequences: list[torch.Tensor]) -> dict[str, torch.Tensor]:
     return found
 
 
-def in_original_terms(folder: Path, original: dict[str, torch.Tensor], algorithm: str) -> dict[str, torch.Tensor]:
+def in_original_terms(folder: Path, quant: QuantSettings) -> dict[str, torch.Tensor]:
     """The weights with what AWQ moved between neighbours moved back."""
-    images, stored = Weights(folder), Tensors(folder)
-    if algorithm != "awq":
-        return {name: images[name] for name in images.modules}
-    factors = Factors(CONFIG, original.__getitem__, lambda name: stored[name].float(), images.__getitem__)
-    return {name: images[name] / (factors.inputs(name) * factors.outputs(name)[:, None]) for name in images.modules}
+    pair = Pair(folder, CHECKPOINT, quant)
+    return {name: pair.images[name] / pair.factors.of(name) for name in pair.modules}
 
 
 def errors(
-    folder: Path, original: dict[str, torch.Tensor], moments: dict[str, torch.Tensor], algorithm: str
+    folder: Path, original: dict[str, torch.Tensor], moments: dict[str, torch.Tensor], quant: QuantSettings
 ) -> torch.Tensor:
     """For each Linear: relative Frobenius error of the weight, and of its outputs over inputs that nobody was shown."""
     rows = []
-    for name, weight in sorted(in_original_terms(folder, original, algorithm).items()):
+    for name, weight in sorted(in_original_terms(folder, quant).items()):
         wanted, moment = original[f"{name}.weight"], moments[name]
         change = weight - wanted
         seen = ((change @ moment) * change).sum() / ((wanted @ moment) * wanted).sum()
@@ -240,7 +236,11 @@ def compare(bench: Bench, scheme: str) -> None:
     original = {name: tensor.float() for name, tensor in load_file(CHECKPOINT / "model.safetensors").items()}
     moments = second_moments(conversations(32)[16:])
     makers = MAKERS[scheme]
-    table = {name: errors(bench.checkpoint(scheme, name), original, moments, makers[name]) for name in makers}
+    quants = {
+        name: QuantSettings(name=name, title=name, engine=name, scheme=scheme, algorithm=makers[name])
+        for name in makers
+    }
+    table = {name: errors(bench.checkpoint(scheme, name), original, moments, quants[name]) for name in makers}
     print(f"\n{scheme}: relative error of weights (mean, worst layer), of outputs (mean, worst layer)")
     for name, found in table.items():
         (weight, output), (worst, worst_output) = found.mean(0).tolist(), found.amax(0).tolist()
