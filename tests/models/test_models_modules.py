@@ -10,6 +10,7 @@ from pipeline.models.architecture import read_config
 from pipeline.models.headers import stored
 from pipeline.models.loading import load_model
 from pipeline.models.modules import (
+    SMALL,
     attentions,
     check_ignore,
     decoder_linears,
