@@ -113,7 +113,12 @@ def _applicable(overrides: Sequence[str], variant: Variant) -> list[str]:
     if plain is None or not plain.get("scheme"):
         return [override for override in overrides if plain is None or not override.lstrip("+").startswith("quant.")]
     scheme = SCHEMES.get(str(plain["scheme"]))
-    return [override for override in overrides if scheme is None or _has(scheme, str(plain["engine"]), override)]
+    if scheme is None:
+        return list(overrides)
+    # Algorithms are those of the engine that is asked for.
+    asked = [override.partition("=")[2] for override in overrides if override.lstrip("+").startswith("quant.engine=")]
+    engine = next((name for name in reversed(asked) if name in scheme.engines), str(plain["engine"]))
+    return [override for override in overrides if _has(scheme, engine, override)]
 
 
 def _has(scheme: Scheme, engine: str, override: str) -> bool:
@@ -129,16 +134,11 @@ def _has(scheme: Scheme, engine: str, override: str) -> bool:
 
 def unapplied(overrides: Sequence[str], variants: Sequence[Settings]) -> list[str]:
     """Return a sentence for each setting of the formats that was given for all variants and does not apply to some."""
+    applied = {str(each.variant): _applicable(overrides, each.variant) for each in variants}
     found = []
     for override in overrides:
-        name, _, value = override.lstrip("+").partition("=")
-        if not WITHIN.match(override) or not name.startswith("quant."):
-            continue
-        lacking = [
-            str(each.variant) for each in variants if not _applicable([override], Variant.parse(str(each.variant)))
-        ]
-        if each_once := list(dict.fromkeys(lacking)):
-            found.append(f"{name}={value} does not apply to {', '.join(each_once)}.")
+        if lacking := [name for name, own in applied.items() if override not in own]:
+            found.append(f"{override.lstrip('+')} does not apply to {', '.join(lacking)}.")
     return found
 
 

@@ -124,6 +124,16 @@ def test_an_engine_applies_to_the_formats_that_it_makes():
     assert unapplied(given, found) == ["quant.engine=autoround does not apply to fp8_dynamic."]
 
 
+def test_an_algorithm_is_one_of_the_engine_that_is_asked_for():
+    given = ["quant.engine=autoround", "quant.algorithm=signround", "variants=[w4a16,fp8_dynamic]"]
+    found = variants_of(*given)
+    assert [(each.quant.engine, each.quant.algorithm) for each in found] == [
+        ("autoround", "signround"),
+        ("llmcompressor", "rtn"),
+    ]
+    assert len(unapplied(given, found)) == 2
+
+
 def test_folders_of_variants_need_no_quotes():
     assert folder_name("w4a16+fp8_e4m3@marlin") == "w4a16+fp8_e4m3@marlin"
     assert folder_name("gptq(ignore=[lm_head,re:.*down_proj])") == "gptq-ignore=-lm_head-re-.-down_proj"
