@@ -65,12 +65,12 @@ def headers(folder: Path) -> dict[str, TensorInfo]:
     return tensor_infos(folder)
 
 
-def stored(folder: Path) -> Stored:
+def stored_tensors(folder: Path) -> Stored:
     """Return the type and shape of every tensor of a checkpoint."""
-    return stored_as(headers(folder))
+    return as_stored(headers(folder))
 
 
-def stored_as(infos: Mapping[str, TensorInfo]) -> Stored:
+def as_stored(infos: Mapping[str, TensorInfo]) -> Stored:
     """Return the type and shape of every tensor of headers."""
     return {name: (str(item["dtype"]), tuple(item["shape"])) for name, item in infos.items()}
 

@@ -17,7 +17,7 @@ from pipeline.errors import ConfigError, InputError
 from pipeline.hardware.architectures import registry
 from pipeline.models import contents
 from pipeline.models.architecture import text_config
-from pipeline.models.headers import stored_as
+from pipeline.models.headers import as_stored
 from pipeline.models.modules import check_ignore, decoder_linears
 from pipeline.models.safetensors import TensorInfo
 from pipeline.models.source import ModelSource, content
@@ -63,7 +63,7 @@ def check(source: ModelSource, settings: Settings, due: Collection[Stage]) -> No
             _ = source.hub_weights
     _check_widths(source, settings.quant, tensors)
     if tensors and settings.quant.scheme is not None:
-        linears = decoder_linears(stored_as(tensors), source.config)
+        linears = decoder_linears(as_stored(tensors), source.config)
         check_ignore(list(linears), settings.quant.ignore, str(settings.variant))
     _check_cache(source, settings)
     _check_parallel(source, settings)

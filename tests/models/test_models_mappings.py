@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 
 from pipeline.errors import ConfigError, UnknownFormat
 from pipeline.models.architecture import read_config
-from pipeline.models.headers import stored
+from pipeline.models.headers import stored_tensors
 from pipeline.models.mappings import rescaled_by
 from pipeline.models.modules import decoder_linears
 from pipeline.stages.quantize.smoothing import check_smoothing
@@ -126,7 +126,7 @@ AWQ = [name for name in FAMILIES if name not in ("glm4", "olmo2", "starcoder2", 
 def test_what_awq_rescales_is_compared_in_every_family(name: str, source, tmp_path: Path, settings) -> None:
     folder = source(name)
     tensors = rescaled(folder, pairs_of(folder, "awq"))
-    modules = set(decoder_linears(stored(folder), read_config(folder)))
+    modules = set(decoder_linears(stored_tensors(folder), read_config(folder)))
     made, quant = (
         write_packed(tmp_path / "made", folder, tensors, modules),
         settings("quant=awq", "quant.group_size=32").quant,

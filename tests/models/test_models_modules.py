@@ -7,7 +7,7 @@ from support import families
 from pipeline.errors import ConfigError
 from pipeline.hardware.probe import probe
 from pipeline.models.architecture import read_config
-from pipeline.models.headers import stored
+from pipeline.models.headers import stored_tensors
 from pipeline.models.loading import load_model
 from pipeline.models.modules import (
     SMALL,
@@ -100,7 +100,7 @@ def test_only_attention_with_keys_has_a_cache() -> None:
 @pytest.mark.parametrize("family", [family for family in families.FAMILIES if family != "mixtral"])
 def test_the_list_is_every_linear_of_the_model_but_router_gates_and_head(family: str, tmp_path) -> None:
     folder = families.write(family, tmp_path / family)
-    found = decoder_linears(stored(folder), read_config(folder))
+    found = decoder_linears(stored_tensors(folder), read_config(folder))
     model = load_model(folder, probe("cpu"), linear_experts=True)
     every = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     others = {name.rpartition(".")[2] for name in every - set(found)}

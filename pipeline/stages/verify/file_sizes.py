@@ -31,7 +31,7 @@ def predicted(source: Path, quant: QuantSettings, kv_scales: bool, *, in_float32
         kv_scales: whether calibrated scales of the KV cache are stored beside the weights.
         in_float32: quantized without native BF16; llm-compressor's tensor and channel scales are float32 then.
     """
-    config, original = text_config(read_config(source)), disk.stored(source)
+    config, original = text_config(read_config(source)), disk.stored_tensors(source)
     tensors = layout.stored(original, config, quant)
     if in_float32 and quant.engine == "llmcompressor" and quant.effective_group_size is None:
         tensors |= {name: ("F32", shape) for name, (_, shape) in tensors.items() if name.endswith("_scale")}

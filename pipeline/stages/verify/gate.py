@@ -178,7 +178,7 @@ def size(folder: Path, source: Path, job: Job, found: Findings) -> str:
 def layers(folder: Path, source: Path, job: Job) -> str:
     """Check that every Linear of the decoder is quantized or ignored, and nothing else is quantized."""
     found, quant = disk.headers(folder), job.settings.quant
-    linears = decoder_linears(disk.stored(source), read_config(source))
+    linears = decoder_linears(disk.stored_tensors(source), read_config(source))
     quantized = disk.quantized_modules(folder)
     ignored = set(linears) if quant.scheme is None else set(matched(linears, quant.ignore))
     expected = set(linears) - ignored

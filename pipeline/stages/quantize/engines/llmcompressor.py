@@ -17,7 +17,7 @@ from pipeline.config import CalibrationSettings, QuantSettings, Stage
 from pipeline.errors import StageError
 from pipeline.formats.schemes import SCHEMES
 from pipeline.models.architecture import CONFIG, read_config
-from pipeline.models.headers import stored
+from pipeline.models.headers import stored_tensors
 from pipeline.models.modules import fusion_group, kept_matrices
 from pipeline.models.safetensors import copy_companions
 from pipeline.stages.quantize.engines import base
@@ -183,7 +183,7 @@ def _keep_routers(source: Path, folder: Path) -> None:
     quantization = config.get("quantization_config")
     if quantization is None:
         return
-    names = [*quantization.get("ignore", ()), *kept_matrices(stored(source))]
+    names = [*quantization.get("ignore", ()), *kept_matrices(stored_tensors(source))]
     quantization["ignore"] = list(dict.fromkeys(names))
     path.write_text(json.dumps(config, indent=2))
 
