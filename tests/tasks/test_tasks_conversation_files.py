@@ -33,8 +33,8 @@ LIST = json.dumps(ROWS)
         ("set.jsonl", LINES.encode("utf-8-sig")),
         ("set.json", json.dumps({"version": 1, "data": ROWS, "tags": []}).encode()),
         ("set.json", json.dumps({"train": ROWS}, indent=1).encode()),
-        ("set.json.gz", gzip.compress(LIST.encode())),
-        ("set.jsonl.gz", gzip.compress(LINES.encode())),
+        ("set.json.gz", gzip.compress(LIST.encode(), mtime=0)),
+        ("set.jsonl.gz", gzip.compress(LINES.encode(), mtime=0)),
     ],
     ids=["json", "jsonl", "upper", "lines", "list", "bom", "bom-lines", "data", "train", "gz", "gz-lines"],
 )
@@ -92,7 +92,7 @@ def test_any_text_survives_json_lines(texts: list[str], tmp_path_factory: pytest
         ("set.json", b'{"train": [1], "test": [2]}', r"several lists \(train, test\)"),
         ("set.jsonl", b"\xff\xfea", "not UTF-8"),
         ("set.json.gz", b"[]", "cannot be unpacked"),
-        ("set.json.gz", gzip.compress(LIST.encode())[:-20], "cannot be unpacked"),
+        ("set.json.gz", gzip.compress(LIST.encode(), mtime=0)[:-20], "cannot be unpacked"),
         ("set.parquet", b"PAR1", "not a Parquet file"),
     ],
 )
