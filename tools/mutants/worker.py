@@ -92,7 +92,7 @@ class Worker:
             if (ROOT / name).is_file():
                 (self.tree / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, self.tree / name)
-        self.seconds: dict[str, float | None] = json.loads(TIMES.read_text()) if TIMES.is_file() else {}
+        self.seconds = _times()
         for name in PRELOADED:
             importlib.import_module(name)
 
@@ -123,9 +123,12 @@ class Worker:
         for file in files:
             digest = file_digest(file)
             if digest not in self.seconds:
+                # The other worker may have timed it.
+                self.seconds |= _times()
+            if digest not in self.seconds:
                 code, output, used = self._pytest([file], LONGEST_SECONDS)
                 self.seconds[digest] = used if code in (PASSED, NO_TESTS) else None
-                TIMES.write_text(json.dumps(self.seconds))
+                TIMES.write_text(json.dumps(_times() | self.seconds))
                 if code not in (PASSED, NO_TESTS):
                     print(f"{file} fails without a mutant and is left out:\n{output[-2000:]}", file=sys.stderr)
             seconds = self.seconds[digest]
@@ -165,6 +168,11 @@ class Worker:
             return int(pytest.main([*options, *map(str, files)]))
         finally:
             sys.stdout.flush()
+
+
+def _times() -> dict[str, float | None]:
+    """Return the CPU seconds of test files that were timed, by digest."""
+    return json.loads(TIMES.read_text()) if TIMES.is_file() else {}
 
 
 def _wait(child: int) -> tuple[int | None, float]:
