@@ -128,7 +128,7 @@ class Worker:
             if digest not in self.seconds:
                 code, output, used = self._pytest([file], LONGEST_SECONDS)
                 self.seconds[digest] = used if code in (PASSED, NO_TESTS) else None
-                TIMES.write_text(json.dumps(_times() | self.seconds))
+                _store_times(_times() | self.seconds)
                 if code not in (PASSED, NO_TESTS):
                     print(f"{file} fails without a mutant and is left out:\n{output[-2000:]}", file=sys.stderr)
             seconds = self.seconds[digest]
@@ -173,6 +173,13 @@ class Worker:
 def _times() -> dict[str, float | None]:
     """Return the CPU seconds of test files that were timed, by digest."""
     return json.loads(TIMES.read_text()) if TIMES.is_file() else {}
+
+
+def _store_times(seconds: dict[str, float | None]) -> None:
+    """Replace the stored times; a reader sees the old file or the new one."""
+    part = TIMES.with_name(f"{TIMES.name}.{os.getpid()}")
+    part.write_text(json.dumps(seconds), encoding="utf-8")
+    part.replace(TIMES)
 
 
 def _wait(child: int) -> tuple[int | None, float]:
