@@ -30,6 +30,7 @@ from pipeline.hardware.rules import Vllm
 from pipeline.hardware.table import show
 from pipeline.job import Job, module_of
 from pipeline.models import preflight
+from pipeline.models.shapes import served_shapes
 from pipeline.models.source import ModelSource
 from pipeline.progress import Progress
 from pipeline.serve import support
@@ -103,7 +104,10 @@ class Runner:
         gpu = self.gpu
         machine, vllm = (gpu, rules.LOCKED) if gpu else (here, self.vllm)
         served = [job for job in self.jobs if job.settings.serve.url is None]
-        capabilities = {str(job.variant): support.of_settings(job.settings, machine, vllm) for job in served}
+        capabilities = {
+            str(job.variant): support.of_settings(job.settings, machine, vllm, served_shapes(job.model, job.settings))
+            for job in served
+        }
         reasons = {
             variant: capability.reason for variant, capability in capabilities.items() if capability.support == "no"
         }

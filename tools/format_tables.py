@@ -12,7 +12,17 @@ from pathlib import Path
 
 from pipeline.config import QuantSettings
 from pipeline.config.presets import CONF, choice
-from pipeline.formats.schemes import AWQ, ENGINES, GPTQ, ROUND, SCHEMES, SIGNROUND, SMOOTHQUANT, Scheme
+from pipeline.formats.schemes import (
+    AWQ,
+    ENGINES,
+    GPTQ,
+    ROUND,
+    SCHEMES,
+    SIGNROUND,
+    SMOOTHQUANT,
+    SMOOTHQUANT_GPTQ,
+    Scheme,
+)
 from pipeline.hardware.rules import LOCKED
 from pipeline.hardware.vllm_kernels import KERNELS, SERVED, TITLES, VLLM, Kernel, title
 from pipeline.models.architecture import DecoderShape
@@ -26,6 +36,7 @@ ALGORITHMS = {
     GPTQ: "GPTQ",
     AWQ: "AWQ",
     SMOOTHQUANT: "SmoothQuant",
+    SMOOTHQUANT_GPTQ: "SmoothQuant with GPTQ",
     SIGNROUND: "signed gradient descent",
 }
 QWEN3_8B = {

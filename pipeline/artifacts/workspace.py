@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,20 +22,13 @@ from pydantic import BaseModel, ConfigDict
 
 from pipeline.artifacts.keys import Payload, canonical, changed_fields, key_of, sha256_of
 from pipeline.artifacts.manifest import MANIFEST, FileRecord, Manifest, Status, read_manifest
+from pipeline.config.names import file_name
 from pipeline.errors import InputError, NotApplicable, PipelineError, StageError
 
 
 def user_cache(name: str, variable: str) -> Path:
     """Return the cache folder shared by all runs of a user; the environment variable `variable` overrides it."""
     return Path(os.environ.get(variable) or Path.home() / ".cache" / "quantization-pipeline" / name)
-
-
-def folder_name(variant: str) -> str:
-    """Return the folder of a variant: its name, without what a shell or another system reads otherwise.
-
-    Two variants may share one, since each artifact's folder has its key.
-    """
-    return re.sub(r"[^\w.+@=-]+", "-", variant)[:120].rstrip("-")
 
 
 class Artifact(BaseModel):
@@ -77,7 +69,8 @@ class Workspace:
     def artifact(self, stage: str, model: str, variant: str | None, payload: Payload) -> Artifact:
         """Return the artifact with this identity, finished or not."""
         plain = json.loads(canonical(payload))
-        folder = self.root / model / folder_name(variant or ".") / f"{stage}-{key_of(plain)[:8]}"
+        parent = self.root / model / (file_name(variant) if variant else "")
+        folder = parent / f"{stage}-{key_of(plain)[:8]}"
         return Artifact(stage=stage, model=model, variant=variant, payload=plain, folder=folder)
 
     def manifests(self, model: str, stage: str | None = None) -> Iterator[tuple[Path, Manifest]]:

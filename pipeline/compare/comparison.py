@@ -6,7 +6,7 @@ claim with them: it is neither marked best nor marked as different.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypedDict
 
 from pydantic import Field, InstanceOf
@@ -15,6 +15,7 @@ from pipeline.compare.benchmarks import Benchmark, benchmark, headline_cell, mar
 from pipeline.compare.benchmarks import SpeedCell as SpeedCell
 from pipeline.compare.load_guards import first_repeats
 from pipeline.compare.speed_models import TOLERANCE_PERCENT, SpeedModels, group_of
+from pipeline.compare.statements import listing
 from pipeline.compare.stats.accuracy import Mean, PairedDifference, mean_over_tasks
 from pipeline.compare.stats.intervals import LEVEL, Interval
 from pipeline.compare.stats.kl_divergence import DivergenceCell, diverge, perplexity
@@ -185,7 +186,7 @@ def _row(record: Record, baseline: Record | None, tasks: Sequence[str], models: 
         family=record.family,
         is_baseline=record.is_baseline,
         emulated=record.emulated,
-        claims_speed=not record.emulated and not (baseline is not None and baseline.emulated),
+        claims_speed=_claims_speed(record, baseline),
         size=_size(record, baseline),
         speed={column.name: headline_cell(record, baseline, column.name, column.unit, models) for column in HEADLINE},
         details={}
@@ -281,15 +282,32 @@ def _apart(cells: Sequence[DivergenceCell]) -> bool:
     return len(known) == len(intervals) > 1 and all(known[0].high < other.low for other in known[1:])
 
 
+def _marked(records: Sequence[Record], baseline: Record | None) -> Iterator[str]:
+    """Yield each guard that failed once, with the variants it failed for; what it saw where that is one thing."""
+    by_guard: dict[str, dict[str, list[str]]] = {}
+    for record in records:
+        for mark in marks(record, baseline) if _claims_speed(record, baseline) else ():
+            name, _, text = mark.partition(": ")
+            by_guard.setdefault(name, {}).setdefault(text, []).append(record.label)
+    for name, seen in by_guard.items():
+        labels = list(dict.fromkeys(label for each in seen.values() for label in each))
+        is_one = len(seen) == 1 or len(labels) == 1
+        yield f"{listing(labels)}, marked: {name}: {'; '.join(seen) if is_one else 'each as in the table of guards'}."
+
+
+def _claims_speed(record: Record, baseline: Record | None) -> bool:
+    return not record.emulated and not (baseline is not None and baseline.emulated)
+
+
 def _notes(records: Sequence[Record], baseline: Record | None) -> list[str]:
     """Return the limitations of single cells."""
     found = []
     if baseline is not None and baseline.emulated:
         found.append("BF16 itself is emulated here, so no variant's speed is compared.")
+    found += _marked(records, baseline)
     for record in records:
         if isinstance(record.speed, Speed) and record.speed.failed:
             found.append(f"{record.label}: {record.speed.failed} of {record.speed.asked} benchmark requests failed.")
-        found += [f"{record.label}, marked: {mark}." for mark in marks(record, baseline)]
         for label, task in {} if isinstance(record.tasks, Missing) else record.tasks.items():
             if task.n < task.asked:
                 found.append(f"{record.label}: {task.n} of {task.asked} items of {label} were scored.")

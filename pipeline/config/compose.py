@@ -12,8 +12,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from pipeline.config import PACKAGE, RESOURCES, Settings, Variant, choice, validate
+from pipeline.config.names import file_name
+from pipeline.config.quant import lacks
 from pipeline.errors import ConfigError
-from pipeline.formats.schemes import SCHEMES, Scheme
+from pipeline.formats.schemes import SCHEMES
 
 OmegaConf.register_new_resolver("package", lambda path: str(PACKAGE / path), replace=True)
 OmegaConf.register_new_resolver("resource", lambda path: str(RESOURCES / path), replace=True)
@@ -118,18 +120,13 @@ def _applicable(overrides: Sequence[str], variant: Variant) -> list[str]:
     # Algorithms are those of the engine that is asked for.
     asked = [override.partition("=")[2] for override in overrides if override.lstrip("+").startswith("quant.engine=")]
     engine = next((name for name in reversed(asked) if name in scheme.engines), str(plain["engine"]))
-    return [override for override in overrides if _has(scheme, engine, override)]
+    return [override for override in overrides if not _lacks(override, str(plain["scheme"]), engine)]
 
 
-def _has(scheme: Scheme, engine: str, override: str) -> bool:
-    """Return whether a format has the setting, and can have the value, of an override."""
+def _lacks(override: str, scheme: str, engine: str) -> str:
+    """Return why a scheme does not have the setting, or not the value, of an override; empty if it does."""
     name, _, value = override.lstrip("+").partition("=")
-    return {
-        "quant.group_size": lambda: scheme.group_is_free,
-        "quant.double_quant": lambda: scheme.served == "nf4",
-        "quant.engine": lambda: value in scheme.engines,
-        "quant.algorithm": lambda: value in scheme.engines.get(engine, ()),
-    }.get(name, lambda: True)()
+    return lacks(name.removeprefix("quant."), value, scheme, engine) if name.startswith("quant.") else ""
 
 
 def unapplied(overrides: Sequence[str], variants: Sequence[Settings]) -> list[str]:
@@ -177,10 +174,5 @@ def _named_by_source(model: dict[str, Any], overrides: Sequence[str]) -> dict[st
         source = (
             Path(model["path"]).expanduser().resolve().name if model["path"] else model["hub_id"].rpartition("/")[2]
         )
-        model = {**model, "name": folder_of(source)}
+        model = {**model, "name": file_name(source)}
     return model
-
-
-def folder_of(name: str) -> str:
-    """Return a name that is safe as a folder under outputs/."""
-    return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "model"

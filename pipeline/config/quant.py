@@ -14,6 +14,28 @@ from pipeline.config.base import SettingsGroup
 from pipeline.formats.schemes import AWQ, GPTQ, SCHEMES, SIGNROUND, Scheme
 
 
+def lacks(setting: str, value: object, scheme: str, engine: str) -> str:
+    """Return why a scheme does not have a setting of this group, or not with this value; empty if it does.
+
+    Args:
+        setting: name of the setting.
+        value: its value, as it is or as it is written.
+        scheme: a key of `SCHEMES`.
+        engine: the engine that makes it.
+    """
+    own = SCHEMES[scheme]
+    if setting == "engine" and value not in own.engines:
+        return f"engine={value} does not make {scheme}; {', '.join(own.engines)} can"
+    if setting == "algorithm" and value not in (known := own.engines.get(engine, ())):
+        return f"algorithm={value}: {engine} makes {scheme} by {', '.join(known)}"
+    if setting == "group_size" and not own.group_is_free:
+        return f"group_size={value}: scheme {scheme} has no configurable groups"
+    if setting == "double_quant" and not own.nests:
+        nested = ", ".join(name for name, each in SCHEMES.items() if each.nests)
+        return f"double_quant={str(value).lower()} goes with scheme {nested}, not {scheme}"
+    return ""
+
+
 class QuantSettings(SettingsGroup):
     """A weight and activation format, and the algorithm that makes it."""
 
@@ -22,7 +44,8 @@ class QuantSettings(SettingsGroup):
     engine: str = Field("llmcompressor", description="quantization library; none: use the checkpoint unchanged")
     scheme: str | None = Field(None, description="number format of pipeline/formats/schemes.py; null if engine=none")
     algorithm: str = Field(
-        "rtn", description="how weights are rounded: rtn (to nearest), gptq, awq, smoothquant or signround"
+        "rtn",
+        description="how weights are rounded: rtn (to nearest), gptq, awq, smoothquant, smoothquant_gptq or signround",
     )
     group_size: PositiveInt | None = Field(
         None, description="input channels that share a weight scale; null: the scheme's default"
@@ -51,16 +74,11 @@ class QuantSettings(SettingsGroup):
             return self
         if self.scheme not in SCHEMES:
             raise ValueError(f"scheme={self.scheme}: unknown scheme; known are {', '.join(SCHEMES)}")
-        engines = SCHEMES[self.scheme].engines
-        if self.engine not in engines:
-            raise ValueError(f"engine={self.engine} does not make {self.scheme}; {', '.join(engines)} can")
-        if self.algorithm not in engines[self.engine]:
-            known = ", ".join(engines[self.engine])
-            raise ValueError(f"algorithm={self.algorithm}: {self.engine} makes {self.scheme} by {known}")
-        if self.group_size is not None and not SCHEMES[self.scheme].group_is_free:
-            raise ValueError(f"group_size={self.group_size}: scheme {self.scheme} has no configurable groups")
-        if self.double_quant and self.scheme != "NF4":
-            raise ValueError(f"double_quant=true goes with scheme NF4, not {self.scheme}")
+        for setting in type(self).model_fields:
+            value = getattr(self, setting)
+            # None and False ask for nothing.
+            if value not in (None, False) and (reason := lacks(setting, value, self.scheme, self.engine)):
+                raise ValueError(reason)
         return self
 
     @property

@@ -46,6 +46,7 @@ class Scheme:
         static: the activations' numbers where their scale is calibrated, a key of `elements.ELEMENTS`.
         group: input channels that share a weight scale unless set otherwise; None: a scale per channel or tensor.
         group_is_free: whether another group size can be asked for.
+        nests: whether the scales can be quantized, too.
         zero_points: whether groups have one.
         per_tensor: whether there is one scale for the whole weight.
         block: side of the squares of weights that share a scale; None: they lie in one row.
@@ -63,6 +64,7 @@ class Scheme:
     static: str | None = None
     group: int | None = None
     group_is_free: bool = False
+    nests: bool = False
     zero_points: bool = False
     per_tensor: bool = False
     block: int | None = None
@@ -93,7 +95,11 @@ class Scheme:
         )
 
 
-ROUND, GPTQ, AWQ, SMOOTHQUANT, SIGNROUND = "rtn", "gptq", "awq", "smoothquant", "signround"
+ROUND, GPTQ, AWQ, SIGNROUND = "rtn", "gptq", "awq", "signround"
+SMOOTHQUANT, SMOOTHQUANT_GPTQ = "smoothquant", "smoothquant_gptq"
+# Algorithms that scale weights by activation statistics and divide the layers in front by the same -> the one whose
+# mapping of these layers they use.
+RESCALING: Mapping[str, str] = {AWQ: AWQ, SMOOTHQUANT: SMOOTHQUANT, SMOOTHQUANT_GPTQ: SMOOTHQUANT}
 _GPTQS_OWN = dict.fromkeys(("gptqmodel", "autogptq", "autoround"), layouts.GPTQ)
 SCHEMES: Mapping[str, Scheme] = {
     "FP8": Scheme(
@@ -127,7 +133,7 @@ SCHEMES: Mapping[str, Scheme] = {
     ),
     "W8A8": Scheme(
         bits=8,
-        engines={"llmcompressor": (ROUND, GPTQ, SMOOTHQUANT)},
+        engines={"llmcompressor": (ROUND, GPTQ, SMOOTHQUANT, SMOOTHQUANT_GPTQ)},
         layouts={"llmcompressor": layouts.INT8},
         served="int8_products",
         round=symmetric(8),
@@ -207,6 +213,7 @@ SCHEMES: Mapping[str, Scheme] = {
         served="nf4",
         round=table(NF4),
         group=64,
+        nests=True,
     ),
     "LLM_INT8": Scheme(
         bits=8,

@@ -98,12 +98,14 @@ class ServingRequest:
         dtype: type that layers compute in, `serve.dtype`.
         engine: engine whose native format the checkpoint has; empty for compressed-tensors.
         group: input channels that share a scale; None: the scheme's own.
+        shapes: shapes (in, out) of the weights that one GPU loads; empty: unknown.
     """
 
     kernel: str = "auto"
     dtype: str = "auto"
     engine: str = ""
     group: int | None = None
+    shapes: frozenset[tuple[int, int]] = frozenset()
 
 
 def of_scheme(
@@ -160,9 +162,9 @@ def _on_cuda(scheme: str, name: str, capability: float, vllm: Vllm, asked: Servi
     kernels = _possible(scheme, asked)
     wanted = [kernel for kernel in kernels if asked.kernel in ("auto", kernel.choice)]
     reasons = {kernel: _why_not(kernel, name, capability, vllm, asked, scheme) for kernel in wanted}
-    for kernel, reason in reasons.items():
-        if not reason and (kernel.automatic or asked.kernel != "auto"):
-            return Capability("native", title(kernel), kernel.note)
+    usable = [k for k, reason in reasons.items() if not reason and (k.automatic or asked.kernel != "auto")]
+    if usable:
+        return _by_shape(usable, asked)
     if asked.kernel != "auto":
         here = [reason for kernel, reason in reasons.items() if kernel.since <= capability < kernel.below]
         said = next(iter([*here, *reasons.values()]), f"it has none for {scheme} in this layout")
@@ -178,6 +180,23 @@ def _on_cuda(scheme: str, name: str, capability: float, vllm: Vllm, asked: Servi
     if needed <= capability:
         return Capability("no", reason=f"{scheme}: {next(reason for reason in reasons.values() if reason)}")
     return Capability("no", reason=f"{scheme} needs compute capability {needed}, {name} has {capability}")
+
+
+def _by_shape(usable: list[Kernel], asked: ServingRequest) -> Capability:
+    """Return the capability by the first kernel that takes each weight, as vLLM chooses them."""
+    chosen = []
+    for inputs, outputs in sorted(asked.shapes):
+        fitting = next((each for each in usable if not inputs % each.inputs and not outputs % each.outputs), None)
+        if fitting is None:
+            setting = f"serve.kernel={asked.kernel}: " if asked.kernel != "auto" else ""
+            takes = ", ".join(
+                f"{title(each)} takes inputs in multiples of {each.inputs} and outputs of {each.outputs}"
+                for each in usable
+            )
+            return Capability("no", reason=f"{setting}{takes}; one GPU's part of a weight has {inputs} and {outputs}")
+        chosen.append(fitting)
+    found = [each for each in usable if each in chosen] or usable[:1]
+    return Capability("native", " and ".join(title(each) for each in found), found[0].note)
 
 
 def _possible(scheme: str, asked: ServingRequest) -> tuple[Kernel, ...]:

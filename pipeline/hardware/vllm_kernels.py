@@ -31,6 +31,9 @@ class Kernel:
         dtypes: supported 16-bit types; empty: any.
         package: package required beside vLLM.
         release: first vLLM release that has it or allows requesting it.
+        inputs: multiple that the inputs of a weight must be of, as one GPU holds it.
+        outputs: multiple that its outputs must be of.
+        is_logged: whether vLLM's log says that it was chosen.
         note: a remark for the user.
     """
 
@@ -43,6 +46,9 @@ class Kernel:
     dtypes: tuple[str, ...] = ()
     package: str = ""
     release: tuple[int, int] = VLLM[0]
+    inputs: int = 1
+    outputs: int = 1
+    is_logged: bool = True
     note: str = ""
 
 
@@ -118,8 +124,10 @@ def _humming(name: str, note: str = "", since: float = 7.5, groups: tuple[int, .
 _CUTLASS_FP8 = Kernel("CutlassFP8ScaledMMLinearKernel", "cutlass", ADA)
 _, _HUMMING_FP8 = _humming("HummingFP8ScaledMMLinearKernel")
 _MARLIN_FP8 = Kernel("MarlinFP8ScaledMMLinearKernel", "marlin", 7.5)
-# Below 8.9 vLLM takes these from a list of its own, Humming first.
-_FP8_UNPACKED = tuple(replace(kernel, below=ADA, note=_NO_FP8) for kernel in (_HUMMING_FP8, _MARLIN_FP8))
+# Below 8.9 vLLM takes these from a list of its own, Humming first. It logs no choice there; Marlin gives a warning.
+_FP8_UNPACKED = tuple(
+    replace(kernel, below=ADA, note=_NO_FP8) for kernel in (replace(_HUMMING_FP8, is_logged=False), _MARLIN_FP8)
+)
 _FP8_ON_REQUEST = (
     replace(_MARLIN_FP8, since=ADA, automatic=False, release=(0, 32), note=_UNPACKED),
     replace(_HUMMING_FP8, since=ADA, automatic=False, note=_UNPACKED),
@@ -132,11 +140,11 @@ _INT8 = (
     replace(_HUMMING_INT8, automatic=False),
 )
 # Machete is built for Hopper alone. The others' least capability is that of the quantization methods.
-_MACHETE = Kernel("MacheteLinearKernel", "machete", HOPPER, below=BLACKWELL, groups=(64, 128))
+_MACHETE = Kernel("MacheteLinearKernel", "machete", HOPPER, BLACKWELL, groups=(64, 128), inputs=64, outputs=128)
 _MARLIN = Kernel("MarlinLinearKernel", "marlin", 7.5, groups=(32, 64, 128))
 _CONCH = Kernel("ConchLinearKernel", "conch", 8.0, automatic=False, groups=(128,), package="conch-triton-kernels")
-_EXLLAMA = Kernel("ExllamaLinearKernel", "exllama", 7.5, dtypes=("float16",))
-_TRITON = Kernel("TritonW4A16LinearKernel", "triton", 7.5, groups=(32, 64, 128, 256))
+_EXLLAMA = Kernel("ExllamaLinearKernel", "exllama", 7.5, dtypes=("float16",), outputs=8)
+_TRITON = Kernel("TritonW4A16LinearKernel", "triton", 7.5, groups=(32, 64, 128, 256), outputs=8)
 _HUMMING_FIRST, _HUMMING_LAST = _humming("HummingLinearKernel", groups=(16, 32, 64, 128, 256))
 # Without products of the format Humming unpacks, but for MXFP4: its activations become 8-bit (humming/schema).
 _HUMMING_NVFP4_FIRST, _HUMMING_NVFP4 = _humming("HummingNvFp4LinearKernel", _NO_FP4)
@@ -198,7 +206,7 @@ SERVED: Mapping[str, ServingKernels] = {
     # vLLM reads this scheme on Hopper alone.
     "int4_fp8": ServingKernels(
         (
-            Kernel("CutlassW4A8LinearKernel", "cutlass", HOPPER, BLACKWELL, dtypes=_BF16),
+            Kernel("CutlassW4A8LinearKernel", "cutlass", HOPPER, BLACKWELL, dtypes=_BF16, inputs=128, outputs=128),
             replace(_HUMMING_FIRST, note=_UNPACKED),
         )
     ),
@@ -286,3 +294,16 @@ def title(kernel: Kernel) -> str:
 def is_asked_for(name: str, choice: str) -> bool:
     """Return whether a kernel named in vLLM's log is among those that a value of `serve.kernel` requests."""
     return any(name == kernel.name for kernels in KERNELS.values() for kernel in kernels if kernel.choice == choice)
+
+
+def is_logged(scheme: str | None, choice: str, capability: float | None) -> bool:
+    """Return whether vLLM's log names the kernel that a value of `serve.kernel` requests for a number format.
+
+    Where it does not, vLLM has no other kernels to take instead: it exits if the requested one is not possible.
+    """
+    found = [
+        kernel
+        for kernel in KERNELS.get(scheme or "", ())
+        if kernel.choice == choice and (capability is None or kernel.since <= capability < kernel.below)
+    ]
+    return not found or any(kernel.is_logged for kernel in found)

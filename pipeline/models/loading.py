@@ -111,12 +111,14 @@ def all_experts_calibrated(model: Any) -> Iterator[None]:
         yield
 
 
-def release_gpu() -> None:
-    """Release the GPU memory of models no longer in use, so that a server can allocate it."""
+def release_memory() -> None:
+    """Release the memory of models no longer in use, so that the next model or a server can have it."""
     import gc
     import sys
 
     torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
+    if torch is not None:
+        # Modules and their hooks refer to each other.
         gc.collect()
-        torch.cuda.empty_cache()
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()

@@ -57,6 +57,11 @@ class Linear:
     shape: tuple[int, int]
 
     @property
+    def is_dense(self) -> bool:
+        """True if it belongs to no expert: every token takes it."""
+        return ".experts." not in self.name
+
+    @property
     def expert(self) -> int | None:
         """Number of the expert that it belongs to; None outside of experts."""
         found = re.search(r"\.experts\.(\d+)\.", self.name)

@@ -10,11 +10,12 @@ import torch
 
 from pipeline.config import QuantSettings
 from pipeline.errors import UnknownFormat
+from pipeline.formats.schemes import RESCALING
 from pipeline.models.architecture import read_config
 from pipeline.models.dequantize import Tensors, Weights
 from pipeline.models.headers import headers, quantized_modules
 from pipeline.models.mappings import makers, rescaled_by
-from pipeline.models.rescaling import RESCALING, Factors, norm_offset
+from pipeline.models.rescaling import Factors, norm_offset
 
 
 class Pair:
@@ -54,8 +55,8 @@ class Pair:
             UnknownFormat: if the engine's mapping of the architecture is not known.
         """
         quant, pairs = self.quant, dict[str, str]()
-        if quant.algorithm in RESCALING:
-            pairs = rescaled_by(self.config, self.shapes, quant.algorithm, quant.engine)
+        if mapping := RESCALING.get(quant.algorithm):
+            pairs = rescaled_by(self.config, self.shapes, mapping, quant.engine)
         return Factors(
             pairs,
             norm_offset(self.config),

@@ -6,38 +6,24 @@ a hub model's small files.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from fnmatch import fnmatch
-from itertools import pairwise
 from typing import Any, NamedTuple
 
-from pipeline.config import QuantSettings, Settings, Stage
+from pipeline.config import Settings, Stage
 from pipeline.errors import ConfigError, InputError
 from pipeline.hardware.architectures import registry
-from pipeline.models import contents
 from pipeline.models.architecture import text_config
 from pipeline.models.headers import as_stored
 from pipeline.models.modules import check_ignore, decoder_linears
 from pipeline.models.safetensors import TensorInfo
+from pipeline.models.shapes import LATENT, check_shapes
 from pipeline.models.source import ModelSource, content
 
 # Files that hold a tokenizer; of several patterns in one row, all.
 TOKENIZERS = (("tokenizer.json",), ("*.model",), ("tekken.json",), ("*.tiktoken",), ("vocab.json", "merges.txt"))
 # Mistral's own tokenizer has its template built in.
 TEMPLATES = ("chat_template.jinja", "tekken.json")
-LATENT = "kv_lora_rank"
-# Inputs of a decoder's Linears by the settings that state them, in the configs of different families.
-WIDTHS = (
-    "hidden_size",
-    "intermediate_size",
-    "moe_intermediate_size",
-    "shared_expert_intermediate_size",
-    "q_lora_rank",
-    LATENT,
-)
-HEADS, KV_HEADS = "num_attention_heads", "num_key_value_heads"
-TENSOR_PARALLEL = ("--tensor-parallel-size", "--tensor_parallel_size", "-tp")
 
 
 def check(source: ModelSource, settings: Settings, due: Collection[Stage]) -> None:
@@ -61,12 +47,11 @@ def check(source: ModelSource, settings: Settings, due: Collection[Stage]) -> No
             tensors = source.tensors
         else:
             _ = source.hub_weights
-    _check_widths(source, settings.quant, tensors)
+    check_shapes(source.settings.name, settings, source.config, tensors)
     if tensors and settings.quant.scheme is not None:
         linears = decoder_linears(as_stored(tensors), source.config)
         check_ignore(list(linears), settings.quant.ignore, str(settings.variant))
     _check_cache(source, settings)
-    _check_parallel(source, settings)
     if due:
         _check_tokenizer(source)
         _check_template(source, settings, due)
@@ -106,42 +91,6 @@ def _check_custom_code(source: ModelSource, custom: Mapping[str, Any]) -> None:
         )
 
 
-def _check_widths(source: ModelSource, quant: QuantSettings, tensors: Mapping[str, TensorInfo]) -> None:
-    """Compare groups and blocks with the inputs of the decoder's Linears."""
-    group = quant.effective_group_size
-    divisor = max(group or 1, quant.format.divisor if quant.format else 1)
-    widths = input_widths(source.config, tensors)
-    wrong = {name: width for name, width in widths.items() if width % divisor}
-    if not wrong:
-        return
-    listing = ", ".join(f"{name}={width}" for name, width in wrong.items())
-    what = "group size" if group else "block size"
-    way_out = "choose a format without groups or blocks (fp8_dynamic, int8_dynamic)."
-    if quant.format is not None and quant.format.group_is_free:
-        way_out = f"set quant.group_size to a divisor of {math.gcd(*widths.values())}, or {way_out}"
-    raise ConfigError(
-        f"quant={quant.name} on model={source.settings.name}: {what} {divisor} does not divide {listing}.",
-        way_out[0].upper() + way_out[1:],
-    )
-
-
-def input_widths(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> dict[str, int]:
-    """Return the input features of a decoder layer's Linear modules, by the name of the setting.
-
-    Args:
-        config: content of config.json.
-        tensors: headers of the weights, if they are known: some configs state widths that no tensor has.
-    """
-    stated = contents.numbers(config, (*WIDTHS, HEADS, "head_dim", "v_head_dim"))
-    widths = {name: stated[name] for name in WIDTHS if stated.get(name)}
-    if heads := stated.get(HEADS):
-        size = stated.get("v_head_dim") or stated.get("head_dim") or widths.get("hidden_size", 0) // heads
-        widths[f"{HEADS}*head_dim"] = heads * size
-    # Experts that are one tensor have their inputs in either of the last two dimensions.
-    found = {width for info in tensors.values() if len(info["shape"]) > 1 for width in info["shape"][-1:0:-1]}
-    return {name: width for name, width in widths.items() if width in found} if found & {*widths.values()} else widths
-
-
 def _check_cache(source: ModelSource, settings: Settings) -> None:
     """Refuse scales of a cache of latents, which keys and values share."""
     if settings.kv_cache.needs_data and (rank := text_config(source.config).get(LATENT)):
@@ -150,39 +99,6 @@ def _check_cache(source: ModelSource, settings: Settings) -> None:
             f"{rank} for keys and values, and scales of either would be wrong.",
             "Set kv_cache.scales=one.",
         )
-
-
-def _check_parallel(source: ModelSource, settings: Settings) -> None:
-    """Compare the number of GPUs that share a layer with the heads that they share."""
-    size = tensor_parallel_size(settings.serve.extra_args)
-    stated = contents.numbers(source.config, (HEADS, KV_HEADS))
-    heads = stated.get(HEADS)
-    if size is None or not heads:
-        return
-    shared = stated.get(KV_HEADS) or heads
-    wrong = {}
-    if heads % size:
-        wrong[HEADS] = heads
-    # Fewer key-value heads than GPUs are copied to several.
-    if max(shared, size) % min(shared, size):
-        wrong[KV_HEADS] = shared
-    if wrong:
-        listing = ", ".join(f"{name}={number}" for name, number in wrong.items())
-        sizes = [n for n in range(1, heads + 1) if not heads % n and not max(shared, n) % min(shared, n)]
-        raise ConfigError(
-            f"serve.extra_args: a tensor-parallel size of {size} does not divide {listing} of "
-            f"model={source.settings.name}.",
-            f"Use one of {', '.join(map(str, sizes))}.",
-        )
-
-
-def tensor_parallel_size(arguments: Iterable[str]) -> int | None:
-    """Return the tensor-parallel size among vLLM's arguments; None if there is none."""
-    words = [word for argument in arguments for word in argument.replace("=", " ").split()]
-    for name, value in pairwise(words):
-        if name in TENSOR_PARALLEL and value.isdigit() and int(value):
-            return int(value)
-    return None
 
 
 def _check_tokenizer(source: ModelSource) -> None:

@@ -22,8 +22,6 @@ import torch
 
 from pipeline.models.architecture import text_config
 
-# Algorithms that scale weights by activation statistics, and divide the layer in front by the same.
-RESCALING = ("awq", "smoothquant")
 # Models whose norms multiply by one plus the stored weight.
 OFFSET_NORMS = (
     "gemma",

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Protocol, TypedDict
 
 from pipeline.artifacts.keys import Payload
-from pipeline.artifacts.workspace import folder_name
 from pipeline.config import ServeSettings, Settings
+from pipeline.config.names import file_name
 from pipeline.errors import InputError, ServerError
 from pipeline.hardware.installed import vllm_version
 from pipeline.hardware.probe import Hardware
-from pipeline.hardware.vllm_kernels import is_asked_for
-from pipeline.models.loading import release_gpu
+from pipeline.hardware.vllm_kernels import is_asked_for, is_logged
+from pipeline.models.loading import release_memory
 from pipeline.progress import Progress
 from pipeline.results.server import ServerFacts
 from pipeline.serve import server_log as serverlog
@@ -112,13 +112,19 @@ class Server:
             log=str(self.log),
         )
 
-    def check_kernel(self, requested: str) -> None:
+    def check_kernel(self, requested: str, *, is_logged: bool = True) -> None:
         """Compare the kernels that vLLM chose with `serve.kernel`; vLLM itself only warns of another choice.
+
+        Args:
+            requested: the value of `serve.kernel`.
+            is_logged: whether vLLM's log names the requested kernel.
 
         Raises:
             ServerError: if none of them is the requested one.
         """
         observed = serverlog.kernels(serverlog.read(self.log))
+        if not observed and not is_logged:
+            return
         if requested != "auto" and not any(is_asked_for(name, requested) for name in observed):
             chosen = ", ".join(observed) or "one that its log does not name"
             raise ServerError(
@@ -194,20 +200,21 @@ class Serving:
             self.server.check_alive()
             return self.server
         self.stop()
-        release_gpu()
+        release_memory()
         launcher = launcher_of(serve.python or sys.executable, self.hardware, self.logs)
         started = time.monotonic()
         deadline = started + serve.start_timeout_s
         self.progress.detail("importing vLLM")
         launcher.wait_ready(serve.start_timeout_s)
         port = _port(serve)
-        log = self.logs / f"serve-{folder_name(variant)}-{datetime.now():%Y-%m-%d_%H-%M-%S}.log"
+        log = self.logs / f"serve-{file_name(variant)}-{datetime.now():%Y-%m-%d_%H-%M-%S}.log"
         pid = launcher.start(variant, SERVER, [*argv, "--port", str(port)], self._environment(settings), log)
         server = Server(launcher, pid, f"http://{serve.host}:{port}", log, checkpoint, argv)
         self.server = server
         try:
             self._wait(server, deadline)
-            server.check_kernel(serve.kernel)
+            capability = self.hardware.compute_capability
+            server.check_kernel(serve.kernel, is_logged=is_logged(settings.quant.scheme, serve.kernel, capability))
         except BaseException:
             self.stop()
             raise
@@ -276,6 +283,8 @@ class Serving:
         }
         if not cpu:
             options["--gpu-memory-utilization"] = serve.gpu_memory_utilization
+        elif not serve.cpu_kv_cache_gib.is_integer():
+            options["--kv-cache-memory-bytes"] = int(serve.cpu_kv_cache_gib * 2**30)
         caching = "--enable-prefix-caching" if prefix_caching else "--no-enable-prefix-caching"
         flags = [caching, *(["--enforce-eager"] if eager else [])]
         if settings.model.trust_remote_code:
@@ -286,12 +295,11 @@ class Serving:
     def _environment(self, settings: Settings) -> dict[str, str]:
         if self.hardware.device != "cpu":
             return {}
-        cores = settings.serve.cpu_cores
+        cores, room = settings.serve.cpu_cores, settings.serve.cpu_kv_cache_gib
         bind = f"0-{self.hardware.cores - 1}" if cores == "auto" else cores
-        return {
-            "VLLM_CPU_KVCACHE_SPACE": f"{settings.serve.cpu_kv_cache_gib:g}",
-            "VLLM_CPU_OMP_THREADS_BIND": bind,
-        }
+        # vLLM reads whole numbers there, and prefers it to an argument.
+        space = {"VLLM_CPU_KVCACHE_SPACE": f"{room:.0f}"} if room.is_integer() else {}
+        return {**space, "VLLM_CPU_OMP_THREADS_BIND": bind}
 
     def _wait(self, server: Server, deadline: float) -> None:
         import httpx

@@ -6,12 +6,24 @@ from pipeline.config import QuantSettings, Settings
 from pipeline.hardware.rules import LOCKED, Capability, Machine, ServingRequest, Vllm, of_kv_cache, of_scheme, weaker
 
 
-def of_settings(settings: Settings, machine: Machine, vllm: Vllm = LOCKED) -> Capability:
-    """Return the capability of a machine for a variant: the weaker one of its weights and its KV cache."""
+def of_settings(
+    settings: Settings, machine: Machine, vllm: Vllm = LOCKED, shapes: frozenset[tuple[int, int]] = frozenset()
+) -> Capability:
+    """Return the capability of a machine for a variant: the weaker one of its weights and its KV cache.
+
+    Args:
+        settings: those of the variant.
+        machine: a GPU, or this machine.
+        vllm: the serving vLLM.
+        shapes: shapes (in, out) of the model's weights as one GPU loads them, if they are known.
+    """
     if reason := why_no_kv_scales(settings):
         return Capability("no", reason=reason)
     serve = settings.serve
-    weights = of_quant(settings.quant, machine, vllm, kernel=serve.kernel, dtype=serve.dtype)
+    quant = settings.quant
+    engine = "" if quant.engine == "llmcompressor" else quant.engine
+    asked = ServingRequest(serve.kernel, serve.dtype, engine, quant.effective_group_size, shapes)
+    weights = of_scheme(quant.scheme, machine, vllm, asked)
     return weaker(weights, of_kv_cache(settings.kv_cache.dtype, machine, vllm))
 
 
@@ -34,11 +46,3 @@ def why_no_kv_scales(settings: Settings) -> str:
 
 def _engines(quant: QuantSettings) -> tuple[str, ...]:
     return tuple(quant.format.engines) if quant.format is not None else ()
-
-
-def of_quant(
-    quant: QuantSettings, machine: Machine, vllm: Vllm = LOCKED, kernel: str = "auto", dtype: str = "auto"
-) -> Capability:
-    """Return the capability of a machine for a weight format as its engine writes it."""
-    engine = "" if quant.engine == "llmcompressor" else quant.engine
-    return of_scheme(quant.scheme, machine, vllm, ServingRequest(kernel, dtype, engine, quant.effective_group_size))

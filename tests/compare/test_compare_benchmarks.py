@@ -159,6 +159,21 @@ def test_drift_of_generated_tokens_marks_the_variant(tokens: tuple[int, ...], pa
     assert any("w4a16, marked: generated tokens" in note for note in table.notes) is not passed
 
 
+def test_a_guard_that_failed_for_several_is_noted_once() -> None:
+    def guarded(name: str, *seen: str) -> Record:
+        guards = tuple(Guard(name="other processes", passed=False, text=text, load=None) for text in seen)
+        return record(name, speed(load("a", BASE), guards=guards))
+
+    def noted(*records: Record) -> list[str]:
+        return [note for note in compare(records, []).notes if "marked" in note]
+
+    assert noted(guarded("bf16", "1 %"), guarded("fp8", "1 %")) == ["bf16 and fp8, marked: other processes: 1 %."]
+    assert noted(guarded("bf16", "1 %", "2 %")) == ["bf16, marked: other processes: 1 %; 2 %."]
+    assert noted(guarded("bf16", "1 %"), guarded("fp8", "2 %")) == [
+        "bf16 and fp8, marked: other processes: each as in the table of guards."
+    ]
+
+
 def test_a_load_that_bf16_was_not_measured_under_is_compared_with_nothing() -> None:
     bf16 = record("bf16", speed(load("a", BASE)))
     other = record("w4a16", speed(load("a", FAST), load("b", FAST, (900, 900, 900))))

@@ -4,7 +4,6 @@ import hydra
 import pytest
 from support.settings import settings_of, variants_of
 
-from pipeline.artifacts.workspace import folder_name
 from pipeline.config import PROJECT_ROOT, Variant
 from pipeline.config.compose import unapplied
 from pipeline.errors import ConfigError
@@ -124,6 +123,20 @@ def test_an_engine_applies_to_the_formats_that_it_makes():
     assert unapplied(given, found) == ["quant.engine=autoround does not apply to fp8_dynamic."]
 
 
+@pytest.mark.parametrize("setting", ["group_size=64", "double_quant=true", "engine=autoawq", "algorithm=awq"])
+@pytest.mark.parametrize("quant", ["bnb_nf4", "fp8_dynamic", "w4a16", "awq", "gptq_int4"])
+def test_a_setting_for_all_is_left_out_where_a_format_alone_would_refuse_it(quant, setting):
+    override = f"quant.{setting}"
+    variants = variants_of(f"variants=[{quant}]", override)
+    try:
+        alone = settings_of(f"quant={quant}", override)
+    except ConfigError:
+        assert unapplied([override], variants)
+        return
+    assert not unapplied([override], variants)
+    assert variants[0].quant == alone.quant
+
+
 def test_an_algorithm_is_one_of_the_engine_that_is_asked_for():
     given = ["quant.engine=autoround", "quant.algorithm=signround", "variants=[w4a16,fp8_dynamic]"]
     found = variants_of(*given)
@@ -132,11 +145,6 @@ def test_an_algorithm_is_one_of_the_engine_that_is_asked_for():
         ("llmcompressor", "rtn"),
     ]
     assert len(unapplied(given, found)) == 2
-
-
-def test_folders_of_variants_need_no_quotes():
-    assert folder_name("w4a16+fp8_e4m3@marlin") == "w4a16+fp8_e4m3@marlin"
-    assert folder_name("gptq(ignore=[lm_head,re:.*down_proj])") == "gptq-ignore=-lm_head-re-.-down_proj"
 
 
 @pytest.mark.parametrize(

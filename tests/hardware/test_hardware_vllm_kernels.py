@@ -10,7 +10,7 @@ import pytest
 from pipeline.formats.schemes import SCHEMES
 from pipeline.hardware import rules
 from pipeline.hardware.gpus import GPUS
-from pipeline.hardware.vllm_kernels import KERNELS, TITLES, choices, is_asked_for
+from pipeline.hardware.vllm_kernels import KERNELS, TITLES, choices, is_asked_for, is_logged
 from pipeline.serve.support import of_settings
 
 BY_KEY = {gpu.key: gpu for gpu in GPUS}
@@ -123,6 +123,37 @@ def test_least_capabilities_are_vllms(linear: Path) -> None:
             # The least of the quantization methods, whatever the kernel says.
             least = max(stated[name], 9.0 if scheme == "W4AFP8" else 7.5)
             assert min(kernel.since for kernel in KERNELS[scheme] if kernel.name == name) == least, name
+
+
+def test_multiples_of_shapes_are_vllms(linear: Path) -> None:
+    """By the sources' own numbers: Machete's blocks, the 128 of CUTLASS's W4A8, the 8 integers of an int32."""
+    sources = {path.stem: path.read_text() for path in (linear / "mixed_precision").glob("*.py")}
+    machete = (linear.parents[1] / "layers" / "quantization" / "utils" / "machete_utils.py").read_text()
+    stated = {
+        "MacheteLinearKernel": (64, 128, "MACHETE_PREPACKED_BLOCK_SHAPE = [64, 128]" in machete),
+        "CutlassW4A8LinearKernel": (128, 128, "in_features % 128 or out_features % 128" in sources["cutlass"]),
+        "TritonW4A16LinearKernel": (1, 8, "N % 8 != 0" in sources["triton_w4a16"]),
+        "ExllamaLinearKernel": (1, 8, "[1] % (32 // c.weight_type.size_bits) != 0" in sources["exllama"]),
+        # Pads.
+        "MarlinLinearKernel": (1, 1, "marlin_padded_nk" in sources["marlin"]),
+    }
+    for kernels in KERNELS.values():
+        for kernel in kernels:
+            if kernel.name in stated:
+                assert (kernel.inputs, kernel.outputs, True) == stated[kernel.name], kernel
+
+
+def test_every_kernel_that_the_log_does_not_name_is_known(linear: Path) -> None:
+    """Only Humming on FP8 weights without FP8 products: that scheme is the one that gives no name to log."""
+    schemes = linear.parents[1] / "layers" / "quantization" / "compressed_tensors" / "schemes"
+    for name, names_its_module in (("w8a8_fp8", True), ("w8a16_fp8", False)):
+        assert ("module_name=" in (schemes / f"compressed_tensors_{name}.py").read_text()) == names_its_module
+    for scheme in ("FP8", "FP8_DYNAMIC", "FP8_BLOCK"):
+        assert not is_logged(scheme, "humming", 8.0)
+        assert is_logged(scheme, "marlin", 8.0)
+        assert is_logged(scheme, "humming", 9.0)
+    assert is_logged("W4A16", "humming", 8.0)
+    assert is_logged(None, "auto", None)
 
 
 def test_every_scheme_has_kernels_and_every_choice_a_title() -> None:

@@ -15,7 +15,6 @@ from pipeline.artifacts.keys import Digests
 from pipeline.config import Settings, Stage
 from pipeline.errors import ConfigError, InputError, PipelineError
 from pipeline.models import preflight
-from pipeline.models.preflight import input_widths, tensor_parallel_size
 from pipeline.models.source import ModelSource
 
 WHOLE = tensors_of(CONFIG)
@@ -113,6 +112,43 @@ FAULTS = {
         ("quant=awq",),
         ("quant=awq", "group size 128 does not divide moe_intermediate_size=96", "quant.group_size to a divisor of 32"),
     ),
+    "fp8 blocks across k and v": Fault(
+        tensors_of({**CONFIG, "num_key_value_heads": 1}),
+        {"num_key_value_heads": 1},
+        ("quant=fp8_block",),
+        (
+            "quant=fp8_block",
+            "block size 128 does not divide num_key_value_heads*head_dim=64",
+            "Choose a format without",
+        ),
+    ),
+    "fp8 blocks on one of two GPUs": Fault(
+        tensors_of({**CONFIG, "intermediate_size": 640}),
+        {"intermediate_size": 640},
+        ("quant=fp8_block", "serve.extra_args=['--tensor-parallel-size=2']"),
+        (
+            "block size 128 does not divide intermediate_size/2=320.",
+            "Use a tensor-parallel size of 1 (serve.extra_args), or choose",
+        ),
+    ),
+    "groups on one of four GPUs": Fault(
+        None,
+        {},
+        ("quant=w4a16", "serve.extra_args=[-tp,'4']"),
+        ("group size 128 does not divide intermediate_size/4=192", "size of 1 or 2", "to a divisor of 64"),
+    ),
+    "experts on one of two GPUs": Fault(
+        {**WHOLE, "model.layers.1.mlp.experts.0.down_proj.weight": ("BF16", (256, 128))},
+        {"moe_intermediate_size": 128},
+        ("quant=awq", "serve.extra_args=[-tp,'2']"),
+        ("group size 128 does not divide moe_intermediate_size/2=64", "size of 1"),
+    ),
+    "experts that GPUs cannot share": Fault(
+        {**WHOLE, "model.layers.1.mlp.experts.0.down_proj.weight": ("BF16", (256, 132))},
+        {"moe_intermediate_size": 132},
+        ("serve.extra_args=[-tp,'8']",),
+        ("tensor-parallel size of 8 does not divide moe_intermediate_size=132", "1, 2, 4."),
+    ),
     "tensor parallel": Fault(
         None,
         {},
@@ -136,7 +172,7 @@ def test_a_fault_is_refused_with_setting_value_and_way_out(
 
 def test_the_whole_source_is_accepted_by_every_format(tmp_path: Path, settings: Callable[..., Settings]) -> None:
     folder = write_source(tmp_path / "model")
-    for quant in ("bf16", "fp8_static", "fp8_dynamic", "int8_dynamic", "w4a16", "awq", "gptq", "nvfp4", "mxfp4"):
+    for quant in ("bf16", "fp8_static", "fp8_block", "int8_dynamic", "w4a16", "awq", "gptq", "nvfp4", "mxfp4"):
         assert not check(folder, settings, f"quant={quant}").note
 
 
@@ -254,31 +290,6 @@ def test_a_report_needs_no_weights(tmp_path: Path, settings: Callable[..., Setti
     check(folder, settings, due=frozenset())
     with pytest.raises(InputError, match="no .*safetensors"):
         check(folder, settings)
-
-
-def test_widths_are_those_that_a_tensor_has() -> None:
-    config = {**CONFIG, "moe_intermediate_size": 96, "shared_expert_intermediate_size": 160}
-    fused = {"experts.down_proj": {"dtype": "BF16", "shape": [4, 256, 96], "data_offsets": [0, 1]}}
-    assert input_widths(config, fused) == {"hidden_size": 256, "moe_intermediate_size": 96}  # type: ignore[arg-type]
-    assert input_widths(config, {})["shared_expert_intermediate_size"] == 160
-    assert input_widths({"kv_lora_rank": 512, "num_attention_heads": 4, "v_head_dim": 128}, {}) == {
-        "kv_lora_rank": 512,
-        "num_attention_heads*head_dim": 512,
-    }
-
-
-@pytest.mark.parametrize(
-    ("arguments", "size"),
-    [
-        (("--tensor-parallel-size", "2"), 2),
-        (("--tensor-parallel-size=4",), 4),
-        (("--seed", "1", "-tp", "8"), 8),
-        (("--seed", "1"), None),
-        (("-tp", "many"), None),
-    ],
-)
-def test_the_tensor_parallel_size_is_read_from_the_arguments(arguments: tuple[str, ...], size: int | None) -> None:
-    assert tensor_parallel_size(arguments) == size
 
 
 def test_key_value_heads_may_be_copied_to_more_gpus(tmp_path: Path, settings: Callable[..., Settings]) -> None:

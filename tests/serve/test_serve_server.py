@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from pipeline.config import Settings
+from pipeline.errors import ServerError
 from pipeline.hardware.probe import Hardware
 from pipeline.progress import Progress
 from pipeline.serve import vllm_plugin
-from pipeline.serve.server import Serving
+from pipeline.serve.server import Server, Serving
 
 
 @pytest.mark.parametrize(("device", "differs"), [("cpu", True), ("cuda", False)])
@@ -24,3 +25,37 @@ def test_what_the_plugin_computes_counts_where_it_computes(
     before = serving.identity(chosen)
     monkeypatch.setattr(vllm_plugin, "REVISION", vllm_plugin.REVISION + 1)
     assert (serving.identity(chosen) != before) == differs
+
+
+@pytest.mark.parametrize(
+    ("line", "is_logged", "agrees"),
+    [
+        ("Selected HummingFP8ScaledMMLinearKernel for CompressedTensorsW8A8Fp8", True, True),
+        ("Selected CutlassFP8ScaledMMLinearKernel for CompressedTensorsW8A8Fp8", True, False),
+        ("nothing of kernels", True, False),
+        ("nothing of kernels", False, True),
+        ("Weight-only FP8 compression will be used leveraging the Marlin kernel.", False, False),
+    ],
+)
+def test_a_kernel_that_vllm_does_not_log_is_not_missed(
+    line: str, is_logged: bool, agrees: bool, tmp_path: Path
+) -> None:
+    log = tmp_path / "serve.log"
+    log.write_text(f"INFO 11-25 03:04:05 [__init__.py:759] {line}\n")
+    server = Server(None, 0, "", log, tmp_path, [])  # type: ignore[arg-type]
+    if agrees:
+        server.check_kernel("humming", is_logged=is_logged)
+        return
+    with pytest.raises(ServerError, match="serve.kernel=humming was requested"):
+        server.check_kernel("humming", is_logged=is_logged)
+
+
+@pytest.mark.parametrize("gib", [4.4, 0.2, 2.0])
+def test_the_kv_cache_of_a_cpu_may_be_a_fraction_of_a_gib(gib: float, settings: Any, tmp_path: Path) -> None:
+    serving = Serving(Hardware(device="cpu", name="Imaginary", cores=2, memory_gib=8.0), tmp_path, Progress())
+    chosen = settings(f"serve.cpu_kv_cache_gib={gib}")
+    argv, environment = serving._arguments(tmp_path, chosen, False), serving._environment(chosen)
+    # vLLM takes whole numbers in the variable, and prefers it.
+    space = environment.get("VLLM_CPU_KVCACHE_SPACE")
+    given = int(argv[argv.index("--kv-cache-memory-bytes") + 1]) if space is None else int(space) * 2**30
+    assert given == int(gib * 2**30)

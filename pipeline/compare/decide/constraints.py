@@ -167,8 +167,8 @@ def _latencies(row: Row, constraints: Constraints) -> Iterable[CheckParts]:
 
 
 def _measurement(row: Row) -> Iterable[CheckParts]:
-    """Yield the failed guards: a speed measured while one failed is not known."""
-    if row.marks:
+    """Yield the failed guards: a speed measured while one failed is not known. Emulated speeds are not claimed."""
+    if row.marks and row.claims_speed:
         text = f"{row.label}: its speed must be measured again ({'; '.join(mark.rstrip('.') for mark in row.marks)})."
         yield _open("measurement", "caveat", text)
 

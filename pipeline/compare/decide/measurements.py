@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 from pipeline.compare.statements import listing
@@ -12,7 +12,10 @@ MORE_REPEATS = "more repeats or blocks of each would separate their throughput, 
 
 
 class Measurement(Frozen):
-    """A measurement that would decide an open question: a total of items or repeats, or a stage that has not run."""
+    """A measurement that would decide an open question: a total of items or repeats, or a stage that has not run.
+
+    `guards` are those that failed, if that is why.
+    """
 
     variant: str
     against: str
@@ -20,6 +23,7 @@ class Measurement(Frozen):
     kind: Literal["items", "repeats", "benchmark", "evaluation"]
     needed: int | None
     text: str
+    guards: tuple[str, ...] = ()
 
 
 def open_points(settle: Sequence[Measurement], labels: Mapping[str, str]) -> list[str]:
@@ -32,6 +36,8 @@ def open_points(settle: Sequence[Measurement], labels: Mapping[str, str]) -> lis
     for each in settle:
         if each.kind == "evaluation":
             alike: tuple[str, ...] = (each.kind, *unscored[each.variant])
+        elif each.guards:
+            alike = ("guards",)
         elif each.kind == "repeats" and each.needed is None:
             alike = (each.kind, each.against, each.column)
         else:
@@ -43,9 +49,18 @@ def open_points(settle: Sequence[Measurement], labels: Mapping[str, str]) -> lis
 def _line(group: Sequence[Measurement], labels: Mapping[str, str]) -> str:
     """Return one line for measurements that several variants share."""
     first, names = group[0], listing(dict.fromkeys(labels[each.variant] for each in group))
+    if first.guards and len(group) > 1:
+        return f"{names}: their speed must be measured again ({'; '.join(_guards(group, labels))})."
     if all(each.text == first.text for each in group):
         return first.text
     if first.kind == "evaluation":
         tasks = list(dict.fromkeys(each.column for each in group))
         return f"{names}: {listing(tasks)} must be scored on the same items as BF16."
     return f"{names}, each with {labels.get(first.against, first.against)}: {MORE_REPEATS}"
+
+
+def _guards(group: Sequence[Measurement], labels: Mapping[str, str]) -> Iterator[str]:
+    """Yield each guard that failed, with its variants where it did not fail for all."""
+    for name in dict.fromkeys(name for each in group for name in each.guards):
+        failed = [labels[each.variant] for each in group if name in each.guards]
+        yield name if len(failed) == len(group) else f"{name} for {listing(failed)}"

@@ -347,7 +347,9 @@ class _Decision:
                 text = f"{row.label}: a machine that serves it natively would settle its {title}."
             return _open_measurement(row, metric.name, "benchmark", None, text)
         if name == "measurement":
-            return _open_measurement(row, THROUGHPUT.name, "benchmark", None, check.statement.text)
+            failed = tuple(dict.fromkeys(mark.partition(": ")[0] for mark in row.marks))
+            again = _open_measurement(row, THROUGHPUT.name, "benchmark", None, check.statement.text)
+            return again.model_copy(update={"guards": failed})
         if name != LOSS.rstrip("."):
             return None
         cell, limit = scored(row).get(task), self.constraints.max_loss_points.get(task)

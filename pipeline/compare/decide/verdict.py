@@ -224,7 +224,7 @@ def _emulated(comparison: Comparison) -> Iterable[Sentence]:
 
 def _marked(comparison: Comparison) -> Iterable[Sentence]:
     """Yield the variants with failed guards; if BF16 is one of them, every change is doubtful."""
-    rows = [row for row in comparison.rows if row.marks]
+    rows = [row for row in comparison.rows if row.marks and row.claims_speed]
     if rows:
         text = f"A guard failed while measuring the speed of {listing(row.label for row in rows)}, marked in the table"
         if rows[0].is_baseline:

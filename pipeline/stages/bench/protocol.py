@@ -14,8 +14,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from pipeline.artifacts.workspace import Draft, folder_name
+from pipeline.artifacts.workspace import Draft
 from pipeline.config import BenchSettings
+from pipeline.config.names import file_name
 from pipeline.errors import ServerError
 from pipeline.results.bench import BenchResult, Conditions, Goodput, Guard, LoadResult, Memory, Probe
 from pipeline.results.server import ServerFacts
@@ -95,7 +96,7 @@ class Protocol:
         """Send all loads."""
         self.job.progress.detail("starting the server")
         server = self.job.target()
-        logs = self.job.serving.logs / "clients" / folder_name(str(self.job.variant))
+        logs = self.job.serving.logs / "clients" / file_name(str(self.job.variant))
         self.client = Client(self.job.serving, server, self.settings, self.prompts, self.scratch, logs)
         self.client.logs.mkdir(parents=True, exist_ok=True)
         self._warm_up()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import sys
 import time
 from collections.abc import Callable, Container, Hashable, Mapping, Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from pipeline.config import Stage
+from pipeline.config.names import file_name
 from pipeline.errors import ConfigError, InputError
 from pipeline.results.base import Missing
 from pipeline.results.eval import EvalResult, LayerErrors, TaskResult
@@ -271,11 +271,6 @@ def mean_and_error(scores: Sequence[float]) -> tuple[float, float | None]:
     if n < 2:
         return mean, None
     return mean, math.sqrt(math.fsum((score - mean) ** 2 for score in scores) / (n - 1) / n)
-
-
-def file_name(label: str) -> str:
-    """Return a column's label as a file name."""
-    return re.sub(r"[^\w.+-]+", "_", label).strip(".") or "_"
 
 
 def _progress(detail: Callable[[str], None], label: str, items: int) -> Callable[[int, int], None]:

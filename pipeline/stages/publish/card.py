@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from pipeline.artifacts.workspace import folder_name
 from pipeline.compare.comparison import Comparison, Row, TaskCell
 from pipeline.config import Settings, Stage
+from pipeline.config.names import file_name
 from pipeline.errors import NotApplicable, StageError
 from pipeline.job import Job
 from pipeline.stages.publish.hub import repository
@@ -45,7 +45,7 @@ def write(job: Job, report: Report) -> Path:
         kind = NotApplicable if gate is not None and gate.status == "not_applicable" else StageError
         raise kind(f"publish: {job.variant} has not passed verification: {reason}")
     text = render(job.settings, report, job.checkpoint, job.model.folder)
-    folder = job.workspace.root / job.settings.model.name / folder_name(str(job.variant)) / "publish"
+    folder = job.workspace.root / job.settings.model.name / file_name(str(job.variant)) / "publish"
     partial = folder.with_name(f".publish.{os.getpid()}.tmp")
     try:
         shutil.rmtree(partial, ignore_errors=True)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.config import Settings
+from pipeline.config.names import file_name
 from pipeline.errors import ConfigError, StageError
 from pipeline.progress import Progress
 
@@ -53,7 +54,7 @@ def _repository(pattern: str, settings: Settings) -> str:
 
 def _name(variant: str) -> str:
     """Return a variant's name of the characters that the hub permits."""
-    return re.sub(r"[-.]{2,}", "-", re.sub(r"[^\w.]", "-", variant)).strip("-.")
+    return re.sub(r"[-.]{2,}", "-", re.sub(r"[+@=]", "-", file_name(variant)))
 
 
 def repository(settings: Settings) -> str:

@@ -95,6 +95,7 @@ def make(job: Job, draft: Draft) -> None:
         NotApplicable: before any work, if the format cannot store scales of the KV cache.
     """
     from pipeline.models.headers import describe
+    from pipeline.models.loading import release_memory
 
     if reason := why_no_kv_scales(job.settings):
         raise NotApplicable(f"{reason}.")
@@ -110,6 +111,8 @@ def make(job: Job, draft: Draft) -> None:
         more["kv_scales"] = add_scales(job, draft)
     if (gpu := _gpu_in_use()) and (peak := gpu.max_memory_allocated()):
         more["peak_gpu_bytes"] = peak
+    # The next variant loads a model of its own.
+    release_memory()
     draft.results = QuantizeResult(**describe(draft.folder / "checkpoint"), **more)
 
 

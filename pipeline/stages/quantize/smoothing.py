@@ -11,6 +11,7 @@ from typing import Any
 
 from pipeline.config import QuantSettings
 from pipeline.errors import ConfigError
+from pipeline.formats.schemes import RESCALING
 from pipeline.models.architecture import text_config
 
 _BETWEEN = (
@@ -44,8 +45,8 @@ def check_smoothing(quant: QuantSettings, config: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: naming the algorithm and the model's type.
     """
-    kind = str(text_config(config).get("model_type"))
-    if quant.engine == "llmcompressor" and (reason := WRONG.get(quant.algorithm, {}).get(kind)):
+    kind, rescaling = str(text_config(config).get("model_type")), RESCALING.get(quant.algorithm, "")
+    if quant.engine == "llmcompressor" and (reason := WRONG.get(rescaling, {}).get(kind)):
         raise ConfigError(
             f"quant.algorithm={quant.algorithm} on a model of type {kind}: llm-compressor {reason}.",
             "Choose quant.algorithm=gptq or rtn.",

@@ -133,6 +133,33 @@ def test_what_was_measured_while_a_guard_failed_is_measured_again(names: tuple[s
     assert recommend(table, objective="size").recommended is None
 
 
+def test_a_guard_that_failed_for_several_is_told_once() -> None:
+    records = [record("bf16"), record("a", 1500), record("b", 1200), record("c", 1100)]
+    found = recommend(marked(compare(records, TASKS), "a", "b"))
+    asked = [line for line in found.open_points if "measured again" in line]
+    assert asked == ["A and B: their speed must be measured again (other processes)."]
+    table = marked(compare(records, TASKS), "a", "b")
+    hot = tuple(
+        r.model_copy(update={"marks": (*r.marks, "GPU clock: block 1: 1.2 GHz", "GPU clock: block 2: 1.1 GHz")})
+        if r.name == "b"
+        else r
+        for r in table.rows
+    )
+    lines = recommend(table.model_copy(update={"rows": hot})).open_points
+    assert "A and B: their speed must be measured again (other processes; GPU clock for B)." in lines
+
+
+def test_an_emulated_variant_is_not_asked_to_be_measured_again() -> None:
+    """Another machine is needed for its speed, not another run."""
+    records = [record("bf16"), record("a", 1500, emulated=("a",)), record("b", 1200)]
+    table = marked(compare(records, TASKS), "a")
+    for found in (recommend(table), recommend(table, Constraints(ttft_p99_ms=100))):
+        assert not [each for each in found.settle if each.guards]
+        assert not any("measured again" in check.statement.text for c in found.candidates for check in c.checks)
+    texts = [point.text for point in judge(table, "tiny", "a machine").points]
+    assert not any("guard failed" in text for text in texts)
+
+
 def test_a_marked_figure_is_not_the_best() -> None:
     disturbed = record("a", 1500)
     guards = ({"name": "other processes", "passed": False, "text": "another process was on the GPU"},)

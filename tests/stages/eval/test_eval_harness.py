@@ -20,7 +20,7 @@ from pipeline.demo import CHECKPOINT
 from pipeline.errors import ConfigError, InputError
 from pipeline.results.eval import EvalResult
 from pipeline.results.server import ServerFacts
-from pipeline.stages.eval.harness import evaluate, file_name, mean_and_error
+from pipeline.stages.eval.harness import evaluate, mean_and_error
 from pipeline.tasks import lm_eval_tasks
 
 
@@ -282,15 +282,6 @@ def test_a_metric_that_is_no_share_is_refused() -> None:
 def test_mean_and_error() -> None:
     assert list(mean_and_error([1, 0, 1, 1])) == pytest.approx([0.75, 0.25])
     assert mean_and_error([1]) == (1, None)
-
-
-def test_labels_become_file_names() -> None:
-    assert [file_name(label) for label in ("C-Eval", "GSM8K (5-shot)", "a/b", "..")] == [
-        "C-Eval",
-        "GSM8K_5-shot_",
-        "a_b",
-        "_",
-    ]
 
 
 def test_a_template_that_prints_the_day_asks_the_same_on_every_day() -> None:

@@ -4,14 +4,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from pipeline.demo import CHECKPOINT
-from pipeline.errors import StageError
+from pipeline.errors import ConfigError, StageError
 from pipeline.models.headers import describe, headers, quantized_modules
 from pipeline.stages.calibrate import artifact
 from pipeline.stages.calibrate.histograms import Sketch
 from pipeline.stages.calibrate.observers import ObservedSite
-from pipeline.stages.quantize.engines.llmcompressor import recipe, set_input_scales
+from pipeline.stages.quantize.engines.llmcompressor import padded, recipe, set_input_scales
+from pipeline.stages.quantize.smoothing import check_smoothing
 
 
 @pytest.mark.parametrize(
@@ -22,20 +24,60 @@ from pipeline.stages.quantize.engines.llmcompressor import recipe, set_input_sca
         ("quant=gptq", ["GPTQModifier"]),
         ("quant=awq", ["AWQModifier", "QuantizationModifier"]),
         ("quant=int8_dynamic", ["GPTQModifier"]),
+        ("quant.algorithm=smoothquant quant=int8_dynamic", ["SmoothQuantModifier", "QuantizationModifier"]),
+        ("quant.algorithm=smoothquant_gptq quant=int8_dynamic", ["SmoothQuantModifier", "GPTQModifier"]),
     ],
 )
 def test_a_scheme_becomes_a_recipe(override: str, kinds: list[str], settings) -> None:
-    modifiers = recipe(settings(override).quant)
+    modifiers = recipe(settings(*override.split()).quant)
     assert [type(modifier).__name__ for modifier in modifiers] == kinds
     assert list(modifiers[-1].ignore) == ["lm_head"]
 
 
-def test_int8_weights_may_be_smoothed_instead(settings) -> None:
-    quant = settings("quant=int8_dynamic", "quant.algorithm=smoothquant", "quant.smoothing_strength=0.8").quant
-    first, second = recipe(quant)
-    assert type(first).__name__ == "SmoothQuantModifier"
+def test_settings_of_smoothing_and_of_gptq_reach_their_modifiers(settings) -> None:
+    given = ("quant.algorithm=smoothquant_gptq", "quant.smoothing_strength=0.8", "quant.dampening=0.02")
+    first, second = recipe(settings("quant=int8_dynamic", *given).quant)
     assert first.smoothing_strength == 0.8
-    assert type(second).__name__ == "QuantizationModifier"
+    assert second.dampening_frac == 0.02
+
+
+@pytest.mark.parametrize("algorithm", ["smoothquant", "smoothquant_gptq"])
+def test_smoothing_is_refused_where_it_changes_the_model(algorithm: str, settings) -> None:
+    quant = settings("quant=int8_dynamic", f"quant.algorithm={algorithm}").quant
+    with pytest.raises(ConfigError, match=f"quant.algorithm={algorithm} on a model of type gemma3_text"):
+        check_smoothing(quant, {"model_type": "gemma3_text"})
+    check_smoothing(quant, {"model_type": "llama"})
+
+
+def test_batches_hold_every_token_once_beside_their_padding() -> None:
+    sequences = [torch.arange(100 * n, 100 * n + length)[None] for n, length in enumerate((5, 60, 7, 30, 6))]
+    batches = padded(sequences, 64)
+    assert [tuple(batch["input_ids"].shape) for batch in batches] == [(3, 7), (1, 30), (1, 60)]
+    for batch in batches:
+        assert batch["attention_mask"].all()
+        assert batch["input_ids"].numel() <= 64
+    kept = [row[mask.bool()] for b in batches for row, mask in zip(b["input_ids"], b["loss_mask"], strict=True)]
+    assert sorted(map(list, (row.tolist() for row in kept))) == sorted(ids[0].tolist() for ids in sequences)
+
+
+def test_awq_chooses_the_same_factors_in_batches(settings, tmp_path: Path, monkeypatch) -> None:
+    from pipeline.runner import Runner
+    from pipeline.stages.quantize.engines import llmcompressor
+
+    def norms(folder: Path) -> dict[str, torch.Tensor]:
+        given = ("stage=quantize", "quant=awq", f"outputs={folder}", "calibration.num_samples=12")
+        run = Runner([settings(*given)], list(given))
+        assert run.execute() == 0
+        made = load_file(run.jobs[0].checkpoint / "model.safetensors")
+        return {name: tensor.float() for name, tensor in made.items() if name.endswith("layernorm.weight")}
+
+    together = norms(tmp_path / "together")
+    # Each conversation is a batch of its own.
+    monkeypatch.setattr(llmcompressor, "BATCH_TOKENS", 1)
+    alone = norms(tmp_path / "alone")
+    assert len(alone) == 8
+    for name, tensor in alone.items():
+        assert torch.allclose(together[name], tensor, rtol=2**-6), name
 
 
 def test_the_group_size_reaches_the_scheme(settings) -> None:
@@ -95,11 +137,15 @@ def test_no_model_outlives_its_quantizing(tmp_path: Path, settings) -> None:
     from pipeline.runner import Runner
 
     def models() -> list[object]:
-        gc.collect()
         return [found for found in gc.get_objects() if type(found).__name__ == "Qwen3ForCausalLM"]
 
     # Other tests of this process may hold theirs.
     before = models()
     given = ("stage=quantize", "quant=fp8_dynamic", f"outputs={tmp_path}")
-    assert Runner([settings(*given)], list(given)).execute() == 0
-    assert not [model for model in models() if not any(model is other for other in before)]
+    # The next variant's model is loaded whether the collector has run by itself or not.
+    gc.disable()
+    try:
+        assert Runner([settings(*given)], list(given)).execute() == 0
+        assert not [model for model in models() if not any(model is other for other in before)]
+    finally:
+        gc.enable()

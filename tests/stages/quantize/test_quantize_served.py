@@ -134,9 +134,9 @@ def test_served_probabilities_are_those_of_the_dequantized_weights(settings, tmp
     assert not answer["refused"]
     here = probe("cpu")
     for name, emulated in answer["emulated"].items():
-        quant = settings(f"quant={name.split()[0]}").quant
+        asked = settings(f"quant={name.split()[0]}")
         found = [what for what in emulated if not what.startswith("kv_cache")]
-        assert bool(found) == (support.of_quant(quant, here).support == "emulated"), name
+        assert bool(found) == (support.of_settings(asked, here).support == "emulated"), name
     unquantized = log_probabilities(demo_model(), prompt)
     for quant, (_, _, dtype, tolerance) in CASES.items():
         effect = rms(references[quant] - unquantized)

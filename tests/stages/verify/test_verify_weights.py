@@ -29,7 +29,15 @@ def failures(folder: Path, quant: QuantSettings) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "given", [("w4a16",), ("awq",), ("int8_dynamic", "quant.algorithm=smoothquant"), ("mxfp4",), ("nvfp4",)]
+    "given",
+    [
+        ("w4a16",),
+        ("awq",),
+        ("int8_dynamic", "quant.algorithm=smoothquant"),
+        ("int8_dynamic", "quant.algorithm=smoothquant_gptq"),
+        ("mxfp4",),
+        ("nvfp4",),
+    ],
 )
 def test_what_the_engine_wrote_is_what_rounding_explains(given: tuple[str, ...], checkpoint, settings) -> None:
     quant, *overrides = given
@@ -99,6 +107,7 @@ def wrong_scale_in_front(tensors: dict[str, torch.Tensor]) -> None:
 
 
 GATE, UP, DOWN = (f"model.layers.1.mlp.{name}_proj" for name in ("gate", "up", "down"))
+SMOOTHED = "int8_dynamic quant.algorithm=smoothquant_gptq"
 FAULTS: list[tuple[str, Callable[[dict[str, torch.Tensor]], None], set[str]]] = [
     *(
         ("w4a16", damage, {MODULE})
@@ -106,6 +115,9 @@ FAULTS: list[tuple[str, Callable[[dict[str, torch.Tensor]], None], set[str]]] = 
     ),
     ("gptq", wrong_scale, {MODULE}),
     ("gptq", scales_of_another_order, {MODULE}),
+    *((SMOOTHED, damage, {GATE, UP}) for damage in (forgotten_norm, factors_of_other_channels)),
+    (SMOOTHED, wrong_scale, {MODULE}),
+    (SMOOTHED, scales_of_another_order, {MODULE}),
     # What is wrong in front of up_proj is taken in part for what AWQ moved to down_proj, and missing there.
     ("awq", forgotten_norm, {GATE, UP, DOWN}),
     ("awq", factors_of_other_channels, {GATE, UP, DOWN}),
@@ -132,11 +144,13 @@ def test_a_planted_fault_is_found_in_its_module(
     tmp_path: Path,
     settings,
 ) -> None:
-    tensors = load_file(checkpoint(quant) / "model.safetensors")
+    name, *overrides = quant.split()
+    made = checkpoint(name, *overrides)
+    tensors = load_file(made / "model.safetensors")
     damage(tensors)
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    (tmp_path / "config.json").write_bytes((checkpoint(quant) / "config.json").read_bytes())
-    assert failures(tmp_path, settings(f"quant={quant}").quant) == found
+    (tmp_path / "config.json").write_bytes((made / "config.json").read_bytes())
+    assert failures(tmp_path, settings(f"quant={name}", *overrides).quant) == found
 
 
 @pytest.mark.parametrize("quant", ["w4a16", "awq"])

@@ -11,8 +11,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.artifacts.workspace import Draft, folder_name
+from pipeline.artifacts.workspace import Draft
 from pipeline.config import QuantSettings, Stage
+from pipeline.config.names import file_name
 from pipeline.errors import ConfigError
 from pipeline.models.architecture import read_config
 from pipeline.models.safetensors import copy_companions
@@ -39,7 +40,7 @@ def make(job: Job, draft: Draft) -> dict[str, str]:
     check(quant)
     folder, log = (
         draft.folder / "checkpoint",
-        job.workspace.root / "logs" / f"quantize-{folder_name(str(job.variant))}.log",
+        job.workspace.root / "logs" / f"quantize-{file_name(str(job.variant))}.log",
     )
     folder.mkdir()
     request = {

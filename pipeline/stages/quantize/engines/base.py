@@ -13,8 +13,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
-from pipeline.artifacts.workspace import Draft, folder_name
+from pipeline.artifacts.workspace import Draft
 from pipeline.config import QuantSettings, Stage
+from pipeline.config.names import file_name
 from pipeline.errors import ConfigError, PipelineError, StageError
 from pipeline.formats.layouts import AWQ
 from pipeline.models.modules import is_decoder_linear, matched
@@ -91,7 +92,7 @@ def captured(job: Job, draft: Draft, library: str) -> Iterator[None]:
             import traceback
 
             traceback.print_exc(file=file)
-            kept = job.workspace.root / "logs" / f"quantize-{folder_name(str(job.variant))}.log"
+            kept = job.workspace.root / "logs" / f"quantize-{file_name(str(job.variant))}.log"
             file.flush()
             kept.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(log, kept)

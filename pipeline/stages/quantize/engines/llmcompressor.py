@@ -15,20 +15,25 @@ from typing import TYPE_CHECKING, Any
 from pipeline.artifacts.workspace import Draft
 from pipeline.config import CalibrationSettings, QuantSettings, Stage
 from pipeline.errors import StageError
-from pipeline.formats.schemes import SCHEMES
-from pipeline.models.architecture import CONFIG, read_config
+from pipeline.formats.schemes import AWQ, GPTQ, RESCALING, SCHEMES, SMOOTHQUANT, SMOOTHQUANT_GPTQ
+from pipeline.models.architecture import CONFIG, has_experts, read_config
 from pipeline.models.headers import stored_tensors
 from pipeline.models.modules import fusion_group, kept_matrices
 from pipeline.models.safetensors import copy_companions
 from pipeline.stages.quantize.engines import base
 
 if TYPE_CHECKING:
+    import torch
+
     from pipeline.job import Job
 
 TITLE = "llm-compressor"
 REQUIRES: tuple[str, ...] = ("llmcompressor",)
 NOTE = ""
 check = base.accept
+# Tokens, with padding, of a batch of AWQ's search, which forwards every batch 21 times for each norm. One conversation
+# at a time leaves a GPU idle between its kernels; llm-compressor keeps the scores of attention, the square of a length.
+BATCH_TOKENS = 4096
 
 
 def make(job: Job, draft: Draft) -> None:
@@ -38,24 +43,13 @@ def make(job: Job, draft: Draft) -> None:
 
 
 def _make(job: Job, draft: Draft) -> None:
-    import torch
     from llmcompressor import oneshot
     from llmcompressor.core import reset_session
-
-    from pipeline.models.rescaling import RESCALING
 
     quant = job.settings.quant
     job.progress.detail("loading the model")
     model = base.load(job, linear_experts=True)
-    data: dict[str, Any] = {"pipeline": "datafree"}
-    if quant.takes_tokens:
-        sequences = base.sequences(job)
-        batches: Any = [{"input_ids": ids, "attention_mask": torch.ones_like(ids)} for ids in sequences]
-        data = {
-            "dataset": torch.utils.data.DataLoader(batches, batch_size=None),
-            "num_calibration_samples": len(batches),
-        }
-    job.progress.detail(f"{quant.algorithm} over {data.get('num_calibration_samples', 0)} conversations")
+    data = _calibration(job)
     folder = draft.folder / "checkpoint"
     try:
         with _without_pinning(), _exact_norms(model, moves=quant.algorithm in RESCALING):
@@ -81,6 +75,58 @@ def _make(job: Job, draft: Draft) -> None:
     copy_companions(job.model.folder, folder)
 
 
+def _calibration(job: Job) -> dict[str, Any]:
+    """Return `oneshot`'s arguments for the calibration data of a job."""
+    import torch
+
+    quant = job.settings.quant
+    if not quant.takes_tokens:
+        job.progress.detail("rounding")
+        return {"pipeline": "datafree"}
+    sequences = base.sequences(job)
+    job.progress.detail(f"{quant.algorithm} over {len(sequences)} conversations")
+    # A router sends padding to experts like any token, and llm-compressor has no mask behind it.
+    is_padded = quant.algorithm == AWQ and not has_experts(job.model.config)
+    batches: Any = padded(sequences, BATCH_TOKENS) if is_padded else [whole(ids) for ids in sequences]
+    return {
+        "dataset": torch.utils.data.DataLoader(batches, batch_size=None),
+        "num_calibration_samples": len(batches),
+        "use_loss_mask": is_padded,
+    }
+
+
+def whole(ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return a conversation, of shape (1, length), as the model's arguments."""
+    return {"input_ids": ids, "attention_mask": ids.new_ones(ids.shape)}
+
+
+def padded(sequences: Sequence[torch.Tensor], tokens: int) -> list[dict[str, torch.Tensor]]:
+    """Return the model's arguments for batches of conversations of like lengths, padded behind their ends.
+
+    A token attends to none behind it, so the padding needs no attention mask; `loss_mask` says what AWQ counts.
+
+    Args:
+        sequences: conversations, each of shape (1, length).
+        tokens: tokens of a batch, with its padding; a longer conversation is a batch of its own.
+    """
+    import torch
+
+    groups: list[list[torch.Tensor]] = []
+    for ids in sorted(sequences, key=lambda ids: ids.shape[1]):
+        if groups and (len(groups[-1]) + 1) * ids.shape[1] <= tokens:
+            groups[-1].append(ids)
+        else:
+            groups.append([ids])
+    found = []
+    for group in groups:
+        spare = [group[-1].shape[1] - ids.shape[1] for ids in group]
+        rows = zip(group, spare, strict=True)
+        batch = torch.cat([torch.nn.functional.pad(ids, (0, more), value=int(ids[0, -1])) for ids, more in rows])
+        counted = torch.arange(batch.shape[1]) < batch.shape[1] - torch.tensor(spare)[:, None]
+        found.append({**whole(batch), "loss_mask": counted.long()})
+    return found
+
+
 def recipe(quant: QuantSettings, kept: Sequence[str] = ()) -> list[Any]:
     """Return llm-compressor's modifiers for a scheme and its algorithm.
 
@@ -104,14 +150,16 @@ def recipe(quant: QuantSettings, kept: Sequence[str] = ()) -> list[Any]:
     scheme.format = SCHEMES[str(quant.scheme)].layouts["llmcompressor"].name
     ignored = list(dict.fromkeys([*quant.ignore, *kept]))
     common: dict[str, Any] = {"config_groups": {"group_0": scheme}, "ignore": ignored}
-    if quant.algorithm == "gptq":
-        return [GPTQModifier(dampening_frac=quant.dampening, **common)]
-    rounding = QuantizationModifier(**common)
-    if quant.algorithm == "awq":
-        return [AWQModifier(), rounding]
-    if quant.algorithm == "smoothquant":
-        return [SmoothQuantModifier(smoothing_strength=quant.smoothing_strength), rounding]
-    return [rounding]
+    # Each runs over all layers before the next one does: GPTQ sees inputs as they are smoothed.
+    modifiers: list[Any] = []
+    rescaling = RESCALING.get(quant.algorithm)
+    if rescaling == AWQ:
+        modifiers.append(AWQModifier())
+    elif rescaling == SMOOTHQUANT:
+        modifiers.append(SmoothQuantModifier(smoothing_strength=quant.smoothing_strength))
+    if quant.algorithm in (GPTQ, SMOOTHQUANT_GPTQ):
+        return [*modifiers, GPTQModifier(dampening_frac=quant.dampening, **common)]
+    return [*modifiers, QuantizationModifier(**common)]
 
 
 def set_input_scales(model: Any, calibration: Path, settings: CalibrationSettings, number: str) -> None:
@@ -149,7 +197,7 @@ def save(model: Any, folder: Path, quant: QuantSettings) -> None:
     compressor = ModelCompressor.from_pretrained_model(model)
     compressor.compress_model(model, skip_compressed=True)
     for name, parameter in [*model.named_parameters(), *model.named_buffers()]:
-        # Scales of tensors and channels stay float32, as vLLM keeps them; group scales take the model's precision.
+        # Scales of tensors and channels keep the precision of the computation; of groups there are many, in BF16.
         is_group = quant.effective_group_size is not None and not name.endswith("_global_scale")
         if parameter.dtype == torch.float32 and (is_group or not name.endswith("_scale")):
             parameter.data = parameter.data.to(torch.bfloat16)

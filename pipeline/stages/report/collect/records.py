@@ -15,6 +15,7 @@ import numpy as np
 
 from pipeline.artifacts.manifest import Manifest
 from pipeline.config import Stage
+from pipeline.config.names import file_name
 from pipeline.results.base import Missing, read
 from pipeline.results.bench import BenchResult, Guard, machine_of
 from pipeline.results.eval import EvalResult
@@ -124,7 +125,7 @@ class Samples(TypedDict):
 
 def samples_of(manifest: Manifest, folder: Path, label: str) -> Samples:
     """Return the score of each item and what else the samples tell; only files of the manifest are opened."""
-    name = f"samples/{label}.jsonl"
+    name = f"samples/{file_name(label)}.jsonl"
     if name not in manifest.files:
         return {"scores": Missing(reason="no samples were stored")}
     try:

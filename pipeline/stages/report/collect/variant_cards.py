@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import PACKAGE, Stage
+from pipeline.formats.schemes import GPTQ, SMOOTHQUANT
 from pipeline.results.base import Missing
 from pipeline.results.eval import EvalResult, LayerErrors
 from pipeline.results.quantize import QuantizeResult
@@ -78,8 +79,8 @@ def _recipe(source: Source) -> dict[str, str]:
     quant = {name: value for name, value in source.quant.items() if name not in ("name", "title") and value is not None}
     if quant.get("engine") == "none":
         return {"checkpoint": "the original, unchanged"}
-    for name, algorithm in (("smoothing_strength", "smoothquant"), ("dampening", "gptq")):
-        if quant.get("algorithm") != algorithm:
+    for name, algorithm in (("smoothing_strength", SMOOTHQUANT), ("dampening", GPTQ)):
+        if algorithm not in str(quant.get("algorithm")):
             quant.pop(name, None)
     return {clean(name): plain(value) for name, value in quant.items()}
 

@@ -43,7 +43,7 @@ def footnote_lines(found: set[Footnote]) -> list[str]:
 
 def speed_footnotes(row: Row) -> tuple[Footnote, ...]:
     """Return the limitations of a variant's speeds: emulated, or measured while a guard failed."""
-    return (*_claims(row), *((MARKED,) if row.marks else ()))
+    return _claims(row) or ((MARKED,) if row.marks else ())
 
 
 def claim_symbol(row: Row) -> str:
