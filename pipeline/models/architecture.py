@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,11 @@ from pipeline.errors import InputError
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 # Bytes of a number in the KV cache, by its dtype.
 KV_BYTES = {"auto": 2, "fp8_e4m3": 1, "fp8_e5m2": 1}
-_MIXTURES = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
-
+# Settings of mixtures of experts in the configs of different families: routed experts, and those that a token passes.
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+_CHOSEN = ("num_experts_per_tok", "num_experts_per_token", "top_k_experts", "moe_topk", "moe_k")
+# Layers that keep keys and values of the context, by the names of `layer_types`.
+_ATTENTIONS = {"attention", "full_attention", "sliding_attention", "chunked_attention"}
 
 CONFIG = "config.json"
 
@@ -39,9 +42,23 @@ def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return part
 
 
+def number_of_experts(config: Mapping[str, Any]) -> int:
+    """Return the routed experts of a layer; 0 for a dense decoder."""
+    return _first(config, _EXPERTS)
+
+
+def chosen_experts(config: Mapping[str, Any]) -> int:
+    """Return the routed experts that a token passes in a layer; 0 if config.json does not say."""
+    return _first(config, _CHOSEN)
+
+
 def has_experts(config: Mapping[str, Any]) -> bool:
     """Return whether a decoder is a mixture of experts."""
-    return any(text_config(config).get(name) for name in _MIXTURES)
+    return number_of_experts(config) > 0
+
+
+def _first(config: Mapping[str, Any], names: Iterable[str]) -> int:
+    return next((int(value) for name in names if (value := text_config(config).get(name))), 0)
 
 
 @dataclass(frozen=True)
@@ -59,7 +76,6 @@ class DecoderShape:
         tied: whether the output layer is the embedding.
         head_norms: whether queries and keys are normalized (Qwen3).
         biased: whether q, k and v have a bias (Qwen2).
-        context: tokens of the longest context; 0 where the config does not say.
     """
 
     layers: int
@@ -72,18 +88,21 @@ class DecoderShape:
     tied: bool
     head_norms: bool
     biased: bool
-    context: int
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> DecoderShape:
         """Create from a config.json.
 
         Raises:
-            InputError: on a mixture of experts, and on a config that lacks a width.
+            InputError: on a decoder of another kind, and on a config that lacks a width.
         """
         config = text_config(config)
-        if has_experts(config):
-            raise InputError(f"{config.get('model_type')} is a mixture of experts, whose cost depends on the routing.")
+        kinds = set(config.get("layer_types") or ()) - _ATTENTIONS
+        if has_experts(config) or kinds:
+            what = f"layers of {', '.join(sorted(kinds))}" if kinds else "mixture of experts"
+            raise InputError(
+                f"{config.get('model_type')}: the tensors of a {what} do not follow from config.json alone."
+            )
         try:
             heads, kind = int(config["num_attention_heads"]), str(config.get("model_type", ""))
             return cls(
@@ -97,7 +116,6 @@ class DecoderShape:
                 tied=bool(config.get("tie_word_embeddings", False)),
                 head_norms=kind == "qwen3",
                 biased=kind == "qwen2" or bool(config.get("attention_bias")),
-                context=int(config.get("max_position_embeddings") or 0),
             )
         except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
             raise InputError(f"config.json names no dense decoder ({error}).") from None
@@ -141,34 +159,27 @@ class DecoderShape:
         """Number of weights in the layers' Linear modules; each takes one product per token."""
         return self.layers * sum(out * width for out, width in self.linears.values())
 
-    @property
-    def head_parameters(self) -> int:
-        """Number of weights in the output layer."""
-        return self.vocabulary * self.hidden
-
-    @property
-    def kv_values_per_token(self) -> int:
-        """Number of key and value elements stored per token of context."""
-        return 2 * self.layers * self.kv_heads * self.head_dim
-
-    @property
-    def attention_products(self) -> int:
-        """Products of one token with one token of its context: queries with keys, weights with values."""
-        return 2 * self.layers * self.heads * self.head_dim
-
 
 def kv_bytes_per_token(config: Mapping[str, Any], dtype: str) -> int | None:
     """Return the bytes of one token's keys and values over all layers; None for other kinds of attention.
 
-    2 (keys and values) x layers x KV heads x head size x bytes of a number.
+    2 (keys and values) x layers that keep them x KV heads x head size x bytes of a number.
     """
     config = text_config(config)
     heads = config.get("num_attention_heads")
-    layers, kv_heads = config.get("num_hidden_layers"), config.get("num_key_value_heads", heads)
+    layers, kv_heads = _caching_layers(config), config.get("num_key_value_heads", heads)
     size = config.get("head_dim") or (config["hidden_size"] // heads if heads and "hidden_size" in config else None)
     if not (layers and kv_heads and size) or "kv_lora_rank" in config:
         return None
     return int(2 * layers * kv_heads * size * KV_BYTES[dtype])
+
+
+def _caching_layers(config: Mapping[str, Any]) -> int:
+    """Return the number of layers with attention; others keep a state of one size."""
+    layers = int(config.get("num_hidden_layers") or 0)
+    if kinds := config.get("layer_types"):
+        return sum(kind in _ATTENTIONS for kind in kinds)
+    return layers // int(config.get("full_attention_interval") or 1)
 
 
 def has_windows(config: Mapping[str, Any]) -> bool:

@@ -10,7 +10,14 @@ import torch
 from pipeline.errors import InputError, MissingTensor
 from pipeline.formats import unpack_gguf
 from pipeline.formats.layouts import layout_of
-from pipeline.models.headers import Quantization, gguf_file, layout_name, quantization_config, quantized_modules
+from pipeline.models.headers import (
+    Quantization,
+    gguf_file,
+    layout_name,
+    packed_bits,
+    quantization_config,
+    quantized_modules,
+)
 from pipeline.models.safetensors import tensor_files
 
 
@@ -76,7 +83,7 @@ class Weights:
                 self._parts[owner].append(name)
         config = quantization_config(folder)
         self._layout = None if self._blocks else layout_of(layout_name(config))
-        self._bits, self._group = _bits(config), _group(config)
+        self._bits, self._group = packed_bits(config), _group(config)
 
     def __getitem__(self, module: str) -> torch.Tensor:
         """Return a module's weight, float32 of shape (out, in).
@@ -99,12 +106,6 @@ class Weights:
     def block_format(self, module: str) -> str | None:
         """Return a module's own format if a file mixes several (llama.cpp's, such as Q6_K)."""
         return str(self._blocks[f"{module}.weight"].tensor_type.name) if self._blocks else None
-
-
-def _bits(config: Quantization) -> int:
-    """Return the bits per packed integer; 0 if the format does not name them."""
-    groups = config.get("config_groups")
-    return int(next(iter(groups.values()))["weights"]["num_bits"] if groups else config.get("bits", 0))
 
 
 def _group(config: Quantization) -> int:

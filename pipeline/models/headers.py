@@ -108,6 +108,12 @@ def layout_name(config: Quantization) -> str:
     return str(config.get("checkpoint_format") or method) if method == "gptq" else method
 
 
+def packed_bits(config: Quantization) -> int:
+    """Return the bits of a weight that is packed into integers; 0 if the format does not name them."""
+    groups = config.get("config_groups")
+    return int(next(iter(groups.values()))["weights"]["num_bits"] if groups else config.get("bits", 0))
+
+
 def quantized_modules(folder: Path) -> set[str]:
     """Return the names of modules with a weight scale, or whose weights are blocks with embedded scales."""
     if gguf_file(folder):

@@ -13,11 +13,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 from pipeline.errors import ConfigError
 from pipeline.formats.layouts import Stored
 from pipeline.models.architecture import text_config
+from pipeline.models.contents import EMBEDDINGS, HEADS
 
 # Containers of decoder layers: `model.layers.3.`, `transformer.h.3.`, `gpt_neox.layers.3.`.
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
@@ -40,6 +42,18 @@ FUSED: Sequence[tuple[str, ...]] = (
 )
 # Linears that make keys, alone or fused.
 KEYS = ("k_proj", "qkv_proj", "query_key_value")
+# Routed experts; those that every token passes are called `shared_experts`.
+_EXPERTS = re.compile(r"(?:^|\.)experts(?:\.|$)")
+
+
+class Part(Enum):
+    """Part of a checkpoint by what a step of text reads of it."""
+
+    LAYERS = "read whole: decoder layers, and norms and projections around them"
+    EXPERTS = "routed experts, of which a step reads those that its tokens choose"
+    HEAD = "the output layer"
+    EMBEDDING = "the vocabulary's embedding, of which a token reads a row"
+    UNREAD = "towers for images and sound, layers that draft tokens, rows of other embeddings"
 
 
 @dataclass(frozen=True)
@@ -86,6 +100,26 @@ def decoder_linears(tensors: Stored, config: Mapping[str, Any]) -> dict[str, Lin
         if layers is None or int(layer[1]) < int(layers):
             found[name] = Linear(name, int(layer[1]), (shape[0], shape[1]))
     return found
+
+
+def part_of(name: str, layers: int | None = None) -> Part:
+    """Return the part that a tensor or module of a checkpoint belongs to.
+
+    Args:
+        name: of the tensor or module.
+        layers: decoder layers of the model, without those that draft tokens.
+    """
+    components = name.split(".")
+    if _OUTSIDE.search(f"{name}."):
+        return Part.UNREAD
+    if layer := _LAYER.search(f"{name}."):
+        if layers is not None and int(layer[1]) >= layers:
+            return Part.UNREAD
+        return Part.EXPERTS if _EXPERTS.search(name) else Part.LAYERS
+    own = {Part.HEAD: HEADS, Part.EMBEDDING: EMBEDDINGS}
+    if found := next((part for part, names in own.items() if names & set(components)), None):
+        return found
+    return Part.UNREAD if any("embed" in each for each in components) else Part.LAYERS
 
 
 def fusion_group(name: str) -> str:

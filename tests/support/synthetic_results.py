@@ -135,6 +135,7 @@ class FakeModel:
     """The part of `ModelSource` that keys are made of, and where it would lie."""
 
     folder = shape_folder = Path("/nowhere/tiny")
+    config = CONFIG
 
     def identity(self) -> dict[str, Any]:
         return {"files": {"model.safetensors": "0" * 64}}
@@ -291,8 +292,14 @@ def write_weights(path: Path, scheme: str | None) -> None:
     header, end = {}, 0
     bits = 16 if scheme is None else SCHEME_DATA[scheme].bits
     for name, dimensions in DecoderShape.of(CONFIG).tensors.items():
-        size = int(np.prod(dimensions) * (bits if name.endswith("_proj.weight") else 16) / 8)
-        header[name] = {"dtype": "U8", "shape": [size], "data_offsets": [end, end + size]}
+        is_rounded, shape = scheme is not None and name.endswith("_proj.weight"), list(dimensions)
+        size = int(np.prod(dimensions) * (bits if is_rounded else 16) / 8)
+        kind = "BF16"
+        if is_rounded:
+            # Two 4-bit numbers are one byte.
+            kind, shape = ("I8", shape) if bits >= 8 else ("U8", [shape[0], shape[1] // 2])
+            header[f"{name}_scale"] = {"dtype": "F32", "shape": [0], "data_offsets": [end, end]}
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [end, end + size]}
         end += size
     text = json.dumps(header).encode()
     with path.open("wb") as file:

@@ -46,11 +46,13 @@ class Device(Frozen):
 class Footprint(Frozen):
     """Storage, memory traffic and compute of one variant.
 
-    `weight_bytes` is the total, `step_bytes` the part that a step reads: all but the embedding, of which it reads one
-    row per token. `products` are those of the Linear layers per token, computed in `activations`; `head_products` those
-    of the output layer; `attention_products` those of a token with one token of its context. `context` is the model's
-    maximum context in tokens; 0 if unknown. The widths of the residual stream, the MLP and the vocabulary decide the
-    activations of a step; 0 if unknown.
+    `weight_bytes` is the total, `step_bytes` the part that a step of one token reads: all but the embedding, of which
+    it reads one row, and the routed experts that it does not choose. `products` are those of the Linear layers per
+    token, computed in `activations`, `bf16_products` those of layers that stay in BF16; `head_products` those of the
+    output layer; `attention_products` those of a token with one token of its context. `context` is the model's maximum
+    context in tokens; 0 if unknown. The widths of the residual stream, of the MLPs that a token passes, and of the
+    vocabulary decide the activations of a step; 0 if unknown. A layer has that many `experts`, of which a token chooses
+    `chosen`; `expert_bytes` are those of all experts of all layers.
     """
 
     weight_bytes: float
@@ -64,6 +66,23 @@ class Footprint(Frozen):
     hidden: int = 0
     intermediate: int = 0
     vocabulary: int = 0
+    bf16_products: float = 0
+    experts: int = 0
+    chosen: int = 0
+    expert_bytes: float = 0
+
+    def bytes_read(self, tokens: int) -> float:
+        """Return the bytes of weights that a step of that many tokens reads.
+
+        If each token chooses k of E experts with equal chances and whatever the others choose, an expert is passed over
+        by all B tokens with probability (1 - k/E)^B, so that E (1 - (1 - k/E)^B) experts are expected to be read (the
+        occupancy problem: W. Feller, An Introduction to Probability Theory and Its Applications, vol. 1, chapter IV;
+        for experts: Z. Huang et al., MoESD, 2025). Unequal chances lower the expectation.
+        """
+        if not self.experts:
+            return self.step_bytes
+        missed = 1 - self.chosen / self.experts
+        return self.step_bytes + self.expert_bytes * (missed - missed**tokens)
 
 
 def limits_of(name: str, memory_mib: float, max_num_seqs: int | None = None) -> BatchLimits:

@@ -2,8 +2,9 @@
 
 The roofline of S. Williams, A. Waterman and D. Patterson (Comm. ACM 52, 2009): work that moves bytes and computes
 products takes at least the longer of the two times. It is applied to three kinds of work, one after another: the Linear
-layers (each weight is read once per step, and multiplied with each token), the output layer (in BF16, for sampled
-tokens), and attention (keys and values of all contexts are read; products are in BF16).
+layers (each weight is read once per step, and multiplied with each token; of routed experts those that are expected to
+be chosen, see `Footprint.bytes_read`), the output layer (in BF16, for sampled tokens), and attention (keys and values
+of all contexts are read; products are in BF16).
 
 It does not model kernels: unpacking of weights, rounding of activations, launches, sampling and scheduling are left
 out. So a step takes longer than its bound, in particular with kernels that unpack weights. The gain of a format over
@@ -183,14 +184,14 @@ def step_seconds(footprint: Footprint, device: Device) -> Callable[..., float]:
     linear = 1 / rate if (rate := device.products_s(footprint.activations)) else 0.0
     bf16 = 1 / rate if (rate := device.products_s("bf16")) else 0.0
     head_bytes = 2 * footprint.head_products  # BF16, one product per weight
-    layer_bytes = footprint.step_bytes - head_bytes
+    products = footprint.products * linear + footprint.bf16_products * bf16
 
     def seconds(step: BatchStep, steps: int = 1) -> float:
         tokens, sampled = step.decoding + step.prompt_tokens, step.decoding + step.prompts_done
         # Time is proportional to the context, so the middle step is the mean of all.
         context = step.context + step.decoding * (steps - 1) / 2
         pairs = context + step.prompt_pairs
-        layers = max(layer_bytes / bytes_s, tokens * footprint.products * linear)
+        layers = max((footprint.bytes_read(tokens) - head_bytes) / bytes_s, tokens * products)
         head = max(head_bytes / bytes_s, sampled * footprint.head_products * bf16) if sampled else 0.0
         read = context * footprint.kv_bytes_per_token / bytes_s
         return steps * (layers + head + max(read, pairs * footprint.attention_products * bf16))
@@ -199,12 +200,19 @@ def step_seconds(footprint: Footprint, device: Device) -> Callable[..., float]:
 
 
 def _notes(device: Device, rows: Sequence[RooflineRow]) -> Iterable[str]:
-    """Yield the limitations of these figures."""
+    """Yield the assumptions and limitations of these figures."""
     floors = [row.decode_ms for row in rows if not isinstance(row.decode_ms, Missing)]
     if floors and min(floors) < LAUNCHES_MS:
         yield (
             f"The lower bound per token is {min(floors):.2g} ms, less than launching the kernels of its layers takes: "
             "the model is too small for the roofline to be meaningful."
+        )
+    footprints = [row.footprint for row in rows if not isinstance(row.footprint, Missing)]
+    if mixture := next((each for each in footprints if each.experts), None):
+        yield (
+            f"A token passes {mixture.chosen} of {mixture.experts} experts in each layer. A step of several tokens is "
+            "taken to read as many as tokens that choose evenly and independently would; a router that prefers some "
+            "experts reads fewer."
         )
     if floors and device.products_s("bf16") is None:
         yield "Products per second are not known, so the lower bounds are those of memory alone."

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -182,6 +183,46 @@ def test_more_work_never_takes_less_time(footprint, gpu, batch, context):
     assert floor <= decode_ms(footprint, device, batch, context + 1)
     assert floor >= 1000 * (footprint.step_bytes - 1) / (gpu.bandwidth_gb_s * 1e9)
     assert prefill_ms(footprint, device, batch) <= prefill_ms(footprint, device, batch + 1)
+
+
+MIXTURE = Footprint(
+    weight_bytes=61e9,
+    step_bytes=6e9,
+    kv_bytes_per_token=1e5,
+    products=3e9,
+    head_products=3e8,
+    attention_products=4e5,
+    activations="bf16",
+    experts=128,
+    chosen=8,
+    expert_bytes=58e9,
+)
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 8, 64])
+def test_a_step_reads_the_experts_that_its_tokens_are_expected_to_choose(tokens):
+    """Against draws of 8 of 128 experts for each token."""
+    draws = np.random.default_rng(0).random((500, tokens, 128)).argsort(2)[:, :, :8]
+    distinct = np.mean([len(np.unique(draw)) for draw in draws])
+    others = MIXTURE.step_bytes - MIXTURE.expert_bytes * 8 / 128
+    assert MIXTURE.bytes_read(tokens) == pytest.approx(others + MIXTURE.expert_bytes * distinct / 128, rel=0.01)
+
+
+def test_a_mixture_gains_less_by_batching_and_says_what_is_assumed():
+    dense = MIXTURE.model_copy(update={"experts": 0, "chosen": 0, "expert_bytes": 0.0})
+    assert decode_ms(MIXTURE, H100, 1, 0) == decode_ms(dense, H100, 1, 0)
+    # Nearly all of its experts are read by 64 tokens.
+    assert decode_ms(MIXTURE, H100, 64, 0) == pytest.approx(1000 * 60e9 / 3.35e12, rel=0.05)
+    notes = roofline(H100, [Entry(name="bf16", label="BF16", footprint=MIXTURE)], LOAD, 0.9, 100).notes
+    assert any("8 of 128 experts" in note for note in notes)
+
+
+def test_layers_that_stay_in_bf16_take_its_products():
+    one = MIXTURE.model_copy(update={"activations": "fp8", "products": 2e9, "bf16_products": 1e9})
+    tokens, rate = 100_000, H100.products_s("fp8")
+    alone = one.model_copy(update={"bf16_products": 0.0})
+    more = prefill_ms(one, H100, tokens) - prefill_ms(alone, H100, tokens)
+    assert rate > H100.products_s("bf16") and more == pytest.approx(1000 * tokens * 1e9 / H100.products_s("bf16"))
 
 
 def test_ranks():

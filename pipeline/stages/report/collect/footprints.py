@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,18 @@ from omegaconf import DictConfig, OmegaConf
 from pipeline.compare.roofline.device import Footprint
 from pipeline.config import QuantSettings, Stage, Variant, choice
 from pipeline.errors import InputError
-from pipeline.formats.schemes import SCHEMES
-from pipeline.models.architecture import EMBEDDING, KV_BYTES, DecoderShape, read_config
-from pipeline.models.headers import gguf_file, headers
-from pipeline.models.layout import bytes_of, stored
+from pipeline.formats.schemes import SCHEMES, Activations
+from pipeline.models.architecture import KV_BYTES, DecoderShape, read_config, text_config
+from pipeline.models.headers import (
+    as_stored,
+    gguf_file,
+    headers,
+    packed_bits,
+    quantization_config,
+    quantized_modules,
+)
+from pipeline.models.layout import bytes_of, quantized, stored
+from pipeline.models.work import weights_of, work_of
 from pipeline.results.base import Missing
 from pipeline.stages.report.collect.artifacts import Source
 
@@ -51,16 +59,17 @@ def _config(folder: Path) -> Mapping[str, Any] | None:
 def of_checkpoint(folder: Path, scheme: str | None, kv_dtype: str) -> Footprint | Missing:
     """Return the footprint of a finished checkpoint, from its files' headers and its config."""
     try:
-        shape = DecoderShape.of(read_config(folder))
-        found = headers(folder)
+        config, found = read_config(folder), headers(folder)
+        if not found:
+            return Missing(reason="the checkpoint is gone")
+        weights = weights_of(as_stored(found), packed_bits(quantization_config(folder)))
+        modules = quantized_modules(folder)
+        sizes = {name: item["data_offsets"][1] - item["data_offsets"][0] for name, item in found.items()}
+        return _footprint(weights, modules, sizes, config, scheme, kv_dtype)
     except InputError as error:
         return Missing(reason=error.problem)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, struct.error) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, struct.error) as error:
         return Missing(reason=f"the checkpoint cannot be read ({type(error).__name__})")
-    if not found:
-        return Missing(reason="the checkpoint is gone")
-    weights = {name: item["data_offsets"][1] - item["data_offsets"][0] for name, item in found.items()}
-    return _footprint(shape, weights, scheme, kv_dtype)
 
 
 def of_config(config: Mapping[str, Any], variant: Variant) -> Footprint | Missing:
@@ -76,7 +85,10 @@ def _as_stored(config: Mapping[str, Any], quant: QuantSettings | Missing, kv_dty
     except InputError as error:
         return Missing(reason=error.problem)
     original = {name: ("BF16", dimensions) for name, dimensions in shape.tensors.items()}
-    return _footprint(shape, bytes_of(stored(original, config, quant)), quant.scheme, kv_dtype)
+    made = stored(original, config, quant)
+    return _footprint(
+        weights_of(original, 0), quantized(original, config, quant), bytes_of(made), config, quant.scheme, kv_dtype
+    )
 
 
 def _settings(recorded: Mapping[str, Any]) -> QuantSettings | Missing:
@@ -99,19 +111,34 @@ def _own(variant: Variant) -> DictConfig:
     return OmegaConf.from_dotlist(list(variant.options))
 
 
-def _footprint(shape: DecoderShape, weights: Mapping[str, int], scheme: str | None, kv_dtype: str) -> Footprint:
-    """Return the footprint; a tied embedding is read whole (as the output layer), an untied one row by row."""
-    total = sum(weights.values())
+def _footprint(
+    weights: Mapping[str, int],
+    modules: Collection[str],
+    sizes: Mapping[str, int],
+    config: Mapping[str, Any],
+    scheme: str | None,
+    kv_dtype: str,
+) -> Footprint:
+    """Return the footprint of a checkpoint by its weights in each matrix, quantized modules, and bytes of tensors."""
+    activations: Activations = "bf16" if scheme is None else SCHEMES[scheme].activations
+    # Products in BF16 are of one kind, whatever the weights are stored in.
+    counted = () if activations == "bf16" else modules
+    work, decoder = work_of(weights, counted, sizes, config), text_config(config)
+    products, others = (work.products, work.bf16_products) if counted else (work.bf16_products, 0.0)
     return Footprint(
-        weight_bytes=total,
-        step_bytes=total if shape.tied else total - weights.get(EMBEDDING, 0),
-        kv_bytes_per_token=shape.kv_values_per_token * KV_BYTES[kv_dtype],
-        products=shape.linear_parameters,
-        head_products=shape.head_parameters,
-        attention_products=shape.attention_products,
-        activations="bf16" if scheme is None else SCHEMES[scheme].activations,
-        context=shape.context,
-        hidden=shape.hidden,
-        intermediate=shape.intermediate,
-        vocabulary=shape.vocabulary,
+        weight_bytes=sum(sizes.values()),
+        step_bytes=work.step_bytes,
+        kv_bytes_per_token=work.cached * KV_BYTES[kv_dtype],
+        products=products,
+        head_products=work.head_products,
+        attention_products=work.attention_products,
+        activations=activations,
+        context=int(decoder.get("max_position_embeddings") or 0),
+        hidden=int(decoder["hidden_size"]),
+        intermediate=work.mlp,
+        vocabulary=int(decoder["vocab_size"]),
+        bf16_products=others,
+        experts=work.experts,
+        chosen=work.chosen,
+        expert_bytes=work.expert_bytes,
     )

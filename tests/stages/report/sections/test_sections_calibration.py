@@ -287,3 +287,21 @@ def test_the_terminal_line_of_several_rows(tmp_path):
     assert line.count("minmax") == 1 and "\n" not in line
     assert headline(calibration.model_copy(update={"seen": Missing(reason="gone")})).endswith("gone")
     assert isinstance(run.shown, io.StringIO)
+
+
+def test_the_tokens_of_experts_are_shown_by_layer(tmp_path, capsys):
+    content = summary(2)
+    content["experts"] = [
+        {"name": "model.layers.0.mlp.experts", "layer": 0, "tokens": [40, 1200, 7, 9], "since": [0, 0, 3, 1]},
+        {"name": "model.layers.1.mlp.experts", "layer": 1, "tokens": [0, 1256, 0, 0], "since": [None, 0, None, None]},
+    ]
+    run = made(tmp_path, content=content)
+    rows = [line for line in written(run, "report.md").splitlines() if line.startswith(("| 0 | 4 |", "| 1 | 4 |"))]
+    assert rows == ["| 0 | 4 | 7 | 24.50 | 1,200 | none |", "| 1 | 4 | 0 | 0 | 1,256 | 0, 2-3 |"]
+    assert "every expert was shown every token" in written(run)
+    capsys.readouterr()
+
+
+def test_a_dense_model_has_no_table_of_experts(tmp_path, capsys):
+    assert "Expert coverage" not in written(made(tmp_path))
+    capsys.readouterr()
