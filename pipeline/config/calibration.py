@@ -79,6 +79,11 @@ class CalibrationSettings(SettingsGroup):
     layerwise: Literal["auto", "always", "never"] = Field(
         "auto", description="keep one decoder layer in memory at a time; auto: where the model does not fit"
     )
+    batch_size: PositiveInt | None = Field(
+        None,
+        description="conversations that pass the model together, padded behind; null: as many as have 8192 tokens on a GPU, "
+        "one on a CPU",
+    )
     overlap_ngram: PositiveInt = Field(
         13, description="consecutive words that count as an overlap of calibration and evaluation"
     )

@@ -1,6 +1,7 @@
 """The forward passes over the BF16 model: whole, or layer by layer where the model is larger than memory.
 
-Sequences run one at a time and unpadded, so padding enters no statistic. Layer by layer, every sequence passes a
+Sequences run in order, one at a time or padded behind to a batch; no token of a decoder sees those behind it, so that
+padding changes no other token, and the recorder leaves it out. Layer by layer, every sequence passes a
 decoder layer before the next layer's weights are read: what is in memory is one layer, the embedding, and the hidden
 states of all sequences. The arithmetic is the same, and so are the bits.
 """
@@ -29,13 +30,19 @@ BF16_BYTES = 2
 
 
 class Recorder(Protocol):
-    """Observes the activations of a sequence while it passes, through hooks of its own."""
+    """Observes the activations of sequences while they pass, through hooks of its own."""
+
+    def batches(self, lengths: Sequence[int], device: str) -> list[range]:
+        """Return the sequences that pass together, in order."""
+
+    def begin(self, lengths: Sequence[int]) -> None:
+        """Begin a batch of sequences of these lengths."""
 
     def cache(self) -> Any:
-        """Return the KV cache that the sequence fills, or None."""
+        """Return the KV cache that the batch fills, or None."""
 
-    def commit(self, index: int) -> None:
-        """Count what was observed as part of sequence `index`."""
+    def commit(self, first: int) -> None:
+        """Count what was observed as part of the batch whose first sequence has that number."""
 
 
 class Decoder(Protocol):
@@ -82,11 +89,10 @@ class Whole:
     def run(self, sequences: Sequence[list[int]], recorder: Recorder | None, detail: Callable[[str], None]) -> None:
         """Run every sequence."""
         with torch.inference_mode(), all_experts_calibrated(self.model):
-            for index, sequence in enumerate(sequences):
-                detail(f"{index}/{len(sequences)} conversations")
-                _forward(self.model, sequence, recorder)
-                if recorder is not None:
-                    recorder.commit(index)
+            for batch in _batches(sequences, recorder, self.model.device.type):
+                detail(f"{batch.start}/{len(sequences)} conversations")
+                with _observed(batch, sequences, recorder):
+                    _forward(self.model, _padded(batch, sequences), recorder)
 
 
 class Layerwise:
@@ -131,22 +137,25 @@ class Layerwise:
 
     def run(self, sequences: Sequence[list[int]], recorder: Recorder | None, detail: Callable[[str], None]) -> None:
         """Run every sequence, layer by layer."""
+        batches = _batches(sequences, recorder, self.device.type)
         with torch.inference_mode(), all_experts_calibrated(self.model):
-            states = [self._rehearse(sequence, recorder) for sequence in sequences]
+            states = []
+            for batch in batches:
+                with _observed(batch, sequences, recorder):
+                    states.append(self._rehearse(_padded(batch, sequences), recorder))
             for number, layer in enumerate(self.layers):
                 detail(f"layer {number}/{len(self.layers)}")
                 for module in layer.modules():
                     self._load(module)
-                for index, (hidden, arguments) in enumerate(states):
-                    detail(f"layer {number}/{len(self.layers)}, {index}/{len(sequences)} conversations")
-                    output = layer(hidden[0].to(self.device), **arguments[number])
-                    hidden[0] = (output[0] if isinstance(output, tuple) else output).to("cpu")
-                    if recorder is not None:
-                        recorder.commit(index)
+                for batch, (hidden, arguments) in zip(batches, states, strict=True):
+                    detail(f"layer {number}/{len(self.layers)}, {batch.start}/{len(sequences)} conversations")
+                    with _observed(batch, sequences, recorder):
+                        output = layer(hidden[0].to(self.device), **arguments[number])
+                        hidden[0] = (output[0] if isinstance(output, tuple) else output).to("cpu")
                 layer.to("meta")
 
-    def _rehearse(self, sequence: list[int], recorder: Recorder | None) -> tuple[list[torch.Tensor], list[Any]]:
-        """Return the input hidden state of the first layer, and the other arguments of each layer.
+    def _rehearse(self, sequences: list[list[int]], recorder: Recorder | None) -> tuple[list[torch.Tensor], list[Any]]:
+        """Return the input hidden states of the first layer, and the other arguments of each layer.
 
         Nothing that a decoder computes between its layers depends on the hidden states, so the model itself is asked,
         with layers that note their arguments and pass the state on.
@@ -161,7 +170,7 @@ class Layerwise:
             return hidden
 
         with _replaced(self.layers, note):
-            _forward(self.model, sequence, recorder)
+            _forward(self.model, sequences, recorder)
         return entered, arguments
 
     def _is_layer(self, module: torch.nn.Module) -> bool:
@@ -183,9 +192,31 @@ class Layerwise:
             setattr(module, name, torch.nn.Parameter(tensor, requires_grad=False))
 
 
-def _forward(model: Any, sequence: list[int], recorder: Recorder | None) -> None:
+def _batches(sequences: Sequence[list[int]], recorder: Recorder | None, device: str) -> list[range]:
+    if recorder is None:
+        return [range(number, number + 1) for number in range(len(sequences))]
+    return recorder.batches([len(sequence) for sequence in sequences], device)
+
+
+def _padded(batch: range, sequences: Sequence[list[int]]) -> list[list[int]]:
+    """Return sequences padded behind to the longest; which token that is matters to none before it."""
+    chosen = [sequences[number] for number in batch]
+    longest = max(map(len, chosen))
+    return [[*sequence, *sequence[-1:] * (longest - len(sequence))] for sequence in chosen]
+
+
+@contextmanager
+def _observed(batch: range, sequences: Sequence[list[int]], recorder: Recorder | None) -> Iterator[None]:
+    if recorder is not None:
+        recorder.begin([len(sequences[number]) for number in batch])
+    yield
+    if recorder is not None:
+        recorder.commit(batch.start)
+
+
+def _forward(model: Any, sequences: list[list[int]], recorder: Recorder | None) -> None:
     device = model.get_input_embeddings().weight.device
-    ids = torch.tensor([sequence], device=device)
+    ids = torch.tensor(sequences, device=device)
     cache = recorder.cache() if recorder is not None else None
     model.get_decoder()(input_ids=ids, use_cache=False, past_key_values=cache)
 

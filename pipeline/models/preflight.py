@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from pipeline.config import Settings, Stage
 from pipeline.errors import ConfigError, InputError
 from pipeline.hardware.architectures import registry
+from pipeline.hardware.installed import installed
 from pipeline.models.architecture import text_config
 from pipeline.models.headers import as_stored
 from pipeline.models.modules import check_ignore, decoder_linears
@@ -20,10 +21,36 @@ from pipeline.models.safetensors import TensorInfo
 from pipeline.models.shapes import LATENT, check_shapes
 from pipeline.models.source import ModelSource, content
 
-# Files that hold a tokenizer; of several patterns in one row, all.
-TOKENIZERS = (("tokenizer.json",), ("*.model",), ("tekken.json",), ("*.tiktoken",), ("vocab.json", "merges.txt"))
-# Mistral's own tokenizer has its template built in.
-TEMPLATES = ("chat_template.jinja", "tekken.json")
+
+
+class TokenizerFiles(NamedTuple):
+    """Files that a tokenizer is read from: one of each pattern, by distributions; or why not, and the way out."""
+
+    patterns: tuple[str, ...]
+    distributions: tuple[str, ...] = ()
+    fault: str = ""
+    way_out: str = "Put a tokenizer.json beside it"
+
+
+_CONVERT = "from transformers.integrations.mistral.tokenizer import convert_tekken_tokenizer as read"
+_BY_CODE = "is read by code of its own alone, which tokenizer_config.json does not name (auto_map) or is not trusted"
+# In the order in which transformers looks for them.
+TOKENIZERS = (
+    TokenizerFiles(("tokenizer.json",)),
+    TokenizerFiles(("vocab.json", "merges.txt")),
+    TokenizerFiles(("tekken.json", "tokenizer_config.json")),
+    TokenizerFiles(
+        ("tekken.json",),
+        fault="alone names neither the tokens around a text nor a template to vLLM, which leaves out Mistral's library",
+        way_out=f"In its folder run: python -c \"{_CONVERT}; read('tekken.json').save_pretrained('.')\"",
+    ),
+    TokenizerFiles(("tokenizer.model",), ("sentencepiece", "protobuf")),
+    TokenizerFiles(("tiktoken.model",), ("tiktoken",)),
+    # Without its code, transformers makes a tokenizer of no words out of these.
+    TokenizerFiles(("*.model",), fault=_BY_CODE),
+    TokenizerFiles(("*.tiktoken",), fault=_BY_CODE),
+)
+TEMPLATE = "chat_template.jinja"
 
 
 def check(source: ModelSource, settings: Settings, due: Collection[Stage]) -> None:
@@ -102,18 +129,31 @@ def _check_cache(source: ModelSource, settings: Settings) -> None:
 
 
 def _check_tokenizer(source: ModelSource) -> None:
-    files = source.outline.files
-    if any(all(any(fnmatch(file, pattern) for file in files) for pattern in row) for row in TOKENIZERS):
-        return
+    """Look for a tokenizer that transformers reads, which vLLM, its load generator and all stages do it with."""
+    files, setting = source.outline.files, source.settings.source
     own = _tokenizer_config(source).get("auto_map")
     if own and source.settings.trust_remote_code:
         return
-    raise InputError(
-        f"{source.settings.source} has no tokenizer (tokenizer.json, *.model, tekken.json, *.tiktoken, or vocab.json "
-        f"and merges.txt){', and code for one that is not trusted' if own else ''}.",
-        "Copy the tokenizer's files of the model that it was made of beside its config.json"
-        f"{', or set model.trust_remote_code=true' if own else ''}.",
-    )
+    found = next((kind for kind in TOKENIZERS if all(_first(files, pattern) for pattern in kind.patterns)), None)
+    trust = ", or set model.trust_remote_code=true if you trust its *.py files" if own else ""
+    if found is None:
+        raise InputError(
+            f"{setting} has no tokenizer (tokenizer.json, tokenizer.model, tekken.json, tiktoken.model, or vocab.json "
+            f"and merges.txt){', and code for one that is not trusted' if own else ''}.",
+            f"Copy the tokenizer's files of the model that it was made of beside its config.json{trust}.",
+        )
+    if found.fault:
+        file = _first(files, found.patterns[0])
+        raise InputError(f"{setting}: {file} {found.fault}.", f"{found.way_out}{trust}.")
+    if missing := sorted(set(found.distributions) - installed([*found.distributions]).keys()):
+        raise InputError(
+            f"{setting}: {found.patterns[0]} is read with {' and '.join(missing)}, not installed here.",
+            f"Install {' '.join(missing)}, or put a tokenizer.json beside it.",
+        )
+
+
+def _first(files: Iterable[str], pattern: str) -> str:
+    return min((file for file in files if fnmatch(file, pattern)), default="")
 
 
 class _Use(NamedTuple):
@@ -155,7 +195,7 @@ def _check_template(source: ModelSource, settings: Settings, due: Collection[Sta
 
 
 def _has_template(source: ModelSource) -> bool:
-    return bool(source.outline.files & set(TEMPLATES) or _tokenizer_config(source).get("chat_template"))
+    return TEMPLATE in source.outline.files or bool(_tokenizer_config(source).get("chat_template"))
 
 
 def _tokenizer_config(source: ModelSource) -> dict[str, Any]:

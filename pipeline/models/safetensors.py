@@ -155,6 +155,8 @@ def check_safetensors(path: Path) -> None:
 
 
 def copy_companions(source: Path, target: Path) -> None:
-    """Copy the files beside weights and config unchanged."""
+    """Copy the files beside weights and config unchanged, in place of what an engine wrote."""
+    for path in companions(target):
+        path.unlink()
     for path in companions(source):
         shutil.copyfile(path, target / path.name)

@@ -289,6 +289,7 @@ class BenchResult(Result):
         guards: checks of all loads.
         warm_up: tok/s of each warm-up round.
         goodput: result of the goodput search, if an SLO was set.
+        temperature: of the requests; None if they name none.
         server: the measured server.
         memory: memory of the server.
         failures: failures of servers tried before.
@@ -311,6 +312,7 @@ class BenchResult(Result):
     guards: tuple[Guard, ...] = ()
     warm_up: tuple[float, ...] = ()
     goodput: Goodput | None = None
+    temperature: float | None = None
     server: ServerFacts = ServerFacts()
     memory: Memory | None = None
     failures: tuple[str, ...] = ()

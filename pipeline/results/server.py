@@ -24,6 +24,8 @@ class ServerFacts(Frozen):
         versions: versions of the serving packages.
         client: versions of the load generator's packages, if it runs apart from the server.
         argv: vLLM's arguments.
+        sampling: sampling parameters of requests that name none, as far as they are not neutral.
+        generation_config: those that the checkpoint's generation_config.json names, applied or not.
         ready_s: seconds from the start to the first answer.
         kv_cache_tokens: capacity of the KV cache.
         kernels: kernels that vLLM chose for Linear modules.
@@ -36,6 +38,8 @@ class ServerFacts(Frozen):
     versions: dict[str, str] = Field({})
     client: dict[str, str] = Field({})
     argv: tuple[str, ...] = ()
+    sampling: dict[str, float] = Field({})
+    generation_config: dict[str, float] = Field({})
     ready_s: float | None = None
     kv_cache_tokens: int | None = None
     kernels: tuple[str, ...] = ()

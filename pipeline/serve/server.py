@@ -16,6 +16,7 @@ from pipeline.errors import InputError, ServerError
 from pipeline.hardware.installed import vllm_version
 from pipeline.hardware.probe import Hardware
 from pipeline.hardware.vllm_kernels import is_asked_for, is_logged
+from pipeline.models import generation
 from pipeline.models.loading import release_memory
 from pipeline.progress import Progress
 from pipeline.results.server import ServerFacts
@@ -104,6 +105,8 @@ class Server:
         return ServerFacts(
             versions=self.launcher.versions,
             argv=tuple(self.argv),
+            sampling=generation.applied(self.argv, self.checkpoint),
+            generation_config=generation.named(self.checkpoint),
             ready_s=round(self.ready_s, 1),
             kv_cache_tokens=serverlog.kv_cache_tokens(text),
             kernels=tuple(serverlog.kernels(text)),
@@ -280,6 +283,8 @@ class Serving:
             "--max-num-seqs": serve.max_num_seqs,
             "--linear-backend": None if serve.kernel == "auto" else serve.kernel,
             "--seed": 0,
+            # A benchmark that names no temperature is to decode as deployed.
+            generation.SOURCE: "auto" if settings.bench.temperature is None else "vllm",
         }
         if not cpu:
             options["--gpu-memory-utilization"] = serve.gpu_memory_utilization

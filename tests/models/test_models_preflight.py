@@ -1,6 +1,7 @@
 """Each fault of a source, in a folder of its own, is refused with the setting, its value and the way out."""
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from support import tiny_tokenizers
 from support.tiny_sources import CONFIG, tensors_of, write_header, write_index, write_source
 
 from pipeline.artifacts.keys import Digests
@@ -16,6 +18,8 @@ from pipeline.config import Settings, Stage
 from pipeline.errors import ConfigError, InputError, PipelineError
 from pipeline.models import preflight
 from pipeline.models.source import ModelSource
+from pipeline.models.tokenizer import load_tokenizer
+from pipeline.tasks.chat_templates import ChatTemplate
 
 WHOLE = tensors_of(CONFIG)
 ALL = frozenset(Stage)
@@ -234,7 +238,7 @@ def test_a_file_of_quantization_settings_is_enough(
 
 @pytest.mark.parametrize(
     "files",
-    [("tokenizer.json",), ("spiece.model",), ("tekken.json",), ("qwen.tiktoken",), ("vocab.json", "merges.txt")],
+    [("tokenizer.json",), ("tokenizer.model",), ("tiktoken.model",), ("vocab.json", "merges.txt")],
 )
 def test_any_tokenizer_will_do(files: tuple[str, ...], tmp_path: Path, settings: Callable[..., Settings]) -> None:
     folder = write_source(tmp_path / "model")
@@ -244,6 +248,32 @@ def test_any_tokenizer_will_do(files: tuple[str, ...], tmp_path: Path, settings:
             check(folder, settings)
         (folder / file).write_text("{}")
     check(folder, settings)
+
+
+@pytest.mark.parametrize("file", ["qwen.tiktoken", "spiece.model"])
+def test_a_tokenizer_that_only_code_reads_needs_the_code(
+    file: str, tmp_path: Path, settings: Callable[..., Settings]
+) -> None:
+    folder = write_source(tmp_path / "model")
+    (folder / "tokenizer.json").rename(folder / file)
+    with pytest.raises(InputError, match=rf"{file} is read by code of its own alone.*Put a tokenizer.json"):
+        check(folder, settings)
+    config = {"auto_map": {"AutoTokenizer": ["mine.Tokenizer", None]}, "chat_template": "{{ messages }}"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"or is not trusted.*or set model.trust_remote_code=true"):
+        check(folder, settings)
+    check(folder, settings, "model.trust_remote_code=true")
+
+
+@pytest.mark.parametrize(("file", "needs"), [("tokenizer.model", "sentencepiece"), ("tiktoken.model", "tiktoken")])
+def test_the_library_of_a_tokenizer_is_named_where_it_is_missing(
+    file: str, needs: str, tmp_path: Path, settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_source(tmp_path / "model")
+    (folder / "tokenizer.json").rename(folder / file)
+    monkeypatch.setattr(preflight, "installed", lambda names: dict.fromkeys(set(names) - {needs}, "1"))
+    with pytest.raises(InputError, match=rf"{file} is read with {needs}, not installed here.*Install {needs}, or"):
+        check(folder, settings)
 
 
 @pytest.mark.parametrize(
@@ -352,3 +382,20 @@ def test_a_gguf_file_is_no_source(tmp_path: Path, settings: Callable[..., Settin
     (folder / "model.safetensors").rename(folder / "q4_k_m.gguf")
     with pytest.raises(InputError, match=r"model.path=.*quantized already \(gguf, q4_k_m.gguf\).*original BF16"):
         check(folder, settings)
+
+
+def test_mistrals_own_tokenizer_is_converted_by_the_command_of_the_message(
+    tmp_path: Path, settings: Callable[..., Settings]
+) -> None:
+    folder = write_source(tmp_path / "model")
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+    tiny_tokenizers.tekken(folder)
+    with pytest.raises(InputError, match=r"tekken.json alone names neither.*run: python -c") as caught:
+        check(folder, settings)
+    command = shlex.split(caught.value.remedy.removeprefix("In its folder run: ").removesuffix("."))
+    subprocess.run([sys.executable, *command[1:]], cwd=folder, check=True, capture_output=True)
+    check(folder, settings)
+    tokenizer = load_tokenizer(folder)
+    text = ChatTemplate(tokenizer).render([{"role": "user", "content": "hi"}], add_generation_prompt=True)
+    assert text == "<s>[INST]hi[/INST]" and tokenizer.eos_token == "</s>"

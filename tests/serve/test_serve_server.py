@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -59,3 +61,21 @@ def test_the_kv_cache_of_a_cpu_may_be_a_fraction_of_a_gib(gib: float, settings: 
     space = environment.get("VLLM_CPU_KVCACHE_SPACE")
     given = int(argv[argv.index("--kv-cache-memory-bytes") + 1]) if space is None else int(space) * 2**30
     assert given == int(gib * 2**30)
+@pytest.mark.parametrize(("temperature", "source"), [("0", "vllm"), ("0.7", "vllm"), ("null", "auto")])
+def test_the_generation_config_counts_only_where_a_benchmark_leaves_sampling_to_it(
+    temperature: str, source: str, settings: Any, tmp_path: Path
+) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    checkpoint.mkdir()
+    named = {"temperature": 0.6, "repetition_penalty": 1.05}
+    (checkpoint / "generation_config.json").write_text(json.dumps({**named, "eos_token_id": 1}))
+    hardware = Hardware(device="cuda", name="Imaginary", cores=2, memory_gib=8.0)
+    serving = Serving(hardware, tmp_path, Progress())
+    argv = serving._arguments(checkpoint, settings(f"bench.temperature={temperature}"), False)
+    assert argv[argv.index("--generation-config") + 1] == source
+    log = tmp_path / "serve.log"
+    log.write_text("")
+    launcher: Any = SimpleNamespace(versions={})
+    facts = Server(launcher, 1, "http://127.0.0.1:1", log, checkpoint, argv).facts()
+    assert facts.generation_config == named
+    assert facts.sampling == (named if source == "auto" else {})

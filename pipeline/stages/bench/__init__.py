@@ -17,6 +17,7 @@ from pipeline.artifacts.keys import Payload
 from pipeline.artifacts.workspace import Draft
 from pipeline.config import Settings, Stage
 from pipeline.job import Job
+from pipeline.models import generation
 from pipeline.tasks.conversations import identity_of
 
 SHARED = False
@@ -47,7 +48,21 @@ def identity(job: Job) -> Payload:
         **({"reference": source.artifact(Stage.BENCH).key} if settings.ladder and source else {}),
         **({"block": job.block} if job.block else {}),
         **({"part": job.part} if job.part else {}),
+        **_decoding(job),
     }
+
+
+def _decoding(job: Job) -> Payload:
+    """Return what earlier releases did otherwise: they left a request what the generation config gave it.
+
+    A greedy request is changed by penalties alone.
+    """
+    temperature = job.settings.bench.temperature
+    if temperature is None or job.settings.serve.url:
+        return {}
+    named = generation.named(job.model.shape_folder).keys() - {"temperature"}
+    changed = named & generation.PENALTIES.keys() if temperature == 0 else named
+    return {"decoding": "neutral"} if changed else {}
 
 
 def make(job: Job, draft: Draft) -> None:

@@ -18,6 +18,7 @@ from pipeline.artifacts.workspace import Draft
 from pipeline.config import BenchSettings
 from pipeline.config.names import file_name
 from pipeline.errors import ServerError
+from pipeline.models.tokenizer import load_tokenizer
 from pipeline.results.bench import BenchResult, Conditions, Goodput, Guard, LoadResult, Memory, Probe
 from pipeline.results.server import ServerFacts
 from pipeline.serve.external import describe
@@ -97,7 +98,8 @@ class Protocol:
         self.job.progress.detail("starting the server")
         server = self.job.target()
         logs = self.job.serving.logs / "clients" / file_name(str(self.job.variant))
-        self.client = Client(self.job.serving, server, self.settings, self.prompts, self.scratch, logs)
+        trust = self.job.settings.model.trust_remote_code
+        self.client = Client(self.job.serving, server, self.settings, self.prompts, self.scratch, logs, trust)
         self.client.logs.mkdir(parents=True, exist_ok=True)
         self._warm_up()
         if self.settings.ladder is None:
@@ -117,6 +119,7 @@ class Protocol:
         headline = next(unlimited, measured[-1] if measured else None)
         return BenchResult(
             protocol=self.settings.name,
+            temperature=self.settings.temperature,
             block=self.job.block,
             # The device of a server that the user runs is unknown.
             device="" if self.job.settings.serve.url else self.job.hardware.device_id,
@@ -295,7 +298,8 @@ def _prompts(job: Job, scratch: Path) -> Path | None:
         return None
     job.progress.detail("reading the prompts")
     source = local_file(settings.dataset, "bench.dataset")
-    return prepare(settings, source, scratch, CheckpointTokenizer(job.tokenizer), context)
+    tokenizer = CheckpointTokenizer(job.tokenizer, trust_remote_code=job.settings.model.trust_remote_code)
+    return prepare(settings, source, scratch, tokenizer, context)
 
 
 def _context(job: Job) -> int | None:
@@ -308,7 +312,7 @@ def _context(job: Job) -> int | None:
 class CheckpointTokenizer:
     """Tokenizer of a checkpoint; without transformers if there is a tokenizer.json."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, trust_remote_code: bool = False) -> None:
         """Read the tokenizer of `folder`."""
         import tokenizers
 
@@ -321,9 +325,7 @@ class CheckpointTokenizer:
             fast.no_truncation()
             self._encode = lambda text: fast.encode(text).ids
         else:
-            from transformers import AutoTokenizer
-
-            self._encode = AutoTokenizer.from_pretrained(folder).encode
+            self._encode = load_tokenizer(folder, trust_remote_code=trust_remote_code).encode
 
     def encode(self, text: str) -> Any:
         """Return the tokens of a text, whole."""

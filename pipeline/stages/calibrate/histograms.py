@@ -66,25 +66,34 @@ class Sketch:
     snapshots_at: frozenset[int] = frozenset()
     histogram: torch.Tensor | None = None
     snapshots: dict[int, torch.Tensor] = field(default_factory=dict)
-    # Minima are kept with their sign turned, so that one maximum serves both: (2, channels), and (2, groups) a sample.
+    # Minima are kept with their sign turned, so that one maximum serves both. The current samples have (samples, 2,
+    # channels), a finished one (2, groups).
     _current: torch.Tensor | None = None
     _range: torch.Tensor | None = None
     _average: torch.Tensor | None = None
     _extremes: list[torch.Tensor] = field(default_factory=list)
     _lengths: list[int] = field(default_factory=list)
 
-    def update(self, values: torch.Tensor) -> None:
-        """Add one tensor of the current sample, of shape (..., channels): every leading index is a token."""
-        tokens = values.detach().reshape(-1, values.shape[-1])
-        if not tokens.shape[0]:
+    def update(self, *samples: torch.Tensor) -> None:
+        """Add tensors of the current samples, in their order.
+
+        Args:
+            samples: each of shape (..., channels): every leading index is a token. Samples of a batch come together.
+        """
+        tokens = [values.detach().reshape(-1, values.shape[-1]) for values in samples]
+        if not tokens[0].shape[0]:
             return
         # Extremes propagate NaN, so a bad activation stays visible until the sample is committed.
-        low, high = _extremes(tokens)
-        seen = torch.stack([low.neg_(), high])
+        seen = torch.stack([torch.stack([low.neg_(), high]) for low, high in map(_extremes, tokens)])
         self._current = seen if self._current is None else torch.maximum(self._current, seen)
+        counted = [self._spaced(part, self.samples + place) for place, part in enumerate(tokens)]
+        self._count(counted[0] if len(counted) == 1 else torch.cat(counted))
+
+    def _spaced(self, tokens: torch.Tensor, sample: int) -> torch.Tensor:
+        """Return the tokens of a sample that are counted."""
         stride = 1 if self.histogram_tokens is None else -(-tokens.shape[0] // self.histogram_tokens)
         # From another token in each sample: the first token of a text has the largest values of all.
-        self._count(tokens[self.samples % stride :: stride])
+        return tokens[sample % stride :: stride]
 
     def _count(self, tokens: torch.Tensor) -> None:
         if self.groups > 1:
@@ -93,25 +102,25 @@ class Sketch:
         self.histogram = counts.long() if self.histogram is None else self.histogram.add_(counts)
 
     def commit(self) -> torch.Tensor | None:
-        """End the current sample; see `commit_all`."""
+        """End the current samples; see `commit_all`."""
         return commit_all([self])[0]
 
     def _take(self) -> torch.Tensor:
-        """Return the current sample's negated minima and its maxima, flat, and reset them."""
+        """Return the current samples' negated minima and their maxima, flat, and reset them."""
         assert self._current is not None
         current, self._current = self._current, None
-        channels = current.shape[1] // self.groups
-        self._lengths = [channels] * (2 * self.groups)
+        ended, _, channels = current.shape
+        self._lengths = [channels // self.groups] * (2 * self.groups * ended)
         return current.flatten()
 
     def _end(self, maxima: torch.Tensor | None) -> torch.Tensor | None:
         if maxima is None:
             return None
-        extreme = maxima.view(2, self.groups)
-        self._extremes.append(extreme)
+        extremes = maxima.view(-1, 2, self.groups)
+        self._extremes += extremes.unbind()
         if len(self._extremes) in self.snapshots_at and self.histogram is not None:
             self.snapshots[len(self._extremes)] = self.histogram.sum(0)
-        return extreme
+        return extremes
 
     @property
     def samples(self) -> int:
@@ -135,10 +144,10 @@ class Sketch:
 
 
 def commit_all(sketches: Sequence[Sketch]) -> list[torch.Tensor | None]:
-    """End the current sample of several sketches at once.
+    """End the current samples of several sketches at once; those of a batch one after another.
 
     Returns:
-        For each the sample's negated minima and its maxima, of shape (2, groups), or None without data.
+        For each the samples' negated minima and their maxima, of shape (samples, 2, groups), or None without data.
     """
     seen = [sketch for sketch in sketches if sketch._current is not None]
     ended: dict[int, torch.Tensor] = {}
@@ -148,16 +157,19 @@ def commit_all(sketches: Sequence[Sketch]) -> list[torch.Tensor | None]:
         lengths = [length for sketch in seen for length in sketch._lengths]
         spans = torch.tensor(lengths, device=flat.device)
         maxima = torch.segment_reduce(flat, "max", lengths=spans, unsafe=True)
-        currents = torch.split(flat, [sum(sketch._lengths) for sketch in seen])
-        for sketch, current in zip(seen, currents, strict=True):
+        parts = torch.split(flat, [sum(sketch._lengths) for sketch in seen])
+        number = len(seen[0]._lengths) // (2 * seen[0].groups)
+        samples = list(zip(*(part.view(number, -1).unbind() for part in parts), strict=True))
+        for sketch, first in zip(seen, samples[0], strict=True):
             if sketch._range is None:
-                sketch._range, sketch._average = current.clone(), current.clone()
+                sketch._range, sketch._average = first.clone(), first.clone()
         ranges = cast(list[torch.Tensor], [sketch._range for sketch in seen])
         averages = cast(list[torch.Tensor], [sketch._average for sketch in seen])
-        torch._foreach_maximum_(ranges, currents)
-        torch._foreach_lerp_(averages, currents, [sketch.averaging_constant for sketch in seen])
-        parts = torch.split(maxima, [len(sketch._lengths) for sketch in seen])
-        ended = {id(sketch): part for sketch, part in zip(seen, parts, strict=True)}
+        for currents in samples:
+            torch._foreach_maximum_(ranges, currents)
+            torch._foreach_lerp_(averages, currents, [sketch.averaging_constant for sketch in seen])
+        ends = torch.split(maxima, [len(sketch._lengths) for sketch in seen])
+        ended = {id(sketch): end for sketch, end in zip(seen, ends, strict=True)}
     return [sketch._end(ended.get(id(sketch))) for sketch in sketches]
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,8 @@ from pipeline.stages.calibrate.histograms import Sketch, commit_all
 
 LM_HEAD = "lm_head"
 KEYS, VALUES = "k", "v"
+# Padded tokens of a batch on a GPU, which are enough to fill it.
+BATCH_TOKENS = 8192
 # Names of attention modules, or of their classes.
 _ATTENTION = re.compile("attn|attention", re.IGNORECASE)
 _LAYER = re.compile(r"\.(\d+)\.")
@@ -71,6 +73,7 @@ class Observers:
         self._settings = settings
         self._config = getattr(model, "config", None)
         self._snapshots = frozenset(checkpoints(samples))
+        self._lengths: tuple[int, ...] = ()
         self._last: tuple[torch.Tensor, ObservedSite] | None = None
         self._touched: dict[str, ObservedSite] = {}
         self._attentions = {
@@ -84,12 +87,32 @@ class Observers:
             if isinstance(module, torch.nn.Linear) and name.rpartition(".")[2] != LM_HEAD:
                 self._handles[name] = module.register_forward_pre_hook(self._hook(name))
 
+    def batches(self, lengths: Sequence[int], device: str) -> list[range]:
+        """Return the samples that pass the model together; one after which ranges are evaluated ends a batch."""
+        size, limit = self._settings.batch_size or 1, math.inf
+        if self._settings.batch_size is None and device == "cuda":
+            size, limit = len(lengths), BATCH_TOKENS
+        if _is_rotated_by_length(self._config):
+            size = 1
+        found, first = list[range](), 0
+        for end in range(1, len(lengths) + 1):
+            further = lengths[first : end + 1]
+            is_full = len(further) > size or len(further) * max(further) > limit
+            if end in self._snapshots or end == len(lengths) or is_full:
+                found.append(range(first, end))
+                first = end
+        return found
+
+    def begin(self, lengths: Sequence[int]) -> None:
+        """Begin a batch of samples of these lengths, padded behind to the longest."""
+        self._lengths = tuple(lengths)
+
     def cache(self) -> ObservedCache:
         """Return a KV cache for one forward pass that passes keys and values to the observers and stores none."""
         return ObservedCache(self, self._config)
 
-    def commit(self, sample: int) -> None:
-        """End a sample.
+    def commit(self, first: int) -> None:
+        """End a batch of samples, of which the first has that number.
 
         Raises:
             InputError: when NaN or Inf entered a site.
@@ -104,15 +127,16 @@ class Observers:
         is_finite = torch.isfinite(torch.cat([seen.flatten() for seen in extremes.values()])).cpu()
         if bool(is_finite.all()):
             return
-        bad = next(name for name, seen in extremes.items() if not bool(torch.isfinite(seen).all()))
+        bad, seen = next((name, seen) for name, seen in extremes.items() if not bool(torch.isfinite(seen).all()))
+        place = int((~torch.isfinite(seen)).flatten(1).any(1).nonzero()[0])
         raise InputError(
-            f"NaN or Inf enters {bad} on calibration sample {sample}.",
+            f"NaN or Inf enters {bad} on calibration sample {first + place}.",
             "The checkpoint is damaged, or its dtype overflows: try another checkpoint, or leave that conversation "
             "out (calibration.seed draws others).",
         )
 
     def see_cache(self, keys: torch.Tensor, values: torch.Tensor, layer: int) -> None:
-        """Add keys and values of shape (1, heads, tokens, channels).
+        """Add keys and values of shape (samples, heads, tokens, channels).
 
         Raises:
             StageError: when no attention module has the number of the layer.
@@ -161,8 +185,31 @@ class Observers:
         return self.sites[name]
 
     def _see(self, site: ObservedSite, values: torch.Tensor) -> None:
-        site.sketch.update(values)
+        site.sketch.update(*self._samples(site, values))
         self._touched[site.name] = site
+
+    def _samples(self, site: ObservedSite, values: torch.Tensor) -> list[torch.Tensor]:
+        """Return the tokens of each sample, without the padding behind them."""
+        number = len(self._lengths)
+        if number < 2:
+            return [values]
+        tokens = values.reshape(-1, values.shape[-1])
+        if tokens.shape[0] != number * max(self._lengths):
+            raise StageError(
+                f"{site.name} is given {tokens.shape[0]} tokens of a batch of {number} samples of up to "
+                f"{max(self._lengths)}: whose they are is not known.",
+                "Set calibration.batch_size=1.",
+            )
+        padded = tokens.view(number, -1, values.shape[-1])
+        return [sample[:length] for sample, length in zip(padded, self._lengths, strict=True)]
+
+
+def _is_rotated_by_length(config: Any) -> bool:
+    """Return whether positions are encoded by the length of the longest sequence of a batch."""
+    text = config.get_text_config() if config is not None else None
+    parameters = getattr(text, "rope_parameters", None) or {}
+    kinds = [parameters, *(each for each in parameters.values() if isinstance(each, dict))]
+    return any(kind.get("rope_type") in ("dynamic", "longrope") for kind in kinds)
 
 
 class ObservedCache(DynamicCache):  # type: ignore[misc]

@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from pipeline.artifacts.workspace import Draft
+from pipeline.models.tokenizer import load_tokenizer
 from pipeline.results.calibration import CARD, SUMMARY, CalibrateResult
 from pipeline.stages.calibrate import artifact, contamination
 from pipeline.stages.calibrate.card import card_of, to_markdown
@@ -20,12 +21,10 @@ if TYPE_CHECKING:
 
 def calibrate(job: Job, draft: Draft) -> None:
     """Fill the draft; faults in the conversations are reported before the model is loaded."""
-    from transformers import AutoTokenizer
-
     settings = job.settings.calibration
     job.progress.detail("reading conversations")
     trust = job.settings.model.trust_remote_code
-    tokenizer = AutoTokenizer.from_pretrained(job.model.folder, trust_remote_code=trust)
+    tokenizer = load_tokenizer(job.model.folder, trust_remote_code=trust)
     drawn = draw(job, tokenizer)
     entries = contamination.report(job, [text for each in drawn for text in each.texts])
     contamination.refuse_contamination(job, entries)

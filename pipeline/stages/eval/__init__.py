@@ -13,6 +13,7 @@ from pipeline.artifacts.keys import Digests, Payload
 from pipeline.artifacts.workspace import Draft
 from pipeline.config import DivergenceSettings, Settings, Stage
 from pipeline.job import Job
+from pipeline.models import generation
 from pipeline.tasks.chat_templates import date_printed
 from pipeline.tasks.conversations import identity_of
 from pipeline.tasks.lm_eval_tasks import task_files
@@ -30,6 +31,8 @@ NOT_IDENTITY = {
     "budget_minutes",
     "divergence",
 }
+# Penalties of a generation config that earlier releases left greedy requests.
+LEFT = {"presence_penalty", "frequency_penalty"}
 
 
 def needs(settings: Settings) -> tuple[Stage, ...]:
@@ -52,6 +55,7 @@ def identity(job: Job) -> Payload:
         # Earlier releases drew other few-shot examples for a sample than for all items.
         **({"examples": "of the full run"} if settings.limit is not None or settings.share < 1 else {}),
         **({"template_date": date} if (date := _template_date(job)) else {}),
+        **({"decoding": "neutral"} if generation.named(job.model.shape_folder).keys() & LEFT else {}),
         **({"part": job.part} if job.part else {}),
     }
 

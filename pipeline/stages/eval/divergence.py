@@ -196,18 +196,36 @@ def encode(template: ChatTemplate, conversation: Conversation) -> Text:
         return Text(tuple(tokens), tuple(range(len(tokens))))
     conversation = template.fitted(conversation)
     whole = template.render(conversation)
-    encoded = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=replies)
+    has_offsets = replies and getattr(tokenizer, "is_fast", False)
+    encoded = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=has_offsets)
     tokens = encoded.input_ids
     if not replies:
         return Text(tuple(tokens), tuple(range(len(tokens))))
-    counted = []
     spans = list(_replies(template, conversation, whole))
-    ends = {end for _, end in spans}
-    for position, (start, _) in enumerate(encoded.offset_mapping):
+    if has_offsets:
         # The token right behind a reply ends it, and it is the model that writes it.
-        if start in ends or any(begin <= start < end for begin, end in spans):
-            counted.append(position)
+        ends = {end for _, end in spans}
+        starts = enumerate(start for start, _ in encoded.offset_mapping)
+        counted = [i for i, start in starts if start in ends or any(begin <= start < end for begin, end in spans)]
+    else:
+        counted = sorted({i for span in spans for i in _within(tokenizer, whole, tokens, span)})
     return Text(tuple(tokens), tuple(counted))
+
+
+def _within(tokenizer: Any, whole: str, tokens: Tokens, span: tuple[int, int]) -> range:
+    """Return the positions of a reply's tokens and of the one behind it, by a tokenizer that reports no offsets.
+
+    The text up to a place has the tokens of the whole text, but for the last ones if one goes beyond that place.
+    """
+
+    def before(place: int) -> tuple[int, bool]:
+        part = tokenizer(whole[:place], add_special_tokens=False).input_ids
+        same = next((i for i, pair in enumerate(zip(part, tokens, strict=False)) if pair[0] != pair[1]), len(part))
+        return same, same == len(part)
+
+    (first, is_whole), (last, _) = before(span[0]), before(span[1])
+    # A token that begins in front of the reply is not the reply's.
+    return range(first if is_whole else first + 1, min(last + 1, len(tokens)))
 
 
 def _replies(template: ChatTemplate, conversation: Conversation, whole: str) -> Iterator[tuple[int, int]]:

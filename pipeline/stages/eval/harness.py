@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 import time
 from collections.abc import Callable, Container, Hashable, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,8 @@ from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from pipeline.config import Stage
 from pipeline.config.names import file_name
-from pipeline.errors import ConfigError, InputError
+from pipeline.errors import ConfigError
+from pipeline.models.tokenizer import load_tokenizer
 from pipeline.results.base import Missing
 from pipeline.results.eval import EvalResult, LayerErrors, TaskResult
 from pipeline.tasks import lm_eval_tasks
@@ -85,7 +85,7 @@ def evaluate(job: Job, draft: Draft) -> None:
     runs_code = any(asked.runs_code for asked in columns)
     isolation = sandbox.choose(unsafe=settings.unsafe_code).kind if runs_code else None
     with sandbox.policy(unsafe=settings.unsafe_code, timeout_s=settings.code_timeout_s):
-        tokenizer = _tokenizer(job.checkpoint, job.settings.model.trust_remote_code)
+        tokenizer = load_tokenizer(job.checkpoint, trust_remote_code=job.settings.model.trust_remote_code)
         held_out = settings.divergence
         texts = divergence.read_texts(held_out, tokenizer) if held_out else []
         by_layer = _by_layer(job, texts, draft.folder)
@@ -315,21 +315,6 @@ def remarks(label: str, figures: TaskResult) -> list[str]:
     if differing := figures.differing:
         found.append(f"{label}: {differing} of {figures.asked_again} answers differed when asked again.")
     return found
-
-
-def _tokenizer(checkpoint: Path, trust_remote_code: bool) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        # Prompts beyond the context are cut and counted elsewhere: no limit, and no warning, by the tokenizer.
-        return AutoTokenizer.from_pretrained(
-            checkpoint, trust_remote_code=trust_remote_code, model_max_length=sys.maxsize
-        )
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{checkpoint} has no tokenizer that transformers can read ({str(error).splitlines()[0][:200]}).",
-            "Evaluate a checkpoint that has its tokenizer's files beside the weights.",
-        ) from error
 
 
 def _write_rows(path: Path, rows: Sequence[SampleRow]) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 from lm_eval.api.model import LM
 
 from pipeline.errors import InputError
+from pipeline.models.generation import GREEDY, NEUTRAL
 from pipeline.stages.eval.endpoint import Body, Completion, Endpoint
 from pipeline.stages.eval.options import LogLikelihood, Option, Tokens, is_choice, of_labels
 from pipeline.stages.eval.tally import Tally
@@ -26,7 +27,6 @@ from pipeline.tasks.chat_templates import ChatTemplate, TemplateRefusal
 PROMPTS_PER_REQUEST = 16
 # vLLM refuses more, though tasks have five and seven; what is not sent is cut off here.
 STOP_STRINGS = 4
-GREEDY = {"temperature": 0, "repetition_penalty": 1.0}
 LIMIT_NAMES = ("max_gen_toks", "max_new_tokens", "max_tokens")
 
 # Texts tokenized at a time; ids are kept as arrays, since a list of a benchmark's ids would take gigabytes.
@@ -213,7 +213,7 @@ class ServedModel(LM):  # type: ignore[misc]
             self.tally.truncated.add((request.task_name, request.doc_id))
             prompt = prompt[-room:]
         return {
-            **(given if sampled else {**given, **GREEDY}),
+            **({**NEUTRAL, **given} if sampled else {**given, **GREEDY}),
             "prompt": list(prompt),
             "max_tokens": min(budget, context - len(prompt)),
             "stop": strings,

@@ -10,12 +10,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPTNeoXConfig, Qwe
 from pipeline.demo import CHECKPOINT
 from pipeline.errors import ConfigError, InputError, StageError
 from pipeline.hardware.probe import Hardware
-from pipeline.models.forward import Layerwise, Whole, decoder
+from pipeline.models.forward import Layerwise, Whole, _forward, _observed, _padded, decoder
 from pipeline.models.loading import load_model
 from pipeline.results.calibration import RANGES, SKETCHES
 from pipeline.stages.calibrate import artifact
 from pipeline.stages.calibrate.conversations import draw
-from pipeline.stages.calibrate.observers import Observers
+from pipeline.stages.calibrate.observers import Observers, checkpoints
 
 FEW = "calibration.num_samples=8"
 
@@ -208,3 +208,80 @@ def test_keys_that_no_attention_module_owns_are_refused(job) -> None:
         StageError, match="Layer 0 fills a KV cache, but no module of that number is known as attention"
     ):
         observers.see_cache(torch.ones(1, 1, 2, 2), torch.ones(1, 1, 2, 2), 0)
+
+
+@pytest.mark.parametrize("kind", [Whole, Layerwise])
+def test_a_batch_gives_what_its_samples_give_one_by_one(job, kind: type, tmp_path: Path, monkeypatch) -> None:
+    """In float32: a product of another shape may round otherwise, in the last place."""
+    monkeypatch.setattr(Hardware, "has_native_bf16", property(lambda _: False))
+    found = []
+    for size in (1, 5):
+        asked = job("calibration.num_samples=12", f"calibration.batch_size={size}", "calibration.histogram_tokens=16")
+        sequences = sequences_of(asked)
+        assert len({len(each) for each in sequences}) > 3
+        observers = observe(asked, sequences, kind)
+        found.append(list(observers))
+    for one, batched in zip(*found, strict=True):
+        assert (one.name, one.modules) == (batched.name, batched.modules)
+        for name in ("extremes", "channel_range", "channel_average"):
+            expected = getattr(one.sketch, name)
+            near = 2e-5 * float(expected.abs().max())
+            assert torch.allclose(getattr(batched.sketch, name), expected, rtol=2e-5, atol=near), (one.name, name)
+        assert one.sketch.snapshots.keys() == batched.sketch.snapshots.keys()
+        assert int(one.sketch.histogram.sum()) == int(batched.sketch.histogram.sum())
+        # A value at the edge of a bin may fall on its other side.
+        moved = (one.sketch.histogram - batched.sketch.histogram).abs().sum()
+        assert int(moved) <= 0.002 * int(one.sketch.histogram.sum())
+
+
+def test_batches_end_where_ranges_are_evaluated_and_at_the_limit(job) -> None:
+    model = torch.nn.Linear(2, 2)
+
+    def ends(count: int, length: int, device: str, *overrides: str) -> list[int]:
+        observers = Observers(model, job(*overrides).settings.calibration, count)
+        found = observers.batches([length] * count, device)
+        assert [number for batch in found for number in batch] == list(range(count))
+        return [batch.stop for batch in found]
+
+    assert ends(20, 64, "cpu") == list(range(1, 21))
+    assert ends(20, 64, "cuda") == ends(20, 64, "cpu", "calibration.batch_size=20") == checkpoints(20)
+    # Three of 2,500 tokens fit into 8,192.
+    assert ends(30, 2500, "cuda") == [1, 2, 3, 4, 6, 8, 9, 12, 15, 16, 18, 21, 24, 27, 30]
+    assert ends(3, 100_000, "cuda") == [1, 2, 3]
+    assert ends(20, 64, "cuda", "calibration.batch_size=1") == list(range(1, 21))
+
+
+def test_models_that_rotate_by_the_longest_of_a_batch_get_none(job) -> None:
+    scaled = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
+    for parameters, is_batched in ((scaled, False), ({"rope_type": "default", "rope_theta": 10000.0}, True)):
+        model = tiny(GPTNeoXConfig(**SIZES, rope_parameters=parameters))
+        observers = Observers(model, job("calibration.batch_size=4").settings.calibration, 16)
+        assert (len(observers.batches([8] * 16, "cpu")) < 16) == is_batched
+
+
+def test_a_batch_of_a_mixture_of_experts_leaves_its_padding_out(job) -> None:
+    config = Qwen3NextConfig(**SIZES, **HYBRID, **EXPERTS)
+    model = tiny(config)
+    sequences = [[5, 9, 11], [3, 1, 4, 1, 5, 9, 2, 6], [7]]
+    found = []
+    for batches in ([range(1), range(1, 2), range(2, 3)], [range(3)]):
+        observers = Observers(model, job().settings.calibration, 3)
+        for batch in batches:
+            padded = _padded(batch, sequences)
+            with torch.inference_mode(), _observed(batch, sequences, observers):
+                _forward(model, padded, observers)
+        observers.detach()
+        found.append(observers.sites)
+    assert found[0].keys() == found[1].keys()
+    for name, site in found[0].items():
+        expected = site.sketch.extremes
+        assert torch.allclose(found[1][name].sketch.extremes, expected, rtol=1e-4, atol=1e-5), name
+
+
+def test_tokens_of_a_batch_that_belong_to_no_known_sample_are_refused(job) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2))
+    observers = Observers(model, job().settings.calibration, 2)
+    observers.begin([3, 2])
+    model(torch.ones(2, 3, 2))
+    with pytest.raises(StageError, match=r"0 is given 5 tokens of a batch of 2 samples of up to 3.*batch_size=1"):
+        model(torch.ones(5, 2))

@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support import tiny_tokenizers
 from support.completions_server import VOCABULARY, CompletionsServer, logprobs_after
 
 from pipeline.artifacts.keys import Digests
 from pipeline.config import DivergenceSettings, Settings
 from pipeline.demo import CALIBRATION, CHECKPOINT
 from pipeline.errors import InputError, ServerError
+from pipeline.models.tokenizer import load_tokenizer
 from pipeline.results.records import Logprobs
 from pipeline.stages import eval as stage
 from pipeline.stages.eval.divergence import FILE, Text, collect, encode, measure, read_texts
@@ -235,3 +237,81 @@ def test_the_replies_of_the_demo_are_found() -> None:
     for each in read_conversations(CALIBRATION)[:50]:
         replies = [f"{turn['content']}<|im_end|>" for turn in each if turn["role"] == "assistant"]
         assert counted(tokenizer, encode(ChatTemplate(tokenizer), each)) == "".join(replies)
+
+
+class WithoutOffsets:
+    """A tokenizer as those written in Python are: it cannot say where in the text a token begins."""
+
+    is_fast = False
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+
+    def __call__(self, text: str, *, return_offsets_mapping: bool = False, **options: Any) -> Any:
+        if return_offsets_mapping:
+            raise NotImplementedError("return_offset_mapping is not available when using Python tokenizers.")
+        return self._tokenizer(text, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)
+
+
+def test_replies_are_found_without_offsets_as_they_are_with_them(chat: Any) -> None:
+    from transformers import AutoTokenizer
+
+    demo = AutoTokenizer.from_pretrained(CHECKPOINT)
+    for each in read_conversations(CALIBRATION)[:60]:
+        assert encode(ChatTemplate(WithoutOffsets(demo)), each) == encode(ChatTemplate(demo), each)
+    for template in (CHATML, THINKING):
+        chat.chat_template = template
+        talk = conversation("a or b?", " a \n", "and now a long one?", "so be it\nas it was")
+        assert encode(ChatTemplate(WithoutOffsets(chat)), talk) == encode(ChatTemplate(chat), talk)
+
+
+@pytest.mark.parametrize(
+    ("replies", "expected"),
+    [
+        # The tokens of `[c` and `d]` go beyond the reply on either side; the first is not counted.
+        (["cd"], "d]"),
+        # Where the reply alone ends in another token than in the text.
+        (["x", "ab"], "x]ab]"),
+    ],
+)
+def test_a_token_across_the_beginning_of_a_reply_is_not_the_replys(replies: list[str], expected: str) -> None:
+    from tokenizers import Tokenizer, decoders, models
+    from transformers import PreTrainedTokenizerFast
+
+    letters = list("[]abcdxu")
+    merges = [("[", "c"), ("d", "]"), ("b", "]")]
+    words = {word: i for i, word in enumerate([*letters, *("".join(pair) for pair in merges)])}
+    backend = Tokenizer(models.BPE(words, merges))
+    backend.decoder = decoders.Fuse()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
+    tokenizer.chat_template = "{% for m in messages %}[{{ m['content'] }}]{% endfor %}"
+    talk = conversation(*(turn for reply in replies for turn in ("u", reply)))
+    for each in (tokenizer, WithoutOffsets(tokenizer)):
+        assert counted(tokenizer, encode(ChatTemplate(each), talk)) == expected
+
+
+@pytest.mark.parametrize("write", [tiny_tokenizers.with_code, tiny_tokenizers.sentencepiece, tiny_tokenizers.tiktoken])
+def test_replies_count_in_tokenizers_of_other_libraries(write: Callable[[Path], None], tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    write(tmp_path)
+    tokenizer = load_tokenizer(tmp_path, trust_remote_code=True)
+    if write is tiny_tokenizers.tiktoken:
+        tokenizer.add_special_tokens({"additional_special_tokens": list(tiny_tokenizers.MARKS)})
+    tokenizer.chat_template = tiny_tokenizers.TEMPLATE
+    talk = conversation("What rises?", "The river rises.", "九点", "图书馆每天早上九点开门。")
+    text = encode(ChatTemplate(tokenizer), talk)
+    assert counted(tokenizer, text).replace(" <|end|>", "<|end|>").strip() == (
+        "The river rises.<|end|>图书馆每天早上九点开门。<|end|>"
+    )
+
+
+def test_penalties_that_earlier_releases_left_greedy_requests_are_in_the_key(
+    settings: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = identity(settings(), tmp_path)
+    for named, differs in (({"top_k": 20, "repetition_penalty": 1.05}, False), ({"presence_penalty": 1.5}, True)):
+        monkeypatch.setattr(stage.generation, "named", lambda folder, named=named: named)
+        assert (identity(settings(), tmp_path) != before) == differs

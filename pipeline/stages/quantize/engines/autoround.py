@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.artifacts.workspace import Draft
 from pipeline.errors import StageError
+from pipeline.models.tokenizer import load_tokenizer
 from pipeline.stages.quantize.engines import base
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ def make(job: Job, draft: Draft) -> None:
 def _make(job: Job, draft: Draft) -> None:
     import torch._dynamo
     from auto_round import AutoRound
-    from transformers import AutoTokenizer
 
     quant = job.settings.quant
     symmetric = quant.format is not None and not quant.format.zero_points
@@ -48,9 +48,7 @@ def _make(job: Job, draft: Draft) -> None:
     base.seed(job.settings.calibration.seed)
     rounding = AutoRound(
         model,
-        tokenizer=AutoTokenizer.from_pretrained(
-            job.model.folder, trust_remote_code=job.settings.model.trust_remote_code
-        ),
+        tokenizer=load_tokenizer(job.model.folder, trust_remote_code=job.settings.model.trust_remote_code),
         scheme=f"W{quant.bits}A16",
         sym=symmetric,
         group_size=quant.effective_group_size,

@@ -19,7 +19,7 @@ from pipeline.config.names import file_name
 from pipeline.errors import ConfigError, PipelineError, StageError
 from pipeline.formats.layouts import AWQ
 from pipeline.models.modules import is_decoder_linear, matched
-from pipeline.models.safetensors import COMPANIONS, WEIGHTS, copy_companions
+from pipeline.models.safetensors import WEIGHTS, copy_companions
 
 if TYPE_CHECKING:
     import torch
@@ -233,8 +233,6 @@ def settle(source: Path, folder: Path, quantization: dict[str, Any]) -> None:
             elif tensor.is_floating_point() and not name.endswith(".scales"):
                 tensors[name] = tensor.to(torch.bfloat16)
         save_file(tensors, path, metadata={"format": "pt"})
-    for path in {path for pattern in COMPANIONS for path in folder.glob(pattern)}:
-        path.unlink()
     copy_companions(source, folder)
     config = json.loads((source / "config.json").read_text()) | {"quantization_config": quantization}
     (folder / "config.json").write_text(json.dumps(config, indent=2))

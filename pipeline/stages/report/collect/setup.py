@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from pipeline.compare.comparison import Comparison
 from pipeline.compare.stats.kl_divergence import DivergenceCell
 from pipeline.config import Settings
-from pipeline.results.base import Missing
+from pipeline.results.base import Missing, R
+from pipeline.results.bench import BenchResult
+from pipeline.results.eval import EvalResult
+from pipeline.results.quantize import QuantizeResult
 from pipeline.results.records import Record, Speed, TaskScores
 from pipeline.results.text import clean
 from pipeline.stages.report.collect.artifacts import Source
@@ -34,6 +37,8 @@ def setup_of(
         **_repeats(speeds),
         **_blocks(settings, records),
         **_devices(records),
+        **_decoding(found),
+        **_weights(found),
         "Scoring": _scoring(records),
         "KL from BF16": _text(comparison),
     }
@@ -85,6 +90,47 @@ def _devices(records: Sequence[Record]) -> dict[str, str]:
         [f"{device}: {', '.join(labels)}" for device, labels in variants.items()] if len(variants) > 1 else [*variants]
     )
     return {"Device": "; ".join(texts)} if texts else {}
+
+
+def _decoding(found: Sequence[Source]) -> dict[str, str]:
+    """Return the sampling of benchmarks and tasks, and what the generation config names and nothing applies."""
+    servers = [server for source in found for server in source.servers() if "sampling" in server.model_fields_set]
+    benches = [bench for bench in _results(found, BenchResult) if "temperature" in bench.model_fields_set]
+    parts = [*dict.fromkeys(map(_sampling, benches))]
+    if any("sampling" in scored.server.model_fields_set for scored in _results(found, EvalResult)):
+        parts.append("tasks: greedy without penalties, unless a task names parameters of its own")
+    named = {text for server in servers for text in _parameters(server.generation_config)}
+    if ignored := sorted(named - {text for server in servers for text in _parameters(server.sampling)}):
+        parts.append(f"not applied: {', '.join(ignored)} of generation_config.json")
+    return {"Decoding": "; ".join(parts)} if parts else {}
+
+
+def _sampling(bench: BenchResult) -> str:
+    """Describe how a benchmark's requests are sampled: by what they name, and by what the server gives them."""
+    chosen = bench.temperature
+    asked = "greedy" if chosen == 0 else "no temperature named" if chosen is None else f"temperature {chosen:g}"
+    if bench.server.attached:
+        return f"benchmarks: {asked}, all else by the attached server"
+    given = [(name, n) for name, n in bench.server.sampling.items() if chosen is None or name != "temperature"]
+    rest = f"{', '.join(_parameters(dict(given)))} by the server" if given else "without penalties"
+    return f"benchmarks: {asked}, {rest}"
+
+
+def _parameters(sampling: Mapping[str, float]) -> list[str]:
+    return [f"{clean(name, 40)}={value:g}" for name, value in sampling.items()]
+
+
+def _weights(found: Sequence[Source]) -> dict[str, str]:
+    """Return the type that the model's weights came in, if they were cast to BF16."""
+    types = sorted({clean(made.cast_from, 40) for made in _results(found, QuantizeResult) if made.cast_from})
+    if not types:
+        return {}
+    return {"Weights": f"cast from {' or '.join(types)} to BF16 once, for every variant and the BF16 baseline itself"}
+
+
+def _results(found: Sequence[Source], cls: type[R]) -> list[R]:
+    """Return the results of a stage, of the variants that have them."""
+    return [each for each in (source.result(cls) for source in found) if not isinstance(each, Missing)]
 
 
 def _scoring(records: Sequence[Record]) -> str:

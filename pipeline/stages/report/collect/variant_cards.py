@@ -91,6 +91,8 @@ def _made(source: Source) -> dict[str, str]:
         return {}
     found = {"made in": duration(manifest.seconds)} if made.quantized_layers else {}
     found["quantized layers"] = plain(made.quantized_layers)
+    if made.cast_from:
+        found["source weights"] = f"{clean(made.cast_from, 40)}, cast to BF16 first"
     if made.peak_gpu_bytes is not None:
         unit, divisor = size_unit([made.peak_gpu_bytes])
         found["peak GPU memory"] = f"{made.peak_gpu_bytes / divisor:.1f} {unit}"
