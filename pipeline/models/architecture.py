@@ -18,6 +18,8 @@ EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 # Bytes of a number in the KV cache, by its dtype.
 KV_BYTES = {"auto": 2, "fp8_e4m3": 1, "fp8_e5m2": 1}
 _MIXTURES = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+# Parts of a multimodal model's config.json beside its decoder's.
+_TOWERS = ("vision_config", "audio_config", "encoder_config")
 
 
 CONFIG = "config.json"
@@ -37,6 +39,11 @@ def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the part of a config.json that describes the decoder; multimodal models have several parts."""
     part: Mapping[str, Any] = config.get("text_config", config)
     return part
+
+
+def has_towers(config: Mapping[str, Any]) -> bool:
+    """Return whether a model has towers for images or sound beside its decoder."""
+    return any(config.get(name) for name in _TOWERS)
 
 
 def has_experts(config: Mapping[str, Any]) -> bool:
