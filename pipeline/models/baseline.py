@@ -30,6 +30,7 @@ from pipeline.models.safetensors import (
     companions,
     safetensors_files,
     safetensors_header,
+    write_index,
 )
 
 BF16 = "bfloat16"
@@ -163,7 +164,7 @@ def make(folder: Path, target: Path, found: Difference) -> None:
             _write(path, partial / name, cast=bool(found.dtype))
         else:
             (partial / name).symlink_to(path.resolve())
-    _write_index(partial, list(found.files))
+    write_index(partial, list(found.files))
     write_config(read_config(folder), partial)
     try:
         partial.rename(target)
@@ -193,17 +194,6 @@ def _declare(config: dict[str, Any]) -> dict[str, Any]:
         name: _declare(value) if isinstance(value, dict) else BF16 if name in ("dtype", "torch_dtype") else value
         for name, value in config.items()
     }
-
-
-def _write_index(folder: Path, names: list[str]) -> None:
-    """Write the index of several shards; vLLM and transformers need none for one file."""
-    if len(names) < 2:
-        return
-    found = {name: safetensors_header(folder / name) for name in names}
-    ends = [info["data_offsets"][1] - info["data_offsets"][0] for header in found.values() for info in header.values()]
-    weight_map = {tensor: name for name, header in found.items() for tensor in header}
-    index = {"metadata": {"total_size": sum(ends)}, "weight_map": weight_map}
-    (folder / INDEX).write_text(json.dumps(index, indent=2))
 
 
 def _write(source: Path, target: Path, *, cast: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import struct
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict
 
@@ -74,6 +74,21 @@ def read_index(folder: Path) -> dict[str, str] | None:
         raise InputError(
             f"{path} is no index of shards ({type(error).__name__}: {error}).", "Fetch that file again."
         ) from None
+
+
+def write_index(folder: Path, names: Sequence[str]) -> None:
+    """Write the index of the files that hold a checkpoint's weights; loaders need none for one file.
+
+    A file of that name is replaced, also if it is a link to another checkpoint's.
+    """
+    if len(names) < 2:
+        return
+    headers = {name: safetensors_header(folder / name) for name in names}
+    spans = [info["data_offsets"] for header in headers.values() for info in header.values()]
+    weight_map = {tensor: name for name, header in headers.items() for tensor in header}
+    index = {"metadata": {"total_size": sum(end - start for start, end in spans)}, "weight_map": weight_map}
+    (folder / INDEX).unlink(missing_ok=True)
+    (folder / INDEX).write_text(json.dumps(index, indent=2))
 
 
 def chosen(names: Collection[str], index: Mapping[str, str] | None) -> list[str]:

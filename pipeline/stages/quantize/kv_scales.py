@@ -14,8 +14,7 @@ from pipeline.artifacts.workspace import Draft
 from pipeline.config import Stage
 from pipeline.errors import StageError
 from pipeline.models.architecture import read_config
-from pipeline.models.headers import headers
-from pipeline.models.safetensors import INDEX, WEIGHTS, safetensors_files
+from pipeline.models.safetensors import WEIGHTS, safetensors_files, write_index
 
 if TYPE_CHECKING:
     from pipeline.job import Job
@@ -44,22 +43,9 @@ def add_scales(job: Job, draft: Draft) -> int:
         raise StageError("Calibration saw no keys and values.", "Set kv_cache.scales=one.")
     tensors = {f"{name}_scale": torch.tensor(value, dtype=torch.float32) for name, value in found.items()}
     save_file(tensors, folder / FILE, metadata={"format": "pt"})
-    _write_index(folder, list(tensors))
+    write_index(folder, [*(path.name for path in safetensors_files(folder) if path.name != FILE), FILE])
     _write_config(folder)
     return len(tensors)
-
-
-def _write_index(folder: Path, names: list[str]) -> None:
-    """Add the scales to the index of tensors; create the index if a single file had none."""
-    path = folder / INDEX
-    if path.is_file():
-        index = json.loads(path.read_text())
-    else:
-        (weights,) = (path for path in safetensors_files(folder) if path.name != FILE)
-        index = {"metadata": {"total_size": weights.stat().st_size}, "weight_map": {}}
-        index["weight_map"] = {name: weights.name for name in headers(folder) if name not in names}
-    index["weight_map"] |= dict.fromkeys(names, FILE)
-    _replace(path, index)
 
 
 def _write_config(folder: Path) -> None:
@@ -67,10 +53,6 @@ def _write_config(folder: Path) -> None:
     config = read_config(folder)
     unquantized = {"quant_method": METHOD, "format": "dense", "config_groups": {}, "ignore": []}
     config["quantization_config"] = {**(config.get("quantization_config") or unquantized), "kv_cache_scheme": SCHEME}
-    _replace(path, config)
-
-
-def _replace(path: Path, content: object) -> None:
-    """Replace a file, also if it is a link to the original's."""
+    # The baseline's is a link to the source's.
     path.unlink(missing_ok=True)
-    path.write_text(json.dumps(content, indent=2))
+    path.write_text(json.dumps(config, indent=2))

@@ -7,7 +7,6 @@ Activation scales of static schemes come from the `calibrate` stage's ranges; al
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,8 @@ from pipeline.artifacts.workspace import Draft
 from pipeline.config import CalibrationSettings, QuantSettings, Stage
 from pipeline.errors import StageError
 from pipeline.formats.schemes import SCHEMES
-from pipeline.models.architecture import CONFIG, read_config
+from pipeline.models.architecture import read_config
+from pipeline.models.baseline import write_config
 from pipeline.models.headers import stored_tensors
 from pipeline.models.modules import fusion_group, kept_matrices
 from pipeline.models.safetensors import copy_companions
@@ -41,12 +41,16 @@ def _make(job: Job, draft: Draft) -> None:
     import torch
     from llmcompressor import oneshot
     from llmcompressor.core import reset_session
+    from transformers import AutoTokenizer
 
+    from pipeline.models.mappings import decoder_mappings
     from pipeline.models.rescaling import RESCALING
 
     quant = job.settings.quant
     job.progress.detail("loading the model")
     model = base.load(job, linear_experts=True)
+    moves, trust = quant.algorithm in RESCALING, job.settings.model.trust_remote_code
+    mappings = decoder_mappings(model, quant.algorithm) if moves else None
     data: dict[str, Any] = {"pipeline": "datafree"}
     if quant.takes_tokens:
         sequences = base.sequences(job)
@@ -54,16 +58,18 @@ def _make(job: Job, draft: Draft) -> None:
         data = {
             "dataset": torch.utils.data.DataLoader(batches, batch_size=None),
             "num_calibration_samples": len(batches),
+            # It would look for one of images and sound.
+            "processor": AutoTokenizer.from_pretrained(job.model.folder, trust_remote_code=trust),
         }
     job.progress.detail(f"{quant.algorithm} over {data.get('num_calibration_samples', 0)} conversations")
     folder = draft.folder / "checkpoint"
     try:
-        with _without_pinning(), _exact_norms(model, moves=quant.algorithm in RESCALING):
+        with _without_pinning(), _exact_norms(model, moves=moves):
             oneshot(
                 model=model,
-                recipe=recipe(quant, base.kept(model)),
+                recipe=recipe(quant, base.kept(model, quant.ignore), mappings),
                 # It reads the source's config once more.
-                trust_remote_code_model=job.settings.model.trust_remote_code,
+                trust_remote_code_model=trust,
                 **data,
             )
         if quant.static_activations is not None:
@@ -77,16 +83,18 @@ def _make(job: Job, draft: Draft) -> None:
     finally:
         # Its global session holds the model, and with it the GPU memory that the server needs next.
         reset_session()
-    _keep_routers(job.model.folder, folder)
+    base.carry(job.model.folder, folder)
+    _settle_config(job.model.folder, folder)
     copy_companions(job.model.folder, folder)
 
 
-def recipe(quant: QuantSettings, kept: Sequence[str] = ()) -> list[Any]:
+def recipe(quant: QuantSettings, kept: Sequence[str] = (), mappings: Sequence[Any] | None = None) -> list[Any]:
     """Return llm-compressor's modifiers for a scheme and its algorithm.
 
     Args:
         quant: the scheme.
         kept: Linear modules that stay in BF16, beside those that the settings name.
+        mappings: layers that AWQ and SmoothQuant rescale together; None: as they find by the architecture.
     """
     from compressed_tensors.quantization import QuantizationArgs, preset_name_to_scheme
     from llmcompressor.modifiers.gptq import GPTQModifier
@@ -108,9 +116,10 @@ def recipe(quant: QuantSettings, kept: Sequence[str] = ()) -> list[Any]:
         return [GPTQModifier(dampening_frac=quant.dampening, **common)]
     rounding = QuantizationModifier(**common)
     if quant.algorithm == "awq":
-        return [AWQModifier(), rounding]
+        return [AWQModifier(mappings=mappings), rounding]
     if quant.algorithm == "smoothquant":
-        return [SmoothQuantModifier(smoothing_strength=quant.smoothing_strength), rounding]
+        smoothing = SmoothQuantModifier(smoothing_strength=quant.smoothing_strength, mappings=mappings)
+        return [smoothing, rounding]
     return [rounding]
 
 
@@ -128,10 +137,11 @@ def set_input_scales(model: Any, calibration: Path, settings: CalibrationSetting
     """
     import torch
 
+    from pipeline.models.loading import stored_modules
     from pipeline.stages.calibrate.artifact import read_scales
 
     scales = read_scales(calibration, settings, number)
-    for name, module in model.named_modules():
+    for name, module in stored_modules(model).items():
         scale = getattr(module, "input_scale", None)
         if scale is None:
             continue
@@ -176,16 +186,15 @@ def share_weight_scales(model: Any) -> None:
                 scale.fill_(largest)
 
 
-def _keep_routers(source: Path, folder: Path) -> None:
-    """List routers and other matrices that stay in BF16 in config.json: vLLM loads some of them as Linears."""
-    path = folder / CONFIG
-    config = read_config(folder)
-    quantization = config.get("quantization_config")
-    if quantization is None:
-        return
-    names = [*quantization.get("ignore", ()), *kept_matrices(stored_tensors(source))]
+def _settle_config(source: Path, folder: Path) -> None:
+    """Write the source's config.json with the engine's `quantization_config`: transformers would rewrite the rest.
+
+    Routers and other matrices that stay in BF16 are listed in it, since vLLM loads some of them as Linears.
+    """
+    config, quantization = read_config(source), read_config(folder)["quantization_config"]
+    names = [*quantization.get("ignore", ()), *kept_matrices(stored_tensors(source), config)]
     quantization["ignore"] = list(dict.fromkeys(names))
-    path.write_text(json.dumps(config, indent=2))
+    write_config(config | {"quantization_config": quantization}, folder)
 
 
 @contextlib.contextmanager
