@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from pipeline.config import QuantSettings, Settings, Stage
 from pipeline.errors import ConfigError, InputError
-from pipeline.hardware.architectures import registry
+from pipeline.hardware.architectures import decoder_types, registry
 from pipeline.models import contents
 from pipeline.models.architecture import text_config
 from pipeline.models.headers import as_stored
@@ -38,6 +38,8 @@ WIDTHS = (
 )
 HEADS, KV_HEADS = "num_attention_heads", "num_key_value_heads"
 TENSOR_PARALLEL = ("--tensor-parallel-size", "--tensor_parallel_size", "-tp")
+TOKENIZER_CONFIG = "tokenizer_config.json"
+_TRUST = "Read its *.py files, and set model.trust_remote_code=true if you trust them."
 
 
 def check(source: ModelSource, settings: Settings, due: Collection[Stage]) -> None:
@@ -84,24 +86,24 @@ def _check_architecture(source: ModelSource) -> None:
     if kind := next((known.others[name] for name in names if name in known.others), ""):
         raise InputError(f"{said} is {kind}.", way_out)
     if custom and source.settings.trust_remote_code:
-        _check_custom_code(source, custom)
-    elif known.decoders and not set(names) & known.decoders:
-        if custom:
-            raise InputError(
-                f"{said} comes with code of its own ({', '.join(sorted(map(str, custom)))}).",
-                "Read its *.py files, and set model.trust_remote_code=true if you trust them.",
-            )
+        _check_code(source, "config.json", custom)
+        return
+    is_served = not known.decoders or bool(set(names) & known.decoders)
+    if custom and not (is_served and config.get("model_type") in decoder_types()):
+        raise InputError(f"{said} comes with code of its own ({', '.join(sorted(map(str, custom)))}).", _TRUST)
+    if not is_served:
         reason = next((known.former[name] for name in names if name in known.former), "")
         raise InputError(f"{said} {reason or 'is in none of the tables of decoders that this vLLM serves'}.", way_out)
 
 
-def _check_custom_code(source: ModelSource, custom: Mapping[str, Any]) -> None:
+def _check_code(source: ModelSource, file: str, custom: Mapping[str, Any]) -> None:
+    """Look for the files of the classes that come with a checkpoint."""
     classes = [each for value in custom.values() for each in (value if isinstance(value, list) else [value]) if each]
     # A class of another repository is written `owner/name--module.Class`.
     files = {f"{each.partition('.')[0]}.py" for each in classes if "--" not in each}
     if missing := sorted(files - source.outline.files):
         raise InputError(
-            f"{source.settings.source}: config.json names code in {missing[0]}, which is not there (auto_map).",
+            f"{source.settings.source}: {file} names code in {missing[0]}, which is not there (auto_map).",
             "Fetch the *.py files beside config.json.",
         )
 
@@ -186,18 +188,23 @@ def tensor_parallel_size(arguments: Iterable[str]) -> int | None:
 
 
 def _check_tokenizer(source: ModelSource) -> None:
-    files = source.outline.files
-    if any(all(any(fnmatch(file, pattern) for file in files) for pattern in row) for row in TOKENIZERS):
-        return
-    own = _tokenizer_config(source).get("auto_map")
+    """Look for a tokenizer's files, and for leave to run the code that it needs."""
+    files, own = source.outline.files, _tokenizer_config(source).get("auto_map")
     if own and source.settings.trust_remote_code:
+        _check_code(source, TOKENIZER_CONFIG, own if isinstance(own, dict) else {"AutoTokenizer": own})
         return
-    raise InputError(
-        f"{source.settings.source} has no tokenizer (tokenizer.json, *.model, tekken.json, *.tiktoken, or vocab.json "
-        f"and merges.txt){', and code for one that is not trusted' if own else ''}.",
-        "Copy the tokenizer's files of the model that it was made of beside its config.json"
-        f"{', or set model.trust_remote_code=true' if own else ''}.",
-    )
+    if own and "tokenizer.json" not in files:
+        raise InputError(
+            f"{source.settings.source}: its tokenizer is code of its own (auto_map in {TOKENIZER_CONFIG}), and there "
+            "is no tokenizer.json to read it without.",
+            _TRUST,
+        )
+    if not any(all(any(fnmatch(file, pattern) for file in files) for pattern in row) for row in TOKENIZERS):
+        raise InputError(
+            f"{source.settings.source} has no tokenizer (tokenizer.json, *.model, tekken.json, *.tiktoken, or "
+            "vocab.json and merges.txt).",
+            "Copy the tokenizer's files of the model that it was made of beside its config.json.",
+        )
 
 
 class _Use(NamedTuple):
@@ -243,5 +250,5 @@ def _has_template(source: ModelSource) -> bool:
 
 
 def _tokenizer_config(source: ModelSource) -> dict[str, Any]:
-    path = source.shape_folder / "tokenizer_config.json"
+    path = source.shape_folder / TOKENIZER_CONFIG
     return content(path) if path.is_file() else {}

@@ -47,6 +47,7 @@ class Client:
         prompts: ShareGPT file; None for random prompts.
         scratch: folder for the client's own files.
         logs: folder for its log.
+        trust_remote_code: whether it may run the code of a tokenizer.
     """
 
     serving: Serving
@@ -55,6 +56,7 @@ class Client:
     prompts: Path | None
     scratch: Path
     logs: Path
+    trust_remote_code: bool = False
 
     def send(self, load: Load, seed: int) -> Run:
         """Send a load to the server and wait until every request is answered.
@@ -120,5 +122,6 @@ class Client:
             # Qwen3 has two end-of-sequence tokens, and `ignore_eos` knows one of them.
             options["--extra-body"] = json.dumps({"min_tokens": settings.output_len})
         flags = ["--save-result", "--save-detailed", "--disable-tqdm"]
+        flags += ["--trust-remote-code"] if self.trust_remote_code else []
         given = [(name, value) for name, value in options.items() if value is not None]
         return [str(part) for option in given for part in option] + flags

@@ -96,7 +96,8 @@ class Protocol:
         self.job.progress.detail("starting the server")
         server = self.job.target()
         logs = self.job.serving.logs / "clients" / folder_name(str(self.job.variant))
-        self.client = Client(self.job.serving, server, self.settings, self.prompts, self.scratch, logs)
+        trust = self.job.settings.model.trust_remote_code
+        self.client = Client(self.job.serving, server, self.settings, self.prompts, self.scratch, logs, trust)
         self.client.logs.mkdir(parents=True, exist_ok=True)
         self._warm_up()
         if self.settings.ladder is None:
@@ -294,7 +295,8 @@ def _prompts(job: Job, scratch: Path) -> Path | None:
         return None
     job.progress.detail("reading the prompts")
     source = local_file(settings.dataset, "bench.dataset")
-    return prepare(settings, source, scratch, CheckpointTokenizer(job.tokenizer), context)
+    tokenizer = CheckpointTokenizer(job.tokenizer, trust_remote_code=job.settings.model.trust_remote_code)
+    return prepare(settings, source, scratch, tokenizer, context)
 
 
 def _context(job: Job) -> int | None:
@@ -307,7 +309,7 @@ def _context(job: Job) -> int | None:
 class CheckpointTokenizer:
     """Tokenizer of a checkpoint; without transformers if there is a tokenizer.json."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, trust_remote_code: bool = False) -> None:
         """Read the tokenizer of `folder`."""
         import tokenizers
 
@@ -322,7 +324,7 @@ class CheckpointTokenizer:
         else:
             from transformers import AutoTokenizer
 
-            self._encode = AutoTokenizer.from_pretrained(folder).encode
+            self._encode = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code).encode
 
     def encode(self, text: str) -> Any:
         """Return the tokens of a text, whole."""
