@@ -37,7 +37,7 @@ from pipeline.serve import support
 from pipeline.serve.kv_capacity import check_context
 from pipeline.stages import publish, report
 from pipeline.stages.quantize import INSTALL, check_engine
-from pipeline.stages.quantize.smoothing import check_smoothing
+from pipeline.stages.quantize.support import why_not_made
 
 # Stages that need no server.
 OFFLINE = (Stage.CALIBRATE, Stage.QUANTIZE)
@@ -84,16 +84,35 @@ class Runner:
         self.gpu = gpu_of(first.hardware.gpu or "")
         self.vllm = Vllm.of(packages(first.serve.python))
         self.unserved = self._unserved(hardware)
-        _set_references([job for job in self.jobs if str(job.variant) not in self.unserved])
+        self.unmade = self._unmade()
+        _set_references([job for job in self.jobs if not {str(job.variant)} & {*self.unserved, *self.unmade}])
         for job in self.jobs:
+            if str(job.variant) in self.unmade:
+                continue
             for stage in job.closure(self.requested):
                 if self.workspace.why(job.artifact(stage)) is None:
                     continue
                 if stage is Stage.QUANTIZE:
                     check_engine(job.settings.quant)
-                    check_smoothing(job.settings.quant, job.model.config)
                 elif stage not in OFFLINE and str(job.variant) not in self.unserved:
                     check_context(job.settings, model, hardware)
+
+    def _unmade(self) -> dict[str, str]:
+        """Return the variants that are due and cannot be made of the model, each with the reason.
+
+        Raises:
+            ConfigError: if no variant is left.
+        """
+        asked = [job for job in self.jobs if Stage.QUANTIZE in job.closure(self.requested)]
+        due = [job for job in asked if self.workspace.why(job.artifact(Stage.QUANTIZE)) is not None]
+        found = {str(job.variant): why_not_made(job.settings, job.model.config) for job in due}
+        reasons = {variant: reason for variant, reason in found.items() if reason}
+        if reasons and not {str(job.variant) for job in self.jobs} - set(reasons):
+            raise ConfigError(
+                "\n".join(f"{variant} cannot be made: {reason}." for variant, reason in reasons.items()),
+                "Choose another format or model.",
+            )
+        return reasons
 
     def _unserved(self, here: Hardware) -> dict[str, str]:
         """Return the variants that cannot be served, each with the reason.
@@ -138,8 +157,8 @@ class Runner:
             artifact = job.artifact(stage)
             why = self.workspace.why(artifact)
             decision = f"run: {why}" if why else "skip: up to date"
-            if stage not in OFFLINE and str(job.variant) in self.unserved:
-                decision = f"n/a: {self.unserved[str(job.variant)]}"
+            if reason := self._why_no_result(job, stage):
+                decision = f"n/a: {reason}"
             self.progress.say(f"  {artifact.name:<32} {decision}")
         if self._is_divided:
             self.progress.say("  Further blocks and items follow from these results, within the budget.")
@@ -211,7 +230,7 @@ class Runner:
 
         made: set[Path] = set()
         for _ in count() if limit is None else range(limit):
-            stopped = {*self.failures, *self.not_applicable, *self.unserved}
+            stopped = {*self.failures, *self.not_applicable, *self.unserved, *self.unmade}
             due = BudgetedStudy(self.jobs, stopped).due()
             folders = {job.artifact(stage).folder for job, stage in due}
             # A measurement without a result would be due again.
@@ -248,12 +267,19 @@ class Runner:
         return name in self.not_applicable or bool(failed)
 
     def _wanted(self, job: Job) -> set[Stage]:
-        """Return the requested stages and their inputs, without those needed only to serve what cannot be served."""
+        """Return the requested stages and their inputs, without those needed only for what cannot be made or served."""
         wanted = set(job.closure(self.requested))
         if str(job.variant) in self.unserved:
             offline = tuple(stage for stage in self.requested if stage in OFFLINE)
             wanted -= set(OFFLINE) - set(job.closure(offline))
-        return wanted
+        return wanted - {Stage.CALIBRATE} if str(job.variant) in self.unmade else wanted
+
+    def _why_no_result(self, job: Job, stage: Stage) -> str:
+        """Return why a step has no result: the variant cannot be made, or not be served here; empty if it may."""
+        name = str(job.variant)
+        if stage is Stage.CALIBRATE:
+            return ""
+        return self.unmade.get(name) or ("" if stage is Stage.QUANTIZE else self.unserved.get(name, ""))
 
     def _do(self, job: Job, stage: Stage) -> None:
         """Run a step unless its artifact is up to date; record a failure for every variant that it affects."""
@@ -286,7 +312,7 @@ class Runner:
             self.progress.step(artifact.name),
             self.workspace.making(artifact, context) as draft,
         ):
-            if stage not in OFFLINE and (reason := self.unserved.get(str(job.variant))):
+            if reason := self._why_no_result(job, stage):
                 raise NotApplicable(reason)
             module_of(stage).make(job, draft)
 

@@ -1,5 +1,6 @@
 """The runner over one outputs folder: shared artifacts are made once, and a benchmark runs in blocks."""
 
+import json
 import threading
 import time
 from functools import partial
@@ -7,10 +8,11 @@ from pathlib import Path
 
 import pytest
 from support.settings import variants_of
+from support.tiny_sources import write_source
 
 from pipeline.artifacts.workspace import Draft
 from pipeline.config import Stage
-from pipeline.errors import ServerError
+from pipeline.errors import ConfigError, ServerError
 from pipeline.job import Job
 from pipeline.runner import OFFLINE, Runner
 from pipeline.serve.server import Serving
@@ -129,6 +131,45 @@ def test_the_identity_of_a_block_has_its_number_and_not_the_number_of_blocks(tmp
     assert "block" not in payloads[0][0] and "blocks" not in payloads[0][0]["bench"]
     assert "device_id" not in payloads[0][0]["hardware"]
     assert names == ["bench bf16", "bench bf16, block 2"]
+
+
+NORMS = "quant.algorithm=awq on a model of type glm4: llm-compressor has no mapping of its norms"
+
+
+def glm4(tmp_path: Path) -> Path:
+    """A GLM-4 by its config and the shapes of its tensors."""
+    return write_source(tmp_path / "glm4", architectures=["Glm4ForCausalLM"], model_type="glm4")
+
+
+def test_what_an_engine_cannot_make_is_not_applicable_and_the_others_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Made(monkeypatch)
+    calibrated: list[str] = []
+    monkeypatch.setattr(calibrate, "make", lambda job, draft: calibrated.append(str(job.variant)))
+    given = ["stage=bench", "variants=[bf16,awq,w4a16]", f"model.path={glm4(tmp_path)}", f"outputs={tmp_path / 'out'}"]
+    run = Runner(variants_of(*given), given)
+    assert run.execute() == 0
+    assert calibrated == []
+    assert {name for name, _, _ in made.steps} == {"bf16", "w4a16"}
+    assert run.not_applicable.keys() == {"awq"} and run.not_applicable["awq"].startswith(NORMS)
+    manifests = [path for path in (tmp_path / "out").rglob("manifest.json") if "awq" in str(path)]
+    (record,) = [json.loads(path.read_text()) for path in manifests]
+    assert (record["stage"], record["status"]) == ("quantize", "not_applicable")
+    assert record["reason"].startswith(NORMS)
+
+
+def test_a_dry_run_says_what_cannot_be_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["stage=bench", "variants=[w4a16,awq]", f"model.path={glm4(tmp_path)}", f"outputs={tmp_path}"]
+    assert Runner(variants_of(*given), given).plan() == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if "awq" in line]
+    assert len(lines) == 3 and all("n/a: quant.algorithm=awq on a model of type" in line for line in lines)
+
+
+def test_a_run_of_which_nothing_can_be_made_is_refused(tmp_path: Path) -> None:
+    given = ["stage=bench", "quant=awq", f"model.path={glm4(tmp_path)}", f"outputs={tmp_path}"]
+    with pytest.raises(ConfigError, match=rf"awq cannot be made: {NORMS}.*choose quant.algorithm=gptq or rtn"):
+        Runner(variants_of(*given), given)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,8 @@ NOT_DECODERS = {
     "_SPECULATIVE_DECODING_MODELS": "a draft model of speculative decoding",
 }
 # The table that merges all others, and those that say why a model is not served any more.
+# Tables of transformers with the models that it loads as decoders, with or without towers for images and sound.
+_LOADED = tuple(f"MODEL_FOR_{kind}_MAPPING_NAMES" for kind in ("CAUSAL_LM", "IMAGE_TEXT_TO_TEXT", "MULTIMODAL_LM"))
 _MERGED, _FORMER, _PLUGINS = "_VLLM_MODELS", "_PREVIOUSLY_SUPPORTED_MODELS", "_OOT_SUPPORTED_MODELS"
 
 
@@ -44,6 +46,30 @@ def registry() -> Registry:
         return Registry()
     source = Path(spec.submodule_search_locations[0], "model_executor", "models", "registry.py")
     return parse(source.read_text(encoding="utf-8")) if source.is_file() else Registry()
+
+
+@cache
+def decoder_types() -> frozenset[str]:
+    """Return the types of models that the installed transformers loads as decoders, parsed from its source.
+
+    It is empty if transformers is not installed.
+    """
+    spec = importlib.util.find_spec("transformers")
+    if spec is None or not spec.submodule_search_locations:
+        return frozenset()
+    source = Path(spec.submodule_search_locations[0], "models", "auto", "modeling_auto.py")
+    return types_in(source.read_text(encoding="utf-8")) if source.is_file() else frozenset()
+
+
+def types_in(source: str) -> frozenset[str]:
+    """Return the types that transformers' tables of decoders name as pairs of a type and a class."""
+    tables = [
+        node.value
+        for node in ast.parse(source).body
+        if isinstance(node, ast.Assign) and {getattr(each, "id", "") for each in node.targets} & set(_LOADED)
+    ]
+    pairs = [each.elts for table in tables for each in ast.walk(table) if isinstance(each, ast.Tuple) and each.elts]
+    return frozenset(str(pair[0].value) for pair in pairs if isinstance(pair[0], ast.Constant))
 
 
 def parse(source: str) -> Registry:

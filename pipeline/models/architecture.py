@@ -22,6 +22,9 @@ _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_exp
 _CHOSEN = ("num_experts_per_tok", "num_experts_per_token", "top_k_experts", "moe_topk", "moe_k")
 # Layers that keep keys and values of the context, by the names of `layer_types`.
 _ATTENTIONS = {"attention", "full_attention", "sliding_attention", "chunked_attention"}
+# Parts of a multimodal model's config.json beside its decoder's.
+_TOWERS = ("vision_config", "audio_config", "encoder_config")
+
 
 CONFIG = "config.json"
 
@@ -50,6 +53,11 @@ def number_of_experts(config: Mapping[str, Any]) -> int:
 def chosen_experts(config: Mapping[str, Any]) -> int:
     """Return the routed experts that a token passes in a layer; 0 if config.json does not say."""
     return _first(config, _CHOSEN)
+
+
+def has_towers(config: Mapping[str, Any]) -> bool:
+    """Return whether a model has towers for images or sound beside its decoder."""
+    return any(config.get(name) for name in _TOWERS)
 
 
 def has_experts(config: Mapping[str, Any]) -> bool:

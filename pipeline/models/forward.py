@@ -16,8 +16,18 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import torch
 
 from pipeline.errors import ConfigError
+from pipeline.models.architecture import read_config
 from pipeline.models.headers import weight_bytes
-from pipeline.models.loading import all_experts_calibrated, compute_dtype, linearize_empty_experts, load_model, quiet
+from pipeline.models.loading import (
+    all_experts_calibrated,
+    compute_dtype,
+    linearize_empty_experts,
+    load_model,
+    model_class,
+    note_conversions,
+    quiet,
+    stored_names,
+)
 from pipeline.models.safetensors import tensor_files
 
 if TYPE_CHECKING:
@@ -105,7 +115,7 @@ class Layerwise:
             ConfigError: if the layout of the model's layers or weights is not supported.
         """
         from accelerate import init_empty_weights
-        from transformers import AutoConfig, AutoModelForCausalLM
+        from transformers import AutoConfig
 
         quiet()
         detail("reading the embedding")
@@ -114,7 +124,10 @@ class Layerwise:
         self.dtype, self.device = compute_dtype(hardware), torch.device(hardware.device)
         # Buffers are computed, not stored: the rotary embedding needs them.
         with init_empty_weights(include_buffers=False):
-            self.model: Any = AutoModelForCausalLM.from_config(config, dtype=self.dtype, trust_remote_code=trust)
+            create = model_class(read_config(source.folder)).from_config
+            self.model: Any = create(config, dtype=self.dtype, trust_remote_code=trust)
+        self._files = tensor_files(source.folder)
+        note_conversions(self.model, self._files)
         linearize_empty_experts(self.model)
         self.model.eval()
         body = self.model.get_decoder()
@@ -125,8 +138,8 @@ class Layerwise:
                 "Set calibration.layerwise=never, on a machine with more memory.",
             )
         self.layers = layers
-        self._files = tensor_files(source.folder)
         self._names = {module: name for name, module in self.model.named_modules()}
+        self._stored = stored_names(self.model)
         for module in body.modules():
             if not self._is_layer(module):
                 self._load(module)
@@ -181,7 +194,7 @@ class Layerwise:
         from safetensors import safe_open
 
         for name, _ in list(module.named_parameters(recurse=False)):
-            full = f"{self._names[module]}.{name}"
+            full = self._stored(f"{self._names[module]}.{name}")
             if full not in self._files:
                 raise ConfigError(
                     f"calibration.layerwise: the checkpoint has no tensor {full}.",

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.models.architecture import has_experts
+from pipeline.models.architecture import has_experts, has_towers, read_config
 
 if TYPE_CHECKING:
     import torch
@@ -32,6 +32,18 @@ def compute_dtype(hardware: Hardware) -> torch.dtype:
     return torch.bfloat16 if hardware.has_native_bf16 else torch.float32
 
 
+def model_class(config: Mapping[str, Any]) -> Any:
+    """Return transformers' class for a whole checkpoint, with the towers for images and sound that it has.
+
+    `AutoModelForCausalLM` knows few multimodal models, and of some of those the decoder alone.
+    """
+    from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES as MULTIMODAL
+
+    is_multimodal = has_towers(config) and config.get("model_type") in MULTIMODAL
+    return AutoModelForMultimodalLM if is_multimodal else AutoModelForCausalLM
+
+
 def load_model(
     folder: Path,
     hardware: Hardware,
@@ -50,10 +62,8 @@ def load_model(
         linear_experts: make each matrix of an expert a Linear module, as checkpoints and vLLM have it. Transformers
             joins the experts of a layer in one parameter, so that no Linear could be observed or quantized.
     """
-    from transformers import AutoModelForCausalLM
-
     quiet()
-    model = AutoModelForCausalLM.from_pretrained(
+    model = model_class(read_config(folder)).from_pretrained(
         folder,
         dtype=dtype or compute_dtype(hardware),
         trust_remote_code=trust_remote_code,
@@ -69,19 +79,9 @@ def _linearize_experts(model: Any) -> None:
         return
     # It imports llm-compressor, which takes seconds. Its own loader imports every image processor of transformers.
     from llmcompressor.modeling.moe.linearize import linearize_moe
-    from transformers.core_model_loading import WeightConverter, WeightRenaming
 
     linearize_moe(model)
-    conversions = list(getattr(model, "_weight_conversions", None) or ())
-    stored: list[str] = []
-    for each in conversions:
-        if isinstance(each, WeightConverter) and each.target_patterns[0].endswith(("gate_up_proj", "down_proj")):
-            # `.experts.*.w1.weight`
-            stored += [pattern.removesuffix(".weight").rpartition(".")[2] for pattern in each.source_patterns]
-    pairs = zip(stored, ("gate_proj", "up_proj", "down_proj"), strict=False)
-    renamed = [WeightRenaming(f".{old}.", f".{new}.") for old, new in pairs if old != new]
-    kept = [each for each in conversions if not isinstance(each, WeightConverter)]
-    model._weight_conversions = [*kept, *renamed]
+    _keep_names(model, getattr(model, "_weight_conversions", None) or ())
 
 
 def linearize_empty_experts(model: Any) -> None:
@@ -96,6 +96,59 @@ def linearize_empty_experts(model: Any) -> None:
         with init_empty_weights(include_buffers=False):
             experts = LinearExperts2D.get_linear_experts_cls(type(module))(getattr(module, "config", model.config))
         model.set_submodule(name, experts)
+    _keep_names(model, getattr(model, "_weight_conversions", None) or ())
+
+
+def _keep_names(model: Any, conversions: Iterable[Any]) -> None:
+    """Rename each expert's Linears to those of the checkpoint when stored, instead of joining them."""
+    from transformers.core_model_loading import WeightConverter, WeightRenaming
+
+    stored: list[str] = []
+    kept = [each for each in conversions if not isinstance(each, WeightConverter)]
+    for each in conversions:
+        if isinstance(each, WeightConverter) and each.target_patterns[0].endswith(("gate_up_proj", "down_proj")):
+            # `.experts.*.w1.weight`
+            stored += [pattern.removesuffix(".weight").rpartition(".")[2] for pattern in each.source_patterns]
+    pairs = zip(stored, ("gate_proj", "up_proj", "down_proj"), strict=False)
+    renamed = [WeightRenaming(f".{old}.", f".{new}.") for old, new in pairs if old != new]
+    model._weight_conversions = [*kept, *renamed]
+
+
+def note_conversions(model: Any, tensors: Iterable[str]) -> None:
+    """Note on a model without weights how transformers would convert a checkpoint's tensors, as on loading them.
+
+    Args:
+        model: the model.
+        tensors: names of the checkpoint's tensors, by which it is known which of its conversions apply.
+    """
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightRenaming, rename_source_key
+
+    conversions = get_model_conversion_mapping(model, add_legacy=False)
+    renamings = [each for each in conversions if isinstance(each, WeightRenaming)]
+    others = [each for each in conversions if not isinstance(each, WeightRenaming)]
+    for name in tensors:
+        rename_source_key(name, renamings, others)
+    model._weight_conversions = [each for each in conversions if each.was_used()]
+
+
+def stored_names(model: Any) -> Callable[[str], str]:
+    """Return a function for the name in its checkpoint of a tensor of a model, which transformers may call otherwise.
+
+    Mixtral's experts are w1, w2 and w3 there, Qwen2.5-VL's decoder lies in `model.layers`, and releases before
+    transformers 4.52 stored that of other multimodal models in `language_model.model.layers`.
+    """
+    from transformers.core_model_loading import WeightRenaming, rename_source_key
+
+    conversions = list(getattr(model, "_weight_conversions", None) or ())
+    back = [each.reverse_transform() for each in conversions[::-1] if isinstance(each, WeightRenaming)]
+    return lambda name: str(rename_source_key(name, back, [], reverse=True)[0])
+
+
+def stored_modules(model: Any) -> dict[str, Any]:
+    """Return the modules of a model by their names in its checkpoint."""
+    stored = stored_names(model)
+    return {stored(f"{name}.weight").removesuffix(".weight"): module for name, module in model.named_modules()}
 
 
 @contextlib.contextmanager

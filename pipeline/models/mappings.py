@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 from pipeline.errors import UnknownFormat
-from pipeline.models.architecture import text_config
+from pipeline.models.architecture import has_towers, text_config
+from pipeline.models.modules import in_decoder
 
 # Pattern of the layer in front, patterns of the Linears behind it, as in llm-compressor: `re:` or a full name.
 Pairs = list[tuple[str, list[str]]]
 ENGINE = "llmcompressor"
+# Whatever is in front of the decoder's layers in a multimodal checkpoint.
+_BEFORE_LAYERS = re.compile(r"^.*?(?=\blayers\.\d)")
 
 
 def rescaled_by(
@@ -29,19 +33,61 @@ def rescaled_by(
     Raises:
         UnknownFormat: if the engine's mapping of the architecture is not known.
     """
-    found = _resolved(_pairs(config, shapes, algorithm, only_registered=engine != ENGINE), shapes)
-    return {module: maker for module, maker in found.items() if _fits(maker, module, shapes)}
+    modules = _modules(config, shapes)
+    found = _resolved(_pairs(config, modules, algorithm, only_registered=engine != ENGINE), modules)
+    pairs = {modules[module]: modules[maker] for module, maker in found.items()}
+    return {module: maker for module, maker in pairs.items() if _fits(maker, module, shapes)}
 
 
 def makers(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
     """Return the norm or Linear that makes the inputs of each Linear, where llm-compressor's mappings know one."""
-    own = _resolved(_pairs(config, shapes, "awq", only_registered=False), shapes)
-    return _resolved(_pairs({}, shapes, "awq", only_registered=False), shapes) | own
+    modules = _modules(config, shapes)
+    own = _resolved(_pairs(config, modules, "awq", only_registered=False), modules)
+    found = _resolved(_pairs({}, modules, "awq", only_registered=False), modules) | own
+    return {modules[module]: modules[maker] for module, maker in found.items()}
 
 
-def _pairs(
-    config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], algorithm: str, only_registered: bool
-) -> Pairs:
+def decoder_mappings(model: Any, algorithm: str) -> list[Any] | None:
+    """Return llm-compressor's mappings for the decoder of a multimodal model alone; None for other models.
+
+    Its towers have Linears of the same names, which the mappings would be resolved with.
+
+    Args:
+        model: the model, by transformers.
+        algorithm: `awq` or `smoothquant`.
+    """
+    if not has_towers(model.config.to_dict()):
+        return None
+    body = model.get_decoder()
+    (prefix,) = (name for name, module in model.named_modules() if module is body)
+
+    def inside(pattern: str) -> str:
+        own = pattern.removeprefix("re:")
+        return pattern if own == pattern else rf"re:(?={re.escape(prefix)}\.){own}"
+
+    if algorithm == "awq":
+        from llmcompressor.modifiers.transform.awq import dynamic_mappings as awq
+
+        return [
+            replace(each, smooth_layer=inside(each.smooth_layer), balance_layers=[*map(inside, each.balance_layers)])
+            for each in awq.get_layer_mappings_from_model(model)
+        ]
+    from llmcompressor.modifiers.transform.smoothquant import dynamic_mappings as smoothquant
+
+    found = smoothquant.get_layer_mappings_from_model(model)
+    return [([*map(inside, each.balance_layers)], inside(each.smooth_layers)) for each in found]
+
+
+def _modules(config: Mapping[str, Any], shapes: Iterable[str]) -> dict[str, str]:
+    """Return the modules of the decoder's layers, by the names that llm-compressor's patterns expect."""
+    layers = text_config(config).get("num_hidden_layers")
+    inside = [name for name in shapes if in_decoder(name, layers)]
+    if not has_towers(config):
+        return {name: name for name in inside}
+    return {_BEFORE_LAYERS.sub("model.language_model.", name): name for name in inside}
+
+
+def _pairs(config: Mapping[str, Any], modules: Iterable[str], algorithm: str, only_registered: bool) -> Pairs:
     from llmcompressor.modifiers.transform.awq import dynamic_mappings as awq
     from llmcompressor.modifiers.transform.smoothquant import dynamic_mappings as smoothquant
     from loguru import logger
@@ -52,7 +98,7 @@ def _pairs(
     # All that the registries read of a model is its class, its config and the names of its modules.
     model = type(architecture or "Model", (), {})()
     model.config = SimpleNamespace(**text_config(config))
-    model.named_modules = lambda: ((name, None) for name in shapes)
+    model.named_modules = lambda: ((name, None) for name in modules)
     logger.disable("llmcompressor")
     try:
         if algorithm == "awq":

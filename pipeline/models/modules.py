@@ -94,10 +94,7 @@ def decoder_linears(tensors: Stored, config: Mapping[str, Any]) -> dict[str, Lin
     for tensor, (_, shape) in tensors.items():
         name = tensor.removesuffix(".weight")
         layer = _LAYER.search(tensor)
-        if layer is None or name == tensor or len(shape) != 2 or _stays(name):
-            continue
-        # Layers beyond the decoder's draft tokens.
-        if layers is None or int(layer[1]) < int(layers):
+        if layer and name != tensor and len(shape) == 2 and is_decoder_linear(name, layers):
             found[name] = Linear(name, int(layer[1]), (shape[0], shape[1]))
     return found
 
@@ -133,15 +130,16 @@ def attentions(tensors: Iterable[str]) -> list[str]:
     found = []
     for tensor in tensors:
         parent, _, own = tensor.removesuffix(".weight").rpartition(".")
-        if own in KEYS and _LAYER.search(tensor) and not _stays(parent):
+        if own in KEYS and in_decoder(parent) and not _stays(parent):
             found.append(parent)
     return list(dict.fromkeys(found))
 
 
-def kept_matrices(tensors: Stored) -> list[str]:
+def kept_matrices(tensors: Stored, config: Mapping[str, Any]) -> list[str]:
     """Return the matrices of layers that stay in BF16 in every format, by module."""
+    layers = text_config(config).get("num_hidden_layers")
     names = [tensor.removesuffix(".weight") for tensor, (_, shape) in tensors.items() if len(shape) == 2]
-    return [name for name in names if _LAYER.search(name) and _stays(name)]
+    return [name for name in names if _LAYER.search(name) and not is_decoder_linear(name, layers)]
 
 
 def is_decoder_linear(name: str, layers: int | None = None) -> bool:
@@ -151,14 +149,28 @@ def is_decoder_linear(name: str, layers: int | None = None) -> bool:
         name: of a module of the model.
         layers: decoder layers of the model, without those that draft tokens.
     """
+    return in_decoder(name, layers) and not _stays(name)
+
+
+def in_decoder(name: str, layers: int | None = None) -> bool:
+    """Return True if a module lies in a decoder layer."""
+    return _LAYER.search(f"{name}.") is not None and not is_beside(name, layers)
+
+
+def is_beside(name: str, layers: int | None = None) -> bool:
+    """Return True if a module or tensor is of a tower for images or sound, or of a layer that drafts tokens.
+
+    Args:
+        name: of a module or tensor.
+        layers: decoder layers of the model; layers beyond draft tokens.
+    """
     layer = _LAYER.search(f"{name}.")
-    return layer is not None and not _stays(name) and (layers is None or int(layer[1]) < layers)
+    drafts = layer is not None and layers is not None and int(layer[1]) >= layers
+    return drafts or _OUTSIDE.search(f"{name}.") is not None
 
 
 def _stays(name: str) -> bool:
-    """Return True if a matrix of a layer stays in BF16."""
-    if _OUTSIDE.search(f"{name}."):
-        return True
+    """Return True if a matrix of a decoder layer stays in BF16."""
     own = name.rpartition(".")[2]
     return own in ROUTERS or own in SMALL or "norm" in own or "embed" in own
 

@@ -6,13 +6,13 @@ a hub model's small files.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from fnmatch import fnmatch
 from typing import Any, NamedTuple
 
 from pipeline.config import Settings, Stage
 from pipeline.errors import ConfigError, InputError
-from pipeline.hardware.architectures import registry
+from pipeline.hardware.architectures import decoder_types, registry
 from pipeline.hardware.installed import installed
 from pipeline.models.architecture import text_config
 from pipeline.models.headers import as_stored
@@ -20,7 +20,6 @@ from pipeline.models.modules import check_ignore, decoder_linears
 from pipeline.models.safetensors import TensorInfo
 from pipeline.models.shapes import LATENT, check_shapes
 from pipeline.models.source import ModelSource, content
-
 
 
 class TokenizerFiles(NamedTuple):
@@ -51,6 +50,8 @@ TOKENIZERS = (
     TokenizerFiles(("*.tiktoken",), fault=_BY_CODE),
 )
 TEMPLATE = "chat_template.jinja"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+_TRUST = "Read its *.py files, and set model.trust_remote_code=true if you trust them."
 
 
 def check(source: ModelSource, settings: Settings, due: Collection[Stage]) -> None:
@@ -96,24 +97,24 @@ def _check_architecture(source: ModelSource) -> None:
     if kind := next((known.others[name] for name in names if name in known.others), ""):
         raise InputError(f"{said} is {kind}.", way_out)
     if custom and source.settings.trust_remote_code:
-        _check_custom_code(source, custom)
-    elif known.decoders and not set(names) & known.decoders:
-        if custom:
-            raise InputError(
-                f"{said} comes with code of its own ({', '.join(sorted(map(str, custom)))}).",
-                "Read its *.py files, and set model.trust_remote_code=true if you trust them.",
-            )
+        _check_code(source, "config.json", custom)
+        return
+    is_served = not known.decoders or bool(set(names) & known.decoders)
+    if custom and not (is_served and config.get("model_type") in decoder_types()):
+        raise InputError(f"{said} comes with code of its own ({', '.join(sorted(map(str, custom)))}).", _TRUST)
+    if not is_served:
         reason = next((known.former[name] for name in names if name in known.former), "")
         raise InputError(f"{said} {reason or 'is in none of the tables of decoders that this vLLM serves'}.", way_out)
 
 
-def _check_custom_code(source: ModelSource, custom: Mapping[str, Any]) -> None:
+def _check_code(source: ModelSource, file: str, custom: Mapping[str, Any]) -> None:
+    """Look for the files of the classes that come with a checkpoint."""
     classes = [each for value in custom.values() for each in (value if isinstance(value, list) else [value]) if each]
     # A class of another repository is written `owner/name--module.Class`.
     files = {f"{each.partition('.')[0]}.py" for each in classes if "--" not in each}
     if missing := sorted(files - source.outline.files):
         raise InputError(
-            f"{source.settings.source}: config.json names code in {missing[0]}, which is not there (auto_map).",
+            f"{source.settings.source}: {file} names code in {missing[0]}, which is not there (auto_map).",
             "Fetch the *.py files beside config.json.",
         )
 
@@ -133,18 +134,23 @@ def _check_tokenizer(source: ModelSource) -> None:
     files, setting = source.outline.files, source.settings.source
     own = _tokenizer_config(source).get("auto_map")
     if own and source.settings.trust_remote_code:
+        _check_code(source, TOKENIZER_CONFIG, own if isinstance(own, dict) else {"AutoTokenizer": own})
         return
     found = next((kind for kind in TOKENIZERS if all(_first(files, pattern) for pattern in kind.patterns)), None)
-    trust = ", or set model.trust_remote_code=true if you trust its *.py files" if own else ""
+    if own and (found is None or found.fault):
+        raise InputError(
+            f"{setting}: its tokenizer is code of its own (auto_map in {TOKENIZER_CONFIG}), and there is no "
+            "tokenizer.json to read it without.",
+            _TRUST,
+        )
     if found is None:
         raise InputError(
             f"{setting} has no tokenizer (tokenizer.json, tokenizer.model, tekken.json, tiktoken.model, or vocab.json "
-            f"and merges.txt){', and code for one that is not trusted' if own else ''}.",
-            f"Copy the tokenizer's files of the model that it was made of beside its config.json{trust}.",
+            "and merges.txt).",
+            "Copy the tokenizer's files of the model that it was made of beside its config.json.",
         )
     if found.fault:
-        file = _first(files, found.patterns[0])
-        raise InputError(f"{setting}: {file} {found.fault}.", f"{found.way_out}{trust}.")
+        raise InputError(f"{setting}: {_first(files, found.patterns[0])} {found.fault}.", f"{found.way_out}.")
     if missing := sorted(set(found.distributions) - installed([*found.distributions]).keys()):
         raise InputError(
             f"{setting}: {found.patterns[0]} is read with {' and '.join(missing)}, not installed here.",
@@ -199,5 +205,5 @@ def _has_template(source: ModelSource) -> bool:
 
 
 def _tokenizer_config(source: ModelSource) -> dict[str, Any]:
-    path = source.shape_folder / "tokenizer_config.json"
+    path = source.shape_folder / TOKENIZER_CONFIG
     return content(path) if path.is_file() else {}

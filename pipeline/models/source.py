@@ -203,9 +203,9 @@ class ModelSource:
         folder = self.cache / f"{self.settings.name}-random-{key_of(self.identity())[:8]}"
         if not (folder / CONFIG).is_file():
             import torch
-            from transformers import AutoConfig, AutoModelForCausalLM
+            from transformers import AutoConfig
 
-            from pipeline.models.loading import quiet
+            from pipeline.models.loading import model_class, quiet
 
             quiet()
             trust = self.settings.trust_remote_code
@@ -215,7 +215,8 @@ class ModelSource:
             shutil.rmtree(partial, ignore_errors=True)
             # Billions of random numbers take minutes on a CPU.
             with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-                model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, trust_remote_code=trust)
+                create = model_class(self.config).from_config
+                model = create(config, dtype=torch.bfloat16, trust_remote_code=trust)
             model.save_pretrained(partial)
             # The repository's own config may carry fields that a round trip through transformers drops.
             baseline.write_config(self.config, partial)

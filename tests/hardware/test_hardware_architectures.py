@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from pipeline.hardware.architectures import parse, registry
+from pipeline.hardware.architectures import decoder_types, parse, registry, types_in
 
 SOURCE = """
 _TEXT_GENERATION_MODELS = {"AForCausalLM": ("a", "AForCausalLM")}
@@ -42,9 +42,26 @@ def test_what_writes_no_text_is_known_by_its_kind() -> None:
     assert not set(registry().others) & registry().decoders
 
 
-def test_vllm_is_not_imported() -> None:
+def test_neither_vllm_nor_transformers_is_imported() -> None:
     code = (
-        "import sys; from pipeline.hardware.architectures import registry; assert registry().decoders; "
-        "assert 'vllm' not in sys.modules"
+        "import sys; from pipeline.hardware.architectures import decoder_types, registry; assert registry().decoders; "
+        "assert decoder_types(); assert not {'vllm', 'transformers'} & sys.modules.keys()"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+LOADED = """
+MODEL_FOR_CAUSAL_LM_MAPPING_NAMES = OrderedDict([("a", "AForCausalLM"), ("b", ("B1", "B2"))])
+MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES = OrderedDict([("c", "CForConditionalGeneration")])
+MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES = OrderedDict(
+    [*list(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.items()), ("d", "DForConditionalGeneration")]
+)
+MODEL_FOR_MASKED_LM_MAPPING_NAMES = OrderedDict([("bert", "BertForMaskedLM")])
+"""
+
+
+def test_types_that_transformers_loads_as_decoders_are_read_from_its_tables() -> None:
+    assert {"a", "b", "c", "d"} <= types_in(LOADED)
+    assert "bert" not in types_in(LOADED)
+    assert {"llama", "gemma3", "gemma3_text", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "qwen3_next"} <= decoder_types()
+    assert not {"mine", "detr"} & decoder_types()

@@ -79,7 +79,7 @@ def test_vectors_convolutions_and_biases_are_no_linears() -> None:
 
 def test_routers_are_listed_since_vllm_loads_some_as_linears() -> None:
     tensors = {f"{LAYER}.mlp.{name}.weight": ("BF16", (8, 64)) for name in ("gate", "up_proj")}
-    assert kept_matrices(tensors) == [f"{LAYER}.mlp.gate"]
+    assert kept_matrices(tensors, CONFIG) == [f"{LAYER}.mlp.gate"]
 
 
 def test_what_vllm_loads_as_one_has_one_name() -> None:

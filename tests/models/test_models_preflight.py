@@ -98,6 +98,12 @@ FAULTS = {
         (),
         ("MineForCausalLM", "code of its own", "model.trust_remote_code=true"),
     ),
+    "a config's own code, not trusted": Fault(
+        None,
+        {"model_type": "mine", "auto_map": {"AutoConfig": "mine.MineConfig"}},
+        (),
+        ("Qwen3ForCausalLM", "code of its own (AutoConfig)", "model.trust_remote_code=true"),
+    ),
     "custom code, not there": Fault(
         None,
         {"architectures": ["MineForCausalLM"], "auto_map": {"AutoModelForCausalLM": "mine.MineForCausalLM"}},
@@ -311,6 +317,22 @@ def test_trusted_code_serves_an_architecture_of_its_own(tmp_path: Path, settings
     code = {"AutoModelForCausalLM": "mine.MineForCausalLM", "AutoConfig": "theirs/code--their.Config"}
     folder = write_source(tmp_path / "model", architectures=["MineForCausalLM"], auto_map=code)
     (folder / "mine.py").write_text("")
+    check(folder, settings, "model.trust_remote_code=true")
+
+
+def test_a_tokenizer_of_its_own_code_is_refused_where_it_is_not_trusted(
+    tmp_path: Path, settings: Callable[..., Settings]
+) -> None:
+    folder = write_source(tmp_path / "model")
+    own = {"chat_template": "{{ messages }}", "auto_map": {"AutoTokenizer": ["tokens.MineTokenizer", None]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(own))
+    check(folder, settings)
+    (folder / "tokenizer.json").rename(folder / "mine.tiktoken")
+    with pytest.raises(InputError, match=r"model.path=.*tokenizer is code of its own.*trust_remote_code=true"):
+        check(folder, settings)
+    with pytest.raises(InputError, match=r"tokenizer_config.json names code in tokens.py, which is not there"):
+        check(folder, settings, "model.trust_remote_code=true")
+    (folder / "tokens.py").write_text("")
     check(folder, settings, "model.trust_remote_code=true")
 
 

@@ -61,6 +61,8 @@ def test_the_kv_cache_of_a_cpu_may_be_a_fraction_of_a_gib(gib: float, settings: 
     space = environment.get("VLLM_CPU_KVCACHE_SPACE")
     given = int(argv[argv.index("--kv-cache-memory-bytes") + 1]) if space is None else int(space) * 2**30
     assert given == int(gib * 2**30)
+
+
 @pytest.mark.parametrize(("temperature", "source"), [("0", "vllm"), ("0.7", "vllm"), ("null", "auto")])
 def test_the_generation_config_counts_only_where_a_benchmark_leaves_sampling_to_it(
     temperature: str, source: str, settings: Any, tmp_path: Path

@@ -6,6 +6,7 @@ a norm that was rounded and a bias that was left out.
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -80,14 +81,64 @@ FAMILIES: Mapping[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+_MROPE: dict[str, Any] = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]}
+# A width that groups of 32 do not divide: nothing of a tower is quantized.
+_BLOCKS: dict[str, Any] = {"depth": 2, "hidden_size": 48, "intermediate_size": 80, "num_heads": 2}
+_IMAGES: dict[str, Any] = {"image_token_id": 4001, "video_token_id": 4002, "vision_start_token_id": 4003}
+# Multimodal model -> its class of transformers' configs, the settings of decoder and tower, and others.
+TOWERS: Mapping[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = {
+    "gemma3_vision": (
+        "Gemma3Config",
+        {**_COMMON, "query_pre_attn_scalar": 32, "sliding_window": 64},
+        {
+            **{"hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 2, "num_attention_heads": 2},
+            **{"image_size": 32, "patch_size": 8},
+        },
+        {"mm_tokens_per_image": 4, "boi_token_index": 4003, "eoi_token_index": 4004, "image_token_index": 4001},
+    ),
+    "qwen2_5_vl": (
+        "Qwen2_5_VLConfig",
+        {**_WITHOUT_HEAD_DIM, "rope_parameters": _MROPE},
+        {**_BLOCKS, "out_hidden_size": 128, "window_size": 56, "fullatt_block_indexes": [1]},
+        _IMAGES,
+    ),
+    "qwen3_vl": (
+        "Qwen3VLConfig",
+        {**_COMMON, "rope_parameters": {**_MROPE, "mrope_interleaved": True}},
+        {**_BLOCKS, "out_hidden_size": 128, "num_position_embeddings": 64, "deepstack_visual_indexes": [0]},
+        _IMAGES,
+    ),
+}
+# Files of a multimodal model that its decoder does not read.
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
+
+
 def write(family: str, folder: Path) -> Path:
     """Write the checkpoint of a family; return its folder."""
     import transformers
 
-    name, settings = FAMILIES[family]
-    config = getattr(transformers, name)(**settings, bos_token_id=None, eos_token_id=1)
+    tokens = {"bos_token_id": None, "eos_token_id": 1}
+    if family in TOWERS:
+        name, decoder, tower, others = TOWERS[family]
+        parts = {"text_config": {**decoder, **tokens}, "vision_config": tower}
+        config = getattr(transformers, name)(**parts, **others, tie_word_embeddings=name == "Gemma3Config")
+        model = _randomized(transformers.AutoModelForMultimodalLM.from_config, config)
+    else:
+        name, settings = FAMILIES[family]
+        config = getattr(transformers, name)(**settings, **tokens)
+        model = _randomized(transformers.AutoModelForCausalLM.from_config, config)
+    partial = folder.with_name(f"{folder.name}.partial")
+    model.save_pretrained(partial)
+    copy_companions(CHECKPOINT, partial)
+    for file in PROCESSOR_FILES if family in TOWERS else ():
+        (partial / file).write_text(json.dumps({"of": family}))
+    shutil.rmtree(folder, ignore_errors=True)
+    return partial.rename(folder)
+
+
+def _randomized(create: Any, config: Any) -> Any:
     torch.manual_seed(3)
-    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model = create(config, dtype=torch.float32)
     with torch.no_grad():
         for path, parameter in model.named_parameters():
             if "norm" in path:
@@ -95,8 +146,4 @@ def write(family: str, folder: Path) -> Path:
                 parameter.copy_(parameter.round() + 0.3 * torch.randn_like(parameter))
             elif path.endswith(".bias"):
                 parameter.copy_(0.5 * torch.randn_like(parameter))
-    partial = folder.with_name(f"{folder.name}.partial")
-    model.to(torch.bfloat16).save_pretrained(partial)
-    copy_companions(CHECKPOINT, partial)
-    shutil.rmtree(folder, ignore_errors=True)
-    return partial.rename(folder)
+    return model.to(torch.bfloat16)

@@ -8,15 +8,14 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.models.architecture import read_config
+from pipeline.models.loading import model_class
 from pipeline.models.mappings import rescaled_by
 from pipeline.models.rescaling import norm_offset
 
 
 def logits(folder: Path) -> torch.Tensor:
     """What a checkpoint answers to fixed tokens, computed in float32."""
-    import transformers
-
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    model = model_class(read_config(folder)).from_pretrained(folder, dtype=torch.float32).eval()
     tokens = torch.randint(0, 128, (2, 24), generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
         found: torch.Tensor = model(tokens).logits

@@ -17,6 +17,8 @@ from transformers import DynamicCache
 
 from pipeline.config import CalibrationSettings
 from pipeline.errors import InputError, StageError
+from pipeline.models.loading import stored_modules
+from pipeline.models.modules import is_beside
 from pipeline.stages.calibrate.histograms import Sketch, commit_all
 
 LM_HEAD = "lm_head"
@@ -76,14 +78,17 @@ class Observers:
         self._lengths: tuple[int, ...] = ()
         self._last: tuple[torch.Tensor, ObservedSite] | None = None
         self._touched: dict[str, ObservedSite] = {}
+        # By their names in the checkpoint, as the gate and the engines' results have them.
+        modules = stored_modules(model)
         self._attentions = {
             int(module.layer_idx): name
-            for name, module in model.named_modules()
+            for name, module in modules.items()
             if isinstance(getattr(module, "layer_idx", None), int)
             and _ATTENTION.search(f"{name.rpartition('.')[2]} {type(module).__name__}")
+            and not is_beside(name)
         }
         self._handles: dict[str, RemovableHandle] = {}
-        for name, module in model.named_modules():
+        for name, module in modules.items():
             if isinstance(module, torch.nn.Linear) and name.rpartition(".")[2] != LM_HEAD:
                 self._handles[name] = module.register_forward_pre_hook(self._hook(name))
 

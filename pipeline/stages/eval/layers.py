@@ -24,6 +24,7 @@ from pipeline.errors import UnknownFormat
 from pipeline.formats.elements import E4M3, INT8
 from pipeline.models.forward import decoder
 from pipeline.models.headers import Quantization, SchemeConfig, quantization_config
+from pipeline.models.loading import stored_modules
 from pipeline.models.pair import Pair
 from pipeline.results.base import Missing
 from pipeline.results.eval import LayerError, LayerErrors
@@ -83,7 +84,7 @@ class _Notes:
         self._last: tuple[torch.Tensor, torch.Tensor] | None = None
         self._handles = [
             module.register_forward_pre_hook(self._hook(name))
-            for name, module in model.named_modules()
+            for name, module in stored_modules(model).items()
             if name in modules and isinstance(module, torch.nn.Linear)
         ]
 

@@ -56,6 +56,16 @@ def test_the_studys_command_to_the_letter(settings: Any, data_dir: Path) -> None
     assert added == {"--request-rate": "inf", "--seed": "0", "--temperature": "0.0"}
 
 
+def test_a_tokenizers_own_code_is_run_where_it_is_trusted(settings: Any) -> None:
+    bench, unused = settings("bench=latency").bench, Path("/scratch")
+    server: Any = SimpleNamespace(url="http://127.0.0.1:8000", model="model", checkpoint=Path("/model"))
+    for trusted in (False, True):
+        serving: Any = None
+        client = Client(serving, server, bench, None, unused, unused, trusted)
+        asked = client.arguments(plan.single(bench), 0, unused / "result.json")
+        assert ("--trust-remote-code" in asked) is trusted
+
+
 @pytest.mark.parametrize("protocol", ["study", "latency", "throughput"])
 def test_every_load_is_told_its_seed_and_its_limits(settings: Any, protocol: str) -> None:
     bench = settings(f"bench={protocol}", "bench.max_concurrency=3", "bench.request_rate=2").bench

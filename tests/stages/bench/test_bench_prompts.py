@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from support import custom_code
 
 from pipeline.demo import BENCHMARK, CHECKPOINT
 from pipeline.errors import InputError
@@ -152,3 +153,12 @@ def test_tokens_are_counted_without_the_cutting_and_padding_of_the_tokenizers_fi
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
     for text in ("Hi", "How many apples are there if I have two and you have seven of them?"):
         assert CheckpointTokenizer(tmp_path).encode(text) == CheckpointTokenizer(CHECKPOINT).encode(text)
+
+
+def test_a_tokenizer_of_the_checkpoints_own_code_is_read_where_it_is_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    folder, text = custom_code.write(tmp_path / "mine"), "How many apples are there?"
+    own = CheckpointTokenizer(folder, trust_remote_code=True)
+    assert own.encode(text) == CheckpointTokenizer(CHECKPOINT).encode(text)

@@ -1,15 +1,21 @@
-"""Families of decoders through calibration, llm-compressor and the gate's checks of files, on tiny random models."""
+"""Families of decoders through calibration, llm-compressor and the gate, on tiny random models."""
 
+import json
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 from support import families
 from support.settings import variants_of
 
 from pipeline.config import Stage
 from pipeline.job import Job
+from pipeline.models.modules import is_beside
 from pipeline.runner import Runner
-from pipeline.stages.verify import gate
+from pipeline.stages.quantize.support import why_not_made
+from pipeline.stages.verify import activation_scales, gate
+from pipeline.stages.verify.outcomes import NotCompared
 
 # Norms of one plus the weight; experts. The others are slow.
 KINDS = ("gemma3", "qwen3_moe")
@@ -22,13 +28,13 @@ SMALL = (
 )
 
 
-def jobs_of(family: str, tmp_path: Path, *formats: str) -> list[Job]:
+def jobs_of(name: str, folder: Path, tmp_path: Path, *formats: str) -> list[Job]:
     """Return the jobs of finished checkpoints."""
-    folder = families.write(family, tmp_path / family)
-    given = ["stage=quantize", f"model.name={family}", f"model.path={folder}", f"outputs={tmp_path / 'out'}", *SMALL]
+    given = ["stage=quantize", f"model.name={name}", f"model.path={folder}", f"outputs={tmp_path / 'out'}", *SMALL]
     given.append(f"variants=[{','.join(formats)}]")
     run = Runner(variants_of(*given), given)
     assert run.execute() == 0, {name: str(error) for name, error in run.failures.items()}
+    assert run.not_applicable == {}
     return run.jobs
 
 
@@ -39,8 +45,17 @@ def check_files(job: Job) -> None:
     gate.layers(folder, source, job)
     gate.size(folder, source, job, found)
     gate.scales(folder)
+    try:
+        activation_scales.check(job)
+    except NotCompared as reason:
+        assert "no calibrated scale" in str(reason)
     gate.untouched(folder, source, job)
     gate.weights(job, found)
+
+
+def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
+    """Return all tensors of a checkpoint, whatever file they are in."""
+    return {name: tensor for path in folder.glob("*.safetensors") for name, tensor in load_file(path).items()}
 
 
 # Of the others only the mapping of AWQ and SmoothQuant is tested, in tests/models.
@@ -53,20 +68,8 @@ AWQ = ("llama", "mistral", "qwen2", "qwen3", "phi3", "gemma2", "gemma3", "granit
     "family", [family if family == "gemma3" else pytest.param(family, marks=pytest.mark.slow) for family in AWQ]
 )
 def test_awq_of_a_family_passes_the_checks(family: str, tmp_path: Path) -> None:
-    (job,) = jobs_of(family, tmp_path, "awq")
+    (job,) = jobs_of(family, families.write(family, tmp_path / family), tmp_path, "awq")
     check_files(job)
-
-
-# One of each kind that vLLM's CPU build serves.
-@pytest.mark.slow
-@pytest.mark.vllm
-@pytest.mark.parametrize("family", ["gemma3", "phi3", "smollm3"])
-def test_a_family_passes_the_whole_gate_on_a_real_server(family: str, tmp_path: Path) -> None:
-    folder = families.write(family, tmp_path / family)
-    given = ["stage=verify", f"model.path={folder}", "model.weights=trained", f"outputs={tmp_path / 'out'}", *SMALL]
-    given.append("variants=[bf16,fp8_static,w4a16]")
-    run = Runner(variants_of(*given), given)
-    assert run.execute() == 0, {name: str(error) for name, error in run.failures.items()}
 
 
 @pytest.mark.parametrize(
@@ -74,15 +77,88 @@ def test_a_family_passes_the_whole_gate_on_a_real_server(family: str, tmp_path: 
     [family if family in KINDS else pytest.param(family, marks=pytest.mark.slow) for family in MADE],
 )
 def test_a_family_is_calibrated_made_and_passes_the_checks(family: str, tmp_path: Path) -> None:
-    for job in jobs_of(family, tmp_path, *FORMATS):
+    for job in jobs_of(family, families.write(family, tmp_path / family), tmp_path, *FORMATS):
         check_files(job)
         recipe = job.checkpoint / "recipe.yaml"
         assert not recipe.is_file() or "Modifier" in recipe.read_text()
 
 
-def test_layer_by_layer_calibrates_experts_to_the_same_ranges(tmp_path: Path) -> None:
-    folder = families.write("qwen3_moe", tmp_path / "moe")
-    given = ["stage=calibrate", "model.name=moe", f"model.path={folder}", "quant=fp8_static", *SMALL[:3]]
+def renamed(folder: Path) -> Path:
+    """Name a multimodal checkpoint's tensors as transformers 4.52 did, which are the names of today's modules."""
+    from pipeline.models.architecture import read_config
+    from pipeline.models.loading import model_class
+
+    model = model_class(read_config(folder)).from_pretrained(folder)
+    own = {name: tensor.contiguous() for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
+    if not model.config.tie_word_embeddings:
+        own["lm_head.weight"] = model.state_dict()["lm_head.weight"].contiguous()
+    assert own.keys() != tensors_of(folder).keys()
+    save_file(own, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+# Its tower has Linears of the decoder's names. The others are slow.
+@pytest.mark.parametrize("names", ["as published", "of transformers 4.52"])
+@pytest.mark.parametrize(
+    "family",
+    [family if family == "qwen2_5_vl" else pytest.param(family, marks=pytest.mark.slow) for family in families.TOWERS],
+)
+def test_a_tower_stays_as_it_is_in_every_format(family: str, names: str, tmp_path: Path) -> None:
+    folder = families.write(family, tmp_path / family)
+    if names != "as published":
+        if family == "qwen3_vl":
+            pytest.skip("its names are those of its modules")
+        renamed(folder)
+    formats = ("fp8_static", "fp8_dynamic", "int8_dynamic", "w4a16", "gptq", "awq", "bf16+fp8_e4m3")
+    before = {name: tensor for name, tensor in tensors_of(folder).items() if is_beside(name)}
+    assert len(before) > 20
+    for job in jobs_of(family, folder, tmp_path, *formats):
+        check_files(job)
+        after = tensors_of(job.checkpoint)
+        assert [name for name, tensor in before.items() if not torch.equal(after[name], tensor)] == []
+        for file in families.PROCESSOR_FILES:
+            assert (job.checkpoint / file).read_text() == (folder / file).read_text()
+
+
+def test_a_tower_has_its_published_config(tmp_path: Path) -> None:
+    """Qwen2.5-VL's is flat, and Qwen3-VL's tower has the type of the whole, which transformers would rewrite."""
+    folder = families.write("qwen2_5_vl", tmp_path / "flat")
+    config = json.loads((folder / "config.json").read_text())
+    decoder = config.pop("text_config")
+    tower = {**config["vision_config"], "dtype": "bfloat16", "model_type": "qwen2_5_vl"}
+    flat = {**decoder, **config, "vision_config": tower}
+    (folder / "config.json").write_text(json.dumps(flat))
+    (job,) = jobs_of("flat", folder, tmp_path, "fp8_dynamic")
+    check_files(job)
+    made = json.loads((job.checkpoint / "config.json").read_text())
+    assert made.pop("quantization_config")["quant_method"] == "compressed-tensors"
+    assert made == flat
+
+
+def test_layers_that_draft_tokens_are_carried(tmp_path: Path) -> None:
+    folder = families.write("qwen3", tmp_path / "model")
+    tensors = load_file(folder / "model.safetensors")
+    drafts = {
+        "mtp.fc.weight": torch.randn(128, 256).bfloat16(),
+        "mtp.layers.0.mlp.up_proj.weight": torch.randn(256, 128).bfloat16(),
+        "model.layers.3.mlp.up_proj.weight": torch.randn(256, 128).bfloat16(),
+    }
+    save_file({**tensors, **drafts}, folder / "model.safetensors", metadata={"format": "pt"})
+    for job in jobs_of("drafts", folder, tmp_path, "fp8_static", "bf16+fp8_e4m3", "fp8_dynamic+fp8_e4m3"):
+        check_files(job)
+        made = tensors_of(job.checkpoint)
+        assert all(torch.equal(made[name], tensor) for name, tensor in drafts.items())
+    ignored = json.loads((job.checkpoint / "config.json").read_text())["quantization_config"]["ignore"]
+    assert {"mtp.layers.0.mlp.up_proj", "model.layers.3.mlp.up_proj"} <= set(ignored)
+
+
+@pytest.mark.parametrize(
+    "family",
+    ["qwen3_moe", "qwen2_5_vl", *(pytest.param(each, marks=pytest.mark.slow) for each in ("mixtral", "gemma3_vision"))],
+)
+def test_layer_by_layer_calibrates_to_the_same_ranges(family: str, tmp_path: Path) -> None:
+    folder = families.write(family, tmp_path / "model")
+    given = ["stage=calibrate", "model.name=layers", f"model.path={folder}", "quant=fp8_static", *SMALL[:3]]
     contents = []
     for layerwise in ("never", "always"):
         own = [*given, f"calibration.layerwise={layerwise}", f"outputs={tmp_path / layerwise}"]
@@ -90,3 +166,9 @@ def test_layer_by_layer_calibrates_experts_to_the_same_ranges(tmp_path: Path) ->
         assert run.execute() == 0, run.failures
         contents.append((run.jobs[0].artifact(Stage.CALIBRATE).folder / "ranges.safetensors").read_bytes())
     assert contents[0] == contents[1]
+
+
+@pytest.mark.parametrize("engine", ["gptq_int4", "awq_autoawq", "bnb_nf4", "gguf_q8_0"])
+def test_other_engines_make_nothing_of_a_model_with_towers(engine: str, settings) -> None:
+    reason = why_not_made(settings(f"quant={engine}"), {"model_type": "gemma3", "vision_config": {"hidden_size": 8}})
+    assert reason.startswith("quant.engine=") and "towers" in reason and reason.endswith("quant.engine=llmcompressor")

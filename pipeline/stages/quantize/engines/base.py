@@ -18,13 +18,25 @@ from pipeline.config import QuantSettings, Stage
 from pipeline.config.names import file_name
 from pipeline.errors import ConfigError, PipelineError, StageError
 from pipeline.formats.layouts import AWQ
-from pipeline.models.modules import is_decoder_linear, matched
-from pipeline.models.safetensors import WEIGHTS, copy_companions
+from pipeline.models.architecture import read_config, text_config
+from pipeline.models.modules import is_beside, is_decoder_linear, matched
+from pipeline.models.safetensors import (
+    COMPANIONS,
+    WEIGHTS,
+    copy_companions,
+    safetensors_files,
+    tensor_files,
+    write_index,
+)
 
 if TYPE_CHECKING:
     import torch
 
     from pipeline.job import Job
+
+
+# File of tensors that an engine leaves out and the source has.
+CARRIED = f"model-carried{WEIGHTS}"
 
 
 class Engine(Protocol):
@@ -141,13 +153,41 @@ def seed(number: int) -> None:
 
 
 def kept(model: Any, patterns: Sequence[str] = ()) -> list[str]:
-    """Return the Linear modules of a model that stay in BF16: those outside the decoder's list, and ignored ones."""
+    """Return the Linear modules of a model that stay in BF16: those outside the decoder's list, and ignored ones.
+
+    Args:
+        model: the model, by transformers.
+        patterns: `quant.ignore`, which the names in the checkpoint are matched with.
+    """
     import torch
 
-    layers = getattr(model.config.get_text_config(), "num_hidden_layers", None)
-    names = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
-    ignored = set(matched(names, patterns))
-    return [name for name in names if name in ignored or not is_decoder_linear(name, layers)]
+    from pipeline.models.loading import stored_names
+
+    layers, stored = getattr(model.config.get_text_config(), "num_hidden_layers", None), stored_names(model)
+    linears = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    called = {name: stored(f"{name}.weight").removesuffix(".weight") for name in linears}
+    ignored = {*matched(linears, patterns), *matched(called.values(), patterns)}
+    return [name for name in linears if {name, called[name]} & ignored or not is_decoder_linear(name, layers)]
+
+
+def carry(source: Path, folder: Path) -> None:
+    """Copy the tensors that transformers has no module for, such as layers that draft tokens, bit for bit.
+
+    Args:
+        source: the BF16 checkpoint.
+        folder: the checkpoint made of it.
+    """
+    from safetensors.torch import save_file
+
+    from pipeline.models.dequantize import Tensors
+
+    original, own = Tensors(source), tensor_files(folder)
+    layers = text_config(read_config(source)).get("num_hidden_layers")
+    missing = [name for name in original.files if name not in own and is_beside(name, layers)]
+    if missing:
+        files = [path.name for path in safetensors_files(folder)]
+        save_file({name: original[name] for name in missing}, folder / CARRIED, metadata={"format": "pt"})
+        write_index(folder, [*files, CARRIED])
 
 
 def only_lm_head(quant: QuantSettings, says: str, way_out: str) -> None:
@@ -233,6 +273,9 @@ def settle(source: Path, folder: Path, quantization: dict[str, Any]) -> None:
             elif tensor.is_floating_point() and not name.endswith(".scales"):
                 tensors[name] = tensor.to(torch.bfloat16)
         save_file(tensors, path, metadata={"format": "pt"})
+    for path in {path for pattern in COMPANIONS for path in folder.glob(pattern)}:
+        path.unlink()
+    carry(source, folder)
     copy_companions(source, folder)
     config = json.loads((source / "config.json").read_text()) | {"quantization_config": quantization}
     (folder / "config.json").write_text(json.dumps(config, indent=2))

@@ -53,6 +53,7 @@ def _make(job: Job, draft: Draft) -> None:
     # No forward pass before this: on a CPU with AVX-512 it repacks NF4 weights, and the scales would be saved shuffled.
     job.progress.detail("writing the checkpoint")
     model.save_pretrained(folder)
+    base.carry(source, folder)
     copy_companions(source, folder)
 
 

@@ -7,7 +7,6 @@ Activation scales of static schemes come from the `calibrate` stage's ranges; al
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,8 @@ from pipeline.artifacts.workspace import Draft
 from pipeline.config import CalibrationSettings, QuantSettings, Stage
 from pipeline.errors import StageError
 from pipeline.formats.schemes import AWQ, GPTQ, RESCALING, SCHEMES, SMOOTHQUANT, SMOOTHQUANT_GPTQ
-from pipeline.models.architecture import CONFIG, has_experts, read_config
+from pipeline.models.architecture import has_experts, read_config
+from pipeline.models.baseline import write_config
 from pipeline.models.headers import stored_tensors
 from pipeline.models.modules import fusion_group, kept_matrices
 from pipeline.models.safetensors import copy_companions
@@ -46,18 +46,22 @@ def _make(job: Job, draft: Draft) -> None:
     from llmcompressor import oneshot
     from llmcompressor.core import reset_session
 
+    from pipeline.models.mappings import decoder_mappings
+
     quant = job.settings.quant
     job.progress.detail("loading the model")
     model = base.load(job, linear_experts=True)
+    rescaling, trust = RESCALING.get(quant.algorithm), job.settings.model.trust_remote_code
+    mappings = decoder_mappings(model, rescaling) if rescaling else None
     data = _calibration(job)
     folder = draft.folder / "checkpoint"
     try:
-        with _without_pinning(), _exact_norms(model, moves=quant.algorithm in RESCALING):
+        with _without_pinning(), _exact_norms(model, moves=rescaling is not None):
             oneshot(
                 model=model,
-                recipe=recipe(quant, base.kept(model)),
+                recipe=recipe(quant, base.kept(model, quant.ignore), mappings),
                 # It reads the source's config once more.
-                trust_remote_code_model=job.settings.model.trust_remote_code,
+                trust_remote_code_model=trust,
                 **data,
             )
         if quant.static_activations is not None:
@@ -71,15 +75,17 @@ def _make(job: Job, draft: Draft) -> None:
     finally:
         # Its global session holds the model, and with it the GPU memory that the server needs next.
         reset_session()
-    _keep_routers(job.model.folder, folder)
+    base.carry(job.model.folder, folder)
+    _settle_config(job.model.folder, folder)
     copy_companions(job.model.folder, folder)
 
 
 def _calibration(job: Job) -> dict[str, Any]:
     """Return `oneshot`'s arguments for the calibration data of a job."""
     import torch
+    from transformers import AutoTokenizer
 
-    quant = job.settings.quant
+    quant, trust = job.settings.quant, job.settings.model.trust_remote_code
     if not quant.takes_tokens:
         job.progress.detail("rounding")
         return {"pipeline": "datafree"}
@@ -92,6 +98,8 @@ def _calibration(job: Job) -> dict[str, Any]:
         "dataset": torch.utils.data.DataLoader(batches, batch_size=None),
         "num_calibration_samples": len(batches),
         "use_loss_mask": is_padded,
+        # It would look for one of images and sound.
+        "processor": AutoTokenizer.from_pretrained(job.model.folder, trust_remote_code=trust),
     }
 
 
@@ -127,12 +135,13 @@ def padded(sequences: Sequence[torch.Tensor], tokens: int) -> list[dict[str, tor
     return found
 
 
-def recipe(quant: QuantSettings, kept: Sequence[str] = ()) -> list[Any]:
+def recipe(quant: QuantSettings, kept: Sequence[str] = (), mappings: Sequence[Any] | None = None) -> list[Any]:
     """Return llm-compressor's modifiers for a scheme and its algorithm.
 
     Args:
         quant: the scheme.
         kept: Linear modules that stay in BF16, beside those that the settings name.
+        mappings: layers that AWQ and SmoothQuant rescale together; None: as they find by the architecture.
     """
     from compressed_tensors.quantization import QuantizationArgs, preset_name_to_scheme
     from llmcompressor.modifiers.gptq import GPTQModifier
@@ -154,9 +163,9 @@ def recipe(quant: QuantSettings, kept: Sequence[str] = ()) -> list[Any]:
     modifiers: list[Any] = []
     rescaling = RESCALING.get(quant.algorithm)
     if rescaling == AWQ:
-        modifiers.append(AWQModifier())
+        modifiers.append(AWQModifier(mappings=mappings))
     elif rescaling == SMOOTHQUANT:
-        modifiers.append(SmoothQuantModifier(smoothing_strength=quant.smoothing_strength))
+        modifiers.append(SmoothQuantModifier(smoothing_strength=quant.smoothing_strength, mappings=mappings))
     if quant.algorithm in (GPTQ, SMOOTHQUANT_GPTQ):
         return [*modifiers, GPTQModifier(dampening_frac=quant.dampening, **common)]
     return [*modifiers, QuantizationModifier(**common)]
@@ -176,10 +185,11 @@ def set_input_scales(model: Any, calibration: Path, settings: CalibrationSetting
     """
     import torch
 
+    from pipeline.models.loading import stored_modules
     from pipeline.stages.calibrate.artifact import read_scales
 
     scales = read_scales(calibration, settings, number)
-    for name, module in model.named_modules():
+    for name, module in stored_modules(model).items():
         scale = getattr(module, "input_scale", None)
         if scale is None:
             continue
@@ -224,16 +234,15 @@ def share_weight_scales(model: Any) -> None:
                 scale.fill_(largest)
 
 
-def _keep_routers(source: Path, folder: Path) -> None:
-    """List routers and other matrices that stay in BF16 in config.json: vLLM loads some of them as Linears."""
-    path = folder / CONFIG
-    config = read_config(folder)
-    quantization = config.get("quantization_config")
-    if quantization is None:
-        return
-    names = [*quantization.get("ignore", ()), *kept_matrices(stored_tensors(source))]
+def _settle_config(source: Path, folder: Path) -> None:
+    """Write the source's config.json with the engine's `quantization_config`: transformers would rewrite the rest.
+
+    Routers and other matrices that stay in BF16 are listed in it, since vLLM loads some of them as Linears.
+    """
+    config, quantization = read_config(source), read_config(folder)["quantization_config"]
+    names = [*quantization.get("ignore", ()), *kept_matrices(stored_tensors(source), config)]
     quantization["ignore"] = list(dict.fromkeys(names))
-    path.write_text(json.dumps(config, indent=2))
+    write_config(config | {"quantization_config": quantization}, folder)
 
 
 @contextlib.contextmanager
