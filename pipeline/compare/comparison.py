@@ -287,6 +287,10 @@ def _notes(records: Sequence[Record], baseline: Record | None) -> list[str]:
     if baseline is not None and baseline.emulated:
         found.append("BF16 itself is emulated here, so no variant's speed is compared.")
     for record in records:
+        if record.faults:
+            found.append(
+                f"{record.label} was quantized by others, and the gate found in it: {'; '.join(record.faults)}."
+            )
         if isinstance(record.speed, Speed) and record.speed.failed:
             found.append(f"{record.label}: {record.speed.failed} of {record.speed.asked} benchmark requests failed.")
         found += [f"{record.label}, marked: {mark}." for mark in marks(record, baseline)]

@@ -94,6 +94,8 @@ class Scheme:
 
 
 ROUND, GPTQ, AWQ, SMOOTHQUANT, SIGNROUND = "rtn", "gptq", "awq", "smoothquant", "signround"
+# How weights were rounded by others, where their checkpoint does not say.
+UNKNOWN = "unknown"
 _GPTQS_OWN = dict.fromkeys(("gptqmodel", "autogptq", "autoround"), layouts.GPTQ)
 SCHEMES: Mapping[str, Scheme] = {
     "FP8": Scheme(

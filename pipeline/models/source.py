@@ -38,6 +38,9 @@ SMALL = (CONFIG, INDEX, *QUANTIZATION_FILES, *COMPANIONS)
 class ModelSource:
     """A model as the user named it, resolved to a local folder on demand."""
 
+    # The setting that takes a local copy instead.
+    alternative = "model.path"
+
     def __init__(self, settings: ModelSettings, cache: Path, digests: Digests) -> None:
         """Create a source that stores checkpoints of its own (random weights, casts) under `cache`."""
         self.settings = settings
@@ -195,7 +198,7 @@ class ModelSource:
                 str(settings.hub_id), revision=settings.revision, allow_patterns=list(patterns), ignore_patterns="*/*"
             )
         except Exception as error:
-            raise hub_unreachable(f"model={settings.name}", str(settings.hub_id), "model.path", error) from error
+            raise hub_unreachable(f"model={settings.name}", str(settings.hub_id), self.alternative, error) from error
         return Path(folder)
 
     def _random(self) -> Path:

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from pipeline.config import QuantSettings, Settings
+from pipeline.config import ExistingSettings, QuantSettings, Settings
+from pipeline.config.existing import GGUF
 from pipeline.hardware.rules import LOCKED, Capability, Machine, ServingRequest, Vllm, of_kv_cache, of_scheme, weaker
 
 
 def of_settings(settings: Settings, machine: Machine, vllm: Vllm = LOCKED) -> Capability:
     """Return the capability of a machine for a variant: the weaker one of its weights and its KV cache."""
-    if reason := why_no_kv_scales(settings):
+    if reason := why_no_kv_scales(settings) or why_not_taken(settings.quant):
         return Capability("no", reason=reason)
     serve = settings.serve
     weights = of_quant(settings.quant, machine, vllm, kernel=serve.kernel, dtype=serve.dtype)
     return weaker(weights, of_kv_cache(settings.kv_cache.dtype, machine, vllm))
+
+
+def why_not_taken(quant: QuantSettings) -> str:
+    """Return why what others quantized cannot be a variant; empty if it can."""
+    if not isinstance(quant, ExistingSettings) or quant.stored_as != GGUF:
+        return ""
+    return (
+        f"{quant.name} is llama.cpp's GGUF, whose files name neither layers nor tokenizer as the BF16 model does, so "
+        "that nothing could be compared: make one by gguf_q4_k_m or gguf_q8_0"
+    )
 
 
 def why_no_kv_scales(settings: Settings) -> str:
@@ -25,6 +36,8 @@ def why_no_kv_scales(settings: Settings) -> str:
     quant = settings.quant
     if not settings.kv_cache.needs_data or quant.engine in ("none", "llmcompressor"):
         return ""
+    if quant.is_existing:
+        return f"{quant.name} has no scales of an FP8 KV cache, and none are added to it: choose kv_cache.scales=one"
     other = "the same scheme by quant.engine=llmcompressor, or " if "llmcompressor" in _engines(quant) else ""
     return (
         "vLLM loads calibrated KV-cache scales from compressed-tensors checkpoints, not from what "
@@ -40,5 +53,7 @@ def of_quant(
     quant: QuantSettings, machine: Machine, vllm: Vllm = LOCKED, kernel: str = "auto", dtype: str = "auto"
 ) -> Capability:
     """Return the capability of a machine for a weight format as its engine writes it."""
-    engine = "" if quant.engine == "llmcompressor" else quant.engine
-    return of_scheme(quant.scheme, machine, vllm, ServingRequest(kernel, dtype, engine, quant.effective_group_size))
+    if quant.is_existing and quant.scheme is None:
+        return Capability("native", "what vLLM chooses", "a format that no table of this project has")
+    asked = ServingRequest(kernel, dtype, quant.own_format, quant.effective_group_size)
+    return of_scheme(quant.scheme, machine, vllm, asked)
