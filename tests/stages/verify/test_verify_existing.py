@@ -14,11 +14,10 @@ from support.settings import variants_of
 from support.tiny_checkpoints import base_model, native_awq, native_gptq
 
 from pipeline.config import Command, Stage
-from pipeline.demo import CHECKPOINT
 from pipeline.errors import ConfigError, StageError
 from pipeline.job import Job
 from pipeline.results.quantize import QuantizeResult
-from pipeline.results.verify import CHECKS, CanaryAnswers, Check, VerifyResult
+from pipeline.results.verify import CHECKS, CanaryAnswers, Check
 from pipeline.runner import Runner
 from pipeline.stages.verify import gate
 
@@ -186,11 +185,13 @@ def test_the_page_names_its_folder_its_format_and_its_faults(
     monkeypatch.setattr(gate, "CHECKS", OFFLINE)
     monkeypatch.setattr(Job, "server", lambda self: SimpleNamespace(facts=dict))
     given = ["stage=[verify,report]", f"variants=[bf16,'folder:{theirs}']", f"outputs={tmp_path / 'outputs'}"]
-    given += ["report.formats=[md]"]
+    given += ["report.formats=[md,json]"]
     assert Runner(variants_of(*given), given).execute() == 0
-    page = (tmp_path / "outputs" / "demo" / "report" / "report.md").read_text()
+    report = tmp_path / "outputs" / "demo" / "report"
+    page = (report / "report.md").read_text()
     assert "Demo-W4A16 (W4A16)" in page
     assert "was quantized by others, and the gate found in it: untouched" in page
-    assert "others; it is served as it is" in page
-    assert CHECKPOINT.is_dir()
-    assert VerifyResult.SOURCE
+    cards = {card["label"]: card for card in json.loads((report / "report.json").read_text())["cards"]}
+    recipe = cards["Demo-W4A16 (W4A16)"]["recipe"]
+    assert recipe["quantized by"] == "others; it is served as it is"
+    assert (recipe["format"], recipe["weights stored as"]) == ("W4A16", "pack-quantized")
