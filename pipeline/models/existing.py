@@ -15,13 +15,21 @@ from typing import Any, cast
 from pipeline.artifacts.keys import Payload
 from pipeline.config import ExistingSettings, ModelSettings, QuantSettings, Settings, why_no_kernel
 from pipeline.config.existing import FOLDER, GGUF, HUB, folder_of, title_of
-from pipeline.errors import ConfigError, InputError, hub_unreachable
+from pipeline.errors import ConfigError, InputError
 from pipeline.formats.recognition import recognize
 from pipeline.models.architecture import CONFIG, read_config, text_config
-from pipeline.models.contents import LAYERS, QUANTIZATION, QUANTIZATION_FILES, VOCABULARY, WIDTH, numbers
+from pipeline.models.contents import (
+    LAYERS,
+    QUANTIZATION,
+    QUANTIZATION_FILES,
+    VOCABULARY,
+    WIDTH,
+    numbers,
+    require_weights,
+)
 from pipeline.models.headers import Quantization, layout_name, quantized_modules, stored_tensors
 from pipeline.models.modules import decoder_linears
-from pipeline.models.safetensors import INDEX, WEIGHTS, companions, safetensors_files
+from pipeline.models.safetensors import INDEX, WEIGHTS, check_safetensors, companions, safetensors_files
 from pipeline.models.source import SMALL, ModelSource
 from pipeline.models.tokens import first_difference
 
@@ -50,8 +58,6 @@ class _Named(ModelSettings):
 class ExistingCheckpoint(ModelSource):
     """A checkpoint that others quantized, as the user named it, resolved to a local folder on demand."""
 
-    alternative = "variants=[folder:<the copy>]; model.path"
-
     def __init__(self, quant: ExistingSettings, model: ModelSource) -> None:
         """Create the source of a checkpoint beside the model that it is compared with."""
         is_local = quant.checkpoint.startswith(FOLDER)
@@ -64,6 +70,18 @@ class ExistingCheckpoint(ModelSource):
         )
         super().__init__(named, model.cache, model.digests)
         self.model = model
+
+    @property
+    def setting(self) -> str:
+        """The setting that names the checkpoint, for messages."""
+        return self.settings.source
+
+    def _download(self, patterns: tuple[str, ...]) -> Path:
+        try:
+            return super()._download(patterns)
+        except InputError as error:
+            # A local copy is a variant, not the model.
+            raise InputError(error.problem, error.remedy.replace("model.path=", f"variants={FOLDER}")) from error
 
     @cached_property
     def shape_folder(self) -> Path:
@@ -84,10 +102,18 @@ class ExistingCheckpoint(ModelSource):
 
     @cached_property
     def stored(self) -> Path:
-        """Local folder with the weights, downloaded on first access."""
-        if self.settings.path is not None:
-            return self.shape_folder
-        return self._download((*SMALL, *self.hub_weights))
+        """Local folder with the weights, downloaded on first access, and whole.
+
+        Raises:
+            InputError: if a file is missing, or cut off.
+        """
+        is_local = self.settings.path is not None
+        folder = self.shape_folder if is_local else self._download((*SMALL, *self.hub_weights))
+        weights = safetensors_files(folder)
+        require_weights(self.settings.source, (path.name for path in folder.iterdir()), map(str, weights))
+        for path in weights:
+            check_safetensors(path)
+        return folder
 
     @cached_property
     def is_gguf(self) -> bool:
@@ -102,11 +128,11 @@ class ExistingCheckpoint(ModelSource):
             return [path.name for path in self.shape_folder.iterdir()]
         from huggingface_hub import HfApi
 
-        hub_id = str(self.settings.hub_id)
         try:
-            return list(HfApi().list_repo_files(hub_id, revision=self.settings.revision))
-        except Exception as error:
-            raise hub_unreachable(self.settings.source, hub_id, self.alternative, error) from error
+            return list(HfApi().list_repo_files(str(self.settings.hub_id), revision=self.settings.revision))
+        except Exception:
+            # Offline, with the small files in the hub's cache.
+            return []
 
     @cached_property
     def quantization(self) -> Quantization:

@@ -38,14 +38,16 @@ SMALL = (CONFIG, INDEX, *QUANTIZATION_FILES, *COMPANIONS)
 class ModelSource:
     """A model as the user named it, resolved to a local folder on demand."""
 
-    # The setting that takes a local copy instead.
-    alternative = "model.path"
-
     def __init__(self, settings: ModelSettings, cache: Path, digests: Digests) -> None:
         """Create a source that stores checkpoints of its own (random weights, casts) under `cache`."""
         self.settings = settings
         self.cache = cache
         self.digests = digests
+
+    @property
+    def setting(self) -> str:
+        """The setting that names the model, for messages."""
+        return f"model={self.settings.name}"
 
     @property
     def is_random(self) -> bool:
@@ -198,7 +200,7 @@ class ModelSource:
                 str(settings.hub_id), revision=settings.revision, allow_patterns=list(patterns), ignore_patterns="*/*"
             )
         except Exception as error:
-            raise hub_unreachable(f"model={settings.name}", str(settings.hub_id), self.alternative, error) from error
+            raise hub_unreachable(self.setting, str(settings.hub_id), "model.path", error) from error
         return Path(folder)
 
     def _random(self) -> Path:

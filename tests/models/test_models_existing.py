@@ -158,6 +158,13 @@ def test_a_folder_that_is_not_there_and_random_weights_are_refused(theirs: Path,
         ask(f"folder:{theirs}", "model.weights=random")
 
 
+def test_a_file_that_is_cut_off_is_named_before_anything_is_made(theirs: Path, ask: Callable[..., Resolved]) -> None:
+    path = theirs / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(InputError, match="truncated"):
+        ask(f"folder:{theirs}")[1].identity()
+
+
 def test_llama_cpps_files_are_not_applicable(tmp_path: Path, ask: Callable[..., Resolved]) -> None:
     folder = tmp_path / "blocks"
     folder.mkdir()
@@ -214,3 +221,15 @@ def test_the_hubs_is_pinned_at_the_commit_that_was_read(
     assert settings.quant.title == "some/model-AWQ (W4A16_ASYM, groups of 64)"
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= {path.name for path in checkpoint.files()}
     assert hub.revisions == [None, COMMIT]
+
+
+def test_a_hub_that_does_not_answer_is_told_with_the_way_of_a_local_copy(
+    monkeypatch: pytest.MonkeyPatch, ask: Callable[..., Resolved]
+) -> None:
+    def refuse(*_: Any, **__: Any) -> str:
+        raise OSError("no network")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    with pytest.raises(InputError, match="^variants=hub:some/model-AWQ: some/model-AWQ could not be fetched") as error:
+        ask("hub:some/model-AWQ")
+    assert "variants=folder:<the copy>" in error.value.remedy
