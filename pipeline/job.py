@@ -21,6 +21,7 @@ from pipeline.artifacts.keys import Digests, Payload
 from pipeline.artifacts.workspace import Artifact, Draft, Workspace
 from pipeline.config import Command, Settings, Stage, Variant
 from pipeline.hardware.probe import Hardware
+from pipeline.models.existing import ExistingCheckpoint
 from pipeline.models.source import ModelSource
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class Job:
 
     `reference` is the job whose benchmark fixes the loads of this one's ladder; None if its own throughput does.
     `block` is the index of the benchmark's block; the artifacts of all other stages are the same in each.
+    `existing` is the checkpoint of a variant that others quantized.
     A study with a budget makes parts of a benchmark or evaluation: `part` names one, and `whole` is the job it is of.
     """
 
@@ -69,6 +71,7 @@ class Job:
     block: int = 0
     part: str = ""
     whole: Job | None = None
+    existing: ExistingCheckpoint | None = None
 
     @cached_property
     def blocks(self) -> tuple[Job, ...]:

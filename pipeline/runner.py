@@ -29,7 +29,7 @@ from pipeline.hardware.probe import Hardware, probe
 from pipeline.hardware.rules import Vllm
 from pipeline.hardware.table import show
 from pipeline.job import Job, module_of
-from pipeline.models import preflight
+from pipeline.models import existing, preflight
 from pipeline.models.shapes import served_shapes
 from pipeline.models.source import ModelSource
 from pipeline.progress import Progress
@@ -70,7 +70,8 @@ class Runner:
         model = ModelSource(first.model, first.outputs / ".cache", digests)
         self.serving = Serving(hardware, first.outputs / "logs", self.progress)
         self.jobs = [
-            Job(s, self.workspace, hardware, digests, model, self.progress, self.serving, overrides) for s in variants
+            Job(s, self.workspace, hardware, digests, model, self.progress, self.serving, overrides, existing=theirs)
+            for s, theirs in existing.resolve(variants, model)
         ]
         for job in self.jobs:
             preflight.check(model, job.settings, set(job.closure(self.requested)))

@@ -306,6 +306,10 @@ def _notes(records: Sequence[Record], baseline: Record | None) -> list[str]:
         found.append("BF16 itself is emulated here, so no variant's speed is compared.")
     found += _marked(records, baseline)
     for record in records:
+        if record.faults:
+            found.append(
+                f"{record.label} was quantized by others, and the gate found in it: {'; '.join(record.faults)}."
+            )
         if isinstance(record.speed, Speed) and record.speed.failed:
             found.append(f"{record.label}: {record.speed.failed} of {record.speed.asked} benchmark requests failed.")
         for label, task in {} if isinstance(record.tasks, Missing) else record.tasks.items():

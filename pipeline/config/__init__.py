@@ -11,6 +11,7 @@ from pipeline.config.bench import SLO_METRICS, BenchSettings, LadderSettings, Sl
 from pipeline.config.calibration import CalibrationSet, CalibrationSettings
 from pipeline.config.dataset import DatasetSettings
 from pipeline.config.eval import DivergenceSettings, EvalSettings, TaskSettings
+from pipeline.config.existing import ExistingSettings
 from pipeline.config.hardware import HardwareSettings
 from pipeline.config.kv_cache import KVCacheSettings
 from pipeline.config.model import ModelSettings
@@ -20,7 +21,7 @@ from pipeline.config.quant import QuantSettings
 from pipeline.config.report import ConstraintSettings, ReportSettings
 from pipeline.config.resources import PACKAGE, PROJECT_ROOT, RESOURCES
 from pipeline.config.serve import ServeSettings
-from pipeline.config.settings import Settings, Variant, validate
+from pipeline.config.settings import Settings, Variant, validate, why_no_kernel
 
 __all__ = [
     "PACKAGE",
@@ -35,6 +36,7 @@ __all__ = [
     "DatasetSettings",
     "DivergenceSettings",
     "EvalSettings",
+    "ExistingSettings",
     "HardwareSettings",
     "KVCacheSettings",
     "LadderSettings",
@@ -50,4 +52,5 @@ __all__ = [
     "Variant",
     "choice",
     "validate",
+    "why_no_kernel",
 ]

@@ -11,7 +11,7 @@ import hydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from pipeline.config import PACKAGE, RESOURCES, Settings, Variant, choice, validate
+from pipeline.config import PACKAGE, RESOURCES, Settings, Variant, choice, existing, validate
 from pipeline.config.names import file_name
 from pipeline.config.quant import lacks
 from pipeline.errors import ConfigError
@@ -82,6 +82,10 @@ def _each(variants: list[Variant], plain: dict[str, Any], overrides: list[str]) 
         plain[group] == choice(group, plain[group]["name"]) for group in GROUPS
     )
     for variant in variants:
+        if existing.is_existing(variant.quant):
+            unchanged = variant.model_copy(update={"quant": "bf16"})
+            yield _theirs(variant, next(_each([unchanged], plain, overrides)))
+            continue
         quant, kv_cache = choice("quant", variant.quant), choice("kv_cache", variant.kv_cache)
         if files_decide and quant and kv_cache:
             yield plain | {
@@ -92,6 +96,14 @@ def _each(variants: list[Variant], plain: dict[str, Any], overrides: list[str]) 
         else:
             chosen = (f"quant={variant.format}", f"kv_cache={variant.kv_cache}", f"serve.kernel={variant.kernel}")
             yield _named(variant, _composed([*_applicable(overrides, variant), *chosen, *_own(variant)]))
+
+
+def _theirs(variant: Variant, unchanged: dict[str, Any] | str) -> dict[str, Any] | str:
+    """Put a checkpoint that others quantized in the place of the unchanged one."""
+    quant = existing.settings_of(variant.quant)
+    if isinstance(quant, str) or isinstance(unchanged, str):
+        return quant if isinstance(quant, str) else unchanged
+    return unchanged | {"quant": quant}
 
 
 def _own(variant: Variant) -> list[str]:
@@ -111,7 +123,7 @@ def _named(variant: Variant, composed: dict[str, Any] | str) -> dict[str, Any] |
 
 def _applicable(overrides: Sequence[str], variant: Variant) -> list[str]:
     """Return the overrides without settings that the variant's format does not have."""
-    plain = choice("quant", variant.format)
+    plain = choice("quant", "bf16" if existing.is_existing(variant.quant) else variant.format)
     if plain is None or not plain.get("scheme"):
         return [override for override in overrides if plain is None or not override.lstrip("+").startswith("quant.")]
     scheme = SCHEMES.get(str(plain["scheme"]))

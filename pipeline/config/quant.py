@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from pydantic import (
     Field,
@@ -11,7 +11,11 @@ from pydantic import (
 )
 
 from pipeline.config.base import SettingsGroup
+from pipeline.formats.layouts import WeightLayout
 from pipeline.formats.schemes import AWQ, GPTQ, SCHEMES, SIGNROUND, Scheme
+
+# The engine of checkpoints that others quantized (`config.existing`).
+EXISTING: Final = "existing"
 
 
 def lacks(setting: str, value: object, scheme: str, engine: str) -> str:
@@ -68,6 +72,8 @@ class QuantSettings(SettingsGroup):
 
     @model_validator(mode="after")
     def _fits_together(self) -> QuantSettings:
+        if self.is_existing:
+            return self  # nothing is asked of an engine
         if (self.engine == "none") != (self.scheme is None):
             raise ValueError("engine=none goes with scheme=null, any other engine needs a scheme")
         if self.scheme is None:
@@ -95,6 +101,21 @@ class QuantSettings(SettingsGroup):
     def effective_group_size(self) -> int | None:
         """Input channels that share a weight scale; None if the scheme has no groups."""
         return None if self.format is None else self.group_size or self.format.group
+
+    @property
+    def is_existing(self) -> bool:
+        """True if others quantized the checkpoint, so that its faults are not this project's."""
+        return False
+
+    @property
+    def layout(self) -> WeightLayout | None:
+        """The storage layout of a weight; None for the unchanged checkpoint and for files that mix blocks."""
+        return None if self.format is None else self.format.layouts.get(self.engine)
+
+    @property
+    def own_format(self) -> str:
+        """The engine whose own format the checkpoint has; empty for compressed-tensors."""
+        return "" if self.engine == "llmcompressor" else self.engine
 
     @property
     def static_activations(self) -> str | None:

@@ -19,6 +19,7 @@ from pipeline.config.base import Command, SettingsGroup, Stage
 from pipeline.config.bench import BenchSettings
 from pipeline.config.calibration import CalibrationSettings
 from pipeline.config.eval import EvalSettings
+from pipeline.config.existing import WRITTEN as _WRITTEN_EXISTING
 from pipeline.config.hardware import HardwareSettings
 from pipeline.config.kv_cache import KVCacheSettings
 from pipeline.config.model import ModelSettings
@@ -44,7 +45,7 @@ class Variant(BaseModel):
     @classmethod
     def parse(cls, text: str, default: str = "auto") -> Variant:
         """Parse `quant[(setting=value,...)][+kv_cache][@kernel]`; `default` is the kernel."""
-        found = _WRITTEN.fullmatch(text)
+        found = _WRITTEN_EXISTING.fullmatch(text) or _WRITTEN.fullmatch(text)
         if found is None:
             return cls(quant=text, kernel=default)
         return cls(quant=found["quant"], kv_cache=found["kv_cache"] or "auto", kernel=found["kernel"] or default)
@@ -84,7 +85,8 @@ class Settings(SettingsGroup):
     variants: tuple[str, ...] | None = Field(
         None,
         description="several `quant[(setting=value)][+kv_cache][@kernel]` in one run, e.g. "
-        "[bf16, bf16+fp8_e4m3, 'w4a16(group_size=64)']; null: just one",
+        "[bf16, bf16+fp8_e4m3, 'w4a16(group_size=64)']; quantized by others: hub:<owner>/<name> or folder:<path>; "
+        "null: just one",
     )
     protocols: tuple[str, ...] | None = Field(
         None, description="several files of bench/ in one run, e.g. [study, ladder]; null: just one"
@@ -135,12 +137,9 @@ class Settings(SettingsGroup):
 
     @model_validator(mode="after")
     def _kernel_fits_the_scheme(self) -> Settings:
-        known = choices(self.quant.scheme)
-        if self.serve.kernel not in ("auto", *known):
-            raise ValueError(
-                f"serve.kernel={self.serve.kernel}: vLLM has no such kernel for {self.quant.scheme or 'BF16'} "
-                f"(quant={self.quant.name}); known are {', '.join(('auto', *known))}"
-            )
+        # The scheme of a checkpoint that others made is not read yet.
+        if not self.quant.is_existing and (reason := why_no_kernel(self.serve.kernel, self.quant)):
+            raise ValueError(reason)
         return self
 
     @model_validator(mode="after")
@@ -194,6 +193,17 @@ class Settings(SettingsGroup):
     def variant(self) -> Variant:
         """The variant that these settings describe."""
         return Variant(quant=self.quant.name, kv_cache=self.kv_cache.name, kernel=self.serve.kernel)
+
+
+def why_no_kernel(kernel: str, quant: QuantSettings) -> str:
+    """Return why a format cannot be served by a kernel, whatever the hardware; empty if it can."""
+    known = ("auto", *choices(quant.scheme))
+    if kernel in known:
+        return ""
+    return (
+        f"serve.kernel={kernel}: vLLM has no such kernel for {quant.scheme or quant.title} (quant={quant.name}); known "
+        f"are {', '.join(known)}"
+    )
 
 
 def validate(config: dict[str, Any]) -> Settings:

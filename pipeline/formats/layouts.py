@@ -98,6 +98,11 @@ def _as_they_are(kind: str, scales: str, shape: Shape, packing: Packing) -> Stor
     return {"weight": (kind, shape), "weight_scale": (scales, scale), **static}
 
 
+def _fp8_blocks(shape: Shape, packing: Packing) -> Stored:
+    own = _as_they_are("F8_E4M3", "BF16", shape, packing)
+    return {unpack.DEEPSEEK_SCALE if name == "weight_scale" else name: each for name, each in own.items()}
+
+
 def _nvfp4(shape: Shape, packing: Packing) -> Stored:
     out, width = shape
     own: dict[str, tuple[str, Shape]] = {
@@ -178,6 +183,14 @@ _MAGNITUDES: Mapping[str, Scales] = {
 PACKED = WeightLayout("pack-quantized", _packed, unpack.pack_quantized)
 INT8 = WeightLayout("int-quantized", partial(_as_they_are, "I8", "BF16"), unpack.as_they_are, scales=_STATIC)
 FP8 = WeightLayout("float-quantized", partial(_as_they_are, "F8_E4M3", "BF16"), unpack.as_they_are, scales=_STATIC)
+# DeepSeek's own layout, and that of Qwen's FP8 releases.
+FP8_BLOCKS = WeightLayout(
+    "fp8",
+    _fp8_blocks,
+    unpack.fp8_blocks,
+    marks=(unpack.DEEPSEEK_SCALE,),
+    scales={unpack.DEEPSEEK_SCALE: "positive"},
+)
 MXFP8 = WeightLayout(
     "mxfp8-quantized", partial(_as_they_are, "F8_E4M3", "U8"), unpack.as_they_are, scales={"weight_scale": "codes"}
 )
@@ -194,7 +207,8 @@ BITSANDBYTES = WeightLayout(
     scales=_MAGNITUDES,
 )
 LAYOUTS: Mapping[str, WeightLayout] = {
-    layout.name: layout for layout in (PACKED, INT8, FP8, MXFP8, NVFP4, MXFP4, AWQ, GPTQ, GPTQ_V2, BITSANDBYTES)
+    layout.name: layout
+    for layout in (PACKED, INT8, FP8, FP8_BLOCKS, MXFP8, NVFP4, MXFP4, AWQ, GPTQ, GPTQ_V2, BITSANDBYTES)
 }
 # Tensors that mark a module as quantized, in any layout.
 MARKS = tuple(dict.fromkeys(f".{mark}" for layout in LAYOUTS.values() for mark in layout.marks))

@@ -97,6 +97,8 @@ class Scheme:
 
 ROUND, GPTQ, AWQ, SIGNROUND = "rtn", "gptq", "awq", "signround"
 SMOOTHQUANT, SMOOTHQUANT_GPTQ = "smoothquant", "smoothquant_gptq"
+# How weights were rounded by others, where their checkpoint does not say.
+UNKNOWN = "unknown"
 # Algorithms that scale weights by activation statistics and divide the layers in front by the same -> the one whose
 # mapping of these layers they use.
 RESCALING: Mapping[str, str] = {AWQ: AWQ, SMOOTHQUANT: SMOOTHQUANT, SMOOTHQUANT_GPTQ: SMOOTHQUANT}

@@ -8,7 +8,7 @@ The formats differ in the orientation of the matrix, the order of integers in an
 * GPTQ (`quant_method: gptq`): (in, out), packed along the inputs; zero points packed along the outputs, and one too
   small (`checkpoint_format: gptq`; `gptq_v2` stores them as they are). `g_idx` names each input's group.
 * compressed-tensors `int-quantized`, `float-quantized`, `mxfp8-quantized`: the 8-bit numbers themselves; scales of
-  tensors, channels, groups, or square blocks.
+  tensors, channels, groups, or square blocks. DeepSeek's `fp8` is the last of these, with the scales called inverse.
 * compressed-tensors `nvfp4-pack-quantized`, `mxfp4-pack-quantized`: (out, in), two FP4 numbers a byte along the inputs,
   the first in the low bits; scales of blocks are FP8 E4M3 numbers below a divisor of the tensor, or powers of two.
 """
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 Tensors = Mapping[str, "torch.Tensor"]
 # Position of each of eight output channels in AWQ's int32.
 AWQ_PLACES = (0, 4, 1, 5, 2, 6, 3, 7)
+# What DeepSeek's FP8 weights are multiplied by, in spite of its name.
+DEEPSEEK_SCALE = "weight_scale_inv"
 
 
 def unpack(packed: torch.Tensor, bits: int, dim: int) -> torch.Tensor:
@@ -47,6 +49,11 @@ def as_they_are(tensors: Tensors, bits: int) -> torch.Tensor:
         # Blocks divide the inputs, and the last band of outputs may be cut off.
         scale = scale.repeat_interleave(columns // groups, dim=0)[:rows]
     return weight * _spread(scale, columns)
+
+
+def fp8_blocks(tensors: Tensors, bits: int) -> torch.Tensor:
+    """Decode FP8 numbers with a scale for each square block, as DeepSeek stores them."""
+    return as_they_are({"weight": tensors["weight"], "weight_scale": tensors[DEEPSEEK_SCALE]}, bits)
 
 
 def pack_quantized(tensors: Tensors, bits: int) -> torch.Tensor:

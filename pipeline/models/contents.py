@@ -44,7 +44,10 @@ LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 
 _AGAIN = "Fetch the checkpoint again, or correct its config.json."
 _MADE_OF = "every format is made of the BF16 model"
-_ORIGINAL = "Name the original BF16 checkpoint, which its model card calls the base model."
+_ORIGINAL = (
+    "Name the original BF16 checkpoint, which its model card calls the base model; this one is then a variant: "
+    "'variants=[bf16,hub:<owner>/<name>]', or folder:<path>."
+)
 
 
 @dataclass(frozen=True)

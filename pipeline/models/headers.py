@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, NotRequired, TypedDict, cast
 
 from pipeline.formats import unpack_gguf
-from pipeline.formats.layouts import MARKS, Stored
+from pipeline.formats.layouts import FP8, MARKS, Stored
 from pipeline.models.architecture import read_config
 from pipeline.models.safetensors import TensorInfo, safetensors_files, tensor_infos
 
@@ -39,12 +39,15 @@ class Quantization(TypedDict, total=False):
     format: str
     config_groups: dict[str, Group]
     ignore: list[str]
+    kv_cache_scheme: SchemeConfig | None
     # AWQ and GPTQ.
     bits: int
     group_size: int
     checkpoint_format: str
     dynamic: dict[str, object]
     modules_to_not_convert: list[str] | None
+    # DeepSeek's FP8.
+    weight_block_size: list[int] | None
     # bitsandbytes.
     llm_int8_skip_modules: list[str] | None
 
@@ -105,6 +108,8 @@ def layout_name(config: Quantization) -> str:
     method = str(config.get("quant_method"))
     if method == "compressed-tensors":
         return str(config["format"])
+    if method == "fp8" and not config.get("weight_block_size"):
+        return FP8.name
     return str(config.get("checkpoint_format") or method) if method == "gptq" else method
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.config import QuantSettings
+from pipeline.errors import UnknownFormat
 from pipeline.formats.blocks import BLOCKS, Mixture
 from pipeline.formats.layouts import Shape, Stored
 from pipeline.models.modules import decoder_linears, matched
@@ -18,15 +19,23 @@ BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "F8_E4M3":
 
 
 def stored(original: Stored, config: Mapping[str, Any], quant: QuantSettings) -> dict[str, tuple[str, Shape]]:
-    """Return the type (llama.cpp's for GGUF) and shape of every tensor that a scheme stores."""
+    """Return the type (llama.cpp's for GGUF) and shape of every tensor that a scheme stores.
+
+    Raises:
+        UnknownFormat: if others made the checkpoint, in a format that is not known.
+    """
     original = dict(original)
     if quant.scheme is not None and config.get("tie_word_embeddings") and quant.engine != "autogptq":
         original.pop("lm_head.weight", None)  # stored once, even if the BF16 checkpoint stores it twice
-    if quant.format is None:
+    if quant.engine == "none":
         return original
+    if quant.format is None:
+        raise UnknownFormat(f"how {quant.title} stores weights")
     if quant.format.mixture is not None:
         return _blocks(original, int(config["num_hidden_layers"]), quant.format.mixture)
-    fields = quant.format.layouts[quant.engine].fields
+    if quant.layout is None:
+        raise UnknownFormat(f"how {quant.title} stores weights")
+    fields = quant.layout.fields
     packing = quant.format.packing(quant.effective_group_size, nested=quant.double_quant)
     found: dict[str, tuple[str, Shape]] = {}
     modules = quantized(original, config, quant)

@@ -10,7 +10,7 @@ import torch
 
 from pipeline.config import QuantSettings
 from pipeline.errors import UnknownFormat
-from pipeline.formats.schemes import RESCALING
+from pipeline.formats.schemes import AWQ, RESCALING, UNKNOWN
 from pipeline.models.architecture import read_config
 from pipeline.models.dequantize import Tensors, Weights
 from pipeline.models.headers import headers, quantized_modules
@@ -55,8 +55,8 @@ class Pair:
             UnknownFormat: if the engine's mapping of the architecture is not known.
         """
         quant, pairs = self.quant, dict[str, str]()
-        if mapping := RESCALING.get(quant.algorithm):
-            pairs = rescaled_by(self.config, self.shapes, mapping, quant.engine)
+        if self._rescaling:
+            pairs = rescaled_by(self.config, self.shapes, self._rescaling, quant.engine)
         return Factors(
             pairs,
             norm_offset(self.config),
@@ -64,6 +64,21 @@ class Pair:
             stored=lambda name: self.after[name].float(),
             weight=self._image,
         )
+
+    @cached_property
+    def _rescaling(self) -> str:
+        """The algorithm whose mapping weights were rescaled by; empty if they were not.
+
+        Where others do not say how they rounded, it shows in the norms, which any such algorithm divides.
+        """
+        if self.quant.algorithm != UNKNOWN:
+            return RESCALING.get(self.quant.algorithm, "")
+        norms = (f"{module}.weight" for module, shape in self.shapes.items() if len(shape) == 1)
+        is_divided = any(not self._is_equal(name, self.after[name]) for name in norms if name in self.after)
+        return AWQ if is_divided else ""
+
+    def _is_equal(self, name: str, image: torch.Tensor) -> bool:
+        return torch.equal(image, self.before[name].to(image.dtype))
 
     def _image(self, module: str) -> torch.Tensor:
         return self.images[module] if module in self.modules else self.after[f"{module}.weight"].float()
@@ -94,11 +109,10 @@ class Pair:
         Raises:
             UnknownFormat: if it differs, and the engine's mapping of the architecture is not known.
         """
-        original = self.before[name].to(image.dtype)
-        if image.shape != original.shape:
+        if image.shape != self.before[name].shape:
             return False
-        is_equal = torch.equal(image, original)
-        if self.quant.algorithm not in RESCALING or ".layers." not in name:
+        is_equal = self._is_equal(name, image)
+        if not self._rescaling or ".layers." not in name:
             return is_equal
         try:
             rescaled = self._rescaled(name)

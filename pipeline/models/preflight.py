@@ -76,7 +76,7 @@ def check(source: ModelSource, settings: Settings, due: Collection[Stage]) -> No
         else:
             _ = source.hub_weights
     check_shapes(source.settings.name, settings, source.config, tensors)
-    if tensors and settings.quant.scheme is not None:
+    if tensors and settings.quant.scheme is not None and not settings.quant.is_existing:
         linears = decoder_linears(as_stored(tensors), source.config)
         check_ignore(list(linears), settings.quant.ignore, str(settings.variant))
     _check_cache(source, settings)

@@ -45,6 +45,11 @@ class ModelSource:
         self.digests = digests
 
     @property
+    def setting(self) -> str:
+        """The setting that names the model, for messages."""
+        return f"model={self.settings.name}"
+
+    @property
     def is_random(self) -> bool:
         """True if the weights are drawn, and none are read."""
         return self.settings.weights == "random"
@@ -195,7 +200,7 @@ class ModelSource:
                 str(settings.hub_id), revision=settings.revision, allow_patterns=list(patterns), ignore_patterns="*/*"
             )
         except Exception as error:
-            raise hub_unreachable(f"model={settings.name}", str(settings.hub_id), "model.path", error) from error
+            raise hub_unreachable(self.setting, str(settings.hub_id), "model.path", error) from error
         return Path(folder)
 
     def _random(self) -> Path:

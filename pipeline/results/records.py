@@ -102,6 +102,8 @@ class Record(Frozen):
     divergence_again: InstanceOf[Logprobs] | Missing = Missing(reason="not measured")
     # The number format, a key of `formats.schemes`; empty for BF16 weights.
     scheme: str = ""
+    # Checks of the gate that failed for a checkpoint of others, which was measured all the same.
+    faults: tuple[str, ...] = ()
 
     @property
     def benchmarks(self) -> tuple[Speed, ...]:

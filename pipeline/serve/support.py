@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pipeline.config import QuantSettings, Settings
+from pipeline.config import ExistingSettings, QuantSettings, Settings
+from pipeline.config.existing import GGUF
 from pipeline.hardware.rules import LOCKED, Capability, Machine, ServingRequest, Vllm, of_kv_cache, of_scheme, weaker
 
 
@@ -17,14 +18,25 @@ def of_settings(
         vllm: the serving vLLM.
         shapes: shapes (in, out) of the model's weights as one GPU loads them, if they are known.
     """
-    if reason := why_no_kv_scales(settings):
+    if reason := why_no_kv_scales(settings) or why_not_taken(settings.quant):
         return Capability("no", reason=reason)
     serve = settings.serve
     quant = settings.quant
-    engine = "" if quant.engine == "llmcompressor" else quant.engine
-    asked = ServingRequest(serve.kernel, serve.dtype, engine, quant.effective_group_size, shapes)
+    asked = ServingRequest(serve.kernel, serve.dtype, quant.own_format, quant.effective_group_size, shapes)
     weights = of_scheme(quant.scheme, machine, vllm, asked)
+    if quant.is_existing and quant.scheme is None:
+        weights = Capability("native", "what vLLM chooses", "a format that no table of this project has")
     return weaker(weights, of_kv_cache(settings.kv_cache.dtype, machine, vllm))
+
+
+def why_not_taken(quant: QuantSettings) -> str:
+    """Return why what others quantized cannot be a variant; empty if it can."""
+    if not isinstance(quant, ExistingSettings) or quant.stored_as != GGUF:
+        return ""
+    return (
+        f"{quant.name} is llama.cpp's GGUF, whose files name neither layers nor tokenizer as the BF16 model does, so "
+        "that nothing could be compared: make one by gguf_q4_k_m or gguf_q8_0"
+    )
 
 
 def why_no_kv_scales(settings: Settings) -> str:
@@ -37,6 +49,8 @@ def why_no_kv_scales(settings: Settings) -> str:
     quant = settings.quant
     if not settings.kv_cache.needs_data or quant.engine in ("none", "llmcompressor"):
         return ""
+    if quant.is_existing:
+        return f"{quant.name} has no scales of an FP8 KV cache, and none are added to it: choose kv_cache.scales=one"
     other = "the same scheme by quant.engine=llmcompressor, or " if "llmcompressor" in _engines(quant) else ""
     return (
         "vLLM loads calibrated KV-cache scales from compressed-tensors checkpoints, not from what "

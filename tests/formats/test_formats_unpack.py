@@ -11,7 +11,8 @@ from compressed_tensors.quantization.lifecycle.forward import dequantize as by_c
 
 from pipeline.errors import InputError, UnknownFormat
 from pipeline.formats import unpack_gguf
-from pipeline.formats.layouts import dequantize
+from pipeline.formats.layouts import FP8_BLOCKS, dequantize
+from pipeline.formats.schemes import SCHEMES
 
 ROWS, COLUMNS, GROUP = 64, 96, 32
 
@@ -179,3 +180,15 @@ def test_a_gguf_files_tensors_lie_one_after_another_and_end_where_it_does(tmp_pa
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(InputError, match="truncated"):
         unpack_gguf.check(path)
+
+
+def test_deepseeks_blocks_are_multiplied_by_their_inverse_scales(generator: torch.Generator) -> None:
+    shape, block = (200, 256), 128
+    packing = SCHEMES["FP8_BLOCK"].packing(None)
+    fields = FP8_BLOCKS.fields(shape, packing)
+    assert fields["weight_scale_inv"] == ("BF16", (2, 2))
+    stored = torch.randn(shape, generator=generator).to(torch.float8_e4m3fn)
+    scale = torch.rand(2, 2, generator=generator) + 0.5
+    found = dequantize("fp8", {"weight": stored, "weight_scale_inv": scale})
+    spread = scale.repeat_interleave(block, 0)[:200].repeat_interleave(block, 1)
+    assert torch.equal(found, stored.float() * spread)

@@ -48,7 +48,7 @@ def measure(job: Job, texts: Sequence[Text], tokens: int, folder: Path) -> Layer
     Raises:
         MissingTensor: where the checkpoint lacks a tensor of its format.
     """
-    if job.settings.quant.scheme is None:
+    if job.settings.quant.engine == "none":
         return Missing(reason="no Linear is quantized")
     pair = Pair(job.checkpoint, job.model.folder, job.settings.quant)
     try:

@@ -21,6 +21,11 @@ def check(variants: Sequence[Settings]) -> None:
     quantized = [settings for settings in variants if not settings.is_baseline]
     if not quantized:
         raise ConfigError("stage=publish: the BF16 checkpoint is published already.", "Name a quantized variant.")
+    if theirs := [settings.quant.name for settings in quantized if settings.quant.is_existing]:
+        raise ConfigError(
+            f"stage=publish: {', '.join(dict.fromkeys(theirs))} was quantized by others, and is theirs to publish.",
+            "Leave it out of variants.",
+        )
     publish = quantized[0].publish
     if publish.repo_id is None:
         if not publish.dry_run:

@@ -1,6 +1,7 @@
 """`quantize`: a BF16 checkpoint and a scheme (and calibration) -> a checkpoint that vLLM loads.
 
-One file an engine; the engine is a setting of the scheme. The baseline is a link to the checkpoint it came from.
+One file an engine; the engine is a setting of the scheme. The baseline is a link to the checkpoint it came from, and
+what others quantized is a folder of links.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pipeline.errors import ConfigError, NotApplicable
 from pipeline.job import Job
 from pipeline.results.calibration import observations_key
 from pipeline.results.quantize import QuantizeResult
-from pipeline.serve.support import why_no_kv_scales
+from pipeline.serve.support import why_no_kv_scales, why_not_taken
 from pipeline.stages.quantize.engines import ENGINES
 
 SHARED = False
@@ -37,12 +38,14 @@ def needs(settings: Settings) -> tuple[Stage, ...]:
 
 
 def identity(job: Job) -> Payload:
-    """Return the model, the scheme, and the calibration if it matters."""
+    """Return the model, the scheme, and the calibration if it matters; of what others made, its content."""
     settings = job.settings
     payload: Payload = {
         "model": job.model.identity(),
         "quant": settings.quant.model_dump(exclude={"name", "title"}),
     }
+    if job.existing is not None and not job.existing.is_gguf:
+        payload["existing"] = job.existing.identity()
     if settings.needs_calibration:
         payload[Stage.CALIBRATE.value] = observations_key(job.artifact(Stage.CALIBRATE).payload)
     if settings.takes_ranges:
@@ -92,12 +95,12 @@ def make(job: Job, draft: Draft) -> None:
     """Write `checkpoint/` with the scheme's engine, with scales of the KV cache if requested.
 
     Raises:
-        NotApplicable: before any work, if the format cannot store scales of the KV cache.
+        NotApplicable: before any work, if the format cannot store scales of the KV cache, or is not one that is taken.
     """
     from pipeline.models.headers import describe
     from pipeline.models.loading import release_memory
 
-    if reason := why_no_kv_scales(job.settings):
+    if reason := why_no_kv_scales(job.settings) or why_not_taken(job.settings.quant):
         raise NotApplicable(f"{reason}.")
     if gpu := _gpu_in_use():
         gpu.reset_peak_memory_stats()

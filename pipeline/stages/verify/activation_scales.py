@@ -43,6 +43,8 @@ def check(job: Job) -> str:
     folder = job.checkpoint
     stored = _stored(folder)
     settings = job.settings
+    if settings.quant.is_existing:
+        raise NotCompared("others calibrated it, if it has any")
     if not (settings.takes_ranges or (settings.quant.format and settings.quant.format.shown_tokens)):
         if stored:
             raise Failed(f"{min(stored)} is a calibrated scale, and none of its formats has one")

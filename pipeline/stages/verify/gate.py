@@ -14,7 +14,9 @@ from pipeline.errors import InputError, PipelineError, ServerError, StageError, 
 from pipeline.formats import unpack_gguf
 from pipeline.formats.layouts import Scales, layout_of, possible
 from pipeline.models import headers as disk
+from pipeline.models import tokens
 from pipeline.models.architecture import read_config, text_config
+from pipeline.models.existing import as_stored
 from pipeline.models.modules import decoder_linears, matched
 from pipeline.models.safetensors import check_safetensors, companions
 from pipeline.results.server import ServerFacts
@@ -28,7 +30,7 @@ from pipeline.results.verify import (
     WeightError,
 )
 from pipeline.stages.verify import activation_scales, canary, file_sizes
-from pipeline.stages.verify.outcomes import Failed, NotCompared
+from pipeline.stages.verify.outcomes import Broken, Failed, NotCompared
 from pipeline.stages.verify.weights import changed, compare, nearest_errors
 
 if TYPE_CHECKING:
@@ -64,8 +66,11 @@ class Findings:
 def verify(job: Job, draft: Draft) -> None:
     """Run the checks in order and stop at the first that fails.
 
+    What others quantized is measured though a check fails, unless there is nothing to measure: people choose among such
+    checkpoints, and the report says what is wrong with theirs.
+
     Raises:
-        StageError: naming it, with the observation.
+        StageError: naming the check, with the observation.
     """
     folder, source = job.checkpoint, job.model.folder
     size, baseline = disk.weight_bytes(folder), disk.weight_bytes(source)
@@ -86,8 +91,9 @@ def verify(job: Job, draft: Draft) -> None:
 
 def _run(job: Job, found: Findings) -> None:
     folder, source = job.checkpoint, job.model.folder
+    is_existing = job.settings.quant.is_existing
     checks: dict[str, Callable[[], str]] = {
-        "files": lambda: files(folder, source),
+        "files": lambda: files(folder, source, is_theirs=is_existing),
         "layers": lambda: layers(folder, source, job),
         "size": lambda: size(folder, source, job, found),
         "scales": lambda: scales(folder),
@@ -101,6 +107,7 @@ def _run(job: Job, found: Findings) -> None:
     }
     for name in CHECKS:
         job.progress.detail(name)
+        goes_on = is_existing
         try:
             outcome = Check(name=name, ok=True, detail=checks[name]())
         except UnknownFormat as error:
@@ -108,6 +115,7 @@ def _run(job: Job, found: Findings) -> None:
         except NotCompared as reason:
             outcome = Check(name=name, ok=None, detail=str(reason))
         except Failed as seen:
+            goes_on = is_existing and not isinstance(seen, Broken)
             outcome = Check(name=name, ok=False, detail=str(seen))
         except InputError as error:
             # A file that cannot be read is the checkpoint's fault; what the server refuses is the user's setting.
@@ -115,35 +123,50 @@ def _run(job: Job, found: Findings) -> None:
                 raise
             outcome = Check(name=name, ok=False, detail=error.problem)
         found.checks.append(outcome)
-        if outcome.ok is False:
-            raise StageError(f"{job.variant} did not pass the gate: {name}: {outcome.detail}.", _REMEDY)
+        if outcome.ok is False and not goes_on:
+            remedy = _THEIR_REMEDY if is_existing else _REMEDY
+            raise StageError(f"{job.variant} did not pass the gate: {name}: {outcome.detail}.", remedy)
 
 
 # The checks that need no server.
 OF_FILES = CHECKS[: CHECKS.index("BF16 reference")]
+_THEIR_REMEDY = "Others made this checkpoint: fetch it again, or tell them."
 _REMEDY = "Its checkpoint is kept for a look; make it again with another engine, algorithm or calibration."
 
 
-def files(folder: Path, source: Path) -> str:
+def files(folder: Path, source: Path, *, is_theirs: bool = False) -> str:
     """Check that weight files are complete, and tokenizer, generation config and shape those of the BF16 checkpoint."""
     weights = disk.weight_files(folder)
     if not weights or not (folder / "config.json").is_file():
-        raise Failed("config.json or the weights are missing")
+        raise Broken("config.json or the weights are missing")
     for path in weights:
         try:
             (unpack_gguf.check if path.suffix == ".gguf" else check_safetensors)(path)
         except PipelineError as error:
-            raise Failed(error.problem) from None
+            raise Broken(error.problem) from None
     changed = [
         path.name
         for path in companions(source)
         if not (folder / path.name).is_file() or sha256_of(folder / path.name) != sha256_of(path)
     ]
+    other = _other_fields(read_config(folder), read_config(source))
+    if is_theirs:
+        return _their_files(folder, source, changed, other)
     if changed:
         raise Failed(f"not as in the BF16 checkpoint: {', '.join(sorted(changed))}")
-    if other := _other_fields(read_config(folder), read_config(source)):
+    if other:
         raise Failed(f"config.json is another model's: {', '.join(other)}")
     return f"{len(weights)} weight file(s), tokenizer unchanged"
+
+
+def _their_files(folder: Path, source: Path, changed: list[str], fields: list[str]) -> str:
+    """Judge files that others may have written anew: their tokens are compared before, the rest is told."""
+    said = "the tokens are BF16's" if tokens.is_compared(folder, source) else "no tokenizer.json to compare"
+    if fields:
+        raise Failed(f"config.json says {', '.join(fields)}; {said}")
+    if changed:
+        raise NotCompared(f"{said}; written anew: {', '.join(sorted(changed))}")
+    return f"{said}, and all other files"
 
 
 def _other_fields(config: Mapping[str, Any], source: Mapping[str, Any]) -> list[str]:
@@ -162,7 +185,7 @@ def size(folder: Path, source: Path, job: Job, found: Findings) -> str:
     """Check that the weight files have the size predicted from the scheme and the shapes, to 1 %."""
     expected = file_sizes.predicted(
         source,
-        job.settings.quant,
+        as_stored(job.settings.quant, folder, source),
         job.settings.kv_cache.needs_data,
         in_float32=not job.hardware.has_native_bf16,
     )
@@ -177,10 +200,12 @@ def size(folder: Path, source: Path, job: Job, found: Findings) -> str:
 
 def layers(folder: Path, source: Path, job: Job) -> str:
     """Check that every Linear of the decoder is quantized or ignored, and nothing else is quantized."""
-    found, quant = disk.headers(folder), job.settings.quant
+    found, quant = disk.headers(folder), as_stored(job.settings.quant, folder, source)
     linears = decoder_linears(disk.stored_tensors(source), read_config(source))
     quantized = disk.quantized_modules(folder)
-    ignored = set(linears) if quant.scheme is None else set(matched(linears, quant.ignore))
+    if quant.is_existing and not quantized:
+        raise NotCompared(f"how {quant.title} stores quantized layers is not known")
+    ignored = set(linears) if quant.engine == "none" else set(matched(linears, quant.ignore))
     expected = set(linears) - ignored
     if missing := expected - quantized:
         raise Failed(f"{len(missing)} layers were not quantized, {sorted(missing)[0]} first")
@@ -200,7 +225,10 @@ def layers(folder: Path, source: Path, job: Job) -> str:
 
 def untouched(folder: Path, source: Path, job: Job) -> str:
     """Check that norms, embeddings and all else that the scheme does not quantize are BF16's."""
-    if other := changed(folder, source, job.settings.quant):
+    quant = job.settings.quant
+    if quant.is_existing and not disk.quantized_modules(folder):
+        raise NotCompared(f"which tensors {quant.title} quantizes is not known")
+    if other := changed(folder, source, quant):
         raise Failed(f"{len(other)} tensors are not BF16's though nothing rounds them, {other[0]} first")
     return "what no scheme rounds is BF16's, bit for bit"
 
@@ -208,7 +236,7 @@ def untouched(folder: Path, source: Path, job: Job) -> str:
 def weights(job: Job, found: Findings) -> str:
     """Check that every weight is as close to BF16's as its format allows (see `rounding`)."""
     quant = job.settings.quant
-    if quant.scheme is None:
+    if quant.engine == "none":
         return "as they were"
     found.weight_errors = errors = compare(job.checkpoint, job.model.folder, quant)
     worst = max(errors, key=lambda each: each.excess, default=None)
@@ -233,7 +261,7 @@ def _explained(job: Job, found: Findings) -> list[float]:
         NotCompared: if rounding in the format is not known.
     """
     quant = job.settings.quant
-    if quant.scheme is None:
+    if quant.engine == "none":
         return []
     if found.weight_errors is not None:
         return [each.nearest for each in found.weight_errors if each.nearest is not None]
@@ -251,8 +279,12 @@ def log_probabilities(job: Job, found: Findings, answers: CanaryAnswers) -> str:
     if answers.tokens != reference.tokens:
         raise Failed("the server cuts the texts into other tokens than BF16's")
     layers = int(text_config(job.model.config)["num_hidden_layers"])
-    limit = canary.allowed(job.settings, layers, _explained(job, found), reference.logprobs)
     seen = canary.distance(reference.logprobs, answers.logprobs)
+    try:
+        explained = _explained(job, found)
+    except NotCompared as reason:
+        raise NotCompared(f"{seen:.4f} of their spread away from BF16's; {reason}") from None
+    limit = canary.allowed(job.settings, layers, explained, reference.logprobs)
     found.canary_logprobs = CanaryDistance(distance=seen, allowed=limit, tokens=len(answers.tokens))
     said = f"{seen:.4f} of their spread away from BF16's, {limit:.4f} would be explained"
     if job.settings.model.weights == "random" and limit >= canary.CAP and math.isfinite(seen):
@@ -318,5 +350,5 @@ def _canaries(job: Job, found: Findings) -> str:
     ]
     # Broken kernels answer `!!!!`, token 0 repeatedly, or nothing visible.
     if all(len(set(answer.strip())) <= 1 for answer in answers):
-        raise Failed(f"no answer holds more than one character: {answers[0]!r}")
+        raise Broken(f"no answer holds more than one character: {answers[0]!r}")
     return f"{len(answers)} prompts answered"

@@ -32,6 +32,8 @@ def compare(folder: Path, source: Path, quant: QuantSettings) -> list[WeightErro
 
     from pipeline.models.pair import Pair
 
+    if quant.scheme is None:
+        raise UnknownFormat(f"how {quant.title} rounds")
     # Billions of weights take a minute on a CPU, and seconds on a GPU.
     pair = Pair(folder, source, quant, "cuda" if torch.cuda.is_available() else "cpu")
     return [_compared(pair, module) for module in pair.images.modules if f"{module}.weight" in pair.before]
@@ -73,6 +75,8 @@ def nearest_errors(source: Path, modules: set[str], quant: QuantSettings) -> lis
     """
     from pipeline.models.dequantize import Tensors
 
+    if quant.scheme is None:
+        raise UnknownFormat(f"how {quant.title} rounds")
     before, found = Tensors(source), []
     for module in sorted(modules):
         if f"{module}.weight" in before:

@@ -8,6 +8,7 @@ from pipeline.stages.quantize.engines import (
     autoround,
     baseline,
     bitsandbytes,
+    existing,
     gguf,
     gptqmodel,
     llmcompressor,
@@ -16,6 +17,7 @@ from pipeline.stages.quantize.engines.base import Engine
 
 ENGINES: Mapping[str, Engine] = {
     "none": baseline,
+    "existing": existing,
     "llmcompressor": llmcompressor,
     "autoawq": autoawq,
     "gptqmodel": gptqmodel,

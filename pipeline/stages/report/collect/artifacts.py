@@ -16,6 +16,8 @@ from pipeline.artifacts.keys import Payload
 from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.workspace import Artifact
 from pipeline.config import Stage, Variant, choice
+from pipeline.config.existing import title_of
+from pipeline.config.quant import EXISTING
 from pipeline.errors import PipelineError
 from pipeline.formats.schemes import SCHEMES
 from pipeline.job import Job
@@ -83,7 +85,7 @@ class Source:
         if self.is_baseline:
             return "baseline"
         if not scheme:
-            return "KV cache"
+            return "other" if self.quant.get("engine") == EXISTING else "KV cache"
         return SCHEMES[scheme].family if scheme in SCHEMES else "other"
 
     def finished(self, stage: Stage) -> Manifest | None:
@@ -256,9 +258,8 @@ def _peer(variant: str, checkpoint: Item, results: dict[Stage, list[Item]], foun
     serve = next(iter(results.values()))[0][1].payload.get("serve")
     parsed = Variant.parse(variant)
     dtype = str((serve or {}).get("kv_cache", parsed.kv_cache))
-    source = Source(
-        parsed, _label(_title(parsed.quant), dtype, parsed.kernel), dict(made.payload.get("quant", {})), dtype
-    )
+    quant = dict(made.payload.get("quant", {}))
+    source = Source(parsed, _label(_title(parsed.quant, quant), dtype, parsed.kernel), quant, dtype)
     everything = {Stage.QUANTIZE: [checkpoint], **results}
     for item in found[Stage.VERIFY]:
         if item[1].variant == variant and item[1].payload.get("quantize") == made.key:
@@ -290,8 +291,10 @@ def _label(title: str, kv_dtype: str, kernel: str) -> str:
     return clean(f"{title} + {kind.upper()} KV{f' ({form.upper()})' if form else ''}", 60)
 
 
-def _title(quant: str) -> str:
+def _title(quant: str, made: Payload) -> str:
     """Return the row label of a format that is not configured in this run."""
+    if made.get("engine") == EXISTING:
+        return title_of(made)
     variant = Variant(quant=quant)
     return ", ".join([str((choice("quant", variant.format) or {}).get("title", variant.format)), *variant.options])
 

@@ -44,6 +44,7 @@ def record_of(source: Source) -> Record:
         is_baseline=source.is_baseline,
         scheme=str(source.quant.get("scheme") or ""),
         emulated=emulated(source),
+        faults=_faults(source),
         size=_size(source),
         speed=speeds[0] if bench else Missing(reason=source.missing_reason(Stage.BENCH)),
         protocols={speed.protocol: speed for speed in speeds if isinstance(speed, Speed)},
@@ -85,6 +86,14 @@ def server_of(source: Source) -> ServerFacts:
 def emulated(source: Source) -> tuple[str, ...]:
     """Return the formats that this machine emulated while serving the variant, as recorded by its servers."""
     return tuple(dict.fromkeys(clean(name, 60) for server in source.servers() for name in server.emulated))
+
+
+def _faults(source: Source) -> tuple[str, ...]:
+    """Return the checks that a checkpoint of others failed, and was measured all the same."""
+    checked = source.result(VerifyResult)
+    if isinstance(checked, Missing):
+        return ()
+    return tuple(f"{clean(each.name, 80)}: {clean(each.detail, 400)}" for each in checked.checks if each.ok is False)
 
 
 def _size(source: Source) -> Size | Missing:

@@ -12,6 +12,8 @@ from pipeline.compare.roofline.device import Device, Footprint
 from pipeline.compare.roofline.model import Entry, MeasuredSpeed, Roofline, roofline
 from pipeline.compare.stats.repeats import Change
 from pipeline.config import Settings, Stage, Variant
+from pipeline.config.existing import own_format
+from pipeline.config.quant import EXISTING
 from pipeline.hardware import rules
 from pipeline.hardware.gpus import GPUS, Gpu, gpu_of
 from pipeline.results.base import Missing
@@ -85,13 +87,16 @@ def study_check() -> RooflineCheck | None:
 
 def unserved(source: Source, gpu: Gpu, native: bool = False) -> str:
     """Return why a GPU of the catalogue does not serve a variant, or not natively; empty if it does."""
-    engine = str(source.quant.get("engine", ""))
+    scheme = source.quant.get("scheme")
+    if source.quant.get("engine") == EXISTING and scheme is None:
+        return "what serves its format is in no table"
+    engine = own_format(str(source.quant.get("stored_as") or source.quant.get("engine", "")))
     asked = rules.ServingRequest(
         kernel=source.variant.kernel,
         engine="" if engine == "llmcompressor" else engine,
         group=source.quant.get("group_size"),
     )
-    weights = rules.of_scheme(source.quant.get("scheme"), gpu, asked=asked)
+    weights = rules.of_scheme(scheme, gpu, asked=asked)
     limit = rules.weaker(weights, rules.of_kv_cache(source.kv_dtype, gpu))
     if limit.support == "emulated" and native:
         return f"it is emulated there ({limit.by})"

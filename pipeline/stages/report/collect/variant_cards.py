@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline.config import PACKAGE, Stage
+from pipeline.config.quant import EXISTING
 from pipeline.formats.schemes import GPTQ, SMOOTHQUANT
 from pipeline.results.base import Missing
 from pipeline.results.eval import EvalResult, LayerErrors
@@ -79,17 +80,33 @@ def _recipe(source: Source) -> dict[str, str]:
     quant = {name: value for name, value in source.quant.items() if name not in ("name", "title") and value is not None}
     if quant.get("engine") == "none":
         return {"checkpoint": "the original, unchanged"}
+    if quant.get("engine") == EXISTING:
+        return _their_recipe(quant)
     for name, algorithm in (("smoothing_strength", SMOOTHQUANT), ("dampening", GPTQ)):
         if algorithm not in str(quant.get("algorithm")):
             quant.pop(name, None)
     return {clean(name): plain(value) for name, value in quant.items()}
 
 
+def _their_recipe(quant: Mapping[str, Any]) -> dict[str, str]:
+    """Return what the checkpoint of others says of itself."""
+    said = {
+        "quantized by": "others; it is served as it is",
+        "format": quant.get("described") or quant.get("scheme"),
+        "weights stored as": quant.get("stored_as"),
+        "algorithm": quant.get("algorithm"),
+        "from": quant.get("checkpoint"),
+        "commit": quant.get("revision"),
+    }
+    return {name: clean(value, LONG) for name, value in said.items() if value}
+
+
 def _made(source: Source) -> dict[str, str]:
     manifest, made = source.finished(Stage.QUANTIZE), source.result(QuantizeResult)
     if manifest is None or isinstance(made, Missing):
         return {}
-    found = {"made in": duration(manifest.seconds)} if made.quantized_layers else {}
+    is_made = made.quantized_layers and source.quant.get("engine") != EXISTING
+    found = {"made in": duration(manifest.seconds)} if is_made else {}
     found["quantized layers"] = plain(made.quantized_layers)
     if made.cast_from:
         found["source weights"] = f"{clean(made.cast_from, 40)}, cast to BF16 first"

@@ -13,6 +13,7 @@ from support.settings import settings_of
 
 from pipeline.compare.engine_agreement import AGREEMENT
 from pipeline.config import PROJECT_ROOT, QuantSettings
+from pipeline.config.quant import EXISTING
 from pipeline.demo import CHECKPOINT
 from pipeline.errors import ConfigError, StageError
 from pipeline.formats.schemes import ENGINES as SCHEME_ENGINES
@@ -384,5 +385,5 @@ def test_an_architecture_that_autoawq_does_not_know_is_named(bench: Bench) -> No
 
 
 def test_every_engine_that_a_format_names_is_there() -> None:
-    assert set(ENGINES) == set(SCHEME_ENGINES)
+    assert set(ENGINES) == {*SCHEME_ENGINES, EXISTING}
     assert all(engine.TITLE for engine in ENGINES.values())
