@@ -16,7 +16,14 @@ import torch
 
 from pipeline.errors import ConfigError
 from pipeline.models.headers import weight_bytes
-from pipeline.models.loading import all_experts_calibrated, compute_dtype, linearize_empty_experts, load_model, quiet
+from pipeline.models.loading import (
+    all_experts_calibrated,
+    compute_dtype,
+    linearize_empty_experts,
+    load_model,
+    quiet,
+    stored_names,
+)
 from pipeline.models.safetensors import tensor_files
 
 if TYPE_CHECKING:
@@ -36,6 +43,9 @@ class Recorder(Protocol):
 
     def commit(self, index: int) -> None:
         """Count what was observed as part of sequence `index`."""
+
+    def settle(self) -> None:
+        """Move what was observed out of the device's memory: the layers so far are not observed again."""
 
 
 class Decoder(Protocol):
@@ -121,6 +131,7 @@ class Layerwise:
         self.layers = layers
         self._files = tensor_files(source.folder)
         self._names = {module: name for name, module in self.model.named_modules()}
+        self._stored = stored_names(self.model)
         for module in body.modules():
             if not self._is_layer(module):
                 self._load(module)
@@ -144,6 +155,8 @@ class Layerwise:
                     if recorder is not None:
                         recorder.commit(index)
                 layer.to("meta")
+                if recorder is not None:
+                    recorder.settle()
 
     def _rehearse(self, sequence: list[int], recorder: Recorder | None) -> tuple[list[torch.Tensor], list[Any]]:
         """Return the input hidden state of the first layer, and the other arguments of each layer.
@@ -172,7 +185,7 @@ class Layerwise:
         from safetensors import safe_open
 
         for name, _ in list(module.named_parameters(recurse=False)):
-            full = f"{self._names[module]}.{name}"
+            full = self._stored(f"{self._names[module]}.{name}")
             if full not in self._files:
                 raise ConfigError(
                     f"calibration.layerwise: the checkpoint has no tensor {full}.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from pipeline.models.architecture import has_experts
 
 if TYPE_CHECKING:
     import torch
+    from torch.utils.hooks import RemovableHandle
 
     from pipeline.hardware.probe import Hardware
 
@@ -65,43 +66,111 @@ def load_model(
 
 def _linearize_experts(model: Any) -> None:
     """Replace joined experts by Linear modules, which are stored under the names that the checkpoint had."""
-    if not has_experts(model.config.get_text_config().to_dict()):
+    if not _has_experts(model):
         return
     # It imports llm-compressor, which takes seconds. Its own loader imports every image processor of transformers.
     from llmcompressor.modeling.moe.linearize import linearize_moe
-    from transformers.core_model_loading import WeightConverter, WeightRenaming
 
     linearize_moe(model)
-    conversions = list(getattr(model, "_weight_conversions", None) or ())
+    _keep_names(model, getattr(model, "_weight_conversions", None) or ())
+
+
+def linearize_empty_experts(model: Any) -> None:
+    """Replace joined experts of a model without weights by Linear modules without weights."""
+    if not _has_experts(model):
+        return
+    from accelerate import init_empty_weights
+    from llmcompressor.modeling.moe.linear_experts import LinearExperts2D
+    from llmcompressor.modeling.moe.linearize import get_non_linearized_moes
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import PrefixChange
+
+    # As transformers stores models that were not loaded.
+    conversions = [
+        each for each in get_model_conversion_mapping(model, add_legacy=False) if not isinstance(each, PrefixChange)
+    ]
+    for name, module in get_non_linearized_moes(model):
+        with init_empty_weights(include_buffers=False):
+            experts = LinearExperts2D.get_linear_experts_cls(type(module))(getattr(module, "config", model.config))
+        model.set_submodule(name, experts)
+    _keep_names(model, conversions)
+
+
+def _keep_names(model: Any, conversions: Iterable[Any]) -> None:
+    """Rename each expert's Linears to those of the checkpoint when stored, instead of joining them."""
+    from transformers.core_model_loading import WeightConverter, WeightRenaming
+
     stored: list[str] = []
+    kept = [each for each in conversions if not isinstance(each, WeightConverter)]
     for each in conversions:
         if isinstance(each, WeightConverter) and each.target_patterns[0].endswith(("gate_up_proj", "down_proj")):
             # `.experts.*.w1.weight`
             stored += [pattern.removesuffix(".weight").rpartition(".")[2] for pattern in each.source_patterns]
     pairs = zip(stored, ("gate_proj", "up_proj", "down_proj"), strict=False)
     renamed = [WeightRenaming(f".{old}.", f".{new}.") for old, new in pairs if old != new]
-    kept = [each for each in conversions if not isinstance(each, WeightConverter)]
     model._weight_conversions = [*kept, *renamed]
 
 
-def linearize_empty_experts(model: Any) -> None:
-    """Replace joined experts of a model without weights by Linear modules without weights."""
-    if not has_experts(model.config.get_text_config().to_dict()):
-        return
-    from accelerate import init_empty_weights
-    from llmcompressor.modeling.moe.linear_experts import LinearExperts2D
-    from llmcompressor.modeling.moe.linearize import get_non_linearized_moes
+def stored_names(model: Any) -> Callable[[str], str]:
+    """Return a function for the name in its checkpoint of a tensor of a model: Mixtral's experts have others there."""
+    if not _has_experts(model):
+        return str
+    from transformers.core_model_loading import WeightRenaming, rename_source_key
 
-    for name, module in get_non_linearized_moes(model):
-        with init_empty_weights(include_buffers=False):
-            experts = LinearExperts2D.get_linear_experts_cls(type(module))(getattr(module, "config", model.config))
-        model.set_submodule(name, experts)
+    conversions = list(getattr(model, "_weight_conversions", None) or ())
+    back = [each.reverse_transform() for each in conversions[::-1] if isinstance(each, WeightRenaming)]
+    return lambda name: str(rename_source_key(name, back, [], reverse=True)[0])
+
+
+def stored_modules(model: Any) -> dict[str, Any]:
+    """Return the modules of a model by their names in its checkpoint."""
+    stored = stored_names(model)
+    return {stored(f"{name}.weight").removesuffix(".weight"): module for name, module in model.named_modules()}
+
+
+def watch_routing(model: Any, see: Callable[[str, torch.Tensor], None]) -> list[RemovableHandle]:
+    """Call a function with what a mixture's router chooses, whenever tokens reach linear experts.
+
+    Args:
+        model: with linear experts.
+        see: called with the experts' name in the checkpoint, and the experts of each token, of shape (tokens, chosen).
+
+    Returns:
+        The hooks; empty for a dense model, and for a router that sends no indices along.
+    """
+    return [
+        experts.register_forward_pre_hook(_note_choice(name, see), with_kwargs=True)
+        for name, experts in linear_experts(model).items()
+    ]
+
+
+def linear_experts(model: Any) -> dict[str, Any]:
+    """Return the layers' linear experts by their names in the checkpoint; empty for a dense model."""
+    if not _has_experts(model):
+        return {}
+    from llmcompressor.modeling.moe.linear_experts import LinearExperts2D
+
+    return {name: module for name, module in stored_modules(model).items() if isinstance(module, LinearExperts2D)}
+
+
+def _note_choice(name: str, see: Callable[[str, torch.Tensor], None]) -> Any:
+    def note(_: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        for value in (*arguments, *named.values()):
+            if getattr(value, "ndim", 0) == 2 and not value.is_floating_point():
+                see(name, value)
+
+    return note
+
+
+def _has_experts(model: Any) -> bool:
+    config = getattr(model, "config", None)
+    return config is not None and has_experts(config.get_text_config().to_dict())
 
 
 @contextlib.contextmanager
 def all_experts_calibrated(model: Any) -> Iterator[None]:
     """Send every token through every linear expert; the outputs are still those of the routed experts."""
-    if not has_experts(model.config.get_text_config().to_dict()):
+    if not _has_experts(model):
         yield
         return
     # It imports llm-compressor, which takes seconds.

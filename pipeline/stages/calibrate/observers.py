@@ -17,6 +17,7 @@ from transformers import DynamicCache
 
 from pipeline.config import CalibrationSettings
 from pipeline.errors import InputError, StageError
+from pipeline.models.loading import stored_modules
 from pipeline.stages.calibrate.histograms import Sketch, commit_all
 
 LM_HEAD = "lm_head"
@@ -73,6 +74,7 @@ class Observers:
         self._snapshots = frozenset(checkpoints(samples))
         self._last: tuple[torch.Tensor, ObservedSite] | None = None
         self._touched: dict[str, ObservedSite] = {}
+        self._unsettled: list[ObservedSite] = []
         self._attentions = {
             int(module.layer_idx): name
             for name, module in model.named_modules()
@@ -80,7 +82,8 @@ class Observers:
             and _ATTENTION.search(f"{name.rpartition('.')[2]} {type(module).__name__}")
         }
         self._handles: dict[str, RemovableHandle] = {}
-        for name, module in model.named_modules():
+        # By their names in the checkpoint, as the gate and the engines' results have them.
+        for name, module in stored_modules(model).items():
             if isinstance(module, torch.nn.Linear) and name.rpartition(".")[2] != LM_HEAD:
                 self._handles[name] = module.register_forward_pre_hook(self._hook(name))
 
@@ -110,6 +113,12 @@ class Observers:
             "The checkpoint is damaged, or its dtype overflows: try another checkpoint, or leave that conversation "
             "out (calibration.seed draws others).",
         )
+
+    def settle(self) -> None:
+        """Move the statistics of all samples so far to host memory: those of a layer that has seen every sample."""
+        for site in self._unsettled:
+            site.sketch.settle()
+        self._unsettled.clear()
 
     def see_cache(self, keys: torch.Tensor, values: torch.Tensor, layer: int) -> None:
         """Add keys and values of shape (1, heads, tokens, channels).
@@ -158,6 +167,7 @@ class Observers:
         settings = self._settings
         sketch = Sketch(groups, settings.averaging_constant, settings.histogram_tokens, self._snapshots)
         self.sites[name] = ObservedSite(name, sketch)
+        self._unsettled.append(self.sites[name])
         return self.sites[name]
 
     def _see(self, site: ObservedSite, values: torch.Tensor) -> None:

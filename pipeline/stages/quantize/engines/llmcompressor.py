@@ -128,10 +128,11 @@ def set_input_scales(model: Any, calibration: Path, settings: CalibrationSetting
     """
     import torch
 
+    from pipeline.models.loading import stored_modules
     from pipeline.stages.calibrate.artifact import read_scales
 
     scales = read_scales(calibration, settings, number)
-    for name, module in model.named_modules():
+    for name, module in stored_modules(model).items():
         scale = getattr(module, "input_scale", None)
         if scale is None:
             continue
