@@ -54,6 +54,9 @@ class Recorder(Protocol):
     def commit(self, first: int) -> None:
         """Count what was observed as part of the batch whose first sequence has that number."""
 
+    def settle(self) -> None:
+        """Move what was observed out of the device's memory: the layers so far are not observed again."""
+
 
 class Decoder(Protocol):
     """A model that sequences can be sent through."""
@@ -166,6 +169,8 @@ class Layerwise:
                         output = layer(hidden[0].to(self.device), **arguments[number])
                         hidden[0] = (output[0] if isinstance(output, tuple) else output).to("cpu")
                 layer.to("meta")
+                if recorder is not None:
+                    recorder.settle()
 
     def _rehearse(self, sequences: list[list[int]], recorder: Recorder | None) -> tuple[list[torch.Tensor], list[Any]]:
         """Return the input hidden states of the first layer, and the other arguments of each layer.

@@ -11,6 +11,7 @@ from pipeline.models.architecture import has_experts, has_towers, read_config
 
 if TYPE_CHECKING:
     import torch
+    from torch.utils.hooks import RemovableHandle
 
     from pipeline.hardware.probe import Hardware
 
@@ -75,7 +76,7 @@ def load_model(
 
 def _linearize_experts(model: Any) -> None:
     """Replace joined experts by Linear modules, which are stored under the names that the checkpoint had."""
-    if not has_experts(model.config.get_text_config().to_dict()):
+    if not _has_experts(model):
         return
     # It imports llm-compressor, which takes seconds. Its own loader imports every image processor of transformers.
     from llmcompressor.modeling.moe.linearize import linearize_moe
@@ -86,7 +87,7 @@ def _linearize_experts(model: Any) -> None:
 
 def linearize_empty_experts(model: Any) -> None:
     """Replace joined experts of a model without weights by Linear modules without weights."""
-    if not has_experts(model.config.get_text_config().to_dict()):
+    if not _has_experts(model):
         return
     from accelerate import init_empty_weights
     from llmcompressor.modeling.moe.linear_experts import LinearExperts2D
@@ -151,10 +152,49 @@ def stored_modules(model: Any) -> dict[str, Any]:
     return {stored(f"{name}.weight").removesuffix(".weight"): module for name, module in model.named_modules()}
 
 
+def watch_routing(model: Any, see: Callable[[str, torch.Tensor], None]) -> list[RemovableHandle]:
+    """Call a function with what a mixture's router chooses, whenever tokens reach linear experts.
+
+    Args:
+        model: with linear experts.
+        see: called with the experts' name in the checkpoint, and the experts of each token, of shape (tokens, chosen).
+
+    Returns:
+        The hooks; empty for a dense model, and for a router that sends no indices along.
+    """
+    return [
+        experts.register_forward_pre_hook(_note_choice(name, see), with_kwargs=True)
+        for name, experts in linear_experts(model).items()
+    ]
+
+
+def linear_experts(model: Any) -> dict[str, Any]:
+    """Return the layers' linear experts by their names in the checkpoint; empty for a dense model."""
+    if not _has_experts(model):
+        return {}
+    from llmcompressor.modeling.moe.linear_experts import LinearExperts2D
+
+    return {name: module for name, module in stored_modules(model).items() if isinstance(module, LinearExperts2D)}
+
+
+def _note_choice(name: str, see: Callable[[str, torch.Tensor], None]) -> Any:
+    def note(_: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        for value in (*arguments, *named.values()):
+            if getattr(value, "ndim", 0) == 2 and not value.is_floating_point():
+                see(name, value)
+
+    return note
+
+
+def _has_experts(model: Any) -> bool:
+    config = getattr(model, "config", None)
+    return config is not None and has_experts(config.get_text_config().to_dict())
+
+
 @contextlib.contextmanager
 def all_experts_calibrated(model: Any) -> Iterator[None]:
     """Send every token through every linear expert; the outputs are still those of the routed experts."""
-    if not has_experts(model.config.get_text_config().to_dict()):
+    if not _has_experts(model):
         yield
         return
     # It imports llm-compressor, which takes seconds.

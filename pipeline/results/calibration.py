@@ -7,6 +7,7 @@ any other untrusted text.
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -24,6 +25,12 @@ SUMMARY = "summary.json"
 CARD = "card.md"
 # Part of a calibration's payload that lists the evaluations its set was compared with.
 CHECKED = "checked_against"
+# What the counts of a mixture's experts mean, for the card and the report.
+EXPERTS_SHOWN = (
+    "Tokens that the BF16 model's router sent to each expert. For ranges, GPTQ, AWQ and SmoothQuant every expert was "
+    "shown every token, whatever the router chose: one without tokens of its own rests on those of others. AutoRound "
+    "alone shows an expert the tokens of its router, and rounds those without to nearest."
+)
 Text = Annotated[str, AfterValidator(lambda value: clean(value, 200))]
 
 
@@ -182,6 +189,47 @@ class SetCard(_Part):
     overlap: tuple[Overlap, ...] = ()
 
 
+class ExpertLayer(_Part):
+    """Experts of one layer, in the order of their numbers.
+
+    Attributes:
+        name: of their module.
+        layer: number of the layer.
+        tokens: calibration tokens that the BF16 model's router sent to each.
+        since: for each the index of the first sample of which it was sent any; None for none.
+    """
+
+    name: Text
+    layer: int | None
+    tokens: tuple[int, ...] = Field(min_length=1)
+    since: tuple[int | None, ...] = ()
+
+    @property
+    def median(self) -> float:
+        """Median over the experts."""
+        return statistics.median(self.tokens)
+
+    @property
+    def unrouted(self) -> tuple[int, ...]:
+        """Experts that no token was sent to."""
+        return tuple(number for number, tokens in enumerate(self.tokens) if not tokens)
+
+    def unrouted_in(self, samples: int) -> tuple[int, ...]:
+        """Return the experts that no token of the first samples was sent to."""
+        return tuple(number for number, first in enumerate(self.since) if first is None or first >= samples)
+
+    @property
+    def unrouted_text(self) -> str:
+        """All of them, with runs shortened: `3, 8-11`; `none`."""
+        runs: list[list[int]] = []
+        for number in self.unrouted:
+            if runs and runs[-1][-1] == number - 1:
+                runs[-1][1:] = [number]
+            else:
+                runs.append([number])
+        return ", ".join("-".join(map(str, run)) for run in runs) or "none"
+
+
 class Summary(Result):
     """Content of `summary.json`.
 
@@ -196,6 +244,7 @@ class Summary(Result):
         worst: histograms of the sites with the largest outlier ratio.
         verdict: convergence of each technique.
         card: description of the calibration set.
+        experts: of a mixture of experts, each layer's.
     """
 
     model_config = ConfigDict(allow_inf_nan=False)
@@ -211,6 +260,7 @@ class Summary(Result):
     worst: tuple[Histogram, ...] = ()
     verdict: dict[Text, TechniqueVerdict]
     card: SetCard
+    experts: tuple[ExpertLayer, ...] = ()
 
     @model_validator(mode="after")
     def _fits_together(self) -> Summary:

@@ -79,12 +79,14 @@ class LayerError(Frozen):
 class LayerErrors(Frozen):
     """Output errors of all quantized layers, the five worst first; `file` has every one.
 
-    `activations` says whether the inputs were rounded as the format rounds them.
+    `activations` says whether the inputs were rounded as the format rounds them; `unrouted` counts Linears of experts
+    that none of the tokens was sent to.
     """
 
     file: str
     tokens: int
     modules: int
+    unrouted: int = 0
     activations: str
     median_db: float
     worst: tuple[LayerError, ...]

@@ -6,7 +6,7 @@ One artifact for a model, shared by every variant that needs data. In the order 
   rows, and the chat template,
 * `card`, `contamination`: provenance of the set, and text that it shares with an evaluation,
 * `models.forward`: the passes over the BF16 model, whole or layer by layer,
-* `observers`, `histograms`: the observed tensors, and streaming statistics of them,
+* `observers`, `histograms`: the observed tensors, and streaming statistics of them; `coverage`: the tokens of experts,
 * `clipping`: ranges from sketches (min-max, moving average, percentile, MSE, entropy),
 * `convergence`, `summary`: convergence with the number of samples, and the readable summary,
 * `artifact`: the files, written and read.
@@ -20,6 +20,7 @@ from pipeline.artifacts.keys import Payload, key_of
 from pipeline.artifacts.workspace import Draft
 from pipeline.config import Settings, Stage
 from pipeline.job import Job
+from pipeline.models.architecture import has_experts
 from pipeline.results.calibration import CHECKED
 from pipeline.tasks.chat_templates import date_printed
 from pipeline.tasks.conversations import identity_of
@@ -78,6 +79,7 @@ def _rules(job: Job) -> Payload:
         **({"date": date} if date else {}),
         **({"order": "interleaved"} if settings.mix else {}),
         **({} if settings.apply_chat_template else {"special_tokens": True}),
+        **({"experts": "counted"} if has_experts(job.model.config) else {}),
         **({"counted_from": "rotating"} if counted is not None and counted < settings.max_seq_length else {}),
     }
 

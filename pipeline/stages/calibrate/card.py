@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.results.calibration import Lengths, Overlap, SetCard, SetSource, Template
+from pipeline.results.calibration import EXPERTS_SHOWN, ExpertLayer, Lengths, Overlap, SetCard, SetSource, Template
 from pipeline.stages.calibrate.contamination import words
 from pipeline.stages.calibrate.conversations import Drawn, lengths_of
 from pipeline.tasks.chat_templates import ChatTemplate
@@ -72,8 +72,8 @@ def languages(texts: Sequence[str]) -> dict[str, float]:
     return {language: count / len(texts) for language, count in found.most_common()}
 
 
-def to_markdown(card: SetCard) -> str:
-    """Return the card as Markdown."""
+def to_markdown(card: SetCard, experts: Sequence[ExpertLayer] = ()) -> str:
+    """Return the card as Markdown; of a mixture of experts with the tokens that each expert was sent."""
     template, lengths = card.template, card.lengths
     thinking = {None: "as the template does by itself", True: "on", False: "off"}[template.enable_thinking]
     lines = [
@@ -104,4 +104,16 @@ def to_markdown(card: SetCard) -> str:
         seen = entry.reason or f"{entry.overlapping} ({entry.share:.2%}, runs of {entry.ngram} words)"
         items = "n/a" if entry.items is None else entry.items
         lines.append(f"| {entry.evaluation} ({entry.task}) | {items} | {seen} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_coverage(experts)]) + "\n"
+
+
+def _coverage(experts: Sequence[ExpertLayer]) -> Iterator[str]:
+    """Yield the lines on the experts of each layer."""
+    if not experts:
+        return
+    yield from ("", "## Expert coverage", "", EXPERTS_SHOWN, "")
+    yield "| layer | experts | fewest tokens | median | most | experts without tokens |"
+    yield "|---|---|---|---|---|---|"
+    for each in experts:
+        figures = f"{min(each.tokens):,} | {each.median:,.0f} | {max(each.tokens):,}"
+        yield f"| {each.layer} | {len(each.tokens)} | {figures} | {each.unrouted_text} |"

@@ -122,6 +122,15 @@ class Sketch:
             self.snapshots[len(self._extremes)] = self.histogram.sum(0)
         return extremes
 
+    def settle(self) -> None:
+        """Move everything to host memory; a later sample would have to be there, too."""
+        if self.histogram is not None:
+            self.histogram = self.histogram.cpu()
+        self.snapshots = {number: counts.cpu() for number, counts in self.snapshots.items()}
+        self._range, self._average = (None if each is None else each.cpu() for each in (self._range, self._average))
+        if self._extremes:
+            self._extremes = list(torch.stack(self._extremes).cpu())
+
     @property
     def samples(self) -> int:
         """Number of committed samples."""

@@ -78,6 +78,7 @@ class Observers:
         self._lengths: tuple[int, ...] = ()
         self._last: tuple[torch.Tensor, ObservedSite] | None = None
         self._touched: dict[str, ObservedSite] = {}
+        self._unsettled: list[ObservedSite] = []
         # By their names in the checkpoint, as the gate and the engines' results have them.
         modules = stored_modules(model)
         self._attentions = {
@@ -140,6 +141,12 @@ class Observers:
             "out (calibration.seed draws others).",
         )
 
+    def settle(self) -> None:
+        """Move the statistics of all samples so far to host memory: those of a layer that has seen every sample."""
+        for site in self._unsettled:
+            site.sketch.settle()
+        self._unsettled.clear()
+
     def see_cache(self, keys: torch.Tensor, values: torch.Tensor, layer: int) -> None:
         """Add keys and values of shape (samples, heads, tokens, channels).
 
@@ -187,6 +194,7 @@ class Observers:
         settings = self._settings
         sketch = Sketch(groups, settings.averaging_constant, settings.histogram_tokens, self._snapshots)
         self.sites[name] = ObservedSite(name, sketch)
+        self._unsettled.append(self.sites[name])
         return self.sites[name]
 
     def _see(self, site: ObservedSite, values: torch.Tensor) -> None:

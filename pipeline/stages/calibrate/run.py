@@ -12,6 +12,7 @@ from pipeline.results.calibration import CARD, SUMMARY, CalibrateResult
 from pipeline.stages.calibrate import artifact, contamination
 from pipeline.stages.calibrate.card import card_of, to_markdown
 from pipeline.stages.calibrate.conversations import draw, interleaved
+from pipeline.stages.calibrate.coverage import ExpertCoverage
 from pipeline.stages.calibrate.observers import Observers
 from pipeline.stages.calibrate.summary import summary_of
 
@@ -29,21 +30,22 @@ def calibrate(job: Job, draft: Draft) -> None:
     entries = contamination.report(job, [text for each in drawn for text in each.texts])
     contamination.refuse_contamination(job, entries)
     card = card_of(job, drawn, tokenizer, entries)
-    (draft.folder / CARD).write_text(to_markdown(card), encoding="utf-8")
 
     from pipeline.models.forward import decoder
 
     sequences = interleaved(drawn, settings.seed)
     decoding = decoder(job.model, job.hardware, job.settings.calibration.layerwise, job.progress.detail)
-    observers = Observers(decoding.model, settings, len(sequences))
+    observers, coverage = Observers(decoding.model, settings, len(sequences)), ExpertCoverage(decoding.model)
     started = time.monotonic()
     decoding.run(sequences, observers, job.progress.detail)
     seconds = time.monotonic() - started
     observers.detach()
+    coverage.detach()
+    (draft.folder / CARD).write_text(to_markdown(card, coverage.layers()), encoding="utf-8")
     job.progress.detail("computing ranges")
     artifact.write(draft.folder, sequences, observers, settings)
     dtype = str(next(decoding.model.parameters()).dtype).removeprefix("torch.")
-    summary = summary_of(observers, settings, card, dtype)
+    summary = summary_of(observers, settings, card, dtype, coverage.layers())
     (draft.folder / SUMMARY).write_text(
         json.dumps(summary.model_dump(mode="json", exclude_unset=True), ensure_ascii=False), encoding="utf-8"
     )

@@ -8,7 +8,7 @@ import numpy as np
 
 from pipeline.config import CalibrationSettings
 from pipeline.formats.schemes import CALIBRATED
-from pipeline.results.calibration import Channel, Histogram, SetCard, Site, Summary
+from pipeline.results.calibration import Channel, ExpertLayer, Histogram, SetCard, Site, Summary
 from pipeline.stages.calibrate import observers
 from pipeline.stages.calibrate.artifact import contents, observed
 from pipeline.stages.calibrate.clipping import TECHNIQUES, Observed, clip_point, moving_average
@@ -21,9 +21,13 @@ WORST, OUTLIERS, DRAWN_BINS = 10, 5, 64
 
 
 def summary_of(
-    sites: Iterable[observers.ObservedSite], settings: CalibrationSettings, card: SetCard, dtype: str
+    sites: Iterable[observers.ObservedSite],
+    settings: CalibrationSettings,
+    card: SetCard,
+    dtype: str,
+    experts: tuple[ExpertLayer, ...] = (),
 ) -> Summary:
-    """Return the summary of a calibration."""
+    """Return the summary of a calibration; `experts` of a mixture."""
     sites = list(sites)
     samples = max(site.sketch.samples for site in sites)
     points = observers.checkpoints(samples)
@@ -42,6 +46,7 @@ def summary_of(
         worst=tuple(_drawn(by_name[each.name]) for each in worst),
         verdict={name: judge(curves[name], points, settings.tolerance) for name in TECHNIQUES},
         card=card,
+        **({"experts": experts} if experts else {}),
     )
 
 

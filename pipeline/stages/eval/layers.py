@@ -6,6 +6,9 @@ out instead, minus that, and their ratio over all tokens and outputs is in decib
 an error of a tenth. Eight-bit inputs are rounded as the format rounds them while serving, by the checkpoint's scale
 where it is static. `weights_db` leaves the inputs as they are: a difference of the two is due to the activations.
 
+The Linears of an expert are measured on those of the chosen tokens that BF16's router sends to it, as no others reach
+it in use; an expert that is sent none is counted, and not measured.
+
 Errors of earlier layers do not enter, so the figures say which layer to leave in BF16, not how far the model moves.
 Rescaling by an algorithm is taken into account (see `models.rescaling`).
 """
@@ -23,8 +26,9 @@ import torch
 from pipeline.errors import UnknownFormat
 from pipeline.formats.elements import E4M3, INT8
 from pipeline.models.forward import decoder
-from pipeline.models.headers import Quantization, SchemeConfig, quantization_config
-from pipeline.models.loading import stored_modules
+from pipeline.models.headers import Quantization, SchemeConfig, quantization_config, stored_tensors
+from pipeline.models.loading import stored_modules, watch_routing
+from pipeline.models.modules import decoder_linears
 from pipeline.models.pair import Pair
 from pipeline.results.base import Missing
 from pipeline.results.eval import LayerError, LayerErrors
@@ -51,15 +55,15 @@ def measure(job: Job, texts: Sequence[Text], tokens: int, folder: Path) -> Layer
     if job.settings.quant.engine == "none":
         return Missing(reason="no Linear is quantized")
     pair = Pair(job.checkpoint, job.model.folder, job.settings.quant)
+    linears = decoder_linears(stored_tensors(job.model.folder), pair.config)
+    modules = [name for name in linears if name in pair.modules]
     try:
-        modules = pair.images.modules
-    except UnknownFormat as error:
-        return Missing(reason=f"not known here: {error.problem}")
-    job.progress.detail("noting the inputs of BF16's layers")
-    inputs = _inputs(job, texts, set(modules), tokens)
-    job.progress.detail("each quantized layer against BF16")
-    try:
-        found = [_error(pair, module, torch.cat(inputs[module])) for module in modules if module in inputs]
+        _ = pair.images
+        job.progress.detail("noting the inputs of BF16's layers")
+        inputs = _inputs(job, texts, set(modules), tokens)
+        job.progress.detail("each quantized layer against BF16")
+        seen = ((module, torch.cat(inputs[module])) for module in modules if module in inputs)
+        found = [_error(pair, module, rows) for module, rows in seen if len(rows)]
     except UnknownFormat as error:
         return Missing(reason=f"not known here: {error.problem}")
     found.sort(key=lambda each: each.snr_db)
@@ -69,6 +73,7 @@ def measure(job: Job, texts: Sequence[Text], tokens: int, folder: Path) -> Layer
         file=FILE,
         tokens=min(tokens, sum(len(text.counted) for text in texts)),
         modules=len(found),
+        **({"unrouted": len(modules) - len(found)} if len(modules) > len(found) else {}),
         activations="as they are" if scheme is None or not is_known(scheme) else "rounded",
         median_db=found[len(found) // 2].snr_db,
         worst=tuple(found[:5]),
@@ -81,22 +86,31 @@ class _Notes:
     def __init__(self, model: torch.nn.Module, modules: set[str], chosen: Sequence[torch.Tensor]) -> None:
         self.rows: dict[str, list[torch.Tensor]] = {}
         self._chosen, self._count = chosen, dict.fromkeys(modules, 0)
-        self._last: tuple[torch.Tensor, torch.Tensor] | None = None
-        self._handles = [
+        self._last: tuple[torch.Tensor, str, torch.Tensor] | None = None
+        # The experts of each token of the current sequence, by the name that their Linears' begin with.
+        self._routes: dict[str, torch.Tensor] = {}
+        self._handles = watch_routing(model, self._routes.__setitem__)
+        self._handles += [
             module.register_forward_pre_hook(self._hook(name))
             for name, module in stored_modules(model).items()
             if name in modules and isinstance(module, torch.nn.Linear)
         ]
 
     def _hook(self, name: str) -> Any:
+        router, _, own = name.partition(".experts.")
+        expert = own.partition(".")[0]
+
         def note(_: Any, arguments: tuple[torch.Tensor, ...]) -> None:
             (entering,) = arguments
-            if self._last is None or self._last[0] is not entering:
+            if self._last is None or self._last[0] is not entering or self._last[1] != expert:
                 places = self._chosen[self._count[name]].long().to(entering.device)
-                self._last = (entering, entering.reshape(-1, entering.shape[-1])[places].to("cpu", torch.float32))
+                if (routes := self._routes.get(f"{router}.experts")) is not None and expert:
+                    places = places[(routes[places] == int(expert)).any(1)]
+                rows = entering.reshape(-1, entering.shape[-1])[places].to("cpu", torch.float32)
+                self._last = (entering, expert, rows)
             # Every sequence passes each layer once, in order, whole or layer by layer.
             self._count[name] += 1
-            self.rows.setdefault(name, []).append(self._last[1])
+            self.rows.setdefault(name, []).append(self._last[2])
 
         return note
 

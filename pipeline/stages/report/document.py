@@ -23,7 +23,7 @@ from pipeline.compare.roofline.memory_fit import Fit
 from pipeline.compare.roofline.model import Roofline
 from pipeline.compare.stats.intervals import Interval
 from pipeline.results.base import Frozen, Missing
-from pipeline.results.calibration import Channel, Histogram, SetCard
+from pipeline.results.calibration import Channel, ExpertLayer, Histogram, SetCard
 from pipeline.results.item_scores import ItemScores
 from pipeline.results.verify import CanaryAnswer, Check
 
@@ -117,6 +117,7 @@ class CalibrationFindings(Frozen):
     worst: tuple[Histogram, ...]
     sites: tuple[SiteFinding, ...]
     site_count: int
+    experts: tuple[ExpertLayer, ...] = ()
 
     @field_serializer("card")
     def _as_shown(self, card: SetCard) -> dict[str, object]:

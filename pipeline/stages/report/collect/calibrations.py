@@ -103,6 +103,7 @@ def _seen(summary: Summary, users: Sequence[CalibrationUse]) -> CalibrationFindi
         worst=summary.worst,
         sites=tuple(_site(site) for site in sites[:SITES]),
         site_count=len(sites),
+        experts=summary.experts,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pipeline.results.calibration import Overlap
+from pipeline.results.calibration import EXPERTS_SHOWN, Overlap
 from pipeline.stages.report.blocks import (
     PAGE,
     TEXT,
@@ -60,6 +60,10 @@ def _blocks(calibration: Calibration, seen: CalibrationFindings, index: int) -> 
     if seen.card.overlap:
         yield Heading("Overlap with the evaluation sets", media=PAGE)
         yield overlap_table(seen)
+    if seen.experts:
+        yield Heading("Expert coverage")
+        yield lead(EXPERTS_SHOWN)
+        yield expert_table(seen)
     yield from length_blocks(seen.card.lengths, f"lengths-{index}")
     yield from range_blocks(seen, f"ranges-{index}")
     yield from outlier_blocks(seen, f"outliers-{index}")
@@ -161,6 +165,23 @@ def overlap_table(seen: CalibrationFindings) -> Table:
     rows = [(each.evaluation, each.task, overlap_text(each)) for each in seen.card.overlap]
     head = ("Evaluation", "Task", "Items that share an n-gram with the set")
     return Table(head, rows, "Overlap of the calibration set with the evaluation sets", "left")
+
+
+def expert_table(seen: CalibrationFindings) -> Table:
+    """Return the tokens that the experts of each layer were sent."""
+    rows = [
+        (
+            "n/a" if each.layer is None else str(each.layer),
+            f"{len(each.tokens):,}",
+            f"{min(each.tokens):,}",
+            figure(each.median),
+            f"{max(each.tokens):,}",
+            each.unrouted_text,
+        )
+        for each in seen.experts
+    ]
+    head = ("Layer", "Experts", "Fewest tokens", "Median", "Most", "Experts without tokens")
+    return Table(head, rows, "Calibration tokens that the router sent to the experts of each layer")
 
 
 def overlap_text(overlap: Overlap) -> str:
