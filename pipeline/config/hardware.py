@@ -34,5 +34,5 @@ class HardwareSettings(SettingsGroup):
         None, description="GPU of pipeline/hardware/gpus.py, installed or not, for stage=capabilities, e.g. h100_sxm"
     )
     wait_minutes: NonNegativeFloat | None = Field(
-        0, description="minutes to wait for a GPU that others use; 0: refuse it, null: share it (speeds are marked)"
+        0, description="minutes to wait for a GPU in use; 0: refuse it, null: share it (speeds are then unreliable)"
     )

@@ -114,7 +114,7 @@ def _locked(gpu: str) -> int | None:
 def _ways_out(wait_minutes: float) -> str:
     """Return what can be done: wait, take another GPU, or share it."""
     longer = f"{SETTING}={60 if wait_minutes < 60 else 2 * wait_minutes:g} waits"
-    share = f"{SETTING}=null shares it (speeds are then marked)"
+    share = f"{SETTING}=null shares it (speeds are then unreliable)"
     # Where a scheduler or the user has chosen, another GPU is not ours to propose.
     free = [] if "CUDA_VISIBLE_DEVICES" in os.environ else _idle()
     other = f"CUDA_VISIBLE_DEVICES={free[0]} takes one that is idle, " if free else ""

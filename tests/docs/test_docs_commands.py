@@ -1,8 +1,8 @@
 """Every command of README and docs is one that this command line, this Makefile and this configuration know.
 
-Each line behind a `$`, and each whole command in the text, is planned (`dry_run`) with stand-ins for the reader's files,
-a sweep by its first and its last job. Lines that need what a test does not have are composed and checked as settings;
-other programs are listed with the reason why they are not run.
+Each line behind a `$`, and each whole command in the text, is planned (`dry_run`) with stand-ins for the reader's
+files, a sweep by its first and its last job. Lines that need what a test does not have are composed and checked as
+settings; other programs are listed with the reason why they are not run.
 """
 
 import os

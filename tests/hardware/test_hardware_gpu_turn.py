@@ -73,7 +73,7 @@ def test_a_gpu_that_computes_for_others_is_refused_with_the_ways_out(machine: Pa
     assert error.problem == "The GPU is in use: process 4321 (python, 5,120 MiB)."
     assert error.remedy == (
         "CUDA_VISIBLE_DEVICES=2 takes one that is idle, hardware.wait_minutes=60 waits, "
-        "hardware.wait_minutes=null shares it (speeds are then marked)."
+        "hardware.wait_minutes=null shares it (speeds are then unreliable)."
     )
     # The lock is not kept: the next run may have the GPU once the notebook is closed.
     (machine / "apps").write_text("")
