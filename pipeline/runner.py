@@ -151,8 +151,8 @@ class Runner:
                 return 0
         names = ", ".join(dict.fromkeys(str(job.variant) for job in self.jobs))
         self.progress.say(f"{self.jobs[0].settings.model.name} on {hardware.name} ({hardware.device}): {names}")
-        self._take_turn()
         block = 0
+        self._take_turn()
         try:
             for job, stage in self._steps():
                 if job.block != block:

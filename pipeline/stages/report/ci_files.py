@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,13 +38,12 @@ class Case:
         return self.outcome != "passed" or self.word not in ("same", "unchanged")
 
 
-def write(cases: Sequence[Case], baseline: str, summary: str, settings: Settings) -> None:
+def write(cases: Sequence[Case], baseline: str, settings: Settings) -> None:
     """Write the files that `report.junit` and `report.job_summary` name.
 
     Args:
         cases: of all variants.
         baseline: name of the stored run.
-        summary: number of figures of each kind, as words.
         settings: of the command.
 
     Raises:
@@ -53,7 +53,7 @@ def write(cases: Sequence[Case], baseline: str, summary: str, settings: Settings
     if files.junit:
         _put("report.junit", files.junit, Path.write_bytes, junit(cases))
     if files.job_summary:
-        _put("report.job_summary", files.job_summary, _append, markdown(cases, baseline, summary))
+        _put("report.job_summary", files.job_summary, _append, markdown(cases, baseline))
 
 
 def junit(cases: Sequence[Case]) -> bytes:
@@ -76,8 +76,10 @@ def junit(cases: Sequence[Case]) -> bytes:
     return content
 
 
-def markdown(cases: Sequence[Case], baseline: str, summary: str) -> str:
-    """Return the result, and a table of what is not unchanged, failures first."""
+def markdown(cases: Sequence[Case], baseline: str) -> str:
+    """Return the result, the number of figures of each kind, and a table of what is not unchanged, failures first."""
+    counts = Counter(case.word for case in cases)
+    summary = ", ".join(f"{count} {word}" for word, count in counts.most_common())
     failed = sorted({case.variant for case in cases if case.outcome == "failed"})
     result = f"failed: {', '.join(failed)}" if failed else "passed"
     lines = [f"### Gate {escape(result)}", "", f"Against {escape(baseline)}: {escape(summary)}."]

@@ -48,8 +48,8 @@ def gate(report: Report, settings: Settings, console: Console) -> dict[str, Pipe
     found = side_by_side(stored, report, settings.report.tolerance_percent)
     assert found is not None
     name = stored[0][0]
+    ci_files.write(_cases(found, settings), name, settings)
     _show(found, name, console)
-    ci_files.write(_cases(found, settings), name, _summary(found), settings)
     compared = [change for change in found.results if change.movement not in ("unknown", "new")]
     if not compared:
         reasons = dict.fromkeys(change.reason for change in found.results if change.reason)
@@ -93,7 +93,8 @@ def _show(found: History, name: str, console: Console) -> None:
             table.add_row(*_cells(change), Text(WORDS.get(change.movement, change.movement), STYLES[change.movement]))
     if table.row_count:
         console.print(table)
-    console.print(_summary(found), markup=False)
+    counts = Counter(change.movement for change in found.results)
+    console.print(", ".join(f"{count} {WORDS.get(movement, movement)}" for movement, count in counts.items()))
     if independent := sum(change.reason.endswith("to pair") for change in found.results):
         console.print(
             f"{independent} figures were compared as independent samples, which detects less: make the report of "
@@ -102,18 +103,13 @@ def _show(found: History, name: str, console: Console) -> None:
         )
 
 
-def _summary(found: History) -> str:
-    counts = Counter(change.movement for change in found.results)
-    return ", ".join(f"{count} {WORDS.get(movement, movement)}" for movement, count in counts.items())
-
-
 def _cases(found: History, settings: Settings) -> list[ci_files.Case]:
     """Return the figures as cases of a test; those that cannot be compared are skipped."""
     failing = [*found.regressions, *(found.undecided if settings.report.fail_on_undecided else ())]
     return [
         ci_files.Case(
             *_cells(change),
-            word=WORDS.get(change.movement, change.movement),
+            word=change.movement,
             outcome="failed" if change in failing else "skipped" if change.interval is None else "passed",
         )
         for change in found.results
