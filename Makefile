@@ -96,6 +96,7 @@ docs: $(INSTALLED) ## Write what documents derive from the code (formats, layers
 	$(PY) -m tools.import_layers
 	$(PY) -m tools.headline
 	$(PY) -m tools.stored_reports
+	$(PY) -m tools.page_picture
 
 lock: $(INSTALLED) ## Resolve pyproject.toml again into requirements/*.txt
 	$(PY) requirements/lock.py $(ARGS)

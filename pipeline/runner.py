@@ -23,7 +23,7 @@ from pipeline.artifacts.workspace import Artifact, Workspace
 from pipeline.config import Command, Settings, Stage
 from pipeline.config.compose import unapplied
 from pipeline.errors import ConfigError, NotApplicable, PipelineError
-from pipeline.hardware import rules
+from pipeline.hardware import gpu_turn, rules
 from pipeline.hardware.gpus import gpu_of
 from pipeline.hardware.probe import Hardware, probe
 from pipeline.hardware.rules import Vllm
@@ -176,6 +176,7 @@ class Runner:
         names = ", ".join(dict.fromkeys(str(job.variant) for job in self.jobs))
         self.progress.say(f"{self.jobs[0].settings.model.name} on {hardware.name} ({hardware.device}): {names}")
         block = 0
+        self._take_turn()
         try:
             for job, stage in self._steps():
                 if job.block != block:
@@ -192,6 +193,17 @@ class Runner:
         if Command.PUBLISH in self.requested:
             self.failures |= publish.make(self.jobs, self.failures)
         return self._conclude()
+
+    def _take_turn(self) -> None:
+        """Wait for the GPU that others use, or refuse it, if a step is due that computes on it.
+
+        Raises:
+            InputError: if it is still in use after `hardware.wait_minutes`.
+        """
+        hardware, settings = self.jobs[0].hardware, self.jobs[0].settings
+        due = (self.workspace.why(job.artifact(stage)) for job in self.jobs for stage in self._wanted(job))
+        if hardware.device == "cuda" and settings.serve.url is None and any(due):
+            gpu_turn.take(hardware.device_id, settings.hardware.wait_minutes, self.progress.say)
 
     def _warn(self) -> None:
         for sentence in unapplied(self.jobs[0].overrides, [job.settings for job in self.jobs]):

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
 
+from pipeline.artifacts.manifest import MANIFEST, Manifest
 from pipeline.compare.published.tables import SpeedTable, percent_change
 from pipeline.compare.statements import signed
 from pipeline.compare.stats.prediction import one_more_change
 from pipeline.compare.stats.repeats import relative_change
 from pipeline.results.base import Missing
 from pipeline.results.metrics import THROUGHPUT, TPOT, TTFT
+from pipeline.results.quantize import QuantizeResult
 from pipeline.stages.report.collect.published import published_tables
 from tools.derived import rewrite
 from tools.stored_results import (
@@ -78,6 +81,26 @@ def _spread() -> str:
     return between([100 * (max(each) - min(each)) * len(each) / sum(each) for each in repeats], 0)
 
 
+def _minutes(host: str) -> str:
+    """Format the minutes from the first checkpoint to the last benchmark of a host."""
+    spans = []
+    for path in (*(FOLDER / host).glob("*/quantize.json"), *(FOLDER / host).glob(f"*/*/{MANIFEST}")):
+        manifest = Manifest.model_validate_json(path.read_text(encoding="utf-8"))
+        start = datetime.fromisoformat(manifest.started)
+        spans.append((start, start + timedelta(seconds=manifest.seconds)))
+    minutes = (max(end for _, end in spans) - min(start for start, _ in spans)) / timedelta(minutes=1)
+    return f"{minutes:.0f}"
+
+
+def _making_gib() -> str:
+    """Format the most GPU memory that making a checkpoint of Qwen3-8B's shape took, GiB."""
+    peaks = []
+    for path in FOLDER.glob("*/*/quantize.json"):
+        manifest = Manifest.model_validate_json(path.read_text(encoding="utf-8"))
+        peaks.append(QuantizeResult.model_validate(manifest.results).peak_gpu_bytes or 0)
+    return f"{max(peaks) / 2**30:.1f}"
+
+
 def _contrast() -> str:
     """Format the difference between the two hosts' changes of FP8 static's throughput."""
     hosts = [change(host, "fp8_static", THROUGHPUT.name) for host in HOSTS]
@@ -85,6 +108,8 @@ def _contrast() -> str:
 
 
 FIGURES: Mapping[str, Callable[[], str]] = {
+    "minutes of four variants": lambda: _minutes(FLOATS),
+    "memory of making": lambda: _making_gib(),
     "fp8 static throughput, two blocks": lambda: against_bf16(FLOATS, "fp8_static", THROUGHPUT.name),
     "int8 throughput, two blocks": lambda: against_bf16(INTEGERS, "int8_dynamic", THROUGHPUT.name),
     "fp8 static throughput, graphs to 1024": lambda: against_bf16(GRAPHS, "fp8_static", THROUGHPUT.name),

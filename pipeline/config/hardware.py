@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import (
     AfterValidator,
     Field,
+    NonNegativeFloat,
 )
 
 from pipeline.config.base import SettingsGroup
@@ -31,4 +32,7 @@ class HardwareSettings(SettingsGroup):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="device to run on; auto: a GPU if there is one")
     gpu: GpuName | None = Field(
         None, description="GPU of pipeline/hardware/gpus.py, installed or not, for stage=capabilities, e.g. h100_sxm"
+    )
+    wait_minutes: NonNegativeFloat | None = Field(
+        0, description="minutes to wait for a GPU in use; 0: refuse it, null: share it (speeds are then unreliable)"
     )

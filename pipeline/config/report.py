@@ -76,6 +76,10 @@ class ReportSettings(SettingsGroup):
     fail_on_undecided: bool = Field(
         False, description="stage=gate also fails (exit code 1) where a change for the worse is not ruled out"
     )
+    junit: Path | None = Field(None, description="JUnit XML that stage=gate writes, for a CI; null: none")
+    job_summary: Path | None = Field(
+        None, description="Markdown file that stage=gate appends its result to, e.g. $GITHUB_STEP_SUMMARY; null: none"
+    )
     tolerance_percent: NonNegativeFloat = Field(
         2, description="change of speed or size between sessions, in percent, that counts as no change"
     )

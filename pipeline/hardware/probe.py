@@ -94,15 +94,19 @@ def _cpu() -> tuple[set[str], str]:
     return set(fields.get("flags", "").split()), fields.get("model name") or platform.machine()
 
 
-def nvidia_smi(query: str) -> list[str]:
+def nvidia_smi(query: str, *, every: bool = False) -> list[str]:
     """Query `nvidia-smi` for the GPU that CUDA will use; return the lines, empty if it cannot be run.
 
     It lists every GPU of the machine, whatever `CUDA_VISIBLE_DEVICES` leaves to this process.
+
+    Args:
+        query: its option.
+        every: whether to ask about all GPUs of the machine.
     """
     first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
     if shutil.which("nvidia-smi") is None or first in ("", "-1"):
         return []
-    command = ["nvidia-smi", query, "--format=csv,noheader,nounits", "-i", first]
+    command = ["nvidia-smi", query, "--format=csv,noheader,nounits", *([] if every else ["-i", first])]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=20)
     except subprocess.TimeoutExpired:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 import time
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol, TypedDict
+from urllib.request import getproxies_environment
 
 from pipeline.artifacts.keys import Payload
 from pipeline.config import ServeSettings, Settings
@@ -163,11 +165,26 @@ class Server:
         return sorted(choices, key=lambda choice: choice["index"])
 
 
+def pass_by_proxies() -> None:
+    """Let requests to servers of this machine go past a proxy, here and in the processes started from here.
+
+    A proxy that the environment names would look for them on its own machine.
+    """
+    if not getproxies_environment():
+        return
+    known = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    hosts = [*filter(None, map(str.strip, known.split(","))), "127.0.0.1", "localhost"]
+    # Libraries differ in the spelling that they read.
+    for name in ("no_proxy", "NO_PROXY"):
+        os.environ[name] = ",".join(dict.fromkeys(hosts))
+
+
 class Serving:
     """Servers of a run: at most one at a time, reused while the variant stays the same."""
 
     def __init__(self, hardware: Hardware, logs: Path, progress: Progress) -> None:
         """Write logs to `logs`; no server is started yet."""
+        pass_by_proxies()
         self.hardware = hardware
         self.logs = logs
         self.progress = progress

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from pipeline.compare.history import History, ResultChange
 from pipeline.errors import PipelineError, Regression, StageError, Undecided
+from pipeline.stages.report import ci_files
 from pipeline.stages.report.collect.past_runs import earlier, side_by_side
 from pipeline.stages.report.number_format import number, signed
 
@@ -47,6 +48,7 @@ def gate(report: Report, settings: Settings, console: Console) -> dict[str, Pipe
     found = side_by_side(stored, report, settings.report.tolerance_percent)
     assert found is not None
     name = stored[0][0]
+    ci_files.write(_cases(found, settings), name, settings)
     _show(found, name, console)
     compared = [change for change in found.results if change.movement not in ("unknown", "new")]
     if not compared:
@@ -101,6 +103,19 @@ def _show(found: History, name: str, console: Console) -> None:
         )
 
 
+def _cases(found: History, settings: Settings) -> list[ci_files.Case]:
+    """Return the figures as cases of a test; those that cannot be compared are skipped."""
+    failing = [*found.regressions, *(found.undecided if settings.report.fail_on_undecided else ())]
+    return [
+        ci_files.Case(
+            *_cells(change),
+            word=change.movement,
+            outcome="failed" if change in failing else "skipped" if change.interval is None else "passed",
+        )
+        for change in found.results
+    ]
+
+
 def _line(found: History, name: str) -> str:
     """Return the result as one line of JSON."""
     line = {
@@ -114,12 +129,12 @@ def _line(found: History, name: str) -> str:
     return json.dumps(line, ensure_ascii=False, allow_nan=False)
 
 
-def _cells(change: ResultChange) -> list[str]:
+def _cells(change: ResultChange) -> tuple[str, str, str, str, str]:
     then, now = change.figures[-2:]
     digits = 5 if change.unit == "nats/token" else 0 if change.unit == "bytes" else 2
-    figures = ["" if figure is None else number(figure.value, digits) for figure in (then, now)]
+    before, after = ("" if figure is None else number(figure.value, digits) for figure in (then, now))
     moved = "; ".join(filter(None, (_size(change), change.reason)))
-    return [change.label, f"{change.title} ({change.unit})", *figures, moved]
+    return change.label, f"{change.title} ({change.unit})", before, after, moved
 
 
 def _size(change: ResultChange) -> str:

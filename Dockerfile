@@ -1,0 +1,15 @@
+# docker build --build-arg HARDWARE=cuda -t quantization-pipeline .      (docs/operating.md; cpu is the default)
+# With compilers: torch and vLLM compile C++ and Triton kernels when they run.
+FROM python:3.11-bookworm
+ARG HARDWARE=cpu
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends bubblewrap \
+    && rm -rf /var/lib/apt/lists/*
+COPY . /opt/pipeline
+RUN make -C /opt/pipeline install HARDWARE=${HARDWARE} \
+    && rm -rf /root/.cache
+# Programs that a model writes are not run as root; outputs and caches are mounted.
+RUN useradd --create-home user && mkdir /work && chown user /work
+USER user
+WORKDIR /work
+ENTRYPOINT ["/opt/pipeline/.venv/bin/quantization-pipeline"]
