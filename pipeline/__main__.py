@@ -40,7 +40,10 @@ def run(config: DictConfig) -> None:
     overrides = list(hydra_config.overrides.task)
     try:
         command = Runner(compose_variants(config, overrides), overrides)
-        code = command.plan() if command.dry_run else command.execute()
+        if command.dry_run and hydra_config.mode is RunMode.MULTIRUN:
+            code = command.plan_in_a_line(hydra_config.job.num)
+        else:
+            code = command.plan() if command.dry_run else command.execute()
     except PipelineError as error:
         code = _shown(error)
     _exit_code = max(_exit_code, code)

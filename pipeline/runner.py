@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain, count
 from pathlib import Path
 from random import Random
+from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
@@ -36,6 +37,9 @@ from pipeline.serve.kv_capacity import check_context
 from pipeline.stages import publish, report
 from pipeline.stages.quantize import INSTALL, check_engine
 from pipeline.stages.quantize.smoothing import check_smoothing
+
+if TYPE_CHECKING:
+    from pipeline.plan import Plan
 
 # Stages that need no server.
 OFFLINE = (Stage.CALIBRATE, Stage.QUANTIZE)
@@ -83,6 +87,14 @@ class Runner:
         self.vllm = Vllm.of(packages(first.serve.python))
         self.unserved = self._unserved(hardware)
         _set_references([job for job in self.jobs if str(job.variant) not in self.unserved])
+        self._check_due(hardware)
+
+    def _check_due(self, hardware: Hardware) -> None:
+        """Check the settings of steps that would run, where a stage itself would refuse them only after others."""
+        from pipeline.stages.bench.prompts import check_number
+        from pipeline.tasks import preflight as tasks
+
+        is_scored = False
         for job in self.jobs:
             for stage in job.closure(self.requested):
                 if self.workspace.why(job.artifact(stage)) is None:
@@ -91,7 +103,13 @@ class Runner:
                     check_engine(job.settings.quant)
                     check_smoothing(job.settings.quant, job.model.config)
                 elif stage not in OFFLINE and str(job.variant) not in self.unserved:
-                    check_context(job.settings, model, hardware)
+                    check_context(job.settings, job.model, hardware)
+                    if stage is Stage.BENCH:
+                        check_number(job.settings.bench)
+                    is_scored |= stage is Stage.EVAL
+        if is_scored:
+            # All variants are asked the same.
+            tasks.check(self.jobs[0].settings.eval)
 
     def _unserved(self, here: Hardware) -> dict[str, str]:
         """Return the variants that cannot be served, each with the reason.
@@ -125,18 +143,42 @@ class Runner:
         )
 
     def plan(self) -> int:
-        """Print each step with run or skip and the reason; return the exit code."""
+        """Print the plan, and each step with run or skip and the reason; return the exit code."""
         self._warn()
-        for job, stage in self._steps(rounds=1):
-            artifact = job.artifact(stage)
-            why = self.workspace.why(artifact)
-            decision = f"run: {why}" if why else "skip: up to date"
-            if stage not in OFFLINE and str(job.variant) in self.unserved:
-                decision = f"n/a: {self.unserved[str(job.variant)]}"
-            self.progress.say(f"  {artifact.name:<32} {decision}")
+        plan = self._planned()
+        self._describe(plan)
+        several = len({job.settings.bench.name for job in self.jobs}) > 1
+        for step in plan.steps:
+            decision = f"run: {step.why}" if step.why else "skip: up to date"
+            if step.stage not in OFFLINE and str(step.job.variant) in self.unserved:
+                decision = f"n/a: {self.unserved[str(step.job.variant)]}"
+            name = step.job.artifact(step.stage).name
+            protocol = f" ({step.job.settings.bench.name})" if several and step.stage is Stage.BENCH else ""
+            self.progress.say(escape(f"  {name + protocol:<32} {decision}"))
+        if Command.PUBLISH in self.requested:
+            for name, place in publish.destinations(job.settings for job in self.jobs):
+                self.progress.say(escape(f"  {f'publish {name}':<32} {place}"))
         if self._is_divided:
             self.progress.say("  Further blocks and items follow from these results, within the budget.")
+        if plan.conclusion:
+            self.progress.say(escape(plan.conclusion))
         return 0
+
+    def plan_in_a_line(self, number: int) -> int:
+        """Print a job of a sweep: its overrides, and the number of its steps; return the exit code."""
+        plan = self._planned()
+        self.progress.say(escape(f"job {number}: {' '.join(self.jobs[0].overrides)}: {plan.count}"))
+        return 0
+
+    def _planned(self) -> Plan:
+        from pipeline.plan import Plan, Step
+
+        steps = [Step(job, stage, self.workspace.why(job.artifact(stage))) for job, stage in self._steps(rounds=1)]
+        return Plan(self.jobs, steps, self.unserved, self.vllm)
+
+    def _describe(self, plan: Plan) -> None:
+        for title, text in plan.lines():
+            self.progress.say(f"[bold]{title:<11}[/] {escape(text)}")
 
     def execute(self) -> int:
         """Run every step that is due; return the exit code."""
@@ -146,8 +188,7 @@ class Runner:
             capabilities.show(hardware, self.vllm, self.gpu, self.progress.console)
             if len(self.requested) == 1:
                 return 0
-        names = ", ".join(dict.fromkeys(str(job.variant) for job in self.jobs))
-        self.progress.say(f"{self.jobs[0].settings.model.name} on {hardware.name} ({hardware.device}): {names}")
+        self._describe(self._planned())
         block = 0
         try:
             for job, stage in self._steps():

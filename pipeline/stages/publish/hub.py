@@ -17,7 +17,8 @@ def check(variants: Sequence[Settings]) -> None:
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils._validators import validate_repo_id
 
-    quantized = [settings for settings in variants if not settings.is_baseline]
+    # Several benchmarks share a checkpoint.
+    quantized = list({str(each.variant.checkpoint): each for each in variants if not each.is_baseline}.values())
     if not quantized:
         raise ConfigError("stage=publish: the BF16 checkpoint is published already.", "Name a quantized variant.")
     publish = quantized[0].publish
