@@ -25,7 +25,8 @@ from pipeline.hardware.gpus import GPUS, Gpu, gpu_of, named
         ("NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition", None),
         ("NVIDIA A10G", None),
         ("NVIDIA T400", None),
-        ("NVIDIA A100-SXM4-40GB", None),
+        ("NVIDIA A100-SXM4-40GB", "A100 40GB SXM"),
+        ("NVIDIA A100-PCIE-40GB", "A100 40GB PCIe"),
         ("AMD EPYC 7763", None),
     ],
 )
@@ -49,7 +50,7 @@ def test_every_gpu_is_found_by_its_own_names() -> None:
         ("a6000", ["RTX A6000"]),
         ("6000 Ada", ["RTX 6000 Ada"]),
         ("H100SXM", ["H100 SXM"]),
-        ("A100 sxm", ["A100 80GB SXM"]),
+        ("A100 sxm", ["A100 40GB SXM", "A100 80GB SXM"]),
         ("H100", ["H100 PCIe", "H100 SXM"]),
         ("A100-80GB", ["A100 80GB PCIe", "A100 80GB SXM"]),
         ("L4", ["L4"]),
