@@ -13,16 +13,17 @@ import psutil
 
 from pipeline.artifacts.keys import Payload
 from pipeline.artifacts.manifest import Manifest
-from pipeline.compare.roofline.device import limits_of
+from pipeline.compare.roofline.device import Footprint, limits_of
 from pipeline.compare.roofline.memory_fit import required_bytes
-from pipeline.config import BenchSettings, Command, DatasetSettings, Settings, Stage
+from pipeline.config import BenchSettings, Command, DatasetSettings, QuantSettings, Settings, Stage
 from pipeline.config.compose import BF16
+from pipeline.errors import PipelineError
 from pipeline.hardware.probe import nvidia_smi
 from pipeline.hardware.rules import Vllm
 from pipeline.job import Job
 from pipeline.models.source import ModelSource
 from pipeline.results.base import Missing
-from pipeline.stages.report.collect.footprints import as_stored, of_config
+from pipeline.stages.report.collect.footprints import as_stored, settings_of
 
 GIB, GB = 2**30, 1e9
 REPORT = "index.html"
@@ -84,8 +85,9 @@ class Plan:
             yield "steps", self.count
         if self.due:
             yield "time", self._time()
-            yield "memory", self._memory()
-            yield "disk", self._disk()
+            if self.first.serve.url is None:
+                yield "memory", self._memory()
+                yield "disk", self._disk()
             if missing := list(self._downloads()):
                 yield "downloads", ", ".join(missing)
         if Command.REPORT in self.first.stage:
@@ -146,7 +148,7 @@ class Plan:
         """Return what serving the largest variant takes, and what there is."""
         job, needed = self.jobs[0], dict[str, float]()
         for each in self.jobs:
-            found = as_stored(each.model.config, each.settings.quant, each.settings.kv_cache.dtype)
+            found = _footprint(each, each.settings.kv_cache.dtype)
             if isinstance(found, Missing):
                 return f"not known: {found.reason}"
             if job.hardware.device == "cpu":
@@ -166,7 +168,7 @@ class Plan:
         written = 0.0
         for step in self.due:
             if step.stage is Stage.QUANTIZE and step.job.settings.quant.scheme is not None:
-                found = as_stored(step.job.model.config, step.job.settings.quant, "auto")
+                found = _footprint(step.job)
                 written += 0 if isinstance(found, Missing) else found.weight_bytes
         root = self.first.outputs.resolve()
         place = next(each for each in (root, *root.parents) if each.exists())
@@ -182,7 +184,7 @@ class Plan:
             and not model.is_random
             and not _is_cached(str(model.settings.hub_id), model.hub_weights[0], model.settings.revision, "model")
         ):
-            baseline = of_config(model.config, BF16)
+            baseline = _footprint(self.jobs[0], quant=settings_of(BF16.quant))
             size = "" if isinstance(baseline, Missing) else f" ({baseline.weight_bytes / GB:.1f} GB)"
             yield f"{model.settings.hub_id}{size}"
         yield from dict.fromkeys(f"data set {each.hub_id}" for each in self._datasets() if not _is_here(each))
@@ -198,6 +200,14 @@ class Plan:
             yield from (job.settings.bench.dataset for job in self.jobs if job.settings.bench.prompts == "sharegpt")
         if Stage.EVAL in due and self.first.eval.divergence is not None:
             yield self.first.eval.divergence.dataset
+
+
+def _footprint(job: Job, kv_dtype: str = "auto", quant: QuantSettings | None = None) -> Footprint | Missing:
+    """Return what a variant stores, by the model's config; a config that does not tell stops no run."""
+    try:
+        return as_stored(job.model.config, quant or job.settings.quant, kv_dtype)
+    except (PipelineError, LookupError, TypeError, ValueError) as error:
+        return Missing(reason=f"config.json does not tell the shapes ({type(error).__name__})")
 
 
 def _model(source: ModelSource) -> str:
@@ -272,4 +282,8 @@ def _is_here(dataset: DatasetSettings) -> bool:
 def _is_cached(hub_id: str, file: str, revision: str | None, kind: str) -> bool:
     from huggingface_hub import try_to_load_from_cache
 
-    return isinstance(try_to_load_from_cache(hub_id, file, revision=revision, repo_type=kind), str)
+    try:
+        return isinstance(try_to_load_from_cache(hub_id, file, revision=revision, repo_type=kind), str)
+    except ValueError:
+        # No repository can have this name, which is refused when it is fetched.
+        return False

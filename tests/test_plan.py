@@ -103,6 +103,15 @@ def test_what_does_not_fit_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert lines["memory"].endswith("0.5 GiB are free; it does not fit")
 
 
+def test_a_config_that_does_not_tell_its_shapes_stops_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: object) -> None:
+        raise KeyError("num_hidden_layers")
+
+    monkeypatch.setattr(plan, "as_stored", unknown)
+    _, lines = planned(tmp_path, VARIANTS, "stage=bench")
+    assert lines["memory"] == "not known: config.json does not tell the shapes (KeyError)"
+
+
 @pytest.mark.parametrize(
     ("words", "fragments"),
     [

@@ -1,12 +1,13 @@
 """What people type: taken as it is meant, or refused with the words to type instead."""
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
 from support.settings import command_of
 
-from pipeline.config import Stage
+from pipeline.config import PROJECT_ROOT, Stage
 from pipeline.config.command_line import quoted, split, translated
 from pipeline.config.names import choices
 from pipeline.config.presets import choice
@@ -150,6 +151,27 @@ def test_commas_stay_a_sweep_s():
         "stage=quantize,bench", "quant=awq,fp8_static", "model=custom", "model.hub_id=a/b,c/d",
     ]  # fmt: skip
     assert translated(["-m", "variants=[bf16,awq],[gptq]"])[-1] == "variants=[bf16,awq],[gptq]"
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        (["compare", "MODEL=some/model", "HARDWARE=cuda"], ["'model=some/model'", "'stage=all'"]),
+        (["compare", "MODEL=/data/a model", "HARDWARE=cpu"], ["'model=/data/a model'", "bench=quick eval=quick"]),
+        (["compare", "HARDWARE=cpu"], ["-m pipeline    'stage=all'"]),
+        (
+            ["quantize", "bench", "eval", "MODEL=some/model"],
+            ["'model=some/model'", "'stage=[quantize,bench,eval,report]'"],
+        ),
+        (["gate", "BASELINE=x", "EXPERIMENT=formats"], ["experiment=formats", "stage=gate report.baseline=x"]),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_make_passes_the_model_on(asked, words):
+    answer = subprocess.run(["make", "-n", *asked], capture_output=True, text=True, cwd=PROJECT_ROOT)
+    assert answer.returncode == 0, answer.stderr
+    (line,) = [line for line in answer.stdout.splitlines() if "-m pipeline" in line]
+    assert all(word in line for word in words), line
 
 
 @pytest.mark.parametrize("text", ["it's", "a\\", "a\\'b", "\\\\x\\", "a,b=[c]", '"x"'])
