@@ -1,6 +1,6 @@
 # `make help` lists what there is to do. Everything runs in .venv, which the first target that needs it makes.
-MODEL ?= demo
-EXPERIMENT ?= study
+MODEL ?=
+EXPERIMENT ?=
 ARGS ?=
 PYTHON3 ?= python3
 HARDWARE ?= $(if $(shell command -v nvidia-smi),cuda,cpu)
@@ -18,17 +18,21 @@ RUN := $(ASKED) $(if $(filter report,$(ASKED)),,$(if $(filter bench eval,$(ASKED
 EMPTY :=
 COMMA := ,
 LIST := [$(subst $(EMPTY) $(EMPTY),$(COMMA),$(strip $(RUN)))]
+# A CPU takes days for the study of a model of real size.
+SHORT := $(if $(filter-out demo,$(MODEL)),$(if $(filter cpu,$(HARDWARE)),bench=quick eval=quick))
+GIVEN := $(if $(MODEL),'model=$(MODEL)') $(if $(EXPERIMENT),experiment=$(EXPERIMENT)) $(SHORT)
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock run all gate $(STAGES) demo-model config docs lint test test-slow mutants clean
+.PHONY: help install lock run all compare gate $(STAGES) demo-model config docs lint test test-slow mutants clean
 
 help: ## This list
-	@echo "make quantize bench eval              every format of the study on the embedded demo model, one report"
-	@echo "make quantize bench eval MODEL=qwen3_8b    the same for Qwen3-8B, on a GPU with the hub"
+	@echo "make compare MODEL=<hub id or folder>   BF16 and the study's formats of your model, one report"
+	@echo "make compare                            the same for the small model that comes with the project, on a CPU"
+	@echo "make compare EXPERIMENT=formats         every format that there is"
 	@echo
 	@grep -hE '^[a-z -]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 22
 	@echo
-	@echo "Settings: MODEL=$(MODEL)  EXPERIMENT=$(EXPERIMENT)  HARDWARE=$(HARDWARE)  ARGS='key=value ...'  (see conf/)"
+	@echo "Settings: MODEL=demo  EXPERIMENT=study (conf/experiment)  HARDWARE=$(HARDWARE)  ARGS='key=value ...'  ($(PY) -m pipeline --help)"
 
 $(INSTALLED): $(LOCK) requirements/torch-cuda.txt pyproject.toml
 	@$(PYTHON3) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v in ((3, 11), (3, 12)) else \
@@ -47,11 +51,11 @@ $(INSTALLED): $(LOCK) requirements/torch-cuda.txt pyproject.toml
 install: $(INSTALLED) ## Make .venv from the lock (every other target does it when needed)
 
 run: $(INSTALLED)
-	@$(PY) -m pipeline model=$(MODEL) experiment=$(EXPERIMENT) 'stage=$(LIST)' $(ARGS)
+	@$(PY) -m pipeline $(GIVEN) 'stage=$(LIST)' $(ARGS)
 
-all: RUN = all
-all: LIST = all
+all compare: LIST = all
 all: run ## All six stages
+compare: run ## The same, as a question: which format of MODEL should I deploy?
 
 calibrate: run ## Observe the activations of the BF16 model on the calibration set
 quantize: run ## Make the quantized checkpoints
@@ -63,7 +67,7 @@ report: run ## The table and the page from all results in outputs/
 $(STAGES): ; @: # `run` does the work; without a recipe, make would say that there was nothing to do
 
 gate: $(INSTALLED) ## Fail (exit code 5) where a variant became worse than a stored run: BASELINE=report.json
-	@$(PY) -m pipeline model=$(MODEL) experiment=$(EXPERIMENT) stage=gate report.baseline=$(BASELINE) $(ARGS)
+	@$(PY) -m pipeline $(GIVEN) stage=gate report.baseline=$(BASELINE) $(ARGS)
 
 demo-model: $(INSTALLED) ## Train the embedded demo model again (about an hour on two cores)
 	$(PY) -m tools.demo_model.build

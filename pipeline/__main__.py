@@ -1,27 +1,35 @@
-"""Hydra's entry: compose the configuration, check it, hand it to the runner."""
+"""The command: help, the words of the command line, Hydra's composition, the runner."""
 
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import warnings
 
 import hydra
-from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import CompactHydraException
+from hydra.errors import CompactHydraException, HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 from rich.markup import escape
 
-from pipeline.config import RESOURCES
+from pipeline.config import RESOURCES, Settings
+from pipeline.config.command_line import translated
 from pipeline.config.compose import compose_variants
+from pipeline.config.help import answer
+from pipeline.config.messages import of_hydra
 from pipeline.errors import PipelineError
 from pipeline.progress import Progress
 from pipeline.runner import Runner
 
 _exit_code = 0
+
+
+class JobFailed(CompactHydraException):
+    """A job of a sweep failed; its reason is printed where it ran."""
 
 
 @hydra.main(version_base=None, config_path=str(RESOURCES / "conf"), config_name="config")
@@ -30,17 +38,24 @@ def run(config: DictConfig) -> None:
     global _exit_code
     hydra_config = HydraConfig.get()
     overrides = list(hydra_config.overrides.task)
-    console = Progress().console
     try:
         command = Runner(compose_variants(config, overrides), overrides)
-        code = command.plan() if command.dry_run else command.execute()
+        if command.dry_run and hydra_config.mode is RunMode.MULTIRUN:
+            code = command.plan_in_a_line(hydra_config.job.num)
+        else:
+            code = command.plan() if command.dry_run else command.execute()
     except PipelineError as error:
-        console.print(f"[red]{type(error).__name__}:[/] {escape(str(error))}", soft_wrap=True)
-        code = error.exit_code
+        code = _shown(error)
     _exit_code = max(_exit_code, code)
     if code and hydra_config.mode is RunMode.MULTIRUN:
         # A launcher knows a failed job by its exception; the other jobs of the sweep still run.
-        raise CompactHydraException(f"this job failed with exit code {code}; the reason is above")
+        raise JobFailed(f"this job failed with exit code {code}; the reason is above")
+
+
+def _shown(error: PipelineError) -> int:
+    """Print an error; return its exit code."""
+    Progress().console.print(f"[red]{type(error).__name__}:[/] {escape(str(error))}", soft_wrap=True)
+    return error.exit_code
 
 
 def _terminated(*_: object) -> None:
@@ -55,16 +70,33 @@ def main() -> None:
     # On import by transformers it warns of missing GPU libraries.
     logging.getLogger("torchao").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
-    # Hydra copies this store, which nothing changes any more, for each of some hundred groups that `--help` lists.
-    ConfigStore.__deepcopy__ = lambda self, memo: self  # type: ignore[attr-defined]
     try:
-        run()
-    except SystemExit as error:
-        sys.exit(_exit_code or error.code)
+        sys.exit(_command(sys.argv[1:]))
     except KeyboardInterrupt:
         print("interrupted; finished artifacts are kept, and a rerun continues from there", file=sys.stderr)
         sys.exit(130)
-    sys.exit(_exit_code)
+
+
+def _command(words: list[str]) -> int:
+    """Answer for help, or run the jobs that the words ask for; return the exit code."""
+    try:
+        text = answer(words)
+        if text is not None:
+            print(text)
+            return 0
+        sys.argv[1:] = translated(words)
+        # Hydra then raises its errors instead of printing them.
+        os.environ["HYDRA_FULL_ERROR"] = "1"
+        run()
+    except PipelineError as error:
+        return _shown(error)
+    except JobFailed as error:
+        return _exit_code or _shown(PipelineError(f"{error}."))
+    except (HydraException, OmegaConfBaseException) as error:
+        return _shown(of_hydra(error, Settings))
+    except SystemExit as error:
+        return _exit_code or (error.code if isinstance(error.code, int) else int(error.code is not None))
+    return _exit_code
 
 
 if __name__ == "__main__":

@@ -69,10 +69,45 @@ class Undecided(PipelineError):
 
 
 def hub_unreachable(setting: str, hub_id: str, local: str, error: Exception) -> InputError:
-    """Return the error for a hub that does not answer, with the offline remedy."""
-    reason = str(error).strip().splitlines() or [type(error).__name__]
+    """Return the error for what the hub does not give, with the way out by the reason.
+
+    Args:
+        setting: the setting that names the repository.
+        hub_id: the repository.
+        local: the setting that takes a local copy.
+        error: of the hub's client; the reason may be its cause.
+    """
+    chain = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and isinstance(cause, Exception):
+        chain.append(cause)
+    kinds = {kind.__name__ for each in chain for kind in type(each).__mro__}
+    answers = (getattr(getattr(each, "response", None), "status_code", None) for each in chain)
+    status = next((answer for answer in answers if answer is not None), None)
+    page = f"https://huggingface.co/{'datasets/' if 'dataset' in setting else ''}{hub_id}"
+    log_in = "log in with `hf auth login` (or set HF_TOKEN)"
+    if "GatedRepoError" in kinds or (status == 403 and "RepositoryNotFoundError" not in kinds):
+        return InputError(
+            f"{setting}: {hub_id} is gated, and this account has no access to it.",
+            f"Accept its licence on {page}, then {log_in}.",
+        )
+    if kinds & {"RevisionNotFoundError", "RemoteEntryNotFoundError"} or (
+        "EntryNotFoundError" in kinds and "LocalEntryNotFoundError" not in kinds
+    ):
+        return InputError(
+            f"{setting}: {hub_id} has no such revision or file ({_reason(error)}).", f"See {page}/tree/main."
+        )
+    if kinds & {"RepositoryNotFoundError", "HFValidationError"} or status in (401, 404):
+        return InputError(
+            f"{setting}: the hub has no {hub_id}, or does not show it to this account ({status or 'not found'}).",
+            f"Check the name on {page}; if it is private, {log_in}; for a local folder set {local}.",
+        )
     return InputError(
-        f"{setting}: {hub_id} could not be fetched from the hub ({type(error).__name__}: {reason[0][:160]}).",
+        f"{setting}: {hub_id} could not be fetched from the hub ({_reason(error)}).",
         f"Offline, fetch it on another machine (`hf download {hub_id}`) and set {local}=<the copy>; "
         "or use the embedded default, model=demo.",
     )
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return f"{type(error).__name__}: {lines[0][:160]}"

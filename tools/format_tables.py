@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from pipeline.config import QuantSettings
-from pipeline.config.presets import CONF, choice
+from pipeline.config.presets import CONF
 from pipeline.formats.schemes import (
     AWQ,
     ENGINES,
@@ -27,6 +27,7 @@ from pipeline.hardware.rules import LOCKED
 from pipeline.hardware.vllm_kernels import KERNELS, SERVED, TITLES, VLLM, Kernel, title
 from pipeline.models.architecture import DecoderShape
 from pipeline.models.layout import bytes_of, stored
+from pipeline.serve.capabilities import formats as all_formats
 from pipeline.stages.quantize.engines import ENGINES as MAKERS
 from tools.derived import rewrite
 
@@ -62,7 +63,7 @@ def formats(family: str) -> str:
     """Tabulate the settings of `conf/quant/` whose formats are of one family."""
     header = ("`quant=`", "bits", "memory", "what it does", "made by", "from data", "served by")
     rows = []
-    for name, quant in settings().items():
+    for name, quant in all_formats().items():
         if quant.format is not None and quant.format.family == family:
             bits, gigabytes = weight(quant)
             made = f"{MAKERS[quant.engine].TITLE} ({ALGORITHMS[quant.algorithm]})"
@@ -107,17 +108,6 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "engines": engines,
     "kernels": kernels,
 }
-
-
-def settings() -> dict[str, QuantSettings]:
-    """Return the formats of `conf/quant/`, in the order of `SCHEMES`, llm-compressor's first."""
-    found = {}
-    for path in sorted((CONF / "quant").glob("*.yaml")):
-        found[path.stem] = QuantSettings.model_validate(choice("quant", path.stem))
-    order, makers = ["None", *SCHEMES], list(ENGINES)
-    return dict(
-        sorted(found.items(), key=lambda each: (order.index(str(each[1].scheme)), makers.index(each[1].engine)))
-    )
 
 
 def weight(quant: QuantSettings) -> tuple[float, float]:

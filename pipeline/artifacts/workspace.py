@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pipeline.artifacts.keys import Payload, canonical, changed_fields, key_of, sha256_of
 from pipeline.artifacts.manifest import MANIFEST, FileRecord, Manifest, Status, read_manifest
-from pipeline.config.names import file_name
+from pipeline.config.file_names import file_name
 from pipeline.errors import InputError, NotApplicable, PipelineError, StageError
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from pipeline.config import PACKAGE, RESOURCES, Settings, Variant, choice, existing, validate
-from pipeline.config.names import file_name
+from pipeline.config import PACKAGE, RESOURCES, Command, Settings, Stage, Variant, choice, existing, validate
+from pipeline.config.messages import of_hydra
+from pipeline.config.names import choices, spelled
 from pipeline.config.quant import lacks
 from pipeline.errors import ConfigError
 from pipeline.formats.schemes import SCHEMES
@@ -21,6 +21,9 @@ OmegaConf.register_new_resolver("package", lambda path: str(PACKAGE / path), rep
 OmegaConf.register_new_resolver("resource", lambda path: str(RESOURCES / path), replace=True)
 # The groups whose choices define a variant.
 GROUPS = ("quant", "kv_cache")
+# Stages and commands whose results are compared with BF16's.
+COMPARED = {Stage.BENCH, Stage.EVAL, Command.REPORT, Command.GATE}
+BF16 = Variant(quant="bf16")
 # An override of a setting inside them: `quant.group_size=64`, `+kv_cache.x=1`.
 WITHIN = re.compile(rf"[+~]*({'|'.join(GROUPS)})[.@]")
 
@@ -28,12 +31,12 @@ WITHIN = re.compile(rf"[+~]*({'|'.join(GROUPS)})[.@]")
 def compose_variants(config: DictConfig, overrides: list[str]) -> list[Settings]:
     """Return the settings of each requested variant under each protocol, all validated before any runs.
 
+    BF16 is added where results are compared and it is not among them.
+
     Raises:
         ConfigError: with the errors of all variants.
     """
-    plain = _plain(config, overrides)
-    if plain["variants"] is None and plain["protocols"] is None:
-        return [validate(plain)]
+    plain = _plain(config)
     kernel = plain["serve"]["kernel"]
     # Format and kernel are validated per variant below; only what all share is here.
     shared = plain
@@ -41,35 +44,53 @@ def compose_variants(config: DictConfig, overrides: list[str]) -> list[Settings]
         plain["serve"]["kernel"] = "auto"
         shared = plain | {"quant": choice("quant", "bf16")}
     first = validate(shared)
-    replaced = ("quant=", "kv_cache=", "serve.kernel=") if first.variants else ()
-    base = [o for o in overrides if not o.startswith((*replaced, *(("bench=",) if first.protocols else ())))]
-    variants = [Variant.parse(text, kernel) for text in first.variants or ()]
-    under = {name: _under(variants, plain, base, name) for name in first.protocols or (None,)}
+    # None stands for the variant that the groups are configured for.
+    rows: list[Variant | None] = [_spelled(Variant.parse(text, kernel)) for text in first.variants or ()] or [None]
+    if _lacks_baseline(first, rows):
+        rows.insert(0, BF16)
+    if rows == [None] and first.protocols is None:
+        return [first]
+    under = {name: _under(rows, plain, overrides, name) for name in first.protocols or (None,)}
     found, problems = [], []
-    for index, text in enumerate(first.variants or (None,)):
+    for index, variant in enumerate(rows):
         for protocol, outcomes in under.items():
             outcome = outcomes[index]
             if isinstance(outcome, Settings):
                 found.append(outcome)
                 continue
-            named = (f"{what}: {name}" for what, name in (("variants", text), ("protocols", protocol)) if name)
+            named = (f"{what}: {name}" for what, name in (("variants", variant), ("protocols", protocol)) if name)
             problems.append(f"{' '.join(named)}: {outcome}")
     if problems:
         raise ConfigError("\n".join(dict.fromkeys(problems)))
     return found
 
 
+def _spelled(variant: Variant) -> Variant:
+    """Return a variant with the names of its formats as their files have them."""
+    name = spelled(variant.format, choices("quant"))
+    cache = spelled(variant.kv_cache, choices("kv_cache"))
+    return variant.model_copy(update={"quant": name + variant.quant[len(variant.format) :], "kv_cache": cache})
+
+
+def _lacks_baseline(first: Settings, rows: Sequence[Variant | None]) -> bool:
+    """Return whether results are compared, and BF16's are not among them."""
+    is_compared = bool(COMPARED & set(first.stage)) and first.add_bf16 and first.serve.url is None
+    return is_compared and not any(first.is_baseline if row is None else row.checkpoint == BF16 for row in rows)
+
+
 def _under(
-    variants: list[Variant], plain: dict[str, Any], overrides: list[str], protocol: str | None
-) -> Sequence[Settings | str]:
-    """Return the settings of each variant (or the configured one) under a protocol, or the error text instead."""
+    rows: Sequence[Variant | None], plain: dict[str, Any], overrides: list[str], protocol: str | None
+) -> list[Settings | str]:
+    """Return the settings of each variant under a protocol, or the error text instead."""
     if protocol is not None:
-        overrides = [*overrides, f"bench={protocol}"]
+        overrides = [*(each for each in overrides if not each.startswith("bench=")), f"bench={protocol}"]
         composed = _composed(overrides)
         if isinstance(composed, str):
-            return [composed] * max(1, len(variants))
+            return [composed] * len(rows)
         plain = composed
-    return [_checked(each) for each in _each(variants, plain, overrides)] if variants else [_checked(plain)]
+    shared = [each for each in overrides if not each.startswith(("quant=", "kv_cache=", "serve.kernel="))]
+    each_variant = _each([row for row in rows if row is not None], plain, shared)
+    return [_checked(plain if row is None else next(each_variant)) for row in rows]
 
 
 def _each(variants: list[Variant], plain: dict[str, Any], overrides: list[str]) -> Iterator[dict[str, Any] | str]:
@@ -154,9 +175,9 @@ def unapplied(overrides: Sequence[str], variants: Sequence[Settings]) -> list[st
 def _composed(overrides: list[str]) -> dict[str, Any] | str:
     """Return the configuration that Hydra composes from the overrides, or its error text."""
     try:
-        return _plain(hydra.compose("config", overrides), overrides)
+        return _plain(hydra.compose("config", overrides))
     except HydraException as error:
-        return str(error).strip()
+        return of_hydra(error, Settings).problem
 
 
 def _checked(plain: dict[str, Any] | str) -> Settings | str:
@@ -169,22 +190,5 @@ def _checked(plain: dict[str, Any] | str) -> Settings | str:
         return error.problem
 
 
-def _plain(config: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
-    composed: dict[str, Any] = dict(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))  # type: ignore[arg-type]
-    return composed | {"model": _named_by_source(composed["model"], overrides)}
-
-
-def _named_by_source(model: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Name a model by its folder or hub id, if nothing else names it; no source of the default model remains."""
-    given = {override.lstrip("+").partition("=")[0] for override in overrides}
-    sources = {"model.path", "model.hub_id"} & given
-    if not sources or "model" in given or "experiment" in given:
-        return model
-    if "model.path" not in sources:
-        model = {**model, "path": None}
-    if "model.name" not in given:
-        source = (
-            Path(model["path"]).expanduser().resolve().name if model["path"] else model["hub_id"].rpartition("/")[2]
-        )
-        model = {**model, "name": file_name(source)}
-    return model
+def _plain(config: DictConfig) -> dict[str, Any]:
+    return dict(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))  # type: ignore[arg-type]

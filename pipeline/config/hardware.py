@@ -6,23 +6,28 @@ from typing import Annotated, Literal
 
 from pydantic import (
     AfterValidator,
+    BeforeValidator,
     Field,
     NonNegativeFloat,
 )
 
 from pipeline.config.base import SettingsGroup
-from pipeline.hardware.gpus import GPUS, gpu_of
+from pipeline.config.names import unknown
+from pipeline.hardware.gpus import GPUS, named
 
 
 def _in_catalogue(name: str) -> str:
-    """Return the catalogue's name of a GPU given as `H100 SXM` or `h100_sxm`."""
-    gpu = gpu_of(name)
-    if gpu is None:
-        raise ValueError(f"{name}: unknown GPU; the catalogue has {', '.join(gpu.key for gpu in GPUS)}")
-    return gpu.name
+    """Return the catalogue's name of a GPU, however people write it: `H100 SXM`, `h100_sxm`, `RTX4090`, `4090`."""
+    found = named(name)
+    if len(found) > 1:
+        raise ValueError(f"{name} is several GPUs: {', '.join(gpu.key for gpu in found)}")
+    if not found:
+        raise ValueError(unknown(name, [gpu.key for gpu in GPUS]))
+    return found[0].name
 
 
-GpuName = Annotated[str, AfterValidator(_in_catalogue)]
+# A number alone is one in YAML.
+GpuName = Annotated[str, BeforeValidator(str), AfterValidator(_in_catalogue)]
 
 
 class HardwareSettings(SettingsGroup):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import (
     Field,
+    field_validator,
     model_validator,
 )
 
@@ -16,7 +18,7 @@ from pipeline.config.base import SettingsGroup
 class ModelSettings(SettingsGroup):
     """The BF16 checkpoint that every variant is made from."""
 
-    name: str = Field(description="folder name under outputs/")
+    name: str = Field(description="folder name under outputs/; null: that of the folder or repository")
     path: Path | None = Field(None, description="local folder with config.json; overrides hub_id")
     hub_id: str | None = Field(None, description="Hugging Face hub id")
     revision: str | None = Field(None, description="pinned hub commit")
@@ -25,6 +27,9 @@ class ModelSettings(SettingsGroup):
     )
     seed: int = Field(0, description="seed of random weights")
     trust_remote_code: bool = Field(False, description="run code that comes with the checkpoint")
+    shape: dict[str, int] = Field(
+        {}, description="values that config.json must have, without which the checkpoint is not the model of that name"
+    )
 
     @property
     def source(self) -> str:
@@ -36,3 +41,24 @@ class ModelSettings(SettingsGroup):
         if self.path is None and self.hub_id is None:
             raise ValueError("set model.path (a local folder) or model.hub_id")
         return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_by_source(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or given.get("name") is not None:
+            return given
+        path, hub_id = given.get("path"), str(given.get("hub_id") or "")
+        source = hub_id.rpartition("/")[2] if path is None else Path(path).expanduser().resolve().name
+        return {**given, "name": folder_of(source)}
+
+    @field_validator("name")
+    @classmethod
+    def _names_a_folder(cls, name: str) -> str:
+        if name != folder_of(name):
+            raise ValueError(f"{name} cannot be a folder's name everywhere; {folder_of(name)} can")
+        return name
+
+
+def folder_of(name: str) -> str:
+    """Return a name that is safe as a folder under outputs/."""
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "model"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 from pydantic import (
@@ -12,18 +13,17 @@ from pydantic import (
 )
 
 from pipeline.config.base import SettingsGroup
+from pipeline.config.names import unknown
 from pipeline.hardware.vllm_kernels import TITLES
+
+URL = re.compile(r"(?P<scheme>https?://)?(?P<host>[^/\s:]+(:\d+)?)(/v1)?/*")
 
 
 class ServeSettings(SettingsGroup):
     """Options of the vLLM server; a new one is started for each variant."""
 
     name: str = Field(description="name of the choice")
-    url: str | None = Field(
-        None,
-        pattern=r"^https?://[^/\s]+$",
-        description="http://host:port of a running OpenAI-compatible server; null: start one",
-    )
+    url: str | None = Field(None, description="http://host:port of a running OpenAI-compatible server; null: start one")
     python: str | None = Field(None, description="Python interpreter with vLLM installed; null: this one")
     host: Literal["127.0.0.1", "localhost"] = Field(
         "127.0.0.1", description="address that servers listen on, local only"
@@ -51,9 +51,20 @@ class ServeSettings(SettingsGroup):
     )
     extra_args: tuple[str, ...] = Field((), description="further vLLM arguments, passed unchanged")
 
+    @field_validator("url")
+    @classmethod
+    def _without_path(cls, value: str | None) -> str | None:
+        """Return the address as stages use it: with a scheme, without `/v1` and slashes at the end."""
+        if value is None:
+            return None
+        found = URL.fullmatch(value.strip())
+        if found is None:
+            raise ValueError(f"{value} is not the address of a server; write http://host:port")
+        return f"{found['scheme'] or 'http://'}{found['host']}"
+
     @field_validator("kernel")
     @classmethod
     def _known_kernel(cls, value: str) -> str:
         if value != "auto" and value not in TITLES:
-            raise ValueError(f"{value}: unknown kernel; known are auto, {', '.join(TITLES)}")
+            raise ValueError(unknown(value, ("auto", *TITLES)))
         return value

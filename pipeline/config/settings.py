@@ -22,12 +22,13 @@ from pipeline.config.eval import EvalSettings
 from pipeline.config.existing import WRITTEN as _WRITTEN_EXISTING
 from pipeline.config.hardware import HardwareSettings
 from pipeline.config.kv_cache import KVCacheSettings
+from pipeline.config.messages import of_validation
 from pipeline.config.model import ModelSettings
+from pipeline.config.names import unknown
 from pipeline.config.publish import PublishSettings
 from pipeline.config.quant import QuantSettings
 from pipeline.config.report import ReportSettings
 from pipeline.config.serve import ServeSettings
-from pipeline.errors import ConfigError
 from pipeline.hardware.vllm_kernels import choices
 
 # A variant as it is written: `w4a16(group_size=64,ignore=[lm_head])+fp8_e4m3@marlin`.
@@ -80,16 +81,20 @@ class Settings(SettingsGroup):
         "all",
         validate_default=True,
         min_length=1,
-        description="one, [a, list], or all: the stages and report",
+        description="one, a list as quantize,bench, or all: the stages and report",
     )
     variants: tuple[str, ...] | None = Field(
         None,
+        min_length=1,
         description="several `quant[(setting=value)][+kv_cache][@kernel]` in one run, e.g. "
         "[bf16, bf16+fp8_e4m3, 'w4a16(group_size=64)']; quantized by others: hub:<owner>/<name> or folder:<path>; "
         "null: just one",
     )
     protocols: tuple[str, ...] | None = Field(
         None, description="several files of bench/ in one run, e.g. [study, ladder]; null: just one"
+    )
+    add_bf16: bool = Field(
+        True, description="add the variant bf16 where results are compared (bench, eval, report, gate)"
     )
     dry_run: bool = Field(False, description="print what would run and why, and stop")
     outputs: Path = Field(Path("outputs"), description="folder of the artifacts")
@@ -111,14 +116,34 @@ class Settings(SettingsGroup):
     @field_validator("stage", mode="before")
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
-        if value == "all":
-            # `all` never publishes; publishing must be requested.
-            return (*Stage, Command.REPORT)
-        names = [value] if isinstance(value, str) else list(value)
         known = [each.value for each in (*Stage, *Command)]
-        if unknown := [str(name) for name in names if name not in known]:
-            raise ValueError(f"{', '.join(unknown)} is unknown; known are {', '.join(known)}, and all")
-        return tuple(Stage(name) if name in list(Stage) else Command(name) for name in names)
+        # `all` never publishes; publishing must be requested.
+        everything = (*Stage, Command.REPORT)
+        names: list[str] = []
+        for name in [value] if isinstance(value, str) else list(value):
+            if name not in (*known, "all"):
+                raise ValueError(unknown(str(name), (*known, "all")))
+            names += everything if name == "all" else [str(name)]
+        return tuple(Stage(name) if name in list(Stage) else Command(name) for name in dict.fromkeys(names))
+
+    @field_validator("variants")
+    @classmethod
+    def _in_order(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for name in names or ():
+            if found := re.fullmatch(r"([^@]*)@([^+]*)\+(.*)", name):
+                raise ValueError(f"{name}: the cache comes before the kernel: {found[1]}+{found[3]}@{found[2]}")
+        return names
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_loss_for_every_task(cls, given: Any) -> Any:
+        """Take one number of `max_loss_points` for each task."""
+        report, tasks = given.get("report"), (given.get("eval") or {}).get("tasks")
+        limits = ((report or {}).get("constraints") or {}).get("max_loss_points")
+        if isinstance(limits, bool) or not isinstance(limits, (int, float)) or not tasks:
+            return given
+        constraints = {**report["constraints"], "max_loss_points": dict.fromkeys(tasks, limits)}
+        return {**given, "report": {**report, "constraints": constraints}}
 
     @model_validator(mode="after")
     def _gates_against_something(self) -> Settings:
@@ -215,20 +240,4 @@ def validate(config: dict[str, Any]) -> Settings:
     try:
         return Settings.model_validate(config)
     except ValidationError as error:
-        raise ConfigError(
-            "\n".join(_sentence(item) for item in error.errors()),
-            "\n`python -m pipeline --cfg job` prints every setting with its value.",
-        ) from None
-
-
-def _sentence(item: Any) -> str:
-    """Return a pydantic error as a line with the setting, its value and the allowed values."""
-    where = ".".join(str(part) for part in item["loc"])
-    if item["type"] == "extra_forbidden":
-        return f"{where}: unknown setting."
-    message = item["msg"].removeprefix("Value error, ")
-    if not where:  # a check across groups; its message names the settings
-        return f"{message}."
-    if item["type"] == "value_error":
-        return f"{where}: {message}."
-    return f"{where}={item['input']!r}: {message[:1].lower()}{message[1:]}."
+        raise of_validation(error, Settings) from None

@@ -12,7 +12,9 @@ https://github.com/RLinf/RLinf/issues/255).
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from itertools import pairwise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +158,26 @@ GPUS = (
         driver_name="RTX 6000 Ada Generation",
     ),
     Gpu(
+        name="A100 40GB PCIe",
+        compute_capability=8.0,
+        memory_mib=40_960,
+        bandwidth_gb_s=1555,
+        bf16_tflops=312,
+        int8_tops=624,
+        source="A100 data sheet, 2021",
+        driver_name="A100-PCIE-40GB",
+    ),
+    Gpu(
+        name="A100 40GB SXM",
+        compute_capability=8.0,
+        memory_mib=40_960,
+        bandwidth_gb_s=1555,
+        bf16_tflops=312,
+        int8_tops=624,
+        source="A100 data sheet, 2021",
+        driver_name="A100-SXM4-40GB",
+    ),
+    Gpu(
         name="A100 80GB PCIe",
         compute_capability=8.0,
         memory_mib=81_920,
@@ -277,3 +299,27 @@ def gpu_of(name: str) -> Gpu | None:
         if name in (gpu.name, gpu.key) or f" {name}".endswith(f" {gpu.driver_name}"):
             return gpu
     return None
+
+
+def named(name: str) -> list[Gpu]:
+    """Return the GPUs that a person may mean: that of this name, else those with all words of it in theirs."""
+    if gpu := gpu_of(name):
+        return [gpu]
+    written = _letters(name)
+    same = [gpu for gpu in GPUS if written in (_letters(gpu.name), _letters(gpu.driver_name))]
+    words = set(re.findall(r"[a-z]+\d*[a-z]*|\d+[a-z]*", _without_maker(name)))
+    return same or [gpu for gpu in GPUS if words and all(_has(gpu, word) for word in words)]
+
+
+def _has(gpu: Gpu, word: str) -> bool:
+    """Return whether a word, as `4090`, `rtx4090` or `a100`, is of a GPU's name."""
+    parts = _without_maker(gpu.name).split()
+    return word in parts or word in (a + b for a, b in pairwise(parts))
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", _without_maker(name))
+
+
+def _without_maker(name: str) -> str:
+    return re.sub(r"\b(nvidia|geforce|tesla)\b|[-_]", " ", name.lower()).strip()

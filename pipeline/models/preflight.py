@@ -14,6 +14,7 @@ from pipeline.config import Settings, Stage
 from pipeline.errors import ConfigError, InputError
 from pipeline.hardware.architectures import decoder_types, registry
 from pipeline.hardware.installed import installed
+from pipeline.models import contents
 from pipeline.models.architecture import text_config
 from pipeline.models.headers import as_stored
 from pipeline.models.modules import check_ignore, decoder_linears
@@ -66,6 +67,7 @@ def check(source: ModelSource, settings: Settings, due: Collection[Stage]) -> No
         InputError: on a fault of the model.
         ConfigError: on a setting that does not go with it.
     """
+    _check_shape(source)
     _check_architecture(source)
     _ = source.outline
     tensors: Mapping[str, TensorInfo] = {}
@@ -80,9 +82,24 @@ def check(source: ModelSource, settings: Settings, due: Collection[Stage]) -> No
         linears = decoder_linears(as_stored(tensors), source.config)
         check_ignore(list(linears), settings.quant.ignore, str(settings.variant))
     _check_cache(source, settings)
+    _check_length(source, settings)
     if due:
         _check_tokenizer(source)
         _check_template(source, settings, due)
+
+
+def _check_shape(source: ModelSource) -> None:
+    """Refuse another model under the name of a choice of `conf/model`."""
+    settings, config = source.settings, text_config(source.config)
+    wrong = {name: config.get(name) for name, value in settings.shape.items() if config.get(name) != value}
+    if wrong:
+        kind = " ".join(source.config.get("architectures") or ["a model"])
+        has = ", ".join(f"{name}={value}" for name, value in wrong.items())
+        wanted = ", ".join(f"{name}={settings.shape[name]}" for name in wrong)
+        raise InputError(
+            f"{settings.source} is {kind} with {has}; {settings.name} has {wanted}.",
+            f"Leave out model={settings.name}: {settings.source} alone names a model of your own.",
+        )
 
 
 def _check_architecture(source: ModelSource) -> None:
@@ -126,6 +143,19 @@ def _check_cache(source: ModelSource, settings: Settings) -> None:
             f"kv_cache.scales=calibrated on model={source.settings.name}: its attention caches one latent of {LATENT}="
             f"{rank} for keys and values, and scales of either would be wrong.",
             "Set kv_cache.scales=one.",
+        )
+
+
+def _check_length(source: ModelSource, settings: Settings) -> None:
+    """Refuse a longer context than the model has; vLLM does so after its start."""
+    config, asked = text_config(source.config), settings.serve.max_model_len
+    longest = contents.numbers(config, ("max_position_embeddings",)).get("max_position_embeddings")
+    # Scaled positions reach further than the config says.
+    is_scaled = any("factor" in (config.get(name) or {}) for name in ("rope_scaling", "rope_parameters"))
+    if asked is not None and longest and asked > longest and not is_scaled and settings.serve.url is None:
+        raise ConfigError(
+            f"serve.max_model_len={asked}: model={source.settings.name} has a context of {longest} tokens.",
+            f"Set it to {longest} or less.",
         )
 
 

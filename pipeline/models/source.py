@@ -65,7 +65,8 @@ class ModelSource:
         if path is None:
             return self._download(SMALL)
         if not path.is_dir():
-            raise InputError(f"model.path={path}: there is no such folder.", "Name a checkpoint's folder.")
+            fault = "is a file" if path.exists() else "there is no such folder"
+            raise InputError(f"model.path={path}: {fault}.", "Name the folder that holds config.json.")
         if not (path / CONFIG).is_file():
             raise InputError(
                 f"model.path={path} has no config.json.",

@@ -13,7 +13,7 @@ from urllib.request import getproxies_environment
 
 from pipeline.artifacts.keys import Payload
 from pipeline.config import ServeSettings, Settings
-from pipeline.config.names import file_name
+from pipeline.config.file_names import file_name
 from pipeline.errors import InputError, ServerError
 from pipeline.hardware.installed import vllm_version
 from pipeline.hardware.probe import Hardware

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import random
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts.keys import Digests
 from pipeline.config import EvalSettings, TaskSettings
+from pipeline.config.names import did_you_mean, nearest
 from pipeline.errors import ConfigError, InputError
 from pipeline.tasks import local_files
 from pipeline.tasks.code_scoring import local_metrics, runs_code, score_side_by_side, scores_by_function
@@ -21,6 +22,9 @@ from pipeline.tasks.sampling import nested, stratified
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
+
+# The lines of a task file that have names of tasks, groups or tags: `task: name`, `tag: [one, two]`, `- name`.
+NAMING = re.compile(r"^\s*(?:-|(?:-\s*)?(?:task|group|tag)\s*:)\s*(.+)$", re.MULTILINE)
 
 
 @dataclass
@@ -195,13 +199,24 @@ def manager_with(setting: str, name: str, include_path: Path | None) -> Any:
             return manager
     manager = _manager((str(library), *user_paths))
     if name not in manager.task_index:
-        close = difflib.get_close_matches(name, manager.all_tasks, n=3)
-        hint = f" Did you mean {' or '.join(close)}?" if close else ""
-        raise ConfigError(
-            f"{setting}.task={name}: lm-eval has no such task.{hint}",
-            "`python -m lm_eval ls tasks` lists them; set eval.include_path for your own task files.",
-        )
+        raise no_such_task(setting, name, manager.all_tasks)
     return manager
+
+
+def no_such_task(setting: str, name: str, known: Iterable[str]) -> ConfigError:
+    """Return the error for a task that lm-eval does not have."""
+    meant = did_you_mean(nearest(name, known))
+    return ConfigError(
+        f"{setting}.task={name}: lm-eval has no such task{f'; {meant}' if meant else '.'}",
+        "`python -m lm_eval ls tasks` lists them; set eval.include_path for your own task files.",
+    )
+
+
+@cache
+def written_names(folder: Path) -> frozenset[str]:
+    """Return every word of lm-eval's task files that may be a task's name, without importing lm-eval."""
+    texts = (path.read_text(encoding="utf-8", errors="replace") for path in folder.rglob("*.yaml"))
+    return frozenset(name for text in texts for line in NAMING.findall(text) for name in re.findall(r"[\w.-]+", line))
 
 
 @cache

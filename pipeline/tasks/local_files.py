@@ -26,6 +26,8 @@ from pipeline.errors import InputError
 
 SETTING = "eval.data_dir"
 LETTERS = "ABCD"
+NEEDED = "Name a folder with mmlu/, ceval/, gsm8k/ and humaneval/, as published by their authors."
+BENCHMARKS = ("mmlu", "ceval", "gsm8k", "humaneval")
 PATTERNS = ("mmlu/*/*.csv", "ceval/*/*.csv", "gsm8k/*.jsonl", "humaneval/*.jsonl")
 Row = dict[str, object]
 # Splits of one data set and subject, each with its rows.
@@ -38,6 +40,28 @@ def identity(folder: Path | None) -> str | None:
         return None
     paths = sorted(path for pattern in PATTERNS for path in folder.glob(pattern))
     return key_of({path.relative_to(folder).as_posix(): sha256_of(path) for path in paths})
+
+
+def check(folder: Path | None, tasks: Sequence[str]) -> None:
+    """Refuse a folder that is missing, or that lacks the benchmark of a task.
+
+    Args:
+        folder: `eval.data_dir`; None: nothing to check.
+        tasks: names of lm-eval's tasks.
+
+    Raises:
+        InputError: naming the folder.
+    """
+    if folder is None:
+        return
+    if not folder.is_dir():
+        raise InputError(f"{SETTING}={folder}: there is no such folder.", NEEDED)
+    for name in BENCHMARKS:
+        if any(task.partition("-")[0].partition("_")[0] == name for task in tasks) and not (folder / name).is_dir():
+            raise InputError(
+                f"{SETTING}={folder}: there is no folder {name} in it.",
+                NEEDED,
+            )
 
 
 @contextmanager

@@ -49,14 +49,14 @@ def test_kernels_and_protocols_too(composed):
 
 @pytest.mark.parametrize("override", ["quant.ignore=[lm_head,'re:.*gate_proj']", "++quant.dampening=0.02"])
 def test_an_override_within_the_format_holds_for_every_variant(override):
-    given = [override, "variants=[w4a16,gptq]"]
+    given = ["stage=quantize", override, "variants=[w4a16,gptq]"]
     assert variants_of(*given) == [settings_of(*given, f"quant={quant}") for quant in ("w4a16", "gptq")]
 
 
 def test_what_a_file_of_the_users_says_holds_for_every_variant(tmp_path):
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nquant:\n  dampening: 0.05\n")
-    given = [f"hydra.searchpath=[file://{tmp_path}]", "experiment=mine", "variants=[w4a16,gptq]"]
+    given = [f"hydra.searchpath=[file://{tmp_path}]", "experiment=mine", "variants=[w4a16,gptq]", "stage=quantize"]
     assert [each.quant.dampening for each in variants_of(*given)] == [0.05, 0.05]
 
 
@@ -92,7 +92,7 @@ def test_a_variants_name_is_read_and_written_alike(text, parts):
 
 def test_settings_of_one_variant_are_its_own_and_in_its_name():
     plain, own, ignoring = variants_of(
-        "variants=[w4a16,'w4a16(group_size=64)','w4a16(ignore=[lm_head,re:.*down_proj])']"
+        "stage=quantize", "variants=[w4a16,'w4a16(group_size=64)','w4a16(ignore=[lm_head,re:.*down_proj])']"
     )
     assert (plain.quant.effective_group_size, own.quant.effective_group_size) == (128, 64)
     assert ignoring.quant.ignore == ("lm_head", "re:.*down_proj")
@@ -117,7 +117,7 @@ def test_a_setting_for_all_variants_applies_where_a_format_has_it():
 
 
 def test_an_engine_applies_to_the_formats_that_it_makes():
-    given = ["quant.engine=autoround", "variants=[fp8_dynamic,gptq]"]
+    given = ["stage=quantize", "quant.engine=autoround", "variants=[fp8_dynamic,gptq]"]
     found = variants_of(*given)
     assert [each.quant.engine for each in found] == ["llmcompressor", "autoround"]
     assert unapplied(given, found) == ["quant.engine=autoround does not apply to fp8_dynamic."]
@@ -138,25 +138,10 @@ def test_a_setting_for_all_is_left_out_where_a_format_alone_would_refuse_it(quan
 
 
 def test_an_algorithm_is_one_of_the_engine_that_is_asked_for():
-    given = ["quant.engine=autoround", "quant.algorithm=signround", "variants=[w4a16,fp8_dynamic]"]
+    given = ["stage=quantize", "quant.engine=autoround", "quant.algorithm=signround", "variants=[w4a16,fp8_dynamic]"]
     found = variants_of(*given)
     assert [(each.quant.engine, each.quant.algorithm) for each in found] == [
         ("autoround", "signround"),
         ("llmcompressor", "rtn"),
     ]
     assert len(unapplied(given, found)) == 2
-
-
-@pytest.mark.parametrize(
-    ("given", "model"),
-    [
-        (["model.path=/data/Llama 3.2 1B"], ("Llama-3.2-1B", "/data/Llama 3.2 1B", None)),
-        (["model.hub_id=meta-llama/Llama-3.1-8B"], ("Llama-3.1-8B", None, "meta-llama/Llama-3.1-8B")),
-        (["model.hub_id=meta-llama/Llama-3.1-8B", "model.name=mine"], ("mine", None, "meta-llama/Llama-3.1-8B")),
-        (["model=qwen3_8b", "model.path=/data/Qwen3-8B"], ("qwen3_8b", "/data/Qwen3-8B", "Qwen/Qwen3-8B")),
-    ],
-)
-def test_a_folder_or_a_hub_id_alone_names_the_model(given, model):
-    (found,) = variants_of(*given)
-    path = None if found.model.path is None else str(found.model.path)
-    assert (found.model.name, path, found.model.hub_id) == model

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -15,6 +16,7 @@ import pytest
 
 from pipeline.config import PROJECT_ROOT
 from pipeline.demo import CHECKPOINT
+from pipeline.errors import ConfigError, InputError
 from pipeline.stages.report.vega import svg_cache
 
 SMALL = ("bench.num_prompts=8", "bench.repeats=2", "bench.warmup_prompts=2", "eval.limit=11")
@@ -270,13 +272,42 @@ def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
         (["calibration.dataset.path=/nowhere.json", "quant=fp8_static"], "calibration.dataset.path=/nowhere.json"),
         (["hardware.device=tpu"], "hardware.device='tpu'"),
         (["serve.python=/nowhere/python"], "serve.python=/nowhere/python"),
+        (["quant=fp8"], "did you mean fp8_block, fp8_static or fp8_dynamic?"),
+        (["--dry-run"], "Settings have no dashes: dry_run=true"),
+        (["stage=quantize", "bench"], "Several values of stage are joined by commas: stage=quantize,bench"),
+        (["variants=[bf16,", "awq]"], "Quote it: 'variants=[bf16, awq]'"),
+        (["model.path=~/no such,folder"], "no such,folder: there is no such folder"),
+        (["-m", "stage=quantize", "quant=bf16,fp9"], "quant=fp9: there is no such choice"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
 def test_bad_input_is_refused_by_name_and_without_traceback(tmp_path: Path, arguments: list[str], named: str) -> None:
     answer = run(tmp_path / "outputs", *arguments)
-    assert answer.returncode != 0
+    assert answer.returncode in (ConfigError.exit_code, InputError.exit_code)
     assert named in answer.stderr
+    assert not re.search("Traceback|HYDRA_FULL_ERROR", answer.stderr)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "python -m pipeline model=demo"),
+        (["--version"], "quantization-pipeline "),
+        (["--help", "quant"], "fp8_static"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_question_is_answered_on_standard_output(tmp_path: Path, arguments: list[str], said: str) -> None:
+    command = [sys.executable, "-m", "pipeline", *arguments]
+    answer = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT_ROOT)
+    assert (answer.returncode, answer.stderr) == (0, "") and said in answer.stdout
+
+
+def test_a_failed_job_of_a_sweep_has_its_exit_code_and_stops_no_other(tmp_path: Path) -> None:
+    answer = run(tmp_path, "-m", "stage=quantize", "quant=bf16", "model.path=/nowhere,pipeline/demo/checkpoint")
+    assert answer.returncode == InputError.exit_code
+    assert "model.path=/nowhere: there is no such folder" in answer.stderr
+    assert list(tmp_path.glob("checkpoint/bf16/quantize-*/manifest.json"))
     assert "Traceback" not in answer.stderr
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.hardware.gpus import GPUS, Gpu, gpu_of
+from pipeline.hardware.gpus import GPUS, Gpu, gpu_of, named
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,8 @@ from pipeline.hardware.gpus import GPUS, Gpu, gpu_of
         ("NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition", None),
         ("NVIDIA A10G", None),
         ("NVIDIA T400", None),
-        ("NVIDIA A100-SXM4-40GB", None),
+        ("NVIDIA A100-SXM4-40GB", "A100 40GB SXM"),
+        ("NVIDIA A100-PCIE-40GB", "A100 40GB PCIe"),
         ("AMD EPYC 7763", None),
     ],
 )
@@ -36,6 +37,30 @@ def test_a_gpu_is_found_by_what_the_driver_calls_it(reported: str, name: str | N
 
 def test_every_gpu_is_found_by_its_own_names() -> None:
     assert all(gpu_of(gpu.name) is gpu and gpu_of(f"NVIDIA {gpu.driver_name}") is gpu for gpu in GPUS)
+
+
+@pytest.mark.parametrize(
+    ("written", "names"),
+    [
+        ("4090", ["RTX 4090"]),
+        ("RTX4090", ["RTX 4090"]),
+        ("rtx-4090", ["RTX 4090"]),
+        ("geforce rtx 4090", ["RTX 4090"]),
+        ("NVIDIA H200", ["H200"]),
+        ("a6000", ["RTX A6000"]),
+        ("6000 Ada", ["RTX 6000 Ada"]),
+        ("H100SXM", ["H100 SXM"]),
+        ("A100 sxm", ["A100 40GB SXM", "A100 80GB SXM"]),
+        ("H100", ["H100 PCIe", "H100 SXM"]),
+        ("A100-80GB", ["A100 80GB PCIe", "A100 80GB SXM"]),
+        ("L4", ["L4"]),
+        ("A10G", []),
+        ("MI300X", []),
+        ("gpu", []),
+    ],
+)
+def test_a_gpu_is_found_as_people_write_it(written: str, names: list[str]) -> None:
+    assert [gpu.name for gpu in named(written)] == names
 
 
 def test_every_compute_capability_with_kernels_of_its_own_has_a_gpu() -> None:

@@ -7,10 +7,13 @@ import functools
 from typing import Any
 
 import hydra
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from pipeline.config import PROJECT_ROOT, Settings, validate
+from pipeline.config.command_line import translated
 from pipeline.config.compose import compose_variants
+from pipeline.config.messages import of_hydra
 
 CONF = PROJECT_ROOT / "conf"
 OUTPUTS = "outputs="
@@ -42,3 +45,13 @@ def variants_of(*overrides: str) -> list[Settings]:
     """The settings of each variant under each protocol."""
     with hydra.initialize_config_dir(str(CONF), version_base=None):
         return compose_variants(hydra.compose("config", list(overrides)), list(overrides))
+
+
+def command_of(*words: str) -> list[Settings]:
+    """The settings of each variant, as from the words of a command line."""
+    given = [word for word in translated(words) if word not in ("-m", "--multirun")]
+    with hydra.initialize_config_dir(str(CONF), version_base=None):
+        try:
+            return compose_variants(hydra.compose("config", given), given)
+        except HydraException as error:
+            raise of_hydra(error, Settings) from None

@@ -4,7 +4,8 @@ import pytest
 import yaml
 
 from pipeline.config import Settings
-from tools.config_yaml import CONFIG, default_of, is_given, regenerated, section_of
+from pipeline.config.names import section_of
+from tools.config_yaml import CONFIG, default_of, is_given, regenerated
 
 TEXT = CONFIG.read_text(encoding="utf-8")
 

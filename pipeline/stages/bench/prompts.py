@@ -94,6 +94,27 @@ def _most(settings: BenchSettings) -> tuple[int, str]:
     return asked[setting], setting
 
 
+# Bytes of a file that is read at once to count its rows.
+SMALL = 32 * 2**20
+
+
+def check_number(settings: BenchSettings) -> None:
+    """Refuse more prompts than a small local file has rows, before any work; a large one is counted by the benchmark.
+
+    Raises:
+        InputError: naming the setting and the rows.
+    """
+    path = settings.dataset.path
+    if settings.prompts == "random" or path is None or not path.is_file() or path.stat().st_size > SMALL:
+        return
+    wanted, setting = _most(settings)
+    if (rows := len(read_rows(path))) < wanted:
+        raise InputError(
+            f"{setting}={wanted}: {path} has {rows} rows.",
+            "Ask for fewer prompts, or name a larger set (bench.dataset).",
+        )
+
+
 def check_lengths(settings: BenchSettings, context: int | None) -> None:
     """Refuse random prompts that the model's context cannot hold.
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from pipeline.artifacts.workspace import Draft
 from pipeline.config import BenchSettings
-from pipeline.config.names import file_name
+from pipeline.config.file_names import file_name
 from pipeline.errors import ServerError
 from pipeline.models.tokenizer import load_tokenizer
 from pipeline.results.bench import BenchResult, Conditions, Goodput, Guard, LoadResult, Memory, Probe

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from pipeline.config import Stage
-from pipeline.config.names import file_name
+from pipeline.config.file_names import file_name
 from pipeline.errors import ConfigError
 from pipeline.models.tokenizer import load_tokenizer
 from pipeline.results.base import Missing

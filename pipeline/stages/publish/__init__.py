@@ -8,7 +8,7 @@ The card has the figures of the report. Nothing is uploaded unless `publish.dry_
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,6 +27,16 @@ def check(variants: Sequence[Settings]) -> None:
     from pipeline.stages.publish import hub
 
     hub.check(variants)
+
+
+def destinations(variants: Iterable[Settings]) -> Iterator[tuple[str, str]]:
+    """Yield the variants that would be published, and the repository of each."""
+    from pipeline.stages.publish import hub
+
+    for settings in {str(each.variant): each for each in variants}.values():
+        if not settings.is_baseline:
+            upload = " (a folder only: publish.dry_run=true)" if settings.publish.dry_run else ""
+            yield str(settings.variant), f"{hub.repository(settings)}{upload}"
 
 
 def make(jobs: Sequence[Job], failures: Mapping[str, PipelineError]) -> dict[str, PipelineError]:

@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipeline.compare.comparison import Comparison, Row, TaskCell
 from pipeline.config import Settings, Stage
-from pipeline.config.names import file_name
+from pipeline.config.file_names import file_name
 from pipeline.errors import NotApplicable, StageError
 from pipeline.job import Job
 from pipeline.stages.publish.hub import repository

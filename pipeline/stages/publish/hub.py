@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.config import Settings
-from pipeline.config.names import file_name
+from pipeline.config.file_names import file_name
 from pipeline.errors import ConfigError, StageError
 from pipeline.progress import Progress
 
@@ -18,7 +18,8 @@ def check(variants: Sequence[Settings]) -> None:
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils._validators import validate_repo_id
 
-    quantized = [settings for settings in variants if not settings.is_baseline]
+    # Several benchmarks share a checkpoint.
+    quantized = list({str(each.variant.checkpoint): each for each in variants if not each.is_baseline}.values())
     if not quantized:
         raise ConfigError("stage=publish: the BF16 checkpoint is published already.", "Name a quantized variant.")
     if theirs := [settings.quant.name for settings in quantized if settings.quant.is_existing]:

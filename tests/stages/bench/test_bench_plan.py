@@ -97,9 +97,9 @@ def test_throughput_fixes_both_lengths_and_latency_sends_one_at_a_time(settings)
         ("bench.slo.ttft_ms=-1", "bench.slo.ttft_ms=-1"),
         ("bench.slo.prompts=99", "prompts=99: P99 needs at least 100 requests"),
         ("+bench.ladder={concurrency: [4, 2]}", "concurrency=[4, 2]: levels must rise"),
-        ("+bench.ladder={concurrency: [0]}", "bench.ladder.concurrency.0=0"),
+        ("+bench.ladder={concurrency: [0]}", "bench.ladder.concurrency=0"),
         ("+bench.ladder={concurrency: [1], rates: [1.5]}", "shares of the saturated rate lie above 0 and up to 1"),
-        ("serve.url=ftp://x", "serve.url='ftp://x'"),
+        ("serve.url=ftp://x", "serve.url: ftp://x"),
         ("serve.url=http://127.0.0.1:8000", "goes with stage=bench"),
     ],
 )

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.config.names import file_name
+from pipeline.config.file_names import file_name
 from pipeline.stages.report.collect.records import samples_of
 
 

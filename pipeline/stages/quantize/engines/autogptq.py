@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.artifacts.workspace import Draft
 from pipeline.config import QuantSettings, Stage
-from pipeline.config.names import file_name
+from pipeline.config.file_names import file_name
 from pipeline.errors import ConfigError
 from pipeline.models.architecture import read_config
 from pipeline.models.safetensors import copy_companions

@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from pipeline.artifacts.workspace import Draft
 from pipeline.config import QuantSettings, Stage
-from pipeline.config.names import file_name
+from pipeline.config.file_names import file_name
 from pipeline.errors import ConfigError, PipelineError, StageError
 from pipeline.formats.layouts import AWQ
 from pipeline.models.architecture import read_config, text_config

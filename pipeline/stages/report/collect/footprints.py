@@ -43,7 +43,7 @@ def of_source(source: Source) -> Footprint | Missing:
     elif any(folder.glob("*.safetensors")):
         shape = None
     if shape:
-        return _as_stored(
+        return of_format(
             shape, _settings({"name": source.name, "title": source.label, **source.quant}), source.kv_dtype
         )
     return of_checkpoint(folder, source.quant.get("scheme"), source.kv_dtype)
@@ -74,10 +74,11 @@ def of_checkpoint(folder: Path, scheme: str | None, kv_dtype: str) -> Footprint 
 
 def of_config(config: Mapping[str, Any], variant: Variant) -> Footprint | Missing:
     """Return the footprint of a variant, from the model's config alone."""
-    return _as_stored(config, settings_of(variant.quant), variant.kv_cache)
+    return of_format(config, settings_of(variant.quant), variant.kv_cache)
 
 
-def _as_stored(config: Mapping[str, Any], quant: QuantSettings | Missing, kv_dtype: str) -> Footprint | Missing:
+def of_format(config: Mapping[str, Any], quant: QuantSettings | Missing, kv_dtype: str) -> Footprint | Missing:
+    """Return the footprint of a format, as its scheme stores a model of this config."""
     if isinstance(quant, Missing):
         return quant
     try:

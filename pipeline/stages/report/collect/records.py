@@ -15,7 +15,7 @@ import numpy as np
 
 from pipeline.artifacts.manifest import Manifest
 from pipeline.config import Stage
-from pipeline.config.names import file_name
+from pipeline.config.file_names import file_name
 from pipeline.results.base import Missing, read
 from pipeline.results.bench import BenchResult, Guard, machine_of
 from pipeline.results.eval import EvalResult

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.config.names import LONGEST, file_name
+from pipeline.config.file_names import LONGEST, file_name
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,289 @@
+"""The plan of a run: what it would make, on what, and what it would take, said before anything is made."""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from pipeline.artifacts.keys import Payload
+from pipeline.artifacts.manifest import Manifest
+from pipeline.compare.roofline.device import Footprint, limits_of
+from pipeline.compare.roofline.memory_fit import required_bytes
+from pipeline.config import BenchSettings, Command, DatasetSettings, QuantSettings, Settings, Stage
+from pipeline.config.compose import BF16
+from pipeline.errors import PipelineError
+from pipeline.hardware.probe import nvidia_smi
+from pipeline.hardware.rules import Vllm
+from pipeline.job import Job
+from pipeline.models.source import ModelSource
+from pipeline.results.base import Missing
+from pipeline.stages.report.collect.footprints import of_format, settings_of
+
+GIB, GB = 2**30, 1e9
+REPORT = "index.html"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One artifact of the run; `why` is the reason to make it, None if it is up to date."""
+
+    job: Job
+    stage: Stage
+    why: str | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The steps of a run, in order, and the variants that are left out, each with the reason."""
+
+    jobs: Sequence[Job]
+    steps: Sequence[Step]
+    dropped: dict[str, str]
+    vllm: Vllm
+
+    @property
+    def first(self) -> Settings:
+        """Settings that all variants share, besides their formats."""
+        return self.jobs[0].settings
+
+    @property
+    def due(self) -> list[Step]:
+        """The steps that would run."""
+        return [step for step in self.steps if step.why is not None]
+
+    @property
+    def count(self) -> str:
+        """The number of steps, and of those that would run."""
+        return f"{len(self.steps)} steps, {len(self.due)} to make"
+
+    @property
+    def stages(self) -> set[Stage]:
+        """The stages of the steps."""
+        return {step.stage for step in self.steps}
+
+    def lines(self) -> Iterator[tuple[str, str]]:
+        """Yield the plan as titles and texts."""
+        yield "model", _model(self.jobs[0].model)
+        yield "machine", self._machine()
+        if Stage.BENCH in self.stages:
+            protocols = {job.settings.bench.name: job.settings.bench for job in self.jobs}
+            yield "load", "; ".join(_load(bench) for bench in protocols.values())
+        if Stage.EVAL in self.stages:
+            yield "tasks", self._tasks()
+        if Stage.CALIBRATE in self.stages:
+            yield "calibration", self._calibration()
+        yield "variants", ", ".join(dict.fromkeys(str(job.variant) for job in self.jobs))
+        for variant, reason in self.dropped.items():
+            yield "left out", f"{variant}: {reason}"
+        if self.steps:
+            yield "steps", self.count
+        if self.due:
+            yield "time", self._time()
+            if self.first.serve.url is None:
+                yield "memory", self._memory()
+                yield "disk", self._disk()
+            if missing := list(self._downloads()):
+                yield "downloads", ", ".join(missing)
+        if Command.REPORT in self.first.stage:
+            yield "report", str(self.report)
+
+    @property
+    def report(self) -> Path:
+        """The first file of the report."""
+        return self.first.outputs / self.first.model.name / "report" / REPORT
+
+    @property
+    def conclusion(self) -> str:
+        """The last line where nothing is due; empty where something is."""
+        if self.due or not (self.steps or Command.REPORT in self.first.stage):
+            return ""
+        finished = [step.job.artifact(step.stage).folder.stat().st_mtime for step in self.steps]
+        if Command.REPORT not in self.first.stage:
+            return "nothing would run"
+        is_newer = self.report.is_file() and self.report.stat().st_mtime >= max(finished, default=0)
+        return f"nothing would run; the report {'is up to date' if is_newer else 'would be written from these results'}"
+
+    def _machine(self) -> str:
+        hardware = self.jobs[0].hardware
+        version = "none" if self.vllm.release is None else ".".join(map(str, self.vllm.release))
+        return f"{hardware.name}, {hardware.cores} cores, {hardware.memory_gib:g} GiB, vLLM {version}"
+
+    def _tasks(self) -> str:
+        settings = self.first.eval
+        items = "all items" if settings.limit is None else f"{settings.limit} items each"
+        source = f" from {settings.data_dir}" if settings.data_dir is not None else ""
+        text = settings.divergence
+        kl = f"; KL divergence on {text.num_sequences} conversations of {_named(text.dataset)}" if text else ""
+        return f"{settings.name}: {', '.join(settings.tasks)}, {items}{source}{kl}"
+
+    def _calibration(self) -> str:
+        settings = self.first.calibration
+        if settings.artifact is not None:
+            return f"taken from {settings.artifact}"
+        return f"{settings.num_samples} conversations of {', '.join(_named(each) for each in settings.sets.values())}"
+
+    def _time(self) -> str:
+        """Return the time by finished steps of the same kind on this machine."""
+        job = self.jobs[0]
+        known = [each for _, each in job.workspace.manifests(job.settings.model.name)]
+        here = [each for each in known if each.status == "ok" and each.hardware.get("name") == job.hardware.name]
+        seconds = [_seconds(step, here) for step in self.due]
+        found = [each for each in seconds if each is not None]
+        limits = (job.settings.bench.budget_minutes, job.settings.eval.budget_minutes)
+        budget = f"; budget {sum(filter(None, limits)):g} min" if any(limits) else ""
+        if not found:
+            return f"not known: no step like these has run on this machine with outputs={job.workspace.root}{budget}"
+        about = f"{_duration(sum(found))} by earlier runs here"
+        if len(found) == len(seconds):
+            return f"about {about}{budget}"
+        return f"about {about} for {len(found)} of {len(seconds)} steps, not known for the others{budget}"
+
+    def _memory(self) -> str:
+        """Return what serving the largest variant takes, and what there is."""
+        job, needed = self.jobs[0], dict[str, float]()
+        for each in self.jobs:
+            found = _footprint(each, each.settings.kv_cache.dtype)
+            if isinstance(found, Missing):
+                return f"not known: {found.reason}"
+            if job.hardware.device == "cpu":
+                needed[str(each.variant)] = found.weight_bytes + each.settings.serve.cpu_kv_cache_gib * GIB
+                continue
+            serve = each.settings.serve
+            limits = limits_of(job.hardware.name, job.hardware.memory_mib or 0, serve.max_num_seqs)
+            context = each.model.context(serve.max_model_len) or 0
+            needed[str(each.variant)] = required_bytes(found, limits, context, serve.gpu_memory_utilization)
+        largest = max(needed, key=lambda name: needed[name])
+        counted = "weights and KV cache" if job.hardware.device == "cpu" else "weights, one full context, a step"
+        need, free = needed[largest] / GIB, _free_gib(job.hardware.device)
+        short = "; it does not fit" if need > free else ""
+        return f"{largest} needs at least {need:.1f} GiB ({counted}), {free:.1f} GiB are free{short}"
+
+    def _disk(self) -> str:
+        written = 0.0
+        for step in self.due:
+            if step.stage is Stage.QUANTIZE and step.job.settings.quant.scheme is not None:
+                found = _footprint(step.job)
+                written += 0 if isinstance(found, Missing) else found.weight_bytes
+        root = self.first.outputs.resolve()
+        place = next(each for each in (root, *root.parents) if each.exists())
+        free = shutil.disk_usage(place).free / GB
+        short = "; not enough" if written / GB > free else ""
+        return f"checkpoints of {written / GB:.1f} GB, {free:.0f} GB are free in {place}{short}"
+
+    def _downloads(self) -> Iterator[str]:
+        """Yield what the hub is asked for and its cache does not hold."""
+        model = self.jobs[0].model
+        if (
+            model.settings.path is None
+            and not model.is_random
+            and not _is_cached(str(model.settings.hub_id), model.hub_weights[0], model.settings.revision, "model")
+        ):
+            baseline = _footprint(self.jobs[0], quant=settings_of(BF16.quant))
+            size = "" if isinstance(baseline, Missing) else f" ({baseline.weight_bytes / GB:.1f} GB)"
+            yield f"{model.settings.hub_id}{size}"
+        yield from dict.fromkeys(f"data set {each.hub_id}" for each in self._datasets() if not _is_here(each))
+        settings = self.first.eval
+        if any(step.stage is Stage.EVAL for step in self.due) and not (settings.data_dir or settings.include_path):
+            yield "the tasks' data, if they are not in the hub's cache"
+
+    def _datasets(self) -> Iterator[DatasetSettings]:
+        due = {step.stage for step in self.due}
+        if Stage.CALIBRATE in due and self.first.calibration.artifact is None:
+            yield from self.first.calibration.sets.values()
+        if Stage.BENCH in due:
+            yield from (job.settings.bench.dataset for job in self.jobs if job.settings.bench.prompts == "sharegpt")
+        if Stage.EVAL in due and self.first.eval.divergence is not None:
+            yield self.first.eval.divergence.dataset
+
+
+def _footprint(job: Job, kv_dtype: str = "auto", quant: QuantSettings | None = None) -> Footprint | Missing:
+    """Return what a variant stores, by the model's config; a config that does not tell stops no run."""
+    try:
+        return of_format(job.model.config, quant or job.settings.quant, kv_dtype)
+    except (PipelineError, LookupError, TypeError, ValueError) as error:
+        return Missing(reason=f"config.json does not tell the shapes ({type(error).__name__})")
+
+
+def _model(source: ModelSource) -> str:
+    """Return the model's name and source, with the commit that the hub's cache has where none is pinned."""
+    settings = source.settings
+    kind = " ".join(source.config.get("architectures") or [])
+    where = str(settings.path)
+    if settings.path is None:
+        folder = source.shape_folder
+        commit = settings.revision or (folder.name if folder.parent.name == "snapshots" else "")
+        where = f"{settings.hub_id}{f'@{commit[:8]}' if commit else ''}"
+    weights = ", random weights" if source.is_random else ""
+    return f"{settings.name} ({where}), {kind}{weights}"
+
+
+def _load(bench: BenchSettings) -> str:
+    number = f"{bench.num_prompts} requests"
+    if bench.ladder is not None:
+        number = f"{', '.join(map(str, bench.ladder.concurrency))} requests in flight"
+    elif bench.max_concurrency is not None:
+        number = f"{number}, {bench.max_concurrency} in flight"
+    elif bench.request_rate == "inf":
+        number = f"{number} at once"
+    texts = _named(bench.dataset) if bench.prompts == "sharegpt" else f"{bench.input_len} random tokens"
+    blocks = f", {bench.blocks} starts of each server" if bench.blocks > 1 else ""
+    return f"{bench.name}: {number} of {texts}, {bench.repeats} repeats{blocks}"
+
+
+def _named(dataset: DatasetSettings) -> str:
+    return str(dataset.path) if dataset.path is not None else str(dataset.hub_id)
+
+
+def _seconds(step: Step, finished: Iterable[Manifest]) -> float | None:
+    """Return the seconds of earlier steps of the same kind: of this variant if there are any, else the median."""
+    artifact = step.job.artifact(step.stage)
+    like = _kind(artifact.payload)
+    same = [each for each in finished if each.stage == artifact.stage and _kind(each.payload) == like]
+    own = [each for each in same if each.variant == artifact.variant]
+    return statistics.median(each.seconds for each in own or same) if same else None
+
+
+def _kind(payload: Payload) -> Any:
+    """Return the settings that decide how long a step takes."""
+    quant = payload.get("quant") or {}
+    load = [payload.get(name) for name in ("bench", "eval", "part", "num_samples", "max_seq_length")]
+    return [quant.get("engine"), quant.get("algorithm"), *load]
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _free_gib(device: str) -> float:
+    if device == "cpu":
+        return psutil.virtual_memory().available / GIB
+    lines = nvidia_smi("--query-gpu=memory.free")
+    return float(lines[0]) / 1024 if lines else 0.0
+
+
+def _is_here(dataset: DatasetSettings) -> bool:
+    """Return whether a data set is a local file, or a file in the hub's cache; of a split that is not known."""
+    if dataset.path is not None:
+        return True
+    return dataset.hub_file is not None and _is_cached(
+        str(dataset.hub_id), dataset.hub_file, dataset.revision, "dataset"
+    )
+
+
+def _is_cached(hub_id: str, file: str, revision: str | None, kind: str) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        return isinstance(try_to_load_from_cache(hub_id, file, revision=revision, repo_type=kind), str)
+    except ValueError:
+        # No repository can have this name, which is refused when it is fetched.
+        return False

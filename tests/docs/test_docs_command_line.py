@@ -1,0 +1,31 @@
+"""docs/command_line.md has the exit codes of the code, and its commands are read by the command line."""
+
+import re
+
+import pytest
+
+from pipeline import errors
+from pipeline.config import PROJECT_ROOT
+from pipeline.config.command_line import translated
+
+PAGE = (PROJECT_ROOT / "docs" / "command_line.md").read_text()
+CODES = {int(code): text for code, text in re.findall(r"^\| (\d+) \| (.*) \|$", PAGE, re.MULTILINE)}
+KINDS = [
+    kind
+    for kind in vars(errors).values()
+    if isinstance(kind, type) and issubclass(kind, errors.PipelineError) and "exit_code" in vars(kind)
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_exit_code_is_in_the_table(kind: type[errors.PipelineError]) -> None:
+    assert f"`{kind.__name__}`" in CODES[kind.exit_code]
+
+
+def test_the_table_has_no_other_codes() -> None:
+    assert set(CODES) == {kind.exit_code for kind in KINDS} | {0, 130}
+
+
+@pytest.mark.parametrize("line", re.findall(r"`python -m pipeline ([^`]*)`", PAGE))
+def test_a_command_in_the_text_is_read(line: str) -> None:
+    assert translated(line.split())
