@@ -21,12 +21,23 @@ def of_settings(
     if reason := why_no_kv_scales(settings) or why_not_taken(settings.quant):
         return Capability("no", reason=reason)
     serve = settings.serve
-    quant = settings.quant
-    asked = ServingRequest(serve.kernel, serve.dtype, quant.own_format, quant.effective_group_size, shapes)
-    weights = of_scheme(quant.scheme, machine, vllm, asked)
-    if quant.is_existing and quant.scheme is None:
-        weights = Capability("native", "what vLLM chooses", "a format that no table of this project has")
+    weights = of_quant(settings.quant, machine, vllm, serve.kernel, serve.dtype, shapes)
     return weaker(weights, of_kv_cache(settings.kv_cache.dtype, machine, vllm))
+
+
+def of_quant(
+    quant: QuantSettings,
+    machine: Machine,
+    vllm: Vllm = LOCKED,
+    kernel: str = "auto",
+    dtype: str = "auto",
+    shapes: frozenset[tuple[int, int]] = frozenset(),
+) -> Capability:
+    """Return the capability of a machine for a weight format as its engine writes it; see `of_settings`."""
+    if quant.is_existing and quant.scheme is None:
+        return Capability("native", "what vLLM chooses", "a format that no table of this project has")
+    asked = ServingRequest(kernel, dtype, quant.own_format, quant.effective_group_size, shapes)
+    return of_scheme(quant.scheme, machine, vllm, asked)
 
 
 def why_not_taken(quant: QuantSettings) -> str:
