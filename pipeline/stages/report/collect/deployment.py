@@ -1,0 +1,75 @@
+"""Commands to copy: `vllm serve` for each variant, and the run that would decide what is open."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+from pipeline.compare.decide.decision import Decision
+from pipeline.config import Command, ServeSettings, Settings, Stage, choice
+from pipeline.stages.report.collect.artifacts import Source
+
+
+def serve_options(serve: ServeSettings, kernel: str, kv_dtype: str, *, trust_remote_code: bool) -> list[str]:
+    """Return the options of `vllm serve` that a deployment needs; those of the measurement alone are left out."""
+    given = {
+        "--kv-cache-dtype": None if kv_dtype == "auto" else kv_dtype,
+        "--dtype": None if serve.dtype == "auto" else serve.dtype,
+        "--max-model-len": serve.max_model_len,
+        "--linear-backend": None if kernel == "auto" else kernel,
+    }
+    options = [str(part) for option in given.items() if option[1] is not None for part in option]
+    return [*options, *(["--trust-remote-code"] if trust_remote_code else [])]
+
+
+def serve_commands(settings: Settings, found: Sequence[Source]) -> dict[str, str]:
+    """Return the command that serves each variant whose checkpoint is on this machine or on the hub."""
+    commands = {}
+    for source in found:
+        if settings.model.weights == "random" or not (model := _model(settings, source)):
+            continue
+        options = serve_options(
+            settings.serve,
+            source.variant.kernel,
+            source.kv_dtype,
+            trust_remote_code=settings.model.trust_remote_code,
+        )
+        commands[source.name] = shlex.join(["vllm", "serve", model, *options, *settings.serve.extra_args])
+    return commands
+
+
+def _model(settings: Settings, source: Source) -> str:
+    """Return what vLLM loads: a hub id, or an absolute path; empty if the checkpoint is not here."""
+    if source.quant.get("engine") == "none":
+        path = settings.model.path
+        return str(settings.model.hub_id or "") if path is None else str(path.resolve()) if path.is_dir() else ""
+    folder = source.folders.get(Stage.QUANTIZE)
+    checkpoint = None if folder is None else folder.resolve() / "checkpoint"
+    if checkpoint is None or not checkpoint.is_dir():
+        return ""
+    return str(next(checkpoint.glob("*.gguf"), checkpoint))
+
+
+def next_command(settings: Settings, decision: Decision) -> str:
+    """Return the command that measures what the decision needs; empty if it needs nothing."""
+    if not decision.stages:
+        return ""
+    model = settings.model
+    known = choice("model", model.name)
+    parts = [] if known is None else [f"model={model.name}"]
+    if model.path is not None and (known is None or str(known.get("path")) != str(model.path)):
+        parts.append(f"model.path={model.path}")
+    elif known is None and model.hub_id is not None:
+        parts.append(f"model.hub_id={model.hub_id}")
+    parts += [f"model.weights={model.weights}"] if model.weights == "random" else []
+    if settings.variants:
+        parts.append(f"variants=[{','.join(map(str, settings.variants))}]")
+    parts.append(f"stage=[{','.join((*decision.stages, Command.REPORT))}]")
+    for stage, name in ((Stage.BENCH, settings.bench.name), (Stage.EVAL, settings.eval.name)):
+        if stage in decision.stages:
+            parts.append(f"{stage}={name}")
+    if Stage.BENCH in decision.stages:
+        parts.append(f"bench.blocks={settings.bench.blocks + 1}")
+    if decision.needs_items and settings.eval.limit is not None:
+        parts.append("eval.limit=null")
+    return shlex.join(["python", "-m", "pipeline", *parts])
