@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -41,14 +42,14 @@ def test_every_format_has_every_variant(study):
     content = json.loads(written(study, "report.json"))
     table = list(csv.DictReader(io.StringIO(written(study, "report.csv"))))
     names = list(STUDY)
-    assert content["schema_version"] == 2
+    assert content["schema_version"] == 3
     assert [row["name"] for row in content["comparison"]["rows"]] == names
     assert [row["variant"] for row in table] == names
     assert [row["variant"] for row in study.line["variants"]] == names
     for text in (written(study, "index.html"), written(study, "report.md"), study.shown.getvalue()):
         for label in ("BF16", "FP8 static", "INT8 dynamic", "GPTQ", "FP8 KV"):
             assert label in text
-        assert "emulated: no" in text and "n/a: vLLM 0.99" in text
+        assert "emulated" in text and "not measured" in text
     assert "BF16 + FP8 KV (E4M3)" in written(study, "index.html")
 
 
@@ -65,7 +66,7 @@ def test_figures_come_from_the_result_files(study):
     row = json.loads(written(study, "report.json"))["comparison"]["rows"][3]
     assert row["speed"]["total_token_throughput"]["measured"]["mean"] == pytest.approx(mean)
     assert f"{mean:,.0f}" in written(study, "index.html") and f"{mean:,.0f}" in written(study, "report.md")
-    assert study.line["variants"][3]["total_token_throughput_tok_per_s"] == pytest.approx(mean, rel=1e-5)
+    assert study.line["variants"][3]["throughput_tok_s"] == pytest.approx(mean, rel=1e-5)
 
 
 def test_a_card_says_what_making_the_checkpoint_took(study):
@@ -77,7 +78,7 @@ def test_a_card_says_what_making_the_checkpoint_took(study):
 
 def test_verdict_leads_and_names_machine_and_model(study):
     page = written(study, "index.html")
-    assert page.index("INT8 dynamic serves") < page.index("<table")
+    assert page.index("Deploy INT8 dynamic.") < page.index("<table")
     assert f"Measured with tiny on {MACHINE.name}" in page
     assert study.line["recommended"] == "int8_dynamic"
     assert "Report:" in study.shown.getvalue() and study.line["report"].endswith("index.html")
@@ -97,9 +98,12 @@ def test_a_variant_without_result_says_why(study):
     assert row["size"]["bytes"] == STUDY["awq"].bytes
 
 
-def test_no_path_of_this_machine_is_shown(study):
-    for name in ("index.html", "report.md", "report.csv", "report.json"):
-        assert str(study.outputs) not in written(study, name)
+def test_no_path_of_this_machine_is_shown_but_in_the_commands_to_copy(study):
+    for name in ("index.html", "report.md", "report.csv", "report_long.csv", "report.json"):
+        text = re.sub(r"<code>vllm serve .*?</code>", "", written(study, name))
+        assert str(study.outputs) not in text
+    assert f"vllm serve {study.outputs.resolve()}/tiny/int8_dynamic/" in written(study, "index.html")
+    assert study.line["serve"].startswith(f"vllm serve {study.outputs.resolve()}/tiny/int8_dynamic/")
     assert "outputs/logs/serve-" in written(study, "index.html").replace("<wbr>", "")
 
 
@@ -111,7 +115,7 @@ def test_failures_of_this_run_are_rows(tmp_path, capsys):
     run.failures["w4a16"] = ServerError("vLLM ended with exit code 1:\n    last words", "See the log.")
     report.make(run.jobs, run.failures)
     rows = json.loads(capsys.readouterr().out.splitlines()[-1])["variants"]
-    assert [row["reason"] for row in rows[1:]] == ["failed: the server died", "vLLM ended with exit code 1:"]
+    assert [row["note"] for row in rows[1:]] == ["failed: the server died", "vLLM ended with exit code 1:"]
     assert "last words" in written(run, "index.html")
 
 
@@ -121,9 +125,8 @@ def test_half_a_run_is_rendered(tmp_path, capsys, count):
     report.make(run.jobs, run.failures)
     rows = json.loads(capsys.readouterr().out.splitlines()[-1])["variants"]
     assert [row["variant"] for row in rows] == ["bf16", "gptq"]
-    assert "eval has not run" in rows[0]["reason"]
-    assert "No verdict" in written(run, "index.html") or "No " in written(run, "index.html")
-    assert "n/a: " in written(run, "index.html")
+    assert "eval has not run" in rows[0]["note"]
+    assert "No " in written(run, "index.html") and "not measured" in written(run, "index.html")
 
 
 @pytest.mark.parametrize("left_out", [Stage.QUANTIZE, Stage.VERIFY, Stage.BENCH])
@@ -206,10 +209,16 @@ def test_only_the_formats_asked_for_are_there(tmp_path, capsys):
     run = Run(tmp_path, {"bf16": STUDY["bf16"]})
     folder = run.outputs / "tiny" / "report"
     report.make(run.jobs, {})
-    assert sorted(path.name for path in folder.iterdir()) == ["index.html", "report.csv", "report.json", "report.md"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "index.html",
+        "report.csv",
+        "report.json",
+        "report.md",
+        "report_long.csv",
+    ]
     run.formats = ("csv",)
     report.make(run.jobs, {})
-    assert [path.name for path in folder.iterdir()] == ["report.csv"]
+    assert sorted(path.name for path in folder.iterdir()) == ["report.csv", "report_long.csv"]
 
 
 def test_charts_for_slides(tmp_path, capsys):
@@ -242,7 +251,7 @@ def test_the_line_of_json_is_for_programs(tmp_path, monkeypatch, wanted, out, is
     run.report = {"json_line": wanted}
     monkeypatch.setattr(sys, "stdout", out())
     report.make(run.jobs, {})
-    assert sys.stdout.getvalue().startswith('{"schema_version": 2') is is_there
+    assert sys.stdout.getvalue().startswith('{"schema_version": 3') is is_there
 
 
 def test_a_folder_that_cannot_be_written_is_an_error_with_a_remedy(tmp_path):
