@@ -88,8 +88,10 @@ class History(Frozen):
     def summary(self) -> str:
         """The number of figures of each movement, the most urgent first, and the noise of BF16 where it hides some."""
         counts = Counter(change.movement for change in self.results)
-        text = ", ".join(f"{counts[movement]} {movement}" for movement in MOVEMENTS if counts[movement])
-        return f"{text} ({self.noise})" if self.noise and counts["cannot tell"] else text
+        noise = {"cannot tell": f" ({self.noise})"} if self.noise else {}
+        return ", ".join(
+            f"{counts[movement]} {movement}{noise.get(movement, '')}" for movement in MOVEMENTS if counts[movement]
+        )
 
 
 def history(runs: Sequence[Snapshot], tolerance_percent: float) -> History:

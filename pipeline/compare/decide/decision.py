@@ -126,8 +126,11 @@ class _Head:
             guards = listing(dict.fromkeys(mark.partition(":")[0] for row in marked for mark in row.marks))
             labels = [row.label for row in marked]
             names = listing(labels) if len(labels) <= NAMED else f"{len(labels)} variants"
-            reason = f"Guards failed while {names} ran: {guards}."
-            return variation_text(self.comparison) or "the measurement is unreliable", reason, ("bench",)
+            found = variation_text(self.comparison)
+            reason = f"Guards failed while {names} ran: {guards}.{f' {found}.' if found else ''}"
+            if varied is not None and varied >= NOISY_TIMES:
+                return found, reason, ("bench",)
+            return "the measurement is unreliable", reason, ("bench",)
         return None
 
     def _unmarked(self) -> list[Row]:

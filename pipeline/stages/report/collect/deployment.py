@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 
 from pipeline.compare.decide.decision import Decision
-from pipeline.config import Command, ServeSettings, Settings, Stage, choice
+from pipeline.config import PACKAGE, RESOURCES, Command, ServeSettings, Settings, Stage
 from pipeline.stages.report.collect.artifacts import Source
 
 
@@ -50,20 +50,19 @@ def _model(settings: Settings, source: Source) -> str:
     return str(next(checkpoint.glob("*.gguf"), checkpoint))
 
 
-def next_command(settings: Settings, decision: Decision) -> str:
-    """Return the command that measures what the decision needs; empty if it needs nothing."""
+def next_command(settings: Settings, decision: Decision, variants: Sequence[str]) -> str:
+    """Return the command that measures what the decision needs of these variants; empty if it needs nothing."""
     if not decision.stages:
         return ""
     model = settings.model
-    known = choice("model", model.name)
-    parts = [] if known is None else [f"model={model.name}"]
-    if model.path is not None and (known is None or str(known.get("path")) != str(model.path)):
+    is_choice = (RESOURCES / "conf" / "model" / f"{model.name}.yaml").is_file()
+    parts = [f"model={model.name}"] if is_choice else []
+    if model.path is not None and not model.path.is_relative_to(PACKAGE):
         parts.append(f"model.path={model.path}")
-    elif known is None and model.hub_id is not None:
+    elif not is_choice and model.hub_id is not None:
         parts.append(f"model.hub_id={model.hub_id}")
     parts += [f"model.weights={model.weights}"] if model.weights == "random" else []
-    if settings.variants:
-        parts.append(f"variants=[{','.join(map(str, settings.variants))}]")
+    parts.append(f"variants=[{','.join(variants)}]")
     parts.append(f"stage=[{','.join((*decision.stages, Command.REPORT))}]")
     for stage, name in ((Stage.BENCH, settings.bench.name), (Stage.EVAL, settings.eval.name)):
         if stage in decision.stages:

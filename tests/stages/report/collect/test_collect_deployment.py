@@ -22,7 +22,7 @@ def source(name: str, folder: Path, engine: str = "llmcompressor", kv_dtype: str
 def test_a_checkpoint_is_served_by_its_absolute_path_and_what_its_format_needs(settings, tmp_path, monkeypatch):
     (tmp_path / "awq" / "checkpoint").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    asked = settings("serve.max_model_len=4096", "serve.extra_args=[--stream-interval=8]")
+    asked = settings("serve.max_model_len=4096", 'serve.extra_args=["--stream-interval=8"]')
     found = serve_commands(asked, [source("awq@marlin", Path("awq"), kv_dtype="fp8_e4m3"), source("gone", Path("no"))])
     checkpoint = tmp_path.resolve() / "awq" / "checkpoint"
     assert found == {
@@ -53,15 +53,15 @@ def test_random_weights_are_nothing_to_serve(settings, tmp_path):
     ],
 )
 def test_the_next_command_runs_what_is_missing(settings, stages, needs_items, expected, absent):
-    asked = settings("variants=[bf16,awq]", "bench=quick", "eval.limit=300")
+    asked = settings("bench=quick", "eval.limit=300")
     decision = Decision(kind="measure", title="", text="", stages=stages, needs_items=needs_items)
-    command = shlex.split(next_command(asked, decision))
+    command = shlex.split(next_command(asked, decision, ["bf16", "awq"]))
     assert command[:4] == ["python", "-m", "pipeline", "model=demo"] and "variants=[bf16,awq]" in command
     assert set(expected) <= set(command) and not any(part.startswith(f"{absent}") for part in command)
 
 
 def test_nothing_is_run_where_nothing_is_open(settings):
-    assert next_command(settings(), Decision(kind="deploy", title="", text="")) == ""
+    assert next_command(settings(), Decision(kind="deploy", title="", text=""), ["bf16"]) == ""
 
 
 def test_tasks_of_the_demo_are_called_so():
