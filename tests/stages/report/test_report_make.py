@@ -12,6 +12,7 @@ from dataclasses import replace
 import pytest
 from support.synthetic_results import MACHINE, STAGES, STUDY, Figures, Run
 
+from pipeline.compare.words import MEANINGS
 from pipeline.config import Stage
 from pipeline.errors import ServerError, StageError
 from pipeline.stages import report
@@ -51,6 +52,21 @@ def test_every_format_has_every_variant(study):
             assert label in text
         assert "emulated" in text and "not measured" in text
     assert "BF16 + FP8 KV (E4M3)" in written(study, "index.html")
+
+
+def test_the_csv_for_people_has_words_and_few_columns_and_the_long_one_every_figure(study):
+    table = {row["variant"]: row for row in csv.DictReader(io.StringIO(written(study, "report.csv")))}
+    int8 = table["int8_dynamic"]
+    assert len(int8) == 21 and int8["decision"] == "deploy" and float(int8["ttft_p99_ms"]) > 0
+    assert (int8["throughput_verdict"], int8["quality_verdict"]) == ("better", "no worse")
+    assert (table["fp8_static"]["throughput_verdict"], table["w4a16"]["quality_verdict"]) == ("not measured", "worse")
+    assert table["awq"]["quality_verdict"] == "not measured" and table["awq"]["note"].startswith("vLLM 0.99")
+    long = list(csv.DictReader(io.StringIO(written(study, "report_long.csv"))))
+    assert {row["verdict"] for row in long} <= {"", *MEANINGS}
+    loads = {row["load"] for row in long if row["variant"] == "gptq" and row["metric"] == "p99_ttft_ms"}
+    assert loads == {"concurrency 16", *(f"ladder: concurrency {slots}" for slots in (1, 2, 4, 8))}
+    mmlu = next(row for row in long if (row["variant"], row["metric"]) == ("w4a16", "MMLU"))
+    assert float(mmlu["change"]) < 0 and mmlu["change_unit"] == "points" and mmlu["verdict"] == "worse"
 
 
 def test_a_check_that_could_not_be_made_is_neither_passed_nor_failed(study):

@@ -52,9 +52,11 @@ def _model(settings: Settings, source: Source) -> str:
 
 def next_command(settings: Settings, decision: Decision, variants: Sequence[str]) -> str:
     """Return the command that measures what the decision needs of these variants; empty if it needs nothing."""
-    if not decision.stages:
-        return ""
     model = settings.model
+    # The answers of random weights have no quality to score.
+    stages = [stage for stage in decision.stages if stage != Stage.EVAL or model.weights != "random"]
+    if not stages:
+        return ""
     is_choice = (RESOURCES / "conf" / "model" / f"{model.name}.yaml").is_file()
     parts = [f"model={model.name}"] if is_choice else []
     if model.path is not None and not model.path.is_relative_to(PACKAGE):
@@ -63,11 +65,11 @@ def next_command(settings: Settings, decision: Decision, variants: Sequence[str]
         parts.append(f"model.hub_id={model.hub_id}")
     parts += [f"model.weights={model.weights}"] if model.weights == "random" else []
     parts.append(f"variants=[{','.join(variants)}]")
-    parts.append(f"stage=[{','.join((*decision.stages, Command.REPORT))}]")
+    parts.append(f"stage=[{','.join((*stages, Command.REPORT))}]")
     for stage, name in ((Stage.BENCH, settings.bench.name), (Stage.EVAL, settings.eval.name)):
-        if stage in decision.stages:
+        if stage in stages:
             parts.append(f"{stage}={name}")
-    if Stage.BENCH in decision.stages:
+    if Stage.BENCH in stages:
         parts.append(f"bench.blocks={settings.bench.blocks + 1}")
     if decision.needs_items and settings.eval.limit is not None:
         parts.append("eval.limit=null")

@@ -60,6 +60,13 @@ def test_the_next_command_runs_what_is_missing(settings, stages, needs_items, ex
     assert set(expected) <= set(command) and not any(part.startswith(f"{absent}") for part in command)
 
 
+def test_random_weights_have_no_quality_to_score(settings):
+    asked = settings("model=qwen3_8b", "model.weights=random")
+    for stages, shown in ((("bench", "eval"), "stage=[bench,report]"), (("eval",), "")):
+        command = next_command(asked, Decision(kind="measure", title="", text="", stages=stages), ["bf16"])
+        assert shown in command and "eval" not in command and bool(command) == bool(shown)
+
+
 def test_nothing_is_run_where_nothing_is_open(settings):
     assert next_command(settings(), Decision(kind="deploy", title="", text=""), ["bf16"]) == ""
 
