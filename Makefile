@@ -94,11 +94,12 @@ test-slow: $(INSTALLED) ## The proofs that take minutes
 mutants: $(INSTALLED) ## A mutation run: do the nearest tests fail where the code is changed? (hours; resumable)
 	@$(PY) -m tools.mutants $(ARGS)
 
-docs: $(INSTALLED) ## Write what documents derive from the code (formats, layers, power) and from docs/results (measured figures)
+docs: $(INSTALLED) ## Write what documents derive from the code (formats, layers, power, schema of report.json) and from docs/results (measured figures)
 	$(PY) -m tools.format_tables
 	$(PY) -m tools.power_table
 	$(PY) -m tools.import_layers
 	$(PY) -m tools.headline
+	$(PY) -m tools.report_schema
 	$(PY) -m tools.stored_reports
 	$(PY) -m tools.page_picture
 

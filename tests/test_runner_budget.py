@@ -171,7 +171,7 @@ def test_a_budget_that_is_spent_leaves_the_rest_undecided(tmp_path: Path, monkey
     # What was never measured has no known cost, and the first round is always affordable.
     assert {part for name, kind, _, part in made.made if kind == "eval"} == {"screen"}
     rows = {row["name"]: row for row in report_in(tmp_path)["spending"]["rows"]}
-    assert rows["w4a16"]["outcome"] == "undecided: the budget does not allow another round"
+    assert rows["w4a16"]["outcome"] == "cannot tell: the budget does not allow another round"
 
 
 def test_a_dry_run_shows_the_first_round(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -248,31 +248,42 @@ def _divergence(record: Record, baseline: Record | None) -> DivergenceCell | Mis
 
 
 def _best(rows: Sequence[Row], tasks: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Return the rows with the best figure of each column in which any difference is shown.
+    """Return the rows with the best figure of each column, where that is shown to be better than BF16's.
 
-    Figures of emulated variants, and those whose guards failed, are not ranked.
+    Figures of emulated variants, and those whose guards failed (theirs or BF16's), are not ranked.
     """
     best: dict[str, tuple[str, ...]] = {}
 
-    def mark(column: str, better: Direction, figures: dict[str, float], is_shown: bool) -> None:
-        if len(figures) > 1 and is_shown:
+    def mark(column: str, better: Direction, figures: dict[str, float], shown: set[str]) -> None:
+        if len(figures) > 1:
             choose: Callable[..., float] = max if better == "higher" else min
             top = choose(figures.values())
-            best[column] = tuple(name for name, figure in figures.items() if figure == top)
+            if leaders := tuple(name for name, figure in figures.items() if figure == top and name in shown):
+                best[column] = leaders
 
+    is_sound = not any(row.marks for row in rows if row.is_baseline)
     for metric in HEADLINE:
-        found = {row.name: row.speed[metric.name] for row in rows if row.claims_speed and not row.marks}
+        found = {row.name: row.speed[metric.name] for row in rows if is_sound and row.claims_speed and not row.marks}
         cells = {name: cell for name, cell in found.items() if isinstance(cell, SpeedCell)}
-        clear = any(isinstance(cell.change, Change) and cell.change.is_clear for cell in cells.values())
-        mark(metric.name, metric.better, {name: cell.measured.mean for name, cell in cells.items()}, clear)
-    mark(SIZE, "lower", {row.name: float(row.size.bytes) for row in rows if isinstance(row.size, SizeCell)}, True)
+        gains = {name for name, cell in cells.items() if _is_gain(cell, metric.better)}
+        mark(metric.name, metric.better, {name: cell.measured.mean for name, cell in cells.items()}, gains)
+    sizes = {row.name: row.size for row in rows if isinstance(row.size, SizeCell)}
+    smaller = {name for name, size in sizes.items() if isinstance(size.ratio, float) and size.ratio < 1}
+    mark(SIZE, "lower", {name: float(size.bytes) for name, size in sizes.items()}, smaller)
     for task in tasks:
         scored = {row.name: cell for row in rows if isinstance(cell := row.tasks[task], TaskCell)}
-        clear = any(cell.is_loss or cell.is_lower or cell.is_gain for cell in scored.values())
-        mark(task, "higher", {name: cell.accuracy.value for name, cell in scored.items()}, clear)
+        gains = {name for name, cell in scored.items() if cell.is_gain}
+        mark(task, "higher", {name: cell.accuracy.value for name, cell in scored.items()}, gains)
     diverged = [(r.name, r.divergence) for r in rows if not r.is_baseline and isinstance(r.divergence, DivergenceCell)]
-    mark(DIVERGENCE, "lower", {name: cell.kl.value for name, cell in diverged}, _apart([c for _, c in diverged]))
+    apart = {name for name, _ in diverged} if _apart([cell for _, cell in diverged]) else set()
+    mark(DIVERGENCE, "lower", {name: cell.kl.value for name, cell in diverged}, apart)
     return best
+
+
+def _is_gain(cell: SpeedCell, better: Direction) -> bool:
+    """Return True if a speed is clearly better than BF16's."""
+    change = cell.change
+    return isinstance(change, Change) and change.is_clear and (change.percent > 0) == (better == "higher")
 
 
 def _apart(cells: Sequence[DivergenceCell]) -> bool:
@@ -292,7 +303,7 @@ def _marked(records: Sequence[Record], baseline: Record | None) -> Iterator[str]
     for name, seen in by_guard.items():
         labels = list(dict.fromkeys(label for each in seen.values() for label in each))
         is_one = len(seen) == 1 or len(labels) == 1
-        yield f"{listing(labels)}, marked: {name}: {'; '.join(seen) if is_one else 'each as in the table of guards'}."
+        yield f"{listing(labels)}, unreliable: {name}: {'; '.join(seen) if is_one else 'each as in the table of guards'}."
 
 
 def _claims_speed(record: Record, baseline: Record | None) -> bool:

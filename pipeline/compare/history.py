@@ -7,15 +7,17 @@ variants and figures. They are two-sided at 5 %, so that a run without any chang
 2.5 % of cases for each family. A figure is
 
 * `worse` or `better`: the corrected p-value is below 0.05, and the interval excludes zero,
-* `same`: a change beyond the tolerance (speed, size, KL) or a loss beyond the task's margin is ruled out,
-* `undecided`: neither is shown.
+* `unchanged`: a change beyond the tolerance (speed, size, KL) or a loss beyond the task's margin is ruled out,
+* `cannot tell`: neither is shown.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+from pipeline.compare.decide.differences import variation_text
 from pipeline.compare.run_figures import ALL_TASKS as ALL_TASKS
 from pipeline.compare.run_figures import Column, Delta, columns
 from pipeline.compare.run_figures import Figure as Figure
@@ -25,7 +27,9 @@ from pipeline.compare.stats.intervals import LEVEL, Interval, excludes_zero, hol
 from pipeline.results.base import Frozen, Missing
 from pipeline.results.metrics import Direction
 
-Movement = Literal["worse", "better", "same", "undecided", "unknown", "gone", "new"]
+Movement = Literal["worse", "gone", "cannot tell", "not compared", "unchanged", "better", "new"]
+# The most urgent first.
+MOVEMENTS: tuple[Movement, ...] = get_args(Movement)
 
 
 class SettingChange(Frozen):
@@ -40,9 +44,9 @@ class ResultChange(Frozen):
     """One figure of one variant over the runs, the latest run last.
 
     `change` is from the previous run to the last: in percent, in points for accuracy, in the figure's unit for KL
-    divergence; `p_holm` is its p-value after correction. The movement `unknown` means that the two cannot be compared;
-    `reason` says why, and otherwise what limits the comparison. `may_be_worse` is False if a worsening beyond tolerance
-    or margin is ruled out.
+    divergence; `p_holm` is its p-value after correction. The movement `not compared` means that the two cannot be
+    compared; `reason` says why, and otherwise what limits the comparison. `may_be_worse` is False if a worsening beyond
+    tolerance or margin is ruled out.
     """
 
     variant: str
@@ -67,6 +71,8 @@ class History(Frozen):
     settings: tuple[SettingChange, ...]
     versions: tuple[SettingChange, ...]
     results: tuple[ResultChange, ...]
+    # By how much BF16's own speed varied between the repeats of the last run, in words.
+    noise: str = ""
 
     @property
     def regressions(self) -> tuple[ResultChange, ...]:
@@ -75,8 +81,17 @@ class History(Frozen):
 
     @property
     def undecided(self) -> tuple[ResultChange, ...]:
-        """The figures that may have become worse: undecided, or not comparable."""
-        return tuple(c for c in self.results if c.movement in ("undecided", "unknown") and c.may_be_worse)
+        """The figures that may have become worse: cannot be told, or not comparable."""
+        return tuple(c for c in self.results if c.movement in ("cannot tell", "not compared") and c.may_be_worse)
+
+    @property
+    def summary(self) -> str:
+        """The number of figures of each movement, the most urgent first, and the noise of BF16 where it hides some."""
+        counts = Counter(change.movement for change in self.results)
+        noise = {"cannot tell": f" ({self.noise})"} if self.noise else {}
+        return ", ".join(
+            f"{counts[movement]} {movement}{noise.get(movement, '')}" for movement in MOVEMENTS if counts[movement]
+        )
 
 
 def history(runs: Sequence[Snapshot], tolerance_percent: float) -> History:
@@ -96,6 +111,7 @@ def history(runs: Sequence[Snapshot], tolerance_percent: float) -> History:
         tolerance_percent=tolerance_percent,
         settings=tuple(_settings(runs)),
         versions=tuple(_differing("", [run.versions for run in runs])),
+        noise=variation_text(runs[-1].comparison),
         results=tuple(
             result
             for name, label in labels.items()
@@ -179,7 +195,7 @@ def _result(
     if name in changes:
         found = changes[name]
         movement = _moved(found, p_holm, column.better)
-        reason = "; ".join(filter(None, (found.limit if movement == "undecided" else "", found.reason)))
+        reason = "; ".join(filter(None, (found.limit if movement == "cannot tell" else "", found.reason)))
     return ResultChange(
         variant=name,
         label=label,
@@ -192,27 +208,28 @@ def _result(
         movement=movement,
         reason="" if movement == "new" else reason,
         p_holm=p_holm,
-        may_be_worse=movement in ("worse", "gone") or not (found.no_worse or movement in ("same", "better", "new")),
+        may_be_worse=movement in ("worse", "gone")
+        or not (found.no_worse or movement in ("unchanged", "better", "new")),
     )
 
 
 def _movement_of(then: Any, now: Any) -> Movement:
-    """Return `new` or `gone` if only one run has the figure, else `unknown` until the two are compared."""
+    """Return `new` or `gone` if only one run has the figure, else `not compared` until the two are compared."""
     if isinstance(then, Missing) == isinstance(now, Missing):
-        return "unknown"
+        return "not compared"
     return "new" if isinstance(then, Missing) else "gone"
 
 
 def _moved(found: Delta, p_holm: float | None, better: Direction) -> Movement:
     if found.interval is None or found.change is None:
-        return "unknown"
+        return "not compared"
     clear = excludes_zero(found.interval) and (p_holm is None or p_holm <= 1 - LEVEL)
     improved = (found.change > 0) == (better == "higher")
     if found.same and (p_holm is None or not (clear and improved)):
-        return "same"
+        return "unchanged"
     if clear:
         return "better" if improved else "worse"
-    return "undecided"
+    return "cannot tell"
 
 
 def _settings(runs: Sequence[Snapshot]) -> Iterable[SettingChange]:

@@ -38,10 +38,10 @@ def test_only_what_is_beyond_noise_and_tolerance_is_worse():
     now = snapshot(record("bf16"), record("a", 1200, n=400, wrong=0), record("b", 1490, n=400, wrong=60, size=120))
     found = moves(then, now)
     assert found["a", THROUGHPUT].movement == "worse" and found["a", THROUGHPUT].change == pytest.approx(-20)
-    assert found["a", "MMLU"].movement == "same"
-    assert found["b", THROUGHPUT].movement == "same"
+    assert found["a", "MMLU"].movement == "unchanged"
+    assert found["b", THROUGHPUT].movement == "unchanged"
     assert found["b", "MMLU"].movement == found["b", "size"].movement == "worse"
-    assert found["bf16", THROUGHPUT].movement == "same"
+    assert found["bf16", THROUGHPUT].movement == "unchanged"
     # Latencies that rise are worse, too.
     assert found["a", "mean_tpot_ms"].movement == "worse"
     back = moves(now, then)
@@ -53,8 +53,8 @@ def test_a_tolerance_forgives_what_differs_between_sessions():
     assert moves(then, now, tolerance=0.3)["a", THROUGHPUT].movement == "worse"
     # Of two sessions that vary by 0.5 % each, one is 1.5 % below the other by chance in 3 of 100 pairs.
     found = moves(then, now, tolerance=0.5)["a", THROUGHPUT]
-    assert found.movement == "undecided" and found.reason == "two sessions may differ by as much"
-    assert moves(then, now, tolerance=2.0)["a", THROUGHPUT].movement == "same"
+    assert found.movement == "cannot tell" and found.reason == "two sessions may differ by as much"
+    assert moves(then, now, tolerance=2.0)["a", THROUGHPUT].movement == "unchanged"
 
 
 def test_a_change_that_may_be_large_is_undecided_not_the_same():
@@ -63,13 +63,13 @@ def test_a_change_that_may_be_large_is_undecided_not_the_same():
     now = snapshot(record("a", 700, noise=(1.2, 0.8, 1.1)))
     found = moves(then, now)["a", THROUGHPUT]
     assert found.interval.low < -50 and found.interval.high > 5
-    assert found.movement == "undecided" and found.may_be_worse and "not shown to be within 2 %" in found.reason
+    assert found.movement == "cannot tell" and found.may_be_worse and "not shown to be within 2 %" in found.reason
 
 
 def test_a_change_that_may_only_be_an_improvement_is_undecided_but_not_worse():
     then, now = (snapshot(record("a", s, noise=f)) for s, f in ((1000, (1.0, 1.01, 0.99)), (1030, (1.01, 1.0, 0.99))))
     found = moves(then, now)["a", THROUGHPUT]
-    assert found.movement == "undecided" and -2 < found.interval.low < found.interval.high and not found.may_be_worse
+    assert found.movement == "cannot tell" and -2 < found.interval.low < found.interval.high and not found.may_be_worse
     assert not [c for c in history([then, now], 2).undecided if c.column == THROUGHPUT]
 
 
@@ -82,7 +82,7 @@ def test_the_answers_to_the_same_items_are_compared_in_pairs():
         assert moves(then, now)["a", "MMLU"].reason == f"0 gained, {lost} lost"
         old = snapshot(record("a", n=n, wrong=n // 4), paired=False, name="monday")
         found = moves(old, now)["a", "MMLU"]
-        assert found.movement == "undecided" and found.reason == (
+        assert found.movement == "cannot tell" and found.reason == (
             "a loss of 1 point is not ruled out; "
             "compared as independent samples, which detects less: monday has no answers to pair"
         )
@@ -91,7 +91,7 @@ def test_the_answers_to_the_same_items_are_compared_in_pairs():
 def test_all_tasks_together_show_a_loss_that_none_shows_alone():
     then, now = (snapshot(record("a", n=100, wrong=wrong)) for wrong in (20, 25))
     found = moves(then, now)
-    assert found["a", "MMLU"].movement == found["a", "GSM8K"].movement == "undecided"
+    assert found["a", "MMLU"].movement == found["a", "GSM8K"].movement == "cannot tell"
     # 10 lost of 10 changed: 2 / 2^10, corrected for three figures.
     assert found["a", ALL_TASKS].movement == "worse" and found["a", ALL_TASKS].p_holm == pytest.approx(3 * 2 / 2**10)
     assert ("a", ALL_TASKS) not in moves(snapshot(record("a"), paired=False), now)
@@ -99,7 +99,7 @@ def test_all_tasks_together_show_a_loss_that_none_shows_alone():
 
 def test_identical_answers_are_the_same_however_few():
     both = [snapshot(record("a", n=20, wrong=3)) for _ in range(2)]
-    assert moves(*both)["a", "MMLU"].movement == "same" and not moves(*both)["a", "MMLU"].may_be_worse
+    assert moves(*both)["a", "MMLU"].movement == "unchanged" and not moves(*both)["a", "MMLU"].may_be_worse
 
 
 def test_answers_to_other_items_are_not_paired():
@@ -107,7 +107,7 @@ def test_answers_to_other_items_are_not_paired():
     other = ItemScores.of([(f"another {i}", 1.0) for i in range(100)])
     now = now.model_copy(update={"answers": {"a": dict.fromkeys(TASKS, other)}})
     found = moves(then, now)
-    assert found["a", "MMLU"].movement == "unknown" and found["a", "MMLU"].reason == "scored on other items"
+    assert found["a", "MMLU"].movement == "not compared" and found["a", "MMLU"].reason == "scored on other items"
 
 
 def test_p_values_are_corrected_for_all_figures_of_a_family():
@@ -115,7 +115,7 @@ def test_p_values_are_corrected_for_all_figures_of_a_family():
     few = [snapshot(record("a", n=50, wrong=w)) for w in (5, 12)]
     assert moves(*few)["a", "MMLU"].movement == "worse"
     many = [snapshot(record("a", n=50, wrong=w), *(record(name, n=50, wrong=5) for name in "bcdefgh")) for w in (5, 12)]
-    assert moves(*many)["a", "MMLU"].movement == "undecided"
+    assert moves(*many)["a", "MMLU"].movement == "cannot tell"
 
 
 def test_a_divergence_is_compared_conversation_by_conversation():
@@ -132,13 +132,13 @@ def test_a_divergence_is_compared_conversation_by_conversation():
 
     then = (1.0, 4.0, 2.0, 8.0, 0.5, 3.0)
     grown = tuple(value * factor for value, factor in zip(then, (1.2, 1.25, 1.22, 1.23, 1.2, 1.24), strict=True))
-    assert moves(run(then), run(then))["a", "kl_from_bf16"].movement == "same"
-    assert moves(run(then), run(then), tolerance=0.0)["a", "kl_from_bf16"].movement == "same"
+    assert moves(run(then), run(then))["a", "kl_from_bf16"].movement == "unchanged"
+    assert moves(run(then), run(then), tolerance=0.0)["a", "kl_from_bf16"].movement == "unchanged"
     larger = moves(run(then), run(tuple(value + 0.5 for value in then)))["a", "kl_from_bf16"]
     assert larger.movement == "worse" and larger.change == pytest.approx(0.003)
     # In proportion, conversations differ: the mean of the differences is uncertain, and corrected for four figures.
-    assert moves(run(then), run(grown))["a", "kl_from_bf16"].movement == "undecided"
-    assert moves(run(then), run(tuple(value * 1.001 for value in then)))["a", "kl_from_bf16"].movement == "same"
+    assert moves(run(then), run(grown))["a", "kl_from_bf16"].movement == "cannot tell"
+    assert moves(run(then), run(tuple(value * 1.001 for value in then)))["a", "kl_from_bf16"].movement == "unchanged"
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_a_divergence_is_compared_conversation_by_conversation():
 def test_what_cannot_be_compared_says_why_and_fails_nothing(other, reason):
     found = history([snapshot(record("a", 2000), **other), snapshot(record("a", 1000))], 2)
     speed = next(c for c in found.results if c.column == THROUGHPUT)
-    assert speed.movement == "unknown" and reason in speed.reason
+    assert speed.movement == "not compared" and reason in speed.reason
     assert not [c for c in found.regressions if c.column == THROUGHPUT]
 
 
@@ -164,8 +164,8 @@ def test_two_devices_of_one_kind_are_two_machines():
         return snapshot(record("a", 1000), devices={"a": devices} if devices else {})
 
     other = moves(on("GPU-a"), slower("GPU-b"))["a", THROUGHPUT]
-    assert other.movement == "unknown" and "another device of that kind (GPU-a)" in other.reason
-    assert moves(on("GPU-a"), slower("GPU-b"))["a", "MMLU"].movement == "same"
+    assert other.movement == "not compared" and "another device of that kind (GPU-a)" in other.reason
+    assert moves(on("GPU-a"), slower("GPU-b"))["a", "MMLU"].movement == "unchanged"
     # The same device, one of two, or an unknown one.
     for then, now in ((("GPU-a",), ("GPU-a",)), (("GPU-a", "GPU-b"), ("GPU-b",)), ((), ("GPU-b",)), (("GPU-a",), ())):
         assert moves(on(*then), slower(*now))["a", THROUGHPUT].movement == "worse"
@@ -173,9 +173,9 @@ def test_two_devices_of_one_kind_are_two_machines():
 
 def test_single_runs_and_emulation_cannot_be_told():
     single = moves(*(snapshot(record("a", speed, noise=(1.0,))) for speed in (2000, 1000)))
-    assert single["a", THROUGHPUT].movement == "unknown" and "single repeat" in single["a", THROUGHPUT].reason
+    assert single["a", THROUGHPUT].movement == "not compared" and "single repeat" in single["a", THROUGHPUT].reason
     emulated = moves(*(snapshot(record("a", speed, emulated=("fp8",))) for speed in (2000, 1000)))
-    assert ("a", THROUGHPUT) not in emulated and emulated["a", "MMLU"].movement == "same"
+    assert ("a", THROUGHPUT) not in emulated and emulated["a", "MMLU"].movement == "unchanged"
 
 
 def test_what_is_gone_is_a_regression_and_what_is_new_is_not():
@@ -192,7 +192,7 @@ def test_what_is_gone_is_a_regression_and_what_is_new_is_not():
 
 def test_other_questions_are_not_compared():
     found = moves(snapshot(record("a", n=100)), snapshot(record("a", n=90)))
-    assert found["a", "MMLU"].movement == "unknown" and found["a", "MMLU"].reason == "scored on other items"
+    assert found["a", "MMLU"].movement == "not compared" and found["a", "MMLU"].reason == "scored on other items"
 
 
 def test_settings_and_versions_that_changed_are_listed():
@@ -249,5 +249,5 @@ def test_what_moved_has_an_interval_that_says_so(then, now):
         if change.movement in ("worse", "better"):
             assert change.interval.low > 0 or change.interval.high < 0
             assert math.isfinite(change.change)
-        if change.movement == "unknown":
+        if change.movement == "not compared":
             assert change.reason

@@ -161,7 +161,7 @@ def test_the_report_is_there_in_every_format_and_offline(outputs: Path) -> None:
     folder = outputs / "demo" / "report"
     assert {path.name for path in folder.iterdir()} >= {"index.html", "report.md", "report.csv", "report.json"}
     page = (folder / "index.html").read_text()
-    assert "no speed claim" in page
+    assert "speed not measured" in page
     assert 'src="http' not in page
     assert 'href="http' not in page
 

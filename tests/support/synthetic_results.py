@@ -46,10 +46,10 @@ CONFIG = {
 }
 LADDER = (1, 2, 4, 8, 16)
 TASKS = {
-    "C-Eval": {"task": "demo_ceval", "metric": "acc"},
-    "MMLU": {"task": "demo_mmlu", "metric": "acc"},
-    "GSM8K": {"task": "demo_gsm8k", "metric": "exact_match", "filter": "flexible-extract"},
-    "HumanEval": {"task": "demo_humaneval", "metric": "pass@1"},
+    "C-Eval": {"task": "ceval", "metric": "acc"},
+    "MMLU": {"task": "mmlu", "metric": "acc"},
+    "GSM8K": {"task": "gsm8k", "metric": "exact_match", "filter": "flexible-extract"},
+    "HumanEval": {"task": "humaneval", "metric": "pass@1"},
 }
 TITLES = {
     "bf16": "BF16",

@@ -1,9 +1,10 @@
 """The constraints of a deployment, and their status for a variant: met, broken, or open.
 
 A latency is met or broken if the whole interval of the figure lies on one side of the limit; open otherwise, or if
-there is no figure. Each task's loss is met, broken or open by its verdict at its limit, or at the table's margin
-without one (`stats.noninferiority`): *no worse*, *worse*, *cannot tell*. Open are also a mean loss that is not ruled
-out, answers that reach the token limit more often than BF16's, and a speed measured while a guard failed.
+there is no figure, or one of another machine than the constrained hardware. Each task's loss is met, broken or open by
+its verdict at its limit, or at the table's margin without one (`stats.noninferiority`): *no worse*, *worse*, *cannot
+tell*. Open are also a mean loss that is not ruled out, answers that reach the token limit more often than BF16's, and a
+speed measured while a guard failed.
 """
 
 from __future__ import annotations
@@ -52,12 +53,14 @@ class Requirements(Frozen):
     """The requirements of a variant on the machine.
 
     `memory_gib` is the GPU memory that weights and KV cache need, `memory_of` says what it includes; `unserved` is the
-    reason why the constrained hardware does not serve the variant, empty if it does, Missing if that is unknown.
+    reason why the constrained hardware does not serve the variant, empty if it does, Missing if that is unknown;
+    `measured_on` is the machine of the benchmark if it is another one than the constrained hardware, else empty.
     """
 
     memory_gib: float | Missing
     memory_of: str = ""
     unserved: str | Missing = ""
+    measured_on: str = ""
 
 
 class ConstraintCheck(Frozen):
@@ -94,7 +97,7 @@ def examine(row: Row, constraints: Constraints, needs: Requirements | None, *, n
         for name, status, statement in (
             *_memory(row, constraints, needs),
             *_hardware(row, constraints, needs),
-            *_latencies(row, constraints),
+            *_latencies(row, constraints, needs),
             *_losses(row, constraints),
             *(_measurement(row) if needs_speed else ()),
         )
@@ -139,16 +142,20 @@ def _hardware(row: Row, constraints: Constraints, needs: Requirements | None) ->
         yield "hardware", "met", Sentence(kind="caveat", text=f"{row.label} is served on {constraints.hardware}.")
 
 
-def _latencies(row: Row, constraints: Constraints) -> Iterable[CheckParts]:
+def _latencies(row: Row, constraints: Constraints, needs: Requirements | None) -> Iterable[CheckParts]:
     for name, metric in LATENCIES.items():
         limit = getattr(constraints, name)
         if limit is None:
             continue
         load = constraints.at or row.headline
         title = within_text(metric.title) + (f" {under(load)}" if load else "")
+        if needs is not None and needs.measured_on:
+            where = f"measured on {needs.measured_on}, not on {constraints.hardware}"
+            yield _open(name, "speed", f"{row.label}: {title} is open: {where}.")
+            continue
         cell = cell_at(row, metric.name, load)
         if not row.claims_speed:
-            cell = Missing(reason="emulated here: no speed claim")
+            cell = Missing(reason="emulated here: speed not measured")
         if not isinstance(cell, SpeedCell):
             yield _open(name, "speed", f"{row.label}: {title} is unknown ({cell.reason}).")
             continue
@@ -163,7 +170,7 @@ def _latencies(row: Row, constraints: Constraints) -> Iterable[CheckParts]:
         elif beyond.low > 0:
             yield name, "broken", _claiming("speed", f"{measured}, above {limit:,g} ms.", row, metric.name, beyond)
         else:
-            yield _open(name, "speed", f"{measured}, not distinguishable from {limit:,g} ms.")
+            yield _open(name, "speed", f"{measured}, which cannot be told from {limit:,g} ms.")
 
 
 def _measurement(row: Row) -> Iterable[CheckParts]:

@@ -61,7 +61,7 @@ def speed_between(
     for row in (rows[ours], rows[theirs]):
         cell = row.speed[metric]
         if not row.claims_speed:
-            return Missing(reason="emulated here: no speed claim")
+            return Missing(reason="emulated here: speed not measured")
         if not isinstance(cell, SpeedCell):
             return cell
     groups = {comparison.models.headline(name) for name in (ours, theirs)}
@@ -79,6 +79,22 @@ def repeats_needed(comparison: Comparison, row: Row, other: Row) -> RepeatsNeede
     group = comparison.models.headline(row.name)
     model = comparison.models.model(group, THROUGHPUT.name)
     return model.repeats_needed(row.name, other.name, comparison.baseline, comparison.models.family(group))
+
+
+def variation(row: Row | None) -> float | None:
+    """Return the largest throughput of a row's repeats over the smallest; None with fewer than two."""
+    cell = None if row is None else row.speed[THROUGHPUT.name]
+    if not isinstance(cell, SpeedCell) or len(cell.measured.values) < 2 or min(cell.measured.values) <= 0:
+        return None
+    return max(cell.measured.values) / min(cell.measured.values)
+
+
+def variation_text(comparison: Comparison) -> str:
+    """Say by how much BF16's throughput varied between repeats; empty if it is not known."""
+    found = variation(baseline_of(comparison))
+    if found is None:
+        return ""
+    return f"BF16 itself varied by {f'{found:.1f} times' if found >= 1.5 else f'{100 * (found - 1):.0f} %'}"
 
 
 def mean_throughput(row: Row) -> float:

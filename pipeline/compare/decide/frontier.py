@@ -1,11 +1,11 @@
-"""Quality against cost: variants on the Pareto frontier, off it, and undecided.
+"""Quality against cost: variants on the Pareto frontier, off it, and those that cannot be told.
 
 Each frontier has two axes, one of quality and one of cost. On each axis, the difference of two variants tells if one is
 clearly better, and if it is clearly no worse: a loss of the margin or more is ruled out.
 
 * **off**: another variant dominates it: clearly better on one axis and clearly no worse on the other,
 * **on**: against each other variant it is clearly better on at least one axis, so none dominates it,
-* **undecided**: neither was shown.
+* **cannot tell**: neither was shown.
 
 Of two variants at most one can dominate the other, since a clear gain of one is a clear loss of the other.
 
@@ -38,7 +38,7 @@ from pipeline.results.base import Frozen, Missing
 from pipeline.results.metrics import HEADLINE, Direction, MetricDefinition
 from pipeline.results.records import Record
 
-Standing = Literal["on", "off", "undecided"]
+Standing = Literal["on", "off", "cannot tell"]
 ACCURACY = "mean_accuracy"
 
 
@@ -140,7 +140,7 @@ def _frontier(
         # A clear gain of one variant is a clear loss of the other.
         held_off = {o: (better(name, o), cheaper(name, o)) for o in others}
         rivals = [o for o in others if o not in beaten_by and not any(d.is_better for d in held_off[o])]
-        standing: Standing = "off" if beaten_by else "undecided" if rivals else "on"
+        standing: Standing = "off" if beaten_by else "cannot tell" if rivals else "on"
         places.append(
             Place(
                 name=name,
@@ -180,9 +180,9 @@ def _statement(
             claims += [_claim(other, name, axis, d) for axis, d in gains]
         text = f"{labels[name]} is off: clearly better on one axis and no worse on the other is {listing(parts)}."
         return Sentence(kind="answer", text=text, claims=tuple(claims))
-    if standing == "undecided":
+    if standing == "cannot tell":
         return plain(
-            "answer", f"{labels[name]} is undecided: {listing(labels[o] for o in rivals)} may be better or equal."
+            "answer", f"Cannot tell for {labels[name]}: {listing(labels[o] for o in rivals)} may be better or equal."
         )
     claims = [
         _claim(name, other, axis, d)
@@ -276,7 +276,9 @@ def _size_of(comparison: Comparison, margin: float) -> Compare:
 
     def compare(ours: str, theirs: str) -> Difference:
         percent = 100 * (1 - sizes[ours] / sizes[theirs])
-        return Difference(percent, Interval(low=percent, high=percent), percent > -margin)
+        # A difference within the margin puts no variant off.
+        counted = percent if abs(percent) > margin else 0.0
+        return Difference(percent, Interval(low=counted, high=counted), percent > -margin)
 
     return compare
 
@@ -292,7 +294,7 @@ def _untimed(comparison: Comparison, column: MetricDefinition) -> dict[str, str]
     for row in comparison.rows:
         cell = row.speed[column.name]
         if not row.claims_speed:
-            found[row.name] = "emulated here: no speed claim"
+            found[row.name] = "emulated here: speed not measured"
         elif row.marks:
             found[row.name] = "a guard failed: its speed must be measured again"
         elif not isinstance(cell, SpeedCell):

@@ -45,6 +45,8 @@ class Recommendation(Frozen):
     constraints: Constraints
     candidates: tuple[Candidate, ...]
     settle: tuple[Measurement, ...]
+    # Where speeds were measured, if not on the constrained hardware, as a sentence after a space.
+    elsewhere: str = ""
 
     @property
     def open_points(self) -> list[str]:
@@ -81,6 +83,7 @@ class _Decision:
         objective: Objective,
     ) -> None:
         self.comparison, self.constraints, self.objective = comparison, constraints, objective
+        self.machines = dict.fromkeys(each.measured_on for each in requirements.values() if each.measured_on)
         self.baseline = baseline_of(comparison)
         self.others = [row for row in comparison.rows if not row.is_baseline]
         speed = objective.is_speed or any(getattr(constraints, name) for name in LATENCIES)
@@ -93,7 +96,7 @@ class _Decision:
         answer, best = self._answer()
         runner_up = self._runner_up(best) if best else None
         return Recommendation(
-            answer=answer,
+            answer=answer.model_copy(update={"text": answer.text + self._elsewhere()}),
             reasons=tuple(self._reasons(best, runner_up)),
             recommended=best.name if best else None,
             runner_up=runner_up.name if runner_up else None,
@@ -101,7 +104,14 @@ class _Decision:
             constraints=self.constraints,
             candidates=tuple(self.candidates.values()),
             settle=tuple(self._settle(best, runner_up)),
+            elsewhere=self._elsewhere(),
         )
+
+    def _elsewhere(self) -> str:
+        """Say that speeds are not those of the constrained hardware; empty if they are."""
+        if not self.machines or not self.objective.is_speed:
+            return ""
+        return f" Speeds were measured on {listing(self.machines)}, not on {self.constraints.hardware}."
 
     def _stands(self, row: Row, *standings: str) -> bool:
         return self.candidates[row.name].standing in standings
@@ -152,7 +162,7 @@ class _Decision:
             text += f" A loss of up to {100 * worst[1]:.1f} points ({worst[0]}) is not ruled out."
         tied = [row for row in safe if row is not best and not self._is_clearly_better(best, row)]
         if tied:
-            text += f" Its {objective.noun} is not distinguishable from that of {listing(row.label for row in tied)}."
+            text += f" Its {objective.noun} cannot be told from that of {listing(row.label for row in tied)}."
         undecided = [row for row in faster if self._stands(row, "open") and objective.rank(row) > objective.rank(best)]
         if undecided:
             text += f" Better in {objective.noun}, but not known to be admissible: {_named(undecided)}."
@@ -167,7 +177,7 @@ class _Decision:
         """Return the answer if no better variant is known to meet the constraints."""
         assert self.baseline is not None
         undecided = [row.label for row in faster if self._stands(row, "open")]
-        more = f" Undecided: {listing(undecided)}." if undecided else ""
+        more = f" Open: {listing(undecided)}." if undecided else ""
         if self._stands(self.baseline, "admissible"):
             gain = {"throughput": "with more throughput", "tpot": "with less time per token", "size": "that is smaller"}
             text = f"BF16 meets the constraints, and no variant {gain[self.objective.name]} is known to meet them."
@@ -309,9 +319,9 @@ class _Decision:
 
     def _next(self, best: Row, runner_up: Row) -> Sentence:
         objective, change = self.objective, self.objective.between(best, runner_up)
-        caveat = " It is undecided under the constraints." if self._stands(runner_up, "open") else ""
+        caveat = " It is open under the constraints." if self._stands(runner_up, "open") else ""
         if change is None or not change.is_clear:
-            text = f"Runner-up: {runner_up.label}, whose {objective.noun} is not distinguishable from that of "
+            text = f"Runner-up: {runner_up.label}, whose {objective.noun} cannot be told from that of "
             return plain("speed", f"{text}{best.label}.{caveat}")
         claims = (objective.claim(best, change, runner_up.name),)
         if objective.is_better(change):

@@ -88,7 +88,7 @@ def _slower(comparison: Comparison) -> Iterable[Sentence]:
         and not change.is_clear
     ]
     if noise:
-        yield plain("speed", f"Throughput within noise of BF16's: {listing(noise)}.")
+        yield plain("speed", f"Cannot tell from BF16 in throughput: {listing(noise)}.")
 
 
 def _multiple_comparisons(comparison: Comparison) -> Iterable[Sentence]:
@@ -218,7 +218,8 @@ def _emulated(comparison: Comparison) -> Iterable[Sentence]:
     if rows:
         yield plain(
             "caveat",
-            f"Emulated on this machine, so no speed claim: {listing(rows)}. Their accuracy is that of the format.",
+            f"Emulated on this machine, so their speed is not measured: {listing(rows)}. "
+            "Their accuracy is that of the format.",
         )
 
 
@@ -226,7 +227,7 @@ def _marked(comparison: Comparison) -> Iterable[Sentence]:
     """Yield the variants with failed guards; if BF16 is one of them, every change is doubtful."""
     rows = [row for row in comparison.rows if row.marks and row.claims_speed]
     if rows:
-        text = f"A guard failed while measuring the speed of {listing(row.label for row in rows)}, marked in the table"
+        text = f"A guard failed while measuring the speed of {listing(row.label for row in rows)}, so it is unreliable"
         if rows[0].is_baseline:
             text += "; every change is relative to BF16, so repeat that measurement before relying on any"
         yield plain("caveat", f"{text}.")

@@ -1,14 +1,16 @@
 """A published study compared with these results, cell by cell, and a check of the study's arithmetic.
 
-On the study's model and hardware, figures are compared; elsewhere only changes against BF16, which transfer better. A
-published speed comes from a single run: it agrees if it lies in the prediction interval of one more run of this system
-(`stats.prediction`). A published accuracy has the noise of its items, so the two differences from BF16 are compared
-with each other (`tables`).
+Only results of a model of the study's shape on a GPU of its class are compared (`comparable`). On its very GPU figures
+are; on another one of the class only changes against BF16, which transfer better. A published speed comes from a single
+run: it agrees if it lies in the prediction interval of one more run of this system (`stats.prediction`). A published
+accuracy has the noise of its items, so the two differences from BF16 are compared with each other (`tables`). An
+interval that is wider than the published effect agrees with anything: it is too wide to tell.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Literal
 
 from pipeline.compare.comparison import Comparison, Row, SpeedCell, TaskCell
@@ -30,8 +32,11 @@ from pipeline.compare.stats.accuracy import PairedDifference
 from pipeline.compare.stats.intervals import Interval
 from pipeline.compare.stats.prediction import one_more_change, one_more_run
 from pipeline.compare.stats.repeats import Change
+from pipeline.hardware.gpus import gpu_of
 from pipeline.results import metrics
 from pipeline.results.base import Frozen, Missing
+
+Agreement = Literal["yes", "no", "too wide to tell"]
 
 
 class ReproducedCell(Frozen):
@@ -39,7 +44,7 @@ class ReproducedCell(Frozen):
 
     `ratio` is measured over published, only on the study's model and hardware. `prediction` is the interval of one
     more run, of the figure or the change, whichever is compared; `agrees` is None without an interval to compare with.
-    `is_marked`: a guard failed while the variant was measured, or BF16 where changes are compared.
+    `is_unreliable`: a guard failed while the variant was measured, or BF16 where changes are compared.
     """
 
     label: str
@@ -53,12 +58,12 @@ class ReproducedCell(Frozen):
     measured_change_interval: Interval | None
     prediction: Interval | None = None
     ratio: float | None
-    agrees: bool | None
-    is_marked: bool = False
+    agrees: Agreement | None
+    is_unreliable: bool = False
 
 
 class Reproduction(Frozen):
-    """One published table; `basis`: figures on the same model and hardware, else changes; `why`: reason."""
+    """One published table; `basis`: figures on the same GPU, else changes; `why`: reason."""
 
     table: str
     title: str
@@ -73,16 +78,29 @@ class Reproduction(Frozen):
     statements: tuple[Sentence, ...]
 
 
-def reproduce(table: PublishedTable, comparison: Comparison, model: str, gpu: str | None) -> Reproduction:
-    """Compare a published table with these results.
+def comparable(table: PublishedTable, gpu: str | None, *, is_random: bool) -> bool:
+    """Return True if results of a model of the table's shape can be compared with the table.
+
+    Args:
+        table: as printed.
+        gpu: the catalogue's name of the measured machine, None if it is not in the catalogue.
+        is_random: whether the model has random weights, whose answers have no meaning.
+    """
+    if isinstance(table, AccuracyTable):
+        return not is_random
+    here, there = (None if name is None else gpu_of(name) for name in (gpu, table.gpu))
+    return here is not None and there is not None and here.compute_capability == there.compute_capability
+
+
+def reproduce(table: PublishedTable, comparison: Comparison, gpu: str | None) -> Reproduction:
+    """Compare a published table with these results, of a model of its shape.
 
     Args:
         table: as printed.
         comparison: the results.
-        model: the name of the measured model; "random" in it marks answers without meaning.
         gpu: the catalogue's name of the measured machine, None if it is not in the catalogue.
     """
-    basis, why = _basis(table, model, gpu)
+    basis, why = _basis(table, gpu)
     rows = {row.name: row for row in comparison.rows}
     cells = []
     for row in table.rows:
@@ -105,16 +123,12 @@ def reproduce(table: PublishedTable, comparison: Comparison, model: str, gpu: st
     )
 
 
-def _basis(table: PublishedTable, model: str, gpu: str | None) -> tuple[Literal["figures", "changes"], str]:
-    same_model = model.lower().replace("-", "_").startswith(table.model.lower().replace("-", "_"))
+def _basis(table: PublishedTable, gpu: str | None) -> tuple[Literal["figures", "changes"], str]:
     if isinstance(table, AccuracyTable):
-        if same_model and "random" not in model:
-            return "figures", f"both are {table.model}; prompts and few-shot examples may differ"
-        return "changes", f"published for {table.model}, measured with {model}"
-    if same_model and gpu == table.gpu:
-        return "figures", f"both are {table.model} on {table.gpu}; the software may differ"
-    here = f"{model} on {gpu or 'other hardware'}"
-    return "changes", f"published for {table.model} on {table.hardware}, measured with {here}"
+        return "figures", f"both have the shape of {table.model}; prompts and few-shot examples may differ"
+    if gpu == table.gpu:
+        return "figures", f"both have the shape of {table.model}, on {table.gpu}; the software may differ"
+    return "changes", f"published for {table.hardware}, measured on {gpu or 'other hardware'}"
 
 
 def _cell(
@@ -127,14 +141,17 @@ def _cell(
         change = published - reference if table.kind == "accuracy" else percent_change(published, reference)
     found = next((rows[name] for name in row.variants if name in rows), None)
     value, around, ours, ours_around = _measured(table, found, metric)
-    agrees = prediction = None
+    agrees: Agreement | None = None
+    prediction = None
     if published is not None and not isinstance(value, Missing):
         if table.kind == "accuracy":
             agrees = _same_difference(table, row, metric, ours, ours_around)
         else:
             prediction = _prediction(found, rows, metric, basis)
-            compared = published if basis == "figures" else change
-            agrees = None if prediction is None or compared is None else prediction.contains(compared)
+            compared, effect = published if basis == "figures" else change, change
+            if basis == "figures" and reference is not None and row is not table.baseline:
+                effect = published - reference
+            agrees = _agreement_of(prediction, compared, effect)
     same = basis == "figures" and published is not None and not isinstance(value, Missing)
     return ReproducedCell(
         label=row.label,
@@ -147,10 +164,19 @@ def _cell(
         measured_change=ours,
         measured_change_interval=ours_around,
         prediction=prediction,
-        is_marked=table.kind == "speed" and _is_marked(found, rows, basis),
+        is_unreliable=table.kind == "speed" and _is_unreliable(found, rows, basis),
         ratio=value / published if same and not isinstance(value, Missing) and published else None,
         agrees=agrees,
     )
+
+
+def _agreement_of(around: Interval | None, value: float | None, effect: float | None) -> Agreement | None:
+    """Return whether an interval holds a value; too wide to tell if it is wider than the published effect."""
+    if around is None or value is None:
+        return None
+    if not around.contains(value):
+        return "no"
+    return "too wide to tell" if effect is not None and around.high - around.low > abs(effect) else "yes"
 
 
 def _measured(
@@ -174,7 +200,7 @@ def _measured(
     if not isinstance(cell, SpeedCell):
         return cell, None, None, None
     if not row.claims_speed:
-        return Missing(reason="emulated here: no speed claim"), None, None, None
+        return Missing(reason="emulated here: speed not measured"), None, None, None
     change = cell.change if isinstance(cell.change, Change) else None
     return (
         cell.measured.mean,
@@ -200,7 +226,7 @@ def _prediction(
     return one_more_change(cell.measured.values, baseline.measured.values)
 
 
-def _is_marked(row: Row | None, rows: dict[str, Row], basis: Literal["figures", "changes"]) -> bool:
+def _is_unreliable(row: Row | None, rows: dict[str, Row], basis: Literal["figures", "changes"]) -> bool:
     """Return True if a guard failed while the variant was measured, or BF16 where changes are compared."""
     baselines = [other for other in rows.values() if other.is_baseline and basis == "changes"]
     return row is not None and any(each.marks for each in (row, *baselines))
@@ -208,15 +234,15 @@ def _is_marked(row: Row | None, rows: dict[str, Row], basis: Literal["figures", 
 
 def _same_difference(
     table: PublishedTable, row: PublishedRow, task: str, ours: float | None, around: Interval | None
-) -> bool | None:
-    """Return True if the two differences from BF16 agree within their combined uncertainty; None if unknown."""
+) -> Agreement | None:
+    """Return whether the two differences from BF16 agree within their combined uncertainty; None if unknown."""
     assert isinstance(table, AccuracyTable)
     theirs = next((d for d in published_differences(table) if (d.label, d.task) == (row.label, task)), None)
     if theirs is None or ours is None or around is None:
         return None
-    apart = abs((around.low + around.high) / 2 - theirs.points)
-    widths = ((i.high - i.low) / 2 for i in (around, theirs.interval))
-    return apart <= math.sqrt(math.fsum(width**2 for width in widths))
+    centre = (around.low + around.high) / 2
+    half = math.hypot(*((each.high - each.low) / 2 for each in (around, theirs.interval)))
+    return _agreement_of(Interval(low=centre - half, high=centre + half), theirs.points, theirs.points)
 
 
 def _slips(printed: tuple[PrintedCheck, ...]) -> list[Sentence]:
@@ -242,18 +268,15 @@ def _noise(differences: tuple[PublishedDifference, ...]) -> list[Sentence]:
 
 
 def _agreement(cells: list[ReproducedCell], kind: Literal["speed", "accuracy"]) -> list[Sentence]:
-    agreeing = [cell.agrees for cell in cells if cell.agrees is not None]
-    if not agreeing:
+    told = [cell for cell in cells if cell.agrees is not None]
+    if not told:
         return []
-    if kind == "accuracy":
-        differences = count(len(agreeing), "published difference")
-        return [
-            plain("scope", f"{sum(agreeing)} of {differences} agree with the measured one within the noise of both.")
-        ]
-    figures = count(len(agreeing), "published figure")
-    text = f"{sum(agreeing)} of {figures} lie in the 95 % prediction interval of one more run."
-    marked = sum(cell.is_marked for cell in cells if cell.agrees is not None)
-    return [plain("scope", f"{text}{f' A guard failed for {marked} of them.' if marked else ''}")]
+    counts = Counter(cell.agrees for cell in told)
+    what = count(len(told), "published difference" if kind == "accuracy" else "published figure")
+    text = f"Of {what}, {counts['yes']} agree, {counts['no']} do not, and {counts['too wide to tell']} cannot be told: "
+    text += "the interval measured here is wider than the published effect."
+    unreliable = sum(cell.is_unreliable for cell in told)
+    return [plain("scope", f"{text}{f' A guard failed for {unreliable} of them.' if unreliable else ''}")]
 
 
 def _metric_title(metric: str) -> str:

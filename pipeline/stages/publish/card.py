@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipeline.compare.comparison import Comparison, Row, TaskCell
+from pipeline.compare.words import MEANINGS, legend
 from pipeline.config import Settings, Stage
 from pipeline.config.file_names import file_name
 from pipeline.errors import NotApplicable, StageError
 from pipeline.job import Job
 from pipeline.stages.publish.hub import repository
 from pipeline.stages.report.blocks import Cell
+from pipeline.stages.report.collect.deployment import serve_options
 from pipeline.stages.report.document import CalibrationFindings, Card, Report
 from pipeline.stages.report.renderers.markdown import escape
 from pipeline.stages.report.sections.calibration import USERS, facts, overlap_text
@@ -101,6 +103,7 @@ def render(settings: Settings, report: Report, checkpoint: Path, source: Path) -
         overlaps=[(each.evaluation, each.task, overlap_text(each)) for each in seen.card.overlap] if seen else [],
         sources=seen.card.sources if seen else (),
         emulated=", ".join(row.emulated),
+        words=legend(MEANINGS),
     )
     data = metadata(settings, report.comparison, row, card, source)
     return str(ModelCard(f"---\n{data}\n---\n\n{text}"))
@@ -160,14 +163,9 @@ def license_of(source: Path) -> str | None:
 def serve_lines(settings: Settings, checkpoint: Path) -> list[str]:
     """Return the commands that serve the published checkpoint as measured, without machine-specific options."""
     serve, name = settings.serve, repository(settings)
-    given = {
-        "--kv-cache-dtype": None if settings.kv_cache.dtype == "auto" else settings.kv_cache.dtype,
-        "--dtype": None if serve.dtype == "auto" else serve.dtype,
-        "--max-model-len": serve.max_model_len,
-        "--linear-backend": None if serve.kernel == "auto" else serve.kernel,
-    }
-    options = [str(part) for option in given.items() if option[1] is not None for part in option]
-    options += ["--trust-remote-code"] if settings.model.trust_remote_code else []
+    options = serve_options(
+        serve, serve.kernel, settings.kv_cache.dtype, trust_remote_code=settings.model.trust_remote_code
+    )
     file = next(checkpoint.glob("*.gguf"), None)
     if file is None:
         return [shlex.join(["vllm", "serve", name, *options])]
@@ -193,6 +191,7 @@ def _line(cell: Cell, reference: Cell, column: ResultColumn) -> tuple[str, str, 
     if cell.missing:
         return (f"n/a: {cell.missing}", theirs, "", "")
     value = f"{cell.value} ({cell.interval})" if cell.interval and column.kind != "divergence" else cell.value
-    change = cell.change if column.kind != "divergence" else f"95 %: {cell.change}"
-    around = f"{change}{cell.star} ({cell.change_interval})" if cell.change_interval else change
-    return (value, theirs, around or f"n/a: {cell.change_missing}", "; ".join(filter(None, (cell.note, cell.evidence))))
+    change = cell.change if column.kind != "divergence" else f"95 %: {cell.around}"
+    around = f"{change} ({cell.change_interval})" if cell.change_interval else change
+    notes = "; ".join(filter(None, (cell.word, cell.note, cell.evidence)))
+    return (value, theirs, around or f"n/a: {cell.change_missing}", notes)

@@ -108,5 +108,5 @@ def _files(kind: str, report: Report, page: Page) -> dict[str, str | bytes]:
     if kind == "md":
         return {"report.md": markdown.render(page)}
     if kind == "csv":
-        return {"report.csv": csv_json.to_csv(report.comparison)}
+        return {"report.csv": csv_json.to_csv(report), "report_long.csv": csv_json.to_long_csv(report.comparison)}
     return {"report.json": report.model_dump_json(indent=1)}

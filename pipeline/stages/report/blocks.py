@@ -16,7 +16,8 @@ Medium = Literal["page", "markdown", "terminal"]
 PAGE: frozenset[Medium] = frozenset({"page"})
 DOCUMENTS: frozenset[Medium] = frozenset({"page", "markdown"})
 TERMINAL: frozenset[Medium] = frozenset({"terminal"})
-TEXT: frozenset[Medium] = frozenset({"markdown", "terminal"})
+MARKDOWN: frozenset[Medium] = frozenset({"markdown"})
+HERE: frozenset[Medium] = frozenset({"page", "terminal"})
 EVERYWHERE: frozenset[Medium] = frozenset({"page", "markdown", "terminal"})
 
 
@@ -39,7 +40,7 @@ class Prose(Block):
 
     kind: ClassVar[str] = "prose"
     text: str
-    style: Literal["", "lead", "answer", "source", "empty"] = ""
+    style: Literal["", "lead", "answer", "reason", "source", "empty"] = ""
     tag: str = ""
 
 
@@ -120,7 +121,20 @@ class Footnote:
 
 @dataclass(frozen=True)
 class Cell:
-    """A figure with its difference from BF16, or `n/a` with the reason."""
+    """A figure with its difference from BF16 and the word for it, or the reason why it was not measured.
+
+    Attributes:
+        value: the figure.
+        interval: of the figure, shown on hover.
+        change: its difference from BF16.
+        change_interval: of the difference, shown below it.
+        change_missing: why there is no difference.
+        evidence: further figures, shown on hover.
+        word: what is known of the difference, of `compare.words`.
+        around: an interval shown in the cell in place of that of the difference.
+        missing: why there is no figure.
+        order: the unformatted figure, for sorting.
+    """
 
     value: str = ""
     interval: str = ""
@@ -128,20 +142,12 @@ class Cell:
     change_interval: str = ""
     change_missing: str = ""
     evidence: str = ""
-    is_clear: bool = False
-    is_gain: bool = False
+    word: str = ""
     is_best: bool = False
     footnotes: tuple[Footnote, ...] = ()
-    # An interval shown in the cell, not only on hover.
     around: str = ""
     missing: str = ""
-    # The unformatted figure, for sorting.
     order: float | None = None
-
-    @property
-    def star(self) -> str:
-        """The mark of a difference whose interval excludes zero."""
-        return "*" if self.is_clear else ""
 
     @property
     def symbols(self) -> str:
@@ -154,21 +160,25 @@ class Cell:
         return "; ".join(note.words for note in self.footnotes)
 
     @property
+    def ends(self) -> str:
+        """The interval that is shown in the cell."""
+        return self.around or self.change_interval
+
+    @property
     def text(self) -> str:
         """The whole cell in one line."""
         if self.missing:
-            return f"n/a: {self.missing}"
-        inside = "; ".join(part for part in (f"{self.change}{self.star}" if self.change else "", self.around) if part)
+            return f"not measured: {self.missing}"
+        inside = "; ".join(part for part in (self.change, self.ends, self.word) if part)
         value = f"{self.value}{self.symbols}"
         return f"{value} ({inside})" if inside else value
 
     @property
     def hover(self) -> str:
-        """Intervals and evidence, shown on hover."""
+        """The figure's own interval and the evidence, shown on hover."""
         parts = (
             f"95 %: {self.interval}" if self.interval else "",
-            f"difference 95 %: {self.change_interval}" if self.change_interval else "",
-            f"difference n/a: {self.change_missing}" if self.change_missing else "",
+            f"difference not measured: {self.change_missing}" if self.change_missing else "",
             self.evidence,
             self.note,
         )
@@ -191,6 +201,7 @@ class CellTable(Block):
 
     Attributes:
         corner: the heading of the rows' labels.
+        is_summary: True for the table of the first screen, whose rows are cards on a phone.
     """
 
     kind: ClassVar[str] = "cells"
@@ -199,6 +210,7 @@ class CellTable(Block):
     rows: Sequence[CellRow]
     caption: str
     is_dense: bool = False
+    is_summary: bool = False
     legend: Sequence[str] = ()
 
 
@@ -250,22 +262,12 @@ class Details(Block):
 
 
 @dataclass(frozen=True)
-class Tile:
-    """One large figure and its change."""
+class Copy(Block):
+    """A command to copy, with what it does."""
 
-    title: str
-    value: str
-    change: str
-    is_clear: bool
-    is_gain: bool
-
-
-@dataclass(frozen=True)
-class Tiles(Block):
-    """Large figures side by side."""
-
-    kind: ClassVar[str] = "tiles"
-    tiles: Sequence[Tile]
+    kind: ClassVar[str] = "copy"
+    label: str
+    text: str
 
 
 @dataclass(frozen=True)
@@ -293,7 +295,7 @@ class Facts(Block):
 
     kind: ClassVar[str] = "facts"
     facts: Mapping[str, str]
-    style: Literal["", "set"] = ""
+    style: Literal["", "set", "words"] = ""
     code: tuple[str, ...] = ()
 
 
@@ -344,12 +346,21 @@ class Outcomes(Block):
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the report: `key` is its anchor and class on the page, `short` its name in the contents."""
+    """A part of the report.
+
+    Attributes:
+        key: its anchor and class on the page.
+        title: its heading.
+        short: its name in the contents.
+        blocks: its content.
+        is_expert: True for a method or its check, which comes after the results and is not printed.
+    """
 
     key: str
     title: str
     short: str
     blocks: Sequence[Block]
+    is_expert: bool = False
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from pipeline.compare import compare, judge
+from pipeline.compare.decide.decision import decide
 from pipeline.compare.decide.frontier import frontiers
 from pipeline.compare.decide.recommendation import recommend
 from pipeline.compare.published.reproduction import reproduce
@@ -18,10 +19,12 @@ from pipeline.results.text import clean
 from pipeline.stages.report.collect.artifacts import Source, sources
 from pipeline.stages.report.collect.budgeted_study import BudgetedStudy
 from pipeline.stages.report.collect.calibrations import calibrations
+from pipeline.stages.report.collect.deployment import next_command, serve_commands
 from pipeline.stages.report.collect.engines import engines
 from pipeline.stages.report.collect.footprints import of_source
+from pipeline.stages.report.collect.labels import label_in
 from pipeline.stages.report.collect.past_runs import earlier, side_by_side
-from pipeline.stages.report.collect.published import published_tables
+from pipeline.stages.report.collect.published import comparable_tables
 from pipeline.stages.report.collect.records import answers_of, record_of
 from pipeline.stages.report.collect.requirements import constraints_of, fits_of, margins_in, requirements_of
 from pipeline.stages.report.collect.rooflines import rooflines, study_check
@@ -39,28 +42,32 @@ def build(jobs: Sequence[Job], failures: Mapping[str, PipelineError]) -> Report:
     records = [record_of(source) for source in found]
     comparison = compare(
         records,
-        [clean(label, 60) for label in settings.eval.tasks],
+        [label_in(settings, label) for label in settings.eval.tasks],
         margins_in(settings),
         settings.report.tolerance_percent,
     )
     model, machine = _model(settings), _machine(found, jobs[0])
-    gpu = gpu_of(machine)
+    gpu = found_gpu.name if (found_gpu := gpu_of(machine)) else None
     footprints = {source.name: of_source(source) for source in found}
     constraints = constraints_of(settings)
     recommendation = recommend(
         comparison, constraints, requirements_of(settings, found, footprints), settings.report.objective
     )
+    decision = decide(comparison, recommendation)
     report = Report(
         title=clean(settings.report.title, 200),
         model=model,
         machine=machine,
         measured=_measured(found),
-        setup={"Model": model, "Machine": machine, **setup_of(settings, found, records, comparison)},
+        setup={"Model": model, "Machine": machine, **setup_of(found, records, comparison)},
         devices={
             record.name: record.speed.devices
             for record in records
             if isinstance(record.speed, Speed) and record.speed.devices
         },
+        decision=decision,
+        next_command=next_command(settings, decision, [source.name for source in found]),
+        serve=serve_commands(settings, found),
         verdict=judge(comparison, model, machine, recommendation),
         comparison=comparison,
         cards=tuple(card_of(source, jobs[0].workspace.root) for source in found),
@@ -68,7 +75,8 @@ def build(jobs: Sequence[Job], failures: Mapping[str, PipelineError]) -> Report:
         sweeps=sweeps(jobs, found, comparison.tasks),
         engines=engines(found),
         reproductions=tuple(
-            reproduce(table, comparison, model, gpu.name if gpu else None) for table in published_tables()
+            reproduce(table, comparison, gpu)
+            for table in comparable_tables(footprints.values(), gpu, is_random=settings.model.weights == "random")
         ),
         frontiers=frontiers(records, comparison, settings.report.margin_percent),
         recommendation=recommendation,

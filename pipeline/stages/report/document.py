@@ -12,6 +12,7 @@ from pydantic import Field, field_serializer
 from pipeline.compare.calibration_ranges import LayerRange, Spread
 from pipeline.compare.calibration_sweep import Sweep
 from pipeline.compare.comparison import Comparison
+from pipeline.compare.decide.decision import Decision
 from pipeline.compare.decide.frontier import Frontier
 from pipeline.compare.decide.recommendation import Recommendation
 from pipeline.compare.decide.verdict import Verdict
@@ -27,7 +28,7 @@ from pipeline.results.calibration import Channel, ExpertLayer, Histogram, SetCar
 from pipeline.results.item_scores import ItemScores
 from pipeline.results.verify import CanaryAnswer, Check
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 class Step(Frozen):
@@ -176,6 +177,11 @@ class Report(Frozen):
     setup: dict[str, str]
     # By variant, the identities of the devices that its speed was measured on, where they are known.
     devices: dict[str, tuple[str, ...]] = Field({})
+    decision: Decision
+    # The command that would decide what is open; empty if none is needed.
+    next_command: str = ""
+    # `vllm serve` by variant, with paths of this machine, which files for others do not have.
+    serve: dict[str, str] = Field({}, exclude=True)
     verdict: Verdict
     comparison: Comparison
     cards: tuple[Card, ...]

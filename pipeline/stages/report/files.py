@@ -9,7 +9,7 @@ from pathlib import Path
 from pipeline.errors import StageError
 
 # Files that a report may consist of; other files in its folder are never removed.
-REPORT_FILES = ("index.html", "report.md", "report.csv", "report.json", "charts/*.png")
+REPORT_FILES = ("index.html", "report.md", "report.csv", "report_long.csv", "report.json", "charts/*.png")
 
 
 def publish(folder: Path, contents: Mapping[str, str | bytes]) -> None:

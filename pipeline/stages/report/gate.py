@@ -1,7 +1,7 @@
 """`stage=gate`: fail if a variant became worse than a stored report beyond noise, for use in CI.
 
-Undecided figures, and those that cannot be compared (another machine, another load, no interval), are shown and do not
-fail, unless `report.fail_on_undecided` is set.
+Figures that cannot be told, and those that cannot be compared (another machine, another load, no interval), are shown
+and do not fail, unless `report.fail_on_undecided` is set.
 """
 
 from __future__ import annotations
@@ -27,10 +27,9 @@ if TYPE_CHECKING:
     from pipeline.config import Settings
     from pipeline.stages.report.document import Report
 
-WORDS = {"unknown": "not compared"}
 STYLES = {
-    **{"worse": "red", "gone": "red", "better": "green", "new": "green", "same": "dim"},
-    **{"undecided": "yellow", "unknown": "yellow"},
+    **{"worse": "red", "gone": "red", "better": "green", "new": "green", "unchanged": "dim"},
+    **{"cannot tell": "yellow", "not compared": "yellow"},
 }
 
 
@@ -38,7 +37,7 @@ def gate(report: Report, settings: Settings, console: Console) -> dict[str, Pipe
     """Print the changes from the baseline, and the figures that cannot be compared.
 
     Returns:
-        the variants that became worse, each with its regressions, and on request those that are undecided.
+        the variants that became worse, each with its regressions, and on request those that may have.
 
     Raises:
         InputError: if the baseline cannot be read.
@@ -50,7 +49,7 @@ def gate(report: Report, settings: Settings, console: Console) -> dict[str, Pipe
     name = stored[0][0]
     ci_files.write(_cases(found, settings), name, settings)
     _show(found, name, console)
-    compared = [change for change in found.results if change.movement not in ("unknown", "new")]
+    compared = [change for change in found.results if change.movement not in ("not compared", "new")]
     if not compared:
         reasons = dict.fromkeys(change.reason for change in found.results if change.reason)
         raise StageError(
@@ -89,12 +88,11 @@ def _show(found: History, name: str, console: Console) -> None:
         table.add_column(heading)
     table.add_column("")
     for change in found.results:
-        if change.movement != "same":
-            table.add_row(*_cells(change), Text(WORDS.get(change.movement, change.movement), STYLES[change.movement]))
+        if change.movement != "unchanged":
+            table.add_row(*_cells(change), Text(change.movement, STYLES[change.movement]))
     if table.row_count:
         console.print(table)
-    counts = Counter(change.movement for change in found.results)
-    console.print(", ".join(f"{count} {WORDS.get(movement, movement)}" for movement, count in counts.items()))
+    console.print(found.summary, markup=False)
     if independent := sum(change.reason.endswith("to pair") for change in found.results):
         console.print(
             f"{independent} figures were compared as independent samples, which detects less: make the report of "
@@ -120,6 +118,7 @@ def _line(found: History, name: str) -> str:
     """Return the result as one line of JSON."""
     line = {
         "baseline": name,
+        "summary": found.summary,
         "figures": Counter(change.movement for change in found.results),
         "regressions": [
             change.model_dump(include={"variant", "column", "unit", "change", "interval"})
@@ -154,6 +153,6 @@ def _unit(change: ResultChange) -> str:
 def _sentence(change: ResultChange) -> str:
     if change.movement == "gone":
         return f"{change.title} is gone ({change.reason})"
-    if change.movement == "unknown":
+    if change.movement == "not compared":
         return f"{change.title} cannot be compared ({change.reason})"
     return f"{change.title} {_size(change)}"

@@ -9,12 +9,12 @@ import importlib.metadata
 import logging
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pipeline.errors import ConfigError, StageError
 from pipeline.stages.report.document import Card, Report
-from pipeline.stages.report.renderers.csv_json import records
+from pipeline.stages.report.renderers.csv_json import long_records, records
 
 PACKAGES = ("mlflow-skinny", "mlflow")
 
@@ -58,12 +58,14 @@ def log(report: Report, folder: Path, uri: str) -> None:
             mlflow.set_tags({"machine": report.machine, "verdict": report.verdict.answer.text})
             mlflow.log_params({f"setup.{name}": value[:500] for name, value in report.setup.items()})
             mlflow.log_artifacts(str(folder), "report")
-            for record in records(report.comparison):
+            figures = list(long_records(report.comparison))
+            for record in records(report):
                 name = str(record["variant"])
                 with mlflow.start_run(run_name=name, nested=True):
-                    mlflow.set_tags({"variant": name, "emulated": record["emulated"] or "no"})
+                    mlflow.set_tags({"variant": name, "emulated": ", ".join(cards[name].emulated) or "no"})
                     mlflow.log_params(dict(_params(cards[name])))
                     mlflow.log_metrics(dict(_metrics(record)))
+                    mlflow.log_metrics(dict(_metrics(_by_metric(figures, name))))
     except (mlflow.MlflowException, OSError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
         raise StageError(
@@ -76,6 +78,15 @@ def _params(card: Card) -> Iterator[tuple[str, str]]:
     for group in ("recipe", "calibration", "versions"):
         for name, value in getattr(card, group).items():
             yield f"{group}.{name}".replace("@", "_at_")[:250], value[:500]
+
+
+def _by_metric(figures: Iterable[dict[str, object]], variant: str) -> dict[str, object]:
+    """Return a variant's figures by load and metric."""
+    return {
+        "/".join(str(part) for part in (each.get("load"), each["metric"]) if part): each.get("value")
+        for each in figures
+        if each["variant"] == variant
+    }
 
 
 def _metrics(record: dict[str, object]) -> Iterator[tuple[str, float]]:

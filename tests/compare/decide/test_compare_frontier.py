@@ -35,18 +35,18 @@ def test_faster_but_worse_leaves_both_on():
 def test_too_few_items_leave_it_undecided():
     """Nothing was lost on a hundred items, and so nothing of more than a point is ruled out."""
     found = places(record("bf16", n=40), record("a", 1500, n=40))
-    assert found["bf16"].standing == "undecided" and found["bf16"].rivals == ("a",)
+    assert found["bf16"].standing == "cannot tell" and found["bf16"].rivals == ("a",)
     assert found["a"].standing == "on" and not found["bf16"].statement.claims
 
 
 def test_noise_on_both_axes_is_undecided():
     found = places(record("bf16", n=2000), record("a", 1002, n=2000, wrong=1))
-    assert {place.standing for place in found.values()} == {"undecided"}
+    assert {place.standing for place in found.values()} == {"cannot tell"}
 
 
 def test_a_single_run_decides_nothing():
     found = places(record("bf16", noise=(1.0,)), record("a", 2000, noise=(1.0,)))
-    assert {place.standing for place in found.values()} == {"undecided"}
+    assert {place.standing for place in found.values()} == {"cannot tell"}
 
 
 def test_a_graded_task_of_one_item_decides_nothing():
@@ -55,13 +55,13 @@ def test_a_graded_task_of_one_item_decides_nothing():
     better = graded.model_copy(update={"value": 0.9, "scores": (("item", 0.9),)})
     tasks = [dict.fromkeys(TASKS, scored) for scored in (graded, better)]
     found = places(record("bf16", tasks=tasks[0]), record("a", 1500, tasks=tasks[1]))
-    assert found["bf16"].standing == "undecided" and found["bf16"].rivals == ("a",)
+    assert found["bf16"].standing == "cannot tell" and found["bf16"].rivals == ("a",)
 
 
 def test_emulated_and_unscored_variants_are_absent_with_their_reason():
     records = [record("bf16"), record("a", emulated=("fp8",)), record("b", tasks=Missing(reason="no answers"))]
     throughput, *_, size = frontiers(records, compare(records, TASKS), 1)
-    assert throughput.absent["a"] == "emulated here: no speed claim"
+    assert throughput.absent["a"] == "emulated here: speed not measured"
     assert size.cost.name == SIZE and {p.name for p in size.places} == {"bf16", "a"} and "b" in size.absent
 
 

@@ -55,7 +55,7 @@ def test_a_loss_beyond_the_limit_excludes():
 
 def test_too_few_items_are_counted_out():
     found = decided(record("bf16", n=200), record("a", 1500, wrong=1, n=200), max_loss_points={"MMLU": 1})
-    assert found.recommended == "bf16" and "Undecided: A." in found.answer.text
+    assert found.recommended == "bf16" and "Open: A." in found.answer.text
     (items,) = [m for m in found.settle if m.column == "MMLU"]
     assert items.kind == "items" and items.needed > 200
     assert re.fullmatch(r"A: some [\d,]+ items of MMLU \(.*\) are needed to decide; 200 were answered\.", items.text)
@@ -105,7 +105,7 @@ def test_where_bf16_is_excluded_what_is_surely_slower_is_not_the_surer():
 def test_what_is_not_known_is_open():
     found = decided(record("bf16"), record("a", 1500), memory_gib=24)
     assert found.recommended is None and {c.standing for c in found.candidates} == {"open"}
-    assert found.answer.text == "No variant is known to meet the constraints. Undecided: A."
+    assert found.answer.text == "No variant is known to meet the constraints. Open: A."
 
 
 @pytest.mark.parametrize(("limit", "recommended"), [(500, "a"), (300, "bf16"), (402, "bf16")])
@@ -132,7 +132,7 @@ def test_equals_are_told_apart_by_more_repeats():
     (repeats,) = [m for m in found.settle if m.kind == "repeats"]
     assert repeats.needed and repeats.needed > 3 and f"about {repeats.needed} repeats (" in repeats.text
     assert "if it differs as measured" in repeats.text
-    assert any("not distinguishable from that of A" in s.text for s in found.reasons)
+    assert any("cannot be told from that of A" in s.text for s in found.reasons)
 
 
 def test_no_number_of_repeats_is_named_where_there_may_be_no_difference():

@@ -41,7 +41,7 @@ def test_clear_gain_without_loss_is_recommended():
 
 def test_equals_of_the_fastest_are_named():
     verdict = judged(record("bf16"), record("one", 1301), record("two", 1300))
-    assert "not distinguishable from that of TWO" in verdict.answer.text
+    assert "cannot be told from that of TWO" in verdict.answer.text
 
 
 def test_only_gains_that_may_be_claimed_are_recommended():
@@ -54,7 +54,7 @@ def test_only_gains_that_may_be_claimed_are_recommended():
     rows = (comparison.rows[0], changed, comparison.rows[2])
     verdict = judge(comparison.model_copy(update={"rows": rows}), "tiny", "a machine")
     assert verdict.recommended == "sure"
-    assert any(point.text == "Throughput within noise of BF16's: LUCKY." for point in verdict.points)
+    assert any(point.text == "Cannot tell from BF16 in throughput: LUCKY." for point in verdict.points)
 
 
 NOISY = (0.93, 1.0, 1.07)
@@ -92,7 +92,7 @@ def test_noise_is_called_noise():
     verdict = judged(record("bf16"), record("same", 1002, wrong=1))
     assert verdict.recommended is None and not verdict.answer.claims
     assert "No throughput gain over BF16 was shown" in verdict.answer.text
-    assert any(point.text == "Throughput within noise of BF16's: SAME." for point in verdict.points)
+    assert any(point.text == "Cannot tell from BF16 in throughput: SAME." for point in verdict.points)
 
 
 def test_marked_speed_is_a_caveat_and_that_of_bf16_one_of_every_change():
@@ -105,7 +105,7 @@ def test_marked_speed_is_a_caveat_and_that_of_bf16_one_of_every_change():
 
     assert caveats() == []
     (caveat,) = caveats("int8", "awq")
-    assert caveat == "A guard failed while measuring the speed of INT8 and AWQ, marked in the table."
+    assert caveat == "A guard failed while measuring the speed of INT8 and AWQ, so it is unreliable."
     (caveat,) = caveats("bf16")
     assert caveat.startswith("A guard failed while measuring the speed of BF16") and "repeat that measurement" in caveat
 
@@ -117,7 +117,7 @@ def test_emulated_speed_makes_no_claim():
     assert comparison.best["total_token_throughput"] == ("int8",)
     verdict = judge(comparison, "tiny", "a machine")
     assert verdict.recommended == "int8"
-    assert any("no speed claim: FP8" in point.text for point in verdict.points)
+    assert any("speed is not measured: FP8" in point.text for point in verdict.points)
     only = judged(record("bf16"), record("fp8", 9000, emulated=("fp8",)))
     assert only.answer.text.startswith("No speed verdict: the other formats are emulated")
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from dataclasses import replace
 import pytest
 from support.synthetic_results import MACHINE, STAGES, STUDY, Figures, Run
 
+from pipeline.compare.words import MEANINGS
 from pipeline.config import Stage
 from pipeline.errors import ServerError, StageError
 from pipeline.stages import report
@@ -41,15 +43,30 @@ def test_every_format_has_every_variant(study):
     content = json.loads(written(study, "report.json"))
     table = list(csv.DictReader(io.StringIO(written(study, "report.csv"))))
     names = list(STUDY)
-    assert content["schema_version"] == 2
+    assert content["schema_version"] == 3
     assert [row["name"] for row in content["comparison"]["rows"]] == names
     assert [row["variant"] for row in table] == names
     assert [row["variant"] for row in study.line["variants"]] == names
     for text in (written(study, "index.html"), written(study, "report.md"), study.shown.getvalue()):
         for label in ("BF16", "FP8 static", "INT8 dynamic", "GPTQ", "FP8 KV"):
             assert label in text
-        assert "emulated: no" in text and "n/a: vLLM 0.99" in text
+        assert "emulated" in text and "not measured" in text
     assert "BF16 + FP8 KV (E4M3)" in written(study, "index.html")
+
+
+def test_the_csv_for_people_has_words_and_few_columns_and_the_long_one_every_figure(study):
+    table = {row["variant"]: row for row in csv.DictReader(io.StringIO(written(study, "report.csv")))}
+    int8 = table["int8_dynamic"]
+    assert len(int8) == 21 and int8["decision"] == "deploy" and float(int8["ttft_p99_ms"]) > 0
+    assert (int8["throughput_verdict"], int8["quality_verdict"]) == ("better", "no worse")
+    assert (table["fp8_static"]["throughput_verdict"], table["w4a16"]["quality_verdict"]) == ("not measured", "worse")
+    assert table["awq"]["quality_verdict"] == "not measured" and table["awq"]["note"].startswith("vLLM 0.99")
+    long = list(csv.DictReader(io.StringIO(written(study, "report_long.csv"))))
+    assert {row["verdict"] for row in long} <= {"", *MEANINGS}
+    loads = {row["load"] for row in long if row["variant"] == "gptq" and row["metric"] == "p99_ttft_ms"}
+    assert loads == {"concurrency 16", *(f"ladder: concurrency {slots}" for slots in (1, 2, 4, 8))}
+    mmlu = next(row for row in long if (row["variant"], row["metric"]) == ("w4a16", "MMLU"))
+    assert float(mmlu["change"]) < 0 and mmlu["change_unit"] == "points" and mmlu["verdict"] == "worse"
 
 
 def test_a_check_that_could_not_be_made_is_neither_passed_nor_failed(study):
@@ -65,7 +82,7 @@ def test_figures_come_from_the_result_files(study):
     row = json.loads(written(study, "report.json"))["comparison"]["rows"][3]
     assert row["speed"]["total_token_throughput"]["measured"]["mean"] == pytest.approx(mean)
     assert f"{mean:,.0f}" in written(study, "index.html") and f"{mean:,.0f}" in written(study, "report.md")
-    assert study.line["variants"][3]["total_token_throughput_tok_per_s"] == pytest.approx(mean, rel=1e-5)
+    assert study.line["variants"][3]["throughput_tok_s"] == pytest.approx(mean, rel=1e-5)
 
 
 def test_a_card_says_what_making_the_checkpoint_took(study):
@@ -77,7 +94,7 @@ def test_a_card_says_what_making_the_checkpoint_took(study):
 
 def test_verdict_leads_and_names_machine_and_model(study):
     page = written(study, "index.html")
-    assert page.index("INT8 dynamic serves") < page.index("<table")
+    assert page.index("Deploy INT8 dynamic.") < page.index("<table")
     assert f"Measured with tiny on {MACHINE.name}" in page
     assert study.line["recommended"] == "int8_dynamic"
     assert "Report:" in study.shown.getvalue() and study.line["report"].endswith("index.html")
@@ -97,9 +114,12 @@ def test_a_variant_without_result_says_why(study):
     assert row["size"]["bytes"] == STUDY["awq"].bytes
 
 
-def test_no_path_of_this_machine_is_shown(study):
-    for name in ("index.html", "report.md", "report.csv", "report.json"):
-        assert str(study.outputs) not in written(study, name)
+def test_no_path_of_this_machine_is_shown_but_in_the_commands_to_copy(study):
+    for name in ("index.html", "report.md", "report.csv", "report_long.csv", "report.json"):
+        text = re.sub(r"<code>vllm serve .*?</code>", "", written(study, name))
+        assert str(study.outputs) not in text
+    assert f"vllm serve {study.outputs.resolve()}/tiny/int8_dynamic/" in written(study, "index.html")
+    assert study.line["serve"].startswith(f"vllm serve {study.outputs.resolve()}/tiny/int8_dynamic/")
     assert "outputs/logs/serve-" in written(study, "index.html").replace("<wbr>", "")
 
 
@@ -111,7 +131,7 @@ def test_failures_of_this_run_are_rows(tmp_path, capsys):
     run.failures["w4a16"] = ServerError("vLLM ended with exit code 1:\n    last words", "See the log.")
     report.make(run.jobs, run.failures)
     rows = json.loads(capsys.readouterr().out.splitlines()[-1])["variants"]
-    assert [row["reason"] for row in rows[1:]] == ["failed: the server died", "vLLM ended with exit code 1:"]
+    assert [row["note"] for row in rows[1:]] == ["failed: the server died", "vLLM ended with exit code 1:"]
     assert "last words" in written(run, "index.html")
 
 
@@ -121,9 +141,8 @@ def test_half_a_run_is_rendered(tmp_path, capsys, count):
     report.make(run.jobs, run.failures)
     rows = json.loads(capsys.readouterr().out.splitlines()[-1])["variants"]
     assert [row["variant"] for row in rows] == ["bf16", "gptq"]
-    assert "eval has not run" in rows[0]["reason"]
-    assert "No verdict" in written(run, "index.html") or "No " in written(run, "index.html")
-    assert "n/a: " in written(run, "index.html")
+    assert "eval has not run" in rows[0]["note"]
+    assert "No " in written(run, "index.html") and "not measured" in written(run, "index.html")
 
 
 @pytest.mark.parametrize("left_out", [Stage.QUANTIZE, Stage.VERIFY, Stage.BENCH])
@@ -206,10 +225,16 @@ def test_only_the_formats_asked_for_are_there(tmp_path, capsys):
     run = Run(tmp_path, {"bf16": STUDY["bf16"]})
     folder = run.outputs / "tiny" / "report"
     report.make(run.jobs, {})
-    assert sorted(path.name for path in folder.iterdir()) == ["index.html", "report.csv", "report.json", "report.md"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "index.html",
+        "report.csv",
+        "report.json",
+        "report.md",
+        "report_long.csv",
+    ]
     run.formats = ("csv",)
     report.make(run.jobs, {})
-    assert [path.name for path in folder.iterdir()] == ["report.csv"]
+    assert sorted(path.name for path in folder.iterdir()) == ["report.csv", "report_long.csv"]
 
 
 def test_charts_for_slides(tmp_path, capsys):
@@ -242,7 +267,7 @@ def test_the_line_of_json_is_for_programs(tmp_path, monkeypatch, wanted, out, is
     run.report = {"json_line": wanted}
     monkeypatch.setattr(sys, "stdout", out())
     report.make(run.jobs, {})
-    assert sys.stdout.getvalue().startswith('{"schema_version": 2') is is_there
+    assert sys.stdout.getvalue().startswith('{"schema_version": 3') is is_there
 
 
 def test_a_folder_that_cannot_be_written_is_an_error_with_a_remedy(tmp_path):

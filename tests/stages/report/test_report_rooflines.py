@@ -67,7 +67,7 @@ def test_the_machine_that_measured_comes_first_with_the_share_of_its_floor(run, 
     moved = bf16.footprint.step_bytes + context * bf16.footprint.kv_bytes_per_token
     assert bf16.decode_ms == pytest.approx(1000 * moved / BANDWIDTH)
     assert gptq.decode_share == pytest.approx(gptq.decode_ms / TPOT)
-    assert emulated.decode_share.reason == "emulated here: no speed claim"
+    assert emulated.decode_share.reason == "emulated here: speed not measured"
     assert any("memory alone" in note for note in here.notes)
     assert [(roofline.device.name, roofline.predicted) for roofline in there] == [("L4", True), ("H100 SXM", True)]
     assert there[0].rows[0].best.throughput_tok_s > 0 and there[0].rows[0].gain_percent == 0

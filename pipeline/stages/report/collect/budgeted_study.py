@@ -39,8 +39,9 @@ from pipeline.results.base import Missing, read
 from pipeline.results.eval import EvalResult
 from pipeline.results.metrics import THROUGHPUT
 from pipeline.results.records import Record, TaskScores
-from pipeline.results.text import clean, signed_percent
+from pipeline.results.text import signed_percent
 from pipeline.stages.report.collect.artifacts import Item, Source
+from pipeline.stages.report.collect.labels import label_in, task_label
 from pipeline.stages.report.collect.records import record_of
 from pipeline.stages.report.collect.requirements import margins_in
 from pipeline.stages.report.document import Spending, Spent
@@ -201,7 +202,7 @@ class BudgetedStudy:
         """For each variant, why it was or was not measured in full."""
         found = self.allocation
         open_steps = bool(found.unaffordable) or bool(found.steps)
-        rest = "undecided: the budget does not allow another round" if found.unaffordable else "not decided yet"
+        rest = "cannot tell: the budget does not allow another round" if found.unaffordable else "not decided yet"
         outcomes = {name: found.dropped.get(name, rest if open_steps else "no clear answer") for name in self.names}
         outcomes |= {name: "a stage of it failed" for name in self.jobs if name not in self.names}
         outcomes |= dict.fromkeys(self.emulated, "emulated on this machine, so its speed decides nothing")
@@ -260,7 +261,7 @@ def _measured(job: Job, rounds: int) -> Measured:
     if screened:
         found.screen = _record(job, screened)
     if Stage.EVAL in screened and not isinstance(result := read(EvalResult, screened[Stage.EVAL][1]), Missing):
-        found.sizes = {clean(label, 60): size for label, size in result.sizes.items()}
+        found.sizes = {label_in(job.settings, label): size for label, size in result.sizes.items()}
     # Of a round that was interrupted, others may have the block before BF16 does.
     for number in range(rounds + 1):
         artifact = job.in_block(number).artifact(Stage.BENCH)
@@ -276,7 +277,7 @@ def _measured(job: Job, rounds: int) -> Measured:
             found.minutes["items"].append(item[1].seconds / 60)
             if not isinstance(result := read(EvalResult, item[1]), Missing) and not found.item_minutes:
                 found.item_minutes = {
-                    clean(label, 60): result.seconds.get(label, 0.0) / 60 / task.n
+                    task_label(label, task.task): result.seconds.get(label, 0.0) / 60 / task.n
                     for label, task in result.tasks.items()
                     if task.n
                 }

@@ -16,7 +16,7 @@ from pipeline.results.base import Missing
 from pipeline.results.base import read as read_result
 from pipeline.results.eval import EvalResult
 from pipeline.results.item_scores import ItemScores
-from pipeline.results.text import clean
+from pipeline.stages.report.collect.labels import task_label
 from pipeline.stages.report.collect.records import samples_of
 from pipeline.stages.report.document import SCHEMA_VERSION, Report
 
@@ -88,8 +88,10 @@ def _stored_answers(variant: Path, key: str) -> dict[str, ItemScores]:
         if manifest is None or not manifest.key.startswith(key):
             continue
         result = read_result(EvalResult, manifest)
-        labels = () if isinstance(result, Missing) else result.tasks
-        scores = {clean(label, 60): samples_of(manifest, folder, label)["scores"] for label in labels}
+        tasks = {} if isinstance(result, Missing) else result.tasks
+        scores = {
+            task_label(label, task.task): samples_of(manifest, folder, label)["scores"] for label, task in tasks.items()
+        }
         return {label: ItemScores.of(each) for label, each in scores.items() if not isinstance(each, Missing)}
     return {}
 

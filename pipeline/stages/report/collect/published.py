@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from pipeline.compare.published.tables import AccuracyTable, Published, PublishedProtocol, PublishedTable, SpeedTable
-from pipeline.config import RESOURCES
+from pipeline.compare.published.reproduction import comparable
+from pipeline.compare.published.tables import (
+    BASELINE,
+    AccuracyTable,
+    Published,
+    PublishedProtocol,
+    PublishedTable,
+    SpeedTable,
+)
+from pipeline.compare.roofline.device import Footprint
+from pipeline.config import RESOURCES, Variant
 from pipeline.errors import InputError
+from pipeline.results.base import Missing
+from pipeline.stages.report.collect.footprints import of_config
 
 FOLDER = RESOURCES / "conf" / "reference"
 _SCHEMA: TypeAdapter[SpeedTable | AccuracyTable | PublishedProtocol] = TypeAdapter(Published)
@@ -19,6 +31,34 @@ _SCHEMA: TypeAdapter[SpeedTable | AccuracyTable | PublishedProtocol] = TypeAdapt
 def published_tables() -> tuple[PublishedTable, ...]:
     """Return every table, sorted by file name."""
     return tuple(each for each in _everything() if not isinstance(each, PublishedProtocol))
+
+
+def comparable_tables(
+    footprints: Iterable[Footprint | Missing], gpu: str | None, *, is_random: bool
+) -> tuple[PublishedTable, ...]:
+    """Return the tables with which results of a model can be compared: those of a model of its shape.
+
+    Args:
+        footprints: the model's variants, of which any tells the shape.
+        gpu: the catalogue's name of the measured machine, None if it is not in the catalogue.
+        is_random: whether the model has random weights.
+    """
+    shape = next((_shape(each) for each in footprints if isinstance(each, Footprint)), None)
+    models = {
+        protocol.model
+        for protocol, _ in protocols()
+        if isinstance(theirs := of_config(protocol.config, Variant.parse(BASELINE)), Footprint)
+        and _shape(theirs) == shape
+    }
+    return tuple(
+        table for table in published_tables() if table.model in models and comparable(table, gpu, is_random=is_random)
+    )
+
+
+def _shape(footprint: Footprint) -> tuple[float, ...]:
+    """Return the widths and the products of a model, which its variants share."""
+    widths = (footprint.hidden, footprint.intermediate, footprint.vocabulary)
+    return (*widths, footprint.products, footprint.head_products, footprint.attention_products)
 
 
 def protocols() -> tuple[tuple[PublishedProtocol, tuple[SpeedTable, ...]], ...]:

@@ -27,6 +27,7 @@ from pipeline.results.text import clean, first_line
 from pipeline.results.verify import VerifyResult
 from pipeline.stages.report.collect.artifacts import Source
 from pipeline.stages.report.collect.blocks import merged
+from pipeline.stages.report.collect.labels import task_label
 
 # A file of another content than its name says.
 UNREADABLE = (OSError, KeyError, TypeError, ValueError, AttributeError, OverflowError)
@@ -106,7 +107,7 @@ def _size(source: Source) -> Size | Missing:
 def _tasks(result: EvalResult, source: Source) -> dict[str, TaskScores]:
     manifest, folder = source.manifests[Stage.EVAL], source.folders[Stage.EVAL]
     return {
-        clean(label, 60): TaskScores(**dict(task), **samples_of(manifest, folder, label))
+        task_label(label, task.task): TaskScores(**dict(task), **samples_of(manifest, folder, label))
         for label, task in result.tasks.items()
     }
 

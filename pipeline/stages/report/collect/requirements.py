@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from pipeline.compare.decide.constraints import Constraints, Requirements
 from pipeline.compare.roofline.device import Device, Footprint, limits_of
 from pipeline.compare.roofline.memory_fit import Fit, fit, required_bytes
-from pipeline.config import Settings
-from pipeline.hardware.gpus import gpu_of
+from pipeline.config import Settings, Stage
+from pipeline.hardware.gpus import Gpu, gpu_of
 from pipeline.results.base import Missing
-from pipeline.results.text import clean
+from pipeline.results.bench import machine_of
 from pipeline.stages.report.collect.artifacts import Source
+from pipeline.stages.report.collect.labels import label_in
 from pipeline.stages.report.collect.rooflines import unserved
 
 # The GPU of the memory table.
@@ -21,19 +22,20 @@ SMALLEST = "RTX 4090"
 def constraints_of(settings: Settings) -> Constraints:
     """Return the constraints, with task labels as in the table."""
     configured = settings.report.constraints
-    limits = {clean(task, 60): points for task, points in configured.max_loss_points.items()}
+    limits = {label_in(settings, task): points for task, points in configured.max_loss_points.items()}
     return Constraints.model_validate({**configured.model_dump(), "max_loss_points": limits})
 
 
 def margins_in(settings: Settings) -> Mapping[str, float]:
     """Return the accepted losses, shares: a constraint on a task's loss, else the margin of the settings."""
     margin = settings.report.margin_points
-    limits = {clean(task, 60): points / 100 for task, points in settings.report.constraints.max_loss_points.items()}
+    accepted = settings.report.constraints.max_loss_points
+    limits = {label_in(settings, task): points / 100 for task, points in accepted.items()}
     if isinstance(margin, dict):
-        return {clean(task, 60): points / 100 for task, points in margin.items()} | limits
+        return {label_in(settings, task): points / 100 for task, points in margin.items()} | limits
     if margin is None:
         return limits
-    return {clean(task, 60): margin / 100 for task in settings.eval.tasks} | limits
+    return {label_in(settings, task): margin / 100 for task in settings.eval.tasks} | limits
 
 
 def requirements_of(
@@ -45,8 +47,16 @@ def requirements_of(
     for source in found:
         memory, of = _memory(settings, footprints[source.name])
         there = unserved(source, gpu, native=True) if gpu else ""
-        requirements[source.name] = Requirements(memory_gib=memory, memory_of=of, unserved=there)
+        elsewhere = _measured_elsewhere(source, gpu) if gpu else ""
+        requirements[source.name] = Requirements(memory_gib=memory, memory_of=of, unserved=there, measured_on=elsewhere)
     return requirements
+
+
+def _measured_elsewhere(source: Source, gpu: Gpu) -> str:
+    """Return the machine of a variant's benchmark if it is not this GPU; empty without a benchmark."""
+    made = source.finished(Stage.BENCH)
+    machine = "" if made is None else machine_of(made)
+    return "" if gpu_of(machine) == gpu else machine
 
 
 def fits_of(

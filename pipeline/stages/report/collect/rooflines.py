@@ -199,7 +199,7 @@ def _measured(row: Row, record: Record) -> MeasuredSpeed:
     alone, printed = _tpot_alone(record), _printed_kv_tokens(record)
     throughput = row.speed.get(THROUGHPUT.name, Missing(reason="not measured"))
     if not row.claims_speed:
-        throughput = alone = Missing(reason="emulated here: no speed claim")
+        throughput = alone = Missing(reason="emulated here: speed not measured")
     if isinstance(throughput, Missing):
         return MeasuredSpeed(
             throughput_tok_s=throughput,

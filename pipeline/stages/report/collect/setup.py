@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from pipeline.compare.comparison import Comparison
 from pipeline.compare.stats.kl_divergence import DivergenceCell
-from pipeline.config import Settings
 from pipeline.results.base import Missing, R
 from pipeline.results.bench import BenchResult
 from pipeline.results.eval import EvalResult
@@ -20,9 +19,7 @@ from pipeline.stages.report.number_format import plain
 NOTHING = "nothing was measured"
 
 
-def setup_of(
-    settings: Settings, found: Sequence[Source], records: Sequence[Record], comparison: Comparison
-) -> dict[str, str]:
+def setup_of(found: Sequence[Source], records: Sequence[Record], comparison: Comparison) -> dict[str, str]:
     """Return server, loads, repeats, blocks, devices, tasks and text of the results, each in words."""
     versions = dict.fromkeys(
         f"{name} {version}"
@@ -35,7 +32,7 @@ def setup_of(
         "Server": clean(", ".join(versions)) or "not recorded",
         "Load": "; ".join(dict.fromkeys(map(_load, speeds))) or NOTHING,
         **_repeats(speeds),
-        **_blocks(settings, records),
+        **_blocks(records),
         **_devices(records),
         **_decoding(found),
         **_weights(found),
@@ -69,14 +66,14 @@ def _span(numbers: Iterable[int]) -> str:
     return f"{low}" if low == high else f"{low} to {high}"
 
 
-def _blocks(settings: Settings, records: Sequence[Record]) -> dict[str, str]:
+def _blocks(records: Sequence[Record]) -> dict[str, str]:
     """Return the number of blocks if there are several, and the variants that have fewer."""
     counts = {record.label: record.speed.block_count for record in records if isinstance(record.speed, Speed)}
-    requested = max((settings.bench.blocks if counts else 1, *counts.values()))
-    if requested == 1:
+    most = max(counts.values(), default=1)
+    if most == 1:
         return {}
-    fewer = ", ".join(f"{label} has {count}" for label, count in counts.items() if count < requested)
-    text = f"{requested}, each with a start of every variant's server"
+    fewer = ", ".join(f"{label} has {count}" for label, count in counts.items() if count < most)
+    text = f"{most}, each with a start of every variant's server"
     return {"Blocks": f"{text}; {fewer}" if fewer else text}
 
 

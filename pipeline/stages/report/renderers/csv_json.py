@@ -1,116 +1,244 @@
-"""The table of results as flat records, one per variant with intervals and differences, for CSV and the JSON line."""
+"""The results as flat records: one per variant with the figures and words of the first screen, and one per figure.
+
+`report.csv` and the line of JSON have the first, `report_long.csv` has the second.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
 
-from pipeline.compare.comparison import DIVERGENCE, Comparison, Row, SizeCell, SpeedCell, TaskCell
+from pipeline.compare.comparison import DIVERGENCE, SIZE, Comparison, Row, SizeCell, SpeedCell, TaskCell
+from pipeline.compare.decide.decision import worst_task
+from pipeline.compare.decide.objective import ALONE, cell_at
 from pipeline.compare.stats.accuracy import PairedDifference
 from pipeline.compare.stats.intervals import Interval
 from pipeline.compare.stats.kl_divergence import DivergenceCell
 from pipeline.compare.stats.repeats import Change
+from pipeline.compare.words import Word, is_reliable, speed_word, task_word
 from pipeline.results.base import Missing
+from pipeline.results.metrics import METRICS, P99_TPOT, P99_TTFT, THROUGHPUT, TPOT
 from pipeline.stages.report.document import Report
+from pipeline.stages.report.sections.summary import remark
 
 # Spreadsheets interpret a text with one of these prefixes as a formula.
 FORMULA = ("=", "+", "-", "@", "\t")
+Record = dict[str, object]
+LONG = (
+    *("variant", "label", "metric", "load", "unit", "value", "low", "high"),
+    *("change", "change_low", "change_high", "change_unit", "verdict", "note"),
+)
 
 
-def records(comparison: Comparison) -> list[dict[str, object]]:
-    """Return one record per variant; a missing figure is None, with its reason in `reason`."""
-    return [_record(row, comparison) for row in comparison.rows]
+def records(report: Report) -> list[Record]:
+    """Return one record per variant, the columns of `report.csv`; None stands for a figure that was not measured."""
+    return [_record(report, row) for row in report.comparison.rows]
 
 
-def to_csv(comparison: Comparison) -> str:
-    """Return the records as CSV, with units in the header."""
-    rows = records(comparison)
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([_harmless(name) for name in names])
-    writer.writerows([[_harmless(row.get(name)) for name in names] for row in rows])
-    return text.getvalue()
+def to_csv(report: Report) -> str:
+    """Return a line per variant, with units in the header."""
+    found = records(report)
+    return _csv(list(found[0]) if found else [], found)
+
+
+def to_long_csv(comparison: Comparison) -> str:
+    """Return a line per variant, metric and load, with every interval."""
+    return _csv(LONG, list(long_records(comparison)))
 
 
 def to_line(report: Report, page: str) -> str:
     """Return the result as one line of JSON, the last line of standard output."""
+    decision = report.decision
     line = {
         "schema_version": report.schema_version,
         "model": report.model,
         "machine": report.machine,
         "baseline": report.comparison.baseline,
+        "decision": decision.model_dump(include={"kind", "variant", "title", "text"}),
+        "serve": report.serve.get(decision.variant or ""),
+        "next": report.next_command or None,
         "verdict": report.verdict.answer.text,
         "recommended": report.verdict.recommended,
-        "variants": [_brief(record) for record in records(report.comparison)],
+        "variants": [_brief(record) for record in records(report)],
         "report": page,
     }
     return json.dumps(line, ensure_ascii=False, allow_nan=False)
 
 
-def _brief(record: dict[str, object]) -> dict[str, object]:
-    """Return the figures that are not missing, to six digits; the file has full precision."""
-    return {n: float(f"{v:.6g}") if isinstance(v, float) else v for n, v in record.items() if v not in (None, "")}
+def _csv(names: Sequence[str], rows: Sequence[Record]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([_harmless(name) for name in names])
+    writer.writerows([[_harmless(_rounded(row.get(name))) for name in names] for row in rows])
+    return text.getvalue()
 
 
-def _record(row: Row, comparison: Comparison) -> dict[str, object]:
-    record: dict[str, object] = {
+def _brief(record: Record) -> Record:
+    """Return the figures that are not missing."""
+    return {name: _rounded(value) for name, value in record.items() if value not in (None, "")}
+
+
+def _rounded(value: object) -> object:
+    """Return a number to six digits; report.json has the full precision."""
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def _record(report: Report, row: Row) -> Record:
+    comparison = report.comparison
+    speed = row.speed[THROUGHPUT.name]
+    change = speed.change if isinstance(speed, SpeedCell) and isinstance(speed.change, Change) else None
+    size = row.size if isinstance(row.size, SizeCell) else None
+    worst = worst_task(row)
+    lost = worst[1].change if worst else None
+    cell = row.divergence if isinstance(row.divergence, DivergenceCell) and not row.is_baseline else None
+    return {
         "variant": row.name,
         "label": row.label,
-        "baseline": row.is_baseline,
-        "emulated": " ".join(row.emulated),
-        "speed_claim": row.claims_speed,
+        "decision": remark(report, row),
+        "throughput_tok_s": _mean(speed),
+        "throughput_change_percent": change.percent if change else None,
+        **_ends("throughput_change_percent", change.interval if change else None),
+        "throughput_verdict": _speed_word(comparison, row, THROUGHPUT.name),
+        "tpot_one_user_ms": _mean(cell_at(row, TPOT.name, ALONE)),
+        "ttft_p99_ms": _mean(row.details.get(P99_TTFT.name)),
+        "tpot_p99_ms": _mean(row.details.get(P99_TPOT.name)),
+        "checkpoint_gb": size.bytes / 1e9 if size else None,
+        "checkpoint_ratio": size.ratio if size and isinstance(size.ratio, float) else None,
+        "kv_cache_tokens": row.kv_cache_tokens,
+        "worst_task": worst[0] if worst else None,
+        "worst_task_points": 100 * lost.difference if isinstance(lost, PairedDifference) else None,
+        **_ends("worst_task_points", _points(lost.interval) if isinstance(lost, PairedDifference) else None),
+        "quality_verdict": "" if row.is_baseline else task_word(worst[1]) if worst else "not measured",
+        "kl_nats_per_token": cell.kl.value if cell else None,
+        "note": "; ".join(_reasons(comparison, row)),
     }
-    reasons: dict[str, None] = {}
-    for column in comparison.metrics:
-        name = f"{column.name}_{column.unit.replace('/', '_per_')}" if column.unit != "ms" else column.name
-        speed = row.speed[column.name]
-        figure = speed.measured if isinstance(speed, SpeedCell) else None
-        change = speed.change if isinstance(speed, SpeedCell) and isinstance(speed.change, Change) else None
-        record |= {name: figure.mean if figure else None, **_ends(name, figure.interval if figure else None)}
-        record |= {f"{name}_change_percent": change.percent if change else None}
-        record |= _ends(f"{name}_change_percent", change.interval if change else None)
-        if isinstance(speed, Missing):
-            reasons[speed.reason] = None
-    size = row.size if isinstance(row.size, SizeCell) else None
-    ratio = size.ratio if size and not isinstance(size.ratio, Missing) else None
-    record |= {"checkpoint_bytes": size.bytes if size else None, "checkpoint_ratio": ratio}
-    for task in comparison.tasks:
-        cell = row.tasks[task]
-        score = cell.accuracy if isinstance(cell, TaskCell) else None
-        paired = cell.change if isinstance(cell, TaskCell) and isinstance(cell.change, PairedDifference) else None
-        record |= {task: score.value if score else None, **_ends(task, score.interval if score else None)}
-        record |= {f"{task}_items": score.n if score else None, f"{task}_change": paired.difference if paired else None}
-        record |= _ends(f"{task}_change", paired.interval if paired else None)
-        record |= {f"{task}_p": paired.p_value if paired else None}
-        if isinstance(cell, Missing):
-            reasons[cell.reason] = None
-    if any(other.perplexity is not None for other in comparison.rows):
-        record |= _divergence(row)
-        if isinstance(row.divergence, Missing) and not row.is_baseline:
-            reasons[row.divergence.reason] = None
-    return {**record, "reason": "; ".join(reasons)}
 
 
-def _divergence(row: Row) -> dict[str, object]:
-    cell = row.divergence if isinstance(row.divergence, DivergenceCell) and not row.is_baseline else None
-    figures = {
-        f"{DIVERGENCE}_nats_per_token": cell.kl if cell else None,
-        "top1_agreement": cell.agreement if cell else None,
-        "perplexity_ratio": cell.perplexity_ratio if cell else None,
-    }
-    record: dict[str, object] = {"perplexity": row.perplexity}
-    for name, figure in figures.items():
-        record |= {name: figure.value if figure else None, **_ends(name, figure.interval if figure else None)}
-    return record
+def _speed_word(comparison: Comparison, row: Row, metric: str) -> Word | Literal[""]:
+    if row.is_baseline:
+        return ""
+    reliable = is_reliable(comparison, row)
+    better = METRICS[metric].better if metric in METRICS else "higher"
+    cell = row.details.get(metric, Missing(reason="not measured"))
+    return speed_word(cell, better, is_claimed=row.claims_speed, is_reliable=reliable)
 
 
-def _ends(name: str, interval: Interval | None) -> dict[str, float | None]:
+def _reasons(comparison: Comparison, row: Row) -> Iterator[str]:
+    """Yield why figures are missing, and what limits the speeds."""
+    cells: list[object] = [row.speed[THROUGHPUT.name], *row.tasks.values()]
+    if not row.is_baseline and any(other.perplexity is not None for other in comparison.rows):
+        cells.append(row.divergence)
+    yield from dict.fromkeys(cell.reason for cell in cells if isinstance(cell, Missing))
+    if row.emulated:
+        yield f"emulated: {', '.join(row.emulated)}"
+    yield from row.marks
+
+
+def long_records(comparison: Comparison) -> Iterator[Record]:
+    """Yield one record per variant, metric and load."""
+    for row in comparison.rows:
+        named: Record = {"variant": row.name, "label": row.label}
+        for found in (*_speeds(comparison, row), *_sizes(row), *_tasks(row), *_divergence(row)):
+            yield {**named, **found}
+
+
+def _speeds(comparison: Comparison, row: Row) -> Iterator[Record]:
+    for metric, cell in row.details.items():
+        notes = "; ".join((*(f"emulated: {name}" for name in row.emulated), *row.marks))
+        yield _speed(metric, row.headline or "", cell, _speed_word(comparison, row, metric), notes)
+    for protocol, benchmark in row.benchmarks.items():
+        for load in benchmark.loads:
+            if load.name != row.headline or protocol != next(iter(row.benchmarks)):
+                failed = (g.name for g in benchmark.guards if g.passed is False and g.load in (None, load.name))
+                notes = "; ".join(dict.fromkeys(failed))
+                for metric, cell in load.cells.items():
+                    yield _speed(metric, f"{protocol}: {load.name}", cell, "", notes)
+
+
+def _speed(metric: str, load: str, cell: SpeedCell | Missing, word: str, notes: str) -> Record:
+    if isinstance(cell, Missing):
+        return {"metric": metric, "load": load, "verdict": "not measured", "note": cell.reason}
+    change = cell.change if isinstance(cell.change, Change) else None
     return {
-        f"{name}_low": interval.low if interval else None,
-        f"{name}_high": interval.high if interval else None,
+        "metric": metric,
+        "load": load,
+        "unit": cell.measured.unit,
+        "value": cell.measured.mean,
+        **_ends("", cell.measured.interval),
+        "change": change.percent if change else None,
+        **_ends("change", change.interval if change else None),
+        "change_unit": "%" if change else "",
+        "verdict": word,
+        "note": notes,
+    }
+
+
+def _sizes(row: Row) -> Iterator[Record]:
+    size = row.size
+    if isinstance(size, Missing):
+        yield {"metric": SIZE, "verdict": "not measured", "note": size.reason}
+        return
+    percent = 100 * (size.ratio - 1) if isinstance(size.ratio, float) and not row.is_baseline else None
+    yield {
+        "metric": SIZE,
+        "unit": "bytes",
+        "value": size.bytes,
+        "change": percent,
+        "change_unit": "" if percent is None else "%",
+    }
+
+
+def _tasks(row: Row) -> Iterator[Record]:
+    for task, cell in row.tasks.items():
+        if isinstance(cell, Missing):
+            yield {"metric": task, "verdict": "not measured", "note": cell.reason}
+            continue
+        yield {"metric": task, "unit": "%", "value": 100 * cell.accuracy.value, **_task(row, cell)}
+
+
+def _task(row: Row, cell: TaskCell) -> Record:
+    paired = cell.change if isinstance(cell.change, PairedDifference) else None
+    loss = "" if isinstance(cell.loss, Missing) else cell.loss.text
+    return {
+        **_ends("", _points(cell.accuracy.interval)),
+        "change": 100 * paired.difference if paired else None,
+        **_ends("change", _points(paired.interval) if paired else None),
+        "change_unit": "points" if paired else "",
+        "verdict": "" if row.is_baseline else task_word(cell),
+        "note": "; ".join(filter(None, (f"{cell.accuracy.n} items", loss))),
+    }
+
+
+def _divergence(row: Row) -> Iterator[Record]:
+    if row.perplexity is None:
+        return
+    yield {"metric": "perplexity", "value": row.perplexity}
+    if isinstance(row.divergence, Missing) or row.is_baseline:
+        return
+    for name, unit, figure in (
+        (DIVERGENCE, "nats/token", row.divergence.kl),
+        ("top1_agreement", "", row.divergence.agreement),
+        ("perplexity_ratio", "", row.divergence.perplexity_ratio),
+    ):
+        yield {"metric": name, "unit": unit, "value": figure.value, **_ends("", figure.interval)}
+
+
+def _mean(cell: SpeedCell | Missing | None) -> float | None:
+    return cell.measured.mean if isinstance(cell, SpeedCell) else None
+
+
+def _points(interval: Interval | None) -> Interval | None:
+    return None if interval is None else Interval(low=100 * interval.low, high=100 * interval.high)
+
+
+def _ends(name: str, interval: Interval | None) -> Record:
+    prefix = f"{name}_" if name else ""
+    return {
+        f"{prefix}low": interval.low if interval else None,
+        f"{prefix}high": interval.high if interval else None,
     }
 
 

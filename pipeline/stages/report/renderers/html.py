@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
+from pipeline.compare.words import SYMBOLS
 from pipeline.stages.report.blocks import Block, Cell, Page
 from pipeline.stages.report.vega import svg
 
@@ -25,7 +26,7 @@ def render(page: Page) -> str:
     def write(blocks: Iterable[Block]) -> Markup:
         return Markup("").join(getattr(macros, block.kind)(block) for block in blocks if "page" in block.media)
 
-    shared = {"charts": svg.svgs(page.charts), "write": write}
+    shared = {"charts": svg.svgs(page.charts), "write": write, "symbols": SYMBOLS}
     macros = environment.get_template("blocks.html.jinja").make_module(shared)
     return environment.get_template("page.html.jinja").render(page=page, write=write)
 

@@ -10,6 +10,7 @@ from pipeline.stages.report.blocks import (
     Cell,
     CellTable,
     Code,
+    Copy,
     Facts,
     Heading,
     Legend,
@@ -62,6 +63,9 @@ def _block(block: Block) -> list[str]:
             return _bullets(block.lines)
         case Outcomes():
             return _bullets(f"{each.word}: {each.name} {each.detail}" for each in block.outcomes)
+        case Copy():
+            command = " ".join(block.text.replace("`", "").replace("<", "&lt;").split())
+            return [f"{escape(block.label)}:", f"```\n{command}\n```"]
         case Code():
             return [escape(text) for text in block.texts]
         case Table():

@@ -21,24 +21,26 @@ from pipeline.stages.report.sections import (
     reading,
     results,
     roofline,
+    run_it,
     speed,
     spending,
     variants,
     verdict,
 )
 
-# In the order of the page; a section is None if the report has no data for it.
+# In the order of the page, the methods and their checks last; a section is None if the report has no data for it.
 SECTIONS: tuple[Callable[[Report], Section | None], ...] = (
     verdict.section,
-    frontier.section,
     results.section,
-    spending.section,
     speed.section,
     accuracy.section,
     memory.section,
+    run_it.section,
+    history.section,
+    spending.section,
+    frontier.section,
     roofline.section,
     published_study.section,
-    history.section,
     engines.section,
     calibration_sweep.section,
     calibration.section,

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from pipeline.results.calibration import EXPERTS_SHOWN, Overlap
 from pipeline.stages.report.blocks import (
+    MARKDOWN,
     PAGE,
-    TEXT,
     Block,
     Details,
     Facts,
@@ -38,12 +38,12 @@ def section(report: Report) -> Section | None:
     for index, calibration in enumerate(report.calibrations):
         if len(report.calibrations) > 1:
             blocks.append(Heading(users(calibration), style="which"))
-        blocks.append(Prose(headline(calibration), media=TEXT))
+        blocks.append(Prose(headline(calibration), media=MARKDOWN))
         if isinstance(seen := calibration.seen, CalibrationFindings):
             blocks += _blocks(calibration, seen, index)
         else:
             blocks.append(Prose(f"n/a: {seen.reason}.", "empty", media=PAGE))
-    return Section("calibration", "Calibration data and ranges", "Calibration", blocks)
+    return Section("calibration", "Calibration data and ranges", "Calibration", blocks, is_expert=True)
 
 
 def _blocks(calibration: Calibration, seen: CalibrationFindings, index: int) -> Iterator[Block]:

@@ -8,9 +8,10 @@ from pipeline.compare.calibration_sweep import Sweep, SweepRow
 from pipeline.compare.comparison import DIVERGENCE
 from pipeline.compare.stats.accuracy import Mean
 from pipeline.compare.stats.kl_divergence import DivergenceCell
+from pipeline.compare.words import legend
 from pipeline.results.base import Missing
 from pipeline.stages.report import blocks
-from pipeline.stages.report.blocks import EVERYWHERE, TERMINAL, Block, Cell, CellRow, CellTable, Heading, Section, lead
+from pipeline.stages.report.blocks import Block, Cell, CellRow, CellTable, Heading, Section, lead
 from pipeline.stages.report.document import Report
 from pipeline.stages.report.number_format import number, signed
 from pipeline.stages.report.sections.result_cells import ResultColumn, divergence_cell, divergence_scale, task_cell
@@ -26,13 +27,12 @@ def section(report: Report) -> Section | None:
     shown: list[Block] = [
         lead(
             "The same variant with several calibrations, scored on the same items under the same conditions. Second "
-            "figures are differences from BF16 in points; *: the 95 % interval excludes zero. With many rows some "
-            "stars are due to chance."
+            "figures are differences from BF16 in points. With many rows some are better or worse by chance."
         )
     ]
     for sweep in report.sweeps:
-        shown += [Heading(f"{TITLE}: {sweep.label}", media=TERMINAL), Heading(sweep.label), sweep_table(sweep)]
-    return Section("sweep", TITLE, "Calibration sweep", shown)
+        shown += [Heading(sweep.label), sweep_table(sweep)]
+    return Section("sweep", TITLE, "Calibration sweep", shown, is_expert=True)
 
 
 def sweep_table(sweep: Sweep) -> CellTable:
@@ -51,13 +51,12 @@ def sweep_table(sweep: Sweep) -> CellTable:
         added = (_divergence(row, column) for row in sweep.rows)
         rows = [replace(row, cells=(*row.cells, cell)) for row, cell in zip(rows, added, strict=True)]
     caption = f"Calibration choices of {sweep.label}"
-    return CellTable("Technique", columns, rows, caption, is_dense=True, media=EVERYWHERE)
+    words = legend(cell.word for row in rows for cell in row.cells)
+    return CellTable("Technique", columns, rows, caption, is_dense=True, legend=[words] if words else [])
 
 
 def _divergence(row: SweepRow, column: ResultColumn) -> Cell:
-    cell = divergence_cell(row.divergence, column)
-    # The interval is shown in the cell, as for the mean.
-    return replace(cell, change="", around=cell.change)
+    return divergence_cell(row.divergence, column)
 
 
 def _row(row: SweepRow, tasks: list[ResultColumn]) -> CellRow:
@@ -83,7 +82,7 @@ def _mean(row: SweepRow) -> Cell:
     interval_text = f"{signed(100 * change.interval.low, DIGITS)} to {signed(100 * change.interval.high, DIGITS)}"
     clear = not change.interval.contains(0.0)
     return replace(
-        shown, change_interval=interval_text, around=interval_text, is_clear=clear, is_gain=clear and change.value > 0
+        shown, around=interval_text, word="cannot tell" if not clear else "better" if change.value > 0 else "worse"
     )
 
 

@@ -23,7 +23,7 @@ def section(report: Report) -> Section | None:
     ]
     for engines in report.engines:
         blocks += [Heading(engines.scheme), engine_table(engines)]
-    return Section("engines", "Agreement of engines", "Engines", blocks)
+    return Section("engines", "Agreement of engines", "Engines", blocks, is_expert=True)
 
 
 def engine_table(engines: Engines) -> Table:

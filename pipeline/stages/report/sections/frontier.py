@@ -32,22 +32,22 @@ def section(report: Report) -> Section | None:
     else:
         missing = f"n/a: the chart needs at least two variants with both a throughput and every accuracy{against}."
         blocks.append(Prose(missing, "empty", media=PAGE))
-    if report.frontiers and len(comparison.rows) > 1:
+    if any(place.standing != "cannot tell" for frontier in report.frontiers for place in frontier.places):
         blocks += [
             Heading(TITLE, media=PAGE),
             lead(
                 "On: no other variant is better on both axes. Off: another variant is clearly better on one axis and "
-                "no worse on the other. Undecided: more measurements are needed."
+                "no worse on the other. Cannot tell: neither is shown."
             ),
             standing_table(report),
             Details("Reasons for each standing", list(_reasons(report)), media=PAGE),
         ]
-    return Section("frontier", "Quality against throughput", "Frontier", blocks)
+    return Section("frontier", "Quality against throughput", "Frontier", blocks, is_expert=True)
 
 
 def _explanation(comparison: Comparison) -> str:
     axes = "Right is faster, up is more accurate. The dashed lines cross at BF16. " if comparison.baseline else ""
-    touching = "; where a bar touches the horizontal line, the change of accuracy is within noise"
+    touching = "; where a bar touches the horizontal line, no change of accuracy is shown"
     bars = f"Bars are 95 % intervals{touching if comparison.baseline else ''}."
     return f"{axes}{bars} Hover over a point for its figures."
 
@@ -57,7 +57,7 @@ def _marks(report: Report) -> Iterator[Mark]:
         name = "BF16" if family == "baseline" else family
         yield Mark(name, FAMILY_COLOURS[family], FAMILY_SHAPES[family])
     if any(not row.claims_speed for row in report.comparison.rows):
-        yield Mark("emulated: no speed claim", "var(--muted)", "circle", is_hollow=True)
+        yield Mark("emulated: speed not measured", "var(--muted)", "circle", is_hollow=True)
     if any(place.standing == "on" for frontier in report.frontiers[:1] for place in frontier.places):
         yield Mark("on the frontier", "var(--accent)", "ring")
         yield Mark("off it", sample="grey name")

@@ -30,7 +30,7 @@ from pipeline.stages.report.vega.spec import (
 )
 from pipeline.stages.report.vega.styles import FAMILY_COLOURS, FAMILY_SHAPES, described
 
-STANDING = {None: "", "on": "; on the frontier", "off": "; off the frontier", "undecided": "; undecided"}
+STANDING = {None: "", "on": "; on the frontier", "off": "; off the frontier", "cannot tell": "; cannot tell"}
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def quality_points(comparison: Comparison, frontier: Frontier | None = None) -> 
         if isinstance(cell, SpeedCell) and quality is not None:
             x, across = cell.measured.mean, cell.measured.interval
             y, low, high = quality
-            claim = "" if row.claims_speed else ", emulated: no speed claim"
+            claim = "" if row.claims_speed else ", emulated: speed not measured"
             unit = "points" if comparison.baseline else "%"
             points.append(
                 ScatterPoint(
@@ -89,7 +89,7 @@ def quality_chart(comparison: Comparison, frontiers: Sequence[Frontier] = ()) ->
     if len(points) < 2:
         return None
     title = "Accuracy against BF16 (points)" if comparison.baseline else "Mean accuracy (%)"
-    key = described({p.family: FAMILY_SHAPES[p.family] for p in points}) + " Hollow: emulated, no speed claim."
+    key = described({p.family: FAMILY_SHAPES[p.family] for p in points}) + " Hollow: emulated, speed not measured."
     if any(point.standing == "on" for point in points):
         key += " Circled: on the frontier; grey name: off it."
     return Chart("quality", "Accuracy against throughput", key, lambda layout: _scatter(points, title, layout))

@@ -42,7 +42,7 @@ def latency_blocks(comparison: Comparison) -> Iterator[Block]:
     )
     marks = [Mark(f"{name} percentile", "var(--muted)", SHAPES[which]) for which, name in ORDINALS.items()]
     if any(not row.claims_speed for row in comparison.rows):
-        marks.append(Mark("emulated: no speed claim", "var(--muted)", "circle", is_hollow=True))
+        marks.append(Mark("emulated: speed not measured", "var(--muted)", "circle", is_hollow=True))
     yield Key(marks, media=PAGE)
     yield Picture(chart, [latency_table(comparison), *claim_legend(comparison.rows)], media=PAGE)
 
@@ -59,7 +59,7 @@ def latency_chart(comparison: Comparison) -> Chart | None:
     rows = {latency: found for latency, found in rows.items() if found}
     if not rows:
         return None
-    key = "Circle: 50th percentile; square: 90th; triangle: 99th. Hollow: emulated, no speed claim. Milliseconds."
+    key = "Circle: 50th percentile; square: 90th; triangle: 99th. Hollow: emulated, speed not measured. Milliseconds."
     labels = list(dict.fromkeys(row["label"] for found in rows.values() for row in found))
     return Chart("latency", "Latency percentiles", key, lambda layout: _latency(rows, labels, layout))
 
@@ -85,7 +85,7 @@ def _rows(comparison: Comparison, latency: str) -> Records:
                     "color": FAMILY_COLOURS[row.family],
                     "fill": FAMILY_COLOURS[row.family] if row.claims_speed else SURFACE,
                     "hover": f"{row.label}: {ORDINALS[which]} percentile of {latency.upper()} "
-                    f"{figure(values[which])} ms{between}{'' if row.claims_speed else ', emulated: no speed claim'}",
+                    f"{figure(values[which])} ms{between}{'' if row.claims_speed else ', emulated'}",
                 }
             )
     return found

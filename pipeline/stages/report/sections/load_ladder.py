@@ -22,7 +22,7 @@ from pipeline.stages.report.vega.spec import (
     layer,
     logarithmic,
 )
-from pipeline.stages.report.vega.styles import Style, assign_styles
+from pipeline.stages.report.vega.styles import BASELINE, Style, assign_styles
 
 By = Literal["max_concurrency", "request_rate"]
 
@@ -70,7 +70,10 @@ def _steps(benchmark: Benchmark) -> int:
 
 def ladder_styles(comparison: Comparison) -> dict[str, Style]:
     """Return the style of each variant with a load ladder."""
-    return assign_styles([row.label for row, _ in ladders(comparison)])
+    climbed = [row for row, _ in ladders(comparison)]
+    styles = assign_styles([row.label for row in climbed if not row.is_baseline])
+    # BF16 has the colour of every other chart.
+    return {row.label: BASELINE if row.is_baseline else styles[row.label] for row in climbed}
 
 
 def ladder_chart(comparison: Comparison) -> Chart | None:
@@ -93,7 +96,7 @@ def _rows(climbed: Sequence[tuple[Row, Benchmark]], styles: dict[str, Style], pa
                 continue
             value, around = cell.measured.mean, cell.measured.interval
             interval_text = f" ({figure(around.low)} to {figure(around.high)})" if around else ""
-            claim = "" if row.claims_speed else ", emulated: no speed claim"
+            claim = "" if row.claims_speed else ", emulated: speed not measured"
             rows.append(
                 {
                     "label": row.label,

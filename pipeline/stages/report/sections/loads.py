@@ -9,6 +9,7 @@ from pipeline.compare.benchmarks import Benchmark, LoadRow, SpeedCell
 from pipeline.compare.comparison import Comparison, Row
 from pipeline.compare.stats.intervals import Interval
 from pipeline.compare.stats.repeats import Change
+from pipeline.compare.words import speed_word
 from pipeline.results import metrics
 from pipeline.results.bench import Goodput, Guard
 from pipeline.results.metrics import GOODPUT, THROUGHPUT
@@ -65,13 +66,17 @@ def _loads(caption: str, measured: list[tuple[Row, Benchmark, LoadRow]]) -> Tabl
         for name in (THROUGHPUT.name, *shown)
     }
     order = list(dict.fromkeys(load.name for _, _, load in measured))
+    # Loads under which a guard failed for BF16.
+    unreliable = {load.name for row, each, load in measured if row.is_baseline and any(_marks(row, each, load.name))}
     rows = []
     for row, benchmark, load in sorted(measured, key=lambda each: order.index(each[2].name)):
         throughput, *cells = (_cell(load, name, digits[name]) for name in (THROUGHPUT.name, *shown))
         marks = ", ".join(_marks(row, benchmark, load.name))
         flight = "n/a" if load.in_flight is None else number(load.in_flight, digits=1)
-        rows.append((load.name, row.label, throughput, _change(row, load), *cells, load.kind, flight, marks))
-    titles = (*(COLUMNS[name] for name in shown), "Kind of load", "In flight", "Marked")
+        reliable = load.name not in unreliable and not marks
+        change = _change(row, load, is_reliable=reliable)
+        rows.append((load.name, row.label, throughput, change, *cells, load.kind, flight, marks))
+    titles = (*(COLUMNS[name] for name in shown), "Kind of load", "In flight", "Unreliable")
     return Table(("Load", "Variant", "Throughput (tok/s)", "Against BF16", *titles), rows, caption)
 
 
@@ -85,7 +90,7 @@ def _cell(load: LoadRow, name: str, digits: int) -> str:
     return mean if interval is None else f"{mean} ({show(interval.low)} to {show(interval.high)})"
 
 
-def _change(row: Row, load: LoadRow) -> str:
+def _change(row: Row, load: LoadRow, *, is_reliable: bool) -> str:
     if row.is_baseline:
         return "baseline"
     cell = load.cells.get(THROUGHPUT.name)
@@ -94,13 +99,13 @@ def _change(row: Row, load: LoadRow) -> str:
     interval: Interval | None = cell.change.interval
     if interval is None:
         return f"{signed(cell.change.percent)} % (no interval)"
-    word = "" if cell.change.is_clear else ", no difference shown"
-    return f"{signed(cell.change.percent)} % ({signed(interval.low)} to {signed(interval.high)}{word})"
+    word = speed_word(cell, THROUGHPUT.better, is_claimed=True, is_reliable=is_reliable)
+    return f"{signed(cell.change.percent)} % ({signed(interval.low)} to {signed(interval.high)}; {word})"
 
 
 def _marks(row: Row, benchmark: Benchmark, load: str) -> Iterator[str]:
     if not row.claims_speed:
-        yield "emulated: no speed claim"
+        yield "emulated: speed not measured"
     yield from dict.fromkeys(guard.name for guard in benchmark.guards if _speaks_against(guard, load))
 
 

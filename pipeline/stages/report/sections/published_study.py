@@ -1,4 +1,4 @@
-"""Published tables compared with these results: changes against BF16, and the differences within noise."""
+"""Published tables compared with these results: changes against BF16, and the noise of the differences."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from pipeline.stages.report.vega.spec import INK, MUTED, Chart, Layout, Records,
 from pipeline.stages.report.vega.styles import COLOURS
 
 PUBLISHED, MEASURED = COLOURS[1], COLOURS[0]
-AGREES = {True: "yes", False: "no", None: "unknown"}
 
 
 def section(report: Report) -> Section | None:
@@ -24,15 +23,16 @@ def section(report: Report) -> Section | None:
         return None
     blocks: list[Block] = [
         lead(
-            "Published tables compared with these results: by figures on the same model and hardware, else by changes "
-            "against BF16, which transfer better. A published speed comes from a single run: it agrees if it lies in "
-            "the 95 % prediction interval of one more run measured here. A published accuracy has the noise of its "
-            "items: it agrees if the two differences from BF16 agree within the noise of both."
+            "Published tables of a model of this shape, on GPUs of this class: by figures on the same GPU, else by "
+            "changes against BF16. A published speed comes from a single run: it agrees if it lies in the 95 % "
+            "prediction interval of one more run measured here. A published accuracy has the noise of its items: it "
+            "agrees if the two differences from BF16 agree within the noise of both. An interval wider than the "
+            "published effect is too wide to tell."
         )
     ]
     for each in report.reproductions:
         blocks += _blocks(each)
-    return Section("study", "Comparison with the published study", "Study", blocks)
+    return Section("study", "Comparison with the published study", "Study", blocks, is_expert=True)
 
 
 def _blocks(reproduction: Reproduction) -> Iterator[Block]:
@@ -141,7 +141,7 @@ def published_chart(reproduction: Reproduction) -> Chart | None:
 
     key = (
         "Points against BF16 with the 95 % interval from the number of items. "
-        "Ring: within noise; diamond: beyond noise."
+        "Ring: the interval holds zero; diamond: it does not."
     )
     return Chart(f"published-{reproduction.table}", f"{reproduction.title}: differences and their noise", key, spec)
 
@@ -164,8 +164,8 @@ def reproduction_table(reproduction: Reproduction) -> Table:
             f"{compared} lies in it."
         ]
     )
-    if any(cell.is_marked for cell in reproduction.cells):
-        legend.append("Marked: a guard failed while it was measured; the notes below the results name it.")
+    if any(cell.is_unreliable for cell in reproduction.cells):
+        legend.append("Unreliable: a guard failed while it was measured; the notes below the results name it.")
     return Table((*head, *against), rows, f"{reproduction.title}, published and measured", legend=legend)
 
 
@@ -176,7 +176,7 @@ def _reproduced(cell: ReproducedCell, kind: str) -> tuple[str, ...]:
     def change(value: float | None) -> str:
         return "" if value is None else signed(value)
 
-    mark = " (marked)" if cell.is_marked else ""
+    mark = " (unreliable)" if cell.is_unreliable else ""
     measured = f"n/a: {cell.measured.reason}" if isinstance(cell.measured, Missing) else show(cell.measured) + mark
     published = f"n/a: {cell.published.reason}" if isinstance(cell.published, Missing) else show(cell.published)
     around = format_interval(cell.measured_interval, show) if cell.measured_interval else ""
@@ -195,7 +195,7 @@ def _reproduced(cell: ReproducedCell, kind: str) -> tuple[str, ...]:
         moved,
         predicted,
         "" if cell.ratio is None else f"{number(cell.ratio, 3)}×",
-        AGREES[cell.agrees] if cell.published_change is not None or cell.ratio is not None else "",
+        cell.agrees or ("not measured" if cell.published_change is not None or cell.ratio is not None else ""),
     )
 
 

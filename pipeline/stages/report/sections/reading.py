@@ -1,9 +1,10 @@
-"""Terms and methods of the report, and the setup of the run."""
+"""Terms and methods of the report."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from pipeline.compare.words import MEANINGS
 from pipeline.stages.report.blocks import PAGE, Block, Columns, Facts, Heading, Prose, Section
 from pipeline.stages.report.document import Report
 
@@ -40,7 +41,7 @@ LATENCIES = (
 )
 FRONTIER = (
     "Off: another variant is clearly better on one axis and clearly no worse on the other. On: against each "
-    "other variant it is clearly better on at least one. Undecided: neither was shown; more items or repeats "
+    "other variant it is clearly better on at least one. Cannot tell: neither was shown; more items or repeats "
     "are needed to decide. Clearly better is corrected for all pairs and axes: of identical variants, any is off in at "
     "most 5 % of reports. No worse in accuracy is the criterion above, for each pair and corrected for the others that "
     "could put a variant off."
@@ -64,12 +65,12 @@ LIMITS = (
 
 
 def section(report: Report) -> Section:
-    """Return the terms of the results, and the setup."""
-    blocks: list[Block] = []
+    """Return the words of the results, and their terms."""
+    blocks: list[Block] = [Facts({str(word): meaning for word, meaning in MEANINGS.items()}, "words")]
     if report.comparison.is_measured:
         terms = [[Heading(title), Prose(text)] for title, text in _terms(report)]
         blocks.append(Columns(terms, "prose", media=PAGE))
-    return Section("reading", "How to read this", "Reading", [*blocks, Heading("Setup"), Facts(report.setup)])
+    return Section("reading", "How to read this", "Reading", blocks, is_expert=True)
 
 
 def _terms(report: Report) -> Iterator[tuple[str, str]]:
@@ -78,7 +79,7 @@ def _terms(report: Report) -> Iterator[tuple[str, str]]:
     yield "KL from BF16", DIVERGENCE
     yield "Intervals of the latencies", LATENCIES
     if report.frontiers:
-        yield "On the frontier, off it, undecided", FRONTIER
+        yield "On the frontier, off it, cannot tell", FRONTIER
     if report.rooflines:
         yield "The roofline", ROOFLINE
     yield "Emulated", EMULATED

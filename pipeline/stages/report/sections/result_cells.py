@@ -10,19 +10,21 @@ from pipeline.compare.calibration_sweep import Sweep
 from pipeline.compare.comparison import Comparison, Row, SizeCell, SpeedCell, TaskCell
 from pipeline.compare.stats.intervals import Interval
 from pipeline.compare.stats.kl_divergence import DivergenceCell
+from pipeline.compare.words import speed_word, task_word
 from pipeline.results.base import Missing
+from pipeline.results.metrics import Direction
 from pipeline.stages.report import blocks
 from pipeline.stages.report.blocks import Cell, Footnote, Legend
 from pipeline.stages.report.number_format import decimals, number, signed
 
-EMULATED = Footnote("†", "emulated: no speed claim")
-EMULATED_BASELINE = Footnote("‡", "BF16 emulated: no speed claim")
-MARKED = Footnote("§", "marked")
+EMULATED = Footnote("†", "emulated: speed not measured")
+EMULATED_BASELINE = Footnote("‡", "BF16 emulated: speed not measured")
+UNRELIABLE = Footnote("§", "unreliable")
 # The legend text of each symbol.
 LEGEND = {
     EMULATED: "this machine has no kernel for the format, so its accuracy counts and its speed does not.",
     EMULATED_BASELINE: "this machine has no kernel for BF16, so no speed can be compared with BF16's.",
-    MARKED: "a guard failed during the measurement and is named below.",
+    UNRELIABLE: "a guard failed during the measurement and is named below.",
 }
 
 
@@ -35,6 +37,11 @@ class ResultColumn(blocks.Column):
     digits: int
     scale: float = 1.0
 
+    @property
+    def direction(self) -> Direction:
+        """The better direction."""
+        return "lower" if self.better == "lower" else "higher"
+
 
 def footnote_lines(found: set[Footnote]) -> list[str]:
     """Return the legend of these footnotes, in the order of `LEGEND`."""
@@ -43,7 +50,7 @@ def footnote_lines(found: set[Footnote]) -> list[str]:
 
 def speed_footnotes(row: Row) -> tuple[Footnote, ...]:
     """Return the limitations of a variant's speeds: emulated, or measured while a guard failed."""
-    return _claims(row) or ((MARKED,) if row.marks else ())
+    return _claims(row) or ((UNRELIABLE,) if row.marks else ())
 
 
 def claim_symbol(row: Row) -> str:
@@ -75,8 +82,8 @@ def _range(interval: Interval | None, show: Callable[[float], str]) -> str:
     return "" if interval is None else f"{show(interval.low)} to {show(interval.high)}"
 
 
-def speed_cell(row: Row, cell: SpeedCell | Missing, column: ResultColumn, best: bool) -> Cell:
-    """Return a metric of the benchmark with its change in percent."""
+def speed_cell(row: Row, cell: SpeedCell | Missing, column: ResultColumn, best: bool, *, is_reliable: bool) -> Cell:
+    """Return a metric of the benchmark with its change in percent; unreliable if a guard failed for it or BF16."""
     if isinstance(cell, Missing):
         return Cell(missing=cell.reason)
     measured, change = cell.measured, cell.change
@@ -95,18 +102,17 @@ def speed_cell(row: Row, cell: SpeedCell | Missing, column: ResultColumn, best: 
     )
     if isinstance(change, Missing):
         return replace(shown, change_missing=change.reason)
-    clear = row.claims_speed and change.is_clear
-    if change.interval is not None and not clear and row.claims_speed:
-        shown = replace(shown, evidence=f"{shown.evidence}; no difference shown")
+    word = speed_word(cell, column.direction, is_claimed=row.claims_speed, is_reliable=is_reliable)
+    if not row.claims_speed:
+        return replace(shown, word=word)
     if change.qualification:
         shown = replace(shown, evidence=f"{shown.evidence}; {change.qualification}")
     return replace(
         shown,
         change=f"{signed(change.percent)} %",
-        change_interval=f"{_range(change.interval, signed)} %" if change.interval else "",
+        change_interval=_range(change.interval, signed),
         change_missing=change.reason or "",
-        is_clear=clear,
-        is_gain=clear and (change.percent > 0) == (column.better == "higher"),
+        word=word,
     )
 
 
@@ -151,10 +157,9 @@ def task_cell(cell: TaskCell | Missing, column: ResultColumn, best: bool) -> Cel
     return replace(
         shown,
         change=points(change.difference),
-        change_interval=f"{_range(change.interval, points)} points" if change.interval else "",
+        change_interval=_range(change.interval, points),
         evidence=f"{shown.evidence}, {counts}, p = {change.p_value:.2g}{_loss(cell)}",
-        is_clear=cell.is_loss or cell.is_gain,
-        is_gain=cell.is_gain,
+        word="" if isinstance(cell.loss, Missing) else task_word(cell),
     )
 
 
@@ -174,7 +179,7 @@ def divergence_of(row: Row, column: ResultColumn, best: bool) -> Cell:
 
 
 def divergence_cell(cell: DivergenceCell | Missing, column: ResultColumn) -> Cell:
-    """Return a divergence with its interval as the second figure."""
+    """Return a divergence with its interval."""
     if isinstance(cell, Missing):
         return Cell(missing=cell.reason)
 
@@ -186,6 +191,6 @@ def divergence_cell(cell: DivergenceCell | Missing, column: ResultColumn) -> Cel
         value=show(cell.kl.value),
         order=cell.kl.value,
         interval=f"{interval_text} {column.unit}" if interval_text else "",
-        change=interval_text or "no interval",
+        around=interval_text or "no interval",
         evidence=f"{cell.tokens:,} tokens of {cell.sequences:,} sequences",
     )

@@ -8,10 +8,10 @@ from functools import cached_property, partial
 
 from pipeline.compare.comparison import DIVERGENCE, SIZE, Comparison, Row, SizeCell, SpeedCell, TaskCell
 from pipeline.compare.stats.repeats import Change
+from pipeline.compare.words import is_reliable, legend
 from pipeline.results import metrics
 from pipeline.results.text import clean
 from pipeline.stages.report.blocks import (
-    EVERYWHERE,
     PAGE,
     Block,
     Cell,
@@ -41,10 +41,10 @@ from pipeline.stages.report.sections.result_cells import (
 def section(report: Report) -> Section:
     """Return the table, its legend, and every metric of the benchmark."""
     results = Results.of(report.comparison)
-    table = CellTable("Variant", results.columns, results.rows, "Results", legend=results.legend, media=EVERYWHERE)
+    table = CellTable("Variant", results.columns, results.rows, "Results", legend=results.legend)
     blocks: list[Block] = [table]
     if report.comparison.is_measured:
-        hint = "↑ more is better, ↓ less is better. Hover a figure for its interval; click a heading to sort."
+        hint = "↑ more is better, ↓ less is better. Click a heading to sort."
         blocks.append(Legend([hint], media=PAGE))
     if tables := metric_tables(report.comparison):
         inside: list[Block] = [block for table in tables for block in (Heading(table.caption), table)]
@@ -93,29 +93,26 @@ class Results:
         lines = []
         if any(cell.change for cell in cells):
             lines.append(
-                "A cell's second figure is the difference from BF16: percent for speed, points on the same items for "
-                "accuracy; for the checkpoint it is the ratio."
+                "Below a figure is its difference from BF16 with the 95 % interval: percent for speed, points on the "
+                "same items for accuracy; for the checkpoint it is the ratio."
             )
         if any(column.kind == "divergence" for column in self.columns):
             lines.append(
-                "KL from BF16: divergence of the next-token distribution from BF16's, a lower bound; its second figure "
-                "is the 95 % interval."
+                "KL from BF16: divergence of the next-token distribution from BF16's, a lower bound, with its 95 % "
+                "interval."
             )
-        if any(cell.star for cell in cells):
-            lines.append(
-                "*: a difference is shown: in speed, its 95 % interval excludes zero; in accuracy, a gain, or a loss "
-                "of more than the margin, corrected for all comparisons of the table. Without a star neither is shown."
-            )
+        if words := legend(cell.word for cell in cells):
+            lines.append(f"{words}. Accuracy is corrected for all comparisons of the table.")
         lines += precision_lines(self.comparison)
         if any(cell.is_best for cell in cells):
             lines.append(
-                "Best: the best figure of a column in which a difference is shown; its lead over the next may be "
-                "within noise."
+                "Best: the best figure of a column, and clearly better than BF16's; its lead over the next may be one "
+                "of chance."
             )
         lines += footnote_lines({note for cell in cells for note in cell.footnotes})
         compared = [cell for row in self.rows if not row.is_highlighted for cell in row.cells if cell.change_missing]
         reasons = dict.fromkeys(
-            f"{'Interval of the difference' if cell.change else 'Difference'} n/a: {cell.change_missing}."
+            f"{'Interval of the difference' if cell.change else 'Difference'} not measured: {cell.change_missing}."
             for cell in compared
         )
         return [*lines, *reasons, *self.comparison.notes]
@@ -123,7 +120,8 @@ class Results:
     def _cell(self, row: Row, column: ResultColumn) -> Cell:
         best = row.name in self.comparison.best.get(column.name, ())
         if column.kind == "speed":
-            return speed_cell(row, row.speed[column.name], column, best)
+            reliable = is_reliable(self.comparison, row)
+            return speed_cell(row, row.speed[column.name], column, best, is_reliable=reliable)
         if column.kind == "size":
             return size_cell(row.size, column, best)
         if column.kind == "divergence":

@@ -9,6 +9,7 @@ from pipeline.compare.roofline.model import Roofline, RooflineRow
 from pipeline.compare.statements import listing, within_text
 from pipeline.results import metrics
 from pipeline.results.base import Missing
+from pipeline.results.metrics import THROUGHPUT
 from pipeline.stages.report.blocks import PAGE, Block, Heading, Legend, Picture, Section, Table, lead
 from pipeline.stages.report.document import Report
 from pipeline.stages.report.number_format import figure, format_interval, number, signed
@@ -27,8 +28,9 @@ def section(report: Report) -> Section | None:
     """Return the measured machine, other GPUs, and the error of the prediction."""
     if not report.rooflines and report.roofline_check is None:
         return None
-    blocks = [*_measured(report.rooflines), *_predicted(report.rooflines), *_error(report.roofline_check)]
-    return Section("roofline", "Hardware limits", "Roofline", blocks)
+    check = report.roofline_check
+    blocks = [*_measured(report.rooflines), *_predicted(report.rooflines, check), *_error(check)]
+    return Section("roofline", "Hardware limits", "Roofline", blocks, is_expert=True)
 
 
 def _measured(rooflines: Sequence[Roofline]) -> Iterator[Block]:
@@ -48,7 +50,7 @@ def _measured(rooflines: Sequence[Roofline]) -> Iterator[Block]:
         yield Picture(chart, [table]) if chart else table
 
 
-def _predicted(rooflines: Sequence[Roofline]) -> Iterator[Block]:
+def _predicted(rooflines: Sequence[Roofline], check: RooflineCheck | None) -> Iterator[Block]:
     if (chart := what_if_chart(rooflines)) is None:
         return
     yield Heading("Predictions for other GPUs")
@@ -56,7 +58,7 @@ def _predicted(rooflines: Sequence[Roofline]) -> Iterator[Block]:
         "Nothing was measured on these GPUs. The bars compare throughputs that are simulated with steps as short as "
         "memory and arithmetic allow. A ratio of two such throughputs is a ranking, not a bound: a format gains less "
         "where its kernels reach less of their bound than BF16's do. Kernels of weight-only formats unpack weights, "
-        "which is not modelled: they gain at most this.",
+        "which is not modelled: they gain at most this." + _usual_error(check),
         tag="predicted",
     )
     figures: list[Block] = []
@@ -64,6 +66,14 @@ def _predicted(rooflines: Sequence[Roofline]) -> Iterator[Block]:
         if each.predicted:
             figures += [Heading(f"{each.device.name}, predicted ({each.device.source})", 4), roofline_table(each)]
     yield Picture(chart, figures)
+
+
+def _usual_error(check: RooflineCheck | None) -> str:
+    """State the median error of a predicted gain in throughput over the study's tables; empty without a check."""
+    errors = [each.median_error for each in check.errors if each.metric == THROUGHPUT.name] if check else []
+    if not errors:
+        return ""
+    return f" Over the study's tables half of the predicted gains are off by {errors[0]:.0f} points or more."
 
 
 def _error(check: RooflineCheck | None) -> Iterator[Block]:
@@ -140,7 +150,7 @@ def what_if_chart(found: Sequence[Roofline]) -> Chart | None:
             diamond("datum.kind == 'measured'", size=80),
         ]
         drawn = [
-            Strip(r.device.name, rows, x, layers, "predicted" if r.predicted else "predicted and measured")
+            Strip(r.device.name, rows, x, layers, " and ".join(dict.fromkeys(str(row["kind"]) for row in rows)))
             for r, rows in panels
         ]
         return strips(drawn, labels, layout)
@@ -271,7 +281,8 @@ def _row(row: RooflineRow, predicted: bool) -> tuple[str, ...]:
 
 def _gain(gain: float, is_weight_only: bool) -> str:
     """Format a predicted gain; that of a weight-only format is a limit."""
-    return f"{'≤ ' if is_weight_only else ''}{_percent(gain)}"
+    # The error of the prediction is tens of points: decimals would promise too much.
+    return f"{'≤ ' if is_weight_only else ''}{signed(gain, 0)} %"
 
 
 def check_table(check: RooflineCheck) -> Table:

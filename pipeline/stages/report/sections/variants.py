@@ -14,6 +14,7 @@ from pipeline.stages.report.blocks import (
     Facts,
     Heading,
     Outcomes,
+    Prose,
     Section,
     Table,
     Tag,
@@ -22,15 +23,17 @@ from pipeline.stages.report.blocks import (
 from pipeline.stages.report.document import Card, Report, Step
 from pipeline.stages.report.number_format import duration
 
+DEMO = "demo"
+
 
 def section(report: Report) -> Section:
     """Return the recorded data of each variant."""
     cards = [
-        Details(card.label, list(_inside(card)), "card", card.name, list(_tags(card)), media=PAGE)
+        Details(card.label, list(_inside(card, report.model)), "card", card.name, list(_tags(card)), media=PAGE)
         for card in report.cards
     ]
     words = "Recipe, checks, versions and files of each variant."
-    return Section("variants", "The variants", "Variants", [lead(words), *cards])
+    return Section("variants", "The variants", "Variants", [lead(words), *cards], is_expert=True)
 
 
 def _tags(card: Card) -> Iterator[Tag]:
@@ -44,7 +47,7 @@ def _tags(card: Card) -> Iterator[Tag]:
         yield Tag(f"{passed} of {len(card.checks)} checks", is_warning=passed < len(card.checks))
 
 
-def _inside(card: Card) -> Iterator[Block]:
+def _inside(card: Card, model: str) -> Iterator[Block]:
     if card.failure:
         yield Code([card.failure], "failure")
     yield Columns(list(_columns(card)))
@@ -56,6 +59,10 @@ def _inside(card: Card) -> Iterator[Block]:
         yield Outcomes([CheckOutcome(check.name, check.ok, check.detail) for check in card.checks])
     if card.answers:
         yield Heading("Canary answers")
+        if model == DEMO:
+            yield Prose(
+                "The demo model knows its own four tasks only: to other questions it babbles, in BF16 too.", "source"
+            )
         yield from (Code([canary.prompt, canary.answer], "canary") for canary in card.answers)
     yield Heading("Artifacts")
     steps = [_step(step) for step in card.steps]

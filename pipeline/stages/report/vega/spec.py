@@ -99,6 +99,9 @@ def finish(chart: Spec, layout: Layout) -> Spec:
         "domainColor": GRID,
         "tickColor": GRID,
         "titlePadding": 10,
+        # Labels that touch read as one number.
+        "labelOverlap": "greedy",
+        "labelSeparation": 8,
     }
     return {
         **chart,

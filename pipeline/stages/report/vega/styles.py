@@ -40,6 +40,9 @@ class Style:
     dash: str
 
 
+BASELINE = Style("var(--c-baseline)", "diamond", "1 0")
+
+
 def assign_styles(names: Sequence[str]) -> dict[str, Style]:
     """Return a style for each name."""
     # When colours repeat, shapes and dashes differ.

@@ -27,6 +27,12 @@ OUTSIDE = """() => [...document.querySelectorAll("body *")].filter((e) => {
   const box = e.getBoundingClientRect();
   return box.width && !e.closest(".scroll, .contents, .sr, svg") && (box.right > innerWidth + 0.5 || box.left < -0.5);
 }).map((e) => e.tagName + "." + e.className)"""
+# What sticks out of the paper, also out of a table that would scroll on a screen.
+CUT = """() => [...document.querySelectorAll("main *")].filter((e) => {
+  const box = e.getBoundingClientRect();
+  const isOut = box.right > innerWidth + 1 || box.left < -1;
+  return isOut && e.checkVisibility() && box.width && !e.closest("svg, .sr, .skip");
+}).map((e) => e.tagName + "." + e.className)"""
 # Milliseconds from the navigation until a heading was clicked, has sorted its table, and the page was drawn again.
 ANSWERED = """window.answered = new Promise((resolve) => document.addEventListener("DOMContentLoaded", () => {
   document.querySelector("table.study th button").click();
@@ -142,11 +148,11 @@ def test_what_is_faint_or_sticks_out_is_found(opened, part):
 
 def test_the_table_sorts_by_keyboard(opened):
     page = opened()
-    names = page.locator("table.study").first.locator("tbody th")
+    names = page.locator("#results table.study").locator("tbody th")
     before = names.all_inner_texts()
-    button = page.locator("table.study th button", has_text="Throughput").first
+    button = page.locator("#results th button", has_text="Throughput").first
     button.focus()
-    figures = page.locator("table.study").first.locator("tbody tr td:nth-child(2)")
+    figures = page.locator("#results table.study").locator("tbody tr td:nth-child(2)")
 
     def shown():
         return [float(t) for t in figures.evaluate_all("cells => cells.map((c) => c.dataset.sort)") if t is not None]
@@ -166,7 +172,7 @@ def test_marks_say_what_they_are(opened):
     mark = page.locator("svg.chart.wide path:has(> title)").first
     mark.hover()
     tip = page.locator("#tip")
-    assert tip.is_visible() and "tok/s" in tip.inner_text()
+    assert tip.is_visible() and "percentile of TTFT" in tip.inner_text()
     box = tip.bounding_box()
     assert box["x"] >= 0 and box["y"] >= 0 and box["x"] + box["width"] <= 1440
     page.keyboard.press("Escape")
@@ -179,14 +185,26 @@ def test_without_scripts_nothing_is_hidden(opened):
     assert page.locator("svg.chart title").count() > 30
 
 
-def test_everything_is_on_paper(opened, tmp_path):
+def test_the_results_are_on_few_pages_of_paper_and_nothing_is_cut(opened, tmp_path):
     page = opened(scheme="dark")
     content = page.pdf(path=tmp_path / "page.pdf", prefer_css_page_size=True)
-    assert content.startswith(b"%PDF") and content.count(b"/Type /Page\n") + content.count(b"/Type /Page ") > 5
+    assert content.startswith(b"%PDF")
+    assert 2 <= content.count(b"/Type /Page\n") + content.count(b"/Type /Page ") <= 8
     page.emulate_media(media="print")
+    # The width of A4 between the margins.
+    page.set_viewport_size({"width": 688, "height": 900})
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
-    assert page.evaluate(FAINT) == []
-    assert page.evaluate("document.documentElement.scrollWidth") <= 1440
+    assert page.evaluate(FAINT) == [] and page.evaluate(CUT) == []
+    assert not page.locator("#roofline").is_visible() and page.locator("#results").is_visible()
+
+
+def test_everything_can_be_printed(opened):
+    page = opened(
+        script="window.print = () => { window.printed = document.querySelectorAll('details:not([open])').length; }"
+    )
+    page.locator("#all").click()
+    assert page.evaluate("printed") == 0
+    assert page.locator("details[open]").count() == 0
 
 
 def test_sections_can_be_opened_and_reached_by_keyboard(opened):
@@ -200,3 +218,47 @@ def test_sections_can_be_opened_and_reached_by_keyboard(opened):
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     assert page.evaluate(OUTSIDE) == []
     assert page.evaluate(FAINT) == []
+
+
+def test_nothing_overlaps_the_names_of_a_table_that_was_scrolled(opened):
+    page = opened(390)
+    box = page.locator("#results .scroll").first
+    box.evaluate("(e) => { e.scrollLeft = 160; }")
+    covered = """(e) => [...e.querySelectorAll("tbody th")].filter((th) => {
+      const b = th.getBoundingClientRect();
+      th.scrollIntoView({block: "center"});
+      const r = th.getBoundingClientRect();
+      return [[4, 4], [r.width / 2, r.height / 2], [r.width - 4, r.height - 4]].some(([x, y]) =>
+        !th.contains(document.elementFromPoint(Math.max(r.left, 0) + x, r.top + y)));
+    }).map((th) => th.textContent)"""
+    assert box.evaluate(covered) == []
+
+
+def test_the_first_screen_of_a_phone_has_the_answer_and_the_first_format(opened):
+    page = opened(390)
+    for part in (".answer", ".copy", "table.summary tbody tr"):
+        box = page.locator(f".verdict {part}").first.bounding_box()
+        assert box["y"] + min(box["height"], 60) <= 844, part
+    assert page.locator("table.summary").bounding_box()["width"] <= 390
+
+
+def test_the_whole_table_is_on_the_first_screen_of_a_desktop(opened):
+    page = opened(1440)
+    box = page.locator("table.summary tbody tr").nth(3).bounding_box()
+    assert box["y"] + box["height"] <= 900 and box["x"] + box["width"] <= 1440
+
+
+def test_the_first_stop_of_the_keyboard_skips_to_the_verdict(opened):
+    page = opened()
+    page.keyboard.press("Tab")
+    link = page.locator("a.skip")
+    assert link.evaluate("(e) => e === document.activeElement") and link.bounding_box()["y"] >= 0
+
+
+@pytest.mark.parametrize(("width", "scheme"), zip(WIDTHS, SCHEMES, strict=True))
+def test_axe_finds_no_violation(opened, width, scheme):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-core is not installed")
+    page = opened(width, scheme)
+    page.evaluate("document.querySelectorAll('details').forEach((e) => { e.open = true; })")
+    found = axe.Axe().run(page).response["violations"]
+    assert [(each["id"], [node["html"][:120] for node in each["nodes"]]) for each in found] == []

@@ -5,9 +5,10 @@ import io
 import json
 import re
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
-from support.report_page import ATTACK, Page, contrast, palettes, shortened
+from support.report_page import ATTACK, Page, contrast, luminance, palettes, shortened
 from support.synthetic_results import STUDY, TITLES, Run
 
 from pipeline.stages import report
@@ -46,7 +47,7 @@ def test_every_chart_has_a_table_of_its_figures_and_a_description(study, page):
     charts = {chart.name: chart for chart in sections.page(build(study.jobs, {})).charts}
     assert {"quality", "latency", "ladder", "forest", "memory", "size", "roofline", "what-if"} <= set(charts)
     assert found.tags.count("figure") == len(charts)
-    assert page.count("The figures of this chart") == len(charts)
+    assert page.count("<summary>The figures: ") == len(charts)
     described = [v for tag, name, v in found.attributes if tag == "svg" and name == "aria-label"]
     assert len(described) == 2 * len(charts) and all(len(text) > 30 for text in described)
     assert page.count("<title>") > 30
@@ -96,6 +97,15 @@ def test_contrast_meets_wcag_aa(palette):
     assert contrast(palette["warn"], palette["warn-soft"]) >= 4.5
     for mark in ("c-baseline", "c-both", "c-weights", "c-kv", "c-other"):
         assert contrast(palette[mark], palette["surface"]) >= 3
+
+
+@pytest.mark.parametrize("palette", palettes(), ids=["light", "dark"])
+def test_colours_of_families_differ_in_luminance_too(palette):
+    """In greyscale, bars of two families are not one."""
+    shades = sorted(luminance(palette[name]) for name in ("c-baseline", "c-both", "c-weights", "c-kv", "c-other"))
+    assert all((high + 0.05) / (low + 0.05) >= 1.2 for low, high in pairwise(shades))
+    parts = sorted(luminance(palette[name]) for name in ("s-1", "s-3", "s-8"))
+    assert all((high + 0.05) / (low + 0.05) >= 1.2 for low, high in pairwise(parts))
 
 
 def test_charts_are_valid_vega_lite(study):

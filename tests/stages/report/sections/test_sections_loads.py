@@ -50,7 +50,7 @@ def test_each_table_of_loads_says_what_gain_it_could_have_shown(run):
 def test_what_speaks_against_a_figure_stands_beside_it(tables):
     marked = {row[:2]: row[-1] for row in tables["Loads of ladder"].rows}
     assert marked["concurrency 4", "BF16"] == "other processes" and marked["concurrency 1", "BF16"] == ""
-    assert marked["concurrency 4", "FP8 static"] == "emulated: no speed claim, other processes"
+    assert marked["concurrency 4", "FP8 static"] == "emulated: speed not measured, other processes"
     failed = tables["Guards that failed"].rows
     assert len(failed) == len(VARIANTS)
     assert failed[0][1:4] == ("ladder", "concurrency 4", "other processes")
@@ -66,7 +66,7 @@ def test_a_change_has_its_interval_and_an_emulated_one_makes_no_claim(tables):
     change = {row[:2]: row[3] for row in tables["Loads of ladder"].rows}
     assert change["concurrency 1", "BF16"] == "baseline"
     assert change["concurrency 1", "FP8 static"] == "n/a"
-    assert change["concurrency 1", "W4A16"].endswith(", no difference shown)")
+    assert change["concurrency 1", "W4A16"].endswith("; cannot tell)")
     assert (
         change["concurrency 1", "INT8 dynamic"].startswith("+") and " to +" in change["concurrency 1", "INT8 dynamic"]
     )
@@ -99,7 +99,7 @@ def test_a_search_without_an_end_or_a_repeat_says_so(found, shown):
 
 def test_the_kind_of_a_load_and_its_requests_in_flight_are_shown(tables):
     loads = tables["Loads of ladder"]
-    assert loads.head[-3:] == ("Kind of load", "In flight", "Marked")
+    assert loads.head[-3:] == ("Kind of load", "In flight", "Unreliable")
     assert {row[-3:-1] for row in loads.rows} == {("closed", "n/a")}
 
 

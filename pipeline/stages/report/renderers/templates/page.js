@@ -1,8 +1,26 @@
 "use strict";
 
-// Open all details for printing.
-addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((d) => { d.dataset.was = d.open; d.open = true; }));
-addEventListener("afterprint", () => document.querySelectorAll("details").forEach((d) => { d.open = d.dataset.was === "true"; }));
+// Print everything: also the sections for experts, with all details open. Otherwise the style leaves them out.
+const all = document.getElementById("all");
+all.hidden = false;
+all.addEventListener("click", () => {
+  const closed = [...document.querySelectorAll("details:not([open])")];
+  closed.forEach((each) => { each.open = true; });
+  document.documentElement.classList.add("all");
+  print();
+  document.documentElement.classList.remove("all");
+  closed.forEach((each) => { each.open = false; });
+});
+
+// Commands: a button copies, and says so.
+for (const button of document.querySelectorAll(".copy button")) {
+  button.hidden = !navigator.clipboard;
+  button.addEventListener("click", async () => {
+    await navigator.clipboard.writeText(button.previousElementSibling.textContent);
+    button.textContent = "Copied";
+    setTimeout(() => { button.textContent = "Copy"; }, 2000);
+  });
+}
 
 // Tables: a button in each heading sorts by its column: best first, then worst first, then the original order.
 // The figure of a cell is in data-sort; cells without a figure stay at the end.

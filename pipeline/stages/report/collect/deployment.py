@@ -1,0 +1,76 @@
+"""Commands to copy: `vllm serve` for each variant, and the run that would decide what is open."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+from pipeline.compare.decide.decision import Decision
+from pipeline.config import PACKAGE, RESOURCES, Command, ServeSettings, Settings, Stage
+from pipeline.stages.report.collect.artifacts import Source
+
+
+def serve_options(serve: ServeSettings, kernel: str, kv_dtype: str, *, trust_remote_code: bool) -> list[str]:
+    """Return the options of `vllm serve` that a deployment needs; those of the measurement alone are left out."""
+    given = {
+        "--kv-cache-dtype": None if kv_dtype == "auto" else kv_dtype,
+        "--dtype": None if serve.dtype == "auto" else serve.dtype,
+        "--max-model-len": serve.max_model_len,
+        "--linear-backend": None if kernel == "auto" else kernel,
+    }
+    options = [str(part) for option in given.items() if option[1] is not None for part in option]
+    return [*options, *(["--trust-remote-code"] if trust_remote_code else [])]
+
+
+def serve_commands(settings: Settings, found: Sequence[Source]) -> dict[str, str]:
+    """Return the command that serves each variant whose checkpoint is on this machine or on the hub."""
+    commands = {}
+    for source in found:
+        if settings.model.weights == "random" or not (model := _model(settings, source)):
+            continue
+        options = serve_options(
+            settings.serve,
+            source.variant.kernel,
+            source.kv_dtype,
+            trust_remote_code=settings.model.trust_remote_code,
+        )
+        commands[source.name] = shlex.join(["vllm", "serve", model, *options, *settings.serve.extra_args])
+    return commands
+
+
+def _model(settings: Settings, source: Source) -> str:
+    """Return what vLLM loads: a hub id, or an absolute path; empty if the checkpoint is not here."""
+    if source.quant.get("engine") == "none":
+        path = settings.model.path
+        return str(settings.model.hub_id or "") if path is None else str(path.resolve()) if path.is_dir() else ""
+    folder = source.folders.get(Stage.QUANTIZE)
+    checkpoint = None if folder is None else folder.resolve() / "checkpoint"
+    if checkpoint is None or not checkpoint.is_dir():
+        return ""
+    return str(next(checkpoint.glob("*.gguf"), checkpoint))
+
+
+def next_command(settings: Settings, decision: Decision, variants: Sequence[str]) -> str:
+    """Return the command that measures what the decision needs of these variants; empty if it needs nothing."""
+    model = settings.model
+    # The answers of random weights have no quality to score.
+    stages = [stage for stage in decision.stages if stage != Stage.EVAL or model.weights != "random"]
+    if not stages:
+        return ""
+    is_choice = (RESOURCES / "conf" / "model" / f"{model.name}.yaml").is_file()
+    parts = [f"model={model.name}"] if is_choice else []
+    if model.path is not None and not model.path.is_relative_to(PACKAGE):
+        parts.append(f"model.path={model.path}")
+    elif not is_choice and model.hub_id is not None:
+        parts.append(f"model.hub_id={model.hub_id}")
+    parts += [f"model.weights={model.weights}"] if model.weights == "random" else []
+    parts.append(f"variants=[{','.join(variants)}]")
+    parts.append(f"stage=[{','.join((*stages, Command.REPORT))}]")
+    for stage, name in ((Stage.BENCH, settings.bench.name), (Stage.EVAL, settings.eval.name)):
+        if stage in stages:
+            parts.append(f"{stage}={name}")
+    if Stage.BENCH in stages:
+        parts.append(f"bench.blocks={settings.bench.blocks + 1}")
+    if decision.needs_items and settings.eval.limit is not None:
+        parts.append("eval.limit=null")
+    return shlex.join(["python", "-m", "pipeline", *parts])

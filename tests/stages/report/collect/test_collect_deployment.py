@@ -1,0 +1,76 @@
+"""Commands to copy: what serves a variant, and what would decide what is open."""
+
+import shlex
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from pipeline.compare.decide.decision import Decision
+from pipeline.config import Stage, Variant
+from pipeline.stages.report.collect.deployment import next_command, serve_commands
+from pipeline.stages.report.collect.labels import task_label
+
+
+def source(name: str, folder: Path, engine: str = "llmcompressor", kv_dtype: str = "auto") -> SimpleNamespace:
+    variant = Variant.parse(name)
+    return SimpleNamespace(
+        name=name, variant=variant, quant={"engine": engine}, kv_dtype=kv_dtype, folders={Stage.QUANTIZE: folder}
+    )
+
+
+def test_a_checkpoint_is_served_by_its_absolute_path_and_what_its_format_needs(settings, tmp_path, monkeypatch):
+    (tmp_path / "awq" / "checkpoint").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    asked = settings("serve.max_model_len=4096", 'serve.extra_args=["--stream-interval=8"]')
+    found = serve_commands(asked, [source("awq@marlin", Path("awq"), kv_dtype="fp8_e4m3"), source("gone", Path("no"))])
+    checkpoint = tmp_path.resolve() / "awq" / "checkpoint"
+    assert found == {
+        "awq@marlin": f"vllm serve {checkpoint} --kv-cache-dtype fp8_e4m3 --max-model-len 4096 "
+        "--linear-backend marlin --stream-interval=8"
+    }
+    assert not {"--host", "--seed", "--served-model-name", "--enforce-eager"} & set(found["awq@marlin"].split())
+
+
+def test_bf16_is_served_as_the_user_named_it(settings, tmp_path):
+    hub = settings("model=qwen3_8b")
+    assert serve_commands(hub, [source("bf16", tmp_path, "none")]) == {"bf16": f"vllm serve {hub.model.hub_id}"}
+    local = settings(f"model.path={tmp_path}")
+    assert serve_commands(local, [source("bf16", tmp_path, "none")]) == {"bf16": f"vllm serve {tmp_path.resolve()}"}
+
+
+def test_random_weights_are_nothing_to_serve(settings, tmp_path):
+    asked = settings("model=qwen3_8b", "model.weights=random")
+    assert serve_commands(asked, [source("bf16", tmp_path, "none")]) == {}
+
+
+@pytest.mark.parametrize(
+    ("stages", "needs_items", "expected", "absent"),
+    [
+        (("bench",), False, ["stage=[bench,report]", "bench.blocks=2"], "eval"),
+        (("eval",), True, ["stage=[eval,report]", "eval=demo", "eval.limit=null"], "bench"),
+        (("bench", "eval"), False, ["stage=[bench,eval,report]"], "limit"),
+    ],
+)
+def test_the_next_command_runs_what_is_missing(settings, stages, needs_items, expected, absent):
+    asked = settings("bench=quick", "eval.limit=300")
+    decision = Decision(kind="measure", title="", text="", stages=stages, needs_items=needs_items)
+    command = shlex.split(next_command(asked, decision, ["bf16", "awq"]))
+    assert command[:4] == ["python", "-m", "pipeline", "model=demo"] and "variants=[bf16,awq]" in command
+    assert set(expected) <= set(command) and not any(part.startswith(f"{absent}") for part in command)
+
+
+def test_random_weights_have_no_quality_to_score(settings):
+    asked = settings("model=qwen3_8b", "model.weights=random")
+    for stages, shown in ((("bench", "eval"), "stage=[bench,report]"), (("eval",), "")):
+        command = next_command(asked, Decision(kind="measure", title="", text="", stages=stages), ["bf16"])
+        assert shown in command and "eval" not in command and bool(command) == bool(shown)
+
+
+def test_nothing_is_run_where_nothing_is_open(settings):
+    assert next_command(settings(), Decision(kind="deploy", title="", text=""), ["bf16"]) == ""
+
+
+def test_tasks_of_the_demo_are_called_so():
+    assert task_label("MMLU", "demo_mmlu") == "demo-MMLU" and task_label("MMLU", "mmlu") == "MMLU"
+    assert task_label("demo MMLU", "demo_mmlu") == "demo MMLU"
