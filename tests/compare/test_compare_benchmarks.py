@@ -165,12 +165,12 @@ def test_a_guard_that_failed_for_several_is_noted_once() -> None:
         return record(name, speed(load("a", BASE), guards=guards))
 
     def noted(*records: Record) -> list[str]:
-        return [note for note in compare(records, []).notes if "marked" in note]
+        return [note for note in compare(records, []).notes if "unreliable" in note]
 
-    assert noted(guarded("bf16", "1 %"), guarded("fp8", "1 %")) == ["bf16 and fp8, marked: other processes: 1 %."]
-    assert noted(guarded("bf16", "1 %", "2 %")) == ["bf16, marked: other processes: 1 %; 2 %."]
+    assert noted(guarded("bf16", "1 %"), guarded("fp8", "1 %")) == ["bf16 and fp8, unreliable: other processes: 1 %."]
+    assert noted(guarded("bf16", "1 %", "2 %")) == ["bf16, unreliable: other processes: 1 %; 2 %."]
     assert noted(guarded("bf16", "1 %"), guarded("fp8", "2 %")) == [
-        "bf16 and fp8, marked: other processes: each as in the table of guards."
+        "bf16 and fp8, unreliable: other processes: each as in the table of guards."
     ]
 
 
