@@ -6,10 +6,14 @@ import shutil
 import pytest
 from support.synthetic_results import STUDY, Run
 
-from pipeline.config import Stage
+from pipeline.config import Stage, Variant
+from pipeline.config.quant import EXISTING
 from pipeline.demo import CHECKPOINT
+from pipeline.hardware.gpus import gpu_of
 from pipeline.stages import report
 from pipeline.stages.bench.requests import Requests
+from pipeline.stages.report.collect.artifacts import Source
+from pipeline.stages.report.collect.rooflines import unserved
 from pipeline.stages.report.document import Report
 
 NAMES = ("bf16", "fp8_static", "gptq")
@@ -196,3 +200,18 @@ def test_a_checkpoint_that_is_gone_or_broken_is_missing_with_its_reason(run, cap
     (folder / "model.safetensors").unlink()
     assert reported(run).rooflines[0].rows[2].footprint.reason == "the checkpoint is gone"
     (folder / "model.safetensors").write_bytes(whole)
+
+
+@pytest.mark.parametrize(
+    ("stored_as", "scheme", "said"),
+    [
+        ("pack-quantized", "W4A16", "groups of 64, 128"),
+        ("awq", "W4A16_ASYM", "none for W4A16_ASYM in this layout"),
+        ("hqq", None, "in no table"),
+    ],
+)
+def test_a_gpu_serves_what_others_quantized_by_its_format(stored_as: str, scheme: str | None, said: str) -> None:
+    quant = {"engine": EXISTING, "stored_as": stored_as, "scheme": scheme, "group_size": 256}
+    gpu = gpu_of("h100_sxm")
+    assert gpu is not None
+    assert said in unserved(Source(Variant(quant="folder:/x", kernel="machete"), "x", quant, "auto"), gpu)

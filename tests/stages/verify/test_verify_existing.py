@@ -195,3 +195,6 @@ def test_the_page_names_its_folder_its_format_and_its_faults(
     recipe = cards["Demo-W4A16 (W4A16)"]["recipe"]
     assert recipe["quantized by"] == "others; it is served as it is"
     assert (recipe["format"], recipe["weights stored as"]) == ("W4A16", "pack-quantized")
+    recorded = ["stage=report", "quant=bf16", "report.recorded=true", *given[2:]]
+    assert Runner(variants_of(*recorded), recorded).execute() == 0
+    assert "Demo-W4A16 (W4A16)" in (report / "report.md").read_text(), "by its manifest alone"
