@@ -189,14 +189,16 @@ def _by_shape(usable: list[Kernel], asked: ServingRequest) -> Capability:
         fitting = next((each for each in usable if not inputs % each.inputs and not outputs % each.outputs), None)
         if fitting is None:
             setting = f"serve.kernel={asked.kernel}: " if asked.kernel != "auto" else ""
-            takes = ", ".join(
-                f"{title(each)} takes inputs in multiples of {each.inputs} and outputs of {each.outputs}"
-                for each in usable
-            )
+            takes = ", ".join(f"{title(each)} takes {_multiples(each)}" for each in usable)
             return Capability("no", reason=f"{setting}{takes}; one GPU's part of a weight has {inputs} and {outputs}")
         chosen.append(fitting)
     found = [each for each in usable if each in chosen] or usable[:1]
     return Capability("native", " and ".join(title(each) for each in found), found[0].note)
+
+
+def _multiples(kernel: Kernel) -> str:
+    needed = {"inputs": kernel.inputs, "outputs": kernel.outputs}
+    return " and ".join(f"{side} in multiples of {number}" for side, number in needed.items() if number > 1)
 
 
 def _possible(scheme: str, asked: ServingRequest) -> tuple[Kernel, ...]:

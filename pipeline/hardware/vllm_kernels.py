@@ -155,6 +155,7 @@ _CUTEDSL_NVFP4_WEIGHTS = Kernel("FlashInferCuteDslNvFp4W4A16LinearKernel", "flas
 # Support of GPTQ's and AWQ's own layouts depends on Marlin, whichever kernel then computes.
 _MARLIN_GROUPS = (32, 64, 128)
 _AWQ_ITSELF = Kernel("AWQ", "", 7.5, note="AWQ's first kernel, slow: Marlin has none for this group size")
+_DEEP_GEMM = Kernel("DeepGemmFp8BlockScaledMMKernel", "deep_gemm", HOPPER, dtypes=_BF16, inputs=128, outputs=64)
 _BITSANDBYTES = Cpu("bitsandbytes", note="its own CPU code unpacks on every pass")
 _BNB_PLUGIN, _GGUF_PLUGIN = ("vllm-bnb-plugin", (0, 32)), ("vllm-gguf-plugin", (0, 26))
 _AMX_FP8 = Cpu("CPUFP8W8A8", ("amx_fp8",), emulated=True)
@@ -186,10 +187,13 @@ SERVED: Mapping[str, ServingKernels] = {
     ),
     "fp8_blocks": ServingKernels(
         (
-            Kernel(
-                "FlashInferFp8DeepGEMMDynamicBlockScaledKernel", "flashinfer_cutlass", HOPPER, BLACKWELL, dtypes=_BF16
+            replace(
+                _DEEP_GEMM,
+                name="FlashInferFp8DeepGEMMDynamicBlockScaledKernel",
+                choice="flashinfer_cutlass",
+                below=BLACKWELL,
             ),
-            Kernel("DeepGemmFp8BlockScaledMMKernel", "deep_gemm", HOPPER, dtypes=_BF16),
+            _DEEP_GEMM,
             Kernel("CutlassFp8BlockScaledMMKernel", "cutlass", HOPPER),
             *_FP8_UNPACKED,
             # Of Ada's FP8 products vLLM knows Triton's alone for blocks, and tries Marlin first.
@@ -266,6 +270,7 @@ SERVED: Mapping[str, ServingKernels] = {
                 automatic=False,
                 dtypes=_BF16,
                 release=(0, 32),
+                inputs=256,
             ),
         )
     ),

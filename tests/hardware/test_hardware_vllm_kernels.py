@@ -129,11 +129,15 @@ def test_multiples_of_shapes_are_vllms(linear: Path) -> None:
     """By the sources' own numbers: Machete's blocks, the 128 of CUTLASS's W4A8, the 8 integers of an int32."""
     sources = {path.stem: path.read_text() for path in (linear / "mixed_precision").glob("*.py")}
     machete = (linear.parents[1] / "layers" / "quantization" / "utils" / "machete_utils.py").read_text()
+    deep_gemm = (linear.parents[2] / "utils" / "deep_gemm.py").read_text()
+    flashinfer = (linear / "mxfp8" / "flashinfer.py").read_text()
     stated = {
         "MacheteLinearKernel": (64, 128, "MACHETE_PREPACKED_BLOCK_SHAPE = [64, 128]" in machete),
         "CutlassW4A8LinearKernel": (128, 128, "in_features % 128 or out_features % 128" in sources["cutlass"]),
         "TritonW4A16LinearKernel": (1, 8, "N % 8 != 0" in sources["triton_w4a16"]),
         "ExllamaLinearKernel": (1, 8, "[1] % (32 // c.weight_type.size_bits) != 0" in sources["exllama"]),
+        "DeepGemmFp8BlockScaledMMKernel": (128, 64, "N_MULTIPLE = 64\n    K_MULTIPLE = 128\n" in deep_gemm),
+        "FlashInferTrtllmMxfp8LinearKernel": (256, 1, "if K % 256 != 0:" in flashinfer),
         # Pads.
         "MarlinLinearKernel": (1, 1, "marlin_padded_nk" in sources["marlin"]),
     }
