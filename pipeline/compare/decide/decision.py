@@ -29,7 +29,7 @@ Stage = Literal["bench", "eval"]
 
 
 class Decision(Frozen):
-    """What to do, and what that rests on.
+    """The action that the results call for, and its grounds.
 
     Attributes:
         kind: deploy a variant, keep BF16, or measure first.
