@@ -16,8 +16,8 @@ from tools.stored_results import FOLDER, GRAPHS
 
 PAGE = FOLDER / GRAPHS / "report.html"
 PICTURE = FOLDER.parent / "report.png"
-# One screen of a laptop.
-SIZE = (1200, 820)
+# The decision and its table.
+SIZE = (1200, 590)
 KEYWORD = b"page-sha256"
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 

@@ -44,6 +44,7 @@ NOT_RUN = {
 COMPOSED = {
     "model=[A-Za-z][\\w-]*/[\\w.-]+$": "the hub has the model",
     "model=qwen3_8b": "the hub has the model",
+    "hub:|folder:": "others quantized it",
     "dataset.hub_id=": "the hub has the data set",
     "serve.url=": "a server runs there",
     "report.baseline=": "a report was stored",

@@ -23,7 +23,8 @@ case "$*" in
   *compute-apps=gpu_uuid*) cat {0}/used ;;
   *compute-apps*) cat {0}/apps ;;
   *index,*) cat {0}/all ;;
-  *) cat {0}/memory ;;
+  *memory.used,memory.total*) cat {0}/memory ;;
+  *memory.free*) echo 143767 ;;
 esac
 """
 NOTEBOOK = "4321, 5120, /opt/conda/bin/python\n"
