@@ -60,7 +60,7 @@ class Plan:
     @property
     def count(self) -> str:
         """The number of steps, and of those that would run."""
-        return f"{len(self.steps)} steps, {len(self.due)} to make"
+        return f"{len(self.steps)} step{'' if len(self.steps) == 1 else 's'}, {len(self.due)} to make"
 
     @property
     def stages(self) -> set[Stage]:
