@@ -303,7 +303,8 @@ def _marked(records: Sequence[Record], baseline: Record | None) -> Iterator[str]
     for name, seen in by_guard.items():
         labels = list(dict.fromkeys(label for each in seen.values() for label in each))
         is_one = len(seen) == 1 or len(labels) == 1
-        yield f"{listing(labels)}, unreliable: {name}: {'; '.join(seen) if is_one else 'each as in the table of guards'}."
+        text = "; ".join(seen) if is_one else "each as in the table of guards"
+        yield f"{listing(labels)}, unreliable: {name}: {text}."
 
 
 def _claims_speed(record: Record, baseline: Record | None) -> bool:

@@ -81,8 +81,8 @@ class CalibrationSettings(SettingsGroup):
     )
     batch_size: PositiveInt | None = Field(
         None,
-        description="conversations that pass the model together, padded behind; null: 8192 tokens on a GPU, "
-        "one conversation on a CPU",
+        description="conversations that pass the model together, padded behind; null: as many as have 8192 tokens on a "
+        "GPU, one on a CPU",
     )
     overlap_ngram: PositiveInt = Field(
         13, description="consecutive words that count as an overlap of calibration and evaluation"

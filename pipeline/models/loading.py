@@ -69,9 +69,19 @@ def load_model(
         dtype=dtype or compute_dtype(hardware),
         trust_remote_code=trust_remote_code,
     )
+    forget_generation_config(model)
     if linear_experts:
         _linearize_experts(model)
     return model.to(hardware.device).eval()
+
+
+def forget_generation_config(model: Any) -> None:
+    """Replace a model's generation config, which would keep it from being saved where it names what it does not use.
+
+    The file itself travels beside the weights, whatever is in it.
+    """
+    if hasattr(model, "generation_config"):
+        model.generation_config = type(model.generation_config)()
 
 
 def _linearize_experts(model: Any) -> None:

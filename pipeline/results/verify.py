@@ -17,6 +17,7 @@ CHECKS = (
     "activation scales",
     "untouched",
     "weights",
+    "dequantized reference",
     # Before the variant is loaded: there is room for one server at a time.
     "BF16 reference",
     "loads in vLLM",
@@ -83,7 +84,7 @@ def _ratio(error: float, allowed: float) -> float:
 
 
 class CanaryDistance(Frozen):
-    """Distance of fixed texts' log-probabilities from BF16's, and the largest that the format explains."""
+    """Distance of fixed texts' log-probabilities from a reference's, and the largest that is explained."""
 
     distance: float
     allowed: float
@@ -102,6 +103,7 @@ class VerifyResult(Result):
         weight_errors: errors of each quantized module; None if weights are unchanged or cannot be compared.
         canary: replies to fixed prompts.
         canary_logprobs: distance from BF16.
+        canary_kernels: distance from the dequantized weights' answers, by transformers.
         server: that loaded the checkpoint.
     """
 
@@ -116,6 +118,7 @@ class VerifyResult(Result):
     weight_errors: tuple[WeightError, ...] | None = None
     canary: tuple[CanaryAnswer, ...] = ()
     canary_logprobs: CanaryDistance | None = None
+    canary_kernels: CanaryDistance | None = None
     server: ServerFacts = ServerFacts()
 
 

@@ -22,6 +22,13 @@ not, and are at 0.6 to 1.2 of it from 4 to 28 layers and at 2.1 with 36, so they
 at 1 to 1.4.
 Four bits in 36 layers of random weights are there, too (1.08 was seen), and FP8 is halfway (.54): where these explain
 as much as the cap, the check is inconclusive.
+
+What weights do to answers, transformers computes from the dequantized checkpoint (`dequantized`), where the model fits
+into memory. The distance of the served answers from those is the kernels' alone, and its bound has no error of
+weights: a kernel that reads another order or drops a scale is seen in four bits as well as in eight. Both compute in
+BF16, by other code, which rounds in other places: a branch rounds about eight times (norm, products, rotation,
+softmax, gate, residual) where the formula counts its three products, for each of the two; and the image of a weight is
+rounded, and its scale, so that e^2 is (2 * 8 / 3 + 2) times BF16's.
 """
 
 from __future__ import annotations
@@ -57,6 +64,8 @@ CREST = 32
 # Upper cap of the permitted distance, and the margin factor of the bound.
 CAP = 0.7
 MARGIN = {"trained": 1.0, "random": 3.0}
+# Squared roundings to BF16 of a product, in units of one, between transformers and a server: see above.
+OTHER_CODE = 2 * 8 / 3 + 2
 SHARED_STAGE = "reference"
 # Reason why the BF16 model could not be served, by the reference's key: it is tried once per run.
 _unserved: dict[str, str] = {}
@@ -75,7 +84,7 @@ def relative_rounding(number: str) -> float:
 
 
 def allowed(settings: Settings, layers: int, weight_errors: Sequence[float], reference: Sequence[float]) -> float:
-    """Return the largest distance that a variant's formats explain.
+    """Return the largest distance from BF16 that a variant's formats explain.
 
     Args:
         settings: settings of the variant.
@@ -87,6 +96,22 @@ def allowed(settings: Settings, layers: int, weight_errors: Sequence[float], ref
     errors = [math.sqrt(2) * relative_rounding("bf16")]
     if weight_errors:
         errors.append(math.sqrt(sum(error**2 for error in weight_errors) / len(weight_errors)))
+    return _bound(settings, layers, errors, reference)
+
+
+def allowed_of_kernels(settings: Settings, layers: int, reference: Sequence[float]) -> float:
+    """Return the largest distance from the dequantized weights' answers that kernels and activations explain.
+
+    Args:
+        settings: settings of the variant.
+        layers: decoder layers of the model.
+        reference: log-probabilities of the dequantized weights, by transformers.
+    """
+    return _bound(settings, layers, [math.sqrt(OTHER_CODE) * relative_rounding("bf16")], reference)
+
+
+def _bound(settings: Settings, layers: int, errors: list[float], reference: Sequence[float]) -> float:
+    """Return the bound for these relative errors of a product, and those of activations and of the KV cache."""
     if settings.quant.format is not None and settings.quant.format.activations != "bf16":
         errors.append(relative_rounding(settings.quant.format.activations))
     if settings.kv_cache.dtype != "auto":

@@ -42,6 +42,8 @@ CANARIES = (
     "def add(a, b):\n",
 )
 CANARY_TOKENS = 16
+# Findings that are no results.
+KEPT = ("dequantized", "reference")
 SIZE_TOLERANCE = 0.01
 # Fields of config.json that an engine may write anew.
 UNRELATED = {"_name_or_path", "dtype", "quantization_config", "torch_dtype", "transformers_version", "use_cache"}
@@ -58,8 +60,10 @@ class Findings:
     weight_errors: list[WeightError] | None = None
     canary: list[CanaryAnswer] | None = None
     canary_logprobs: CanaryDistance | None = None
+    canary_kernels: CanaryDistance | None = None
     server: ServerFacts | None = None
-    # BF16's answers; None if it was not served.
+    # Answers of the dequantized weights; None if they were not computed. BF16's; None if it was not served.
+    dequantized: CanaryAnswers | None = None
     reference: CanaryAnswers | None = None
 
 
@@ -85,7 +89,7 @@ def verify(job: Job, draft: Draft) -> None:
             baseline_bytes=baseline,
             quantized_layers=layers,
             size_ratio=size / baseline,
-            **{name: value for name, value in vars(found).items() if value is not None and name != "reference"},
+            **{name: value for name, value in vars(found).items() if value is not None and name not in KEPT},
         )
 
 
@@ -100,6 +104,7 @@ def _run(job: Job, found: Findings) -> None:
         "activation scales": lambda: activation_scales.check(job),
         "untouched": lambda: untouched(folder, source, job),
         "weights": lambda: weights(job, found),
+        "dequantized reference": lambda: _dequantized(job, found),
         "BF16 reference": lambda: _reference(job, found),
         "loads in vLLM": lambda: _loads(job),
         "canary prompts": lambda: _canaries(job, found),
@@ -129,7 +134,7 @@ def _run(job: Job, found: Findings) -> None:
 
 
 # The checks that need no server.
-OF_FILES = CHECKS[: CHECKS.index("BF16 reference")]
+OF_FILES = CHECKS[: CHECKS.index("dequantized reference")]
 _THEIR_REMEDY = "Others made this checkpoint: fetch it again, or tell them."
 _REMEDY = "Its checkpoint is kept for a look; make it again with another engine, algorithm or calibration."
 
@@ -272,13 +277,17 @@ def _explained(job: Job, found: Findings) -> list[float]:
 
 
 def log_probabilities(job: Job, found: Findings, answers: CanaryAnswers) -> str:
-    """Check that log-probabilities of fixed texts are as close to BF16's as the formats allow (see `canary`)."""
+    """Check that log-probabilities of fixed texts are as close to BF16's as the formats allow (see `canary`).
+
+    And as close to those of the dequantized weights as kernels and activations allow, where these are known.
+    """
+    layers = int(text_config(job.model.config)["num_hidden_layers"])
+    beside_weights = _beside_weights(job, found, answers, layers)
     reference = found.reference
     if reference is None:
-        raise NotCompared("the BF16 model was not served")
+        return beside_weights or _not_compared("the BF16 model was not served")
     if answers.tokens != reference.tokens:
         raise Failed("the server cuts the texts into other tokens than BF16's")
-    layers = int(text_config(job.model.config)["num_hidden_layers"])
     seen = canary.distance(reference.logprobs, answers.logprobs)
     try:
         explained = _explained(job, found)
@@ -288,10 +297,29 @@ def log_probabilities(job: Job, found: Findings, answers: CanaryAnswers) -> str:
     found.canary_logprobs = CanaryDistance(distance=seen, allowed=limit, tokens=len(answers.tokens))
     said = f"{seen:.4f} of their spread away from BF16's, {limit:.4f} would be explained"
     if job.settings.model.weights == "random" and limit >= canary.CAP and math.isfinite(seen):
-        raise NotCompared(f"{said}, and random weights this deep in so few bits answer like another model's")
+        said += ", and random weights this deep in so few bits answer like another model's"
+        return f"{beside_weights}; {said}" if beside_weights else _not_compared(said)
     if not seen <= limit:
         raise Failed(said)
-    return f"{len(answers.tokens)} tokens; {said}"
+    return "; ".join(filter(None, (f"{len(answers.tokens)} tokens", said, beside_weights)))
+
+
+def _not_compared(reason: str) -> str:
+    raise NotCompared(reason)
+
+
+def _beside_weights(job: Job, found: Findings, answers: CanaryAnswers, layers: int) -> str:
+    """Compare the served answers with those of the dequantized weights; empty if these are not known."""
+    reference = found.dequantized
+    if reference is None or answers.tokens != reference.tokens:
+        return ""
+    limit = canary.allowed_of_kernels(job.settings, layers, reference.logprobs)
+    seen = canary.distance(reference.logprobs, answers.logprobs)
+    found.canary_kernels = CanaryDistance(distance=seen, allowed=limit, tokens=len(answers.tokens))
+    said = f"{seen:.4f} away from those of the dequantized weights, {limit:.4f} would be explained by kernels"
+    if not seen <= limit:
+        raise Failed(said)
+    return said
 
 
 def scales(folder: Path) -> str:
@@ -325,6 +353,13 @@ def _tensors(folder: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str,
     for path in disk.weight_files(folder):
         with safe_open(path, framework="pt") as file:
             yield from ((name, file.get_tensor(name)) for name in file.keys() if wanted(name))  # noqa: SIM118
+
+
+def _dequantized(job: Job, found: Findings) -> str:
+    from pipeline.stages.verify import dequantized
+
+    found.dequantized = dequantized.reference(job, canary.TEXTS)
+    return "log-probabilities of the canary's texts by transformers"
 
 
 def _reference(job: Job, found: Findings) -> str:

@@ -254,3 +254,15 @@ def test_a_variants_repository_has_a_name_that_the_hub_permits(variant: str, nam
     named = settings.model_copy(update={"quant": quant, "kv_cache": kv_cache, "serve": serve})
     assert repository(named) == name
     validate_repo_id(name)
+
+
+def test_a_cast_of_the_weights_and_a_check_that_was_not_run_are_said(tmp_path):
+    run = Run(tmp_path, {"bf16": STUDY["bf16"], "gptq": STUDY["gptq"]})
+    path = run.job("gptq").artifact(Stage.QUANTIZE).folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["results"]["cast_from"] = "float32"
+    path.write_text(json.dumps(manifest))
+    assert publish.make(jobs_of(run), {}) == {}
+    text = (folder_of(run, "gptq") / "README.md").read_text()
+    assert "| source weights | float32, cast to BF16 first |" in text
+    assert "not compared: weights, not known here" in text and "failed: weights" not in text

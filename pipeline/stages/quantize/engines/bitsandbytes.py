@@ -38,7 +38,7 @@ def _make(job: Job, draft: Draft) -> None:
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    from pipeline.models.loading import quiet
+    from pipeline.models.loading import forget_generation_config, quiet
 
     quiet()
     source, folder = job.model.folder, draft.folder / "checkpoint"
@@ -50,6 +50,7 @@ def _make(job: Job, draft: Draft) -> None:
         quantization_config=BitsAndBytesConfig(**arguments(job.settings.quant)),
         trust_remote_code=job.settings.model.trust_remote_code,
     )
+    forget_generation_config(model)
     # No forward pass before this: on a CPU with AVX-512 it repacks NF4 weights, and the scales would be saved shuffled.
     job.progress.detail("writing the checkpoint")
     model.save_pretrained(folder)

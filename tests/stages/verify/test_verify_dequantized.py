@@ -1,0 +1,158 @@
+"""The canary against the dequantized weights: other code's rounding is explained, a kernel's fault is not.
+
+Served answers are computed here as a server with exact kernels would: in float32, with the activations rounded as the
+format rounds them. A fault is planted where a kernel would have it: the files are right, and what is multiplied is not.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline.hardware.probe import Hardware
+from pipeline.job import Job
+from pipeline.models.architecture import text_config
+from pipeline.models.dequantize import Tensors, Weights
+from pipeline.models.headers import quantization_config, quantized_modules
+from pipeline.models.loading import load_model
+from pipeline.models.tokenizer import load_tokenizer
+from pipeline.results.verify import CanaryAnswers
+from pipeline.stages.eval.layers import activation_scheme, is_known, rounded_inputs
+from pipeline.stages.verify import canary, dequantized, gate
+from pipeline.stages.verify.outcomes import Failed, NotCompared
+
+LAYER = "model.layers.1"
+UP, DOWN, KEY, VALUE = (f"{LAYER}.{name}_proj" for name in ("mlp.up", "mlp.down", "self_attn.k", "self_attn.v"))
+Images = dict[str, torch.Tensor]
+FORMATS = ("w4a16", "gptq", "awq", "fp8_static", "int8_dynamic")
+
+
+def served(job: Job, damage: Callable[[Images], None] = lambda images: None) -> CanaryAnswers:
+    """What a server of the checkpoint answers whose kernels multiply by these weights."""
+    model = load_model(job.model.folder, job.hardware, dtype=torch.float32)
+    stored = Tensors(job.checkpoint)
+    weights = Weights(job.checkpoint) if quantized_modules(job.checkpoint) else None
+    images = {module: weights[module] for module in weights.modules} if weights else {}
+    damage(images)
+    parameters = dict(model.named_parameters())
+    scheme = activation_scheme(quantization_config(job.checkpoint))
+    with torch.no_grad():
+        for name in set(stored.files) & set(parameters) - {f"{module}.weight" for module in images}:
+            parameters[name].copy_(stored[name])
+        for module, image in images.items():
+            parameters[f"{module}.weight"].copy_(image)
+            if scheme is not None and is_known(scheme):
+                scale = stored[f"{module}.input_scale"].float() if f"{module}.input_scale" in stored else None
+                model.get_submodule(module).register_forward_pre_hook(rounding(scheme, scale))
+    tokenizer = load_tokenizer(job.checkpoint)
+    found: list[tuple[int, float]] = []
+    for text in canary.TEXTS:
+        ids = torch.tensor([tokenizer(text).input_ids])
+        with torch.inference_mode():
+            logprobs = model(ids).logits[0, :-1].log_softmax(-1)
+        found += zip(ids[0, 1:].tolist(), logprobs.gather(1, ids[0, 1:, None])[:, 0].tolist(), strict=True)
+    return CanaryAnswers(tokens=tuple(token for token, _ in found), logprobs=tuple(value for _, value in found))
+
+
+def rounding(scheme: Any, scale: torch.Tensor | None) -> Callable[..., tuple[torch.Tensor]]:
+    def hook(_: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
+        (entering,) = inputs
+        flat = entering.reshape(-1, entering.shape[-1])
+        return (rounded_inputs(flat, scheme, scale).view_as(entering),)
+
+    return hook
+
+
+def judged(job: Job, answers: CanaryAnswers, reference: CanaryAnswers) -> tuple[float, float]:
+    """The distance, and what kernels explain."""
+    layers = int(text_config(job.model.config)["num_hidden_layers"])
+    limit = canary.allowed_of_kernels(job.settings, layers, reference.logprobs)
+    return canary.distance(reference.logprobs, answers.logprobs), limit
+
+
+@pytest.mark.parametrize("quant", FORMATS)
+def test_other_codes_rounding_is_explained(
+    quant: str, made: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = made(f"quant={quant}")
+    answers = served(job)
+    # Transformers computes in BF16 where a machine multiplies it, and in float32 elsewhere.
+    for is_native in (True, False):
+        monkeypatch.setattr(Hardware, "has_native_bf16", property(lambda _, native=is_native: native))
+        reference = dequantized.reference(job, canary.TEXTS)
+        assert reference.tokens == answers.tokens
+        seen, limit = judged(job, answers, reference)
+        assert seen < 0.75 * limit, (is_native, seen, limit)
+
+
+def pairs_exchanged(images: Images) -> None:
+    images[UP] = images[UP].view(len(images[UP]), -1, 2).flip(2).reshape(images[UP].shape)
+
+
+def other_rows_scales(images: Images) -> None:
+    largest = images[UP].abs().amax(1, keepdim=True)
+    images[UP] = images[UP] / largest * largest.roll(1, 0)
+
+
+def exchanged(images: Images) -> None:
+    images[KEY], images[VALUE] = images[VALUE], images[KEY]
+
+
+def scaled(name: str, factor: float) -> Callable[[Images], None]:
+    return lambda images: images.update({name: images[name] * factor})
+
+
+FAULTS: dict[str, Callable[[Images], None]] = {
+    "order of packing": pairs_exchanged,
+    "scales of other rows": other_rows_scales,
+    "keys and values exchanged": exchanged,
+    "a scale that is dropped": scaled(DOWN, 0),
+    "a scale that counts twice": scaled(DOWN, 2),
+    "a scale that is half": scaled(VALUE, 0.5),
+}
+
+
+@pytest.mark.parametrize("quant", ["w4a16", "gptq", "awq"])
+def test_a_kernels_fault_in_one_layer_is_seen_in_four_bits(quant: str, made: Callable[..., Job]) -> None:
+    job = made(f"quant={quant}")
+    reference = dequantized.reference(job, canary.TEXTS)
+    found = {name: judged(job, served(job, damage), reference) for name, damage in FAULTS.items()}
+    assert {name: pair for name, pair in found.items() if pair[0] <= pair[1]} == {}
+
+
+def test_the_gate_fails_on_what_bf16s_bound_lets_pass(made: Callable[..., Job]) -> None:
+    job = made("quant=w4a16")
+    bf16 = served(made("quant=bf16"))
+    errors = gate.compare(job.checkpoint, job.model.folder, job.settings.quant)
+    right, wrong = served(job), served(job, FAULTS["a scale that is half"])
+    known = gate.Findings(reference=bf16, weight_errors=errors, dequantized=dequantized.reference(job, canary.TEXTS))
+    said = gate.log_probabilities(job, known, right)
+    assert "away from BF16's" in said and "from those of the dequantized weights" in said
+    assert known.canary_kernels is not None and known.canary_kernels.distance < known.canary_kernels.allowed
+    gate.log_probabilities(job, gate.Findings(reference=bf16, weight_errors=errors), wrong)
+    with pytest.raises(Failed, match=r"away from those of the dequantized weights, 0\.\d+ would be explained"):
+        gate.log_probabilities(job, known, wrong)
+    # Without BF16's answers, those of the dequantized weights are enough.
+    alone = gate.Findings(dequantized=known.dequantized)
+    assert "dequantized weights" in gate.log_probabilities(job, alone, right)
+    with pytest.raises(NotCompared, match="BF16 model was not served"):
+        gate.log_probabilities(job, gate.Findings(), right)
+
+
+def test_what_cannot_be_computed_is_not_compared(made: Callable[..., Job], monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(NotCompared, match="weights are BF16's"):
+        dequantized.reference(made("quant=bf16"), canary.TEXTS)
+    job = made("quant=w4a16")
+    with monkeypatch.context() as patch:
+        patch.setattr(dequantized, "fits", lambda folder, hardware: False)
+        with pytest.raises(NotCompared, match="does not fit"):
+            dequantized.reference(job, canary.TEXTS)
+    with monkeypatch.context() as patch:
+        patch.setattr(dequantized, "load_model", lambda *_, **__: torch.nn.Linear(2, 2))
+        with pytest.raises(NotCompared, match=r"transformers has no model.layers.0"):
+            dequantized.reference(job, canary.TEXTS)
+    with monkeypatch.context() as patch:
+        patch.setattr(dequantized, "load_model", lambda *_, **__: 1 / 0)
+        with pytest.raises(NotCompared, match=r"does not run it \(ZeroDivisionError\)"):
+            dequantized.reference(job, canary.TEXTS)
