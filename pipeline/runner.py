@@ -35,7 +35,9 @@ from pipeline.progress import Progress
 from pipeline.serve import support
 from pipeline.serve.kv_capacity import check_context
 from pipeline.stages import publish, report
+from pipeline.stages.calibrate import memory
 from pipeline.stages.quantize import INSTALL, check_engine
+from pipeline.stages.quantize.experts import check_experts
 from pipeline.stages.quantize.smoothing import check_smoothing
 
 # Stages that need no server.
@@ -83,6 +85,8 @@ class Runner:
         self.gpu = gpu_of(first.hardware.gpu or "")
         self.vllm = Vllm.of(packages(first.serve.python))
         self.unserved = self._unserved(hardware)
+        for job in self.jobs:
+            job.unserved = self.unserved.get(str(job.variant), "")
         _set_references([job for job in self.jobs if str(job.variant) not in self.unserved])
         for job in self.jobs:
             for stage in job.closure(self.requested):
@@ -91,7 +95,8 @@ class Runner:
                 if stage is Stage.QUANTIZE:
                     check_engine(job.settings.quant)
                     check_smoothing(job.settings.quant, job.model.config)
-                elif stage not in OFFLINE and str(job.variant) not in self.unserved:
+                    check_experts(job.settings.quant, job.model.config)
+                elif stage not in OFFLINE and not job.unserved:
                     check_context(job.settings, model, hardware)
 
     def _unserved(self, here: Hardware) -> dict[str, str]:
@@ -103,7 +108,12 @@ class Runner:
         gpu = self.gpu
         machine, vllm = (gpu, rules.LOCKED) if gpu else (here, self.vllm)
         served = [job for job in self.jobs if job.settings.serve.url is None]
-        capabilities = {str(job.variant): support.of_settings(job.settings, machine, vllm) for job in served}
+        capabilities = {
+            str(job.variant): support.of_settings(
+                job.settings, machine, vllm, preflight.rounds_experts(job.model, job.settings.quant)
+            )
+            for job in served
+        }
         reasons = {
             variant: capability.reason for variant, capability in capabilities.items() if capability.support == "no"
         }
@@ -131,15 +141,22 @@ class Runner:
         """Print each step with run or skip and the reason; return the exit code."""
         self._warn()
         for job, stage in self._steps(rounds=1):
-            artifact = job.artifact(stage)
-            why = self.workspace.why(artifact)
-            decision = f"run: {why}" if why else "skip: up to date"
-            if stage not in OFFLINE and str(job.variant) in self.unserved:
-                decision = f"n/a: {self.unserved[str(job.variant)]}"
-            self.progress.say(f"  {artifact.name:<32} {decision}")
+            self.progress.say(f"  {job.artifact(stage).name:<32} {self._decision(job, stage)}")
         if self._is_divided:
             self.progress.say("  Further blocks and items follow from these results, within the budget.")
         return 0
+
+    def _decision(self, job: Job, stage: Stage) -> str:
+        """Return run, skip or n/a with the reason, and the peak memory where the weights' headers tell."""
+        if not self._is_possible(job, stage):
+            return f"n/a: {job.unserved}"
+        why = self.workspace.why(job.artifact(stage))
+        if why is None:
+            return "skip: up to date"
+        more = memory.said(job) if stage is Stage.CALIBRATE else ""
+        if job.unserved and stage not in OFFLINE:
+            more = f"by its files alone: {job.unserved}"
+        return f"run: {why}{f'; {more}' if more else ''}"
 
     def execute(self) -> int:
         """Run every step that is due; return the exit code."""
@@ -246,10 +263,14 @@ class Runner:
     def _wanted(self, job: Job) -> set[Stage]:
         """Return the requested stages and their inputs, without those needed only to serve what cannot be served."""
         wanted = set(job.closure(self.requested))
-        if str(job.variant) in self.unserved:
-            offline = tuple(stage for stage in self.requested if stage in OFFLINE)
-            wanted -= set(OFFLINE) - set(job.closure(offline))
+        if job.unserved:
+            asked = tuple(stage for stage in self.requested if stage in (*OFFLINE, Stage.VERIFY))
+            wanted -= set(OFFLINE) - set(job.closure(asked))
         return wanted
+
+    def _is_possible(self, job: Job, stage: Stage) -> bool:
+        """Return whether a stage can run: without a server all that need none, and the gate, which judges the files."""
+        return not job.unserved or stage in OFFLINE or (stage is Stage.VERIFY and Stage.QUANTIZE in self._wanted(job))
 
     def _do(self, job: Job, stage: Stage) -> None:
         """Run a step unless its artifact is up to date; record a failure for every variant that it affects."""
@@ -282,8 +303,8 @@ class Runner:
             self.progress.step(artifact.name),
             self.workspace.making(artifact, context) as draft,
         ):
-            if stage not in OFFLINE and (reason := self.unserved.get(str(job.variant))):
-                raise NotApplicable(reason)
+            if not self._is_possible(job, stage):
+                raise NotApplicable(job.unserved)
             module_of(stage).make(job, draft)
 
     def _affected(self, job: Job, stage: Stage) -> list[str]:

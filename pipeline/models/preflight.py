@@ -16,9 +16,9 @@ from pipeline.config import QuantSettings, Settings, Stage
 from pipeline.errors import ConfigError, InputError
 from pipeline.hardware.architectures import registry
 from pipeline.models import contents
-from pipeline.models.architecture import text_config
+from pipeline.models.architecture import has_experts, text_config
 from pipeline.models.headers import as_stored
-from pipeline.models.modules import check_ignore, decoder_linears
+from pipeline.models.modules import check_ignore, decoder_linears, matched
 from pipeline.models.safetensors import TensorInfo
 from pipeline.models.source import ModelSource, content
 
@@ -70,6 +70,17 @@ def check(source: ModelSource, settings: Settings, due: Collection[Stage]) -> No
     if due:
         _check_tokenizer(source)
         _check_template(source, settings, due)
+
+
+def rounds_experts(source: ModelSource, quant: QuantSettings) -> bool:
+    """Return whether a format quantizes the experts of a mixture; as long as no tensor is known, if it may."""
+    if quant.scheme is None or not has_experts(source.config):
+        return False
+    if source.is_random or source.settings.path is None:
+        return True
+    found = decoder_linears(as_stored(source.tensors), source.config)
+    experts = [name for name, linear in found.items() if linear.expert is not None]
+    return not experts or len(matched(experts, quant.ignore)) < len(experts)
 
 
 def _check_architecture(source: ModelSource) -> None:

@@ -6,12 +6,19 @@ from pipeline.config import QuantSettings, Settings
 from pipeline.hardware.rules import LOCKED, Capability, Machine, ServingRequest, Vllm, of_kv_cache, of_scheme, weaker
 
 
-def of_settings(settings: Settings, machine: Machine, vllm: Vllm = LOCKED) -> Capability:
-    """Return the capability of a machine for a variant: the weaker one of its weights and its KV cache."""
+def of_settings(settings: Settings, machine: Machine, vllm: Vllm = LOCKED, experts: bool = False) -> Capability:
+    """Return the capability of a machine for a variant: the weaker one of its weights and its KV cache.
+
+    Args:
+        settings: those of the variant.
+        machine: a GPU, or this machine.
+        vllm: the serving vLLM.
+        experts: whether the variant quantizes the experts of a mixture.
+    """
     if reason := why_no_kv_scales(settings):
         return Capability("no", reason=reason)
     serve = settings.serve
-    weights = of_quant(settings.quant, machine, vllm, kernel=serve.kernel, dtype=serve.dtype)
+    weights = of_quant(settings.quant, machine, vllm, serve.kernel, serve.dtype, experts)
     return weaker(weights, of_kv_cache(settings.kv_cache.dtype, machine, vllm))
 
 
@@ -37,8 +44,14 @@ def _engines(quant: QuantSettings) -> tuple[str, ...]:
 
 
 def of_quant(
-    quant: QuantSettings, machine: Machine, vllm: Vllm = LOCKED, kernel: str = "auto", dtype: str = "auto"
+    quant: QuantSettings,
+    machine: Machine,
+    vllm: Vllm = LOCKED,
+    kernel: str = "auto",
+    dtype: str = "auto",
+    experts: bool = False,
 ) -> Capability:
     """Return the capability of a machine for a weight format as its engine writes it."""
     engine = "" if quant.engine == "llmcompressor" else quant.engine
-    return of_scheme(quant.scheme, machine, vllm, ServingRequest(kernel, dtype, engine, quant.effective_group_size))
+    asked = ServingRequest(kernel, dtype, engine, quant.effective_group_size, experts)
+    return of_scheme(quant.scheme, machine, vllm, asked)
