@@ -36,11 +36,12 @@ from pipeline.progress import Progress
 from pipeline.serve import capabilities, support
 from pipeline.serve.kv_capacity import check_context
 from pipeline.stages import publish, report
+from pipeline.stages.calibrate import memory
 from pipeline.stages.quantize import INSTALL, check_engine
 from pipeline.stages.quantize.support import why_not_made
 
 if TYPE_CHECKING:
-    from pipeline.plan import Plan
+    from pipeline.plan import Plan, Step
 
 # Stages that need no server.
 OFFLINE = (Stage.CALIBRATE, Stage.QUANTIZE)
@@ -89,7 +90,9 @@ class Runner:
         self.vllm = Vllm.of(packages(first.serve.python))
         self.unserved = self._unserved(hardware)
         self.unmade = self._unmade()
-        _set_references([job for job in self.jobs if not {str(job.variant)} & {*self.unserved, *self.unmade}])
+        for job in self.jobs:
+            job.unserved = self.unserved.get(str(job.variant), "")
+        _set_references([job for job in self.jobs if not job.unserved and str(job.variant) not in self.unmade])
         self._check_due(hardware)
 
     def _check_due(self, hardware: Hardware) -> None:
@@ -106,7 +109,7 @@ class Runner:
                     continue
                 if stage is Stage.QUANTIZE:
                     check_engine(job.settings.quant)
-                elif stage not in OFFLINE and str(job.variant) not in self.unserved:
+                elif stage not in OFFLINE and not job.unserved:
                     check_context(job.settings, job.model, hardware)
                     if stage is Stage.BENCH:
                         check_number(job.settings.bench)
@@ -142,7 +145,13 @@ class Runner:
         machine, vllm = (gpu, rules.LOCKED) if gpu else (here, self.vllm)
         served = [job for job in self.jobs if job.settings.serve.url is None]
         answers = {
-            str(job.variant): support.of_settings(job.settings, machine, vllm, served_shapes(job.model, job.settings))
+            str(job.variant): support.of_settings(
+                job.settings,
+                machine,
+                vllm,
+                served_shapes(job.model, job.settings),
+                preflight.rounds_experts(job.model, job.settings.quant),
+            )
             for job in served
         }
         reasons = {variant: answer.reason for variant, answer in answers.items() if answer.support == "no"}
@@ -173,12 +182,9 @@ class Runner:
         self._describe(plan)
         several = len({job.settings.bench.name for job in self.jobs}) > 1
         for step in plan.steps:
-            decision = f"run: {step.why}" if step.why else "skip: up to date"
-            if reason := self._why_no_result(step.job, step.stage):
-                decision = f"n/a: {reason}"
             name = step.job.artifact(step.stage).name
             protocol = f" ({step.job.settings.bench.name})" if several and step.stage is Stage.BENCH else ""
-            self.progress.say(escape(f"  {name + protocol:<32} {decision}"))
+            self.progress.say(escape(f"  {name + protocol:<32} {self._decision(step)}"))
         if Command.PUBLISH in self.requested:
             for name, place in publish.destinations(job.settings for job in self.jobs):
                 self.progress.say(escape(f"  {f'publish {name}':<32} {place}"))
@@ -203,6 +209,18 @@ class Runner:
     def _describe(self, plan: Plan) -> None:
         for title, text in plan.lines():
             self.progress.say(f"[bold]{title:<11}[/] {escape(text)}")
+
+    def _decision(self, step: Step) -> str:
+        """Return run, skip or n/a with the reason, and the peak memory where the weights' headers tell."""
+        job, stage = step.job, step.stage
+        if reason := self._why_no_result(job, stage):
+            return f"n/a: {reason}"
+        if step.why is None:
+            return "skip: up to date"
+        more = memory.said(job) if stage is Stage.CALIBRATE else ""
+        if job.unserved and stage not in OFFLINE:
+            more = f"by its files alone: {job.unserved}"
+        return f"run: {step.why}{f'; {more}' if more else ''}"
 
     def execute(self) -> int:
         """Run every step that is due; return the exit code."""
@@ -320,17 +338,18 @@ class Runner:
     def _wanted(self, job: Job) -> set[Stage]:
         """Return the requested stages and their inputs, without those needed only for what cannot be made or served."""
         wanted = set(job.closure(self.requested))
-        if str(job.variant) in self.unserved:
-            offline = tuple(stage for stage in self.requested if stage in OFFLINE)
-            wanted -= set(OFFLINE) - set(job.closure(offline))
+        if job.unserved:
+            asked = tuple(stage for stage in self.requested if stage in (*OFFLINE, Stage.VERIFY))
+            wanted -= set(OFFLINE) - set(job.closure(asked))
         return wanted - {Stage.CALIBRATE} if str(job.variant) in self.unmade else wanted
 
     def _why_no_result(self, job: Job, stage: Stage) -> str:
         """Return why a step has no result: the variant cannot be made, or not be served here; empty if it may."""
-        name = str(job.variant)
         if stage is Stage.CALIBRATE:
             return ""
-        return self.unmade.get(name) or ("" if stage is Stage.QUANTIZE else self.unserved.get(name, ""))
+        # The gate judges files without a server.
+        is_offline = stage is Stage.QUANTIZE or (stage is Stage.VERIFY and Stage.QUANTIZE in self._wanted(job))
+        return self.unmade.get(str(job.variant)) or ("" if is_offline else job.unserved)
 
     def _do(self, job: Job, stage: Stage) -> None:
         """Run a step unless its artifact is up to date; record a failure for every variant that it affects."""

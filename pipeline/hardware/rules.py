@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from pipeline.formats.schemes import SCHEMES
-from pipeline.hardware.vllm_kernels import SERVED, TITLES, VLLM, Kernel, title
+from pipeline.hardware.vllm_kernels import CPU_EXPERTS, SERVED, TITLES, VLLM, Kernel, title
 
 Support = Literal["native", "emulated", "no"]
 
@@ -99,6 +99,7 @@ class ServingRequest:
         engine: engine whose native format the checkpoint has; empty for compressed-tensors.
         group: input channels that share a scale; None: the scheme's own.
         shapes: shapes (in, out) of the weights that one GPU loads; empty: unknown.
+        experts: whether the format's weights include the experts of a mixture.
     """
 
     kernel: str = "auto"
@@ -106,6 +107,7 @@ class ServingRequest:
     engine: str = ""
     group: int | None = None
     shapes: frozenset[tuple[int, int]] = frozenset()
+    experts: bool = False
 
 
 def of_scheme(
@@ -126,6 +128,8 @@ def of_scheme(
     plugin, release = SERVED[SCHEMES[scheme].served].plugin or ("", (0, 0))
     if plugin and plugin not in vllm.packages and (vllm.release or VLLM[1]) >= release:
         return Capability("no", reason=f"vLLM serves {scheme} by {plugin}, which is not installed beside it")
+    if asked.experts and SCHEMES[scheme].static == "int8":
+        return Capability("no", reason=f"{scheme}: vLLM serves INT8 experts with a scale for each token alone")
     if capability is None:
         return _on_cpu(scheme, getattr(machine, "cpu_features", ()), vllm, asked)
     return _on_cuda(scheme, machine.name, capability, vllm, asked)
@@ -232,6 +236,10 @@ def _why_not(kernel: Kernel, name: str, capability: float, vllm: Vllm, asked: Se
 def _on_cpu(scheme: str, features: tuple[str, ...], vllm: Vllm, asked: ServingRequest) -> Capability:
     served = SERVED[SCHEMES[scheme].served]
     cpu = served.cpu
+    needed = CPU_EXPERTS.get(SCHEMES[scheme].served, ())
+    if asked.experts and not set(needed) & set(features):
+        cpus = f" and on CPUs with {' or '.join(needed)}" if needed else ""
+        return Capability("no", reason=f"vLLM serves experts in {scheme} on NVIDIA GPUs{cpus} alone")
     if asked.kernel != "auto" and asked.kernel == cpu.choice:
         return Capability("native", TITLES[cpu.choice])
     if asked.kernel != "auto":

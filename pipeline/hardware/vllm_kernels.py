@@ -283,6 +283,13 @@ SERVED: Mapping[str, ServingKernels] = {
         )
     ),
 }
+# CPU features, any one of which vLLM's kernels for quantized experts of a mixture need, by `Scheme.served`: those of
+# `fused_moe/experts/cpu_moe.py` for x86, all by AMX. Formats that are not here have none on a CPU, nor a plugin.
+CPU_EXPERTS: Mapping[str, tuple[str, ...]] = {
+    "fp8_blocks": ("amx_bf16", "amx_fp8"),
+    "int8_products": ("amx_int8",),
+    "int4": ("amx_bf16", "amx_int8"),
+}
 KERNELS: Mapping[str, tuple[Kernel, ...]] = {name: SERVED[scheme.served].kernels for name, scheme in SCHEMES.items()}
 
 

@@ -10,14 +10,14 @@ from collections.abc import Collection, Iterable, Mapping
 from fnmatch import fnmatch
 from typing import Any, NamedTuple
 
-from pipeline.config import Settings, Stage
+from pipeline.config import QuantSettings, Settings, Stage
 from pipeline.errors import ConfigError, InputError
 from pipeline.hardware.architectures import decoder_types, registry
 from pipeline.hardware.installed import installed
 from pipeline.models import contents
-from pipeline.models.architecture import text_config
+from pipeline.models.architecture import has_experts, text_config
 from pipeline.models.headers import as_stored
-from pipeline.models.modules import check_ignore, decoder_linears
+from pipeline.models.modules import check_ignore, decoder_linears, matched
 from pipeline.models.safetensors import TensorInfo
 from pipeline.models.shapes import LATENT, check_shapes
 from pipeline.models.source import ModelSource, content
@@ -100,6 +100,17 @@ def _check_shape(source: ModelSource) -> None:
             f"{settings.source} is {kind} with {has}; {settings.name} has {wanted}.",
             f"Leave out model={settings.name}: {settings.source} alone names a model of your own.",
         )
+
+
+def rounds_experts(source: ModelSource, quant: QuantSettings) -> bool:
+    """Return whether a format quantizes the experts of a mixture; as long as no tensor is known, if it may."""
+    if quant.scheme is None or not has_experts(source.config):
+        return False
+    if source.is_random or source.settings.path is None:
+        return True
+    found = decoder_linears(as_stored(source.tensors), source.config)
+    experts = [name for name, linear in found.items() if linear.expert is not None]
+    return not experts or len(matched(experts, quant.ignore)) < len(experts)
 
 
 def _check_architecture(source: ModelSource) -> None:

@@ -20,6 +20,7 @@ class QuantizeResult(Result):
         quantized_layers: modules with a weight scale.
         format: as config.json names it; `bf16` where nothing is quantized.
         ignore: modules that were left alone.
+        rounded_experts: experts of a mixture that an engine with data rounded to nearest, as no token was sent to them.
         peak_gpu_bytes: the most GPU memory in use while it was made.
     """
 
@@ -32,4 +33,5 @@ class QuantizeResult(Result):
     quantized_layers: int
     format: str = ""
     ignore: tuple[str, ...] = ()
+    rounded_experts: tuple[str, ...] = ()
     peak_gpu_bytes: int | None = None

@@ -8,7 +8,11 @@ from pipeline.hardware.rules import LOCKED, Capability, Machine, ServingRequest,
 
 
 def of_settings(
-    settings: Settings, machine: Machine, vllm: Vllm = LOCKED, shapes: frozenset[tuple[int, int]] = frozenset()
+    settings: Settings,
+    machine: Machine,
+    vllm: Vllm = LOCKED,
+    shapes: frozenset[tuple[int, int]] = frozenset(),
+    experts: bool = False,
 ) -> Capability:
     """Return the capability of a machine for a variant: the weaker one of its weights and its KV cache.
 
@@ -17,11 +21,12 @@ def of_settings(
         machine: a GPU, or this machine.
         vllm: the serving vLLM.
         shapes: shapes (in, out) of the model's weights as one GPU loads them, if they are known.
+        experts: whether the variant quantizes the experts of a mixture.
     """
     if reason := why_no_kv_scales(settings) or why_not_taken(settings.quant):
         return Capability("no", reason=reason)
     serve = settings.serve
-    weights = of_quant(settings.quant, machine, vllm, serve.kernel, serve.dtype, shapes)
+    weights = of_quant(settings.quant, machine, vllm, serve.kernel, serve.dtype, shapes, experts)
     return weaker(weights, of_kv_cache(settings.kv_cache.dtype, machine, vllm))
 
 
@@ -32,11 +37,12 @@ def of_quant(
     kernel: str = "auto",
     dtype: str = "auto",
     shapes: frozenset[tuple[int, int]] = frozenset(),
+    experts: bool = False,
 ) -> Capability:
     """Return the capability of a machine for a weight format as its engine writes it; see `of_settings`."""
     if quant.is_existing and quant.scheme is None:
         return Capability("native", "what vLLM chooses", "a format that no table of this project has")
-    asked = ServingRequest(kernel, dtype, quant.own_format, quant.effective_group_size, shapes)
+    asked = ServingRequest(kernel, dtype, quant.own_format, quant.effective_group_size, shapes, experts)
     return of_scheme(quant.scheme, machine, vllm, asked)
 
 

@@ -41,6 +41,8 @@ def write(job: Job, report: Report) -> Path:
         NotApplicable: if the variant could not be verified on this machine.
         StageError: if it did not pass verification, or the folder cannot be written.
     """
+    if job.unserved:
+        raise NotApplicable(f"publish: {job.variant} cannot be loaded here to be verified: {job.unserved}")
     gate = job.artifact(Stage.VERIFY).manifest()
     if gate is None or gate.status != "ok":
         reason = gate.reason if gate is not None and gate.reason else "it has not been verified."

@@ -19,6 +19,7 @@ from pipeline.results.calibration import observations_key
 from pipeline.results.quantize import QuantizeResult
 from pipeline.serve.support import why_no_kv_scales, why_not_taken
 from pipeline.stages.quantize.engines import ENGINES
+from pipeline.stages.quantize.experts import rounded_to_nearest
 
 SHARED = False
 # Installs the packages of every engine.
@@ -108,6 +109,8 @@ def make(job: Job, draft: Draft) -> None:
     # An engine with its own environment returns the versions installed there.
     if versions := ENGINES[job.settings.quant.engine].make(job, draft):
         more["engine"] = versions
+    if experts := rounded_to_nearest(job):
+        more["rounded_experts"] = experts
     if job.settings.kv_cache.needs_data:
         from pipeline.stages.quantize.kv_scales import add_scales
 

@@ -13,6 +13,7 @@ from typing import Any
 from pipeline.config import Settings
 from pipeline.hardware.architectures import decoder_types
 from pipeline.models.architecture import has_towers, text_config
+from pipeline.stages.quantize.experts import why_no_experts
 
 _BETWEEN = (
     "divides post_attention_layernorm by what it multiplies gate_proj and up_proj with, and these read another norm"
@@ -61,6 +62,8 @@ def why_not_made(settings: Settings, config: Mapping[str, Any]) -> str:
             f"quant.algorithm={quant.algorithm} on a model of type {inner}: llm-compressor {wrong}; choose "
             "quant.algorithm=gptq or rtn"
         )
+    if reason := why_no_experts(quant, config):
+        return reason
     if quant.engine in BY_TYPE and not is_known:
         return f"quant.engine={quant.engine}: it knows models by their type, and {kind} is the checkpoint's own"
     if quant.engine not in ("none", "llmcompressor") and has_towers(config):

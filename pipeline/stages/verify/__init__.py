@@ -17,9 +17,16 @@ def needs(settings: Settings) -> tuple[Stage, ...]:
 
 
 def identity(job: Job) -> Payload:
-    """Return the checkpoint, the server that loads it, and the checks: new checks run the gate again."""
-    serve = job.serving.identity(job.settings)
-    return {"quantize": job.artifact(Stage.QUANTIZE).key, "serve": serve, "checks": list(CHECKS)}
+    """Return the checkpoint, the server that loads it, and the checks: new checks run the gate again.
+
+    A checkpoint that was judged by its files alone is judged again where it can be served.
+    """
+    return {
+        "quantize": job.artifact(Stage.QUANTIZE).key,
+        "serve": job.serving.identity(job.settings),
+        "checks": list(CHECKS),
+        **({"unserved": True} if job.unserved else {}),
+    }
 
 
 def make(job: Job, draft: Draft) -> None:

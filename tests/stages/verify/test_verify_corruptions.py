@@ -370,6 +370,7 @@ def experts(tmp_path_factory: pytest.TempPathFactory, settings) -> Any:
         model=SimpleNamespace(folder=source),
         checkpoint=write_packed(source.with_name("made"), source, tensors, modules),
         variant="awq",
+        unserved="",
     )
 
 

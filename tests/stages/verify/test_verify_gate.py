@@ -21,6 +21,8 @@ from pipeline.stages.verify import file_sizes, gate
 class Asked:
     """The part of a job that the checks read."""
 
+    unserved = ""
+
     def __init__(self, settings, checkpoint: Path | None = None) -> None:
         self.settings = settings
         self.hardware = probe(settings.hardware.device)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts.workspace import Draft
 from pipeline.config import QuantSettings
+from pipeline.models.architecture import has_experts
 from pipeline.stages.quantize.engines import base
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def _make(job: Job, draft: Draft) -> None:
     base.seed(job.settings.calibration.seed)
     model = GPTQModel.load(
         str(job.model.folder.resolve()),
-        QuantizeConfig(**arguments(quant, job.hardware.device)),
+        QuantizeConfig(**arguments(quant, job.hardware.device), **_every_expert(job)),
         # Its AWQ supports 16-bit types only.
         dtype=torch.float16 if awq else compute_dtype(job.hardware),
         trust_remote_code=job.settings.model.trust_remote_code,
@@ -84,6 +85,15 @@ def _make(job: Job, draft: Draft) -> None:
     for leftover in ("quantize_config.json", "quant_log.csv"):
         (folder / leftover).unlink(missing_ok=True)
     base.settle(job.model.folder, folder, base.configuration(quant, kept))
+
+
+def _every_expert(job: Job) -> dict[str, Any]:
+    """Return the argument that shows every expert of a mixture every token; empty for a dense model."""
+    if not has_experts(job.model.config):
+        return {}
+    from gptqmodel.quantization.config import ExpertsRoutingBypass, MoEConfig
+
+    return {"moe": MoEConfig(routing=ExpertsRoutingBypass())}
 
 
 @contextlib.contextmanager

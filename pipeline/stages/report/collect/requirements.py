@@ -46,7 +46,7 @@ def requirements_of(
     requirements = {}
     for source in found:
         memory, of = _memory(settings, footprints[source.name])
-        there = unserved(source, gpu, native=True) if gpu else ""
+        there = unserved(source, footprints[source.name], gpu, native=True) if gpu else ""
         elsewhere = _measured_elsewhere(source, gpu) if gpu else ""
         requirements[source.name] = Requirements(memory_gib=memory, memory_of=of, unserved=there, measured_on=elsewhere)
     return requirements
@@ -68,7 +68,7 @@ def fits_of(
     fits: dict[str, Fit | Missing] = {}
     for source in found:
         footprint, serve = footprints[source.name], settings.serve
-        if reason := unserved(source, gpu):
+        if reason := unserved(source, footprint, gpu):
             fits[source.name] = Missing(reason=reason)
             continue
         context = 0 if isinstance(footprint, Missing) else _context(settings, footprint)

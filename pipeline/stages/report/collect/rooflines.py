@@ -53,7 +53,7 @@ def rooflines(
                 label=source.label,
                 footprint=footprints[source.name],
                 is_weight_only=source.family == "weights only",
-                unserved=_unserved(source, gpu),
+                unserved=_unserved(source, footprints[source.name], gpu),
             )
             for source in found
         ]
@@ -85,7 +85,7 @@ def study_check() -> RooflineCheck | None:
     return None
 
 
-def unserved(source: Source, gpu: Gpu, native: bool = False) -> str:
+def unserved(source: Source, footprint: Footprint | Missing, gpu: Gpu, native: bool = False) -> str:
     """Return why a GPU of the catalogue does not serve a variant, or not natively; empty if it does."""
     scheme = source.quant.get("scheme")
     if source.quant.get("engine") == EXISTING and scheme is None:
@@ -95,6 +95,7 @@ def unserved(source: Source, gpu: Gpu, native: bool = False) -> str:
         kernel=source.variant.kernel,
         engine="" if engine == "llmcompressor" else engine,
         group=source.quant.get("group_size"),
+        experts=isinstance(footprint, Footprint) and footprint.experts > 0,
     )
     weights = rules.of_scheme(scheme, gpu, asked=asked)
     limit = rules.weaker(weights, rules.of_kv_cache(source.kv_dtype, gpu))
@@ -103,10 +104,10 @@ def unserved(source: Source, gpu: Gpu, native: bool = False) -> str:
     return limit.reason if limit.support == "no" else ""
 
 
-def _unserved(source: Source, gpu: Gpu | None) -> str:
+def _unserved(source: Source, footprint: Footprint | Missing, gpu: Gpu | None) -> str:
     """Return why a variant is not served: as recorded on this machine, or by the rules for a GPU."""
     if gpu is not None:
-        return unserved(source, gpu)
+        return unserved(source, footprint, gpu)
     manifest = source.manifests.get(Stage.BENCH)
     return manifest.reason or "" if manifest is not None and manifest.status == "not_applicable" else ""
 

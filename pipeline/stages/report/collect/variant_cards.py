@@ -24,6 +24,8 @@ from pipeline.stages.report.number_format import duration, plain, size_unit
 # Longer texts are truncated with an ellipsis; the manifest has the whole text.
 LONG = 600
 FILES = 24
+# Experts that are named of those without tokens.
+NAMED = 24
 
 
 def card_of(source: Source, outputs: Path) -> Card:
@@ -110,6 +112,10 @@ def _made(source: Source) -> dict[str, str]:
     found["quantized layers"] = plain(made.quantized_layers)
     if made.cast_from:
         found["source weights"] = f"{clean(made.cast_from, 40)}, cast to BF16 first"
+    if made.rounded_experts:
+        named = ", ".join(clean(name, 80) for name in made.rounded_experts[:NAMED])
+        more = f" and {len(made.rounded_experts) - NAMED:,} more" if len(made.rounded_experts) > NAMED else ""
+        found["experts rounded to nearest, without tokens"] = f"{named}{more}"
     if made.peak_gpu_bytes is not None:
         unit, divisor = size_unit([made.peak_gpu_bytes])
         found["peak GPU memory"] = f"{made.peak_gpu_bytes / divisor:.1f} {unit}"
@@ -122,7 +128,8 @@ def _layers(source: Source) -> dict[str, str]:
     if isinstance(scored, Missing) or not isinstance(scored.layers, LayerErrors):
         return {}
     worst = [f"{clean(each.module, 80)} {each.snr_db:.1f} dB" for each in scored.layers.worst[:3]]
-    return {"largest output errors": f"{', '.join(worst)}; median {scored.layers.median_db:.1f} dB"}
+    unseen = f"; {scored.layers.unrouted:,} Linears of experts met no token" if scored.layers.unrouted else ""
+    return {"largest output errors": f"{', '.join(worst)}; median {scored.layers.median_db:.1f} dB{unseen}"}
 
 
 def _calibration(source: Source) -> dict[str, str]:
