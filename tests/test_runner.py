@@ -13,8 +13,9 @@ from support.tiny_sources import write_source
 from pipeline.artifacts.workspace import Draft
 from pipeline.config import Stage
 from pipeline.errors import ConfigError, ServerError
+from pipeline.feasibility import OFFLINE
 from pipeline.job import Job
-from pipeline.runner import OFFLINE, Runner
+from pipeline.runner import Runner
 from pipeline.serve.server import Serving
 from pipeline.stages import bench, calibrate, quantize, verify
 from pipeline.stages import eval as eval_stage
