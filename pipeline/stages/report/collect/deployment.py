@@ -54,7 +54,7 @@ def next_command(settings: Settings, decision: Decision, variants: Sequence[str]
     """Return the command that measures what the decision needs of these variants; empty if it needs nothing."""
     model = settings.model
     # The answers of random weights have no quality to score.
-    stages = [stage for stage in decision.stages if stage != Stage.EVAL or model.weights != "random"]
+    stages = [stage for stage in decision.stages if stage != "eval" or model.weights != "random"]
     if not stages:
         return ""
     is_choice = (RESOURCES / "conf" / "model" / f"{model.name}.yaml").is_file()
