@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
-from pipeline.config import PROJECT_ROOT
 from pipeline.stages.report.document import SCHEMA_VERSION, Report
 
-PATH = PROJECT_ROOT / "docs" / "report.schema.json"
+PATH = Path(__file__).parents[1] / "docs" / "report.schema.json"
 
 
 def schema() -> str:

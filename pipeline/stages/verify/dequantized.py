@@ -13,7 +13,7 @@ import torch
 from pipeline.errors import PipelineError
 from pipeline.models.dequantize import Tensors, Weights
 from pipeline.models.forward import fits
-from pipeline.models.loading import load_model, release_gpu
+from pipeline.models.loading import load_model, release_memory
 from pipeline.models.tokenizer import load_tokenizer
 from pipeline.results.verify import CanaryAnswers
 from pipeline.stages.verify.outcomes import NotCompared
@@ -36,7 +36,7 @@ def reference(job: Job, texts: Sequence[str]) -> CanaryAnswers:
     if job.hardware.device == "cuda":
         # Of the variant before; this one's is started next.
         job.serving.stop()
-        release_gpu()
+        release_memory()
     if not fits(job.model.folder, job.hardware):
         raise NotCompared("the model does not fit into the free memory beside the server")
     try:
@@ -47,7 +47,7 @@ def reference(job: Job, texts: Sequence[str]) -> CanaryAnswers:
     except Exception as error:
         raise NotCompared(f"transformers does not run it ({type(error).__name__})") from error
     finally:
-        release_gpu()
+        release_memory()
 
 
 def _answers(job: Job, texts: Sequence[str]) -> CanaryAnswers:
