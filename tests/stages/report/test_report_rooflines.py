@@ -182,10 +182,10 @@ def test_the_memory_constraint_and_the_memory_table_give_one_answer(run, capsys)
         assert found.fits[candidate.name].context == 2048
 
 
-def test_the_study_and_frontiers_are_there_whatever_was_measured(run, capsys):
+def test_frontiers_are_there_whatever_was_measured_and_the_study_is_not(run, capsys):
     found = reported(run)
-    assert {r.table for r in found.reproductions} >= {"study_h100", "study_a100", "angelslim_qwen3_8b"}
-    assert any("prints +26.7 %" in s.text for r in found.reproductions for s in r.statements)
+    # A model of another shape, on a CPU.
+    assert found.reproductions == ()
     assert [f.cost.name for f in found.frontiers][-1] == "size" and found.roofline_check.errors
     assert "fp8_static" in found.frontiers[0].absent
 
