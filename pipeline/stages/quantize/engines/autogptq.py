@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.artifacts.workspace import Draft, folder_name
 from pipeline.config import QuantSettings, Stage
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, NotApplicable
 from pipeline.models.architecture import read_config
 from pipeline.models.safetensors import copy_companions
 from pipeline.results.calibration import TOKENS
@@ -54,7 +54,7 @@ def make(job: Job, draft: Draft) -> dict[str, str]:
     }
     answer = environment.call(ENGINE, WORKER, request, log, job.progress)
     if "refused" in answer:
-        raise ConfigError(
+        raise NotApplicable(
             f"quant={quant.name} on model={job.settings.model.name}: {answer['refused']}.",
             "Choose quant.engine=gptqmodel, which makes the same format.",
         )
