@@ -58,7 +58,8 @@ FAMILIES: Mapping[str, tuple[str, dict[str, Any]]] = {
     "phi3, shared heads": ("Phi3Config", _WITHOUT_HEAD_DIM),
     "gemma2": ("Gemma2Config", {**_COMMON, "query_pre_attn_scalar": 32, "sliding_window": 64}),
     "gemma3": ("Gemma3TextConfig", {**_COMMON, "query_pre_attn_scalar": 32, "sliding_window": 64}),
-    "granite": ("GraniteConfig", _WITHOUT_HEAD_DIM),
+    # Published ones scale scores of attention down; by 1, as by default, the sharpest token takes all.
+    "granite": ("GraniteConfig", {**_WITHOUT_HEAD_DIM, "attention_multiplier": 32**-0.5}),
     "cohere2": ("Cohere2Config", {**_COMMON, "sliding_window": 64, "logit_scale": 1.0}),
     "glm4": ("Glm4Config", _COMMON),
     "olmo2": ("Olmo2Config", _WITHOUT_HEAD_DIM),
