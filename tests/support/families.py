@@ -40,8 +40,9 @@ _LINEAR_ATTENTION: dict[str, Any] = {
     "layer_types": ["linear_attention", "linear_attention", "full_attention"],
     "linear_num_key_heads": 2,
     "linear_num_value_heads": 4,
-    "linear_key_head_dim": 32,
-    "linear_value_head_dim": 32,
+    # As published: vLLM has no CPU kernel for 32.
+    "linear_key_head_dim": 128,
+    "linear_value_head_dim": 128,
 }
 _WINDOWS: dict[str, Any] = {
     "sliding_window": 64,

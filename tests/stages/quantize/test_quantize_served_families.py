@@ -17,8 +17,8 @@ SMALL = (
 )
 FORMATS = ("bf16", "w4a16")
 # One of each kind in a format with calibrated scales too: norms of one plus the weight, fused Linears, vLLM's
-# Transformers backend.
-KINDS = dict.fromkeys(("gemma3", "phi3", "smollm3"), ("fp8_static",))
+# Transformers backend, and code of the checkpoint's own.
+KINDS = dict.fromkeys(("gemma3", "phi3", "smollm3", "mine"), ("fp8_static",))
 # vLLM's CPU build has no kernel for quantized experts.
 OF_EXPERTS = ("bf16", "bf16+fp8_e4m3")
 # What vLLM's code of these imports; its distribution names it, and the lock of this project leaves it out.
