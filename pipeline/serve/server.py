@@ -14,7 +14,7 @@ from urllib.request import getproxies_environment
 from pipeline.artifacts.keys import Payload
 from pipeline.config import ServeSettings, Settings
 from pipeline.config.file_names import file_name
-from pipeline.errors import InputError, ServerError
+from pipeline.errors import InputError, NotApplicable, ServerError
 from pipeline.hardware.installed import vllm_version
 from pipeline.hardware.probe import Hardware
 from pipeline.hardware.vllm_kernels import is_asked_for, is_logged
@@ -95,9 +95,19 @@ class Server:
         self.ready_s = 0.0
 
     def check_alive(self) -> None:
-        """Raise a ServerError with the last lines of the log if the server has exited."""
+        """Check that the server runs.
+
+        Raises:
+            NotApplicable: if it has exited since its vLLM cannot import what the model's architecture needs.
+            ServerError: with the last lines of the log, if it has exited.
+        """
         code = self.launcher.exit_code(self.pid)
         if code is not None:
+            if missing := serverlog.missing_import(serverlog.read(self.log)):
+                raise NotApplicable(
+                    f"this vLLM cannot import what it loads the model's architecture with ({missing})",
+                    "Install what is missing beside it, or name another vLLM (serve.python).",
+                )
             why = f" because of {cause}" if (cause := serverlog.cause(self.log)) else ""
             raise ServerError(f"vLLM exited with code {code}{why}:\n{tail(self.log)}", f"The whole log is {self.log}.")
 

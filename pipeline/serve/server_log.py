@@ -20,6 +20,8 @@ MILESTONES = {
 CAUSE = re.compile(
     r"^\((?:EngineCore|Worker)[^)]*\) ERROR [^\n]*\] ([A-Z]\w*(?:Error|Exception): [^\n]+)", re.MULTILINE
 )
+# vLLM imports a model's module in a process apart, and logs what that one wrote, its exception last.
+INSPECTION = re.compile(r"\[registry\.py:\d+\] (\w+(?:Error|Exception)): ([^\n]+)")
 # vLLM's progress bars of the two slow steps.
 BARS = (
     re.compile(r"Loading safetensors checkpoint shards:\s+(\d+)%"),
@@ -91,6 +93,12 @@ def cause(log: Path) -> str:
     """Return the exception that stopped the engine, or an empty string; the log has it long before its last lines."""
     found = CAUSE.search(read(log))
     return found[1][:500] if found else ""
+
+
+def missing_import(text: str) -> str:
+    """Return the failed import for which vLLM cannot load the model's architecture; empty if there is none."""
+    found = INSPECTION.findall(text)
+    return found[-1][1] if found and found[-1][0] in ("ModuleNotFoundError", "ImportError") else ""
 
 
 def tail(log: Path, lines: int = 12) -> str:

@@ -1,8 +1,13 @@
 """What is read in a server's log: lines in vLLM's own words and layout, of every way that a layer finds its kernel."""
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 
+from pipeline.errors import NotApplicable, ServerError
 from pipeline.serve import server_log
+from pipeline.serve.server import Server
 
 PREFIX = "(EngineCore pid=4711) INFO 11-25 03:04:05 [__init__.py:759] "
 # The formats are vLLM's, each with its file below vllm/.
@@ -136,3 +141,32 @@ def test_progress_bars_say_how_much_is_done(tmp_path) -> None:
     bars = "Capturing CUDA graphs (mixed prefill-decode, PIECEWISE):  40%|####      | 27/67 [00:02<00:03]"
     path.write_text(f"{path.read_text()}\n{PREFIX}GPU KV cache size: 692,224 tokens\n{bars}")
     assert server_log.doing(server_log.read(path)) == "warming up, 40 %"
+
+
+INSPECTED = """
+(APIServer pid=7) ERROR 11-29 22:37:14 [registry.py:1120] Error in inspecting model architecture 'Gemma3'
+(APIServer pid=7) ERROR 11-29 22:37:14 [registry.py:1120] RuntimeError: Error raised in subprocess:
+(APIServer pid=7) ERROR 11-29 22:37:14 [registry.py:1120] ModuleNotFoundError: No module named 'triton'
+(APIServer pid=7) ERROR 11-29 22:37:14 [registry.py:1120]     from torchvision.transforms.v2 import functional as tvF
+(APIServer pid=7) ERROR 11-29 22:37:14 [registry.py:1120] %s
+pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig
+"""
+
+
+def test_an_import_that_a_models_code_fails_with_is_its_last_exception() -> None:
+    """A plugin's failure before it is none of the model's."""
+    said = "No module named 'torchvision'"
+    assert server_log.missing_import(INSPECTED % f"ModuleNotFoundError: {said}") == said
+    assert server_log.missing_import(INSPECTED % "ValueError: not supported") == ""
+    assert server_log.missing_import("ModuleNotFoundError: No module named 'triton'") == ""
+
+
+def test_a_server_that_cannot_import_an_architecture_makes_its_variant_not_applicable(tmp_path: Path) -> None:
+    log, launcher = tmp_path / "serve.log", SimpleNamespace(exit_code=lambda _: 1)
+    server = Server(launcher, 7, "http://127.0.0.1:1", log, tmp_path, [])  # type: ignore[arg-type]
+    log.write_text(INSPECTED % "ModuleNotFoundError: No module named 'torchvision'")
+    with pytest.raises(NotApplicable, match=r"cannot import .*No module named 'torchvision'.*serve\.python"):
+        server.check_alive()
+    log.write_text("killed")
+    with pytest.raises(ServerError, match="exited with code 1"):
+        server.check_alive()

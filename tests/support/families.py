@@ -40,8 +40,9 @@ _LINEAR_ATTENTION: dict[str, Any] = {
     "layer_types": ["linear_attention", "linear_attention", "full_attention"],
     "linear_num_key_heads": 2,
     "linear_num_value_heads": 4,
-    "linear_key_head_dim": 32,
-    "linear_value_head_dim": 32,
+    # As published: vLLM has no CPU kernel for 32.
+    "linear_key_head_dim": 128,
+    "linear_value_head_dim": 128,
 }
 _WINDOWS: dict[str, Any] = {
     "sliding_window": 64,
@@ -58,7 +59,8 @@ FAMILIES: Mapping[str, tuple[str, dict[str, Any]]] = {
     "phi3, shared heads": ("Phi3Config", _WITHOUT_HEAD_DIM),
     "gemma2": ("Gemma2Config", {**_COMMON, "query_pre_attn_scalar": 32, "sliding_window": 64}),
     "gemma3": ("Gemma3TextConfig", {**_COMMON, "query_pre_attn_scalar": 32, "sliding_window": 64}),
-    "granite": ("GraniteConfig", _WITHOUT_HEAD_DIM),
+    # Published ones scale scores of attention down; by 1, as by default, the sharpest token takes all.
+    "granite": ("GraniteConfig", {**_WITHOUT_HEAD_DIM, "attention_multiplier": 32**-0.5}),
     "cohere2": ("Cohere2Config", {**_COMMON, "sliding_window": 64, "logit_scale": 1.0}),
     "glm4": ("Glm4Config", _COMMON),
     "olmo2": ("Olmo2Config", _WITHOUT_HEAD_DIM),

@@ -39,7 +39,7 @@ WRONG: Mapping[str, Mapping[str, str]] = {
     },
 }
 # Engines that have code for each type of model, and none for one that comes with its own.
-BY_TYPE = ("autoawq", "autogptq", "gptqmodel", "gguf")
+BY_TYPE = ("autoawq", "autogptq", "gguf")
 
 
 def why_not_made(settings: Settings, config: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import custom_code
@@ -10,6 +11,7 @@ from support.settings import variants_of
 
 from pipeline.errors import InputError
 from pipeline.runner import Runner
+from pipeline.stages.quantize.support import why_not_made
 from pipeline.stages.verify import gate
 
 SMALL = (
@@ -67,10 +69,17 @@ def test_llm_compressor_makes_every_format_of_it(source: Path, tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_other_engines_make_it_or_say_why_not(source: Path, tmp_path: Path) -> None:
-    by_type = ("gptq_int4", "awq_autoawq", "gguf_q8_0")
-    run = run_of(source, tmp_path, ",".join(("gptq_autoround", "bnb_nf4", *by_type)), TRUST)
+@pytest.mark.parametrize("engine", ["bnb_nf4", "gptq_int4", "gptq_autoround"])
+def test_another_engine_makes_it(engine: str, source: Path, tmp_path: Path) -> None:
+    run = run_of(source, tmp_path, engine, TRUST)
     assert run.execute() == 0, {name: str(error) for name, error in run.failures.items()}
-    assert {variant.partition("(")[0] for variant in run.not_applicable} == set(by_type)
-    assert all("mine" in reason for reason in run.not_applicable.values())
+    assert run.not_applicable == {}
     check(run, source)
+
+
+@pytest.mark.parametrize("engine", ["awq_autoawq", "gptq_autogptq", "gguf_q8_0"])
+def test_an_engine_with_code_for_each_type_is_not_applicable(engine: str, settings: Any) -> None:
+    config = {"model_type": "mine", "auto_map": {"AutoModelForCausalLM": "modeling_mine.MineForCausalLM"}}
+    reason = why_not_made(settings(f"quant={engine}", TRUST), config)
+    assert reason.startswith("quant.engine=") and "mine is the checkpoint's own" in reason
+    assert why_not_made(settings("quant=gptq", TRUST), config) == ""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts.workspace import Draft
-from pipeline.errors import StageError
+from pipeline.errors import NotApplicable
 from pipeline.stages.quantize.engines import base
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def _make(job: Job, draft: Draft) -> None:
 
     quant, kind = job.settings.quant, job.model.config.get("model_type")
     if kind not in AWQ_CAUSAL_LM_MODEL_MAP:
-        raise StageError(f"AutoAWQ does not know models of the type {kind}.", "Choose quant.engine=llmcompressor.")
+        raise NotApplicable(f"AutoAWQ does not know models of type {kind}.", "Choose quant.engine=llmcompressor.")
     job.progress.detail("loading the model")
     # AutoAWQ is written for float16, in which most CPUs are many times slower than in their native types.
     model = base.load(job, torch.float16 if job.hardware.device == "cuda" else None)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from pipeline.artifacts.workspace import Draft
 from pipeline.config import QuantSettings, Stage
 from pipeline.config.file_names import file_name
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, NotApplicable
 from pipeline.models.architecture import read_config
 from pipeline.models.safetensors import copy_companions
 from pipeline.results.calibration import TOKENS
@@ -55,7 +55,7 @@ def make(job: Job, draft: Draft) -> dict[str, str]:
     }
     answer = environment.call(ENGINE, WORKER, request, log, job.progress)
     if "refused" in answer:
-        raise ConfigError(
+        raise NotApplicable(
             f"quant={quant.name} on model={job.settings.model.name}: {answer['refused']}.",
             "Choose quant.engine=gptqmodel, which makes the same format.",
         )

@@ -79,7 +79,7 @@ def converter(source: Path) -> Iterator[Any]:
     """Patch AutoRound's export to run with the released `gguf` and with tokenizers unknown to llama.cpp.
 
     Raises:
-        NotApplicable: if vLLM would load the architecture without an error and serve it wrongly.
+        NotApplicable: if llama.cpp does not know the architecture, or vLLM would serve it wrongly without an error.
     """
     import gguf
 
@@ -90,11 +90,17 @@ def converter(source: Path) -> Iterator[Any]:
     from auto_round.export.export_to_gguf.export import save_quantized_as_gguf
     from auto_round.export.export_to_gguf.llama_cpp_conversion import get_conversion
 
-    conversion = get_conversion(source)
-    architecture = conversion.get_model_architecture(
-        conversion.ModelBase.load_hparams(source, False), conversion.ModelType.TEXT
-    )
-    kind = conversion.get_model_class(architecture)
+    try:
+        conversion = get_conversion(source)
+        architecture = conversion.get_model_architecture(
+            conversion.ModelBase.load_hparams(source, False), conversion.ModelType.TEXT
+        )
+        kind = conversion.get_model_class(architecture)
+    except NotImplementedError as error:
+        raise NotApplicable(
+            f"llama.cpp's converter does not know this architecture ({str(error).partition('. ')[0]}).",
+            "Choose another engine for this model.",
+        ) from None
     if getattr(kind, "undo_permute", False):
         # Measured with a Llama of random weights, vLLM 0.32 and its plugin 0.0.5: correlation 0.09 with the original.
         raise NotApplicable(

@@ -163,6 +163,15 @@ def test_what_vllm_would_serve_wrongly_is_not_made(tmp_path: Path) -> None:
             pass
 
 
+def test_an_architecture_that_the_converter_does_not_know_is_not_applicable(tmp_path: Path) -> None:
+    from pipeline.stages.quantize.engines import gguf as engine
+
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["OtherForCausalLM"], "model_type": "other"}))
+    with pytest.raises(NotApplicable, match="does not know this architecture .*OtherForCausalLM"):
+        with engine.converter(tmp_path):
+            pass
+
+
 def test_names_outside_the_table_stay() -> None:
     assert unpack_gguf.original_name("blk.3.ffn_gate_exps.weight") == "blk.3.ffn_gate_exps.weight"
     assert unpack_gguf.original_name("rope_freqs.weight") == "rope_freqs.weight"
