@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +12,7 @@ from pydantic import (
 )
 
 from pipeline.config.base import SettingsGroup
+from pipeline.config.file_names import file_name
 
 
 class ModelSettings(SettingsGroup):
@@ -49,16 +49,11 @@ class ModelSettings(SettingsGroup):
             return given
         path, hub_id = given.get("path"), str(given.get("hub_id") or "")
         source = hub_id.rpartition("/")[2] if path is None else Path(path).expanduser().resolve().name
-        return {**given, "name": folder_of(source)}
+        return {**given, "name": file_name(source)}
 
     @field_validator("name")
     @classmethod
     def _names_a_folder(cls, name: str) -> str:
-        if name != folder_of(name):
-            raise ValueError(f"{name} cannot be a folder's name everywhere; {folder_of(name)} can")
+        if name != file_name(name):
+            raise ValueError(f"{name} cannot be a folder's name everywhere; {file_name(name)} can")
         return name
-
-
-def folder_of(name: str) -> str:
-    """Return a name that is safe as a folder under outputs/."""
-    return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "model"

@@ -15,6 +15,7 @@ from typing import Any, cast
 from pipeline.artifacts.keys import Payload
 from pipeline.config import ExistingSettings, ModelSettings, QuantSettings, Settings, why_no_kernel
 from pipeline.config.existing import FOLDER, GGUF, HUB, folder_of, title_of
+from pipeline.config.file_names import file_name
 from pipeline.errors import ConfigError, InputError
 from pipeline.formats.recognition import recognize
 from pipeline.models.architecture import CONFIG, read_config, text_config
@@ -62,7 +63,7 @@ class ExistingCheckpoint(ModelSource):
         """Create the source of a checkpoint beside the model that it is compared with."""
         is_local = quant.checkpoint.startswith(FOLDER)
         named = _Named(
-            name=quant.name,
+            name=file_name(quant.name),
             path=folder_of(quant.checkpoint) if is_local else None,
             hub_id=None if is_local else quant.checkpoint.removeprefix(HUB),
             revision=quant.revision,

@@ -24,7 +24,7 @@ def test_a_repository_or_a_folder_is_a_variant(text: str, quant: str, kv_cache: 
 
 def test_it_stands_beside_formats_and_takes_none_of_their_settings() -> None:
     first, theirs = variants_of(
-        "variants=[w4a16,'hub:RedHatAI/Qwen3-8B-FP8-dynamic(revision=abc)']", "quant.group_size=64"
+        "add_bf16=false", "variants=[w4a16,'hub:RedHatAI/Qwen3-8B-FP8-dynamic(revision=abc)']", "quant.group_size=64"
     )
     assert first.quant.group_size == 64
     assert isinstance(theirs.quant, ExistingSettings)
@@ -36,7 +36,7 @@ def test_it_stands_beside_formats_and_takes_none_of_their_settings() -> None:
 
 
 def test_its_kernel_is_asked_for_before_its_format_is_known() -> None:
-    (theirs,) = variants_of("variants=[folder:/data/checkpoint@marlin]")
+    (theirs,) = variants_of("add_bf16=false", "variants=[folder:/data/checkpoint@marlin]")
     assert theirs.serve.kernel == "marlin"
     assert theirs.quant.title == "checkpoint"
 
