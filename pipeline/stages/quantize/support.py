@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.config import Settings
+from pipeline.formats.schemes import AWQ, RESCALING, SMOOTHQUANT
 from pipeline.hardware.architectures import decoder_types
 from pipeline.models.architecture import has_towers, text_config
 from pipeline.stages.quantize.experts import why_no_experts
@@ -23,15 +24,15 @@ _SHARED = "divides post_attention_layernorm, and leaves the shared experts behin
 _UNNAMED = "has no mapping of its norms and the Linears behind them"
 _SANDWICHED = ("gemma3n", "gemma3n_text", "gemma4", "gemma4_text", "vaultgemma")
 _OTHERWISE = ("glm4", "olmo2", "starcoder2", "gpt_neox")
-# Algorithm -> `model_type` -> what is wrong.
+# Algorithm whose mapping is used -> `model_type` -> what is wrong.
 WRONG: Mapping[str, Mapping[str, str]] = {
-    "smoothquant": {
+    SMOOTHQUANT: {
         **dict.fromkeys(("gemma2", "gemma3", "gemma3_text", *_SANDWICHED), _BETWEEN),
         **dict.fromkeys(("glm4_moe", "llama4", "llama4_text"), _ROUTED),
         **dict.fromkeys((*_OTHERWISE, "qwen3_next"), _UNNAMED),
     },
     # Gemma 2 and 3 are in its own registry, rightly.
-    "awq": {
+    AWQ: {
         **dict.fromkeys(_SANDWICHED, _BETWEEN),
         **dict.fromkeys(("mixtral", "ernie4_5_moe", "qwen3_next", "qwen3_5_moe", "qwen3_5_moe_text"), _ROUTED),
         **dict.fromkeys(("glm4_moe", "qwen2_moe"), _SHARED),
@@ -57,7 +58,7 @@ def why_not_made(settings: Settings, config: Mapping[str, Any]) -> str:
     brings_code = settings.model.trust_remote_code and bool(config.get("auto_map"))
     if not is_known and not brings_code:
         return f"{setting}: transformers, which loads what is calibrated or quantized, knows no decoder of that type"
-    if quant.engine == "llmcompressor" and (wrong := WRONG.get(quant.algorithm, {}).get(str(inner))):
+    if quant.engine == "llmcompressor" and (wrong := WRONG.get(RESCALING.get(quant.algorithm, ""), {}).get(str(inner))):
         return (
             f"quant.algorithm={quant.algorithm} on a model of type {inner}: llm-compressor {wrong}; choose "
             "quant.algorithm=gptq or rtn"
