@@ -52,7 +52,17 @@ def changed_fields(old: Any, new: Any, at: str = "") -> list[str]:
             for name in sorted({*old, *new})
             for line in changed_fields(old.get(name), new.get(name), f"{at}.{name}" if at else name)
         ]
-    return [] if old == new else [f"{at} {_short(old)} -> {_short(new)}"]
+    if old == new:
+        return []
+    if isinstance(old, list) and isinstance(new, list):
+        # Elements that both have say nothing, unless their order is all that differs.
+        gone, come = [each for each in old if each not in new], [each for each in new if each not in old]
+        old, new = (_listed(gone), _listed(come)) if gone or come else (old, new)
+    return [f"{at} {_short(old)} -> {_short(new)}"]
+
+
+def _listed(values: list[Any]) -> str:
+    return ", ".join(map(_short, values)) or "nothing"
 
 
 def _short(value: Any) -> str:

@@ -52,6 +52,12 @@ def test_another_value_gives_another_key_and_is_named(payload: dict, field: str,
         assert changed_fields(payload, changed)
 
 
+def test_a_changed_list_is_told_by_what_came_and_went():
+    assert changed_fields({"checks": ["a", "b"]}, {"checks": ["a", "c", "d"]}) == ["checks b -> c, d"]
+    assert changed_fields({"checks": ["a"]}, {"checks": ["a", "b"]}) == ["checks nothing -> b"]
+    assert changed_fields({"order": ["a", "b"]}, {"order": ["b", "a"]}) == ["order ['a', 'b'] -> ['b', 'a']"]
+
+
 @pytest.mark.parametrize("value", [Path("/tmp/x"), object(), {1, 2}, lambda: 0, b"bytes"])
 def test_a_key_refuses_what_has_no_identity(value: object) -> None:
     with pytest.raises(TypeError):
