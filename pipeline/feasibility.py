@@ -28,13 +28,13 @@ def unmade(jobs: Sequence[Job], requested: Sequence[Stage | Command]) -> dict[st
     """Return the variants that are due and cannot be made of the model, each with the reason.
 
     Raises:
-        ConfigError: if no variant is left.
+        ConfigError: if none is left beside BF16.
     """
     asked = [job for job in jobs if Stage.QUANTIZE in job.closure(requested)]
     due = [job for job in asked if job.workspace.why(job.artifact(Stage.QUANTIZE)) is not None]
     found = {str(job.variant): why_not_made(job.settings, job.model.config) for job in due}
     reasons = {variant: reason for variant, reason in found.items() if reason}
-    if reasons and not {str(job.variant) for job in jobs} - set(reasons):
+    if reasons and {str(job.variant) for job in jobs if not job.settings.is_baseline} <= reasons.keys():
         raise ConfigError(
             "\n".join(f"{variant} cannot be made: {reason}." for variant, reason in reasons.items()),
             "Choose another format or model.",

@@ -47,7 +47,7 @@ def ask(model: Path, tmp_path: Path) -> Callable[..., Resolved]:
     """What is known of a variant beside the model."""
 
     def asked(variant: str, *overrides: str) -> Resolved:
-        variants = variants_of(f"variants=['{variant}']", f"model.path={model}", *overrides)
+        variants = variants_of("add_bf16=false", f"variants=['{variant}']", f"model.path={model}", *overrides)
         source = ModelSource(variants[0].model, tmp_path / "cache", Digests(tmp_path / "digests.json"))
         ((settings, checkpoint),) = resolve(variants, source)
         assert checkpoint is not None

@@ -266,7 +266,7 @@ def test_a_tokenizer_that_only_code_reads_needs_the_code(
         check(folder, settings)
     config = {"auto_map": {"AutoTokenizer": ["mine.Tokenizer", None]}, "chat_template": "{{ messages }}"}
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    with pytest.raises(InputError, match=r"or is not trusted.*or set model.trust_remote_code=true"):
+    with pytest.raises(InputError, match=r"its tokenizer is code of its own.*set model.trust_remote_code=true"):
         check(folder, settings)
     check(folder, settings, "model.trust_remote_code=true")
 

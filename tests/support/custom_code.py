@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from support import families
 
 from pipeline.demo import CHECKPOINT
@@ -44,6 +48,21 @@ class MineTokenizer(PreTrainedTokenizerFast):
         super().__init__(tokenizer_object=Tokenizer.from_file(words), **others)
 """,
 }
+
+
+@contextmanager
+def modules_in(cache: Path) -> Iterator[None]:
+    """Let transformers keep a checkpoint's code in a folder of the test's, and forget what was imported from others."""
+
+    def forget() -> None:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "transformers_modules"]:
+            del sys.modules[name]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(cache))
+        forget()
+        yield
+        forget()
 
 
 def write(folder: Path) -> Path:

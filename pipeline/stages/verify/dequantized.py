@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pipeline.errors import PipelineError
+from pipeline.errors import InputError, MissingTensor, PipelineError
 from pipeline.models.dequantize import Tensors, Weights
 from pipeline.models.forward import fits
 from pipeline.models.loading import load_model, release_memory
@@ -41,6 +41,8 @@ def reference(job: Job, texts: Sequence[str]) -> CanaryAnswers:
         raise NotCompared("the model does not fit into the free memory beside the server")
     try:
         return _answers(job, texts)
+    except (MissingTensor, InputError) as error:
+        raise NotCompared(error.problem) from error
     except (NotCompared, PipelineError):
         raise
     # Whatever transformers fails with is no fault of the checkpoint, which is served by vLLM.

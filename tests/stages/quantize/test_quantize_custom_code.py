@@ -24,8 +24,7 @@ TRUST = "model.trust_remote_code=true"
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("custom")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(folder / "modules"))
+    with custom_code.modules_in(folder / "modules"):
         yield custom_code.write(folder / "mine")
 
 

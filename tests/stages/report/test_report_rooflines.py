@@ -10,6 +10,7 @@ from pipeline.config import Stage, Variant
 from pipeline.config.quant import EXISTING
 from pipeline.demo import CHECKPOINT
 from pipeline.hardware.gpus import gpu_of
+from pipeline.results.base import Missing
 from pipeline.stages import report
 from pipeline.stages.bench.requests import Requests
 from pipeline.stages.report.collect.artifacts import Source
@@ -214,4 +215,5 @@ def test_a_gpu_serves_what_others_quantized_by_its_format(stored_as: str, scheme
     quant = {"engine": EXISTING, "stored_as": stored_as, "scheme": scheme, "group_size": 256}
     gpu = gpu_of("h100_sxm")
     assert gpu is not None
-    assert said in unserved(Source(Variant(quant="folder:/x", kernel="machete"), "x", quant, "auto"), gpu)
+    source = Source(Variant(quant="folder:/x", kernel="machete"), "x", quant, "auto")
+    assert said in unserved(source, Missing(reason="gone"), gpu)

@@ -15,7 +15,7 @@ from pipeline.compare.engine_agreement import AGREEMENT
 from pipeline.config import PROJECT_ROOT, QuantSettings
 from pipeline.config.quant import EXISTING
 from pipeline.demo import CHECKPOINT
-from pipeline.errors import ConfigError, StageError
+from pipeline.errors import ConfigError, NotApplicable, StageError
 from pipeline.formats.schemes import ENGINES as SCHEME_ENGINES
 from pipeline.hardware.probe import probe
 from pipeline.models.headers import describe, headers, ignored, quantization_config, quantized_modules
@@ -380,7 +380,7 @@ def test_an_architecture_that_autoawq_does_not_know_is_named(bench: Bench) -> No
     pytest.importorskip("awq")
     job, draft = bench.job("quant=awq_autoawq")
     job.model = SimpleNamespace(folder=CHECKPOINT, config={"model_type": "novel"})
-    with pytest.raises(StageError, match="AutoAWQ does not know models of the type novel"):
+    with pytest.raises(NotApplicable, match="AutoAWQ does not know models of type novel"):
         autoawq.make(job, draft)
 
 
