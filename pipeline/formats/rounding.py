@@ -164,7 +164,7 @@ def _share(weight: torch.Tensor, number: int) -> torch.Tensor:
 
 
 def worst_channel(
-    original: torch.Tensor, image: torch.Tensor, nearest: torch.Tensor, algorithm: str, slack: float
+    original: torch.Tensor, image: torch.Tensor, nearest: torch.Tensor, algorithm: str, slack: torch.Tensor | float
 ) -> Part:
     """Return the input channel whose factor between weights and image is farthest from 1, relative to its limit.
 
@@ -173,7 +173,7 @@ def worst_channel(
         image: its image, with the factors of the inputs divided out.
         nearest: the weight rounded to nearest in its format.
         algorithm: rounding algorithm.
-        slack: relative error of the factors that were divided out, and what clipping takes.
+        slack: relative error of the factors that were divided out, of all or of each, and what clipping takes.
     """
     squares = original.square().sum(0)
     lengths = squares.sqrt().clamp_min(TINY)

@@ -125,7 +125,7 @@ class Pair:
         expected, tolerance = rescaled
         return bool(((image.float() - expected).abs() <= tolerance * expected.abs()).all())
 
-    def _rescaled(self, name: str) -> tuple[torch.Tensor, float] | None:
+    def _rescaled(self, name: str) -> tuple[torch.Tensor, torch.Tensor | float] | None:
         """Return an unquantized tensor times its module's factors, and their relative error; None if it has none.
 
         Routers and ignored Linears behind a divided layer are multiplied, biases of a divided layer are divided. The
@@ -137,5 +137,6 @@ class Pair:
             divided = self.before[name].float() * factors.outputs(module) if own == "bias" else self.after[name].float()
             return divided, factors.precision(module)
         if own == "weight" and (module in factors.pairs or module in factors.divided):
-            return self.before[name].float() * factors.of(module), factors.precision(factors.pairs.get(module, module))
+            tolerance = factors.precision(factors.pairs.get(module, module)) + factors.noise(module, 0.0)
+            return self.before[name].float() * factors.of(module), tolerance
         return None

@@ -39,6 +39,8 @@ OFFSET_NORMS = (
 
 # Rounded to BF16 up to four times: the norm before and after, one of Gemma's on its way, the product.
 REROUNDED = 2.0**-6
+# Relative error of a number that is rounded to BF16.
+HALF_UNIT = 2.0**-9
 # Factors of a Linear are fitted, to the error of a row over the square root of its length.
 FITTED = 2.0**-4
 
@@ -99,9 +101,15 @@ class Factors:
         """Return the largest relative error of a divided module's factors, and of a BF16 tensor multiplied by them."""
         return REROUNDED if self.is_norm(module) else FITTED
 
-    def noise(self, module: str, error: float) -> float:
-        """Return the relative error of a module's input factors, if the weights in front have this relative error."""
+    def noise(self, module: str, error: float) -> torch.Tensor | float:
+        """Return the relative error of a module's input factors, if the weights in front have this relative error.
+
+        A norm with an offset is stored without it: half a unit of its weight is more of a small `offset + weight`.
+        """
         maker = self.pairs.get(module)
-        if maker is None or self.is_norm(maker):
+        if maker is None or (self.is_norm(maker) and not self._offset):
             return 0.0
+        if self.is_norm(maker):
+            weight = self._stored(f"{maker}.weight")
+            return HALF_UNIT * weight.abs() / (weight + self._offset).abs()
         return float(error / self._original(f"{maker}.weight").shape[1] ** 0.5)

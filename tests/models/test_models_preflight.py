@@ -268,6 +268,7 @@ def test_a_tokenizer_that_only_code_reads_needs_the_code(
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match=r"its tokenizer is code of its own.*set model.trust_remote_code=true"):
         check(folder, settings)
+    (folder / "mine.py").write_text("")
     check(folder, settings, "model.trust_remote_code=true")
 
 
