@@ -193,6 +193,7 @@ def test_a_failing_variant_does_not_stop_the_others(tmp_path: Path) -> None:
 
 
 @pytest.mark.vllm
+@pytest.mark.slow
 def test_a_server_that_dies_shows_its_last_lines_and_log(tmp_path: Path) -> None:
     answer = run(tmp_path, "stage=verify", "quant=bf16", "serve.extra_args=[--no-such-flag]")
     assert answer.returncode == 4
@@ -232,7 +233,7 @@ def test_an_end_by_force_leaves_no_server_behind(tmp_path: Path, number: signal.
     assert all(record["status"] == "failed" for record in records)
 
 
-@pytest.mark.parametrize("seen", ["the draft", "weights in it"])
+@pytest.mark.parametrize("seen", [pytest.param("the draft", marks=pytest.mark.slow), "weights in it"])
 def test_a_kill_in_the_middle_of_an_engine_leaves_nothing_half_made(tmp_path: Path, seen: str) -> None:
     asked = [sys.executable, "-m", "pipeline", "stage=quantize", "quant=bnb_nf4", f"outputs={tmp_path}"]
     process = subprocess.Popen(asked, cwd=PROJECT_ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -250,6 +251,7 @@ def test_a_kill_in_the_middle_of_an_engine_leaves_nothing_half_made(tmp_path: Pa
     assert not list(tmp_path.glob("demo/bnb_nf4/.*.tmp"))
 
 
+@pytest.mark.slow
 def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

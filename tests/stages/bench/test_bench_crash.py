@@ -74,6 +74,7 @@ def manifest(run: Runner) -> dict[str, Any]:
     return json.loads((run.jobs[0].artifact("bench").folder / "manifest.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_crash_in_mid_benchmark_is_tried_once_more_on_a_fresh_server(tmp_path: Path) -> None:
     run = measured_run(tmp_path)
     with killer(run, tmp_path, times=1) as killed:

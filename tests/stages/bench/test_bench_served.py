@@ -13,7 +13,7 @@ from support.settings import variants_of
 from pipeline.runner import Runner
 from pipeline.stages.bench.requests import Requests
 
-pytestmark = pytest.mark.vllm
+pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 SMALL = (
     *("bench.num_prompts=8", "bench.repeats=2", "bench.warmup_prompts=4", "bench.warmup_rounds=2"),
     *("bench.input_len=24", "bench.output_len=12", "bench.prompts=random", "bench.endpoint=openai"),

@@ -90,6 +90,7 @@ def used_by(folder: Path, out: Path) -> int:
     return max(seen) - before - sketches
 
 
+@pytest.mark.slow
 def test_memory_in_use_does_not_grow_with_the_layers(tmp_path: Path) -> None:
     folders = {layers: tmp_path / f"of {layers}" for layers in (2, 8)}
     for layers, folder in folders.items():

@@ -74,6 +74,7 @@ def test_the_same_seed_and_set_give_the_same_bits(make) -> None:
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_padding_by_the_tokenizer_changes_no_range(make, tmp_path: Path) -> None:
     copy = tmp_path / "padding"
     shutil.copytree(CHECKPOINT, copy)

@@ -119,6 +119,7 @@ def test_asked_twice_the_choices_are_the_same(model: Callable[..., ServedModel],
     assert first == second
 
 
+@pytest.mark.slow
 def test_asked_twice_greedy_generations_are_nearly_the_same(
     model: Callable[..., ServedModel], settings: Settings
 ) -> None:

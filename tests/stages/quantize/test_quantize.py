@@ -60,6 +60,7 @@ def test_batches_hold_every_token_once_beside_their_padding() -> None:
     assert sorted(map(list, (row.tolist() for row in kept))) == sorted(ids[0].tolist() for ids in sequences)
 
 
+@pytest.mark.slow
 def test_awq_chooses_the_same_factors_in_batches(settings, tmp_path: Path, monkeypatch) -> None:
     from pipeline.runner import Runner
     from pipeline.stages.quantize.engines import llmcompressor

@@ -98,7 +98,7 @@ def renamed(folder: Path) -> Path:
 
 
 # Its tower has Linears of the decoder's names. The others are slow.
-@pytest.mark.parametrize("names", ["as published", "of transformers 4.52"])
+@pytest.mark.parametrize("names", ["as published", pytest.param("of transformers 4.52", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "family",
     [family if family == "qwen2_5_vl" else pytest.param(family, marks=pytest.mark.slow) for family in families.TOWERS],

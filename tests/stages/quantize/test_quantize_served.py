@@ -102,6 +102,7 @@ CASES: dict[str, tuple[str, Callable[[Path], Any], str, float]] = {
 
 
 @pytest.mark.vllm
+@pytest.mark.slow
 def test_served_probabilities_are_those_of_the_dequantized_weights(settings, tmp_path: Path) -> None:
     import importlib
 

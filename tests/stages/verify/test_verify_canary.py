@@ -70,6 +70,7 @@ def test_independent_errors_of_all_weights_stay_within_the_bound(layers: int, er
 
 
 @pytest.mark.vllm
+@pytest.mark.slow
 def test_a_checkpoint_whose_weights_are_right_and_whose_config_is_not_is_found(tmp_path: Path, settings) -> None:
     """Positions that turn at another rate: every tensor is BF16's, vLLM loads it, and answers are those of no model."""
     given = ("stage=verify", "quant=bf16", f"outputs={tmp_path / 'outputs'}")
