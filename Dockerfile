@@ -9,7 +9,7 @@ COPY . /opt/pipeline
 RUN make -C /opt/pipeline install HARDWARE=${HARDWARE} \
     && rm -rf /root/.cache
 # Programs that a model writes are not run as root; outputs and caches are mounted.
-RUN useradd --create-home user && mkdir /work && chown user /work
+RUN useradd --create-home user && mkdir /study && chown user /study
 USER user
-WORKDIR /work
+WORKDIR /study
 ENTRYPOINT ["/opt/pipeline/.venv/bin/quantization-pipeline"]
