@@ -361,6 +361,7 @@ def test_the_processes_of_a_server_have_roles(tmp_path) -> None:
         server.wait()
 
 
+@pytest.mark.alone
 def test_a_client_without_a_core_left_is_recorded() -> None:
     page = 'vllm:num_requests_running{engine="0"} 7.0\nvllm:num_requests_waiting{engine="0"} 3.0\n'
     server = OpenAIServer(metrics=page)
