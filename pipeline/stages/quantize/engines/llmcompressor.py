@@ -20,6 +20,7 @@ from pipeline.models.baseline import write_config
 from pipeline.models.headers import stored_tensors
 from pipeline.models.modules import fusion_group, kept_matrices
 from pipeline.models.safetensors import copy_companions
+from pipeline.models.tokenizer import load_tokenizer
 from pipeline.stages.quantize.engines import base
 
 if TYPE_CHECKING:
@@ -83,9 +84,8 @@ def _make(job: Job, draft: Draft) -> None:
 def _calibration(job: Job) -> dict[str, Any]:
     """Return `oneshot`'s arguments for the calibration data of a job."""
     import torch
-    from transformers import AutoTokenizer
 
-    quant, trust = job.settings.quant, job.settings.model.trust_remote_code
+    quant = job.settings.quant
     if not quant.takes_tokens:
         job.progress.detail("rounding")
         return {"pipeline": "datafree"}
@@ -99,7 +99,7 @@ def _calibration(job: Job) -> dict[str, Any]:
         "num_calibration_samples": len(batches),
         "use_loss_mask": is_padded,
         # It would look for one of images and sound.
-        "processor": AutoTokenizer.from_pretrained(job.model.folder, trust_remote_code=trust),
+        "processor": load_tokenizer(job.model.folder, trust_remote_code=job.settings.model.trust_remote_code),
     }
 
 

@@ -90,10 +90,9 @@ def unserved(source: Source, footprint: Footprint | Missing, gpu: Gpu, native: b
     scheme = source.quant.get("scheme")
     if source.quant.get("engine") == EXISTING and scheme is None:
         return "what serves its format is in no table"
-    engine = own_format(str(source.quant.get("stored_as") or source.quant.get("engine", "")))
     asked = rules.ServingRequest(
         kernel=source.variant.kernel,
-        engine="" if engine == "llmcompressor" else engine,
+        engine=own_format(str(source.quant.get("stored_as") or source.quant.get("engine", ""))),
         group=source.quant.get("group_size"),
         experts=isinstance(footprint, Footprint) and footprint.experts > 0,
     )
