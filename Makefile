@@ -18,9 +18,7 @@ RUN := $(ASKED) $(if $(filter report,$(ASKED)),,$(if $(filter bench eval,$(ASKED
 EMPTY :=
 COMMA := ,
 LIST := [$(subst $(EMPTY) $(EMPTY),$(COMMA),$(strip $(RUN)))]
-# A CPU takes days for the study of a model of real size.
-SHORT := $(if $(filter-out demo,$(MODEL)),$(if $(filter cpu,$(HARDWARE)),bench=quick eval=quick))
-GIVEN := $(if $(MODEL),'model=$(MODEL)') $(if $(EXPERIMENT),experiment=$(EXPERIMENT)) $(SHORT)
+GIVEN := $(if $(MODEL),'model=$(MODEL)') $(if $(EXPERIMENT),experiment=$(EXPERIMENT))
 
 .DEFAULT_GOAL := help
 .PHONY: help install lock run all compare gate $(STAGES) demo-model config docs lint test test-slow mutants clean

@@ -79,6 +79,8 @@ class Plan:
         if Stage.CALIBRATE in self.stages:
             yield "calibration", self._calibration()
         yield "variants", ", ".join(dict.fromkeys(str(job.variant) for job in self.jobs))
+        if groups := self._smaller_groups():
+            yield "groups", groups
         for variant, reason in self.dropped.items():
             yield "left out", f"{variant}: {reason}"
         if self.steps:
@@ -127,6 +129,16 @@ class Plan:
         if settings.artifact is not None:
             return f"taken from {settings.artifact}"
         return f"{settings.num_samples} conversations of {', '.join(_named(each) for each in settings.sets.values())}"
+
+    def _smaller_groups(self) -> str:
+        """Return the variants whose groups are smaller than their scheme's, by size; empty if there are none."""
+        found: dict[int, list[str]] = {}
+        for job in self.jobs:
+            quant, size = job.settings.quant, job.settings.quant.group_size
+            if size is not None and quant.format is not None and quant.format.group_is_free and not quant.is_existing:
+                if size < (quant.format.group or 0):
+                    found.setdefault(size, []).append(str(job.variant))
+        return "; ".join(f"{size} input channels in {', '.join(dict.fromkeys(names))}" for size, names in found.items())
 
     def _time(self) -> str:
         """Return the time by finished steps of the same kind on this machine."""

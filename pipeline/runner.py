@@ -32,6 +32,7 @@ from pipeline.hardware.probe import Hardware, probe
 from pipeline.hardware.rules import Vllm
 from pipeline.job import Job, module_of
 from pipeline.models import existing, preflight
+from pipeline.models.shapes import with_group_size
 from pipeline.models.source import ModelSource
 from pipeline.progress import Progress
 from pipeline.serve import capabilities
@@ -73,7 +74,7 @@ class Runner:
         self.serving = Serving(hardware, first.outputs / "logs", self.progress)
         self.jobs = [
             Job(s, self.workspace, hardware, digests, model, self.progress, self.serving, overrides, existing=theirs)
-            for s, theirs in existing.resolve(variants, model)
+            for s, theirs in existing.resolve([with_group_size(model, each) for each in variants], model)
         ]
         for job in self.jobs:
             preflight.check(model, job.settings, set(job.closure(self.requested)))

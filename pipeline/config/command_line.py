@@ -31,6 +31,7 @@ from pipeline.config.names import (
 )
 from pipeline.config.settings import Settings
 from pipeline.errors import ConfigError
+from pipeline.hardware.probe import probe
 
 # Hydra's options, and those of them that take the next word.
 WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--info", "-i", "--experimental-rerun")
@@ -45,6 +46,8 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 CUSTOM = "custom"
 # The choice that comes with the project; it is no other checkpoint's name.
 DEMO = "demo"
+# Choices for a checkpoint of the user's where there is no GPU: the study's method, in an hour or two.
+WITHOUT_GPU = {"calibration": "laptop", "bench": "quick", "eval": "laptop"}
 QUOTES = "'\""
 OPENING, CLOSING = "([{", ")]}"
 
@@ -309,10 +312,20 @@ def _of_the_model(values: dict[str, str]) -> Iterator[Override]:
         raise ConfigError(f"model={DEMO} and {source} name two models.", f"Leave out model={DEMO}.")
     if "model" not in values:
         yield Override("", "model", CUSTOM)
+    if values.get("model", CUSTOM) == CUSTOM and not _may_have_a_gpu(values):
+        replaced = {"bench"} if "protocols" in values else set()
+        given = {group for group in WITHOUT_GPU if group in values} | replaced
+        yield from (Override("", group, name) for group, name in WITHOUT_GPU.items() if group not in given)
     if "model.hub_id" in values and "model.path" not in values:
         for name in ("path", "revision", "name"):
             if f"model.{name}" not in values:
                 yield Override("++", f"model.{name}", "null")
+
+
+def _may_have_a_gpu(values: dict[str, str]) -> bool:
+    """Return whether a GPU is here, or asked for by name."""
+    asked = values.get("hardware.device", "auto")
+    return asked == "cuda" or "hardware.gpu" in values or (asked == "auto" and probe("auto").device == "cuda")
 
 
 def _of_a_dataset(dotted: str, section: type[Any], values: dict[str, str]) -> Iterator[Override]:

@@ -52,7 +52,9 @@ class QuantSettings(SettingsGroup):
         description="how weights are rounded: rtn (to nearest), gptq, awq, smoothquant, smoothquant_gptq or signround",
     )
     group_size: PositiveInt | None = Field(
-        None, description="input channels that share a weight scale; null: the scheme's default"
+        None,
+        description="input channels that share a weight scale; null: the scheme's, or the largest of 64 and 32 that "
+        "divides the model's sizes",
     )
     smoothing_strength: float = Field(0.5, ge=0, le=1, description="SmoothQuant's alpha")
     dampening: float = Field(0.01, gt=0, description="GPTQ's dampening, as a fraction of the Hessian's mean diagonal")

@@ -58,6 +58,8 @@ ROLES: Mapping[str, Role] = {
 }
 # Linears whose inputs are divided among GPUs, by the last components of their names.
 ROWS = ("o_proj", "out_proj", "down_proj", "c_proj", "dense", "dense_4h_to_h", "w2")
+# Group sizes that vLLM's kernels have, below a scheme's own, the best first.
+SMALLER_GROUPS = (64, 32)
 NO_GROUPS = "choose a format without groups or blocks (fp8_dynamic, int8_dynamic)"
 
 
@@ -83,6 +85,29 @@ def sizes(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> dict[
     return there if QUERIES in there else {name: size for name, size in there.items() if name != KEYS}
 
 
+def with_group_size(source: ModelSource, settings: Settings) -> Settings:
+    """Return the settings with a group size where none was asked for: the scheme's, or a smaller one that fits.
+
+    Where none fits it is the scheme's, which `check_shapes` refuses.
+    """
+    quant = settings.quant
+    if quant.format is None or not quant.format.group_is_free or quant.group_size is not None or quant.is_existing:
+        return settings
+    own = quant.effective_group_size
+    tensors: Mapping[str, TensorInfo] = {}
+    for size in (own, *SMALLER_GROUPS):
+        title = quant.title if size == own else f"{quant.title}, group_size={size}"
+        sized = settings.model_copy(update={"quant": quant.model_copy(update={"group_size": size, "title": title})})
+        if not _layer_of(source.config, tensors, sized).misfits(_gpus(sized)):
+            return sized
+        if size == own and source.settings.path is not None and not source.is_random:
+            # Some configs state sizes that no tensor has.
+            tensors = source.tensors
+            if not _layer_of(source.config, tensors, sized).misfits(_gpus(sized)):
+                return sized
+    return settings.model_copy(update={"quant": quant.model_copy(update={"group_size": own})})
+
+
 def check_shapes(model: str, settings: Settings, config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> None:
     """Compare the sizes of the decoder's Linears with groups, blocks, and the number of GPUs that share them.
 
@@ -95,10 +120,7 @@ def check_shapes(model: str, settings: Settings, config: Mapping[str, Any], tens
     Raises:
         ConfigError: naming the sizes that do not fit, with the way out.
     """
-    layer = _Layer(
-        config, tensors, settings.quant, any(w in EXPERT_PARALLEL for w in _words(settings.serve.extra_args))
-    )
-    gpus = tensor_parallel_size(settings.serve.extra_args) or 1
+    layer, gpus = _layer_of(config, tensors, settings), _gpus(settings)
     if uneven := layer.uneven(gpus):
         even = [n for n in range(1, numbers(config, (HEADS,))[HEADS] + 1) if not layer.uneven(n)]
         raise ConfigError(
@@ -172,6 +194,15 @@ class _Layer:
         return min(gpus, self.heads.get(KV_HEADS) or gpus) if name == KEYS else gpus
 
 
+def _layer_of(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo], settings: Settings) -> _Layer:
+    whole_experts = any(word in EXPERT_PARALLEL for word in _words(settings.serve.extra_args))
+    return _Layer(config, tensors, settings.quant, whole_experts)
+
+
+def _gpus(settings: Settings) -> int:
+    return tensor_parallel_size(settings.serve.extra_args) or 1
+
+
 def _listing(found: Mapping[str, int]) -> str:
     return ", ".join(f"{name}={size}" for name, size in found.items())
 
@@ -191,7 +222,7 @@ def _words(arguments: Iterable[str]) -> list[str]:
 def served_shapes(source: ModelSource, settings: Settings) -> frozenset[tuple[int, int]]:
     """Return the shapes (in, out) of a model's weights as one GPU loads them, as far as they are known by now."""
     tensors = source.tensors if "stored" in vars(source) else {}
-    return loaded_shapes(source.config, tensors, tensor_parallel_size(settings.serve.extra_args) or 1)
+    return loaded_shapes(source.config, tensors, _gpus(settings))
 
 
 def loaded_shapes(

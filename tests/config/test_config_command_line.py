@@ -13,6 +13,7 @@ from pipeline.config.names import choices
 from pipeline.config.presets import choice
 from pipeline.demo import CHECKPOINT
 from pipeline.errors import ConfigError, PipelineError
+from pipeline.hardware.probe import Hardware
 from pipeline.runner import Runner
 
 STUDY = ["bf16", "fp8_static", "fp8_dynamic", "int8_dynamic", "w4a16", "awq", "gptq", "bf16+fp8_e4m3"]
@@ -56,8 +57,42 @@ def test_a_folder_here_is_a_model(tmp_path, monkeypatch):
     assert str(command_of("model=mine")[0].model.path) == "mine"
 
 
+@pytest.fixture(params=["cpu", "cuda"])
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    here = Hardware(device=request.param, name="this machine", cores=2, memory_gib=16)
+    monkeypatch.setattr("pipeline.config.command_line.probe", lambda asked: here)
+    return str(request.param)
+
+
 @pytest.mark.parametrize("words", [["model=some/model"], ["model.path=/data/mine"], ["model.hub_id=some/model"]])
-def test_nothing_of_the_demo_is_left(words):
+def test_a_model_of_ones_own_is_measured_at_the_size_of_the_machine(words, device):
+    own = command_of(*words)[0]
+    sizes = (own.calibration.name, own.bench.name, own.eval.name)
+    assert sizes == (("laptop", "quick", "laptop") if device == "cpu" else ("sharegpt", "study", "study"))
+    assert own.calibration.dataset.hub_id == own.bench.dataset.hub_id == SHAREGPT
+
+
+@pytest.mark.parametrize(
+    ("words", "sizes"),
+    [
+        (["model=some/model", "eval=study", "bench=ladder"], ("laptop", "ladder", "study")),
+        (["model=some/model", "calibration.num_samples=8"], ("laptop", "quick", "laptop")),
+        (["model=some/model", "hardware.gpu=L40S"], ("sharegpt", "study", "study")),
+        (["model=some/model", "hardware.device=cuda"], ("sharegpt", "study", "study")),
+        (["model=qwen3_8b", "model.path=/data/mine"], ("sharegpt", "study", "study")),
+        (["model=some/model", "protocols=[study,ladder]"], ("laptop", "study", "laptop")),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+@pytest.mark.parametrize("device", ["cpu"], indirect=True)
+def test_what_is_asked_for_is_not_made_smaller(words, sizes, device):
+    own = command_of(*words)[0]
+    assert (own.calibration.name, own.bench.name, own.eval.name) == sizes
+
+
+@pytest.mark.parametrize("device", ["cuda"], indirect=True)
+@pytest.mark.parametrize("words", [["model=some/model"], ["model.path=/data/mine"], ["model.hub_id=some/model"]])
+def test_nothing_of_the_demo_is_left(words, device):
     own, study = command_of(*words)[0], command_of("model=qwen3_8b")[0]
     assert (own.calibration, own.bench, own.eval) == (study.calibration, study.bench, study.eval)
     assert own.calibration.dataset.hub_id == SHAREGPT
@@ -145,7 +180,8 @@ def test_a_server_is_named_by_what_people_paste(url):
     assert found.serve.url == "http://127.0.0.1:8000"
 
 
-def test_commas_stay_a_sweep_s():
+@pytest.mark.parametrize("device", ["cuda"], indirect=True)
+def test_commas_stay_a_sweep_s(device):
     assert translated(["-m", "stage=quantize,bench", "quant=awq,FP8-static", "model=a/b,c/d"]) == [
         "-m", "++model.path=null", "++model.revision=null", "++model.name=null",
         "stage=quantize,bench", "quant=awq,fp8_static", "model=custom", "model.hub_id=a/b,c/d",
@@ -157,8 +193,8 @@ def test_commas_stay_a_sweep_s():
     ("asked", "words"),
     [
         (["compare", "MODEL=some/model", "HARDWARE=cuda"], ["'model=some/model'", "'stage=all'"]),
-        (["compare", "MODEL=/data/a model", "HARDWARE=cpu"], ["'model=/data/a model'", "bench=quick eval=quick"]),
-        (["compare", "HARDWARE=cpu"], ["-m pipeline    'stage=all'"]),
+        (["compare", "MODEL=/data/a model", "HARDWARE=cpu"], ["'model=/data/a model'", "'stage=all'"]),
+        (["compare", "HARDWARE=cpu"], ["-m pipeline   'stage=all'"]),
         (
             ["quantize", "bench", "eval", "MODEL=some/model"],
             ["'model=some/model'", "'stage=[quantize,bench,eval,report]'"],

@@ -1,6 +1,7 @@
 """Sizes of Linears by the settings that state them, and as vLLM loads them."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from support.tiny_sources import CONFIG, tensors_of
 from pipeline.config import Settings
 from pipeline.errors import ConfigError
 from pipeline.hardware.gpus import GPUS
-from pipeline.models.shapes import check_shapes, loaded_shapes, sizes, tensor_parallel_size
+from pipeline.models.shapes import check_shapes, loaded_shapes, sizes, tensor_parallel_size, with_group_size
 from pipeline.serve.support import of_settings
 
 BY_KEY = {gpu.key: gpu for gpu in GPUS}
@@ -44,6 +45,32 @@ def test_sizes_are_those_that_a_tensor_has() -> None:
 )
 def test_the_tensor_parallel_size_is_read_from_the_arguments(arguments: tuple[str, ...], size: int | None) -> None:
     assert tensor_parallel_size(arguments) == size
+
+
+@pytest.mark.parametrize(
+    ("config", "asked", "size", "title"),
+    [
+        (CONFIG, "quant=w4a16", 128, "W4A16"),
+        (SMOLLM2, "quant=w4a16", 64, "W4A16, group_size=64"),
+        (SMOLLM2, "quant=w4a16 quant.group_size=32", 32, "W4A16"),
+        (SMOLLM2, "quant=gptq_int8", 64, "GPTQ INT8, group_size=64"),
+        ({**CONFIG, "intermediate_size": 800}, "quant=awq", 32, "AWQ, group_size=32"),
+        # A size that no tensor has decides nothing.
+        ({**CONFIG, "shared_expert_intermediate_size": 96}, "quant=awq", 128, "AWQ"),
+        # None fits: the check of the shapes says so.
+        ({**CONFIG, "intermediate_size": 776}, "quant=awq", 128, "AWQ"),
+        (SMOLLM2, "quant=fp8_static", None, "FP8 static"),
+        (SMOLLM2, "quant=nvfp4a16", None, "NVFP4A16"),
+    ],
+)
+def test_a_smaller_group_is_taken_where_the_schemes_own_does_not_fit(
+    config: dict[str, Any], asked: str, size: int | None, title: str, settings: Callable[..., Settings]
+) -> None:
+    place = SimpleNamespace(path="somewhere", name="mine")
+    tensors = headers_of({name: value for name, value in config.items() if "shared" not in name})
+    source: Any = SimpleNamespace(config=config, tensors=tensors, settings=place, is_random=False)
+    quant = with_group_size(source, settings(*asked.split())).quant
+    assert (quant.group_size, quant.title) == (size, title)
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["headers", "config alone"])
