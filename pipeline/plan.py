@@ -135,9 +135,9 @@ class Plan:
         found: dict[int, list[str]] = {}
         for job in self.jobs:
             quant, size = job.settings.quant, job.settings.quant.group_size
-            if size is not None and quant.format is not None and quant.format.group_is_free and not quant.is_existing:
-                if size < (quant.format.group or 0):
-                    found.setdefault(size, []).append(str(job.variant))
+            own = quant.format.group if quant.format is not None and not quant.is_existing else None
+            if size is not None and own is not None and size < own:
+                found.setdefault(size, []).append(str(job.variant))
         return "; ".join(f"{size} input channels in {', '.join(dict.fromkeys(names))}" for size, names in found.items())
 
     def _time(self) -> str:
