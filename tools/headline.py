@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -260,6 +261,23 @@ def _two_blocks() -> Iterator[tuple[str, ...]]:
             yield (each.label, gpu, mean, *changes, *levels)
 
 
+def _trained() -> Iterator[tuple[str, ...]]:
+    """Yield the variants of the trained model as its stored report compares them with BF16, the closest first."""
+    report = json.loads((FOLDER / "smollm2_h200" / "report.json").read_text(encoding="utf-8"))
+    rows = report["comparison"]["rows"]
+    tasks = report["comparison"]["tasks"]
+    yield ("", "size", "perplexity", "KL from BF16, 10⁻³ nats per token", *(f"{task}, %" for task in tasks))
+    for row in sorted(rows, key=lambda each: each["divergence"]["kl"]["value"] if each["divergence"] else 0.0):
+        kl = row["divergence"] and row["divergence"]["kl"]
+        distance = "" if not kl else f"{1e3 * kl['value']:.1f} ({_thousandths(kl['interval'])})"
+        scores = (f"{100 * row['tasks'][task]['accuracy']['value']:.2f}" for task in tasks)
+        yield (row["label"], f"{row['size']['ratio']:.2f}", f"{row['perplexity']:.2f}", distance, *scores)
+
+
+def _thousandths(interval: Mapping[str, float]) -> str:
+    return f"{1e3 * interval['low']:.1f} to {1e3 * interval['high']:.1f}"
+
+
 def _mean(repeats: Sequence[float]) -> float:
     return sum(repeats) / len(repeats)
 
@@ -302,6 +320,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "guards": _table(_guards),
     "graphs": _table(_graphs),
     "two blocks": _table(_two_blocks),
+    "trained model": _table(_trained),
 }
 
 

@@ -19,14 +19,18 @@ class KnownDivergence(NamedTuple):
 
 
 # llama.cpp, tools/perplexity/README.md, "LLaMA 3 8b Scoreboard" (revision f364eb6f, Wikitext-2, without importance
-# matrix); docs/results/smollm2_h200/report.md. Q4_0 rounds to 4 bits in groups of 32, as W4A16 does in larger groups.
+# matrix); docs/results/smollm2_h200/report.json. Q4_0 rounds to 4 bits in groups of 32, as W4A16 does in larger groups.
 LLAMA = "Llama 3 8B, llama.cpp"
 SMOLLM2 = "SmolLM2-135M, docs/results"
 KNOWN: dict[str, tuple[KnownDivergence, ...]] = {
     "Q8_0": (KnownDivergence(0.001355, LLAMA),),
     "Q4_K_M": (KnownDivergence(0.031273, LLAMA),),
+    # Rounded to nearest; by GPTQ 0.259.
     "W4A16": (KnownDivergence(0.071940, f"{LLAMA}'s Q4_0"), KnownDivergence(0.374, SMOLLM2)),
-    "FP8_DYNAMIC": (KnownDivergence(0.0337, SMOLLM2),),
+    "W4A16_ASYM": (KnownDivergence(0.166, f"{SMOLLM2}, AWQ"),),
+    "W8A8": (KnownDivergence(0.0337, f"{SMOLLM2}, GPTQ"),),
+    "FP8": (KnownDivergence(0.0413, SMOLLM2),),
+    "FP8_DYNAMIC": (KnownDivergence(0.0338, SMOLLM2),),
 }
 
 
