@@ -26,7 +26,9 @@ def main() -> None:
         resource.setrlimit(kind, (value, value))
     verdict = options["verdict"]
     secret, _, source = sys.stdin.buffer.read().partition(b"\n")
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    empty = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(empty, 0)
+    os.close(empty)
     sys.argv = ["program.py"]
     # Added by `site` otherwise, which is not loaded because it reads many files.
     for name in ("exit", "quit"):

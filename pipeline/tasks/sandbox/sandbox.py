@@ -93,7 +93,7 @@ class Sandbox:
             finally:
                 os.close(writer)
             with process:
-                return Supervisor(process, verdict, secret, own_tmp=self.kind != "none").outcome(timeout_s)
+                return Supervisor(process, verdict, secret, isolated=self.kind != "none").outcome(timeout_s)
 
     @cached_property
     def trouble(self) -> str | None:

@@ -38,7 +38,7 @@ class Supervisor:
     """Supervisor of one started program: awaits its verdict, then kills its remaining processes."""
 
     def __init__(
-        self, process: subprocess.Popen[bytes], verdict: IO[bytes], secret: bytes, *, own_tmp: bool = True
+        self, process: subprocess.Popen[bytes], verdict: IO[bytes], secret: bytes, *, isolated: bool = True
     ) -> None:
         """Supervise `process`, whose `_runner` reports on `verdict`, authenticated by `secret`.
 
@@ -46,9 +46,9 @@ class Supervisor:
             process: the outermost process of the program.
             verdict: where the report is read.
             secret: that the report begins with.
-            own_tmp: whether /tmp is the program's alone, so that its files count.
+            isolated: whether it has a /tmp of its own, whose files count, and an outermost process that is not its own.
         """
-        self.own_tmp = own_tmp
+        self.isolated = isolated
         self.process = process
         self.verdict = verdict
         self.secret = secret
@@ -109,13 +109,13 @@ class Supervisor:
 
     def _exceeded(self, started: bool) -> str | None:
         """Return the limit that the program's processes exceed together, if any."""
-        found = list(_descendants(self.process.pid))
+        found = list(descendants(self.process.pid))
         if sum(each.held for each in found) > MEMORY_BYTES:
             return f"used more than {MEMORY_BYTES // MIB} MiB of memory"
         if len(found) > 2 * PROCESSES:
             return f"started more than {PROCESSES} processes"
         # The outermost process sees the machine's /tmp, all others the program's as soon as it has started.
-        for each in found[1:] if started and self.own_tmp else ():
+        for each in found[1:] if started and self.isolated else ():
             with suppress(OSError):
                 tmp = os.statvfs(f"/proc/{each.pid}/root/tmp")
                 return f"made more than {FILES} files" if tmp.f_files - tmp.f_ffree > FILES else None
@@ -139,12 +139,16 @@ class Supervisor:
 
     def _end(self) -> None:
         """Kill every process of the program and wait until none holds the verdict's pipe."""
-        left = list(_descendants(self.process.pid))
+        left = list(descendants(self.process.pid))
+        for each in left[1:]:
+            each.kill()
+        if self.isolated:
+            # The outermost process ends by itself, and collects what is inside, which else the machine's init has to.
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(1)
         if self.process.poll() is None:
             with suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
-        for each in left:
-            each.kill()
         self.process.wait()
         deadline = time.monotonic() + GONE_TIMEOUT_S
         with selectors.DefaultSelector() as selector:
@@ -159,7 +163,7 @@ def _registered(selector: selectors.BaseSelector) -> set[object]:
 
 
 @dataclass(frozen=True)
-class _Process:
+class Process:
     """A process of the program, as it was seen.
 
     Attributes:
@@ -177,7 +181,7 @@ class _Process:
         with suppress(OSError):
             handle = os.pidfd_open(self.pid)
             try:
-                if _start_of(self.pid) == self.started:
+                if start_of(self.pid) == self.started:
                     signal.pidfd_send_signal(handle, signal.SIGKILL)
             finally:
                 os.close(handle)
@@ -186,22 +190,22 @@ class _Process:
 HELD = re.compile(rb"^(?:VmRSS|VmSwap|VmPTE):\s+(\d+) kB", re.MULTILINE)
 
 
-def _start_of(pid: int) -> bytes:
+def start_of(pid: int) -> bytes:
     """Return when a process was started, in the kernel's ticks."""
     # The name of the program, in brackets, may hold anything.
     return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19]
 
 
-def _descendants(pid: int) -> Iterator[_Process]:
+def descendants(pid: int) -> Iterator[Process]:
     """Yield `pid` and every descendant."""
     waiting = [pid]
     while waiting:
         pid = waiting.pop()
         try:
-            started = _start_of(pid)
+            started = start_of(pid)
             held = sum(map(int, HELD.findall(Path(f"/proc/{pid}/status").read_bytes()))) * 1024
             for task in os.listdir(f"/proc/{pid}/task"):
                 waiting += map(int, Path(f"/proc/{pid}/task/{task}/children").read_text().split())
         except (OSError, IndexError):
             continue
-        yield _Process(pid, started, held)
+        yield Process(pid, started, held)

@@ -127,7 +127,12 @@ DENIED_VALUES = {
     "mmap": ((9, 222), 3, [(SHARED_ANONYMOUS, SHARED_ANONYMOUS)]),
     "ioctl": ((16, 29), 1, [(0xFFFFFFFF, value) for value in (TERMINAL_INPUT, CONSOLE, LINE_DISCIPLINE)]),
 }
-ONLY_VALUE = {"socket": ((41, 198), 0, AF_UNIX), "socketpair": ((53, 199), 0, AF_UNIX)}
+ITSELF = 0
+ONLY_VALUE = {
+    "socket": ((41, 198), 0, AF_UNIX),
+    "socketpair": ((53, 199), 0, AF_UNIX),
+    "prlimit64": ((302, 261), 0, ITSELF),
+}
 
 # Instructions of classic BPF, and offsets in what the filter is shown of a call.
 LOAD, AND, EQUAL, ABOVE, RETURN = 0x20, 0x54, 0x15, 0x25, 0x06
