@@ -309,7 +309,23 @@ def run_program(source: str, *, timeout_s: float | None = None) -> Outcome:
         ConfigError: if this machine cannot isolate it.
     """
     sandbox = choose(unsafe=_policy.unsafe)
-    return sandbox.run(source, timeout_s=_policy.timeout_s if timeout_s is None else timeout_s)
+    outcome = sandbox.run(source, timeout_s=_policy.timeout_s if timeout_s is None else timeout_s)
+    for outcomes in _records:
+        outcomes.append(outcome)
+    return outcome
+
+
+_records: list[list[Outcome]] = []
+
+
+@contextmanager
+def recorded() -> Iterator[list[Outcome]]:
+    """Record the outcomes of all programs that are run within the block, by any thread."""
+    _records.append([])
+    try:
+        yield _records[-1]
+    finally:
+        _records.pop()
 
 
 def cores() -> int:

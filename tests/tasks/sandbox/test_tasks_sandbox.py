@@ -59,6 +59,7 @@ GOOD = {
     "threads": "from concurrent.futures import ThreadPoolExecutor as T\nassert sum(T(4).map(abs, [-1, 2])) == 3",
     "processes": "from multiprocessing import Pool\nassert Pool(2).map(abs, [-1]) == [1]",
     "a subprocess": "import subprocess, sys\nassert subprocess.run([sys.executable, '-c', 'print(1)']).returncode == 0",
+    "numpy": "import numpy\nassert numpy.linalg.inv(numpy.eye(3)).sum() == 3",
     "recursion": "def f(n):\n    return n and f(n - 1)\nf(900)",
     "much memory, but not too much": "assert len(bytearray(300 * 2**20))",
     "output": "print('x' * 10_000)",
@@ -74,6 +75,7 @@ def test_good_programs_pass(box: Sandbox, name: str) -> None:
 BAD = {
     "a failed test": ("def f(x):\n    return x\nassert f(1) == 2", "AssertionError (line 3: assert f(1) == 2)"),
     "a syntax error": ("def f(:", "SyntaxError"),
+    "a package that is not for programs": ("import torch", "ModuleNotFoundError"),
     "leaving early": ("raise SystemExit(0)", "SystemExit"),
     "leaving without a trace": ("import os\nos._exit(0)", "exited early with code 0"),
     "a crash": ("import ctypes\nctypes.string_at(0)", "exited early with code 139"),
