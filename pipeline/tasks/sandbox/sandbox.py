@@ -8,8 +8,8 @@ directly, by the same rules; where the machine allows neither, programs are not 
 `eval.unsafe_code=true`, which keeps only the limits.
 
 Not covered: bugs of the kernel in the system calls that are let through; CPU and memory bandwidth taken from other
-processes; up to half a gigabyte in the buffers of sockets; timing side channels; and a program that deliberately forges
-its own verdict, which is computed in the same interpreter. Without isolation (`unsafe_code`) the user's files, network
+processes; some hundred MiB in the buffers of sockets and pipes; timing side channels; and a program that deliberately
+forges its own verdict, which is computed in the same interpreter. Without isolation (`unsafe_code`) the user's files, network
 and processes are all within reach, and a program that makes itself a daemon can stay.
 """
 
@@ -22,6 +22,7 @@ import re
 import secrets
 import shutil
 import socket
+import stat
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -238,7 +239,9 @@ def _bubblewrap() -> tuple[str, ...]:
     known = subprocess.run([program, "--help"], capture_output=True, text=True, check=False).stdout
     arguments = [program, "--unshare-user", "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]
     arguments += ["--unshare-cgroup-try", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
-    arguments += [option for option in ("--disable-userns",) if option in known]
+    # The filter denies new user namespaces, too; installed setuid, bubblewrap does not know how.
+    if "--disable-userns" in known and not os.stat(program).st_mode & stat.S_ISUID:
+        arguments.append("--disable-userns")
     arguments += ["--hostname", "sandbox", "--uid", "1000", "--gid", "1000", "--clearenv"]
     for name, value in ENVIRONMENT.items():
         arguments += ["--setenv", name, value]

@@ -23,7 +23,7 @@ LINKED = ("bz2", "ctypes", "decimal", "hashlib", "lzma", "sqlite3", "ssl", "zlib
 PACKAGES = ("numpy",)
 MAPPED = """
 import importlib, json, sys
-sys.path.append(sys.argv[1])
+sys.path += filter(None, sys.argv[1:2])
 for name in sys.argv[2:]:
     try:
         importlib.import_module(name)
