@@ -325,6 +325,14 @@ def test_without_isolation_running_programs_is_refused_with_the_way_out(monkeypa
         sandbox.choose.cache_clear()
 
 
+def test_without_a_filter_nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "filter_for", lambda: None)
+    assert Sandbox("namespaces").trouble == f"no system-call filter for {os.uname().machine}"
+    outcome = Sandbox("namespaces").run("pass")
+    assert not outcome.passed
+    assert outcome.detail.startswith("did not start")
+
+
 def test_programs_run_side_by_side_in_order() -> None:
     outcomes = run_programs([f"assert {i} % 3" for i in range(12)], timeout_s=5)
     assert [outcome.passed for outcome in outcomes] == [bool(i % 3) for i in range(12)]
