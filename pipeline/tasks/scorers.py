@@ -1,8 +1,8 @@
 """Tasks whose scorer runs or evaluates answers, found by reading their files before any of them is imported.
 
 lm-eval marks some of its tasks as unsafe, but not all: a scorer that gives an answer to `sympy` evaluates it as Python.
-So the modules that a task names, and those that they import from beside them, are searched for whatever can execute text.
-Answers that are scored by `code_eval` run in the sandbox (`code_scoring`); all others on this machine.
+So the modules that a task names, and those that they import from beside them, are searched for whatever can execute
+text. Answers that are scored by `code_eval` run in the sandbox (`code_scoring`); all others on this machine.
 """
 
 from __future__ import annotations
@@ -27,11 +27,32 @@ Place = Literal["nowhere", "sandbox", "host"]
 BUILTINS = frozenset({"exec", "eval", "compile", "__import__"})
 # Modules that execute text, or objects made from it; sympy's parsers do so by eval.
 MODULES = frozenset(
-    """
-    subprocess pty runpy code codeop pickle dill cloudpickle marshal shelve ctypes cffi
-    sympy math_verify latex2sympy2 latex2sympy2_extended numexpr asteval simpleeval js2py execjs RestrictedPython IPython
-    unitxt
-    """.split()
+    [
+        "subprocess",
+        "pty",
+        "runpy",
+        "code",
+        "codeop",
+        "pickle",
+        "dill",
+        "cloudpickle",
+        "marshal",
+        "shelve",
+        "ctypes",
+        "cffi",
+        "sympy",
+        "math_verify",
+        "latex2sympy2",
+        "latex2sympy2_extended",
+        "numexpr",
+        "asteval",
+        "simpleeval",
+        "js2py",
+        "execjs",
+        "RestrictedPython",
+        "IPython",
+        "unitxt",
+    ]
 )
 # Functions of modules that are otherwise harmless, by the names under which modules are usually imported.
 FUNCTIONS = {

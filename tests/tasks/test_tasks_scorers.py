@@ -62,7 +62,7 @@ SCORERS = {
     "a process": "import subprocess\ndef score(doc, results):\n    subprocess.run(['python', '-c', results[0]])",
     "a shell": "import os\ndef score(doc, results):\n    os.system(results[0])",
     "a shell imported by name": "def score(doc, results):\n    from os import system\n    system(results[0])",
-    "sympy": "def score(doc, results):\n    from sympy.parsing.sympy_parser import parse_expr\n    parse_expr(results[0])",
+    "sympy": "from sympy.parsing.sympy_parser import parse_expr\ndef score(doc, results):\n    parse_expr(results[0])",
     "pickle": "import pickle\ndef score(doc, results):\n    pickle.loads(results[0])",
     "a module beside it": "from helpers import score",
     "a module beside it, relative": "from .helpers import score",

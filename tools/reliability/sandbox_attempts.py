@@ -23,9 +23,8 @@ from typing import Literal
 
 import yaml
 
-from pipeline.config import PROJECT_ROOT
-
 FOLDER = Path(__file__).parent
+PACKAGE = FOLDER.parents[1] / "pipeline"
 USER = 65534
 CAP_SYS_ADMIN = 21
 Kind = Literal["bubblewrap", "namespaces", "none"]
@@ -189,9 +188,8 @@ def _place(way: Way) -> Iterator[tuple[str | None, Path]]:
         folder.chmod(0o755)
         package = folder / "pipeline" / "tasks" / "sandbox"
         package.mkdir(parents=True)
-        source = PROJECT_ROOT / "pipeline"
-        shutil.copy(source / "errors.py", folder / "pipeline")
-        for file in (source / "tasks" / "sandbox").glob("*.py"):
+        shutil.copy(PACKAGE / "errors.py", folder / "pipeline")
+        for file in (PACKAGE / "tasks" / "sandbox").glob("*.py"):
             shutil.copy(file, package)
         (folder / "pipeline" / "__init__.py").touch()
         (package.parent / "__init__.py").touch()

@@ -99,13 +99,12 @@ def write(path: str, text: str) -> None:
     os.close(handle)
 
 
-def build_root(options: "dict[str, object]") -> None:
-    """Mount the program's root file system on the empty folder named in the options and enter it."""
-    root = options["root"]
+def build_root(root: str, visible: "list[str]", links: "dict[str, str]", tmp: str) -> None:
+    """Mount the program's root file system on the empty folder `root` and enter it; `tmp` has the options of /tmp."""
     mount("none", "/", None, REC | PRIVATE)
     mount("tmpfs", root, "tmpfs", NOSUID | NODEV, "size=1m,mode=0755")
     os.umask(0o022)
-    for path in options["visible"]:
+    for path in visible:
         target = root + path
         if os.path.isdir(path):
             os.makedirs(target, exist_ok=True)
@@ -113,16 +112,16 @@ def build_root(options: "dict[str, object]") -> None:
             os.makedirs(os.path.dirname(target), exist_ok=True)
             os.close(os.open(target, os.O_CREAT | os.O_WRONLY))
         mount(path, target, None, BIND | REC)
-    for name, target in options["links"].items():
+    for name, target in links.items():
         os.symlink(target, root + name)
     os.mkdir(f"{root}/tmp")
     points = mounts_below(root)
-    if len(points) <= len(options["visible"]):
-        raise OSError(f"{len(points)} mounts in {root}, of {len(options['visible']) + 1}")
+    if len(points) <= len(visible):
+        raise OSError(f"{len(points)} mounts in {root}, of {len(visible) + 1}")
     for point, flags in points:
         guard = 0 if point.startswith(f"{root}/dev/") else NODEV
         mount("none", point, None, REMOUNT | BIND | RDONLY | NOSUID | guard | flags)
-    mount("tmpfs", f"{root}/tmp", "tmpfs", NOSUID | NODEV | NOEXEC, options["tmp"])
+    mount("tmpfs", f"{root}/tmp", "tmpfs", NOSUID | NODEV | NOEXEC, tmp)
     os.chdir(root)
     # The old root is stacked on the new one and detached, so none of it can be reached.
     call("syscall", PIVOT_ROOT[os.uname().machine], ".", ".")
@@ -183,7 +182,7 @@ def main() -> None:
     if init:
         sys.exit(status_of(os.waitpid(init, 0)[1]))
     call("sethostname", "sandbox", len("sandbox"))
-    build_root(options)
+    build_root(options["root"], options["visible"], options["links"], options["tmp"])
     give_up_privileges(user)
     # setuid clears PR_SET_PDEATHSIG, so set it again.
     call("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

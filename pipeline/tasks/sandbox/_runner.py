@@ -13,6 +13,11 @@ import resource
 import sys
 import types
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from importlib.machinery import ModuleSpec
+
 
 def main() -> None:
     """Set the limits, then execute the program as a module."""
@@ -57,7 +62,9 @@ class Packages:
         """Find in this folder; "" finds nothing."""
         self.folder = folder
 
-    def find_spec(self, name: str, path: object = None, target: object = None) -> object:
+    def find_spec(
+        self, name: str, path: "Sequence[str] | None" = None, target: "types.ModuleType | None" = None
+    ) -> "ModuleSpec | None":
         """Return the specification of the package, or None."""
         return sys.meta_path[2].find_spec(name, [self.folder]) if name == "numpy" and self.folder else None
 

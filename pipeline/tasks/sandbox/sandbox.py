@@ -9,8 +9,8 @@ directly, by the same rules; where the machine allows neither, programs are not 
 
 Not covered: bugs of the kernel in the system calls that are let through; CPU and memory bandwidth taken from other
 processes; some hundred MiB in the buffers of sockets and pipes; timing side channels; and a program that deliberately
-forges its own verdict, which is computed in the same interpreter. Without isolation (`unsafe_code`) the user's files, network
-and processes are all within reach, and a program that makes itself a daemon can stay.
+forges its own verdict, which is computed in the same interpreter. Without isolation (`unsafe_code`) the user's files,
+network and processes are all within reach, and a program that makes itself a daemon can stay.
 """
 
 from __future__ import annotations

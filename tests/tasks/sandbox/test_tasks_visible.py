@@ -1,4 +1,4 @@
-"""The files that a program may read: the interpreter's own libraries wherever they are, and of the packages numpy alone."""
+"""The files that a program may read: the interpreter's libraries wherever they are, and of the packages numpy alone."""
 
 import importlib
 import os
