@@ -1,11 +1,16 @@
 """Attempts on the sandbox: none gets out, none fakes a verdict, in every way of isolation that works here."""
 
+import json
+import os
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
 from tools.reliability.sandbox_attempts import Attempt, Way, attempts, run, ways
 
+DATA = Path(os.environ.get("PIPELINE_DATA_DIR", Path(__file__).parents[3] / "shared" / "data"))
+HUMANEVAL = DATA / "humaneval" / "HumanEval.jsonl"
 GROUPS = list(dict.fromkeys(each.group for each in attempts()))
 
 
@@ -63,3 +68,22 @@ def test_without_isolation_the_same_attempts_do_get_out() -> None:
     results = run(Way("none", ways()[0].who), [each for each in attempts() if each.name in names])
     assert not isinstance(results, str)
     assert [each.attempt for each in results if each.got_out is None or each.passed] == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HUMANEVAL.is_file(), reason=f"{HUMANEVAL} is not there")
+@pytest.mark.parametrize("way", ways(), ids=str)
+def test_humanevals_solutions_pass_any_way(way: Way) -> None:
+    problems = [json.loads(line) for line in HUMANEVAL.read_text().splitlines()]
+    programs = [
+        Attempt(
+            name=each["task_id"],
+            group="good",
+            program=f"{each['prompt']}{each['canonical_solution']}\n{each['test']}\ncheck({each['entry_point']})",
+            seconds=5,
+            prelude=False,
+        )
+        for each in problems
+    ]
+    assert len(programs) == 164
+    assert surprises(way, programs) == []
