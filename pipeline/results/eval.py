@@ -101,7 +101,8 @@ class EvalResult(Result):
         server: facts of the server that answered.
         seconds: duration of each task.
         recalled: answers reused from an interrupted run.
-        sandbox: sandbox that programs ran in; None if none ran.
+        isolation: what isolated the programs of each task that runs what the model wrote (`bubblewrap`, `namespaces`,
+            or `none`).
         divergence: divergence from BF16, if requested.
         layers: output errors of the layers, if requested; the reason if this format cannot be decoded.
     """
@@ -113,6 +114,6 @@ class EvalResult(Result):
     server: ServerFacts = ServerFacts()
     seconds: dict[str, float] = Field({})
     recalled: int = 0
-    sandbox: str | None = None
+    isolation: dict[str, str] = Field({})
     divergence: DivergenceResult | None = None
     layers: LayerErrors | Missing | None = None

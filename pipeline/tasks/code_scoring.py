@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,6 +20,10 @@ from typing import Any, TypedDict
 
 from pipeline.errors import ConfigError
 from pipeline.tasks.sandbox.sandbox import cores, run_program
+from pipeline.tasks.sandbox.supervisor import Outcome
+
+# The line of a program at the end of an outcome's detail.
+PLACE = re.compile(r" \(line \d+: .*\)$")
 
 
 class ProgramOutcome(TypedDict):
@@ -98,9 +103,19 @@ def local_metrics() -> Iterator[None]:
             )
 
 
-def runs_code(task: Any) -> bool:
-    """Return whether scoring an answer of the task runs it as a program."""
-    return bool(getattr(task, "UNSAFE_CODE", False))
+def shared_error(outcomes: Sequence[Outcome]) -> tuple[str, int] | None:
+    """Return the error by which more than half of the programs ended, and their number; None without one.
+
+    A failed test is the model's; another error of so many may be the sandbox's or the task's. What a program wrote into
+    it is shown without control characters.
+    """
+    errors = Counter(
+        "".join(filter(str.isprintable, PLACE.sub("", outcome.detail)))[:200]
+        for outcome in outcomes
+        if not outcome.passed
+    )
+    error, count = max(errors.items(), key=lambda each: each[1], default=("", 0))
+    return (error, count) if count > len(outcomes) / 2 and not error.startswith("AssertionError") else None
 
 
 def scores_by_function(task: Any) -> bool:

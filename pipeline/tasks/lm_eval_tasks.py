@@ -16,8 +16,8 @@ from pipeline.artifacts.keys import Digests
 from pipeline.config import EvalSettings, TaskSettings
 from pipeline.config.names import did_you_mean, nearest
 from pipeline.errors import ConfigError, InputError
-from pipeline.tasks import local_files
-from pipeline.tasks.code_scoring import local_metrics, runs_code, score_side_by_side, scores_by_function
+from pipeline.tasks import local_files, scorers
+from pipeline.tasks.code_scoring import local_metrics, score_side_by_side, scores_by_function
 from pipeline.tasks.sampling import nested, stratified
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ class TaskSample:
     items: dict[str, list[int]]
     subjects: dict[str, list[str] | None]
     available: int
+    # Where scoring executes what the model wrote.
+    executes: scorers.Place = "nowhere"
     # Items of the limit, of which a share is asked.
     whole: int = 0
 
@@ -45,11 +47,6 @@ class TaskSample:
     def count(self) -> int:
         """Number of items in the sample."""
         return sum(len(indices) for indices in self.items.values())
-
-    @property
-    def runs_code(self) -> bool:
-        """True if scoring runs programs that the model wrote."""
-        return any(runs_code(task) for task in self.tasks.values())
 
     def subject(self, task: str, index: int) -> str | None:
         """Return the subject of an item: its field `subject`, else the subtask of a group."""
@@ -61,12 +58,14 @@ def load(label: str, wanted: TaskSettings, settings: EvalSettings) -> TaskSample
     """Load the task of one column with its data, and draw the sample.
 
     Raises:
-        ConfigError: on an unknown task, metric or filter.
+        ConfigError: on an unknown task, metric or filter, or if scoring executes answers on this machine.
         InputError: if the task's data cannot be read or has no items.
     """
     setting = f"eval.tasks.{label}"
     random.seed(settings.seed)
-    loaded = _load(setting, wanted.task, settings)
+    manager = manager_with(setting, wanted.task, settings.include_path)
+    executes = scorers.checked(setting, wanted.task, manager.task_index, unsafe=settings.unsafe_code)
+    loaded = _load(setting, wanted.task, settings, manager)
     tasks, groups = dict(loaded["tasks"]), dict(loaded.get("groups") or {})
     for task in tasks.values():
         _check(setting, wanted, task, settings)
@@ -75,11 +74,11 @@ def load(label: str, wanted: TaskSettings, settings: EvalSettings) -> TaskSample
         elif task.get_config("num_fewshot") is None:
             task.set_config(key="num_fewshot", value=0)
         task.set_fewshot_seed(seed=settings.seed)
-        if runs_code(task) or scores_by_function(task):
+        if executes != "nowhere" or scores_by_function(task):
             score_side_by_side(task)
     subjects = {name: _subjects(task) for name, task in tasks.items()}
     sizes = {name: len(task.eval_docs) for name, task in tasks.items()}
-    asked = TaskSample(label, wanted, tasks, groups, {}, subjects, sum(sizes.values()))
+    asked = TaskSample(label, wanted, tasks, groups, {}, subjects, sum(sizes.values()), executes)
     strata = [((name, index), asked.subject(name, index)) for name, size in sizes.items() for index in range(size)]
     if not strata:
         raise InputError(f"{setting}: the data of {wanted.task} has no items.", "Check the task's data files.")
@@ -159,8 +158,7 @@ def _subjects(task: Any) -> list[str] | None:
     return None if None in subjects else [str(subject) for subject in subjects]
 
 
-def _load(setting: str, name: str, settings: EvalSettings) -> Any:
-    manager = manager_with(setting, name, settings.include_path)
+def _load(setting: str, name: str, settings: EvalSettings, manager: Any) -> Any:
     try:
         with quiet(), local_metrics(), local_files.from_folder(settings.data_dir):
             return manager.load([name])

@@ -18,7 +18,7 @@ from pipeline.config import EvalSettings, TaskSettings
 from pipeline.config.names import did_you_mean, nearest
 from pipeline.config.presets import CONF
 from pipeline.errors import ConfigError
-from pipeline.tasks import local_files
+from pipeline.tasks import local_files, scorers
 from pipeline.tasks.lm_eval_tasks import manager_with, no_such_metric, no_such_task, written_names
 from pipeline.tasks.sandbox import sandbox
 
@@ -64,8 +64,10 @@ def _tasks_of(name: str) -> dict[str, dict[str, Any]]:
 def _check_task(setting: str, wanted: TaskSettings, settings: EvalSettings) -> None:
     """Look a task up in lm-eval's index, and its metric and filter in its file, as far as that names them."""
     _check_name(setting, wanted.task, settings.include_path)
-    entry = manager_with(setting, wanted.task, settings.include_path).task_index[wanted.task]
-    content: Mapping[str, Any] = entry.cfg or {}
+    index = manager_with(setting, wanted.task, settings.include_path).task_index
+    if scorers.checked(setting, wanted.task, index, unsafe=settings.unsafe_code) == "sandbox":
+        sandbox.choose(unsafe=settings.unsafe_code)
+    content: Mapping[str, Any] = index[wanted.task].cfg or {}
     metrics = [str(each["metric"]) for each in _listed(content.get("metric_list")) if "metric" in each]
     # A function's path instead of a name says nothing of the metrics that it returns.
     if metrics and not any("/" in name for name in metrics) and wanted.metric not in metrics:

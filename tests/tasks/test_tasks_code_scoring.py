@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.errors import ConfigError
 from pipeline.tasks import code_scoring
-from pipeline.tasks.code_scoring import CodeEval, local_metrics, pass_at_k
+from pipeline.tasks.code_scoring import CodeEval, local_metrics, pass_at_k, shared_error
 from pipeline.tasks.sandbox.supervisor import Outcome
 
 
@@ -58,3 +58,15 @@ def test_a_metric_of_the_hub_is_refused_at_the_end_of_the_block() -> None:
     with local_metrics():
         assert sys.modules["evaluate"] is not before
     assert sys.modules.get("evaluate") is before
+
+
+def test_an_error_of_more_than_half_of_the_programs_is_named() -> None:
+    good, wrong = Outcome(True, "passed"), Outcome(False, "AssertionError (line 3: assert f(1) == 2)")
+    missing = [
+        Outcome(False, f"ModuleNotFoundError: No module named 'x\x1b[2J' (line {i}: import x)") for i in range(3)
+    ]
+    assert shared_error([good, wrong, *missing]) == ("ModuleNotFoundError: No module named 'x[2J'", 3)
+    assert shared_error([good, wrong, good, *missing]) is None
+    assert shared_error([wrong] * 5) is None
+    assert shared_error([good] * 5) is None
+    assert shared_error([]) is None

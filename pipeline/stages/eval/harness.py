@@ -13,6 +13,8 @@ from collections.abc import Callable, Container, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
+from rich.markup import escape
+
 from pipeline.config import Stage
 from pipeline.config.file_names import file_name
 from pipeline.errors import ConfigError
@@ -20,10 +22,12 @@ from pipeline.models.tokenizer import load_tokenizer
 from pipeline.results.base import Missing
 from pipeline.results.eval import EvalResult, LayerErrors, TaskResult
 from pipeline.tasks import lm_eval_tasks
+from pipeline.tasks.code_scoring import local_metrics, shared_error
 from pipeline.tasks.sandbox import sandbox
 
 if TYPE_CHECKING:
     from pipeline.artifacts.workspace import Draft
+    from pipeline.config import EvalSettings
     from pipeline.job import Job
     from pipeline.stages.eval.divergence import Text
     from pipeline.stages.eval.endpoint import Endpoint
@@ -71,45 +75,49 @@ def evaluate(job: Job, draft: Draft) -> None:
         InputError: when a task's data or the tokenizer cannot be read.
         ServerError: when the server exits or does not answer.
     """
+    settings = job.settings.eval
+    # Some tasks run a program when they are loaded.
+    with sandbox.policy(unsafe=settings.unsafe_code, timeout_s=settings.code_timeout_s):
+        _evaluate(job, draft, settings)
+
+
+def _evaluate(job: Job, draft: Draft, settings: EvalSettings) -> None:
     from pipeline.serve.server import SERVED_NAME
     from pipeline.stages.eval import divergence, journal
     from pipeline.stages.eval.endpoint import Endpoint
 
-    settings = job.settings.eval
     columns = []
     for label, wanted in settings.tasks.items():
         job.progress.detail(f"reading {label}")
         columns.append(lm_eval_tasks.load(label, wanted, settings))
         if 0 < (asked := columns[-1]).count < asked.available:
             job.progress.say_once(f"  {label}: {asked.count} of {asked.available} items, {implied(asked.count)}")
-    runs_code = any(asked.runs_code for asked in columns)
-    isolation = sandbox.choose(unsafe=settings.unsafe_code).kind if runs_code else None
-    with sandbox.policy(unsafe=settings.unsafe_code, timeout_s=settings.code_timeout_s):
-        tokenizer = load_tokenizer(job.checkpoint, trust_remote_code=job.settings.model.trust_remote_code)
-        held_out = settings.divergence
-        texts = divergence.read_texts(held_out, tokenizer) if held_out else []
-        by_layer = _by_layer(job, texts, draft.folder)
-        server = job.server(prefix_caching=settings.prefix_caching)
-        # The parts of an evaluation share its answers: a further part asks only what the earlier ones did not.
-        kept = job.workspace.kept(job.whole.artifact(Stage.EVAL)) if job.whole else draft.kept
-        answers = journal.Journal(kept / journal.FILE)
-        endpoint = Endpoint(server.url, SERVED_NAME, settings.num_concurrent, server.check_alive, answers)
-        figures: dict[str, TaskResult] = {}
-        reports: dict[str, object] = {}
-        seconds: dict[str, float] = {}
-        for asked in (column for column in columns if column.count):
-            started = time.monotonic()
-            figures[asked.label], reports[asked.label] = _evaluate_column(job, asked, endpoint, tokenizer, draft.folder)
-            seconds[asked.label] = round(time.monotonic() - started, 3)
-            for sentence in remarks(asked.label, figures[asked.label]):
-                job.progress.say(f"  [yellow]{sentence}[/]")
-        diverged = None
-        if held_out:
-            shown = _progress(job.progress.detail, "divergence", len(texts))
-            diverged = divergence.measure(
-                texts, held_out.top_k, endpoint, draft.folder, shown, twice=job.settings.is_baseline
-            )
-        answers.close()
+    isolation = _isolation(columns, settings)
+    tokenizer = load_tokenizer(job.checkpoint, trust_remote_code=job.settings.model.trust_remote_code)
+    held_out = settings.divergence
+    texts = divergence.read_texts(held_out, tokenizer) if held_out else []
+    by_layer = _by_layer(job, texts, draft.folder)
+    server = job.server(prefix_caching=settings.prefix_caching)
+    # The parts of an evaluation share its answers: a further part asks only what the earlier ones did not.
+    kept = job.workspace.kept(job.whole.artifact(Stage.EVAL)) if job.whole else draft.kept
+    answers = journal.Journal(kept / journal.FILE)
+    endpoint = Endpoint(server.url, SERVED_NAME, settings.num_concurrent, server.check_alive, answers)
+    figures: dict[str, TaskResult] = {}
+    reports: dict[str, object] = {}
+    seconds: dict[str, float] = {}
+    for asked in (column for column in columns if column.count):
+        started = time.monotonic()
+        figures[asked.label], reports[asked.label] = _evaluate_column(job, asked, endpoint, tokenizer, draft.folder)
+        seconds[asked.label] = round(time.monotonic() - started, 3)
+        for sentence in remarks(asked.label, figures[asked.label]):
+            job.progress.say(f"  [yellow]{sentence}[/]")
+    diverged = None
+    if held_out:
+        shown = _progress(job.progress.detail, "divergence", len(texts))
+        diverged = divergence.measure(
+            texts, held_out.top_k, endpoint, draft.folder, shown, twice=job.settings.is_baseline
+        )
+    answers.close()
     _write_json(draft.folder / "lm_eval.json", reports)
     result = EvalResult(
         tasks=figures,
@@ -117,10 +125,23 @@ def evaluate(job: Job, draft: Draft) -> None:
         server=server.facts(),
         seconds=seconds,
         recalled=answers.recalled,
-        sandbox=isolation,
+        isolation=isolation,
     )
     measured = {"divergence": diverged, "layers": by_layer}
     draft.results = result.model_copy(update={name: each for name, each in measured.items() if each is not None})
+
+
+def _isolation(columns: Sequence[TaskSample], settings: EvalSettings) -> dict[str, str]:
+    """Return what isolates the programs of each column that has any.
+
+    Raises:
+        ConfigError: if this machine can isolate none.
+    """
+    return {
+        asked.label: sandbox.choose(unsafe=settings.unsafe_code).kind if asked.executes == "sandbox" else "none"
+        for asked in columns
+        if asked.executes != "nowhere"
+    }
 
 
 def _evaluate_column(
@@ -139,7 +160,13 @@ def _evaluate_column(
         ask_again=ASKED_AGAIN if job.settings.is_baseline else 0,
         progress=_progress(job.progress.detail, asked.label, asked.count),
     )
-    report, rows = ask(asked, model, chat_template=settings.chat_template)
+    with sandbox.recorded() as outcomes:
+        report, rows = ask(asked, model, chat_template=settings.chat_template)
+    if shared := shared_error(outcomes):
+        error, count = shared
+        job.progress.say(
+            f"  [yellow]{asked.label}: {count} of {len(outcomes)} programs ended by the same error: {escape(error)}[/]"
+        )
     _write_rows(folder / "samples" / f"{file_name(asked.label)}.jsonl", rows)
     return summarize(asked, rows, model.tally.facts()), report
 
@@ -171,7 +198,7 @@ def ask(
 
     # lm-eval averages over a group only where all of its tasks are there.
     whole = len(asked.items) == len(asked.subjects)
-    with lm_eval_tasks.quiet():
+    with lm_eval_tasks.quiet(), local_metrics():
         report = lm_eval_evaluate(
             model,
             {"tasks": asked.tasks, "groups": asked.groups if whole else {}},

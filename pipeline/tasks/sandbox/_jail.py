@@ -2,13 +2,15 @@
 
 It makes new mount, network, PID, IPC and UTS namespaces (in a new user namespace unless it is root), and a root file
 system in memory with the interpreter and system libraries read-only, a small writable /tmp, no /proc and no network.
-Then it drops every privilege, becomes process 1 of the PID namespace and starts the program. When the program or the
-pipeline exits, the kernel kills all processes left in the namespace.
+Then it drops every privilege, becomes process 1 of the PID namespace and starts the program under the system-call
+filter, as a user of its own. When the program or the pipeline exits, the kernel kills all processes left in the
+namespace.
 """
 
 import ctypes
 import json
 import os
+import re
 import signal
 import sys
 
@@ -23,10 +25,10 @@ NEWNS, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = (
 RDONLY, NOSUID, NODEV, NOEXEC, REMOUNT, BIND, REC, PRIVATE = 1, 2, 4, 8, 32, 4096, 16384, 1 << 18
 FLAG_OF = {"ro": RDONLY, "nosuid": NOSUID, "nodev": NODEV, "noexec": NOEXEC, "noatime": 1024, "nodiratime": 2048}
 DETACH = 2
-PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 1, 4, 24, 38
-NOBODY = 65534
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 1, 4, 22, 24, 38
+SECCOMP_MODE_FILTER = 2
 INSIDE = 1000
-DEVICES = ("null", "zero", "full", "random", "urandom")
+NEEDED = " without CAP_SETUID, CAP_SETGID and CAP_SETFCAP"
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -44,21 +46,50 @@ def mount(source: str, target: str, kind: "str | None", flags: int, data: "str |
     call("mount", source, target, kind, flags, data)
 
 
-def enter_namespaces() -> bool:
-    """Enter new namespaces; return whether that required a user namespace."""
+def own_user() -> "int | None":
+    """Return a user id that no other process has; None where there are not enough to choose from.
+
+    The kernel counts processes by user, and exempts root: a program that shares its user shares its limit, or has none.
+    """
+    if os.getuid() != 0:
+        return None
+    with open("/proc/self/uid_map") as table:
+        first, _, size = max((tuple(map(int, line.split())) for line in table), key=lambda each: each[2])
+    half = size // 2
+    return first + half + os.getpid() % (half - 1) if half > 1000 else None
+
+
+def enter_namespaces(own: "int | None") -> "int | None":
+    """Enter new namespaces; return the user to change to before the program starts, None if it is that already."""
     kinds = NEWNS | NEWUTS | NEWIPC | NEWPID | NEWNET
-    uid, gid = os.getuid(), os.getgid()
-    if uid == 0:
+    if own is not None:
+        try:
+            os.setgroups([])
+        except OSError:
+            raise OSError(f"root cannot be limited{NEEDED}") from None
         try:
             call("unshare", kinds)
-            return False
+            return own
         except OSError:
             pass
+    uids, gids = ([f"{INSIDE} {mine} 1\n"] for mine in (os.getuid(), os.getgid()))
+    if own is not None:
+        # Files of root stay within reach of the mounts below, and the program is another user than root.
+        uids = gids = ["0 0 1\n", f"{INSIDE} {own} 1\n"]
+    waiting, entered = os.pipe()
+    helper = os.fork()
+    if not helper:
+        # A process outside can map a user that is not its own, with the privilege for it.
+        os.close(entered)
+        if os.read(waiting, 1):
+            for name, lines in (("setgroups", ["deny"]), ("uid_map", uids), ("gid_map", gids)):
+                write(f"/proc/{os.getppid()}/{name}", "".join(lines))
+        os._exit(0)
     call("unshare", kinds | NEWUSER)
-    write("/proc/self/setgroups", "deny")
-    write("/proc/self/uid_map", f"{INSIDE} {uid} 1")
-    write("/proc/self/gid_map", f"{INSIDE} {gid} 1")
-    return True
+    os.write(entered, b"x")
+    if os.waitpid(helper, 0)[1]:
+        raise OSError(f"no user of its own for the program{NEEDED if own is not None else ''}")
+    return INSIDE if own is not None else None
 
 
 def write(path: str, text: str) -> None:
@@ -68,12 +99,12 @@ def write(path: str, text: str) -> None:
     os.close(handle)
 
 
-def build_root(root: str, visible: "list[str]", links: "dict[str, str]", tmp_bytes: int) -> None:
-    """Mount the program's root file system on the empty folder `root` and enter it."""
+def build_root(root: str, visible: "list[str]", links: "dict[str, str]", tmp: str) -> None:
+    """Mount the program's root file system on the empty folder `root` and enter it; `tmp` has the options of /tmp."""
     mount("none", "/", None, REC | PRIVATE)
     mount("tmpfs", root, "tmpfs", NOSUID | NODEV, "size=1m,mode=0755")
     os.umask(0o022)
-    for path in [*visible, *(f"/dev/{name}" for name in DEVICES)]:
+    for path in visible:
         target = root + path
         if os.path.isdir(path):
             os.makedirs(target, exist_ok=True)
@@ -84,11 +115,13 @@ def build_root(root: str, visible: "list[str]", links: "dict[str, str]", tmp_byt
     for name, target in links.items():
         os.symlink(target, root + name)
     os.mkdir(f"{root}/tmp")
-    os.symlink("/tmp", f"{root}/dev/shm")
-    for point, flags in mounts_below(root):
+    points = mounts_below(root)
+    if len(points) <= len(visible):
+        raise OSError(f"{len(points)} mounts in {root}, of {len(visible) + 1}")
+    for point, flags in points:
         guard = 0 if point.startswith(f"{root}/dev/") else NODEV
         mount("none", point, None, REMOUNT | BIND | RDONLY | NOSUID | guard | flags)
-    mount("tmpfs", f"{root}/tmp", "tmpfs", NOSUID | NODEV | NOEXEC, f"size={tmp_bytes},nr_inodes=4096,mode=1777")
+    mount("tmpfs", f"{root}/tmp", "tmpfs", NOSUID | NODEV | NOEXEC, tmp)
     os.chdir(root)
     # The old root is stacked on the new one and detached, so none of it can be reached.
     call("syscall", PIVOT_ROOT[os.uname().machine], ".", ".")
@@ -96,39 +129,42 @@ def build_root(root: str, visible: "list[str]", links: "dict[str, str]", tmp_byt
     os.chdir("/tmp")
 
 
-PIVOT_ROOT = {"x86_64": 155, "aarch64": 41, "ppc64le": 203, "s390x": 217}
+PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 
 
 def mounts_below(root: str) -> "list[tuple[str, int]]":
     """Return every mount at or below a folder with the flags that a remount must keep."""
     mounts = []
-    with open("/proc/self/mountinfo") as table:
+    with open("/proc/self/mountinfo", "rb") as table:
         for line in table:
             fields = line.split()
-            point = fields[4].encode().decode("unicode_escape")
+            # The kernel writes blanks as octal escapes, and all other bytes as they are.
+            point = os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda escape: bytes([int(escape[1], 8)]), fields[4]))
             if point == root or point.startswith(f"{root}/"):
-                mounts.append((point, sum(FLAG_OF.get(name, 0) for name in fields[5].split(","))))
+                mounts.append((point, sum(FLAG_OF.get(name, 0) for name in fields[5].decode().split(","))))
     return mounts
 
 
-def give_up_privileges(is_root: bool) -> None:
-    """Change from root to a user id shared with no other process, and prevent regaining capabilities."""
-    if is_root:
-        os.setgroups([])
-        # Process limits are counted per user, so each program needs its own.
-        for uid in (10_000_000 + os.getppid(), NOBODY):
-            try:
-                os.setresgid(uid, uid, uid)
-                os.setresuid(uid, uid, uid)
-                break
-            except OSError:
-                if uid == NOBODY:
-                    raise
-    else:
-        for capability in range(64):
-            if libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) == -1:
-                break
+def give_up_privileges(user: "int | None") -> None:
+    """Change to another user, if one is given, and prevent regaining capabilities."""
+    for capability in range(64):
+        if libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) == -1:
+            break
+    if user is not None:
+        os.setresgid(user, user, user)
+        os.setresuid(user, user, user)
     call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+
+
+class Filter(ctypes.Structure):
+    """The kernel's `sock_fprog`."""
+
+    _fields_ = (("length", ctypes.c_ushort), ("steps", ctypes.c_char_p))
+
+
+def restrict_calls(steps: bytes) -> None:
+    """Apply the system-call filter to this process and all that it starts."""
+    call("prctl", PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(Filter(len(steps) // 8, steps)), 0, 0)
 
 
 def status_of(wait_status: int) -> int:
@@ -141,18 +177,20 @@ def main() -> None:
     """Run the command given in the options; exit with its code."""
     options = json.loads(sys.argv[1])
     call("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    has_user_namespace = enter_namespaces()
+    user = enter_namespaces(own_user())
     init = os.fork()
     if init:
         sys.exit(status_of(os.waitpid(init, 0)[1]))
-    build_root(options["root"], options["visible"], options["links"], options["tmp_bytes"])
-    give_up_privileges(not has_user_namespace)
+    call("sethostname", "sandbox", len("sandbox"))
+    build_root(options["root"], options["visible"], options["links"], options["tmp"])
+    give_up_privileges(user)
     # setuid clears PR_SET_PDEATHSIG, so set it again.
     call("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     call("prctl", PR_SET_DUMPABLE, 0, 0, 0, 0)
     program = os.fork()
     if not program:
         os.setsid()
+        restrict_calls(bytes.fromhex(options["filter"]))
         os.execve(options["command"][0], options["command"], options["env"])
     while True:
         ended, wait_status = os.wait()

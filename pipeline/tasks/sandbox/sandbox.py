@@ -1,15 +1,16 @@
 """Isolated execution of programs that a model wrote, each in a fresh interpreter.
 
-A program sees the interpreter, its standard library and the system's shared libraries, read-only, and an empty /tmp in
-memory. It has no network (not even loopback), no environment of the user's, no view of other processes, and limits on
-CPU time, wall time, memory, processes, file sizes and output; its child processes are killed with it. Isolation uses
-bubblewrap, or namespaces directly; where the machine allows neither, programs are not run unless the user sets
+A program sees the interpreter, its standard library, numpy and the system's shared libraries, read-only, and an empty
+/tmp in memory from which nothing can be executed. It has no network (not even loopback), no environment of the user's,
+no view of other processes, only the system calls that `syscalls` lets through, and limits on CPU time, wall time,
+memory, processes, files and output; its child processes are killed with it. Isolation uses bubblewrap, or namespaces
+directly, by the same rules; where the machine allows neither, programs are not run unless the user sets
 `eval.unsafe_code=true`, which keeps only the limits.
 
-Not covered: bugs of the kernel that a system call reaches (there is no system-call filter); CPU and memory bandwidth
-taken from other processes; timing side channels; and a program that deliberately forges its own verdict, which is
-computed in the same interpreter. Without isolation (`unsafe_code`) the user's
-files, network and processes are all within reach, and a program that makes itself a daemon can stay.
+Not covered: bugs of the kernel in the system calls that are let through; CPU and memory bandwidth taken from other
+processes; some hundred MiB in the buffers of sockets and pipes; timing side channels; and a program that deliberately
+forges its own verdict, which is computed in the same interpreter. Without isolation (`unsafe_code`) the user's files,
+network and processes are all within reach, and a program that makes itself a daemon can stay.
 """
 
 from __future__ import annotations
@@ -20,19 +21,21 @@ import os
 import re
 import secrets
 import shutil
+import socket
+import stat
 import subprocess
-import sys
-import sysconfig
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 from pipeline.errors import ConfigError
-from pipeline.tasks.sandbox.supervisor import MEMORY_BYTES, MIB, PROCESSES, Outcome, Supervisor
+from pipeline.tasks.sandbox.supervisor import FILES, MEMORY_BYTES, MIB, PROCESSES, Outcome, Supervisor
+from pipeline.tasks.sandbox.syscalls import filter_for, number_of
+from pipeline.tasks.sandbox.visible import DEVICES, interpreter, visible
 
 Kind = Literal["bubblewrap", "namespaces", "none"]
 
@@ -42,11 +45,18 @@ OPEN_FILES = 64
 DEFAULT_TIMEOUT_S = 5.0
 
 FOLDER = Path(__file__).parent
-ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "TZ": "UTC", "PYTHONHASHSEED": "0"}
+ENVIRONMENT = {
+    "PATH": "/usr/bin:/bin",
+    "HOME": "/tmp",
+    "LANG": "C.UTF-8",
+    "TZ": "UTC",
+    "PYTHONHASHSEED": "0",
+    # Else numpy starts a thread for each core, and each thread reserves memory that counts against the limit.
+    "OMP_NUM_THREADS": "1",
+    "MALLOC_ARENA_MAX": "2",
+}
 # Isolated mode (-I) ignores PYTHONHASHSEED, but the order of sets must not change a score; so its parts are set.
 INTERPRETER_FLAGS = ("-s", "-P", "-S", "-B")
-SYSTEM_LIBRARIES = ("/usr/lib", "/usr/lib64", "/usr/lib32", "/lib", "/lib64", "/lib32")
-SYSTEM_FILES = ("/etc/ld.so.cache", "/usr/share/zoneinfo")
 
 
 class Sandbox:
@@ -64,29 +74,27 @@ class Sandbox:
             timeout_s: seconds of CPU time; wall time may be three times that.
         """
         secret = secrets.token_hex(16).encode()
-        reader, writer = os.pipe()
-        with (
-            tempfile.TemporaryDirectory(prefix="sandbox-", ignore_cleanup_errors=True) as folder,
-            os.fdopen(os.memfd_create("program"), "wb+") as stdin,
-            os.fdopen(reader, "rb", buffering=0) as verdict,
-        ):
-            stdin.write(secret + b"\n" + source.encode(errors="replace"))
-            stdin.seek(0)
+        with ExitStack() as stack:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="sandbox-", ignore_cleanup_errors=True))
+            stdin = stack.enter_context(_in_memory(secret + b"\n" + source.encode(errors="replace")))
+            steps = stack.enter_context(_in_memory(filter_for() or b""))
+            reader, writer = os.pipe()
+            verdict = stack.enter_context(os.fdopen(reader, "rb", buffering=0))
             try:
                 process = subprocess.Popen(
-                    self._arguments(folder, writer, timeout_s),
+                    self._arguments(folder, writer, steps.fileno(), timeout_s),
                     stdin=stdin,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT,
                     env=ENVIRONMENT,
                     cwd=folder,
-                    pass_fds=(writer,),
+                    pass_fds=(writer, steps.fileno()) if self.kind == "bubblewrap" else (writer,),
                     start_new_session=True,
                 )
             finally:
                 os.close(writer)
             with process:
-                return Supervisor(process, verdict, secret).outcome(timeout_s)
+                return Supervisor(process, verdict, secret, isolated=self.kind != "none").outcome(timeout_s)
 
     @cached_property
     def trouble(self) -> str | None:
@@ -95,11 +103,24 @@ class Sandbox:
             return "not installed"
         if self.kind == "bubblewrap" and os.geteuid() == 0:
             return "does not limit root's processes"
-        with tempfile.NamedTemporaryFile(prefix="sandbox-marker-") as marker:
-            outcome = self.run(PROBE.format(marker=marker.name), timeout_s=10)
+        if filter_for() is None:
+            return f"no system-call filter for {os.uname().machine}"
+        address = f"\0sandbox-{secrets.token_hex(8)}"
+        with tempfile.NamedTemporaryFile(prefix="sandbox-marker-") as marker, socket.socket(socket.AF_UNIX) as host:
+            host.bind(address)
+            host.listen()
+            facts = {
+                "marker": marker.name,
+                "address": address,
+                "environment": len(ENVIRONMENT) + 1,
+                "paths": ["/", *visible().paths],
+                "processes": PROCESSES,
+                "keyctl": number_of("keyctl"),
+            }
+            outcome = self.run(f"FACTS = {facts!r}\n{PROBE}", timeout_s=10)
         return None if outcome.passed else outcome.detail
 
-    def _arguments(self, folder: str, verdict: int, timeout_s: float) -> list[str]:
+    def _arguments(self, folder: str, verdict: int, steps: int, timeout_s: float) -> list[str]:
         """Return the command line that runs one program."""
         limits = {
             "RLIMIT_CPU": max(1, math.ceil(timeout_s)),
@@ -109,22 +130,28 @@ class Sandbox:
             "RLIMIT_NPROC": PROCESSES + self._counted_elsewhere,
             "RLIMIT_CORE": 0,
         }
-        options = json.dumps({"limits": limits, "verdict": verdict})
-        command = [_interpreter(), *INTERPRETER_FLAGS, "-c", _runner(), options]
+        seen = visible()
+        options = {
+            "limits": limits,
+            "verdict": verdict,
+            "packages": seen.packages,
+            "executable": [path for path in seen.paths if path not in DEVICES] if self.kind == "bubblewrap" else [],
+        }
+        command = [interpreter(), *INTERPRETER_FLAGS, "-c", _runner(), json.dumps(options)]
         if self.kind == "none":
             return command
-        visible, links = visible_paths()
         if self.kind == "bubblewrap":
-            return [*_bubblewrap(visible, links), *command]
+            return [*_bubblewrap(), "--seccomp", str(steps), "--", *command]
         jail = {
             "root": folder,
-            "visible": visible,
-            "links": links,
-            "tmp_bytes": TMP_BYTES,
+            "visible": seen.paths,
+            "links": seen.links,
+            "tmp": f"size={TMP_BYTES},nr_inodes={FILES},mode=1777",
             "command": command,
             "env": ENVIRONMENT,
+            "filter": (filter_for() or b"").hex(),
         }
-        return [_interpreter(), "-I", "-S", "-B", str(FOLDER / "_jail.py"), json.dumps(jail)]
+        return [interpreter(), "-I", "-S", "-B", str(FOLDER / "_jail.py"), json.dumps(jail)]
 
     @cached_property
     def _counted_elsewhere(self) -> int:
@@ -139,19 +166,55 @@ class Sandbox:
         return _threads_of_user() + 256
 
 
-# Fails if the sandbox leaks: a file outside, a writable root, loopback, or more than one network interface.
+# Fails if the sandbox leaks: what is checked is that each protection holds, not that nothing is known to pass it.
 PROBE = """
-import os, socket
-assert not os.path.exists({marker!r}), "files of the host are visible"
-assert "HOST_MARKER" not in os.environ and len(os.environ) < 8, "the environment is visible"
+import ctypes, errno, os, socket
+libc = ctypes.CDLL(None, use_errno=True)
+assert not os.path.exists(FACTS["marker"]), "files of the host are visible"
+assert "HOST_MARKER" not in os.environ and len(os.environ) <= FACTS["environment"], "the environment is visible"
+for path in FACTS["paths"]:
+    assert os.statvfs(path).f_flag & os.ST_RDONLY or not os.path.isdir(path), path + " is writable"
+libc.syscall(FACTS["keyctl"], 0, -3, 0)
+assert ctypes.get_errno() == errno.EPERM, "system calls are not filtered"
+assert libc.prctl(39, 0, 0, 0, 0) == 1, "privileges can be regained"
+assert os.getuid() != 0, "runs as root"
+for family in (socket.AF_INET, socket.AF_NETLINK):
+    try:
+        socket.socket(family)
+    except PermissionError:
+        continue
+    raise AssertionError("the network is within reach")
 try:
-    open("/written", "w")
-    raise SystemExit("the root file system is writable")
+    socket.socket(socket.AF_UNIX).connect(FACTS["address"])
+    raise AssertionError("the host's sockets are within reach")
 except OSError:
     pass
-assert [name for _, name in socket.if_nameindex()] == ["lo"], "the host's network is visible"
-open("/tmp/written", "w").write("x")
+with open("/tmp/script", "w") as file:
+    file.write("#!/bin/sh")
+os.chmod("/tmp/script", 0o755)
+try:
+    os.execv("/tmp/script", ["script"])
+except PermissionError:
+    pass
+children = 0
+try:
+    while children <= FACTS["processes"] and os.fork():
+        children += 1
+    if children <= FACTS["processes"]:
+        libc.pause()
+    raise AssertionError("processes are not limited")
+except BlockingIOError:
+    pass
+import decimal, hashlib, zlib
 """
+
+
+def _in_memory(content: bytes) -> IO[bytes]:
+    """Return a file that has no name, at its beginning."""
+    file = os.fdopen(os.memfd_create("program"), "wb+")
+    file.write(content)
+    file.seek(0)
+    return file
 
 
 def _threads_of_user() -> int:
@@ -170,54 +233,23 @@ def _runner() -> str:
 
 
 @cache
-def _interpreter() -> str:
-    """Return the interpreter itself, not a virtual environment's link to it."""
-    return os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
-
-
-@cache
-def visible_paths() -> tuple[list[str], dict[str, str]]:
-    """Return the paths that a program may read (outermost only) and the links among the system's library folders."""
-    folders = [path for path in SYSTEM_LIBRARIES if os.path.isdir(path)]
-    links = {path: os.readlink(path) for path in folders if os.path.islink(path)}
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    library = Path(sysconfig.get_config_var("LIBDIR") or "/nonexistent")
-    python = [
-        _interpreter(),
-        # Paths of the interpreter itself; sysconfig's are those of the virtual environment.
-        os.path.realpath(os.path.dirname(os.__file__)),
-        os.path.realpath(sysconfig.get_config_var("DESTSHARED") or "/nonexistent"),
-        *(str(path) for path in library.glob(f"libpython{version}*.so*")),
-    ]
-    paths: list[str] = []
-    for path in [*(p for p in folders if p not in links), *SYSTEM_FILES, *python]:
-        if os.path.exists(path) and not any(path == other or path.startswith(f"{other}/") for other in paths):
-            paths.append(path)
-    return paths, links
-
-
-def _bubblewrap(visible: Sequence[str], links: dict[str, str]) -> list[str]:
-    """Return bubblewrap's command line, without the program's."""
-    arguments = [
-        shutil.which("bwrap") or "bwrap",
-        "--unshare-user",
-        "--unshare-ipc",
-        "--unshare-pid",
-        "--unshare-net",
-        "--unshare-uts",
-    ]
+def _bubblewrap() -> tuple[str, ...]:
+    """Return bubblewrap's command line, without the filter and the program's."""
+    program = shutil.which("bwrap") or "bwrap"
+    known = subprocess.run([program, "--help"], capture_output=True, text=True, check=False).stdout
+    arguments = [program, "--unshare-user", "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]
     arguments += ["--unshare-cgroup-try", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
-    arguments += ["--uid", "1000", "--gid", "1000", "--clearenv"]
+    # The filter denies new user namespaces, too; installed setuid, bubblewrap does not know how.
+    if "--disable-userns" in known and not os.stat(program).st_mode & stat.S_ISUID:
+        arguments.append("--disable-userns")
+    arguments += ["--hostname", "sandbox", "--uid", "1000", "--gid", "1000", "--clearenv"]
     for name, value in ENVIRONMENT.items():
         arguments += ["--setenv", name, value]
-    for path in visible:
-        arguments += ["--ro-bind", path, path]
-    for path, target in links.items():
+    for path in visible().paths:
+        arguments += ["--dev-bind" if path in DEVICES else "--ro-bind", path, path]
+    for path, target in visible().links.items():
         arguments += ["--symlink", target, path]
-    for name in ("null", "zero", "full", "random", "urandom"):
-        arguments += ["--dev-bind", f"/dev/{name}", f"/dev/{name}"]
-    arguments += ["--symlink", "/tmp", "/dev/shm", "--size", str(TMP_BYTES), "--tmpfs", "/tmp"]
-    return [*arguments, "--remount-ro", "/", "--chdir", "/tmp", "--"]
+    return (*arguments, "--size", str(TMP_BYTES), "--tmpfs", "/tmp", "--remount-ro", "/", "--chdir", "/tmp")
 
 
 @cache
@@ -241,8 +273,9 @@ def choose(*, unsafe: bool = False) -> Sandbox:
         return Sandbox("none")
     raise ConfigError(
         f"Programs written by the model cannot be isolated on this machine ({'; '.join(troubles)}).",
-        "Install bubblewrap, or allow unprivileged user namespaces; or accept the risk with eval.unsafe_code=true, "
-        "which leaves only limits on time and memory.",
+        "Install bubblewrap, or allow unprivileged user namespaces (in a container, docker run with --security-opt "
+        "seccomp=unconfined or --cap-add SYS_ADMIN); leave the task out (~eval.tasks.HumanEval); or accept the risk "
+        "with eval.unsafe_code=true, which leaves only limits on time and memory.",
     )
 
 
@@ -279,7 +312,23 @@ def run_program(source: str, *, timeout_s: float | None = None) -> Outcome:
         ConfigError: if this machine cannot isolate it.
     """
     sandbox = choose(unsafe=_policy.unsafe)
-    return sandbox.run(source, timeout_s=_policy.timeout_s if timeout_s is None else timeout_s)
+    outcome = sandbox.run(source, timeout_s=_policy.timeout_s if timeout_s is None else timeout_s)
+    for outcomes in _records:
+        outcomes.append(outcome)
+    return outcome
+
+
+_records: list[list[Outcome]] = []
+
+
+@contextmanager
+def recorded() -> Iterator[list[Outcome]]:
+    """Record the outcomes of all programs that are run within the block, by any thread."""
+    _records.append([])
+    try:
+        yield _records[-1]
+    finally:
+        _records.pop()
 
 
 def cores() -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import resource
+import re
 import selectors
 import signal
 import subprocess
@@ -18,6 +18,7 @@ MIB = 2**20
 MEMORY_BYTES = 1024 * MIB
 OUTPUT_BYTES = MIB
 PROCESSES = 32
+FILES = 4096
 # Wall time stops a program that sleeps. It exceeds CPU time, because a busy machine must not fail a program.
 WALL_PER_CPU = 3.0
 START_TIMEOUT_S = 60.0
@@ -36,8 +37,18 @@ class Outcome:
 class Supervisor:
     """Supervisor of one started program: awaits its verdict, then kills its remaining processes."""
 
-    def __init__(self, process: subprocess.Popen[bytes], verdict: IO[bytes], secret: bytes) -> None:
-        """Supervise `process`, whose `_runner` reports on `verdict`, authenticated by `secret`."""
+    def __init__(
+        self, process: subprocess.Popen[bytes], verdict: IO[bytes], secret: bytes, *, isolated: bool = True
+    ) -> None:
+        """Supervise `process`, whose `_runner` reports on `verdict`, authenticated by `secret`.
+
+        Args:
+            process: the outermost process of the program.
+            verdict: where the report is read.
+            secret: that the report begins with.
+            isolated: whether it has a /tmp of its own, whose files count, and an outermost process that is not its own.
+        """
+        self.isolated = isolated
         self.process = process
         self.verdict = verdict
         self.secret = secret
@@ -63,7 +74,9 @@ class Supervisor:
             selector.register(self.process.stdout, selectors.EVENT_READ)
             next_tick = time.monotonic() + TICK_S
             while True:
-                ready = selector.select(max(0.0, next_tick - time.monotonic()))
+                # Asked before looking for output: what it wrote last must not be missed.
+                has_ended = self.process.poll() is not None
+                ready = selector.select(0.0 if has_ended else max(0.0, next_tick - time.monotonic()))
                 for key, _ in ready:
                     chunk = os.read(key.fd, 65536)
                     if not chunk:
@@ -87,22 +100,33 @@ class Supervisor:
                     return f"wrote more than {OUTPUT_BYTES // MIB} MiB"
                 if now > deadline:
                     return f"timed out: {WALL_PER_CPU * timeout_s:g} s of wall time" if started else "did not start"
+                if has_ended and not ready:
+                    return None
                 if now >= next_tick:
-                    if self.process.poll() is not None and not ready:
-                        return None
                     next_tick = now + TICK_S
-                    resident, processes = _usage(self.process.pid)
-                    if resident > MEMORY_BYTES:
-                        return f"used more than {MEMORY_BYTES // MIB} MiB of memory"
-                    if processes > 2 * PROCESSES:
-                        return f"started more than {PROCESSES} processes"
+                    if exceeded := self._exceeded(started):
+                        return exceeded
+
+    def _exceeded(self, started: bool) -> str | None:
+        """Return the limit that the program's processes exceed together, if any."""
+        found = list(descendants(self.process.pid))
+        if sum(each.held for each in found) > MEMORY_BYTES:
+            return f"used more than {MEMORY_BYTES // MIB} MiB of memory"
+        if len(found) > 2 * PROCESSES:
+            return f"started more than {PROCESSES} processes"
+        # The outermost process sees the machine's /tmp, all others the program's as soon as it has started.
+        for each in found[1:] if started and self.isolated else ():
+            with suppress(OSError):
+                tmp = os.statvfs(f"/proc/{each.pid}/root/tmp")
+                return f"made more than {FILES} files" if tmp.f_files - tmp.f_ffree > FILES else None
+        return None
 
     def _judge(self, stopped: str | None) -> Outcome:
         """Return the outcome, from the report and the exit of the process."""
         answer = self.report.removeprefix(b"\0")
         if answer.startswith(self.secret):
-            text = answer.removeprefix(self.secret).decode(errors="replace").strip()
-            return Outcome(text == "passed", text)
+            status, text = answer[len(self.secret) :][:1], answer[len(self.secret) + 1 :]
+            return Outcome(True, "passed") if status == b"+" else Outcome(False, text.decode(errors="replace").strip())
         if stopped is not None:
             return Outcome(False, stopped)
         code = self.process.returncode
@@ -115,13 +139,16 @@ class Supervisor:
 
     def _end(self) -> None:
         """Kill every process of the program and wait until none holds the verdict's pipe."""
-        left = [pid for pid, _ in _descendants(self.process.pid)]
+        left = list(descendants(self.process.pid))
+        for each in left[1:]:
+            each.kill()
+        if self.isolated:
+            # The outermost process ends by itself, and collects what is inside, which else the machine's init has to.
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(1)
         if self.process.poll() is None:
             with suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
-        for pid in left:
-            with suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
         self.process.wait()
         deadline = time.monotonic() + GONE_TIMEOUT_S
         with selectors.DefaultSelector() as selector:
@@ -135,21 +162,50 @@ def _registered(selector: selectors.BaseSelector) -> set[object]:
     return {key.fileobj for key in selector.get_map().values()}
 
 
-def _descendants(pid: int) -> Iterator[tuple[int, int]]:
-    """Yield `pid` and every descendant, each with its resident bytes."""
+@dataclass(frozen=True)
+class Process:
+    """A process of the program, as it was seen.
+
+    Attributes:
+        pid: its number, which the kernel may give to another once it has ended.
+        started: when it was started, which tells those two apart.
+        held: bytes of memory, whether resident, swapped out or in page tables.
+    """
+
+    pid: int
+    started: bytes
+    held: int
+
+    def kill(self) -> None:
+        """Kill it unless it has ended."""
+        with suppress(OSError):
+            handle = os.pidfd_open(self.pid)
+            try:
+                if start_of(self.pid) == self.started:
+                    signal.pidfd_send_signal(handle, signal.SIGKILL)
+            finally:
+                os.close(handle)
+
+
+HELD = re.compile(rb"^(?:VmRSS|VmSwap|VmPTE):\s+(\d+) kB", re.MULTILINE)
+
+
+def start_of(pid: int) -> bytes:
+    """Return when a process was started, in the kernel's ticks."""
+    # The name of the program, in brackets, may hold anything.
+    return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19]
+
+
+def descendants(pid: int) -> Iterator[Process]:
+    """Yield `pid` and every descendant."""
     waiting = [pid]
     while waiting:
         pid = waiting.pop()
         try:
-            pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+            started = start_of(pid)
+            held = sum(map(int, HELD.findall(Path(f"/proc/{pid}/status").read_bytes()))) * 1024
             for task in os.listdir(f"/proc/{pid}/task"):
                 waiting += map(int, Path(f"/proc/{pid}/task/{task}/children").read_text().split())
         except (OSError, IndexError):
             continue
-        yield pid, pages * resource.getpagesize()
-
-
-def _usage(pid: int) -> tuple[int, int]:
-    """Return the resident bytes and the number of `pid` and its descendants."""
-    sizes = [size for _, size in _descendants(pid)]
-    return sum(sizes), len(sizes)
+        yield Process(pid, started, held)

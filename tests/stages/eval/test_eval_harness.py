@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from support.completions_server import CompletionsServer
-from support.tiny_tasks import CHOICE, LOADER
+from support.tiny_tasks import CHOICE, LOADER, write
 
 from pipeline.artifacts.workspace import Draft
 from pipeline.config import EvalSettings, TaskSettings
@@ -22,6 +22,8 @@ from pipeline.results.eval import EvalResult
 from pipeline.results.server import ServerFacts
 from pipeline.stages.eval.harness import evaluate, mean_and_error
 from pipeline.tasks import lm_eval_tasks
+from pipeline.tasks.sandbox import sandbox
+from pipeline.tasks.sandbox.sandbox import Sandbox
 
 
 class Evaluated(Draft):
@@ -159,7 +161,32 @@ def test_programs_are_scored_in_the_sandbox_without_the_hub(run: Evaluate) -> No
     draft = run(tasks={"Code": column("tiny_code", "pass@1", filter="program")})
     assert [row["score"] for row in rows_of(draft, "Code")] == [1, 0, 0] * 3
     assert draft.results.tasks["Code"].value == pytest.approx(1 / 3)
-    assert draft.results.sandbox in ("bubblewrap", "namespaces")
+    assert draft.results.isolation["Code"] in ("bubblewrap", "namespaces")
+    assert set(draft.results.isolation) == {"Code"}
+
+
+def test_programs_run_where_nothing_isolates_if_that_is_asked_for(
+    run: Evaluate, monkeypatch: pytest.MonkeyPatch, tiny_tasks: Path, tmp_path: Path
+) -> None:
+    """The task's module runs a program when it is imported, too."""
+    monkeypatch.setattr(Sandbox, "trouble", "not permitted")
+    own = shutil.copytree(tiny_tasks, tmp_path / "own")
+    sandbox.choose.cache_clear()
+    try:
+        with pytest.raises(ConfigError, match="cannot be isolated"):
+            run(include_path=own, tasks={"Code": column("tiny_code", "pass@1", filter="program")})
+        draft = run(include_path=own, unsafe_code=True, tasks={"Code": column("tiny_code", "pass@1", filter="program")})
+    finally:
+        sandbox.choose.cache_clear()
+    assert draft.results.isolation == {"Code": "none"}
+
+
+def test_an_error_of_most_programs_is_said(run: Evaluate, tiny_tasks: Path, tmp_path: Path) -> None:
+    own = shutil.copytree(tiny_tasks, tmp_path / "own")
+    rows = [{"question": str(i), "code": "import not_there", "test": ""} for i in range(5)]
+    write(own / "code.jsonl", [*rows, {"question": "x", "code": "pass", "test": ""}])
+    draft = run(include_path=own, tasks={"Code": column("tiny_code", "pass@1", filter="program")})
+    assert any("Code: 5 of 6 programs ended by the same error: ModuleNotFoundError" in line for line in draft.said)
 
 
 def test_lm_evals_own_humaneval_gets_our_metric() -> None:

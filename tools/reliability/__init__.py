@@ -1,0 +1,1 @@
+"""Proofs of reliability: what is tried, and what came of it."""
