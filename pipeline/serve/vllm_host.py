@@ -18,6 +18,7 @@ import json
 import os
 import runpy
 import selectors
+import shutil
 import signal
 import sys
 import time
@@ -240,4 +241,8 @@ def packages() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    finally:
+        # Of vLLM's sockets, which it leaves; the pipeline removes it too, unless it was killed.
+        shutil.rmtree(os.environ.get("VLLM_RPC_BASE_PATH", ""), ignore_errors=True)

@@ -21,7 +21,7 @@ from pipeline.errors import ServerError
 from pipeline.models.tokenizer import load_tokenizer
 from pipeline.results.bench import BenchResult, Conditions, Goodput, Guard, LoadResult, Memory, Probe
 from pipeline.results.server import ServerFacts
-from pipeline.serve.external import describe
+from pipeline.serve.external import told
 from pipeline.stages.bench import goodput, guards, ladder, memory_bandwidth, plan, steady, trends
 from pipeline.stages.bench.client import Client, Run
 from pipeline.stages.bench.memory import memory
@@ -47,7 +47,8 @@ def bench(job: Job, draft: Draft) -> None:
     """
     settings = job.settings.bench
     reference = ladder.reference_of(job)
-    with TemporaryDirectory(prefix="bench-") as scratch:
+    # Beside the results, where the next attempt finds and removes what a killed one left.
+    with TemporaryDirectory(prefix=".scratch-", dir=draft.folder) as scratch:
         prompts = _prompts(job, Path(scratch))
         job.progress.detail("measuring the memory bandwidth")
         read = None if job.settings.serve.url else memory_bandwidth.measured(job.hardware.device)
@@ -109,6 +110,8 @@ class Protocol:
         self.guards.append(trends.repeats(self.loads))
         if self.settings.slo.limits and self.settings.slo.probes:
             self._search()
+        if change := server.change():
+            self.guards.append(Guard(name="same server", passed=False, text=change, load=None))
         self.found["server"] = server.facts()
         self.found["memory"] = memory(self.job, server, self._conditions())
 
@@ -235,7 +238,8 @@ class Protocol:
             self.job.progress.detail(f"{load.name}, repeat {index + 1} of {number}")
             server = self.client.server
             on_gpu = self.job.hardware.device == "cuda"
-            with Watch(server.url, server.pid, on_gpu, lambda: self.job.serving.client_pid) as watch:
+            serving = self.job.serving
+            with Watch(server.url, server.pid, on_gpu, lambda: serving.client_pid, server.key_variable) as watch:
                 run = self.client.send(load, seed)
                 watch.requests = run.requests
             run.save(self.folder / "loads" / load.slug, f"repeat-{index}")
@@ -305,7 +309,7 @@ def _prompts(job: Job, scratch: Path) -> Path | None:
 def _context(job: Job) -> int | None:
     """Return the context length in tokens, as the server reports it, or by the setting and the model."""
     if job.settings.serve.url:
-        return describe(job.settings.serve.url).context
+        return told(job.settings.serve).context
     return job.model.context(job.settings.serve.max_model_len)
 
 

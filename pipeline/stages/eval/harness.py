@@ -59,6 +59,8 @@ class SampleRow(TypedDict):
 
 # Share of items that only one of two checkpoints answers correctly; typical of 4-bit weights of 8B models.
 USUALLY_DIFFERING = 0.06
+# Metrics that divide the log-likelihood of an option by its length, as lm-eval counts it.
+LENGTHS: dict[str, Callable[[str], int]] = {"acc_norm": len, "acc_bytes": lambda option: len(option.encode())}
 # Number of the baseline's greedy prompts that are repeated: other batches may round sums differently.
 ASKED_AGAIN = 50
 
@@ -208,7 +210,7 @@ def _rows(asked: TaskSample, name: str, samples: Sequence[Sample], cut: Containe
             "scores": {key: _score(asked, sample[wanted.metric]) for key, sample in filters.items()},
             "target": shown["target"],
         }
-        _add_answer(row, task, shown)
+        _add_answer(row, task, shown, wanted.metric)
         if "response" in row:
             row["unfinished"] = (name, place) in cut
         if (subject := asked.subject(name, index)) is not None:
@@ -233,13 +235,15 @@ def _score(asked: TaskSample, value: Any) -> float:
     )
 
 
-def _add_answer(row: SampleRow, task: Any, sample: Sample) -> None:
-    """Add the likeliest option to the row, or the response and its filtered form."""
+def _add_answer(row: SampleRow, task: Any, sample: Sample, metric: str) -> None:
+    """Add the option that the metric scores as the answer to the row, or the response and its filtered form."""
     answers = sample["filtered_resps"]
     if task.OUTPUT_TYPE == "multiple_choice":
         options = [str(option) for option in task.doc_to_choice(sample["doc"])]
         values = [float(value) for value, _ in answers][: len(options)]
-        row["answer"], row["options"], row["loglikelihoods"] = options[values.index(max(values))], options, values
+        lengths = [LENGTHS.get(metric, lambda _: 1)(option) for option in options]
+        places = [value / max(1, length) for value, length in zip(values, lengths, strict=False)]
+        row["answer"], row["options"], row["loglikelihoods"] = options[places.index(max(places))], options, values
         return
     responses = [response for responses in sample["resps"] for response in responses]
     row["filtered"] = answers[0] if len(answers) == 1 else answers
