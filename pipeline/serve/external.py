@@ -15,7 +15,7 @@ from pipeline.config import ServeSettings
 from pipeline.errors import InputError, ServerError
 from pipeline.results.server import ServerFacts, Told
 from pipeline.results.text import clean
-from pipeline.serve import http
+from pipeline.serve import access
 from pipeline.serve.launcher import Launcher
 
 # Of the Prometheus client's own metrics: seconds since the epoch.
@@ -48,7 +48,7 @@ def ask(url: str, model: str | None = None, variable: str | None = None) -> Told
     import httpx
 
     try:
-        answer = http.get(url, "/v1/models", variable)
+        answer = access.get(url, "/v1/models", variable)
         if answer.status in (401, 403):
             raise _refused(url, answer.status, variable)
         served = {str(each["id"]): each for each in json.loads(answer.text)["data"]}
@@ -105,7 +105,7 @@ def _version(url: str, variable: str | None) -> str:
     import httpx
 
     try:
-        return clean(json.loads(http.get(url, "/version", variable).text)["version"], 60)
+        return clean(json.loads(access.get(url, "/version", variable).text)["version"], 60)
     except (httpx.HTTPError, ValueError, LookupError, TypeError, RecursionError):
         return "not told"
 
@@ -115,7 +115,7 @@ def _instance(url: str, variable: str | None) -> str:
     import httpx
 
     try:
-        lines = http.get(url, "/metrics", variable).text.splitlines()
+        lines = access.get(url, "/metrics", variable).text.splitlines()
         started = next(float(line.removeprefix(STARTED)) for line in lines if line.startswith(STARTED))
         return f"started {datetime.fromtimestamp(started, UTC).isoformat(timespec='milliseconds')}"
     except (httpx.HTTPError, ValueError, OverflowError, OSError, StopIteration):
@@ -145,7 +145,7 @@ class ExternalServer:
     @property
     def client_environment(self) -> dict[str, str]:
         """The server's key, as the load generator reads it: in no argument that other users see."""
-        key = http.key_of(self.key_variable)
+        key = access.key_of(self.key_variable)
         return {} if key is None else {CLIENT_KEY: key}
 
     def check_alive(self) -> None:

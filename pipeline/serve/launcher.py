@@ -9,6 +9,7 @@ import re
 import subprocess
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from queue import Empty, Queue
 from tempfile import TemporaryDirectory
@@ -109,12 +110,13 @@ class Launcher:
         return self._codes.get(pid)
 
     def stop(self, pid: int, grace_s: float = 15) -> None:
-        """Terminate a child and its descendants, and wait for its exit."""
-        if self.exit_code(pid) is None and self._process.poll() is None:
-            self._send({"stop": pid, "grace": grace_s})
-            deadline = time.monotonic() + grace_s + 15
-            while self.exit_code(pid) is None and time.monotonic() < deadline:
-                time.sleep(0.05)
+        """Terminate a child and its descendants, and wait for its exit; a launcher that ends takes its children along."""
+        with suppress(ServerError):
+            if self.exit_code(pid) is None and self.is_running():
+                self._send({"stop": pid, "grace": grace_s})
+                deadline = time.monotonic() + grace_s + 15
+                while self.exit_code(pid) is None and time.monotonic() < deadline:
+                    time.sleep(0.05)
 
     def is_running(self) -> bool:
         """Return whether the launcher process is alive."""

@@ -24,7 +24,7 @@ from pipeline.models.loading import release_memory
 from pipeline.progress import Progress
 from pipeline.results.server import ServerFacts
 from pipeline.results.text import clean
-from pipeline.serve import http, vllm_plugin
+from pipeline.serve import access, vllm_plugin
 from pipeline.serve import server_log as serverlog
 from pipeline.serve.launcher import Launcher, launcher_of
 from pipeline.serve.server_log import tail
@@ -185,7 +185,7 @@ class Server:
 
         body = {"model": SERVED_NAME, "prompt": prompts, "temperature": 0, **options}
         try:
-            answer = http.post(self.url, "/v1/completions", body, timeout_s=300)
+            answer = access.post(self.url, "/v1/completions", body, timeout_s=300)
             answer.raise_for_status()
             choices: list[_Choice] = answer.json()["choices"]
             return sorted(choices, key=lambda choice: choice["index"])
@@ -369,7 +369,7 @@ class Serving:
             doing = serverlog.doing(serverlog.read(server.log))
             self.progress.detail(f"{doing} ({time.monotonic() - began:.0f} s)")
             try:
-                if http.get(server.url, "/health", timeout_s=2).status == 200:
+                if access.get(server.url, "/health", timeout_s=2).status == 200:
                     return
             except httpx.HTTPError:
                 pass

@@ -241,6 +241,8 @@ def packages() -> dict[str, str]:
 
 
 if __name__ == "__main__":
+    # The folder of a script comes first, and a module here may have the name of one that vLLM imports.
+    sys.path.pop(0)
     try:
         main()
     finally:

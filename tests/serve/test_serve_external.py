@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from support.openai_server import OpenAIServer
 
 from pipeline.config import ServeSettings
 from pipeline.errors import ConfigError, InputError
-from pipeline.serve import external, http
+from pipeline.serve import access, external
 from pipeline.stages.bench import counters
 
 KEY = "sk-very-secret"
@@ -84,7 +85,7 @@ def test_a_key_a_path_and_one_of_several_models(
     serve = ServeSettings(name="theirs", url=url, model="b", api_key_env="THEIR_KEY")
     told = external.told(serve)
     assert (told.model, told.context, told.url) == ("b", 64, server.url)
-    target = external.ExternalServer(None, serve, None)  # type: ignore[arg-type]
+    target = external.ExternalServer(SimpleNamespace(versions={}), serve, None)  # type: ignore[arg-type]
     assert target.client_environment == {"OPENAI_API_KEY": KEY}
     assert target.change() == ""
     server.metrics = STARTED.replace("1.7e", "1.8e")
@@ -127,12 +128,12 @@ def test_what_a_laptops_environment_says_does_not_reach_this_machine(
     ],
 )
 def test_addresses_of_this_machine(url: str, is_local: bool) -> None:
-    assert http.is_local(url) is is_local
+    assert access.is_local(url) is is_local
 
 
 @pytest.mark.parametrize("kind", ["endless", "drip"])
 def test_an_answer_without_an_end_is_cut(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "LARGEST", 2**16)
+    monkeypatch.setattr(access, "LARGEST", 2**16)
     done = threading.Event()
     listener = socket.create_server(("127.0.0.1", 0))
 

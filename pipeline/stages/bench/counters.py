@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from pipeline.serve import http
+from pipeline.serve import access
 
 COUNTERS = {
     "prefix_queries": "vllm:prefix_cache_queries_total",
@@ -80,7 +80,7 @@ def read(url: str, key_variable: str | None = None, timeout_s: float = 5) -> Rea
         timeout_s: seconds that it may take.
     """
     try:
-        answer = http.get(url, "/metrics", key_variable, timeout_s=timeout_s)
+        answer = access.get(url, "/metrics", key_variable, timeout_s=timeout_s)
         return parse(answer.text) if answer.status == 200 else None
     except (httpx.HTTPError, ValueError):
         return None

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, NotRequired, TypedDict
 
 from pipeline.errors import ServerError
 from pipeline.results.text import clean
-from pipeline.serve import http
+from pipeline.serve import access
 from pipeline.stages.bench import counters
 from pipeline.stages.eval.journal import Journal
 
@@ -92,7 +92,7 @@ class Endpoint:
         import httpx
 
         try:
-            answer = http.get(self.url, "/v1/models", timeout_s=60)
+            answer = access.get(self.url, "/v1/models", timeout_s=60)
             return int(json.loads(answer.text)["data"][0]["max_model_len"])
         except (httpx.HTTPError, LookupError, ValueError, TypeError, RecursionError) as error:
             self._check_alive()
@@ -130,7 +130,7 @@ class Endpoint:
                 self._arrived += 1
 
         timeout = httpx.Timeout(TIMEOUT_S, connect=CONNECT_S)
-        trusts = not http.is_local(self.url)
+        trusts = not access.is_local(self.url)
         async with httpx.AsyncClient(timeout=timeout, limits=limits, trust_env=trusts) as client:
             watch = asyncio.create_task(self._watch())
             ended: asyncio.Future[Any] = asyncio.gather(*(worker() for _ in range(in_flight)))

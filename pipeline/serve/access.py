@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from ipaddress import ip_address
 from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 
 # Bytes of an answer that is read; vLLM's metrics of many engines have some hundred thousand.
 LARGEST = 16 * 2**20
-LOCAL = ("localhost", "::1")
 
 
 class Answer(NamedTuple):
@@ -28,7 +28,10 @@ class Answer(NamedTuple):
 def is_local(url: str) -> bool:
     """Return whether an address is one of this machine, which no proxy of a network reaches."""
     host = urlsplit(url).hostname or ""
-    return host in LOCAL or host.startswith("127.")
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def key_of(variable: str | None) -> str | None:
