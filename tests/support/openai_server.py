@@ -129,6 +129,8 @@ class OpenAIServer:
 
         self.http = ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self.http.daemon_threads = True
+        # A client that goes away is none.
+        self.http.handle_error = lambda *_: None  # type: ignore[method-assign]
         self.url = f"http://127.0.0.1:{self.http.server_port}{path}"
         threading.Thread(target=self.http.serve_forever, daemon=True).start()
 

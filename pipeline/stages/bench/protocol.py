@@ -14,6 +14,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from rich.markup import escape
+
 from pipeline.artifacts.workspace import Draft
 from pipeline.config import BenchSettings
 from pipeline.config.file_names import file_name
@@ -66,7 +68,8 @@ def bench(job: Job, draft: Draft) -> None:
                 job.serving.stop()
                 if attempt == attempts:
                     raise
-                job.progress.say(f"  bench {job.variant}: {error.problem.splitlines()[0]} Trying a fresh server.")
+                said = f"  bench {job.variant}: {error.problem.splitlines()[0]} Trying a fresh server."
+                job.progress.say(escape(said))
     draft.results = protocol.results(failures).model_copy(update={"memory_bandwidth": read})
 
 

@@ -13,6 +13,8 @@ from collections.abc import Callable, Container, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
+from rich.markup import escape
+
 from pipeline.config import Stage
 from pipeline.config.file_names import file_name
 from pipeline.errors import ConfigError
@@ -83,7 +85,8 @@ def evaluate(job: Job, draft: Draft) -> None:
         job.progress.detail(f"reading {label}")
         columns.append(lm_eval_tasks.load(label, wanted, settings))
         if 0 < (asked := columns[-1]).count < asked.available:
-            job.progress.say_once(f"  {label}: {asked.count} of {asked.available} items, {implied(asked.count)}")
+            said = f"  {label}: {asked.count} of {asked.available} items, {implied(asked.count)}"
+            job.progress.say_once(escape(said))
     runs_code = any(asked.runs_code for asked in columns)
     isolation = sandbox.choose(unsafe=settings.unsafe_code).kind if runs_code else None
     with sandbox.policy(unsafe=settings.unsafe_code, timeout_s=settings.code_timeout_s):
@@ -104,7 +107,7 @@ def evaluate(job: Job, draft: Draft) -> None:
             figures[asked.label], reports[asked.label] = _evaluate_column(job, asked, endpoint, tokenizer, draft.folder)
             seconds[asked.label] = round(time.monotonic() - started, 3)
             for sentence in remarks(asked.label, figures[asked.label]):
-                job.progress.say(f"  [yellow]{sentence}[/]")
+                job.progress.say(f"  [yellow]{escape(sentence)}[/]")
         diverged = None
         if held_out:
             shown = _progress(job.progress.detail, "divergence", len(texts))
@@ -158,10 +161,11 @@ def _by_layer(job: Job, texts: Sequence[Text], folder: Path) -> LayerErrors | Mi
     found = layers.measure(job, texts, held_out.layer_tokens, folder)
     if not isinstance(found, Missing):
         worst = found.worst[0]
-        job.progress.say(
+        said = (
             f"  of {found.modules} quantized layers, {worst.module} has the largest output error: "
             f"{worst.snr_db:.1f} dB (median {found.median_db:.1f} dB)"
         )
+        job.progress.say(escape(said))
     return found
 
 
