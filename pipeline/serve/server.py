@@ -339,6 +339,7 @@ class Serving:
             "--seed": 0,
             # A benchmark that names no temperature is to decode as deployed.
             generation.SOURCE: "auto" if settings.bench.temperature is None else "vllm",
+            generation.OVERRIDE: generation.WITHOUT_LIMIT if settings.bench.temperature is None else None,
         }
         if not cpu:
             options["--gpu-memory-utilization"] = serve.gpu_memory_utilization

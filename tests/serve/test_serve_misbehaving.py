@@ -15,12 +15,13 @@ from typing import Any
 import psutil
 import pytest
 from support import stub_vllm
-from support.settings import settings_of
+from support.settings import settings_of, variants_of
 
 from pipeline.config import PROJECT_ROOT, Settings
 from pipeline.errors import ServerError
 from pipeline.hardware.probe import Hardware
 from pipeline.progress import Progress
+from pipeline.runner import Runner
 from pipeline.serve import launcher
 from pipeline.serve.server import Serving
 
@@ -99,6 +100,19 @@ def test_a_vllm_that_cannot_be_imported_is_tried_once(serving: Serving, tmp_path
         with pytest.raises(ServerError, match="cannot be imported"):
             serving.serve(tmp_path, settings(python), variant)
     assert stub_vllm.starts(python) == 1
+
+
+def test_a_vllm_that_cannot_be_imported_is_found_before_anything_is_made(tmp_path: Path) -> None:
+    python, _ = stub_vllm.make(tmp_path, "cannot be imported")
+    outputs = tmp_path / "outputs"
+    given = ["stage=[quantize,verify]", "variants=[fp8_dynamic,int8_dynamic]", f"serve.python={python}"]
+    run = Runner(variants_of(*given, f"outputs={outputs}"), given)
+    with pytest.raises(ServerError, match="vLLM cannot be imported"):
+        run.execute()
+    assert not list(outputs.rglob("manifest.json"))
+    # Once to read versions, once to import.
+    assert stub_vllm.starts(python) == 2
+    launcher.close_launchers()
 
 
 def test_servers_and_clients_get_neither_secrets_nor_what_is_meant_for_others(
