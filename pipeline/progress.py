@@ -51,7 +51,7 @@ class Progress:
         self._printed = set[str]()
 
     def say(self, text: str) -> None:
-        """Print a line of rich's markup; text from outside is escaped by the caller, and shown as it is if it is not."""
+        """Print a line of rich's markup, in which callers escape text from outside; no markup is shown as it is."""
         try:
             line = self.console.render_str(text)
         except MarkupError:

@@ -20,7 +20,6 @@ SHARD = re.compile(r"[\w][\w.+-]*\.safetensors")
 OTHER_WEIGHTS = ("consolidated", "adapter_model")
 
 
-
 def _any_case(pattern: str) -> str:
     """Return a file pattern that fits in upper and lower case, for `glob` and the hub's client alike."""
     return "".join(f"[{letter.upper()}{letter.lower()}]" if letter.isalpha() else letter for letter in pattern)

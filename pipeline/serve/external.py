@@ -55,8 +55,9 @@ def ask(url: str, model: str | None = None, variable: str | None = None) -> Told
         chosen = model if model is not None and model in served else _only(url, served, model)
         context = served[chosen].get("max_model_len")
     except (httpx.HTTPError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        reason = clean(f"{type(error).__name__}: {error}", 200)
         raise InputError(
-            f"serve.url={url}: {url}/v1/models does not name a model ({clean(f'{type(error).__name__}: {error}', 200)}).",
+            f"serve.url={url}: {url}/v1/models does not name a model ({reason}).",
             "Start the server first; it must have an OpenAI-compatible API.",
         ) from None
     return Told(

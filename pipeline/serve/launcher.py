@@ -22,7 +22,7 @@ from pipeline.serve.vllm_host import HostMessage, Start, Stop
 LAUNCHER = Path(__file__).with_name("vllm_host.py")
 # Variables of the user's that reach neither servers nor clients: keys and tokens, which nothing here needs, ...
 SECRET = re.compile(r".*(TOKEN|KEY|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?)S?", re.IGNORECASE)
-# ... and what makes vLLM ask for a key, leave out the plugin, log otherwise than is read here, or share another's state.
+# ... and what makes vLLM ask for a key, leave out the plugin, log otherwise than is read here, or share others' state.
 UNFIT = re.compile(
     r"VLLM_(API_KEY|PLUGINS|CONFIGURE_LOGGING|LOGGING_\w+|HOST_IP|PORT|USE_MODELSCOPE|RPC_BASE_PATH)"
     r"|PROMETHEUS_MULTIPROC_DIR"
@@ -110,7 +110,7 @@ class Launcher:
         return self._codes.get(pid)
 
     def stop(self, pid: int, grace_s: float = 15) -> None:
-        """Terminate a child and its descendants, and wait for its exit; a launcher that ends takes its children along."""
+        """Terminate a child and its descendants, and wait for its exit; with the launcher its children end anyway."""
         with suppress(ServerError):
             if self.exit_code(pid) is None and self.is_running():
                 self._send({"stop": pid, "grace": grace_s})

@@ -6,8 +6,8 @@ import os
 import socket
 import sys
 import time
-from datetime import datetime
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol, TypedDict
 from urllib.request import getproxies_environment

@@ -94,7 +94,9 @@ def test_the_terms_are_fetched_however_they_are_spelled(
     assert {path.name for path in terms(folder)} == set(TERMS) - {"README.md"}
 
 
-@pytest.mark.parametrize("name", ["../../secret.safetensors", "/etc/passwd", "a/b.safetensors", "..", "x.safetensors\n"])
+@pytest.mark.parametrize(
+    "name", ["../../secret.safetensors", "/etc/passwd", "a/b.safetensors", "..", "x.safetensors\n"]
+)
 def test_an_index_cannot_name_a_file_outside_its_folder(
     hub: Hub, tmp_path: Path, settings: Callable[..., Settings], name: str
 ) -> None:

@@ -1,4 +1,4 @@
-"""A package named vllm whose server behaves as it is told: small, imported in a moment, started by the real launcher."""
+"""A package named vllm, imported in a moment by the real launcher, whose server behaves as it is told."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-SERVER = '''
+SERVER = """
 import json, os, sys, time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -45,15 +45,15 @@ if __name__ == "__main__":
     if behaviour == "hangs at start":
         time.sleep(600)
     HTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])), Handler).serve_forever()
-'''
-CLIENT = '''
+"""
+CLIENT = """
 def add_cli_args(parser):
     parser.add_argument("--seen")
 
 def main(args):
     import json, os
     open(args.seen, "w").write(json.dumps(dict(os.environ)))
-'''
+"""
 
 
 def make(folder: Path, behaviour: str) -> tuple[str, Path]:
@@ -74,7 +74,8 @@ def make(folder: Path, behaviour: str) -> tuple[str, Path]:
     python = folder / "python"
     counted = folder / "starts"
     python.write_text(
-        f"#!/bin/sh\necho x >> {counted}\nPYTHONPATH={folder / 'site'}{os.pathsep}$PYTHONPATH exec {sys.executable} \"$@\"\n"
+        f"#!/bin/sh\necho x >> {counted}\n"
+        f'PYTHONPATH={folder / "site"}{os.pathsep}$PYTHONPATH exec {sys.executable} "$@"\n'
     )
     python.chmod(0o755)
     return str(python), seen

@@ -241,8 +241,8 @@ class Protocol:
             self.job.progress.detail(f"{load.name}, repeat {index + 1} of {number}")
             server = self.client.server
             on_gpu = self.job.hardware.device == "cuda"
-            serving = self.job.serving
-            with Watch(server.url, server.pid, on_gpu, lambda: serving.client_pid, server.key_variable) as watch:
+            watched = Watch(server.url, server.pid, on_gpu, lambda: self.job.serving.client_pid, server.key_variable)
+            with watched as watch:
                 run = self.client.send(load, seed)
                 watch.requests = run.requests
             run.save(self.folder / "loads" / load.slug, f"repeat-{index}")

@@ -245,9 +245,11 @@ def _add_answer(row: SampleRow, task: Any, sample: Sample, metric: str) -> None:
     if task.OUTPUT_TYPE == "multiple_choice":
         options = [str(option) for option in task.doc_to_choice(sample["doc"])]
         values = [float(value) for value, _ in answers][: len(options)]
-        lengths = [LENGTHS.get(metric, lambda _: 1)(option) for option in options]
-        places = [value / max(1, length) for value, length in zip(values, lengths, strict=False)]
-        row["answer"], row["options"], row["loglikelihoods"] = options[places.index(max(places))], options, values
+        length = LENGTHS.get(metric)
+        scored = [
+            value / max(1, length(each)) if length else value for value, each in zip(values, options, strict=False)
+        ]
+        row["answer"], row["options"], row["loglikelihoods"] = options[scored.index(max(scored))], options, values
         return
     responses = [response for responses in sample["resps"] for response in responses]
     row["filtered"] = answers[0] if len(answers) == 1 else answers

@@ -126,10 +126,13 @@ def metadata(settings: Settings, comparison: Comparison, row: Row, card: Card, s
         for label in comparison.tasks
         if isinstance(cell := row.tasks[label], TaskCell)
     ]
-    more: dict[str, Any] = {"base_model_relation": "quantized"} if base else {}
+    more: dict[str, Any] = {**license_of(source)}
+    if settings.publish.license:
+        more = {"license": settings.publish.license}
+    if base:
+        more["base_model_relation"] = "quantized"
     return ModelCardData(
         base_model=base,
-        **({"license": settings.publish.license} if settings.publish.license else license_of(source)),
         pipeline_tag="text-generation",
         tags=["vllm", "quantized", *dict.fromkeys((scheme.lower().replace(" ", "-"), settings.quant.engine))],
         model_name=card.label,

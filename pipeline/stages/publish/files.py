@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from pipeline.models.safetensors import INDEX, companions, safetensors_files, te
 
 CARD = "README.md"
 CODE = ".py"
+# An import of a module in the same folder, as transformers looks for them.
+RELATIVE = re.compile(r"^\s*(?:from|import)\s+\.(\w+)", re.MULTILINE)
 # Files that name the classes of a checkpoint's own code.
 NAMING_CODE = (CONFIG, "tokenizer_config.json", "processor_config.json", "preprocessor_config.json")
 
@@ -42,8 +45,6 @@ def published(checkpoint: Path, sources: Sequence[Path]) -> list[Path]:
 
 def _code(folder: Path) -> set[str]:
     """Return the names of the modules that a checkpoint's configs name, and of those that these import beside them."""
-    from transformers.dynamic_module_utils import get_relative_import_files
-
     named: set[str] = set()
     for path in (folder / name for name in NAMING_CODE):
         content = json.loads(path.read_text()) if path.is_file() else {}
@@ -53,9 +54,14 @@ def _code(folder: Path) -> set[str]:
                 # Of another repository it is `<owner>/<name>--<module>.<class>`.
                 if isinstance(each, str) and "--" not in each:
                     named.add(f"{each.partition('.')[0]}{CODE}")
-    there = [folder / name for name in named if "/" not in name and (folder / name).is_file()]
-    imported = (Path(file) for path in there for file in get_relative_import_files(path))
-    return {path.name for path in (*there, *imported) if path.parent == folder}
+    found: set[str] = set()
+    while named:
+        name = named.pop()
+        if "/" not in name and name not in found and (folder / name).is_file():
+            found.add(name)
+            text = (folder / name).read_text(encoding="utf-8", errors="replace")
+            named |= {f"{module}{CODE}" for module in RELATIVE.findall(text)}
+    return found
 
 
 def _check_within(path: Path, folders: Sequence[Path]) -> None:

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -230,6 +231,43 @@ def test_no_secret_is_in_anything_that_a_benchmark_of_a_gateway_leaves(
     files[Path("command lines")] = "\n".join(argv).encode()
     leaks = [(path.name, name) for path, text in files.items() for name, key in SECRETS.items() if key.encode() in text]
     assert not leaks
+
+
+@pytest.mark.slow
+def test_nothing_temporary_is_left_by_a_benchmark_whether_it_ends_or_is_killed(
+    serving: Callable[..., OpenAIServer], tmp_path: Path
+) -> None:
+    for behaviour, name in (("well", "ends"), ("hang", "killed")):
+        temporary, outputs = tmp_path / name, tmp_path / f"outputs-{name}"
+        temporary.mkdir()
+        server = serving(behaviour)
+        words = [*("stage=bench", "quant=bf16", f"serve.url={server.url}", *SMALL), f"outputs={outputs}"]
+        child = subprocess.Popen(
+            [sys.executable, "-m", "pipeline", *words],
+            cwd=PROJECT_ROOT,
+            env={**os.environ, "TMPDIR": str(temporary)},
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            if behaviour == "well":
+                assert child.wait(200) == 0
+            else:
+                wait_for(lambda server=server: bool(server.requests))
+                assert list(temporary.glob("vllm-*"))
+                child.kill()
+                server.released.set()
+            # The launcher outlives a pipeline that is killed by a moment; torch has a cache there for all processes.
+            wait_for(lambda temporary=temporary: {each.name[:5] for each in temporary.iterdir()} <= {"torch"}, 30)
+        finally:
+            child.kill()
+            child.wait()
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 150) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_a_refused_secret_is_in_nothing_that_the_command_leaves(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Servers that misbehave while they are asked: each request ends answered, answered when asked again, or with a reason."""
+"""Servers that misbehave while they are asked: each request ends answered, at once or later, or with a reason."""
 
 from __future__ import annotations
 

@@ -160,7 +160,16 @@ def test_the_license_is_that_of_the_original(tmp_path):
     assert license_of(tmp_path) == {}
 
 
-PRIVATE = (".env", "training_args.bin", "optimizer.pt", "train.py", "notes.txt", "id_rsa", "wandb.json", "old.safetensors")
+PRIVATE = (
+    ".env",
+    "training_args.bin",
+    "optimizer.pt",
+    "train.py",
+    "notes.txt",
+    "id_rsa",
+    "wandb.json",
+    "old.safetensors",
+)
 TERMS = ("LICENSE", "license.txt", "Notice", "USE_POLICY.md", "LICENCE-weights")
 
 

@@ -37,7 +37,7 @@ PAYLOADS = (
     "<svg onload=alert(1)><style>*{}</style><!-- --><iframe src=x>&#60;script&#62;&lt;img&gt;",
     "' onmouseover='alert(1)' x='\" autofocus onfocus=\"alert(1)",
     "]]><script>alert(1)</script><![CDATA[",
-    "=HYPERLINK(\"http://evil.example\")",
+    '=HYPERLINK("http://evil.example")',
 )
 TEXTS = st.lists(
     st.one_of(st.sampled_from(PAYLOADS), st.text(max_size=20), st.text("\x1b[]();m\x07\x9b<>&`*_|#\\\n-", max_size=20)),
@@ -56,7 +56,7 @@ def spoiled(value: Any, text: str) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(spoiled(each, text) for each in value)
     if isinstance(value, dict):
-        return {text: text for _ in value}
+        return {text: text}
     if is_dataclass(value) and not isinstance(value, type):
         own = {each.name: getattr(value, each.name) for each in fields(value) if each.name not in KEPT}
         return replace(value, **{name: spoiled(part, text) for name, part in own.items()})
@@ -88,7 +88,9 @@ def page_of(text: str) -> Page:
         blocks.Outcomes([blocks.CheckOutcome("x", False, "x")]),
     ]
     shown = [spoiled(block, text) for block in each]
-    return Page(text, text, text, text, 2, 1, [Section("verdict", "V", "V", shown), Section("results", "R", text, shown)])
+    return Page(
+        text, text, text, text, 2, 1, [Section("verdict", "V", "V", shown), Section("results", "R", text, shown)]
+    )
 
 
 def obeyed(text: str) -> set[str]:
