@@ -304,7 +304,7 @@ def _implied(given: Sequence[Override]) -> Iterator[Override]:
         name = min(several)
         raise ConfigError(
             f"{name}={values[name]}: these are several, and serve.url={values['serve.url']} has one checkpoint.",
-            "Measure each at a server of its own, and show all by stage=report report.recorded=true.",
+            "Name the one that it serves; another one is another server, and another command.",
         )
     if not formats and stages != {Command.CAPABILITIES.value}:
         yield Override("", "experiment", "study")
