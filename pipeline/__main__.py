@@ -54,7 +54,7 @@ def run(config: DictConfig) -> None:
 
 def _shown(error: PipelineError) -> int:
     """Print an error; return its exit code."""
-    Progress().console.print(f"[red]{type(error).__name__}:[/] {escape(str(error))}", soft_wrap=True)
+    Progress().say(f"[red]{type(error).__name__}:[/] {escape(str(error))}")
     return error.exit_code
 
 

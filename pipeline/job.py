@@ -137,7 +137,7 @@ class Job:
     def target(self) -> Target:
         """Return the server under test: that of this variant, or the one that the user runs."""
         serve = self.settings.serve
-        return self.server() if serve.url is None else self.serving.attach(serve.url, self.tokenizer, self.settings)
+        return self.server() if serve.url is None else self.serving.attach(self.tokenizer, self.settings)
 
     def server(self, *, prefix_caching: bool = False) -> Server:
         """Return the running server of this variant's checkpoint, started on first use.

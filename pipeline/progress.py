@@ -2,13 +2,42 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.errors import MarkupError
+from rich.markup import escape
+from rich.measure import Measurement
+from rich.segment import Segment
 from rich.status import Status
+from rich.text import Text
+
+# Sequences that a terminal obeys, and characters that it or a reader is misled by: controls and directions of writing.
+OBEYED = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?"
+    r"|[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]"
+)
+
+
+class Inert:
+    """A renderable whose text, wherever it comes from, has nothing that a terminal obeys; styles are our own."""
+
+    def __init__(self, shown: RenderableType) -> None:
+        """Show `shown`."""
+        self.shown = shown
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield its segments."""
+        for segment in console.render(self.shown, options):
+            yield segment if segment.control else Segment(OBEYED.sub("", segment.text), segment.style)
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        """Return its width."""
+        return Measurement.get(console, options, self.shown)
 
 
 class Progress:
@@ -22,8 +51,12 @@ class Progress:
         self._printed = set[str]()
 
     def say(self, text: str) -> None:
-        """Print a line."""
-        self.console.print(text, soft_wrap=True)
+        """Print a line of rich's markup, in which callers escape text from outside; no markup is shown as it is."""
+        try:
+            line = self.console.render_str(text)
+        except MarkupError:
+            line = Text(text)
+        self.console.print(Inert(line), soft_wrap=True)
 
     def say_once(self, text: str) -> None:
         """Print a line unless it has been printed before."""
@@ -38,14 +71,14 @@ class Progress:
         self._step = name
         mark = "[red]x[/]"
         try:
-            with self.console.status(f"{name} ...") as self._status:
+            with self.console.status(Inert(Text(f"{name} ..."))) as self._status:
                 yield
             mark = "[green]done[/]"
         finally:
             self._status = None
-            self.say(f"  {name:<32} {mark} {time.monotonic() - started:7.1f} s")
+            self.say(f"  {escape(f'{name:<32}')} {mark} {time.monotonic() - started:7.1f} s")
 
     def detail(self, text: str) -> None:
         """Show the current activity of the step on a transient line."""
         if self._status is not None:
-            self._status.update(f"{self._step}: {text}")
+            self._status.update(Inert(Text(f"{self._step}: {text}")))

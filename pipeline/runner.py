@@ -175,6 +175,7 @@ class Runner:
         self._describe(self._planned())
         block = 0
         self._take_turn()
+        self._import_vllm()
         try:
             for job, stage in self._steps():
                 if job.block != block:
@@ -202,6 +203,18 @@ class Runner:
         due = (self.workspace.why(job.artifact(stage)) for job in self.jobs for stage in self._wanted(job))
         if hardware.device == "cuda" and settings.serve.url is None and any(due):
             gpu_turn.take(hardware.device_id, settings.hardware.wait_minutes, self.progress.say)
+
+    def _import_vllm(self) -> None:
+        """Import vLLM before the work that what it serves would take, if both are due.
+
+        Raises:
+            ServerError: if it cannot be imported.
+        """
+        due = self._planned().due
+        served = [step.job for step in due if step.stage in SERVED and not self._why_no_result(step.job, step.stage)]
+        if served and any(step.stage in OFFLINE for step in due):
+            with self.progress.step("import vLLM"):
+                self.serving.prepare(served[0].settings.serve)
 
     def _warn(self) -> None:
         for sentence in unapplied(self.jobs[0].overrides, [job.settings for job in self.jobs]):

@@ -15,6 +15,7 @@ from typing import Any, get_origin
 
 from pydantic.fields import FieldInfo
 
+from pipeline.config import credentials
 from pipeline.config.base import Command, Stage
 from pipeline.config.dataset import DatasetSettings
 from pipeline.config.names import (
@@ -84,6 +85,7 @@ def translated(words: Sequence[str]) -> list[str]:
     rest = [word for word in _whole(rest) if word]
     others = [word for word in rest if word.startswith("~") or word.startswith("hydra")]
     given = [Override.parse(word) for word in _with_equals(rest) if word not in others]
+    credentials.check({each.name: each.value for each in given})
     found = [each for override in given for each in _rewritten(override, folders, is_sweep=is_sweep)]
     return [*options, *others, *map(str, (*_implied(found), *found))]
 
@@ -297,6 +299,12 @@ def _implied(given: Sequence[Override]) -> Iterator[Override]:
         raise ConfigError(
             f"serve.url={values['serve.url'].strip(QUOTES)}: results are stored by the format that the server has.",
             "Say which: quant=bf16, or fp8_dynamic, awq, ... (`python -m pipeline --help quant`).",
+        )
+    if "serve.url" in values and (several := {"quant", "kv_cache"} & {name for name in formats if "," in values[name]}):
+        name = min(several)
+        raise ConfigError(
+            f"{name}={values[name]}: these are several, and serve.url={values['serve.url']} has one checkpoint.",
+            "Name the one that it serves; another one is another server, and another command.",
         )
     if not formats and stages != {Command.CAPABILITIES.value}:
         yield Override("", "experiment", "study")

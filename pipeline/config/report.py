@@ -13,6 +13,7 @@ from pydantic import (
 )
 
 from pipeline.config.base import SettingsGroup
+from pipeline.config.credentials import NO_CREDENTIALS, WITH_A_USER
 from pipeline.config.hardware import GpuName
 
 
@@ -92,3 +93,10 @@ class ReportSettings(SettingsGroup):
     json_line: bool | None = Field(
         None, description="end standard output with the result as one line of JSON; null: if it is not a terminal"
     )
+
+    @field_validator("mlflow")
+    @classmethod
+    def _without_credentials(cls, value: str | None) -> str | None:
+        if value is not None and WITH_A_USER.search(value):
+            raise ValueError(NO_CREDENTIALS)
+        return value

@@ -13,10 +13,16 @@ from pydantic import (
 )
 
 from pipeline.config.base import SettingsGroup
+from pipeline.config.credentials import API_KEY, IN_AN_ADDRESS, NO_CREDENTIALS, NO_KEY, NO_VARIABLE
 from pipeline.config.names import unknown
 from pipeline.hardware.vllm_kernels import TITLES
 
-URL = re.compile(r"(?P<scheme>https?://)?(?P<host>[^/\s:]+(:\d+)?)(/v1)?/*")
+URL = re.compile(
+    r"(?P<scheme>https?://)?(?P<host>(?:[\w.-]+|\[[0-9a-fA-F:.]+\])(?::\d+)?)(?P<path>(?:/+[\w.~%-]+)*?)(?:/+v1)?/*"
+)
+# Of the API itself: what belongs to the address ends before them.
+ENDPOINTS = ("/chat", "/completions", "/models")
+VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 
 
 class ServeSettings(SettingsGroup):
@@ -24,6 +30,10 @@ class ServeSettings(SettingsGroup):
 
     name: str = Field(description="name of the choice")
     url: str | None = Field(None, description="http://host:port of a running OpenAI-compatible server; null: start one")
+    model: str | None = Field(None, description="model of that server, if it has several; null: the only one")
+    api_key_env: str | None = Field(
+        None, description="environment variable that holds that server's key; the key itself is stored nowhere"
+    )
     python: str | None = Field(None, description="Python interpreter with vLLM installed; null: this one")
     host: Literal["127.0.0.1", "localhost"] = Field(
         "127.0.0.1", description="address that servers listen on, local only"
@@ -57,10 +67,26 @@ class ServeSettings(SettingsGroup):
         """Return the address as stages use it: with a scheme, without `/v1` and slashes at the end."""
         if value is None:
             return None
+        if IN_AN_ADDRESS.search(value):
+            raise ValueError(NO_CREDENTIALS)
         found = URL.fullmatch(value.strip())
-        if found is None:
+        if found is None or found["path"].endswith(ENDPOINTS):
             raise ValueError(f"{value} is not the address of a server; write http://host:port")
-        return f"{found['scheme'] or 'http://'}{found['host']}"
+        return f"{found['scheme'] or 'http://'}{found['host']}{re.sub('/+', '/', found['path'])}"
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _a_name(cls, value: str | None) -> str | None:
+        if value is not None and not VARIABLE.fullmatch(value):
+            raise ValueError(NO_VARIABLE)
+        return value
+
+    @field_validator("extra_args")
+    @classmethod
+    def _without_a_key(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if any(API_KEY.match(part) for part in value):
+            raise ValueError(NO_KEY)
+        return value
 
     @field_validator("kernel")
     @classmethod

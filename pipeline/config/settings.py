@@ -173,6 +173,13 @@ class Settings(SettingsGroup):
             raise ValueError(
                 f"serve.url={self.serve.url} goes with stage=bench or [bench,report]; other stages need files"
             )
+        if self.serve.url is not None and self.variants is not None and len(self.variants) > 1:
+            raise ValueError(
+                f"serve.url={self.serve.url} has one checkpoint, and variants={list(self.variants)} are several: "
+                "name the one that it serves; another one is another server, and another command"
+            )
+        if self.serve.url is None and (self.serve.model or self.serve.api_key_env):
+            raise ValueError("serve.model and serve.api_key_env are of a server that runs already: set serve.url")
         return self
 
     @model_validator(mode="after")

@@ -18,6 +18,8 @@ NEUTRAL = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, **PENALTI
 # A request that decodes greedily, whatever the server gives others.
 GREEDY = {**NEUTRAL, "temperature": 0}
 SOURCE, OVERRIDE = "--generation-config", "--override-generation-config"
+# Of the file it would limit every reply of the server; a benchmark or a task says how long replies are.
+WITHOUT_LIMIT = '{"max_new_tokens": null}'
 
 
 def named(folder: Path) -> dict[str, float]:

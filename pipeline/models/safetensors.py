@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import struct
 from collections.abc import Collection, Mapping, Sequence
@@ -13,9 +14,19 @@ from pipeline.errors import InputError
 
 WEIGHTS = ".safetensors"
 MODEL, INDEX = f"model{WEIGHTS}", f"model{WEIGHTS}.index.json"
+# The name of a file in the same folder: no path out of it.
+SHARD = re.compile(r"[\w][\w.+-]*\.safetensors")
 # Weights beside a checkpoint's own: Mistral's second set, and adapters.
 OTHER_WEIGHTS = ("consolidated", "adapter_model")
 
+
+def _any_case(pattern: str) -> str:
+    """Return a file pattern that fits in upper and lower case, for `glob` and the hub's client alike."""
+    return "".join(f"[{letter.upper()}{letter.lower()}]" if letter.isalpha() else letter for letter in pattern)
+
+
+# Terms that accompany copies and what derives from them, however their names are written.
+TERMS = tuple(map(_any_case, ("LICENSE*", "LICENCE*", "COPYING*", "NOTICE*", "USE_POLICY*")))
 # Files of a checkpoint beside its weights and config.json, read by the quantizers, vLLM and lm-eval, or its terms.
 COMPANIONS = (
     "generation_config.json",
@@ -31,15 +42,18 @@ COMPANIONS = (
     "tekken.json",
     "*processor*.json",
     "*.py",
-    "LICENSE*",
-    "NOTICE*",
-    "USE_POLICY*",
+    *TERMS,
 )
 
 
 def companions(folder: Path) -> list[Path]:
     """Return a checkpoint's files beside weights and config: tokenizer, template, processor, custom code, terms."""
     return sorted({path for pattern in COMPANIONS for path in folder.glob(pattern) if path.is_file()})
+
+
+def terms(folder: Path) -> list[Path]:
+    """Return the files with a checkpoint's terms: licence, notices, policy of use."""
+    return sorted({path for pattern in TERMS for path in folder.glob(pattern) if path.is_file()})
 
 
 class TensorInfo(TypedDict):
@@ -63,17 +77,23 @@ def read_index(folder: Path) -> dict[str, str] | None:
     """Return the file of each tensor by the index of shards; None if there is no index.
 
     Raises:
-        InputError: when the index cannot be read.
+        InputError: when the index cannot be read, or names what is no safetensors file of the folder.
     """
     path = folder / INDEX
     if not path.is_file():
         return None
     try:
-        return {str(name): str(file) for name, file in json.loads(path.read_text())["weight_map"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        index = {str(name): str(file) for name, file in json.loads(path.read_text())["weight_map"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
             f"{path} is no index of shards ({type(error).__name__}: {error}).", "Fetch that file again."
         ) from None
+    if strange := next((file for file in index.values() if not SHARD.fullmatch(file)), None):
+        raise InputError(
+            f"{path} names {strange!r}, which is no safetensors file of that folder.",
+            "Do not use this checkpoint unless you know who made it.",
+        )
+    return index
 
 
 def write_index(folder: Path, names: Sequence[str]) -> None:

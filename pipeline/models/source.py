@@ -31,8 +31,10 @@ from pipeline.models.safetensors import (
     tensor_infos,
 )
 
+# The model card, whose metadata name the licence.
+CARD = "README.md"
 # What is fetched from the hub before the weights.
-SMALL = (CONFIG, INDEX, *QUANTIZATION_FILES, *COMPANIONS)
+SMALL = (CONFIG, INDEX, CARD, *QUANTIZATION_FILES, *COMPANIONS)
 
 
 class ModelSource:

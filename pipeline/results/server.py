@@ -8,12 +8,16 @@ from pipeline.results.base import Frozen
 
 
 class Told(Frozen):
-    """Facts reported by a server that the user runs; `context` in tokens if reported (vLLM does)."""
+    """Facts reported by a server that the user runs; `context` in tokens if reported (vLLM does).
+
+    `instance` is the start of its process, or the time of the measurement if it does not tell.
+    """
 
     url: str
     model: str
     version: str
     context: int | None
+    instance: str = ""
 
 
 class ServerFacts(Frozen):

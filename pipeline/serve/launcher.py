@@ -5,11 +5,14 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import re
 import subprocess
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from queue import Empty, Queue
+from tempfile import TemporaryDirectory
 
 from pipeline.errors import ServerError
 from pipeline.hardware.probe import Hardware
@@ -17,6 +20,13 @@ from pipeline.serve.server_log import tail
 from pipeline.serve.vllm_host import HostMessage, Start, Stop
 
 LAUNCHER = Path(__file__).with_name("vllm_host.py")
+# Variables of the user's that reach neither servers nor clients: keys and tokens, which nothing here needs, ...
+SECRET = re.compile(r".*(TOKEN|KEY|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?)S?", re.IGNORECASE)
+# ... and what makes vLLM ask for a key, leave out the plugin, log otherwise than is read here, or share others' state.
+UNFIT = re.compile(
+    r"VLLM_(API_KEY|PLUGINS|CONFIGURE_LOGGING|LOGGING_\w+|HOST_IP|PORT|USE_MODELSCOPE|RPC_BASE_PATH)"
+    r"|PROMETHEUS_MULTIPROC_DIR"
+)
 
 
 class Launcher:
@@ -30,6 +40,9 @@ class Launcher:
         """
         self.python = python
         self.log = log
+        # vLLM's sockets; the path of one has at most 107 bytes, so not below `outputs`. The process removes it too.
+        self._sockets = TemporaryDirectory(prefix="vllm-", ignore_cleanup_errors=True)
+        self._failed: ServerError | None = None
         log.parent.mkdir(parents=True, exist_ok=True)
         try:
             with log.open("a") as errors:
@@ -38,7 +51,7 @@ class Launcher:
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=errors,
-                    env=environment,
+                    env={**environment, "VLLM_RPC_BASE_PATH": self._sockets.name},
                     text=True,
                     bufsize=1,
                 )
@@ -52,20 +65,31 @@ class Launcher:
         self.versions: dict[str, str] = {}
 
     def wait_ready(self, timeout_s: float) -> None:
-        """Wait until vLLM is imported.
+        """Wait until vLLM is imported; a failure is remembered, and not waited for again.
 
         Raises:
             ServerError: if the import fails or takes longer than `timeout_s`.
         """
         if self.versions:
             return
-        answer = self._next(timeout_s)
-        if "ready" not in answer:
-            raise ServerError(
-                f"vLLM cannot be imported by {self.python}: {answer.get('error', 'no answer')}.\n{tail(self.log)}",
-                f"The log is {self.log}. Install vLLM there, or set serve.python.",
-            )
-        self.versions = answer["packages"]
+        if self._failed is None:
+            self._failed = self._why_not_ready(timeout_s)
+        if self._failed is not None:
+            raise self._failed
+
+    def _why_not_ready(self, timeout_s: float) -> ServerError | None:
+        """Wait until vLLM is imported; return the error if it is not."""
+        try:
+            answer = self._next(timeout_s)
+        except ServerError as error:
+            return error
+        if "ready" in answer:
+            self.versions = answer["packages"]
+            return None
+        return ServerError(
+            f"vLLM cannot be imported by {self.python}: {answer.get('error', 'no answer')}.\n{tail(self.log)}",
+            f"The log is {self.log}. Install vLLM there, or set serve.python.",
+        )
 
     def start(self, name: str, module: str, argv: list[str], env: dict[str, str], log: Path) -> int:
         """Fork a child; return its pid."""
@@ -86,12 +110,13 @@ class Launcher:
         return self._codes.get(pid)
 
     def stop(self, pid: int, grace_s: float = 15) -> None:
-        """Terminate a child and its descendants, and wait for its exit."""
-        if self.exit_code(pid) is None and self._process.poll() is None:
-            self._send({"stop": pid, "grace": grace_s})
-            deadline = time.monotonic() + grace_s + 15
-            while self.exit_code(pid) is None and time.monotonic() < deadline:
-                time.sleep(0.05)
+        """Terminate a child and its descendants, and wait for its exit; with the launcher its children end anyway."""
+        with suppress(ServerError):
+            if self.exit_code(pid) is None and self.is_running():
+                self._send({"stop": pid, "grace": grace_s})
+                deadline = time.monotonic() + grace_s + 15
+                while self.exit_code(pid) is None and time.monotonic() < deadline:
+                    time.sleep(0.05)
 
     def is_running(self) -> bool:
         """Return whether the launcher process is alive."""
@@ -106,6 +131,12 @@ class Launcher:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._sockets.cleanup()
+
+    @property
+    def has_failed(self) -> bool:
+        """True if vLLM could not be imported."""
+        return self._failed is not None
 
     def _send(self, request: Start | Stop) -> None:
         assert self._process.stdin is not None
@@ -169,8 +200,15 @@ def launcher_of(python: str, hardware: Hardware, logs: Path) -> Launcher:
         # vLLM's CPU worker reads it to choose the number of threads of the engine process.
         quiet["CUDA_VISIBLE_DEVICES"] = ""
     key = (python, hardware.device)
-    if key in _launchers and not _launchers[key].is_running():
+    if key in _launchers and not _launchers[key].is_running() and not _launchers[key].has_failed:
         _launchers.pop(key).close()
     if key not in _launchers:
-        _launchers[key] = Launcher(python, {**os.environ, **quiet}, logs / "launcher.log")
+        _launchers[key] = Launcher(python, {**environment(), **quiet}, logs / "launcher.log")
     return _launchers[key]
+
+
+def environment() -> dict[str, str]:
+    """Return the environment of servers and clients: the user's, without what does not concern them."""
+    return {
+        name: value for name, value in os.environ.items() if not SECRET.fullmatch(name) and not UNFIT.fullmatch(name)
+    }

@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol, TypedDict
@@ -22,14 +23,15 @@ from pipeline.models import generation
 from pipeline.models.loading import release_memory
 from pipeline.progress import Progress
 from pipeline.results.server import ServerFacts
+from pipeline.results.text import clean
+from pipeline.serve import access, vllm_plugin
 from pipeline.serve import server_log as serverlog
-from pipeline.serve import vllm_plugin
 from pipeline.serve.launcher import Launcher, launcher_of
 from pipeline.serve.server_log import tail
 from pipeline.serve.vllm_host import BENCHMARK, SERVER
 
 # Settings that change how a server is reached or monitored, but neither its answers nor its speed.
-NOT_IDENTITY = {"name", "url", "host", "port", "python", "start_timeout_s"}
+NOT_IDENTITY = {"name", "url", "model", "api_key_env", "host", "port", "python", "start_timeout_s"}
 SERVED_NAME = "model"
 
 
@@ -72,17 +74,30 @@ class Target(Protocol):
     def log(self) -> Path | None:
         """Log file; None if the user runs the server."""
 
+    @property
+    def client_environment(self) -> Mapping[str, str]:
+        """Variables of the load generator: the key that the server asks for."""
+
+    @property
+    def key_variable(self) -> str | None:
+        """Environment variable with that key; None if it asks for none."""
+
     def check_alive(self) -> None:
         """Raise a ServerError if the server has exited."""
+
+    def change(self) -> str:
+        """Return how the server differs from the one that was measured first; empty if it is the same."""
 
     def facts(self) -> ServerFacts:
         """Return the known properties of the server."""
 
 
 class Server:
-    """Running vLLM server."""
+    """Running vLLM server; it is on this machine, and asks for no key."""
 
     model = SERVED_NAME
+    client_environment: Mapping[str, str] = {}
+    key_variable = None
 
     def __init__(self, launcher: Launcher, pid: int, url: str, log: Path, checkpoint: Path, argv: list[str]) -> None:
         """Describe a server that has been started; `Serving` waits until it answers."""
@@ -110,6 +125,10 @@ class Server:
                 )
             why = f" because of {cause}" if (cause := serverlog.cause(self.log)) else ""
             raise ServerError(f"vLLM exited with code {code}{why}:\n{tail(self.log)}", f"The whole log is {self.log}.")
+
+    def change(self) -> str:
+        """Return an empty string: the process is watched."""
+        return ""
 
     def facts(self) -> ServerFacts:
         """Return versions, arguments, and what the log reports: KV-cache size, kernels, emulations."""
@@ -166,13 +185,14 @@ class Server:
 
         body = {"model": SERVED_NAME, "prompt": prompts, "temperature": 0, **options}
         try:
-            answer = httpx.post(f"{self.url}/v1/completions", json=body, timeout=300)
+            answer = access.post(self.url, "/v1/completions", body, timeout_s=300)
             answer.raise_for_status()
-        except httpx.HTTPError as error:
+            choices: list[_Choice] = answer.json()["choices"]
+            return sorted(choices, key=lambda choice: choice["index"])
+        except (httpx.HTTPError, ValueError, LookupError, TypeError, RecursionError) as error:
             self.check_alive()
-            raise ServerError(f"vLLM did not answer: {error}.", f"Its log is {self.log}.") from None
-        choices: list[_Choice] = answer.json()["choices"]
-        return sorted(choices, key=lambda choice: choice["index"])
+            reason = clean(f"{type(error).__name__}: {error}", 300)
+            raise ServerError(f"vLLM did not answer as asked ({reason}).", f"Its log is {self.log}.") from None
 
 
 def pass_by_proxies() -> None:
@@ -209,9 +229,9 @@ class Serving:
             InputError: if `serve.url` is set and no server answers there.
         """
         if settings.serve.url is not None:
-            from pipeline.serve.external import describe
+            from pipeline.serve.external import told
 
-            return describe(settings.serve.url).model_dump()
+            return told(settings.serve).model_dump()
         serve = settings.serve.model_dump(exclude=NOT_IDENTITY)
         plugin = {"plugin": vllm_plugin.REVISION} if self.hardware.device == "cpu" else {}
         return {"vllm": vllm_version(settings.serve.python), "kv_cache": settings.kv_cache.dtype, **plugin, **serve}
@@ -231,11 +251,10 @@ class Serving:
             return self.server
         self.stop()
         release_memory()
-        launcher = launcher_of(serve.python or sys.executable, self.hardware, self.logs)
         started = time.monotonic()
         deadline = started + serve.start_timeout_s
         self.progress.detail("importing vLLM")
-        launcher.wait_ready(serve.start_timeout_s)
+        launcher = self.prepare(serve)
         port = _port(serve)
         log = self.logs / f"serve-{file_name(variant)}-{datetime.now():%Y-%m-%d_%H-%M-%S}.log"
         pid = launcher.start(variant, SERVER, [*argv, "--port", str(port)], self._environment(settings), log)
@@ -251,19 +270,27 @@ class Serving:
         server.ready_s = time.monotonic() - started
         return server
 
-    def attach(self, url: str, tokenizer: Path, settings: Settings) -> Target:
-        """Return a server that the user runs, with the load generator of this machine.
+    def attach(self, tokenizer: Path, settings: Settings) -> Target:
+        """Return the server that the user runs, with the load generator of this machine.
 
         Raises:
-            InputError: if no OpenAI-compatible server answers at `url`.
+            InputError: if no OpenAI-compatible server answers at `serve.url`.
             ServerError: if the load generator cannot be imported.
         """
         from pipeline.serve.external import ExternalServer
 
-        launcher = launcher_of(settings.serve.python or sys.executable, self.hardware, self.logs)
         self.progress.detail("importing vLLM's load generator")
-        launcher.wait_ready(settings.serve.start_timeout_s)
-        return ExternalServer(launcher, url, tokenizer)
+        return ExternalServer(self.prepare(settings.serve), settings.serve, tokenizer)
+
+    def prepare(self, serve: ServeSettings) -> Launcher:
+        """Return the launcher of servers and clients with vLLM imported, which is tried once for all variants.
+
+        Raises:
+            ServerError: if vLLM cannot be imported.
+        """
+        launcher = launcher_of(serve.python or sys.executable, self.hardware, self.logs)
+        launcher.wait_ready(serve.start_timeout_s)
+        return launcher
 
     def benchmark(self, server: Target, argv: list[str], log: Path, timeout_s: float) -> None:
         """Run vLLM's serving benchmark against a server, with its own client.
@@ -272,7 +299,7 @@ class Serving:
             ServerError: if the server or the client exits early, or the client runs longer than `timeout_s`.
         """
         deadline = time.monotonic() + timeout_s
-        pid = server.launcher.start("benchmark", BENCHMARK, argv, {}, log)
+        pid = server.launcher.start("benchmark", BENCHMARK, argv, dict(server.client_environment), log)
         self.client_pid = pid
         try:
             while (code := server.launcher.exit_code(pid)) is None:
@@ -312,6 +339,7 @@ class Serving:
             "--seed": 0,
             # A benchmark that names no temperature is to decode as deployed.
             generation.SOURCE: "auto" if settings.bench.temperature is None else "vllm",
+            generation.OVERRIDE: generation.WITHOUT_LIMIT if settings.bench.temperature is None else None,
         }
         if not cpu:
             options["--gpu-memory-utilization"] = serve.gpu_memory_utilization
@@ -342,7 +370,7 @@ class Serving:
             doing = serverlog.doing(serverlog.read(server.log))
             self.progress.detail(f"{doing} ({time.monotonic() - began:.0f} s)")
             try:
-                if httpx.get(f"{server.url}/health", timeout=2).status_code == 200:
+                if access.get(server.url, "/health", timeout_s=2).status == 200:
                     return
             except httpx.HTTPError:
                 pass

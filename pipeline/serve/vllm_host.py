@@ -18,6 +18,7 @@ import json
 import os
 import runpy
 import selectors
+import shutil
 import signal
 import sys
 import time
@@ -240,4 +241,10 @@ def packages() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    main()
+    # The folder of a script comes first, and a module here may have the name of one that vLLM imports.
+    sys.path.pop(0)
+    try:
+        main()
+    finally:
+        # Of vLLM's sockets, which it leaves; the pipeline removes it too, unless it was killed.
+        shutil.rmtree(os.environ.get("VLLM_RPC_BASE_PATH", ""), ignore_errors=True)

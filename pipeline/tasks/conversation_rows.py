@@ -13,6 +13,7 @@ replies before the first question are left out, and turns of one role in a row a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +33,10 @@ NO_CONVERSATION, NOT_ALTERNATING = "no_conversation", "not_alternating"
 # Repairs of a row.
 LEADING_REPLIES, MERGED_TURNS = "leading_replies", "merged_turns"
 EMPTY_TURNS, UNKNOWN_ROLES, UNKNOWN_PARTS = "empty_turns", "unknown_roles", "unknown_parts"
+BROKEN_CHARACTERS = "broken_characters"
 SEPARATOR = "\n\n"
+# Half of a surrogate pair, which JSON can write and no tokenizer takes.
+HALF = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,9 @@ def _known(turns: Iterable[tuple[object, object]], repairs: set[str]) -> Iterato
         if role is None:
             repairs.add(UNKNOWN_ROLES)
             continue
-        text = _text(content, repairs)
+        text, halves = HALF.subn("\ufffd", _text(content, repairs))
+        if halves:
+            repairs.add(BROKEN_CHARACTERS)
         if text.strip():
             yield role, text
         else:

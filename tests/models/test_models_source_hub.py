@@ -1,5 +1,6 @@
 """From the hub only the checkpoint's own files are fetched, and none of its weights before the preflight."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,9 @@ from pipeline.artifacts.keys import Digests
 from pipeline.config import Settings, Stage
 from pipeline.errors import InputError
 from pipeline.models import preflight
+from pipeline.models.safetensors import terms
 from pipeline.models.source import ModelSource
+from pipeline.stages.publish.card import license_of
 
 WHOLE = tensors_of(CONFIG)
 HALVES = {"model-00001-of-00002.safetensors": list(WHOLE)[:9], "model-00002-of-00002.safetensors": list(WHOLE)[9:]}
@@ -73,6 +76,37 @@ def test_one_set_of_weights_is_fetched(hub: Hub, tmp_path: Path, settings: Calla
     assert "modeling_mine.py" in hub.fetched
     assert "onnx/tokenizer.json" not in hub.fetched
     assert source.identity() == {"hub_id": "some/model", "revision": "abc"}
+
+
+TERMS = ("LICENSE", "license.md", "Notice.txt", "USE_POLICY.md", "Licence", "README.md")
+
+
+def test_the_terms_are_fetched_however_they_are_spelled(
+    hub: Hub, tmp_path: Path, settings: Callable[..., Settings]
+) -> None:
+    for name in (*TERMS, "original/LICENSE", ".env", "training_args.bin"):
+        (hub.repository / name).parent.mkdir(exist_ok=True)
+        (hub.repository / name).write_text("---\nlicense: apache-2.0\n---\n")
+    folder = ask(tmp_path, settings).folder
+    assert {name for name in hub.fetched if "LICEN" in name.upper() or name in TERMS} == set(TERMS)
+    assert not hub.fetched & {".env", "training_args.bin"}
+    assert license_of(folder) == {"license": "apache-2.0"}
+    assert {path.name for path in terms(folder)} == set(TERMS) - {"README.md"}
+
+
+@pytest.mark.parametrize(
+    "name", ["../../secret.safetensors", "/etc/passwd", "a/b.safetensors", "..", "x.safetensors\n"]
+)
+def test_an_index_cannot_name_a_file_outside_its_folder(
+    hub: Hub, tmp_path: Path, settings: Callable[..., Settings], name: str
+) -> None:
+    write_header(tmp_path / "secret.safetensors", WHOLE)
+    (hub.repository / "model.safetensors").unlink()
+    index = {"weight_map": dict.fromkeys(WHOLE, name)}
+    (hub.repository / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(InputError, match="which is no safetensors file of that folder"):
+        _ = ask(tmp_path, settings).folder
+    assert hub.weights == set()
 
 
 def test_the_shards_of_the_index_are_fetched(hub: Hub, tmp_path: Path, settings: Callable[..., Settings]) -> None:

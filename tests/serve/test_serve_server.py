@@ -70,11 +70,14 @@ def test_the_generation_config_counts_only_where_a_benchmark_leaves_sampling_to_
     checkpoint = tmp_path / "checkpoint"
     checkpoint.mkdir()
     named = {"temperature": 0.6, "repetition_penalty": 1.05}
-    (checkpoint / "generation_config.json").write_text(json.dumps({**named, "eos_token_id": 1}))
+    more = {"eos_token_id": 1, "max_new_tokens": 32}
+    (checkpoint / "generation_config.json").write_text(json.dumps({**named, **more}))
     hardware = Hardware(device="cuda", name="Imaginary", cores=2, memory_gib=8.0)
     serving = Serving(hardware, tmp_path, Progress())
     argv = serving._arguments(checkpoint, settings(f"bench.temperature={temperature}"), False)
     assert argv[argv.index("--generation-config") + 1] == source
+    # It would limit replies of any length, and refuse fixed lengths above it.
+    assert ('{"max_new_tokens": null}' in argv) == (source == "auto")
     log = tmp_path / "serve.log"
     log.write_text("")
     launcher: Any = SimpleNamespace(versions={})

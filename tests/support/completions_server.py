@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -41,7 +42,10 @@ class CompletionsServer:
         self.decode = decode
         self.context = context
         self.requests: list[dict[str, Any]] = []
-        self.failures: list[int] = []
+        # Ends of the requests to come: an HTTP status, or a name of `misbehave`.
+        self.failures: list[int | str] = []
+        self.released = threading.Event()
+        self.metrics = ""
         self.knows_label_ids = self.knows_prompt_logprobs = True
         # Whether every second answer to the same prompt is another one.
         self.wavers = False
@@ -54,6 +58,9 @@ class CompletionsServer:
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
+                if self.path == "/metrics":
+                    self.send(200, outer.metrics.encode())
+                    return
                 self.answer(200, {"data": [{"id": "model", "max_model_len": outer.context}]})
 
             def do_POST(self) -> None:
@@ -65,13 +72,43 @@ class CompletionsServer:
                     outer.in_flight += prompts
                     outer.most_in_flight = max(outer.most_in_flight, outer.in_flight)
                 try:
+                    if isinstance(status, str):
+                        self.misbehave(status, outer.complete(body)[1])
+                        return
                     self.answer(*outer.complete(body) if status == 200 else (status, error("as told")))
                 finally:
                     with outer.lock:
                         outer.in_flight -= prompts
 
+            def misbehave(self, how: str, good: dict[str, Any]) -> None:
+                if how == "close":
+                    self.close_connection = True
+                elif how == "hang":
+                    outer.released.wait(60)
+                elif how == "cut":
+                    self.send_response(200)
+                    self.send_header("Content-Length", "1000")
+                    self.end_headers()
+                    self.wfile.write(b'{"choices": [')
+                    self.close_connection = True
+                elif how == "garbage":
+                    self.send(200, b"\x1b[31m<html>\xff not what was asked for")
+                elif how == "nested":
+                    self.send(200, b"[" * 100_000)
+                elif how == "fewer":
+                    self.answer(200, {"choices": good["choices"][1:]})
+                elif how == "without":
+                    self.answer(200, {"choices": [{"index": each["index"]} for each in good["choices"]]})
+                elif how == "slow":
+                    time.sleep(1)
+                    self.answer(200, good)
+                else:
+                    raise AssertionError(how)
+
             def answer(self, status: int, content: Any) -> None:
-                data = json.dumps(content).encode()
+                self.send(status, json.dumps(content).encode())
+
+            def send(self, status: int, data: bytes) -> None:
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
@@ -85,6 +122,7 @@ class CompletionsServer:
         threading.Thread(target=self.http.serve_forever, daemon=True).start()
 
     def close(self) -> None:
+        self.released.set()
         self.http.shutdown()
         self.http.server_close()
 

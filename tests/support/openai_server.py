@@ -5,19 +5,38 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 
-Behaviour = Literal["well", "500", "hang", "close", "close sometimes"]
+Behaviour = Literal[
+    "well", "500", "429", "hang", "close", "close sometimes", "garbage", "short", "restarts", "dies", "429 sometimes"
+]
+# Requests after which one restarts, or dies.
+SOON = 6
 
 
 class OpenAIServer:
-    """Serves on a free port until closed; `requests` are the bodies that it was sent."""
+    """Serves on a free port until closed; `requests` are the bodies that it was sent, `keys` what came with them.
+
+    With a key, it answers only who sends it; with a path, only below it; `models` are those that it lists.
+    """
 
     def __init__(
-        self, behaviour: Behaviour = "well", metrics: str = "", token_s: float = 0.001, context: int | None = None
+        self,
+        behaviour: Behaviour = "well",
+        metrics: str = "",
+        token_s: float = 0.001,
+        context: int | None = None,
+        *,
+        key: str = "",
+        path: str = "",
+        models: Sequence[str] = ("theirs",),
+        port: int = 0,
+        listing: str | None = None,
     ) -> None:
         self.behaviour, self.metrics, self.token_s = behaviour, metrics, token_s
+        self.keys: set[str | None] = set()
         self.requests: list[dict[str, Any]] = []
         self.released = threading.Event()
         served = self
@@ -25,9 +44,24 @@ class OpenAIServer:
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
+            def is_let_in(self) -> bool:
+                """Says why it is not, if so."""
+                served.keys.add(self.headers["Authorization"])
+                if not self.path.startswith(path):
+                    self.answer(404, "{}")
+                elif key and self.headers["Authorization"] != f"Bearer {key}":
+                    self.answer(401, "{}")
+                else:
+                    self.path = self.path.removeprefix(path)
+                    return True
+                return False
+
             def do_GET(self) -> None:
+                if not self.is_let_in():
+                    return
                 if self.path == "/v1/models":
-                    self.answer(200, json.dumps({"data": [{"id": "theirs", "max_model_len": context}]}))
+                    data = [{"id": name, "max_model_len": context} for name in models]
+                    self.answer(200, json.dumps({"data": data}) if listing is None else listing)
                 elif self.path == "/metrics" and served.metrics:
                     self.answer(200, served.metrics)
                 else:
@@ -35,16 +69,28 @@ class OpenAIServer:
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                if not self.is_let_in():
+                    return
                 if "completions" not in self.path:
                     self.answer(404, "{}")
                     return
                 served.requests.append(body)
-                if served.behaviour == "500":
-                    self.answer(500, "{}")
+                number = len(served.requests)
+                if served.behaviour == "restarts" and number == SOON:
+                    served.metrics = "process_start_time_seconds 1.8e+09\n"
+                if served.behaviour == "dies" and number > SOON:
+                    served.http.socket.close()
+                    self.close_connection = True
+                elif served.behaviour in ("500", "429"):
+                    self.answer(int(served.behaviour), "{}")
+                elif served.behaviour == "429 sometimes" and number % 4 == 0:
+                    self.answer(429, "{}")
+                elif served.behaviour == "garbage":
+                    self.answer(200, "<html>\x1b[31m not what was asked for </html>")
                 elif served.behaviour == "hang":
                     served.released.wait(60)
                 else:
-                    self.stream(body, len(served.requests))
+                    self.stream(body, number)
 
             def stream(self, body: dict[str, Any], number: int) -> None:
                 self.send_response(200)
@@ -52,6 +98,8 @@ class OpenAIServer:
                 self.send_header("Transfer-Encoding", "chunked")
                 self.end_headers()
                 wanted = body.get("max_completion_tokens") or body["max_tokens"]
+                if served.behaviour == "short":
+                    wanted = max(1, wanted // 2)
                 for _ in range(wanted):
                     self.event({"choices": [{"index": 0, "delta": {"content": "word "}, "text": "word "}]})
                     if served.behaviour == "close" or (served.behaviour == "close sometimes" and number % 4 == 0):
@@ -79,9 +127,11 @@ class OpenAIServer:
             def log_message(self, *_: Any) -> None:
                 pass
 
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http = ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self.http.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.http.server_port}"
+        # A client that goes away is none.
+        self.http.handle_error = lambda *_: None  # type: ignore[method-assign]
+        self.url = f"http://127.0.0.1:{self.http.server_port}{path}"
         threading.Thread(target=self.http.serve_forever, daemon=True).start()
 
     def close(self) -> None:

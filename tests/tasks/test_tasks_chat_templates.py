@@ -78,3 +78,29 @@ def test_the_template_is_tried_once() -> None:
 def test_a_refusal_names_the_turns_and_the_templates_own_words() -> None:
     with pytest.raises(TemplateRefusal, match="turns system, user: System role not supported"):
         template(GEMMA).render(CHAT)
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ messages.__class__ }}",
+        "{{ raise_exception.__globals__['os'].system('touch escaped') }}",
+        "{{ strftime_now.__self__.__class__ }}",
+        "{{ cycler.__init__.__globals__.os.popen('touch escaped').read() }}",
+        "{% set _ = messages.append({'role': 'user', 'content': 'planted'}) %}",
+        "{% include '/etc/passwd' %}",
+        "{% for i in range(10 ** 9) %}x{% endfor %}",
+    ],
+)
+def test_a_template_of_a_stranger_stays_in_the_sandbox(
+    planted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    try:
+        text = template(planted + TURNS).render(CHAT)
+    except TemplateRefusal:
+        text = ""
+    # What the sandbox takes for undefined is shown as nothing.
+    assert text in ("", "[system]Be brief.[user]Hi") and len(CHAT) == 2
+    assert not list(tmp_path.iterdir())

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from pipeline.tasks.conversation_rows import (
+    BROKEN_CHARACTERS,
     EMPTY_TURNS,
     LEADING_REPLIES,
     MERGED_TURNS,
@@ -73,8 +74,9 @@ USER, REPLY = ("user", "Hi"), ("assistant", "Hello")
         ([USER, ("tool", "{}"), REPLY], [USER, REPLY], UNKNOWN_ROLES),
         ([USER, ("assistant", None), ("user", " ")], [USER], EMPTY_TURNS),
         ([("user", ["Hi", {"type": "image_url"}]), REPLY], [USER, REPLY], UNKNOWN_PARTS),
+        ([("user", "H\ud83di"), REPLY], [("user", "H\ufffdi"), REPLY], BROKEN_CHARACTERS),
     ],
-    ids=["reply first", "reply after system", "two of a role", "two system", "tool", "empty", "image"],
+    ids=["reply first", "reply after system", "two of a role", "two system", "tool", "empty", "image", "surrogate"],
 )
 def test_what_templates_cannot_take_is_repaired_and_named(
     turns: list[Turn], kept: list[tuple[str, str]], repair: str

@@ -119,8 +119,8 @@ class Client:
             options |= {"--dataset-name": "sharegpt", "--dataset-path": self.prompts}
             options |= {"--sharegpt-output-len": settings.output_len}
         if settings.output_len is not None:
-            # Qwen3 has two end-of-sequence tokens, and `ignore_eos` knows one of them.
-            options["--extra-body"] = json.dumps({"min_tokens": settings.output_len})
+            # Qwen3 has two end-of-sequence tokens, and `ignore_eos` knows one of them; other servers know it alone.
+            options["--extra-body"] = json.dumps({"min_tokens": settings.output_len, "ignore_eos": True})
         flags = ["--save-result", "--save-detailed", "--disable-tqdm"]
         flags += ["--trust-remote-code"] if self.trust_remote_code else []
         given = [(name, value) for name, value in options.items() if value is not None]

@@ -12,9 +12,14 @@ from dataclasses import dataclass
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
+from pipeline.serve import access
+
 COUNTERS = {
     "prefix_queries": "vllm:prefix_cache_queries_total",
     "prefix_hits": "vllm:prefix_cache_hits_total",
+    # Of a cache outside the engine (a KV connector, as LMCache's).
+    "external_prefix_queries": "vllm:external_prefix_cache_queries_total",
+    "external_prefix_hits": "vllm:external_prefix_cache_hits_total",
     "preemptions": "vllm:num_preemptions_total",
     "prompt_tokens": "vllm:prompt_tokens_total",
     "generation_tokens": "vllm:generation_tokens_total",
@@ -53,19 +58,29 @@ def parse(text: str) -> Reading:
     """
     wanted = {metric: name for name, metric in {**COUNTERS, **GAUGES}.items()}
     found: dict[str, list[float]] = {}
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            if sample.name in wanted:
-                found.setdefault(wanted[sample.name], []).append(float(sample.value))
+    try:
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                if sample.name in wanted:
+                    found.setdefault(wanted[sample.name], []).append(float(sample.value))
+    # The parser indexes lines that it takes for well formed.
+    except (LookupError, AttributeError, TypeError) as error:
+        raise ValueError(f"no metrics ({type(error).__name__}: {error})") from None
     return Reading(
         {name: sum(values) / (len(values) if name == "kv_cache_usage" else 1) for name, values in found.items()}
     )
 
 
-def read(url: str, timeout_s: float = 5) -> Reading | None:
-    """Return the server's counters, or None if it has no such endpoint or does not answer in time."""
+def read(url: str, key_variable: str | None = None, timeout_s: float = 5) -> Reading | None:
+    """Return the server's counters, or None if it has no such endpoint or does not answer in time.
+
+    Args:
+        url: of the server.
+        key_variable: environment variable with the server's key.
+        timeout_s: seconds that it may take.
+    """
     try:
-        answer = httpx.get(f"{url}/metrics", timeout=timeout_s)
-        return parse(answer.text) if answer.status_code == 200 else None
+        answer = access.get(url, "/metrics", key_variable, timeout_s=timeout_s)
+        return parse(answer.text) if answer.status == 200 else None
     except (httpx.HTTPError, ValueError):
         return None

@@ -69,7 +69,10 @@ def _prefix_cache(conditions: Sequence[Conditions]) -> tuple[bool | None, str]:
     queries, hits = _counted(conditions, "prefix_queries"), _counted(conditions, "prefix_hits")
     if queries is None or hits is None:
         return None, "the server does not tell how much came from its prefix cache"
-    return hits == 0, f"{hits:.0f} of {queries:.0f} tokens looked up in the prefix cache were there"
+    text = f"{hits:.0f} of {queries:.0f} tokens looked up in the prefix cache were there"
+    if outside := _counted(conditions, "external_prefix_hits"):
+        text += f", and {outside:.0f} in the cache outside the engine"
+    return hits == 0 and not outside, text
 
 
 def _preemptions(conditions: Sequence[Conditions]) -> tuple[bool | None, str]:

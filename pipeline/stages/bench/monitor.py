@@ -41,7 +41,12 @@ class Watch:
     """Context manager around one load; afterwards `conditions` has the observations."""
 
     def __init__(
-        self, url: str, pid: int | None, on_gpu: bool, client: Callable[[], int | None] = lambda: None
+        self,
+        url: str,
+        pid: int | None,
+        on_gpu: bool,
+        client: Callable[[], int | None] = lambda: None,
+        key_variable: str | None = None,
     ) -> None:
         """Prepare to monitor a server.
 
@@ -50,8 +55,10 @@ class Watch:
             pid: of the server; None where it is not ours, and what it takes cannot be told from what others take.
             on_gpu: whether the server computes on a GPU of this machine.
             client: returns the pid of the load generator, None while there is none.
+            key_variable: environment variable with the server's key.
         """
         self.url = url
+        self.key_variable = key_variable
         self.pid = pid
         self.client = client
         self.conditions = Conditions()
@@ -70,7 +77,7 @@ class Watch:
     def __enter__(self) -> Watch:
         """Read the counters and start sampling."""
         self._load = os.getloadavg()[0]
-        self._before = counters.read(self.url)
+        self._before = counters.read(self.url, self.key_variable)
         self._ours = cpu_s(family(os.getpid()))
         self._busy = busy_s()
         self._roles = roles(self.pid) if self.pid is not None else {}
@@ -86,7 +93,7 @@ class Watch:
         self._thread.join()
         ours = cpu_s(family(os.getpid())) - self._ours
         busy = [now - before for now, before in zip(busy_s(), self._busy, strict=True)]
-        after = counters.read(self.url)
+        after = counters.read(self.url, self.key_variable)
         self._look_at_processes()
         self._look()
         counted = after.since(self._before) if after is not None and self._before is not None else {}
@@ -174,7 +181,7 @@ class Watch:
         at = time.monotonic()
         if (tasks := foreign_runnable({os.getpid(), *self._roles})) is not None:
             self._foreign_tasks.append((at, tasks))
-        if (reading := counters.read(self.url)) is not None:
+        if (reading := counters.read(self.url, self.key_variable)) is not None:
             self._gauges.append((at, reading.values))
         if self._sampler is not None and (sample := self._sampler.sample(at)) is not None:
             self._gpu.append(sample)

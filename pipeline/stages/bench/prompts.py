@@ -57,7 +57,7 @@ def prepare(settings: BenchSettings, source: Path, folder: Path, tokenizer: Toke
     fitting = _fitting(found, tokenizer, settings.output_len, longest, wanted)
     if len(fitting) < wanted:
         raise InputError(
-            f"{setting}={wanted}: {source.name} has {len(fitting)} conversations that vLLM's client would send "
+            f"{setting}={wanted}: {source.name} has {len(fitting)} different prompts that vLLM's client would send "
             f"({MIN_TOKENS} to {MAX_PROMPT} tokens of prompt, {longest} with the reply) among {len(pairs)} rows.",
             "Ask for fewer prompts, or name a larger set; sending one twice would measure a warm cache."
             if longest == MAX_TOTAL
@@ -142,11 +142,15 @@ def _first_turns(row: Any, output_len: int | None) -> tuple[str, str] | None:
 def _fitting(
     pairs: Iterable[tuple[str, str]], tokenizer: Tokenizer, output_len: int | None, longest: int, enough: int
 ) -> list[tuple[str, str]]:
-    """Return the pairs that vLLM's client keeps and the context holds, at most `enough`."""
+    """Return the pairs that vLLM's client keeps and the context holds, each prompt once, at most `enough`."""
     kept: list[tuple[str, str]] = []
+    seen: set[str] = set()
     for prompt, answer in pairs:
         if len(kept) == enough:
             break
+        if prompt in seen:
+            continue
+        seen.add(prompt)
         asked = len(tokenizer.encode(prompt))
         reply = output_len if output_len is not None else len(tokenizer.encode(answer))
         long_enough = asked >= MIN_TOKENS and (output_len is not None or reply >= MIN_TOKENS)

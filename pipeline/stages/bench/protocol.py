@@ -14,6 +14,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from rich.markup import escape
+
 from pipeline.artifacts.workspace import Draft
 from pipeline.config import BenchSettings
 from pipeline.config.file_names import file_name
@@ -21,7 +23,7 @@ from pipeline.errors import ServerError
 from pipeline.models.tokenizer import load_tokenizer
 from pipeline.results.bench import BenchResult, Conditions, Goodput, Guard, LoadResult, Memory, Probe
 from pipeline.results.server import ServerFacts
-from pipeline.serve.external import describe
+from pipeline.serve.external import told
 from pipeline.stages.bench import goodput, guards, ladder, memory_bandwidth, plan, steady, trends
 from pipeline.stages.bench.client import Client, Run
 from pipeline.stages.bench.memory import memory
@@ -47,7 +49,8 @@ def bench(job: Job, draft: Draft) -> None:
     """
     settings = job.settings.bench
     reference = ladder.reference_of(job)
-    with TemporaryDirectory(prefix="bench-") as scratch:
+    # Beside the results, where the next attempt finds and removes what a killed one left.
+    with TemporaryDirectory(prefix=".scratch-", dir=draft.folder) as scratch:
         prompts = _prompts(job, Path(scratch))
         job.progress.detail("measuring the memory bandwidth")
         read = None if job.settings.serve.url else memory_bandwidth.measured(job.hardware.device)
@@ -65,7 +68,8 @@ def bench(job: Job, draft: Draft) -> None:
                 job.serving.stop()
                 if attempt == attempts:
                     raise
-                job.progress.say(f"  bench {job.variant}: {error.problem.splitlines()[0]} Trying a fresh server.")
+                said = f"  bench {job.variant}: {error.problem.splitlines()[0]} Trying a fresh server."
+                job.progress.say(escape(said))
     draft.results = protocol.results(failures).model_copy(update={"memory_bandwidth": read})
 
 
@@ -109,6 +113,8 @@ class Protocol:
         self.guards.append(trends.repeats(self.loads))
         if self.settings.slo.limits and self.settings.slo.probes:
             self._search()
+        if change := server.change():
+            self.guards.append(Guard(name="same server", passed=False, text=change, load=None))
         self.found["server"] = server.facts()
         self.found["memory"] = memory(self.job, server, self._conditions())
 
@@ -235,7 +241,8 @@ class Protocol:
             self.job.progress.detail(f"{load.name}, repeat {index + 1} of {number}")
             server = self.client.server
             on_gpu = self.job.hardware.device == "cuda"
-            with Watch(server.url, server.pid, on_gpu, lambda: self.job.serving.client_pid) as watch:
+            watched = Watch(server.url, server.pid, on_gpu, lambda: self.job.serving.client_pid, server.key_variable)
+            with watched as watch:
                 run = self.client.send(load, seed)
                 watch.requests = run.requests
             run.save(self.folder / "loads" / load.slug, f"repeat-{index}")
@@ -305,7 +312,7 @@ def _prompts(job: Job, scratch: Path) -> Path | None:
 def _context(job: Job) -> int | None:
     """Return the context length in tokens, as the server reports it, or by the setting and the model."""
     if job.settings.serve.url:
-        return describe(job.settings.serve.url).context
+        return told(job.settings.serve).context
     return job.model.context(job.settings.serve.max_model_len)
 
 

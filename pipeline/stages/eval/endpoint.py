@@ -7,18 +7,29 @@ concurrency counts prompts, not requests.
 from __future__ import annotations
 
 import asyncio
+import json
+import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from typing import Any, NamedTuple, NotRequired, TypedDict
 
 from pipeline.errors import ServerError
+from pipeline.results.text import clean
+from pipeline.serve import access
+from pipeline.stages.bench import counters
 from pipeline.stages.eval.journal import Journal
 
 ATTEMPTS = 4
 FIRST_PAUSE_S = 0.5
 WATCH_S = 2.0
-# A request waits for its place in the server's queue; a server that has died is noticed by the watch instead.
+# A request waits for its place in the server's queue; one that has died or hangs is noticed by the watch instead.
 TIMEOUT_S = 3600.0
+CONNECT_S = 30.0
+# An engine hangs that computes no token in this time while requests wait; the watch looks so often.
+HANG_S = 300.0
+LOOK_S = 15.0
+# What grows while an engine computes.
+PROGRESS = ("prompt_tokens", "generation_tokens", "inference_s")
 
 # A request: its prompt as token ids, and whatever parameters the task has.
 Body = dict[str, object]
@@ -69,6 +80,7 @@ class Endpoint:
         self.num_concurrent = num_concurrent
         self._check_alive = check_alive
         self._journal = journal or Journal()
+        self._arrived = 0
 
     @cached_property
     def context(self) -> int:
@@ -80,10 +92,9 @@ class Endpoint:
         import httpx
 
         try:
-            answer = httpx.get(f"{self.url}/v1/models", timeout=60)
-            answer.raise_for_status()
-            return int(answer.json()["data"][0]["max_model_len"])
-        except (httpx.HTTPError, KeyError, IndexError, ValueError, TypeError) as error:
+            answer = access.get(self.url, "/v1/models", timeout_s=60)
+            return int(json.loads(answer.text)["data"][0]["max_model_len"])
+        except (httpx.HTTPError, LookupError, ValueError, TypeError, RecursionError) as error:
             self._check_alive()
             raise ServerError(f"{self.url}/v1/models does not say the context's length ({error!r}).") from error
 
@@ -112,12 +123,15 @@ class Endpoint:
             for asked in waiting:
                 prompts = [each.body["prompt"] for each in asked]
                 body = {**asked[0].body, "prompt": prompts if batch > 1 else prompts[0]}
-                for each, choice in zip(asked, await self._one(client, body), strict=True):
-                    answer = read(each.number, choice)
+                for each, choice in zip(asked, await self._one(client, body, len(asked)), strict=True):
+                    answer = _read(read, each.number, choice)
                     self._journal.append(each.key, answer)
                     arrived(each.number, answer)
+                self._arrived += 1
 
-        async with httpx.AsyncClient(timeout=TIMEOUT_S, limits=limits) as client:
+        timeout = httpx.Timeout(TIMEOUT_S, connect=CONNECT_S)
+        trusts = not access.is_local(self.url)
+        async with httpx.AsyncClient(timeout=timeout, limits=limits, trust_env=trusts) as client:
             watch = asyncio.create_task(self._watch())
             ended: asyncio.Future[Any] = asyncio.gather(*(worker() for _ in range(in_flight)))
             try:
@@ -141,11 +155,28 @@ class Endpoint:
                 arrived(index, answer)
 
     async def _watch(self) -> None:
+        """Raise a ServerError once the server has ended, or its engine computes nothing any more."""
+        progress, since, looked = self._progress(None), time.monotonic(), time.monotonic()
         while True:
             self._check_alive()
             await asyncio.sleep(WATCH_S)
+            if (now := time.monotonic()) - looked < LOOK_S:
+                continue
+            looked, found = now, self._progress(await asyncio.to_thread(counters.read, self.url))
+            if found != progress:
+                progress, since = found, now
+            elif now - since > HANG_S:
+                raise ServerError(
+                    f"The server hangs: it computed nothing for {HANG_S:.0f} s, and requests of the evaluation wait."
+                )
 
-    async def _one(self, client: Any, body: Body) -> list[Completion]:
+    def _progress(self, reading: counters.Reading | None) -> tuple[float, ...]:
+        """Return numbers that grow while the server works; its counters are unknown if it does not tell them."""
+        values = {} if reading is None else reading.values
+        return (float(self._arrived), *(values.get(name, 0.0) for name in PROGRESS))
+
+    async def _one(self, client: Any, body: Body, number: int) -> list[Completion]:
+        """Return the completions of a request with so many prompts, in their order."""
         import httpx
 
         trouble = ""
@@ -159,8 +190,10 @@ class Endpoint:
                 trouble = f"{type(error).__name__} {error}".strip()
                 continue
             if answer.status_code == 200:
-                choices: list[Completion] = answer.json()["choices"]
-                return sorted(choices, key=lambda choice: int(choice["index"]))
+                if (choices := _choices(answer.text)) is not None and len(choices) == number:
+                    return choices
+                trouble = f"its answer is no completion of {number} prompts: {clean(answer.text, 200)}"
+                continue
             trouble = f"HTTP {answer.status_code}: {_message(answer)}"
             if answer.status_code < 500 and answer.status_code != 429:
                 break
@@ -184,9 +217,32 @@ def _parameters(body: Body) -> Body:
     return {name: value for name, value in body.items() if name != "prompt"}
 
 
+def _choices(text: str) -> list[Completion] | None:
+    """Return the completions of an answer in the order of their prompts; None if it is something else."""
+    try:
+        choices: list[Completion] = json.loads(text)["choices"]
+        return sorted(choices, key=lambda choice: int(choice["index"]))
+    except (LookupError, ValueError, TypeError, RecursionError):
+        return None
+
+
+def _read(read: Read, number: int, choice: Completion) -> Any:
+    """Return what is read in a completion.
+
+    Raises:
+        ServerError: if it lacks what was asked for.
+    """
+    try:
+        return read(number, choice)
+    except (LookupError, ValueError, TypeError, AttributeError) as error:
+        raise ServerError(
+            f"The server left out of a completion what the evaluation asked for ({type(error).__name__}: {error})."
+        ) from error
+
+
 def _message(answer: Any) -> str:
     """Return the server's message, from an OpenAI-style error if it is one."""
     try:
-        return str(answer.json()["error"]["message"])[:500]
-    except (ValueError, KeyError, TypeError):
-        return str(answer.text)[:500]
+        return clean(answer.json()["error"]["message"], 500)
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return clean(answer.text, 500)

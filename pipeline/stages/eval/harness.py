@@ -63,6 +63,8 @@ class SampleRow(TypedDict):
 
 # Share of items that only one of two checkpoints answers correctly; typical of 4-bit weights of 8B models.
 USUALLY_DIFFERING = 0.06
+# Metrics that divide the log-likelihood of an option by its length, as lm-eval counts it.
+LENGTHS: dict[str, Callable[[str], int]] = {"acc_norm": len, "acc_bytes": lambda option: len(option.encode())}
 # Number of the baseline's greedy prompts that are repeated: other batches may round sums differently.
 ASKED_AGAIN = 50
 
@@ -91,7 +93,8 @@ def _evaluate(job: Job, draft: Draft, settings: EvalSettings) -> None:
         job.progress.detail(f"reading {label}")
         columns.append(lm_eval_tasks.load(label, wanted, settings))
         if 0 < (asked := columns[-1]).count < asked.available:
-            job.progress.say_once(f"  {label}: {asked.count} of {asked.available} items, {implied(asked.count)}")
+            said = f"  {label}: {asked.count} of {asked.available} items, {implied(asked.count)}"
+            job.progress.say_once(escape(said))
     isolation = _isolation(columns, settings)
     tokenizer = load_tokenizer(job.checkpoint, trust_remote_code=job.settings.model.trust_remote_code)
     held_out = settings.divergence
@@ -110,7 +113,7 @@ def _evaluate(job: Job, draft: Draft, settings: EvalSettings) -> None:
         figures[asked.label], reports[asked.label] = _evaluate_column(job, asked, endpoint, tokenizer, draft.folder)
         seconds[asked.label] = round(time.monotonic() - started, 3)
         for sentence in remarks(asked.label, figures[asked.label]):
-            job.progress.say(f"  [yellow]{sentence}[/]")
+            job.progress.say(f"  [yellow]{escape(sentence)}[/]")
     diverged = None
     if held_out:
         shown = _progress(job.progress.detail, "divergence", len(texts))
@@ -183,10 +186,11 @@ def _by_layer(job: Job, texts: Sequence[Text], folder: Path) -> LayerErrors | Mi
     found = layers.measure(job, texts, held_out.layer_tokens, folder)
     if not isinstance(found, Missing):
         worst = found.worst[0]
-        job.progress.say(
+        said = (
             f"  of {found.modules} quantized layers, {worst.module} has the largest output error: "
             f"{worst.snr_db:.1f} dB (median {found.median_db:.1f} dB)"
         )
+        job.progress.say(escape(said))
     return found
 
 
@@ -235,7 +239,7 @@ def _rows(asked: TaskSample, name: str, samples: Sequence[Sample], cut: Containe
             "scores": {key: _score(asked, sample[wanted.metric]) for key, sample in filters.items()},
             "target": shown["target"],
         }
-        _add_answer(row, task, shown)
+        _add_answer(row, task, shown, wanted.metric)
         if "response" in row:
             row["unfinished"] = (name, place) in cut
         if (subject := asked.subject(name, index)) is not None:
@@ -260,13 +264,17 @@ def _score(asked: TaskSample, value: Any) -> float:
     )
 
 
-def _add_answer(row: SampleRow, task: Any, sample: Sample) -> None:
-    """Add the likeliest option to the row, or the response and its filtered form."""
+def _add_answer(row: SampleRow, task: Any, sample: Sample, metric: str) -> None:
+    """Add the option that the metric scores as the answer to the row, or the response and its filtered form."""
     answers = sample["filtered_resps"]
     if task.OUTPUT_TYPE == "multiple_choice":
         options = [str(option) for option in task.doc_to_choice(sample["doc"])]
         values = [float(value) for value, _ in answers][: len(options)]
-        row["answer"], row["options"], row["loglikelihoods"] = options[values.index(max(values))], options, values
+        length = LENGTHS.get(metric)
+        scored = [
+            value / max(1, length(each)) if length else value for value, each in zip(values, options, strict=False)
+        ]
+        row["answer"], row["options"], row["loglikelihoods"] = options[scored.index(max(scored))], options, values
         return
     responses = [response for responses in sample["resps"] for response in responses]
     row["filtered"] = answers[0] if len(answers) == 1 else answers

@@ -138,7 +138,8 @@ class ServedModel(LM):  # type: ignore[misc]
         owners: list[int] = []
         for owner, request in enumerate(requests):
             windows = get_rolling_token_windows(
-                token_list=self.tok_encode(request.args[0]),
+                # The first window begins with the prefix token, which may be what `tok_encode` puts in front.
+                token_list=self.tok_encode(request.args[0])[len(self._prefix) :],
                 prefix_token=self.prefix_token_id,
                 max_seq_len=self.endpoint.context - 2,
                 context_len=1,

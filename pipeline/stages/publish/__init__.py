@@ -60,7 +60,7 @@ def make(jobs: Sequence[Job], failures: Mapping[str, PipelineError]) -> dict[str
             continue
         try:
             folder = write(job, report)
-            say(f"  publish {name}: {escape(hub.send(folder, job.settings, job.progress))}")
+            say(escape(f"  publish {name}: {hub.send(folder, job.settings, job.progress)}"))
         except NotApplicable as reason:
             say(f"  [yellow]n/a[/] {escape(str(reason))}")
         except PipelineError as error:

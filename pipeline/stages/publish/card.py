@@ -17,6 +17,7 @@ from pipeline.config import Settings, Stage
 from pipeline.config.file_names import file_name
 from pipeline.errors import NotApplicable, StageError
 from pipeline.job import Job
+from pipeline.stages.publish.files import CARD, published
 from pipeline.stages.publish.hub import repository
 from pipeline.stages.report.blocks import Cell
 from pipeline.stages.report.collect.deployment import serve_options
@@ -29,9 +30,8 @@ from pipeline.stages.report.sections.results import Results
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
 
-CARD = "README.md"
-# License files of the source model that must accompany derived weights.
-TERMS = ("LICENSE*", "NOTICE*")
+# Fields of a card's metadata that name the licence; the hub needs the others for one that it does not know.
+LICENSE = ("license", "license_name", "license_link")
 
 
 def write(job: Job, report: Report) -> Path:
@@ -54,7 +54,7 @@ def write(job: Job, report: Report) -> Path:
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        for path in _files(job.checkpoint, job.model.folder):
+        for path in published(job.checkpoint, (job.model.folder, job.model.shape_folder)):
             (partial / path.name).symlink_to(path.resolve())
         (partial / CARD).write_text(text, encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
@@ -67,12 +67,6 @@ def write(job: Job, report: Report) -> Path:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return folder
-
-
-def _files(checkpoint: Path, source: Path) -> Iterator[Path]:
-    yield from (path for path in sorted(checkpoint.iterdir()) if path.is_file() and path.name != CARD)
-    for pattern in TERMS:
-        yield from (path for path in sorted(source.glob(pattern)) if not (checkpoint / path.name).exists())
 
 
 def render(settings: Settings, report: Report, checkpoint: Path, source: Path) -> str:
@@ -132,10 +126,13 @@ def metadata(settings: Settings, comparison: Comparison, row: Row, card: Card, s
         for label in comparison.tasks
         if isinstance(cell := row.tasks[label], TaskCell)
     ]
-    more: dict[str, Any] = {"base_model_relation": "quantized"} if base else {}
+    more: dict[str, Any] = {**license_of(source)}
+    if settings.publish.license:
+        more = {"license": settings.publish.license}
+    if base:
+        more["base_model_relation"] = "quantized"
     return ModelCardData(
         base_model=base,
-        license=settings.publish.license or license_of(source),
         pipeline_tag="text-generation",
         tags=["vllm", "quantized", *dict.fromkeys((scheme.lower().replace(" ", "-"), settings.quant.engine))],
         model_name=card.label,
@@ -150,16 +147,17 @@ def metadata(settings: Settings, comparison: Comparison, row: Row, card: Card, s
     )
 
 
-def license_of(source: Path) -> str | None:
-    """Return the license in the card of the BF16 checkpoint, if it has one."""
+def license_of(source: Path) -> dict[str, str]:
+    """Return the license in the card of the BF16 checkpoint, by the fields of metadata; empty if it has none."""
     from huggingface_hub import ModelCard
     from yaml import YAMLError
 
     try:
-        licensed = ModelCard.load(source / CARD).data.to_dict().get("license")
+        data = ModelCard.load(source / CARD).data.to_dict()
     except (OSError, ValueError, YAMLError):
-        return None
-    return licensed if isinstance(licensed, str) else None
+        return {}
+    found = {name: data[name] for name in LICENSE if isinstance(data.get(name), str)}
+    return found if "license" in found else {}
 
 
 def serve_lines(settings: Settings, checkpoint: Path) -> list[str]:

@@ -6,10 +6,16 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.markup import escape
+
 from pipeline.config import Settings
 from pipeline.config.file_names import file_name
 from pipeline.errors import ConfigError, StageError
+from pipeline.models.safetensors import WEIGHTS
 from pipeline.progress import Progress
+
+# Shards of an earlier upload, which loaders would read beside those of this one.
+STALE = (f"*{WEIGHTS}", f"*{WEIGHTS}.index.json")
 
 
 def check(variants: Sequence[Settings]) -> None:
@@ -69,23 +75,26 @@ def repository(settings: Settings) -> str:
 
 
 def send(folder: Path, settings: Settings, progress: Progress) -> str:
-    """Upload `folder`, or only describe the upload in a dry run.
+    """Name the files of `folder`, and upload them unless it is a dry run.
 
     Raises:
-        StageError: if the hub refuses or cannot be reached.
+        StageError: if the hub refuses or cannot be reached, or a repository that was to be private is public.
     """
     name = repository(settings)
-    sizes = [path.stat().st_size for path in folder.iterdir()]
-    size = f"{len(sizes)} files, {sum(sizes) / 1e6:,.1f} MB"
+    sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
+    for each, bytes_ in sizes.items():
+        progress.say(escape(f"    {each:<40} {bytes_:>16,} bytes"))
+    size = f"{len(sizes)} files, {sum(sizes.values()) / 1e6:,.1f} MB"
     kind = "private" if settings.publish.private else "public"
     if settings.publish.dry_run:
         target = f"{kind} {name}" if settings.publish.repo_id else "publish.repo_id, which is not set"
         return f"{folder}; dry run: {size} would be uploaded to {target}; publish.dry_run=false uploads"
     with progress.step(f"upload {name}"):
-        return f"{size} at {_upload(folder, name, settings.publish.private)} ({kind})"
+        return f"{size} at {_upload(folder, list(sizes), name, settings.publish.private)}"
 
 
-def _upload(folder: Path, name: str, private: bool) -> str:
+def _upload(folder: Path, files: Sequence[str], name: str, private: bool) -> str:
+    """Upload the files, in place of weights of other names; return the address, and who can see it."""
     import httpx
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
@@ -93,11 +102,24 @@ def _upload(folder: Path, name: str, private: bool) -> str:
     api = HfApi()
     try:
         url = api.create_repo(name, private=private, exist_ok=True)
-        api.upload_folder(repo_id=name, folder_path=folder, commit_message="Checkpoint and card")
+        # A repository that was there stays as it is.
+        is_private = bool(api.model_info(name).private)
+        if private and not is_private:
+            raise StageError(
+                f"publish.private=true: {name} is there already, and public; nothing was uploaded.",
+                "Set publish.private=false to upload to it, or name another (publish.repo_id).",
+            )
+        api.upload_folder(
+            repo_id=name,
+            folder_path=folder,
+            allow_patterns=[*files],
+            delete_patterns=[*STALE] if any(file.endswith(WEIGHTS) for file in files) else None,
+            commit_message="Checkpoint and card",
+        )
     except (HfHubHTTPError, OfflineModeIsEnabled, httpx.HTTPError, OSError, ValueError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise StageError(
             f"publish: {name} could not be uploaded ({type(error).__name__}: {reason[:200]}).",
             f"The folder is complete: `hf upload {name} {folder}` sends it later.",
         ) from error
-    return str(url)
+    return f"{url} ({'private' if is_private else 'public'})"

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from support.openai_server import Behaviour, OpenAIServer
 from support.settings import variants_of
 
+from pipeline.config import PROJECT_ROOT
 from pipeline.errors import InputError
 from pipeline.runner import Runner
 from pipeline.serve import external
@@ -42,6 +50,7 @@ def measure(outputs: Path, server: OpenAIServer, *overrides: str) -> tuple[int, 
 
 def test_any_openai_server_is_measured_and_named(serving: Callable[..., OpenAIServer], tmp_path: Path) -> None:
     server = serving()
+    server.metrics = "process_start_time_seconds 1.7e+09\n"
     code, manifest = measure(tmp_path, server, "bench.slo.ttft_ms=60000", "bench.slo.probes=0")
     results = manifest["results"]
     assert code == 0
@@ -50,6 +59,7 @@ def test_any_openai_server_is_measured_and_named(serving: Callable[..., OpenAISe
         "model": "theirs",
         "version": "not told",
         "context": None,
+        "instance": "started 2023-11-14T22:13:20.000+00:00",
     }
     assert "quantize" not in manifest["payload"]
     assert (results["asked"], results["completed"], results["failed"]) == (16, 16, 0)
@@ -63,7 +73,7 @@ def test_any_openai_server_is_measured_and_named(serving: Callable[..., OpenAISe
     assert seen["requests"] is True
     assert seen["prefix cache"] is None
     # Nothing of theirs was stopped.
-    assert external.describe.__wrapped__(server.url).model == "theirs"
+    assert external.ask(server.url).model == "theirs"
     files = {path.name for path in tmp_path.glob("demo/bf16/bench-*/loads/*/*")}
     assert files == {f"repeat-{i}.{kind}" for i in (0, 1) for kind in ("json", "npz")}
 
@@ -74,7 +84,8 @@ def test_fixed_lengths_ask_for_as_many_tokens_as_they_allow(
     server = serving()
     code, manifest = measure(tmp_path, server, "bench=throughput", "bench.input_len=12", "bench.output_len=5", *SMALL)
     assert code == 0
-    assert {(request["max_tokens"], request["min_tokens"]) for request in server.requests} == {(5, 5)}
+    lengths = ("max_tokens", "min_tokens", "ignore_eos")
+    assert {tuple(request[name] for name in lengths) for request in server.requests} == {(5, 5, True)}
     assert manifest["results"]["output_tokens"] == [40, 40]
     assert manifest["payload"]["dataset"] is None
     # Runs of neighbouring token numbers from a random one on, of which a small vocabulary has few.
@@ -114,33 +125,164 @@ def test_a_warm_prefix_cache_and_preemptions_mark_the_result(
     assert seen["preemptions"]["passed"] is False
 
 
+FIXED = ("bench=throughput", "bench.input_len=12", "bench.output_len=6", *SMALL)
+
+
 @pytest.mark.parametrize(
-    ("behaviour", "said"),
+    ("behaviour", "code", "said"),
     [
-        ("500", "None of 4 requests succeeded: Internal Server Error"),
-        ("hang", "did not answer every request within 6 s"),
-        ("close", "None of 4 requests succeeded"),
+        ("500", 4, "None of 4 requests succeeded: Internal Server Error"),
+        ("429", 4, "None of 4 requests succeeded: Too Many Requests"),
+        ("hang", 4, "did not answer every request within 6 s"),
+        ("close", 4, "None of 4 requests succeeded"),
+        ("garbage", 4, "None of 4 requests succeeded"),
+        ("dies", 4, "None of 8 requests succeeded"),
+        ("close sometimes", 0, {"requests": "4 of 16 requests failed"}),
+        ("429 sometimes", 0, {"requests": "4 of 16 requests failed"}),
+        ("short", 0, {"reply length": "24 tokens generated of 48 requested; 8 of 8 replies are not exact"}),
+        ("restarts", 0, {"same server": "instance started 2023-11-14T22:13:20.000+00:00 -> started 2027-01-15"}),
     ],
 )
-def test_a_server_that_never_answers_is_a_failure_with_its_reason(
-    serving: Callable[..., OpenAIServer], tmp_path: Path, behaviour: Behaviour, said: str
+def test_each_load_ends_measured_marked_or_failed_with_the_reason(
+    serving: Callable[..., OpenAIServer],
+    tmp_path: Path,
+    behaviour: Behaviour,
+    code: int,
+    said: str | dict[str, str],
 ) -> None:
-    limit = 6 if behaviour == "hang" else 120
-    code, manifest = measure(tmp_path, serving(behaviour), f"bench.timeout_s={limit}")
-    assert code == 4
-    assert manifest["status"] == "failed"
-    assert said in manifest["reason"]
+    server = serving(behaviour, metrics="process_start_time_seconds 1.7e+09\n")
+    more = (*FIXED, "bench.repeats=1") if behaviour == "short" else ()
+    found, manifest = measure(tmp_path, server, f"bench.timeout_s={6 if behaviour == 'hang' else 120}", *more)
+    assert found == code
+    if isinstance(said, str):
+        assert manifest["status"] == "failed"
+        assert said in manifest["reason"] and "\x1b" not in manifest["reason"]
+        return
+    failed = {guard["name"]: guard["text"] for guard in manifest["results"]["guards"] if guard["passed"] is False}
+    for name, text in said.items():
+        assert failed[name].startswith(text)
 
 
-def test_a_server_that_closes_some_streams_is_measured_and_marked(
+def test_a_server_that_was_restarted_is_measured_anew(serving: Callable[..., OpenAIServer], tmp_path: Path) -> None:
+    server = serving(metrics="process_start_time_seconds 1.7e+09\n")
+
+    def bench() -> int:
+        """The requests that another command sends."""
+        external._told_once.cache_clear()
+        before = len(server.requests)
+        assert measure(tmp_path, server)[0] == 0
+        return len(server.requests) - before
+
+    assert bench() == 20 and bench() == 0
+    server.metrics = "process_start_time_seconds 1.8e+09\n"
+    assert bench() == 20
+    # One that does not tell may be another one each time.
+    server.metrics = ""
+    assert bench() == 20 and bench() == 20
+
+
+SECRETS = {
+    "HF_TOKEN": "hf_planted_token",
+    "OPENAI_API_KEY": "sk-planted-of-openai",
+    "VLLM_API_KEY": "planted-of-vllm",
+    "MLFLOW_TRACKING_PASSWORD": "planted-of-mlflow",
+    "GATEWAY": "planted-of-the-gateway",
+}
+
+
+def test_no_secret_is_in_anything_that_a_benchmark_of_a_gateway_leaves(
     serving: Callable[..., OpenAIServer], tmp_path: Path
 ) -> None:
-    code, manifest = measure(tmp_path, serving("close sometimes"))
-    results = manifest["results"]
-    assert code == 0
-    assert (results["completed"], results["failed"]) == (12, 4)
-    (guard,) = (guard for guard in results["guards"] if guard["name"] == "requests")
-    assert guard == {**guard, "passed": False, "text": "4 of 16 requests failed"}
+    server = serving(key=SECRETS["GATEWAY"], path="/team/qwen", models=("other", "mine"))
+    outputs = tmp_path / "outputs"
+    command = [
+        *("stage=bench,report", "quant=bf16", f"serve.url={server.url}/v1/", "serve.model=mine", *SMALL),
+        *("serve.api_key_env=GATEWAY", f"outputs={outputs}"),
+    ]
+    argv, stop = set[str](), threading.Event()
+
+    def look() -> None:
+        """What other users of the machine see."""
+        while not stop.wait(0.2):
+            for process in psutil.process_iter():
+                with contextlib.suppress(psutil.Error):
+                    argv.add(" ".join(process.cmdline()))
+
+    watch = threading.Thread(target=look)
+    watch.start()
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline", *command],
+        cwd=PROJECT_ROOT,
+        env={**os.environ, **SECRETS},
+        capture_output=True,
+        text=True,
+    )
+    stop.set()
+    watch.join()
+    assert done.returncode == 0, done.stderr
+    # Only the gateway's key went there; vLLM's client looks for metrics without it.
+    assert server.keys == {f"Bearer {SECRETS['GATEWAY']}", None}
+    assert {request["model"] for request in server.requests} == {"mine"}
+    files = {path: path.read_bytes() for path in outputs.rglob("*") if path.is_file()}
+    kinds = {path.name for path in files}
+    assert {"manifest.json", "overrides.yaml", "config.yaml", "index.html", "report.json", "launcher.log"} <= kinds
+    assert any(path.name.startswith("client-") for path in files)
+    files |= {Path("stdout"): done.stdout.encode(), Path("stderr"): done.stderr.encode()}
+    files[Path("command lines")] = "\n".join(argv).encode()
+    leaks = [(path.name, name) for path, text in files.items() for name, key in SECRETS.items() if key.encode() in text]
+    assert not leaks
+
+
+@pytest.mark.slow
+def test_nothing_temporary_is_left_by_a_benchmark_whether_it_ends_or_is_killed(
+    serving: Callable[..., OpenAIServer], tmp_path: Path
+) -> None:
+    for behaviour, name in (("well", "ends"), ("hang", "killed")):
+        temporary, outputs = tmp_path / name, tmp_path / f"outputs-{name}"
+        temporary.mkdir()
+        server = serving(behaviour)
+        words = [*("stage=bench", "quant=bf16", f"serve.url={server.url}", *SMALL), f"outputs={outputs}"]
+        child = subprocess.Popen(
+            [sys.executable, "-m", "pipeline", *words],
+            cwd=PROJECT_ROOT,
+            env={**os.environ, "TMPDIR": str(temporary)},
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            if behaviour == "well":
+                assert child.wait(200) == 0
+            else:
+                wait_for(lambda server=server: bool(server.requests))
+                assert list(temporary.glob("vllm-*"))
+                child.kill()
+                server.released.set()
+            # The launcher outlives a pipeline that is killed by a moment; torch has a cache there for all processes.
+            wait_for(lambda temporary=temporary: {each.name[:5] for each in temporary.iterdir()} <= {"torch"}, 30)
+        finally:
+            child.kill()
+            child.wait()
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 150) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_a_refused_secret_is_in_nothing_that_the_command_leaves(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pipeline", "stage=bench", "quant=bf16", f"outputs={tmp_path}"),
+            "serve.url=http://alice:planted@127.0.0.1:9",
+        ],
+        cwd=PROJECT_ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert "planted" not in done.stdout + done.stderr and "serve.api_key_env" in done.stderr
+    assert not any(b"planted" in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
 
 
 def test_a_context_that_is_too_short_is_refused_before_anything_is_sent(

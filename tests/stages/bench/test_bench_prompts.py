@@ -1,5 +1,7 @@
 """Prompts are counted before a server starts, and written anew only where vLLM's client could not read them."""
 
+import copy
+import itertools
 import json
 from pathlib import Path
 
@@ -11,6 +13,9 @@ from pipeline.errors import InputError
 from pipeline.stages.bench.prompts import TEMPLATE_TOKENS, check_lengths, prepare
 from pipeline.stages.bench.protocol import CheckpointTokenizer
 
+# Each prompt is another one.
+NUMBERS = itertools.count()
+
 
 class Words:
     """A token a word."""
@@ -20,7 +25,8 @@ class Words:
 
 
 def turns(prompt_words: int, answer_words: int | None) -> dict:
-    conversation = [{"from": "human", "value": "why " * prompt_words}]
+    asked = f"{next(NUMBERS)} " + "why " * (prompt_words - 1)
+    conversation = [{"from": "human", "value": asked}]
     if answer_words is not None:
         conversation.append({"from": "gpt", "value": "so " * answer_words})
     return {"conversations": conversation}
@@ -43,7 +49,8 @@ def test_other_formats_are_written_anew(settings, tmp_path: Path, name: str) -> 
     bench = settings("bench.num_prompts=2", "bench.warmup_prompts=1").bench
     rows = [turns(9, 8) for _ in range(3)]
     if name == "openai.json":
-        rows = [{"messages": [{"role": "user", "content": "a b c d"}, {"role": "assistant", "content": "e f g h"}]}] * 3
+        reply = {"role": "assistant", "content": "e f g h"}
+        rows = [{"messages": [{"role": "user", "content": f"a b c {number}"}, reply]} for number in range(3)]
     made = prepare(bench, written(tmp_path, rows, name), tmp_path, Words(), 40_960)
     assert made == tmp_path / "prompts.json"
     content = json.loads(made.read_text())
@@ -60,24 +67,26 @@ def test_what_stands_before_the_first_question_is_not_sent_as_one(
     settings, tmp_path: Path, before: list[tuple[str, str]]
 ) -> None:
     bench = settings("bench.num_prompts=2", "bench.warmup_prompts=1").bench
-    row = turns(9, 8)
-    row["conversations"][:0] = [{"from": name, "value": text} for name, text in before]
-    made = prepare(bench, written(tmp_path, [row, turns(9, 8), turns(9, 8)]), tmp_path, Words(), None)
-    assert json.loads(made.read_text()) == [turns(9, 8)] * 3
+    rows = [turns(9, 8) for _ in range(3)]
+    wanted = copy.deepcopy(rows)
+    rows[0]["conversations"][:0] = [{"from": name, "value": text} for name, text in before]
+    made = prepare(bench, written(tmp_path, rows), tmp_path, Words(), None)
+    assert json.loads(made.read_text()) == wanted
 
 
 @pytest.mark.parametrize("form", ["lines", "bom", "wrapped", "roles"])
 def test_a_file_that_the_client_cannot_read_is_written_anew(settings, tmp_path: Path, form: str) -> None:
     bench = settings("bench.num_prompts=2", "bench.warmup_prompts=1").bench
-    rows = [turns(9, 8)] * 3
+    rows = [turns(9, 8) for _ in range(3)]
     roles = [
-        {"conversations": [{"role": turn["from"], "content": turn["value"]} for turn in turns(9, 8)["conversations"]]}
+        {"conversations": [{"role": turn["from"], "content": turn["value"]} for turn in row["conversations"]]}
+        for row in rows
     ]
     content = {
         "lines": "\n".join(map(json.dumps, rows)),
         "bom": "\ufeff" + json.dumps(rows),
         "wrapped": json.dumps({"data": rows}),
-        "roles": json.dumps(roles * 3),
+        "roles": json.dumps(roles),
     }[form]
     source = tmp_path / "set.json"
     source.write_text(content, encoding="utf-8")
@@ -94,10 +103,24 @@ def test_a_set_without_a_usable_conversation_is_refused(settings, tmp_path: Path
 
 
 def test_more_prompts_than_there_are_is_refused_with_their_number(settings, tmp_path: Path) -> None:
-    source = written(tmp_path, [turns(9, 9)] * 5 + [turns(1025, 9), turns(9, 3), turns(3, 9), turns(1000, 1049)])
+    source = written(
+        tmp_path, [turns(9, 9) for _ in range(5)] + [turns(1025, 9), turns(9, 3), turns(3, 9), turns(1000, 1049)]
+    )
     with pytest.raises(InputError) as refused:
         prepare(settings("bench.num_prompts=6", "bench.warmup_prompts=2").bench, source, tmp_path, Words(), None)
-    assert "bench.num_prompts=6: set.json has 5 conversations" in str(refused.value)
+    assert "bench.num_prompts=6: set.json has 5 different prompts" in str(refused.value)
+    # A prompt that is there twice counts once.
+    same = written(tmp_path, [turns(9, 9)] * 9)
+    with pytest.raises(InputError, match="has 1 different prompts"):
+        prepare(settings("bench.num_prompts=2", "bench.warmup_prompts=1").bench, same, tmp_path, Words(), None)
+
+
+def test_half_of_a_surrogate_pair_is_sent_as_a_replacement(settings, tmp_path: Path) -> None:
+    rows = [turns(9, 9), turns(9, 9)]
+    rows[0]["conversations"][0]["value"] += "\ud83d"
+    bench = settings("bench.num_prompts=2", "bench.warmup_prompts=1").bench
+    made = prepare(bench, written(tmp_path, rows), tmp_path, Words(), None)
+    assert json.loads(made.read_text())[0]["conversations"][0]["value"].endswith("\ufffd")
 
 
 def test_what_the_context_cannot_hold_is_not_sent(settings, tmp_path: Path) -> None:

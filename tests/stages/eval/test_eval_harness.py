@@ -20,6 +20,7 @@ from pipeline.demo import CHECKPOINT
 from pipeline.errors import ConfigError, InputError
 from pipeline.results.eval import EvalResult
 from pipeline.results.server import ServerFacts
+from pipeline.stages.eval import harness
 from pipeline.stages.eval.harness import evaluate, mean_and_error
 from pipeline.tasks import lm_eval_tasks
 from pipeline.tasks.sandbox import sandbox
@@ -104,6 +105,15 @@ def test_every_sample_is_kept_and_the_figure_is_their_mean(run: Evaluate) -> Non
     assert draft.results.seconds.keys() == {"Choice", "Words"}
     assert "Choice 40/40" in draft.said
     assert "Words 20/20" in draft.said
+
+
+@pytest.mark.parametrize(("metric", "answer"), [("acc", "g"), ("acc_norm", "blue sky"), ("acc_bytes", "blue sky")])
+def test_the_answer_shown_is_the_one_that_the_metric_scores(metric: str, answer: str) -> None:
+    task = SimpleNamespace(OUTPUT_TYPE="multiple_choice", doc_to_choice=lambda doc: doc["choices"])
+    sample = {"doc": {"choices": ["g", "blue sky"]}, "filtered_resps": [(-4.0, True), (-8.0, False)]}
+    row: Any = {}
+    harness._add_answer(row, task, sample, metric)
+    assert row == {"answer": answer, "options": ["g", "blue sky"], "loglikelihoods": [-4.0, -8.0]}
 
 
 def test_two_evaluations_agree_to_the_letter(run: Evaluate) -> None:

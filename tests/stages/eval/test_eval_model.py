@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from typing import Any
 
 import pytest
 from lm_eval.api.instance import Instance
 from support.completions_server import CompletionsServer, greedy, logprobs_after
+from tokenizers.processors import TemplateProcessing
 
 from pipeline.errors import ServerError
 from pipeline.stages.eval import endpoint as endpoint_module
@@ -198,6 +200,23 @@ def test_rolling_windows_cover_a_long_text(server: CompletionsServer, tokenizer:
     )
     assert value < 0
     assert len(server.requests) == 5
+
+
+def test_a_rolling_text_begins_with_one_bos_where_the_tokenizer_writes_it(
+    server: CompletionsServer, tokenizer: Any
+) -> None:
+    with_bos = copy.deepcopy(tokenizer)
+    with_bos.bos_token = "<|im_end|>"
+    bos = with_bos.bos_token_id
+    with_bos.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{with_bos.bos_token} $A", special_tokens=[(with_bos.bos_token, bos)]
+    )
+    (value,) = make(server, with_bos).loglikelihood_rolling(
+        [Instance("loglikelihood_rolling", {}, ("abc",), 0, ("task", 0, 1))]
+    )
+    ids = tokenizer("abc").input_ids
+    assert value == pytest.approx(sum(logprobs_after([bos, *ids[:i]])[token] for i, token in enumerate(ids)))
+    assert server.requests[0]["prompt"] == [bos, *ids]
 
 
 def test_a_failing_server_is_asked_again(

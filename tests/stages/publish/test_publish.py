@@ -19,6 +19,7 @@ from pipeline.config import Stage, Variant
 from pipeline.errors import ConfigError, StageError
 from pipeline.stages import publish
 from pipeline.stages.publish.card import license_of, serve_lines
+from pipeline.stages.publish.files import published
 from pipeline.stages.publish.hub import repository
 
 FEW = {name: STUDY[name] for name in ("bf16", "fp8_static", "int8_dynamic", "bf16+fp8_e4m3")}
@@ -148,11 +149,95 @@ def test_the_baseline_alone_is_nothing_to_publish(run):
 
 
 def test_the_license_is_that_of_the_original(tmp_path):
-    assert license_of(tmp_path) is None
+    assert license_of(tmp_path) == {}
     (tmp_path / "README.md").write_text("---\nlicense: apache-2.0\n---\n# A model\n")
-    assert license_of(tmp_path) == "apache-2.0"
+    assert license_of(tmp_path) == {"license": "apache-2.0"}
+    # One that the hub does not know has a name and a link, which the hub then needs.
+    other = {"license": "other", "license_name": "qwen", "license_link": "LICENSE"}
+    (tmp_path / "README.md").write_text(f"---\n{yaml.safe_dump(other)}---\n")
+    assert license_of(tmp_path) == other
     (tmp_path / "README.md").write_text("---\nlicense: [\n---\n")
-    assert license_of(tmp_path) is None
+    assert license_of(tmp_path) == {}
+
+
+PRIVATE = (
+    ".env",
+    "training_args.bin",
+    "optimizer.pt",
+    "train.py",
+    "notes.txt",
+    "id_rsa",
+    "wandb.json",
+    "old.safetensors",
+)
+TERMS = ("LICENSE", "license.txt", "Notice", "USE_POLICY.md", "LICENCE-weights")
+
+
+def test_a_named_list_of_files_is_published_and_the_terms_of_the_source(tmp_path):
+    run = Run(tmp_path, FEW)
+    jobs = jobs_of(run, repo_id="me/{variant}")
+    source = tmp_path / "source"
+    source.mkdir()
+    for job in jobs:
+        job.model.folder = job.model.shape_folder = source
+        if not job.settings.is_baseline:
+            index = {"weight_map": {"a": "model.safetensors"}}
+            (job.checkpoint / "model.safetensors.index.json").write_text(json.dumps(index))
+            (job.checkpoint / "tokenizer.json").write_text("{}")
+            for name in PRIVATE:
+                (job.checkpoint / name).write_text("HF_TOKEN=hf_planted")
+    for name in TERMS:
+        (source / name).write_text(f"the terms of {name}")
+    assert publish.make(jobs, {}) == {}
+    wanted = {"README.md", "config.json", "model.safetensors", "model.safetensors.index.json", "tokenizer.json", *TERMS}
+    shown = run.shown.getvalue()
+    for name in ("fp8_static", "bf16+fp8_e4m3"):
+        assert {path.name for path in folder_of(run, name).iterdir()} == wanted
+    assert all(name in shown for name in wanted) and not any(name in shown for name in PRIVATE)
+
+
+def test_the_checkpoints_own_code_is_published_as_its_config_names_it(tmp_path):
+    run = Run(tmp_path, {name: FEW[name] for name in ("bf16", "fp8_static")})
+    jobs = jobs_of(run)
+    folder = run.job("fp8_static").checkpoint
+    classes = {"AutoModel": "modeling_mine.Mine", "AutoTokenizer": ["tok_mine.Slow", None], "AutoX": "o/r--far.X"}
+    (folder / "config.json").write_text(json.dumps({"auto_map": {**classes, "AutoY": "../secret.Y"}}))
+    (folder / "modeling_mine.py").write_text("from .parts import Part\n")
+    for name in ("parts.py", "tok_mine.py", "train.py", "far.py"):
+        (folder / name).write_text("")
+    assert publish.make(jobs, {}) == {}
+    code = {path.name for path in folder_of(run, "fp8_static").glob("*.py")}
+    assert code == {"modeling_mine.py", "parts.py", "tok_mine.py"}
+
+
+@pytest.mark.parametrize("where", ["checkpoint", "source"])
+def test_a_link_out_of_the_model_is_not_followed_to_the_hub(tmp_path, where):
+    run = Run(tmp_path, {name: FEW[name] for name in ("bf16", "fp8_static")})
+    jobs = jobs_of(run)
+    source, secret = tmp_path / "source", tmp_path / "id_rsa"
+    source.mkdir()
+    secret.write_text("a private key")
+    for job in jobs:
+        job.model.folder = job.model.shape_folder = source
+    (source / "LICENSE").symlink_to(secret)
+    if where == "checkpoint":
+        # As `quantize` copies it: the text of what the link names.
+        (run.job("fp8_static").checkpoint / "LICENSE").write_text("a private key")
+    failed = publish.make(jobs, {})
+    assert "LICENSE is a link to" in str(failed["fp8_static"]) and not folder_of(run, "fp8_static").exists()
+
+
+def test_links_of_the_hubs_cache_are_its_own(tmp_path):
+    snapshot, blobs = tmp_path / "models--me--x" / "snapshots" / "abc", tmp_path / "models--me--x" / "blobs"
+    for folder in (snapshot, blobs):
+        folder.mkdir(parents=True)
+    (blobs / "1234").write_text("the terms")
+    (snapshot / "LICENSE").symlink_to("../../blobs/1234")
+    checkpoint = tmp_path / "checkpoint"
+    checkpoint.mkdir()
+    (checkpoint / "LICENSE").symlink_to(snapshot / "LICENSE")
+    (checkpoint / "model.gguf").write_text("weights")
+    assert [path.name for path in published(checkpoint, (snapshot,))] == ["LICENSE", "model.gguf"]
 
 
 def test_a_gguf_file_is_served_from_a_folder(run, tmp_path):
@@ -190,9 +275,14 @@ class Hub(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def do_GET(self):
-        self.answer({"error": "not found"}, 404)
+        if "/tree/" in self.path:
+            return self.answer([{"type": "file", "path": name, "size": 1, "oid": "0"} for name in self.server.there])
+        if self.path.startswith("/api/models/me/"):
+            return self.answer({"id": "me/made", "private": self.server.private, "siblings": []})
+        return self.answer({"error": "not found"}, 404)
 
-    do_HEAD = do_GET
+    def do_HEAD(self):
+        self.answer({"error": "not found"}, 404)
 
     def log_message(self, *_):
         pass
@@ -202,6 +292,7 @@ class Hub(BaseHTTPRequestHandler):
 def hub(monkeypatch):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     server.url, server.calls, server.status = f"http://127.0.0.1:{server.server_port}", [], 200
+    server.private, server.there = True, []
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setattr(constants, "ENDPOINT", server.url)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
@@ -228,6 +319,24 @@ def test_the_client_of_the_hub_uploads_it_all(run, hub):
     assert set(sent) == {"README.md", "config.json", "model.safetensors"}
     weights = (run.job("int8_dynamic").checkpoint / "model.safetensors").read_bytes()
     assert base64.b64decode(sent["model.safetensors"]) == weights
+
+
+def test_a_public_repository_is_not_called_private(run, hub):
+    hub.private = False
+    error = uploading(run)["int8_dynamic"]
+    assert "me/int8_dynamic is there already, and public; nothing was uploaded" in str(error)
+    assert not any("/commit/" in path for path, _ in hub.calls)
+    assert "(private)" not in run.shown.getvalue().rpartition("upload me/")[2]
+
+
+def test_stale_shards_are_removed_and_nothing_else(run, hub):
+    stale = ["model-00001-of-00002.safetensors", "model.safetensors.index.json"]
+    hub.there = [*stale, "model.safetensors", "theirs.gguf", "README.md", "notes.md"]
+    assert uploading(run) == {}
+    (commit,) = [body for path, body in hub.calls if "/commit/" in path]
+    lines = [json.loads(line) for line in commit.splitlines()]
+    assert {line["value"]["path"] for line in lines if line["key"] == "deletedFile"} == set(stale)
+    assert "hf_test" not in run.shown.getvalue()
 
 
 def test_a_hub_that_refuses_is_a_failure_with_the_way_out(run, hub):

@@ -8,6 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup
 
 from pipeline.compare.words import SYMBOLS
+from pipeline.results.text import clean
 from pipeline.stages.report.blocks import Block, Cell, Page
 from pipeline.stages.report.vega import svg
 
@@ -18,6 +19,7 @@ def render(page: Page) -> str:
         loader=PackageLoader("pipeline.stages.report.renderers"),
         autoescape=select_autoescape(default=True, default_for_string=True),
         undefined=StrictUndefined,
+        finalize=inert,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -31,9 +33,14 @@ def render(page: Page) -> str:
     return environment.get_template("page.html.jinja").render(page=page, write=write)
 
 
+def inert(value: object) -> object:
+    """Remove control characters and direction overrides of a text; markup is the templates' own and the charts'."""
+    return clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
 def breakable(text: str) -> Markup:
     """Allow line breaks after the separators of paths and names, for narrow screens."""
-    safe = str(Markup.escape(text))
+    safe = str(Markup.escape(clean(text)))
     return Markup(safe.replace("/", "/<wbr>").replace("_", "_<wbr>").replace("=", "=<wbr>"))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from pipeline.results.text import clean
 from pipeline.stages.report.blocks import (
     Block,
     Cell,
@@ -27,7 +28,8 @@ SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~$&])")
 
 def escape(text: str) -> str:
     """Escape text for Markdown and for the HTML that Markdown passes through."""
-    return SPECIAL.sub(r"\\\1", " ".join(text.split())).replace("\\<", "&lt;").replace("\\>", "&gt;")
+    plain = " ".join(clean(text).split())
+    return SPECIAL.sub(r"\\\1", plain).replace("\\<", "&lt;").replace("\\>", "&gt;")
 
 
 def render(page: Page) -> str:
@@ -64,7 +66,7 @@ def _block(block: Block) -> list[str]:
         case Outcomes():
             return _bullets(f"{each.word}: {each.name} {each.detail}" for each in block.outcomes)
         case Copy():
-            command = " ".join(block.text.replace("`", "").replace("<", "&lt;").split())
+            command = " ".join(clean(block.text).replace("`", "").replace("<", "&lt;").split())
             return [f"{escape(block.label)}:", f"```\n{command}\n```"]
         case Code():
             return [escape(text) for text in block.texts]

@@ -10,15 +10,19 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from pipeline.compare.words import SYMBOLS
+from pipeline.progress import Inert
 from pipeline.stages.report.blocks import Block, Cell, CellTable, Column, Copy, Heading, Page, Prose
 
 WIDTH_OF_COLUMN = 13
 
 
 def render(page: Page, console: Console) -> None:
-    """Print the terminal blocks of all sections; text from outside goes through `Text`, which ignores markup."""
+    """Print the terminal blocks of all sections.
+
+    Text from outside goes through `Text`, which ignores markup, and `Inert`, which leaves out what terminals obey.
+    """
     console.print()
-    console.print(Text(f"{page.model} on {page.machine}", style="dim"))
+    console.print(Inert(Text(f"{page.model} on {page.machine}", style="dim")))
     for section in page.sections:
         _print(section.blocks, console)
 
@@ -28,7 +32,7 @@ def _print(blocks: Sequence[Block], console: Console) -> None:
         if "terminal" in block.media:
             for part in _parts(block, console.width):
                 # A command that is broken into lines cannot be copied.
-                console.print(part, soft_wrap=isinstance(block, Copy))
+                console.print(Inert(part), soft_wrap=isinstance(block, Copy))
 
 
 def _parts(block: Block, width: int) -> list[RenderableType]:
@@ -70,7 +74,7 @@ def _groups(table: CellTable, width: int) -> list[list[int]]:
 def _table(table: CellTable, indexes: Sequence[int]) -> RichTable:
     """Return a table with a figure, its difference, interval and word in each cell."""
     shown = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, show_lines=False, header_style="bold")
-    shown.add_column(table.corner, min_width=12, overflow="fold")
+    shown.add_column(Text(table.corner), min_width=12, overflow="fold")
     for index in indexes:
         shown.add_column(_header(table.columns[index]), justify="right", overflow="fold", max_width=WIDTH_OF_COLUMN + 2)
     # Reserve the width of symbols in every line, so that the figures are aligned.

@@ -1,0 +1,84 @@
+"""Secrets in settings are refused before anything is written, and not repeated."""
+
+import pytest
+from support.settings import command_of, compose
+
+from pipeline.config import validate
+from pipeline.config.command_line import translated
+from pipeline.errors import ConfigError
+
+SECRET = "pa55w0rd"
+ATTACHED = ("stage=bench", "quant=bf16")
+
+
+@pytest.fixture(autouse=True)
+def _key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GATEWAY_KEY", SECRET)
+
+
+@pytest.mark.parametrize(
+    ("word", "way_out"),
+    [
+        (f"serve.url=http://alice:{SECRET}@127.0.0.1:8000", "serve.api_key_env"),
+        (f"serve.url=alice:{SECRET}@127.0.0.1:8000", "serve.api_key_env"),
+        (f"serve.url=http://{SECRET}@127.0.0.1:8000/v1", "serve.api_key_env"),
+        (f"serve.url=http://alice:pa/{SECRET}@host", "serve.api_key_env"),
+        (f"serve.url='http://host:8000/v1?key={SECRET}'", "serve.api_key_env"),
+        (f"report.mlflow=https://me:{SECRET}@mlflow.example/", "MLFLOW_TRACKING_PASSWORD"),
+        (f"serve.extra_args=[--api-key,{SECRET}]", "Leave it out"),
+        (f"serve.extra_args=[--api-key={SECRET}]", "Leave it out"),
+        (f"serve.api_key_env=sk-{SECRET}", "Set that variable"),
+        ("serve.api_key_env=NO_SUCH_VARIABLE", "Set that variable"),
+        (f"bench.dataset.hub_file=s3://me:{SECRET}@bucket/x.json", "Leave it out"),
+    ],
+)
+def test_a_secret_is_refused_by_the_words_alone(word: str, way_out: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        translated([*ATTACHED, word])
+    assert error.value.problem.startswith(word.partition("=")[0] + ":")
+    assert SECRET not in str(error.value) and way_out in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("group", "name", "value"),
+    [
+        ("serve", "url", f"http://alice:{SECRET}@127.0.0.1:8000"),
+        ("report", "mlflow", f"http://me:{SECRET}@mlflow.example"),
+        ("serve", "extra_args", ["--api-key", SECRET]),
+        ("serve", "api_key_env", f"sk-{SECRET}"),
+    ],
+)
+def test_a_secret_of_a_file_is_refused_too(group: str, name: str, value: object) -> None:
+    composed = compose(*ATTACHED)
+    composed[group][name] = value
+    with pytest.raises(ConfigError) as error:
+        validate(composed)
+    assert str(error.value).startswith(f"{group}.{name}: ") and SECRET not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("pasted", "address"),
+    [
+        ("http://gateway.example/team/qwen/v1/", "http://gateway.example/team/qwen"),
+        ("https://gateway.example//team//v1", "https://gateway.example/team"),
+        ("[::1]:8000", "http://[::1]:8000"),
+    ],
+)
+def test_an_address_may_have_a_path(pasted: str, address: str) -> None:
+    (found,) = command_of(*ATTACHED, f"serve.url={pasted}", "serve.api_key_env=GATEWAY_KEY", "serve.model=theirs")
+    assert (found.serve.url, found.serve.api_key_env, found.serve.model) == (address, "GATEWAY_KEY", "theirs")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["stage=bench", "variants=[bf16,fp8_dynamic]", "serve.url=http://h:1"], "has one checkpoint"),
+        (["-m", "stage=bench", "quant=bf16,fp8_dynamic", "serve.url=http://h:1"], "has one checkpoint"),
+        (["stage=bench", "experiment=study", "serve.url=http://h:1"], "has one checkpoint"),
+        (["stage=bench", "quant=bf16", "serve.api_key_env=GATEWAY_KEY"], "set serve.url"),
+        (["stage=bench", "quant=bf16", "serve.model=theirs"], "set serve.url"),
+    ],
+)
+def test_an_address_has_one_variant(words: list[str], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        command_of(*words)
