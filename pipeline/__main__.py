@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-import signal
 import sys
 import warnings
+from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -16,6 +17,8 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from rich.markup import escape
 
+from pipeline import interruption
+from pipeline.artifacts.shortages import storage_shortage
 from pipeline.config import RESOURCES, Settings
 from pipeline.config.command_line import translated
 from pipeline.config.compose import compose_variants
@@ -36,6 +39,8 @@ class JobFailed(CompactHydraException):
 def run(config: DictConfig) -> None:
     """Run one Hydra job, of one or several variants."""
     global _exit_code
+    # Launchers of sweeps run jobs in processes of their own.
+    interruption.install()
     hydra_config = HydraConfig.get()
     overrides = list(hydra_config.overrides.task)
     try:
@@ -46,6 +51,11 @@ def run(config: DictConfig) -> None:
             code = command.plan() if command.dry_run else command.execute()
     except PipelineError as error:
         code = _shown(error)
+    except OSError as error:
+        refusal = storage_shortage(error, Path(config.outputs))
+        if refusal is None:
+            raise
+        code = _shown(refusal)
     _exit_code = max(_exit_code, code)
     if code and hydra_config.mode is RunMode.MULTIRUN:
         # A launcher knows a failed job by its exception; the other jobs of the sweep still run.
@@ -58,23 +68,27 @@ def _shown(error: PipelineError) -> int:
     return error.exit_code
 
 
-def _terminated(*_: object) -> None:
-    """Stop as on Ctrl-C; finished artifacts are kept."""
-    raise KeyboardInterrupt
-
-
 def main() -> None:
-    """Run the command and exit with its code: 0, or that of the worst failure."""
-    signal.signal(signal.SIGTERM, _terminated)
+    """Run the command and exit with its code: 0, that of the worst failure, or that of the signal that ended it."""
+    interruption.install()
     logging.captureWarnings(True)
     # On import by transformers it warns of missing GPU libraries.
     logging.getLogger("torchao").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
     try:
-        sys.exit(_command(sys.argv[1:]))
-    except KeyboardInterrupt:
-        print("interrupted; finished artifacts are kept, and a rerun continues from there", file=sys.stderr)
-        sys.exit(130)
+        code = _command(sys.argv[1:])
+        interruption.check()
+    except BaseException:
+        # Whatever fails after a signal follows from it.
+        number = interruption.received()
+        if number is None:
+            raise
+        code = interruption.Interrupted(number).exit_code
+        # The terminal may be gone.
+        with contextlib.suppress(OSError):
+            print("interrupted; finished artifacts are kept, and a rerun continues from there", file=sys.stderr)
+    interruption.finish()
+    sys.exit(code)
 
 
 def _command(words: list[str]) -> int:
