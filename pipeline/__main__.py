@@ -51,11 +51,6 @@ def run(config: DictConfig) -> None:
             code = command.plan() if command.dry_run else command.execute()
     except PipelineError as error:
         code = _shown(error)
-    except OSError as error:
-        refusal = storage_shortage(error, Path(config.outputs))
-        if refusal is None:
-            raise
-        code = _shown(refusal)
     _exit_code = max(_exit_code, code)
     if code and hydra_config.mode is RunMode.MULTIRUN:
         # A launcher knows a failed job by its exception; the other jobs of the sweep still run.
@@ -108,6 +103,13 @@ def _command(words: list[str]) -> int:
         return _exit_code or _shown(PipelineError(f"{error}."))
     except (HydraException, OmegaConfBaseException) as error:
         return _shown(of_hydra(error, Settings))
+    except OSError as error:
+        # Of Hydra too, which writes the settings before a job begins.
+        outputs = [word.partition("=")[2] for word in sys.argv if word.startswith("outputs=")]
+        refusal = storage_shortage(error, Path(outputs[-1] if outputs else "outputs"))
+        if refusal is None:
+            raise
+        return _shown(refusal)
     except SystemExit as error:
         return _exit_code or (error.code if isinstance(error.code, int) else int(error.code is not None))
     return _exit_code

@@ -185,8 +185,8 @@ class Plan:
         needed, free = self._checkpoint_bytes(), free_bytes(self.first.outputs)
         if needed > free:
             raise InputError(
-                f"outputs={self.first.outputs}: the checkpoints to be made take {needed / GB:.1f} GB, "
-                f"and {free / GB:.1f} GB are free.",
+                f"outputs={self.first.outputs}: the checkpoints to be made take {needed / GB:.3g} GB, "
+                f"and {free / GB:.3g} GB are free.",
                 "Free some space, set outputs=<a folder on another disk>, or make fewer variants.",
             )
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 
 from pipeline import feasibility, interruption
-from pipeline.artifacts import provenance
+from pipeline.artifacts import kill_notice, provenance
 from pipeline.artifacts.keys import Digests
 from pipeline.artifacts.workspace import Artifact, Workspace
 from pipeline.config import Command, Settings, Stage
@@ -340,6 +340,7 @@ class Runner:
             self.progress.say(f"  {artifact.name}: redo, {why}")
         context = provenance.context(job.settings, job.hardware, job.overrides)
         with (
+            kill_notice.during(artifact.name, artifact.stage),
             self.progress.step(artifact.name),
             self.workspace.making(artifact, context) as draft,
         ):

@@ -9,6 +9,7 @@ import errno
 import os
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.errors import PipelineError, StageError, StorageError
@@ -36,6 +37,8 @@ _NUMBERED = re.compile(r"(?:os error |\[?[Ee]rrno )(\d+)")
 _FAILED_WRITES = re.compile(r"PytorchStreamWriter failed|file write failed|failed to write|error while serializing", re.I)
 # What torch, its allocators and others say where memory is short.
 _NO_MEMORY = re.compile(r"out of memory|can't allocate memory|cannot allocate memory|not enough memory|bad_alloc", re.I)
+# How a process of the run ended that the kernel killed, for the want of memory if nobody else did.
+_KILLED = re.compile(r"exited with code -9\b|ended by SIGKILL")
 SERVED = (
     "Lower serve.cpu_kv_cache_gib, serve.max_num_seqs or serve.max_model_len (on a GPU serve.gpu_memory_utilization), "
     "or end what else uses the memory."
@@ -55,18 +58,25 @@ LESS_MEMORY = {
 def shortage(error: BaseException, name: str, stage: str, root: Path) -> PipelineError | None:
     """Return the error to show for a shortage or another error of the system; None for any other exception.
 
+    A PipelineError that a shortage of memory caused stays, and its remedy is extended.
+
     Args:
         error: what a stage raised.
         name: display name of the artifact in the making.
         stage: name of its stage.
         root: `outputs`.
     """
+    causes = list(_causes(error))
+    refusals = (storage_shortage(each, root, name) for each in causes if not isinstance(each, PipelineError))
+    if refusal := next(filter(None, refusals), None):
+        return refusal
+    less = LESS_MEMORY.get(stage, "")
     if isinstance(error, PipelineError):
+        if any(map(is_memory, causes)) or _NO_MEMORY.search(error.problem) or _KILLED.search(error.problem):
+            error.remedy = f"{error.remedy} If memory ran out: {less}".strip()
         return None
     if is_memory(error):
-        return StageError(f"{name}: memory ran out ({_first_line(error)}).", LESS_MEMORY.get(stage, ""))
-    if refusal := storage_shortage(error, root, name):
-        return refusal
+        return StageError(f"{name}: memory ran out ({_first_line(error)}).", less)
     if isinstance(error, OSError):
         file = _file_of(error)
         return StageError(f"{name}: {error.strerror or _first_line(error)}{f': {file}' if file else ''}.")
@@ -114,6 +124,14 @@ def free_bytes(path: Path) -> int:
     """Return the free space where a path is, or would be."""
     path = path.resolve()
     return shutil.disk_usage(next(each for each in (path, *path.parents) if each.exists())).free
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an exception and those that it follows from."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
 
 
 def _is_elsewhere(file: str, root: Path) -> bool:

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from pipeline.artifacts.keys import Digests, canonical, changed_fields, key_of
 from pipeline.artifacts.locks import holder, locked
 from pipeline.artifacts.workspace import Workspace
-from pipeline.errors import InputError, NotApplicable, StageError, StorageError
+from pipeline.errors import InputError, NotApplicable, ServerError, StageError, StorageError
 
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -174,6 +174,31 @@ def test_memory_that_ran_out_names_the_stage_and_what_to_change(
         raise error
     manifest = artifact.manifest()
     assert manifest is not None and manifest.status == "failed"
+
+
+@pytest.mark.parametrize(
+    ("cause", "kind", "said"),
+    [
+        (RuntimeError("I/O error: No space left on device (os error 28)"), StorageError, "outputs=.* no space is left"),
+        (MemoryError(), StageError, "could not make it.*log.*If memory ran out: Lower calibration"),
+    ],
+    ids=["storage", "memory"],
+)
+def test_a_shortage_within_an_engine_is_told(tmp_path: Path, cause: Exception, kind: type, said: str) -> None:
+    artifact = Workspace(tmp_path).artifact("quantize", "demo", "awq", {})
+    with pytest.raises(kind, match=said), Workspace(tmp_path).making(artifact, {}):
+        try:
+            raise cause
+        except Exception as error:
+            raise StageError("The engine could not make it.", "Its log is here.") from error
+
+
+def test_a_server_that_the_kernel_killed_has_the_way_out_for_memory(tmp_path: Path) -> None:
+    artifact = Workspace(tmp_path).artifact("eval", "demo", "awq", {})
+    with pytest.raises(ServerError, match="serve.cpu_kv_cache_gib"), Workspace(tmp_path).making(artifact, {}):
+        raise ServerError("vLLM exited with code -9:", "The whole log is here.")
+    manifest = artifact.manifest()
+    assert manifest is not None and manifest.reason is not None and "serve.cpu_kv_cache_gib" in manifest.reason
 
 
 def test_a_failure_whose_record_finds_no_space_is_one_of_the_storage(
