@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
-from pipeline import feasibility, interruption
+from pipeline import feasibility, interruption, waiting_threads
 from pipeline.artifacts import kill_notice, provenance
 from pipeline.artifacts.keys import Digests
 from pipeline.artifacts.workspace import Artifact, Workspace
@@ -170,6 +170,7 @@ class Runner:
     def execute(self) -> int:
         """Run every step that is due; return the exit code."""
         hardware = self.jobs[0].hardware
+        waiting_threads.settle()
         self._warn()
         if Command.CAPABILITIES in self.requested:
             capabilities.show(hardware, self.vllm, self.gpu, self.progress.console)
