@@ -73,9 +73,7 @@ SWALLOWED = """
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)], ids=["int", "term", "hup"]
 )
-def test_what_fails_after_a_signal_is_no_failure(
-    tmp_path: Path, body: str, number: signal.Signals, code: int
-) -> None:
+def test_what_fails_after_a_signal_is_no_failure(tmp_path: Path, body: str, number: signal.Signals, code: int) -> None:
     child = begun(tmp_path, body)
     child.send_signal(number)
     _, errors = child.communicate(timeout=30)
@@ -146,9 +144,7 @@ def test_what_does_not_end_is_ended_with_its_descendants(tmp_path: Path, obstacl
 
 
 def test_an_ignored_signal_stays_ignored(tmp_path: Path) -> None:
-    child = begun(
-        tmp_path, "ready()\ntime.sleep(1)", preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    )
+    child = begun(tmp_path, "ready()\ntime.sleep(1)", preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
     child.send_signal(signal.SIGHUP)
     child.communicate(timeout=30)
     assert child.returncode == 0

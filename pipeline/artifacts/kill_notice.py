@@ -1,4 +1,4 @@
-"""What a run would say if it could after SIGKILL, as the kernel sends it where memory is short.
+"""A notice for the end by SIGKILL, as the kernel sends it where memory is short, and after which a run says nothing.
 
 A shell waits for the end of this process and prints the line that the step in progress left with it.
 """

@@ -34,7 +34,9 @@ WAYS_OUT = {
     errno.EDQUOT: "Free some space, raise the quota, or set outputs=<a folder on another disk>",
 }
 _NUMBERED = re.compile(r"(?:os error |\[?[Ee]rrno )(\d+)")
-_FAILED_WRITES = re.compile(r"PytorchStreamWriter failed|file write failed|failed to write|error while serializing", re.I)
+_FAILED_WRITES = re.compile(
+    r"PytorchStreamWriter failed|file write failed|failed to write|error while serializing", re.I
+)
 # What torch, its allocators and others say where memory is short.
 _NO_MEMORY = re.compile(r"out of memory|can't allocate memory|cannot allocate memory|not enough memory|bad_alloc", re.I)
 # How a process of the run ended that the kernel killed, for the want of memory if nobody else did.

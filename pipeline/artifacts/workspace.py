@@ -268,7 +268,9 @@ class Workspace:
         Those that a running process is making stay.
         """
         found = {
-            draft.with_name(name[1]) for draft in (self.root / model).glob("**/.*.tmp") if (name := DRAFT.match(draft.name))
+            draft.with_name(name[1])
+            for draft in (self.root / model).glob("**/.*.tmp")
+            if (name := DRAFT.match(draft.name))
         }
         swept = []
         for folder in sorted(found):

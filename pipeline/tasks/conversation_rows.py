@@ -108,7 +108,8 @@ def _known(turns: Iterable[tuple[object, object]], repairs: set[str]) -> Iterato
         if role is None:
             repairs.add(UNKNOWN_ROLES)
             continue
-        text = _text(content, repairs)
+        # JSON may hold halves of surrogate pairs, which no tokenizer takes and no file holds.
+        text = _text(content, repairs).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         if text.strip():
             yield role, text
         else:

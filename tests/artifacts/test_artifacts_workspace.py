@@ -253,9 +253,7 @@ def test_a_whole_artifact_is_not_replaced_where_no_lock_keeps_two_runs_apart(tmp
 
 @pytest.mark.filterwarnings("ignore:flock not supported")
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
-def test_storage_without_locks_has_files_for_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
+def test_storage_without_locks_has_files_for_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     def unsupported(*_) -> None:
         raise OSError(number, os.strerror(number))
 

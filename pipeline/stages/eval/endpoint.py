@@ -159,13 +159,28 @@ class Endpoint:
                 trouble = f"{type(error).__name__} {error}".strip()
                 continue
             if answer.status_code == 200:
-                choices: list[Completion] = answer.json()["choices"]
-                return sorted(choices, key=lambda choice: int(choice["index"]))
+                if (choices := _choices(answer, body)) is not None:
+                    return choices
+                trouble = f"an answer that is no completion: {str(answer.text)[:200]}"
+                continue
             trouble = f"HTTP {answer.status_code}: {_message(answer)}"
             if answer.status_code < 500 and answer.status_code != 429:
                 break
         self._check_alive()
         raise ServerError(f"The server did not complete a request of the evaluation: {trouble}.")
+
+
+def _choices(answer: Any, body: Body) -> list[Completion] | None:
+    """Return the completions of an answer, one for each prompt in order; None if it is not made of such."""
+    prompts = body["prompt"]
+    # A prompt may be a text, or the numbers of its tokens.
+    number = len(prompts) if isinstance(prompts, list) and prompts and not isinstance(prompts[0], int) else 1
+    try:
+        choices: list[Completion] = sorted(answer.json()["choices"], key=lambda choice: int(choice["index"]))
+        is_whole = all(isinstance(choice["text"], str) for choice in choices)
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None
+    return choices if is_whole and len(choices) == number else None
 
 
 def _batches(asked: Iterable[Asked], size: int) -> Iterator[list[Asked]]:
