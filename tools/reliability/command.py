@@ -76,7 +76,7 @@ class Case:
 
     @property
     def log(self) -> Path:
-        """What the command said last."""
+        """File of the last run's standard error."""
         return self.temporary.with_name(f"{self.temporary.name}.log")
 
     @property
