@@ -82,6 +82,7 @@ def main() -> None:
         # The terminal may be gone.
         with contextlib.suppress(OSError):
             print("interrupted; finished artifacts are kept, and a rerun continues from there", file=sys.stderr)
+        interruption.leave(code)
     interruption.finish()
     sys.exit(code)
 

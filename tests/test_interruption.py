@@ -143,6 +143,26 @@ def test_what_does_not_end_is_ended_with_its_descendants(tmp_path: Path, obstacl
     assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
+def test_taking_the_interpreter_apart_does_not_delay_the_end(tmp_path: Path) -> None:
+    """No thread of Python runs while it does, so that nothing would end it."""
+    body = """
+        class Slow:
+            def __del__(self, sleep=time.sleep):
+                sleep(20)
+        sys.modules["kept"] = Slow()
+        import atexit
+        atexit.register(Path(sys.argv[1], "registered").touch)
+        ready()
+        time.sleep(60)
+    """
+    child = begun(tmp_path, body)
+    child.send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    child.communicate(timeout=30)
+    assert child.returncode == 143 and time.monotonic() - began < 8
+    assert left(tmp_path) == ["registered"]
+
+
 def test_an_ignored_signal_stays_ignored(tmp_path: Path) -> None:
     child = begun(tmp_path, "ready()\ntime.sleep(1)", preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
     child.send_signal(signal.SIGHUP)

@@ -7,7 +7,7 @@ import shutil
 import struct
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import TypedDict
+from typing import TypedDict, TypeGuard
 
 from pipeline.errors import InputError
 from pipeline.json_files import FETCH_AGAIN, parse_json, read_json_object
@@ -87,10 +87,13 @@ def _is_info(info: object) -> bool:
     if not isinstance(info, dict) or not isinstance(info.get("dtype"), str):
         return False
     shape, offsets = info.get("shape"), info.get("data_offsets")
-    numbers = [shape, offsets]
-    if not all(isinstance(each, list) and all(type(n) is int and n >= 0 for n in each) for each in numbers):
+    if not (_are_numbers(shape) and _are_numbers(offsets)):
         return False
     return len(offsets) == 2 and offsets[0] <= offsets[1]
+
+
+def _are_numbers(value: object) -> TypeGuard[list[int]]:
+    return isinstance(value, list) and all(type(each) is int and each >= 0 for each in value)
 
 
 def read_index(folder: Path) -> dict[str, str] | None:
