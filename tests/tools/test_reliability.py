@@ -94,7 +94,9 @@ def test_a_victim_ends_right_before_or_after_its_publication(tmp_path: Path, sid
     assert case_of(tmp_path / "outputs").faults() == []
 
 
-def test_results_are_kept_and_the_document_follows_from_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_results_are_kept_and_the_document_follows_from_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     results = Results(tmp_path / "results.jsonl")
     kill = {"kind": "kill", "number": "SIGTERM", "target": "group", "seconds": 3.25, "code": 143}
     results.add("kill 0.00", **kill, lost=[])
@@ -123,3 +125,15 @@ def test_ten_minutes_of_kills_lose_nothing(tmp_path: Path) -> None:
     answer = subprocess.run([sys.executable, "-m", "tools.reliability", *asked], cwd=PROJECT_ROOT, timeout=1800)
     lines = (tmp_path / "w" / "results.jsonl").read_text().splitlines()
     assert answer.returncode == 0, [each for each in map(json.loads, lines) if each["lost"]]
+
+
+def test_a_step_that_ended_between_two_looks_has_begun(outputs: Path) -> None:
+    case = case_of(outputs)
+    moments = {(each.stage, each.variant): each for each in kills.moments(outputs, 0)}
+    assert kills._has_begun(case, moments["quantize", "awq"], 5)
+    assert kills._has_begun(case, moments["calibrate", ""], 5)
+    assert kills._has_begun(case, moments["report", ""], 5)
+    assert not kills._has_begun(case, moments["report", ""], 6)
+    for folder in kills._artifacts(case, moments["quantize", "awq"], "{}-*"):
+        folder.rename(folder.with_name(f".{folder.name}.7.old"))
+    assert not kills._has_begun(case, moments["quantize", "awq"], 5)

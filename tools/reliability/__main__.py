@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+from pipeline import interruption
 from tools.reliability.command import ROOT, Case, Results
 from tools.reliability.company import keep_company
 from tools.reliability.disks import fill_disks
@@ -19,13 +20,15 @@ PARTS = ("company", "disks", "fuzz", "kills")
 
 def main() -> int:
     """Return 1 if anything was lost."""
+    # The run in progress ends with this process.
+    interruption.install()
     parser = argparse.ArgumentParser(prog="python -m tools.reliability", description=__doc__)
     parser.add_argument("--minutes", type=float, default=40, help="start no further case after so long (40)")
     parser.add_argument("--only", choices=PARTS, action="append", help="part of the cases; again for another")
     parser.add_argument("--work", type=Path, default=ROOT / ".reliability", help="folder of runs and results")
     parser.add_argument("--page", type=Path, default=PAGE, help="document to write")
     asked = parser.parse_args()
-    deadline = time.monotonic() + 60 * asked.minutes
+    deadline: float = time.monotonic() + 60 * asked.minutes
     results = Results(asked.work / "results.jsonl")
     work = asked.work.resolve() / "runs"
     parts = asked.only or PARTS

@@ -13,7 +13,8 @@ import sys
 import time
 from pathlib import Path
 
-from tools.reliability.command import LONGEST_S, Case, Results, artifact_of, ended, read_manifest
+from pipeline.artifacts.manifest import read_manifest
+from tools.reliability.command import LONGEST_S, Case, Results, artifact_of, ended
 
 STAGES = ("calibrate", "quantize", "bench", "eval")
 SIZE = "300m"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -65,6 +66,9 @@ def kill_all(work: Path, reference: Case, results: Results, is_over: Callable[[]
 
 def killed(case: Case, moment: Moment, usual: dict[tuple[str, str], float]) -> dict[str, object]:
     """Run the command into a moment; return what was lost and how long the end took."""
+    # An earlier kill may have come after the end of a short step, which is due again without its artifact.
+    for folder in _artifacts(case, moment, "{}-*"):
+        shutil.rmtree(folder)
     at = [moment.side, moment.stage, moment.variant, moment.number, moment.target]
     module = ["pipeline"] if moment.side == "within" else ["tools.reliability.victim", *at]
     with ended(case.start(module)) as process:
@@ -106,7 +110,13 @@ def _await(case: Case, moment: Moment, process: subprocess.Popen[str], usual: di
 def _has_begun(case: Case, moment: Moment, artifacts: int) -> bool:
     if moment.stage == "report":
         return len(list(case.outputs.glob("demo/**/manifest.json"))) >= artifacts
-    return any(case.outputs.glob("/".join(filter(None, ("demo", moment.variant, f".{moment.stage}-*.tmp")))))
+    # A short step may have ended between two looks.
+    return bool(_artifacts(case, moment, ".{}-*.tmp") or _artifacts(case, moment, "{}-*"))
+
+
+def _artifacts(case: Case, moment: Moment, pattern: str) -> list[Path]:
+    names = ("demo", moment.variant, pattern.format(moment.stage))
+    return [path for path in case.outputs.glob("/".join(filter(None, names))) if path.is_dir()]
 
 
 def _send(process: subprocess.Popen[str], moment: Moment) -> None:
