@@ -78,9 +78,9 @@ def decoder(
     return (Layerwise if split else Whole)(source, hardware, detail)
 
 
-def fits(folder: Path, hardware: Hardware) -> bool:
-    """Return whether the weights fit into the free memory, in the type that they are computed in."""
-    needed = weight_bytes(folder) * compute_dtype(hardware).itemsize / BF16_BYTES
+def fits(folder: Path, hardware: Hardware, dtype: torch.dtype | None = None) -> bool:
+    """Return whether the weights fit into the free memory, in a type, or in that which they are computed in."""
+    needed = weight_bytes(folder) * (dtype or compute_dtype(hardware)).itemsize / BF16_BYTES
     if hardware.device == "cuda":
         free = torch.cuda.mem_get_info()[0]
     else:

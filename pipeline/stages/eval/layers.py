@@ -19,15 +19,14 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from pipeline.errors import UnknownFormat
-from pipeline.formats.elements import E4M3, INT8
-from pipeline.models.forward import decoder
-from pipeline.models.headers import Quantization, SchemeConfig, quantization_config, stored_tensors
-from pipeline.models.loading import stored_modules, watch_routing
+from pipeline.models.activations import activation_scheme, is_known, rounded_inputs
+from pipeline.models.headers import quantization_config, stored_tensors
+from pipeline.models.layer_inputs import inputs_at
 from pipeline.models.modules import decoder_linears
 from pipeline.models.pair import Pair
 from pipeline.results.base import Missing
@@ -80,45 +79,6 @@ def measure(job: Job, texts: Sequence[Text], tokens: int, folder: Path) -> Layer
     )
 
 
-class _Notes:
-    """Inputs of each Linear at the chosen tokens; Linears that share an input share one entry."""
-
-    def __init__(self, model: torch.nn.Module, modules: set[str], chosen: Sequence[torch.Tensor]) -> None:
-        self.rows: dict[str, list[torch.Tensor]] = {}
-        self._chosen, self._count = chosen, dict.fromkeys(modules, 0)
-        self._last: tuple[torch.Tensor, str, torch.Tensor] | None = None
-        # The experts of each token of the current sequence, by the name that their Linears' begin with.
-        self._routes: dict[str, torch.Tensor] = {}
-        self._handles = watch_routing(model, self._routes.__setitem__)
-        self._handles += [
-            module.register_forward_pre_hook(self._hook(name))
-            for name, module in stored_modules(model).items()
-            if name in modules and isinstance(module, torch.nn.Linear)
-        ]
-
-    def _hook(self, name: str) -> Any:
-        router, _, own = name.partition(".experts.")
-        expert = own.partition(".")[0]
-
-        def note(_: Any, arguments: tuple[torch.Tensor, ...]) -> None:
-            (entering,) = arguments
-            if self._last is None or self._last[0] is not entering or self._last[1] != expert:
-                places = self._chosen[self._count[name]].long().to(entering.device)
-                if (routes := self._routes.get(f"{router}.experts")) is not None and expert:
-                    places = places[(routes[places] == int(expert)).any(1)]
-                rows = entering.reshape(-1, entering.shape[-1])[places].to("cpu", torch.float32)
-                self._last = (entering, expert, rows)
-            # Every sequence passes each layer once, in order, whole or layer by layer.
-            self._count[name] += 1
-            self.rows.setdefault(name, []).append(self._last[2])
-
-        return note
-
-    def close(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-
-
 def _inputs(job: Job, texts: Sequence[Text], modules: set[str], tokens: int) -> dict[str, list[torch.Tensor]]:
     """Return each module's inputs in parts, float32, (tokens, in); modules with the same input share memory.
 
@@ -127,11 +87,9 @@ def _inputs(job: Job, texts: Sequence[Text], modules: set[str], tokens: int) -> 
     places = [(number, place) for number, text in enumerate(texts) for place in text.counted]
     spread = torch.linspace(0, len(places) - 1, min(tokens, len(places))).long().tolist()
     chosen = [torch.tensor([places[i][1] for i in spread if places[i][0] == number]) for number in range(len(texts))]
-    decoding = decoder(job.model, job.hardware, job.settings.calibration.layerwise, job.progress.detail)
-    notes = _Notes(decoding.model, modules, chosen)
-    decoding.run([list(text.tokens) for text in texts], None, job.progress.detail)
-    notes.close()
-    return notes.rows
+    sequences = [list(text.tokens) for text in texts]
+    layerwise = job.settings.calibration.layerwise
+    return inputs_at(chosen, sequences, modules, job.model, job.hardware, layerwise, job.progress.detail)
 
 
 def _error(pair: Pair, module: str, x: torch.Tensor) -> LayerError:
@@ -155,27 +113,3 @@ def snr_db(signal: torch.Tensor, output: torch.Tensor) -> float:
     if noise <= power * 1e-20:
         return 200.0
     return 10 * math.log10(power / noise) if power > 0 and math.isfinite(noise) else -200.0
-
-
-def activation_scheme(config: Quantization) -> SchemeConfig | None:
-    """Return the compressed-tensors scheme of a checkpoint's activations; None if they are not quantized."""
-    for group in (config.get("config_groups") or {}).values():
-        return group.get("input_activations") or None
-    return None
-
-
-def is_known(scheme: SchemeConfig) -> bool:
-    """Return whether `rounded_inputs` covers this scheme: eight bits, symmetric, a scale per tensor or per token."""
-    strategy = "token" if scheme.get("dynamic") else "tensor"
-    return int(scheme["num_bits"]) == 8 and bool(scheme.get("symmetric", True)) and scheme["strategy"] == strategy
-
-
-def rounded_inputs(x: torch.Tensor, scheme: SchemeConfig, static: torch.Tensor | None) -> torch.Tensor:
-    """Round activations of shape (tokens, in) as the format does: by the static scale, else by one per token."""
-    kind = scheme["type"]
-    largest = (E4M3 if kind == "float" else INT8).largest
-    scale = x.abs().amax(1, keepdim=True) / largest if static is None else static
-    scaled = x / scale.clamp_min(1e-30)
-    if kind == "float":
-        return scaled.clamp(-largest, largest).to(torch.float8_e4m3fn).float() * scale
-    return scaled.round().clamp(-largest - 1, largest) * scale

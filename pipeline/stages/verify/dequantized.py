@@ -1,18 +1,25 @@
 """Log-probabilities of the canary's texts from a checkpoint's dequantized weights, computed by transformers.
 
-They hold what rounding the weights does to the answers, so that only kernels and the rounding of activations separate
-them from those of the served checkpoint (see `canary`).
+They hold what rounding weights and activations does to the answers, so that only kernels separate them from those of
+the served checkpoint (see `canary`). They are computed in float32, with the inputs of quantized Linears rounded as the
+format rounds them. A server rounds to BF16 in between. What that does to a model's answers is a matter of the model: a
+trained one may damp it, or have activations so large that a last bit moves others across a step of their format. So it
+is measured: the answers are computed again with every module's output rounded to BF16, and the distance of the two is
+the noise of a faultless server.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from pipeline.errors import InputError, MissingTensor, PipelineError
+from pipeline.hardware.probe import probe
+from pipeline.models.activations import activation_scheme, is_known, rounded_inputs
 from pipeline.models.dequantize import Tensors, Weights
 from pipeline.models.forward import fits
+from pipeline.models.headers import quantization_config
 from pipeline.models.loading import load_model, release_memory
 from pipeline.models.tokenizer import load_tokenizer
 from pipeline.results.verify import CanaryAnswers
@@ -21,10 +28,18 @@ from pipeline.stages.verify.outcomes import NotCompared
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pipeline.hardware.probe import Hardware
     from pipeline.job import Job
 
 
-def reference(job: Job, texts: Sequence[str]) -> CanaryAnswers:
+class Dequantized(NamedTuple):
+    """Answers in float32, and those of the same weights with every module's output rounded to BF16."""
+
+    answers: CanaryAnswers
+    rounded: CanaryAnswers
+
+
+def reference(job: Job, texts: Sequence[str]) -> Dequantized:
     """Return the tokens of the texts and their log-probabilities.
 
     Raises:
@@ -37,10 +52,12 @@ def reference(job: Job, texts: Sequence[str]) -> CanaryAnswers:
         # Of the variant before; this one's is started next.
         job.serving.stop()
         release_memory()
-    if not fits(job.model.folder, job.hardware):
-        raise NotCompared("the model does not fit into the free memory beside the server")
+    places = (job.hardware, probe("cpu"))
+    place = next((each for each in places if fits(job.model.folder, each, torch.float32)), None)
+    if place is None:
+        raise NotCompared("the model does not fit into the free memory in float32")
     try:
-        return _answers(job, texts)
+        return _both(job, texts, place)
     except (MissingTensor, InputError) as error:
         raise NotCompared(error.problem) from error
     except (NotCompared, PipelineError):
@@ -52,20 +69,54 @@ def reference(job: Job, texts: Sequence[str]) -> CanaryAnswers:
         release_memory()
 
 
-def _answers(job: Job, texts: Sequence[str]) -> CanaryAnswers:
+def _both(job: Job, texts: Sequence[str], place: Hardware) -> Dequantized:
     trust = job.settings.model.trust_remote_code
     tokenizer = load_tokenizer(job.checkpoint, trust_remote_code=trust)
-    model = load_model(job.model.folder, job.hardware, trust_remote_code=trust, linear_experts=True)
-    _set_weights(model, Weights(job.checkpoint, job.hardware.device), Tensors(job.checkpoint, job.hardware.device))
+    model = load_model(job.model.folder, place, trust_remote_code=trust, dtype=torch.float32, linear_experts=True)
+    images, stored = Weights(job.checkpoint, place.device), Tensors(job.checkpoint, place.device)
+    _set_weights(model, images, stored)
+    _round_inputs(job, model, images, stored)
+    sequences = [tokenizer(text).input_ids for text in texts]
+    answers = _answers(model, sequences)
+    for module in model.modules():
+        if module is not model:
+            module.register_forward_hook(_to_bf16)
+    return Dequantized(answers, _answers(model, sequences))
+
+
+def _answers(model: Any, sequences: Sequence[list[int]]) -> CanaryAnswers:
     tokens: list[int] = []
     logprobs: list[float] = []
     with torch.inference_mode():
-        for text in texts:
-            ids = torch.tensor([tokenizer(text).input_ids], device=job.hardware.device)
+        for sequence in sequences:
+            ids = torch.tensor([sequence], device=model.device)
             found = model(ids, use_cache=False).logits[0, :-1].float().log_softmax(-1)
             tokens += ids[0, 1:].tolist()
             logprobs += found.gather(1, ids[0, 1:, None])[:, 0].tolist()
     return CanaryAnswers(tokens=tuple(tokens), logprobs=tuple(logprobs))
+
+
+def _to_bf16(module: Any, inputs: Any, output: Any) -> Any:
+    if isinstance(output, tuple):
+        return tuple(_to_bf16(module, inputs, each) for each in output)
+    is_rounded = isinstance(output, torch.Tensor) and output.dtype == torch.float32
+    return output.bfloat16().float() if is_rounded else output
+
+
+def _round_inputs(job: Job, model: Any, images: Weights, stored: Tensors) -> None:
+    """Let the quantized Linears round their inputs as the format does, where that is known."""
+    scheme = activation_scheme(quantization_config(job.checkpoint))
+    if scheme is None or not is_known(scheme):
+        return
+    modules = dict(model.named_modules())
+    for name in images.modules:
+        scale = stored[f"{name}.input_scale"].float() if f"{name}.input_scale" in stored else None
+
+        def rounded(_: Any, inputs: tuple[torch.Tensor], scale: torch.Tensor | None = scale) -> tuple[torch.Tensor]:
+            flat = inputs[0].reshape(-1, inputs[0].shape[-1])
+            return (rounded_inputs(flat, scheme, scale).view_as(inputs[0]),)
+
+        modules[name].register_forward_pre_hook(rounded)
 
 
 def _set_weights(model: Any, images: Weights, stored: Tensors) -> None:

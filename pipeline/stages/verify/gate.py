@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,11 +31,13 @@ from pipeline.results.verify import (
     WeightError,
 )
 from pipeline.stages.verify import activation_scales, canary, file_sizes
+from pipeline.stages.verify.inputs import of_texts
 from pipeline.stages.verify.outcomes import Broken, Failed, NotCompared
 from pipeline.stages.verify.weights import changed, compare, nearest_errors
 
 if TYPE_CHECKING:
     from pipeline.job import Job
+    from pipeline.stages.verify.dequantized import Dequantized
 
 CANARIES = (
     "The capital of France is",
@@ -63,7 +66,7 @@ class Findings:
     canary_kernels: CanaryDistance | None = None
     server: ServerFacts | None = None
     # Answers of the dequantized weights; None if they were not computed. BF16's; None if it was not served.
-    dequantized: CanaryAnswers | None = None
+    dequantized: Dequantized | None = None
     reference: CanaryAnswers | None = None
 
 
@@ -246,7 +249,9 @@ def weights(job: Job, found: Findings) -> str:
     quant = job.settings.quant
     if quant.engine == "none":
         return "as they were"
-    found.weight_errors = errors = compare(job.checkpoint, job.model.folder, quant)
+    found.weight_errors = errors = compare(
+        job.checkpoint, job.model.folder, quant, partial(of_texts, job, canary.TEXTS)
+    )
     worst = max(errors, key=lambda each: each.excess, default=None)
     if worst is None:
         raise Failed("no quantized weight could be compared")
@@ -313,10 +318,10 @@ def _not_compared(reason: str) -> str:
 
 def _beside_weights(job: Job, found: Findings, answers: CanaryAnswers, layers: int) -> str:
     """Compare the served answers with those of the dequantized weights; empty if these are not known."""
-    reference = found.dequantized
-    if reference is None or answers.tokens != reference.tokens:
+    if found.dequantized is None or answers.tokens != found.dequantized.answers.tokens:
         return ""
-    limit = canary.allowed_of_kernels(job.settings, layers, reference.logprobs)
+    reference, rounded = found.dequantized
+    limit = canary.allowed_of_kernels(job.settings, layers, reference.logprobs, rounded.logprobs)
     seen = canary.distance(reference.logprobs, answers.logprobs)
     found.canary_kernels = CanaryDistance(distance=seen, allowed=limit, tokens=len(answers.tokens))
     said = f"{seen:.4f} away from those of the dequantized weights, {limit:.4f} would be explained by kernels"

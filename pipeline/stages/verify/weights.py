@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,14 +16,25 @@ from pipeline.models.mappings import ENGINE
 from pipeline.results.verify import PartError, WeightError
 
 if TYPE_CHECKING:
+    import torch
+
     from pipeline.models.pair import Pair
 
+Inputs = Callable[[set[str]], Mapping[str, "torch.Tensor"]]
 
-def compare(folder: Path, source: Path, quant: QuantSettings) -> list[WeightError]:
+
+def compare(folder: Path, source: Path, quant: QuantSettings, inputs: Inputs | None = None) -> list[WeightError]:
     """Return each quantized module's errors (see `rounding`), and the limits for its format and algorithm.
 
     Rescaled weights are compared with their factors divided out, so that the errors of one format mean the same
-    whatever algorithm made it.
+    whatever algorithm made it. Rows that GPTQ moved far on purpose are judged by their outputs (`heavy_rows`).
+
+    Args:
+        folder: the quantized checkpoint.
+        source: the BF16 checkpoint.
+        quant: how the one was made of the other.
+        inputs: returns inputs of modules in the BF16 model, (tokens, in), as far as they are known; called for those
+            whose weights are farther away than explained, if there are any.
 
     Raises:
         UnknownFormat: if the weights of the format or the model cannot be compared.
@@ -36,21 +48,35 @@ def compare(folder: Path, source: Path, quant: QuantSettings) -> list[WeightErro
         raise UnknownFormat(f"how {quant.title} rounds")
     # Billions of weights take a minute on a CPU, and seconds on a GPU.
     pair = Pair(folder, source, quant, "cuda" if torch.cuda.is_available() else "cpu")
-    return [_compared(pair, module) for module in pair.images.modules if f"{module}.weight" in pair.before]
+    found = [_compared(pair, module) for module in pair.images.modules if f"{module}.weight" in pair.before]
+    suspects = {each.module for each in found if each.excess > 1}
+    if not suspects or inputs is None or quant.algorithm not in rounding.COMPENSATING:
+        return found
+    seen = inputs(suspects)
+    return [_beside_outputs(pair, each, seen[each.module]) if each.module in seen else each for each in found]
 
 
-def _compared(pair: Pair, module: str) -> WeightError:
-    original, image = pair.before[f"{module}.weight"].float(), pair.images[module]
-    if original.shape != image.shape:
-        return WeightError(module=module, error=math.inf, allowed=0, factor_error=math.inf)
-    group, algorithm, factors = pair.quant.effective_group_size, pair.quant.algorithm, pair.factors
-    scale = factors.of(module)
+def _weights(pair: Pair, module: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return a module's weight, its image, and the weight rounded to nearest, with the factors divided out."""
+    original, scale = pair.before[f"{module}.weight"].float(), pair.factors.of(module)
     scheme = pair.images.block_format(module) or str(pair.quant.scheme)
-    image, nearest = image / scale, rounding.rounded(original * scale, scheme, group) / scale
-    if (dead := pair.dead(module)) is not None:
-        original, image, nearest = (each.masked_fill(dead, 0) for each in (original, image, nearest))
+    nearest = rounding.rounded(original * scale, scheme, pair.quant.effective_group_size) / scale
+    found = (original, pair.images[module] / scale, nearest)
+    if (dead := pair.dead(module)) is None:
+        return found
+    return found[0].masked_fill(dead, 0), found[1].masked_fill(dead, 0), found[2].masked_fill(dead, 0)
+
+
+def _compared(pair: Pair, module: str, set_aside: torch.Tensor | None = None) -> WeightError:
+    """Return the errors of a module; of one with huge inputs, without the heavy rows that are set aside."""
+    if pair.before[f"{module}.weight"].shape != pair.images[module].shape:
+        return WeightError(module=module, error=math.inf, allowed=0, factor_error=math.inf)
+    original, image, nearest = _weights(pair, module)
+    if set_aside is not None:
+        original, image, nearest = (each[~set_aside] for each in (original, image, nearest))
+    group, algorithm, factors = pair.quant.effective_group_size, pair.quant.algorithm, pair.factors
     limit = rounding.limits(original, nearest, group, algorithm)
-    parts = rounding.worst_parts(original, image, nearest, group, algorithm)
+    parts = rounding.worst_parts(original, image, nearest, group, algorithm, beside_huge=set_aside is not None)
     if module in factors.pairs:
         # Other engines' AWQ clips the largest weights after scaling.
         clipped = rounding.CLIPPED if pair.quant.engine != ENGINE else 0.0
@@ -65,6 +91,20 @@ def _compared(pair: Pair, module: str) -> WeightError:
         allowed_factor_error=limit.factor_error,
         parts=tuple(PartError(**part._asdict()) for part in parts),
     )
+
+
+def _beside_outputs(pair: Pair, known: WeightError, inputs: torch.Tensor) -> WeightError:
+    """Judge a module with huge inputs: its heavy rows by their outputs, and the others by their weights."""
+    if not math.isfinite(known.error) or not rounding.has_huge(inputs):
+        return known
+    original, image, nearest = _weights(pair, known.module)
+    inputs = inputs.to(original.device)
+    heavy = rounding.heavy_rows(original, nearest, inputs)
+    others = _compared(pair, known.module, heavy)
+    if not bool(heavy.any()):
+        return others
+    part = rounding.worst_outputs(original, image, nearest, inputs, heavy)
+    return others.model_copy(update={"parts": (*others.parts, PartError(**part._asdict()))})
 
 
 def nearest_errors(source: Path, modules: set[str], quant: QuantSettings) -> list[float]:

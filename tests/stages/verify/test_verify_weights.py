@@ -255,3 +255,40 @@ def test_rounding_twice_changes_nothing() -> None:
     for scheme in ("FP8", "FP8_DYNAMIC", "NF4"):
         once = rounding.rounded(weight, scheme, SCHEMES[scheme].group)
         assert torch.allclose(rounding.rounded(once, scheme, SCHEMES[scheme].group), once, rtol=1e-5)
+
+
+def moved_row(folder: Path, row: int, steps: int) -> torch.Tensor:
+    """Move every weight of a row by so many steps of INT8, as GPTQ does for a huge input; return the directions."""
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    weight = tensors[f"{MODULE}.weight"]
+    signs = torch.tensor([1, -1], dtype=weight.dtype).repeat(weight.shape[1] // 2)
+    weight[row] = (weight[row].int() + steps * signs).clamp(-127, 127).to(weight.dtype)
+    save_file(tensors, path, metadata={"format": "pt"})
+    return signs.float()
+
+
+@pytest.mark.parametrize(
+    ("huge", "is_lost", "passes"),
+    [(1000.0, True, True), (1.0, True, False), (1000.0, False, False)],
+    ids=["moved for a huge input", "no huge input", "another row's input is huge"],
+)
+def test_what_gptq_moves_for_a_huge_input_is_judged_by_outputs(
+    huge: float, is_lost: bool, passes: bool, made, tmp_path: Path
+) -> None:
+    """Massive activations: the row that loses most to rounding is moved far, and its outputs are the better for it."""
+    job, row = made("quant=int8_dynamic", "quant.algorithm=gptq"), 7
+    folder = Path(shutil.copytree(job.checkpoint, tmp_path / "moved"))
+    quant = job.settings.quant
+    moved = moved_row(folder, row, 8)
+    (found,) = [each for each in compare(folder, CHECKPOINT, quant) if each.module == MODULE]
+    assert found.excess > 1 and found.parts[0].place == f"row {row}"
+    # The row loses most at the huge input, and its move changes nothing there: neighbours move by opposite steps.
+    original = load_file(CHECKPOINT / "model.safetensors")[f"{MODULE}.weight"].float()
+    error = rounding.rounded(original, str(quant.scheme), None) - original
+    lost = error[row if is_lost else row + 1].view(-1, 2).mean(1).repeat_interleave(2)
+    inputs = torch.randn(64, original.shape[1], generator=torch.Generator().manual_seed(0))
+    inputs[0] = huge * lost / lost.norm() * original.shape[1] ** 0.5
+    assert float((inputs[0] @ moved).abs()) < 1e-2 * huge
+    seen = compare(folder, CHECKPOINT, quant, lambda modules: dict.fromkeys(modules, inputs))
+    assert ({each.module for each in seen if each.excess > 1} == set()) is passes
