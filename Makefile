@@ -21,7 +21,7 @@ LIST := [$(subst $(EMPTY) $(EMPTY),$(COMMA),$(strip $(RUN)))]
 GIVEN := $(if $(MODEL),'model=$(MODEL)') $(if $(EXPERIMENT),experiment=$(EXPERIMENT))
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock run all compare gate $(STAGES) demo-model config docs lint test test-slow mutants clean
+.PHONY: help install lock run all compare gate $(STAGES) demo-model config docs lint test test-slow mutants reliability clean
 
 help: ## This list
 	@echo "make compare MODEL=<hub id or folder>   BF16 and the study's formats of your model, one report"
@@ -91,6 +91,9 @@ test-slow: $(INSTALLED) ## The proofs that take minutes
 
 mutants: $(INSTALLED) ## A mutation run: do the nearest tests fail where the code is changed? (hours; resumable)
 	@$(PY) -m tools.mutants $(ARGS)
+
+reliability: $(INSTALLED) ## Kill runs, fill disks, fuzz readers, and write docs/reliability.md (40 minutes; resumable)
+	@$(PY) -m tools.reliability $(ARGS)
 
 docs: $(INSTALLED) ## Write what documents derive from the code (formats, layers, power, schema of report.json) and from docs/results (measured figures)
 	$(PY) -m tools.format_tables

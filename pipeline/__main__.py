@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-import signal
 import sys
 import warnings
+from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -16,6 +17,8 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from rich.markup import escape
 
+from pipeline import interruption
+from pipeline.artifacts.shortages import storage_shortage
 from pipeline.config import RESOURCES, Settings
 from pipeline.config.command_line import translated
 from pipeline.config.compose import compose_variants
@@ -36,6 +39,8 @@ class JobFailed(CompactHydraException):
 def run(config: DictConfig) -> None:
     """Run one Hydra job, of one or several variants."""
     global _exit_code
+    # Launchers of sweeps run jobs in processes of their own.
+    interruption.install()
     hydra_config = HydraConfig.get()
     overrides = list(hydra_config.overrides.task)
     try:
@@ -58,23 +63,28 @@ def _shown(error: PipelineError) -> int:
     return error.exit_code
 
 
-def _terminated(*_: object) -> None:
-    """Stop as on Ctrl-C; finished artifacts are kept."""
-    raise KeyboardInterrupt
-
-
 def main() -> None:
-    """Run the command and exit with its code: 0, or that of the worst failure."""
-    signal.signal(signal.SIGTERM, _terminated)
+    """Run the command and exit with its code: 0, that of the worst failure, or that of the signal that ended it."""
+    interruption.install()
     logging.captureWarnings(True)
     # On import by transformers it warns of missing GPU libraries.
     logging.getLogger("torchao").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
     try:
-        sys.exit(_command(sys.argv[1:]))
-    except KeyboardInterrupt:
-        print("interrupted; finished artifacts are kept, and a rerun continues from there", file=sys.stderr)
-        sys.exit(130)
+        code = _command(sys.argv[1:])
+        interruption.check()
+    except BaseException:
+        # Whatever fails after a signal follows from it.
+        number = interruption.received()
+        if number is None:
+            raise
+        code = interruption.Interrupted(number).exit_code
+        # The terminal may be gone.
+        with contextlib.suppress(OSError):
+            print("interrupted; finished artifacts are kept, and a rerun continues from there", file=sys.stderr)
+        interruption.leave(code)
+    interruption.finish()
+    sys.exit(code)
 
 
 def _command(words: list[str]) -> int:
@@ -94,6 +104,13 @@ def _command(words: list[str]) -> int:
         return _exit_code or _shown(PipelineError(f"{error}."))
     except (HydraException, OmegaConfBaseException) as error:
         return _shown(of_hydra(error, Settings))
+    except OSError as error:
+        # Of Hydra too, which writes the settings before a job begins.
+        outputs = [word.partition("=")[2] for word in sys.argv if word.startswith("outputs=")]
+        refusal = storage_shortage(error, Path(outputs[-1] if outputs else "outputs"))
+        if refusal is None:
+            raise
+        return _shown(refusal)
     except SystemExit as error:
         return _exit_code or (error.code if isinstance(error.code, int) else int(error.code is not None))
     return _exit_code

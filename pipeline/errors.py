@@ -58,6 +58,10 @@ class StageError(PipelineError):
     """The work of a stage failed."""
 
 
+class StorageError(StageError):
+    """The storage of `outputs` is full, read-only or failing: no step can finish, and no variant is at fault."""
+
+
 class Regression(PipelineError):
     """A variant is worse than the stored baseline."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,11 +12,12 @@ import psutil
 
 from pipeline.artifacts.keys import Payload
 from pipeline.artifacts.manifest import Manifest
+from pipeline.artifacts.shortages import free_bytes
 from pipeline.compare.roofline.device import Footprint, limits_of
 from pipeline.compare.roofline.memory_fit import required_bytes
 from pipeline.config import BenchSettings, Command, DatasetSettings, QuantSettings, Settings, Stage
 from pipeline.config.compose import BF16
-from pipeline.errors import PipelineError
+from pipeline.errors import InputError, PipelineError
 from pipeline.hardware.probe import nvidia_smi
 from pipeline.hardware.rules import Vllm
 from pipeline.job import Job
@@ -176,17 +176,35 @@ class Plan:
         short = "; it does not fit" if need > free else ""
         return f"{largest} needs at least {need:.1f} GiB ({counted}), {free:.1f} GiB are free{short}"
 
+    def check_disk(self) -> None:
+        """Refuse a run whose checkpoints do not fit on the disk, before the first is made.
+
+        Raises:
+            InputError: with the sizes.
+        """
+        needed, free = self._checkpoint_bytes(), free_bytes(self.first.outputs)
+        if needed > free:
+            raise InputError(
+                f"outputs={self.first.outputs}: the checkpoints to be made take {needed / GB:.3g} GB, "
+                f"and {free / GB:.3g} GB are free.",
+                "Free some space, set outputs=<a folder on another disk>, or make fewer variants.",
+            )
+
     def _disk(self) -> str:
+        written, free = self._checkpoint_bytes(), free_bytes(self.first.outputs)
+        root = self.first.outputs.resolve()
+        place = next(each for each in (root, *root.parents) if each.exists())
+        short = "; not enough" if written > free else ""
+        return f"checkpoints of {written / GB:.1f} GB, {free / GB:.0f} GB are free in {place}{short}"
+
+    def _checkpoint_bytes(self) -> float:
+        """Return the size of the checkpoints that would be made."""
         written = 0.0
         for step in self.due:
             if step.stage is Stage.QUANTIZE and step.job.settings.quant.scheme is not None:
                 found = _footprint(step.job)
                 written += 0 if isinstance(found, Missing) else found.weight_bytes
-        root = self.first.outputs.resolve()
-        place = next(each for each in (root, *root.parents) if each.exists())
-        free = shutil.disk_usage(place).free / GB
-        short = "; not enough" if written / GB > free else ""
-        return f"checkpoints of {written / GB:.1f} GB, {free:.0f} GB are free in {place}{short}"
+        return written
 
     def _downloads(self) -> Iterator[str]:
         """Yield what the hub is asked for and its cache does not hold."""

@@ -40,6 +40,9 @@ class Inert:
         return Measurement.get(console, options, self.shown)
 
 
+from pipeline import interruption
+
+
 class Progress:
     """Terminal output of one run, on standard error; standard output is reserved for results."""
 
@@ -79,6 +82,11 @@ class Progress:
             self.say(f"  {escape(f'{name:<32}')} {mark} {time.monotonic() - started:7.1f} s")
 
     def detail(self, text: str) -> None:
-        """Show the current activity of the step on a transient line."""
+        """Show the current activity of the step on a transient line.
+
+        Raises:
+            Interrupted: if the run is to end, and what the step calls kept it from noticing.
+        """
+        interruption.check()
         if self._status is not None:
             self._status.update(Inert(Text(f"{self._step}: {text}")))

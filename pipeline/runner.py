@@ -9,8 +9,10 @@ With a budget, each round of measurements follows from the results of the rounds
 
 from __future__ import annotations
 
+import traceback
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import chain, count
 from pathlib import Path
 from random import Random
@@ -18,13 +20,13 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
-from pipeline import feasibility
-from pipeline.artifacts import provenance
+from pipeline import feasibility, interruption, waiting_threads
+from pipeline.artifacts import kill_notice, provenance
 from pipeline.artifacts.keys import Digests
 from pipeline.artifacts.workspace import Artifact, Workspace
 from pipeline.config import Command, Settings, Stage
 from pipeline.config.compose import unapplied
-from pipeline.errors import NotApplicable, PipelineError
+from pipeline.errors import NotApplicable, PipelineError, StorageError
 from pipeline.feasibility import OFFLINE
 from pipeline.hardware import gpu_turn
 from pipeline.hardware.gpus import gpu_of
@@ -32,6 +34,7 @@ from pipeline.hardware.probe import Hardware, probe
 from pipeline.hardware.rules import Vllm
 from pipeline.job import Job, module_of
 from pipeline.models import existing, preflight
+from pipeline.models.loading import release_memory
 from pipeline.models.shapes import with_group_size
 from pipeline.models.source import ModelSource
 from pipeline.progress import Progress
@@ -67,7 +70,7 @@ class Runner:
         self.requested = first.stage
         self.dry_run = first.dry_run
         self.progress = Progress()
-        self.workspace = Workspace(first.outputs)
+        self.workspace = Workspace(first.outputs, hashes=first.verify == "full")
         hardware = probe(first.hardware.device)
         digests = Digests(first.outputs / ".cache" / "digests.json")
         model = ModelSource(first.model, first.outputs / ".cache", digests)
@@ -167,12 +170,16 @@ class Runner:
     def execute(self) -> int:
         """Run every step that is due; return the exit code."""
         hardware = self.jobs[0].hardware
+        waiting_threads.settle()
         self._warn()
         if Command.CAPABILITIES in self.requested:
             capabilities.show(hardware, self.vllm, self.gpu, self.progress.console)
             if len(self.requested) == 1:
                 return 0
-        self._describe(self._planned())
+        plan = self._planned()
+        self._describe(plan)
+        plan.check_disk()
+        self._sweep()
         block = 0
         self._take_turn()
         self._import_vllm()
@@ -306,27 +313,40 @@ class Runner:
         is_offline = stage is Stage.QUANTIZE or (stage is Stage.VERIFY and Stage.QUANTIZE in self._wanted(job))
         return self.unmade.get(str(job.variant)) or ("" if is_offline else job.unserved)
 
+    def _sweep(self) -> None:
+        """Remove what killed runs left in the making, and say so: memory may run out again."""
+        for name in self.workspace.sweep(self.jobs[0].settings.model.name):
+            self.progress.say(escape(f"  {name}: an earlier run was ended by force while making it; it starts anew"))
+
     def _do(self, job: Job, stage: Stage) -> None:
-        """Run a step unless its artifact is up to date; record a failure for every variant that it affects."""
+        """Run a step unless its artifact is up to date; record a failure for every variant that it affects.
+
+        Raises:
+            StorageError: if `outputs` cannot be written, which no other variant would mend.
+        """
+        interruption.check()
         artifact = job.artifact(stage)
         if self.workspace.why(artifact) is None:
             return
         try:
-            with self.workspace.claim(artifact, lambda: self._say_waiting(artifact)) as why:
+            with self.workspace.claim(artifact, partial(self._say_waiting, artifact)) as why:
                 if why is None:
                     self.progress.say(f"  {artifact.name:<32} made by another run")
                 else:
                     self._make(job, stage, why)
         except NotApplicable as reason:
             self.not_applicable |= dict.fromkeys(self._affected(job, stage), str(reason))
+        except StorageError:
+            raise
         except PipelineError as error:
+            _free(error)
             for variant in self._affected(job, stage):
                 self.failures[variant] = error
                 self.failed_stages[variant].add(stage)
             self.progress.say(f"  [red]{artifact.name} failed:[/] {escape(error.problem)}")
 
-    def _say_waiting(self, artifact: Artifact) -> None:
-        self.progress.say(f"  {artifact.name:<32} waiting: another run is making it")
+    def _say_waiting(self, artifact: Artifact, holder: str) -> None:
+        self.progress.say(escape(f"  {artifact.name:<32} waiting: {holder} is making it"))
 
     def _make(self, job: Job, stage: Stage, why: str) -> None:
         artifact = job.artifact(stage)
@@ -334,6 +354,7 @@ class Runner:
             self.progress.say(f"  {artifact.name}: redo, {why}")
         context = provenance.context(job.settings, job.hardware, job.overrides)
         with (
+            kill_notice.during(artifact.name, artifact.stage),
             self.progress.step(artifact.name),
             self.workspace.making(artifact, context) as draft,
         ):
@@ -355,6 +376,15 @@ class Runner:
         for variant, error in self.failures.items():
             self.progress.say(f"[red]{variant} failed:[/] {escape(str(error))}")
         return max((error.exit_code for error in self.failures.values()), default=0)
+
+
+def _free(error: BaseException) -> None:
+    """Release the memory that a failed step still holds: its local variables, by the traceback of its error."""
+    cause: BaseException | None = error
+    while cause is not None:
+        traceback.clear_frames(cause.__traceback__)
+        cause = cause.__cause__ or cause.__context__
+    release_memory()
 
 
 def _set_references(jobs: Iterable[Job]) -> None:

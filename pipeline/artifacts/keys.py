@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -12,6 +13,9 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from pydantic import BaseModel
+
+from pipeline.errors import InputError
+from pipeline.json_files import read_json_object
 
 # The identity of an artifact, as plain data: whatever its content depends on, and nothing else.
 Payload = dict[str, Any]
@@ -85,10 +89,9 @@ class Digests:
         known = self._read()
         if mark not in known:
             known[mark] = sha256_of(path)
-            self.cache.parent.mkdir(parents=True, exist_ok=True)
-            partial = self.cache.with_suffix(f".{os.getpid()}")
-            partial.write_text(json.dumps(known, indent=1))
-            partial.rename(self.cache)
+            # Without it the file is only read again; what must be written says what is wrong.
+            with contextlib.suppress(OSError):
+                self._write(known)
         return str(known[mark])
 
     def of_folder(self, folder: Path) -> dict[str, str]:
@@ -96,8 +99,17 @@ class Digests:
         paths = sorted(p for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
         return {path.relative_to(folder).as_posix(): self.of(path) for path in paths}
 
+    def _write(self, known: Mapping[str, str]) -> None:
+        self.cache.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.cache.with_suffix(f".{os.getpid()}")
+        try:
+            partial.write_text(json.dumps(known, indent=1))
+            partial.rename(self.cache)
+        finally:
+            partial.unlink(missing_ok=True)
+
     def _read(self) -> dict[str, str]:
         try:
-            return dict(json.loads(self.cache.read_text()))
-        except (OSError, ValueError):
+            return read_json_object(self.cache)
+        except InputError:
             return {}

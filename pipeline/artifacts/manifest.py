@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 from typing_extensions import TypedDict
 
 from pipeline.artifacts.keys import Payload
 from pipeline.errors import InputError
+from pipeline.json_files import read_json_object
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -59,19 +59,29 @@ class Manifest(BaseModel):
     files: dict[str, FileRecord] = {}
 
 
+class DamagedManifest(InputError):
+    """A manifest cannot be read."""
+
+
 def read_manifest(folder: Path) -> Manifest | None:
     """Read the manifest of a folder; None without one.
 
     Raises:
         InputError: on another schema version.
+        DamagedManifest: if it is no manifest.
     """
     path = folder / MANIFEST
     if not path.is_file():
         return None
-    content = json.loads(path.read_text())
+    content = read_json_object(path, DamagedManifest, "Remove that folder.")
     if content.get("schema_version") != SCHEMA_VERSION:
         raise InputError(
             f"{path} has schema version {content.get('schema_version')}, this release reads {SCHEMA_VERSION}.",
             "Remove that folder, or set outputs=<another folder>.",
         )
-    return Manifest.model_validate(content)
+    try:
+        return Manifest.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise DamagedManifest(f"{path} is no manifest: {where}: {first['msg']}.", "Remove that folder.") from None

@@ -3,27 +3,36 @@
 An artifact is a folder with a `manifest.json`. Its key is the hash of what its content depends on and nothing else, so
 a changed setting leads to another folder and an unchanged one to the same. A folder is filled under a temporary name
 and renamed when complete, with the manifest written last: a folder with a manifest is finished, even after a kill. A
-lock per artifact lets several processes share one `outputs/`.
+lock per artifact lets several processes share one `outputs/`; where the storage has no locks that hold, two may make
+the same artifact, and the one that is there first stays.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from pipeline import interruption
+from pipeline.artifacts import locks
 from pipeline.artifacts.keys import Payload, canonical, changed_fields, key_of, sha256_of
-from pipeline.artifacts.manifest import MANIFEST, FileRecord, Manifest, Status, read_manifest
+from pipeline.artifacts.manifest import MANIFEST, DamagedManifest, FileRecord, Manifest, Status, read_manifest
+from pipeline.artifacts.shortages import shortage, storage_shortage
 from pipeline.config.file_names import file_name
-from pipeline.errors import InputError, NotApplicable, PipelineError, StageError
+from pipeline.errors import InputError, NotApplicable, PipelineError, StorageError
+
+# Name of a draft: that of its artifact, and the process that fills it.
+DRAFT = re.compile(r"\.(.+)\.\d+(?:\.old)?\.tmp")
 
 
 def user_cache(name: str, variable: str) -> Path:
@@ -62,9 +71,16 @@ class Artifact(BaseModel):
 class Workspace:
     """The folder of all artifacts."""
 
-    def __init__(self, root: Path) -> None:
-        """Use `root`, which need not exist."""
+    def __init__(self, root: Path, *, hashes: bool = False) -> None:
+        """Use `root`, which need not exist.
+
+        Args:
+            root: the folder.
+            hashes: compare the content of finished files with the manifests, once each, and not only their sizes.
+        """
         self.root = root
+        self.hashes = hashes
+        self._hashed: set[Path] = set()
 
     def artifact(self, stage: str, model: str, variant: str | None, payload: Payload) -> Artifact:
         """Return the artifact with this identity, finished or not."""
@@ -89,108 +105,188 @@ class Workspace:
 
     def why(self, artifact: Artifact) -> str | None:
         """Return the reason to make the artifact, or None if it is up to date."""
-        manifest = artifact.manifest()
+        try:
+            manifest = artifact.manifest()
+        except DamagedManifest:
+            return f"{MANIFEST} cannot be read"
         if manifest is not None:
-            damage = _damage(artifact.folder, manifest)
+            damage = self._damage(artifact.folder, manifest)
             if manifest.status == "ok" and not damage:
                 return None
             return damage or f"{manifest.status} before"
-        others = [
-            other
-            for folder, other in self.manifests(artifact.model, artifact.stage)
-            if other.variant == artifact.variant
-            and folder != artifact.folder
-            and all(other.payload.get(name) == artifact.payload.get(name) for name in ("block", "part"))
-        ]
+        try:
+            others = [
+                other
+                for folder, other in self.manifests(artifact.model, artifact.stage)
+                if other.variant == artifact.variant
+                and folder != artifact.folder
+                and all(other.payload.get(name) == artifact.payload.get(name) for name in ("block", "part"))
+            ]
+        except DamagedManifest:
+            others = []
         if not others:
             return "not there yet"
         return ", ".join(changed_fields(others[-1].payload, artifact.payload)) or "not there yet"
 
+    def _damage(self, folder: Path, manifest: Manifest) -> str | None:
+        """Describe the first file that differs from its record, in content only if that is checked; None without."""
+        for name, record in manifest.files.items():
+            path = folder / name
+            if not path.is_file():
+                return f"{name} is gone"
+            if path.stat().st_size != record.size:
+                return f"{name} has changed: {path.stat().st_size:,} bytes instead of {record.size:,}"
+        if not self.hashes or folder in self._hashed:
+            return None
+        for name, record in manifest.files.items():
+            if sha256_of(folder / name) != record.sha256:
+                return f"{name} has changed: its SHA-256 is another"
+        self._hashed.add(folder)
+        return None
+
     @contextmanager
-    def claim(self, artifact: Artifact, waiting: Callable[[], None] = lambda: None) -> Iterator[str | None]:
+    def claim(self, artifact: Artifact, waiting: Callable[[str], None] = lambda _: None) -> Iterator[str | None]:
         """Lock an artifact and yield the reason to make it, or None if another process made it in the meantime.
 
         The lock is reentrant within a thread, so `making` works inside the block.
 
         Args:
             artifact: the artifact to lock.
-            waiting: called once if another process holds the lock.
+            waiting: called once with the name of the holder if another process holds the lock.
 
         Raises:
-            InputError: if the folder cannot be created.
+            StorageError: if `outputs` cannot be written.
         """
-        from filelock import FileLock, Timeout
-
-        parent = artifact.folder.parent
-        try:
-            parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"outputs={self.root}: {error.strerror}.", "Set outputs=<a folder>.") from None
-        lock = FileLock(parent / f".{artifact.folder.name}.lock", is_singleton=True)
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            waiting()
-            lock.acquire()
-        try:
+        folder = artifact.folder
+        with ExitStack() as stack:
+            try:
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(locks.locked(_lock_of(folder), waiting))
+            except OSError as error:
+                unusable = InputError(f"outputs={self.root}: {error.strerror}.", "Set outputs=<a folder>.")
+                raise storage_shortage(error, self.root) or unusable from None
             yield self.why(artifact)
-        finally:
-            lock.release()
 
     @contextmanager
     def making(self, artifact: Artifact, context: Mapping[str, Any]) -> Iterator[Draft]:
         """Lock and fill an artifact; publish it at the end of the block, complete or as a failure.
 
-        A PipelineError is recorded with its reason and raised again; NotApplicable is a status of its own.
+        A PipelineError is recorded with its reason and raised again; NotApplicable is a status of its own. What fails
+        after a signal that ends the run is not recorded.
 
         Args:
-            artifact: the artifact to make, up to date or not (see `claim`).
+            artifact: the artifact to make (see `claim`); one that is up to date by then stays.
             context: further fields of the manifest (versions, hardware, provenance, overrides).
+
+        Raises:
+            StorageError: if `outputs` cannot be written.
+            StageError: if memory runs out.
         """
-        parent = artifact.folder.parent
+        folder = artifact.folder
         with self.claim(artifact):
-            _sweep(parent, artifact.folder.name)
-            kept = self.kept(artifact)
-            draft = Draft(parent / f".{artifact.folder.name}.{os.getpid()}.tmp", kept)
-            draft.folder.mkdir()
-            started, clock = datetime.now(UTC), time.monotonic()
-
-            def publish(status: Status, reason: str | None = None) -> None:
-                manifest = Manifest(
-                    stage=artifact.stage,
-                    model=artifact.model,
-                    variant=artifact.variant,
-                    status=status,
-                    reason=reason,
-                    key=artifact.key,
-                    payload=artifact.payload,
-                    started=started.isoformat(timespec="milliseconds"),
-                    seconds=round(time.monotonic() - clock, 3),
-                    results=draft.results.model_dump(mode="json", exclude_unset=True) if draft.results else {},
-                    files=dict(_records(draft.folder)),
-                    **context,
-                )
-                _publish(draft.folder, artifact.folder, manifest)
-
+            _sweep(folder)
+            draft = Draft(folder.with_name(f".{folder.name}.{os.getpid()}.tmp"), self.kept(artifact))
+            clock = _Clock()
             try:
+                draft.folder.mkdir()
                 yield draft
-                publish("ok")
-                shutil.rmtree(kept, ignore_errors=True)
-            except NotApplicable as reason:
-                publish("not_applicable", str(reason))
-                raise
-            except PipelineError as error:
-                publish("failed", str(error))
-                raise
-            except OSError as error:
+                self._publish(artifact, draft, clock, context, "ok")
+                shutil.rmtree(draft.kept, ignore_errors=True)
+            except Exception as error:
+                interruption.check()
+                shown = shortage(error, artifact.name, artifact.stage, self.root) or error
+                if isinstance(shown, PipelineError) and not isinstance(shown, StorageError):
+                    self._record_failure(artifact, draft, clock, context, shown)
+                if shown is error:
+                    raise
+                raise shown from error
+            finally:
                 shutil.rmtree(draft.folder, ignore_errors=True)
-                raise StageError(
-                    f"{artifact.name}: {error.strerror or error}: {error.filename or parent}.",
-                    "Free some space or set outputs=<a folder on another disk>; nothing finished was lost.",
-                ) from error
-            except BaseException:
-                shutil.rmtree(draft.folder, ignore_errors=True)
+
+    def _record_failure(
+        self, artifact: Artifact, draft: Draft, clock: _Clock, context: Mapping[str, Any], error: PipelineError
+    ) -> None:
+        """Publish what was made, with the reason for which it is not whole."""
+        if isinstance(error, NotApplicable):
+            status: Status = "not_applicable"
+        else:
+            status = "failed"
+            interruption.check_after_failure()
+        try:
+            self._publish(artifact, draft, clock, context, status, str(error))
+        except OSError as refusal:
+            # Not even the manifest could be written, which also explains the failure.
+            raise shortage(refusal, artifact.name, artifact.stage, self.root) or refusal from error
+
+    def _publish(
+        self,
+        artifact: Artifact,
+        draft: Draft,
+        clock: _Clock,
+        context: Mapping[str, Any],
+        status: Status,
+        reason: str | None = None,
+    ) -> None:
+        """Complete a draft by its manifest and give it its name, unless a whole artifact has it."""
+        manifest = Manifest(
+            stage=artifact.stage,
+            model=artifact.model,
+            variant=artifact.variant,
+            status=status,
+            reason=reason,
+            key=artifact.key,
+            payload=artifact.payload,
+            started=clock.started.isoformat(timespec="milliseconds"),
+            seconds=round(time.monotonic() - clock.began, 3),
+            results=draft.results.model_dump(mode="json", exclude_unset=True) if draft.results else {},
+            files=dict(_records(draft.folder)),
+            **context,
+        )
+        _write(draft.folder, manifest)
+        try:
+            self._rename(draft.folder, artifact)
+        except OSError as error:
+            # Another run, which no lock kept away, was first.
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or self.why(artifact) is not None:
                 raise
+
+    def _rename(self, source: Path, artifact: Artifact) -> None:
+        target = artifact.folder
+        if target.exists():
+            if self.why(artifact) is None:
+                return
+            retired = source.with_suffix(".old.tmp")
+            target.rename(retired)
+            source.rename(target)
+            shutil.rmtree(retired, ignore_errors=True)
+        else:
+            source.rename(target)
+
+    def sweep(self, model: str) -> list[str]:
+        """Remove the drafts of a model's artifacts that killed runs left; return the names of these artifacts.
+
+        Those that a running process is making stay.
+        """
+        found = {
+            draft.with_name(name[1])
+            for draft in (self.root / model).glob("**/.*.tmp")
+            if (name := DRAFT.match(draft.name))
+        }
+        swept = []
+        for folder in sorted(found):
+            with locks.held_if_free(_lock_of(folder)) as is_free:
+                if is_free:
+                    _sweep(folder)
+                    swept.append(folder.name)
+        return swept
+
+
+class _Clock:
+    """The start of a step, as the time of day and for its duration."""
+
+    def __init__(self) -> None:
+        self.started = datetime.now(UTC)
+        self.began = time.monotonic()
 
 
 class Draft:
@@ -207,9 +303,13 @@ class Draft:
         self.results: BaseModel | None = None
 
 
-def _sweep(parent: Path, name: str) -> None:
-    """Remove the temporary folders that killed runs left of this artifact."""
-    for leftover in parent.glob(f".{name}.*.tmp"):
+def _lock_of(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.lock")
+
+
+def _sweep(folder: Path) -> None:
+    """Remove the temporary folders that killed runs left of an artifact."""
+    for leftover in folder.parent.glob(f".{folder.name}.*.tmp"):
         shutil.rmtree(leftover, ignore_errors=True)
 
 
@@ -224,28 +324,10 @@ def _records(folder: Path) -> Iterator[tuple[str, FileRecord]]:
             )
 
 
-def _publish(source: Path, target: Path, manifest: Manifest) -> None:
-    partial = source / f"{MANIFEST}.partial"
+def _write(folder: Path, manifest: Manifest) -> None:
+    partial = folder / f"{MANIFEST}.partial"
     with partial.open("w") as file:
         file.write(manifest.model_dump_json(indent=2))
         file.flush()
         os.fsync(file.fileno())
-    partial.rename(source / MANIFEST)
-    if target.exists():
-        retired = source.with_suffix(".old.tmp")
-        target.rename(retired)
-        source.rename(target)
-        shutil.rmtree(retired, ignore_errors=True)
-    else:
-        source.rename(target)
-
-
-def _damage(folder: Path, manifest: Manifest) -> str | None:
-    """Describe the first file that is missing or differs in size (`verify` checks hashes); None without one."""
-    for name, record in manifest.files.items():
-        path = folder / name
-        if not path.is_file():
-            return f"{name} is gone"
-        if path.stat().st_size != record.size:
-            return f"{name} has changed"
-    return None
+    partial.rename(folder / MANIFEST)

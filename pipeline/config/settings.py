@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -98,6 +98,9 @@ class Settings(SettingsGroup):
     )
     dry_run: bool = Field(False, description="print what would run and why, and stop")
     outputs: Path = Field(Path("outputs"), description="folder of the artifacts")
+    verify: Literal["size", "full"] = Field(
+        "size", description="how files of finished artifacts are compared with their manifests; full: by content too"
+    )
     model: ModelSettings = Field(description="BF16 checkpoint that every variant is made from")
     calibration: CalibrationSettings = Field(
         description="conversations that the BF16 model reads, and how ranges are computed"

@@ -5,7 +5,6 @@ Only the config is read, so costs are known without downloading the model.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
+from pipeline.json_files import parse_json
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 # Bytes of a number in the KV cache, by its dtype.
@@ -36,7 +36,10 @@ def read_config(folder: Path) -> dict[str, Any]:
         OSError: if it is missing.
         ValueError: if it is not a JSON object.
     """
-    return dict(json.loads((folder / CONFIG).read_text()))
+    content = parse_json((folder / CONFIG).read_bytes())
+    if not isinstance(content, dict):
+        raise ValueError(f"{folder / CONFIG} holds no JSON object")
+    return content
 
 
 def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:

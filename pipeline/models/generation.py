@@ -6,10 +6,11 @@ Every engine copies the file byte for byte. Servers started here give requests v
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+
+from pipeline.json_files import parse_json
 
 FILE = "generation_config.json"
 PENALTIES = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
@@ -25,7 +26,7 @@ WITHOUT_LIMIT = '{"max_new_tokens": null}'
 def named(folder: Path) -> dict[str, float]:
     """Return the sampling parameters that a checkpoint's file names, as far as they are not neutral."""
     try:
-        content = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        content = parse_json((folder / FILE).read_bytes())
     except (OSError, ValueError):
         return {}
     return _parameters(content)
@@ -44,7 +45,7 @@ def applied(arguments: Sequence[str], folder: Path) -> dict[str, float]:
     source = given.get(SOURCE, "auto")
     found = {} if source == "vllm" else named(folder if source == "auto" else Path(source))
     try:
-        return found | _parameters(json.loads(given.get(OVERRIDE, "{}")))
+        return found | _parameters(parse_json(given.get(OVERRIDE, "{}")))
     except ValueError:
         return found
 

@@ -8,11 +8,14 @@ import shutil
 import struct
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import TypedDict, TypeGuard
 
 from pipeline.errors import InputError
+from pipeline.json_files import FETCH_AGAIN, parse_json, read_json_object
 
 WEIGHTS = ".safetensors"
+# Longest header that the format allows, in bytes.
+MAX_HEADER = 100_000_000
 MODEL, INDEX = f"model{WEIGHTS}", f"model{WEIGHTS}.index.json"
 # The name of a file in the same folder: no path out of it.
 SHARD = re.compile(r"[\w][\w.+-]*\.safetensors")
@@ -65,12 +68,46 @@ class TensorInfo(TypedDict):
 
 
 def safetensors_header(path: Path) -> dict[str, TensorInfo]:
-    """Return the `dtype`, `shape` and `data_offsets` of every tensor of a safetensors file, without reading any."""
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        header: dict[str, TensorInfo] = json.loads(file.read(length))
-    header.pop("__metadata__", None)
-    return header
+    """Return the `dtype`, `shape` and `data_offsets` of every tensor of a safetensors file, without reading any.
+
+    Source: the safetensors format, https://github.com/huggingface/safetensors#format.
+
+    Raises:
+        InputError: when the file is none.
+    """
+    return _header(path)[0]
+
+
+def _header(path: Path) -> tuple[dict[str, TensorInfo], int]:
+    """Return the header of a safetensors file without its metadata, and the offset of the data."""
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > min(path.stat().st_size, MAX_HEADER):
+                raise ValueError(f"its header would have {length:,} bytes")
+            header = parse_json(file.read(length))
+        if not isinstance(header, dict):
+            raise ValueError("its header is no JSON object")
+        header.pop("__metadata__", None)
+        if wrong := next((name for name, info in header.items() if not _is_info(info)), None):
+            raise ValueError(f"its header describes {wrong[:100]!r} in another way")
+    except (struct.error, ValueError) as error:
+        raise InputError(f"{path} is no safetensors file ({error}).", "Fetch the checkpoint again.") from None
+    return header, 8 + length
+
+
+def _is_info(info: object) -> bool:
+    """Return whether a header entry has a type, a shape of whole numbers, and two offsets in order."""
+    if not isinstance(info, dict) or not isinstance(info.get("dtype"), str):
+        return False
+    shape, offsets = info.get("shape"), info.get("data_offsets")
+    if not (_are_numbers(shape) and _are_numbers(offsets)):
+        return False
+    return len(offsets) == 2 and offsets[0] <= offsets[1]
+
+
+def _are_numbers(value: object) -> TypeGuard[list[int]]:
+    return isinstance(value, list) and all(type(each) is int and each >= 0 for each in value)
 
 
 def read_index(folder: Path) -> dict[str, str] | None:
@@ -82,18 +119,15 @@ def read_index(folder: Path) -> dict[str, str] | None:
     path = folder / INDEX
     if not path.is_file():
         return None
-    try:
-        index = {str(name): str(file) for name, file in json.loads(path.read_text())["weight_map"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    found = read_json_object(path).get("weight_map")
+    if not isinstance(found, dict) or not all(isinstance(file, str) for file in found.values()):
+        raise InputError(f"{path} is no index of shards: its weight_map names no files.", FETCH_AGAIN)
+    if strange := next((file for file in found.values() if not SHARD.fullmatch(file)), None):
         raise InputError(
-            f"{path} is no index of shards ({type(error).__name__}: {error}).", "Fetch that file again."
-        ) from None
-    if strange := next((file for file in index.values() if not SHARD.fullmatch(file)), None):
-        raise InputError(
-            f"{path} names {strange!r}, which is no safetensors file of that folder.",
+            f"{path} names {strange[:200]!r}, which is no safetensors file of that folder.",
             "Do not use this checkpoint unless you know who made it.",
         )
-    return index
+    return found
 
 
 def write_index(folder: Path, names: Sequence[str]) -> None:
@@ -153,20 +187,14 @@ def tensor_infos(folder: Path) -> dict[str, TensorInfo]:
 def check_safetensors(path: Path) -> None:
     """Compare a safetensors file's length with that implied by its header.
 
-    Source: the safetensors format, https://github.com/huggingface/safetensors#format.
-
     Raises:
         InputError: when the file is cut short or has no valid header.
     """
     size = path.stat().st_size
-    try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(length)) if length <= size else {}
-        ends = [item["data_offsets"][1] for name, item in header.items() if name != "__metadata__"]
-        expected = 8 + length + max(ends)
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is no safetensors file ({error}).", "Fetch the checkpoint again.") from None
+    header, start = _header(path)
+    if not header:
+        raise InputError(f"{path} is no safetensors file (it names no tensor).", "Fetch the checkpoint again.")
+    expected = start + max(info["data_offsets"][1] for info in header.values())
     if size != expected:
         raise InputError(
             f"{path} is truncated: {size:,} bytes, its header promises {expected:,}.",

@@ -5,7 +5,6 @@ Only small files are read here (`config.json`, headers of safetensors files), wi
 
 from __future__ import annotations
 
-import json
 import shutil
 from functools import cached_property
 from pathlib import Path
@@ -14,8 +13,10 @@ from typing import Any
 from pipeline.artifacts.keys import Digests, Payload, key_of
 from pipeline.config import ModelSettings
 from pipeline.errors import InputError, hub_unreachable
+from pipeline.json_files import read_json_object
 from pipeline.models import baseline
 from pipeline.models.architecture import CONFIG, text_config
+from pipeline.models.config_types import check_types
 from pipeline.models.contents import QUANTIZATION_FILES, Contents, check, require_weights
 from pipeline.models.safetensors import (
     COMPANIONS,
@@ -78,8 +79,14 @@ class ModelSource:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """Content of config.json."""
-        return content(self.shape_folder / CONFIG)
+        """Content of config.json, its known fields of the types that they are read as.
+
+        Raises:
+            InputError: naming the field that is of another.
+        """
+        found = content(self.shape_folder / CONFIG)
+        check_types(found, self.settings.source)
+        return found
 
     @cached_property
     def outline(self) -> Contents:
@@ -244,7 +251,4 @@ def content(path: Path) -> dict[str, Any]:
     Raises:
         InputError: if it holds no JSON object.
     """
-    try:
-        return dict(json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{path} is not JSON: {error}.", "Fetch the checkpoint again.") from None
+    return read_json_object(path, remedy="Fetch the checkpoint again.")

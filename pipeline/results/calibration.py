@@ -6,7 +6,6 @@ any other untrusted text.
 
 from __future__ import annotations
 
-import json
 import statistics
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -14,6 +13,7 @@ from typing import Annotated, ClassVar
 from pydantic import AfterValidator, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.artifacts.keys import Payload, key_of
+from pipeline.json_files import parse_json
 from pipeline.results.base import Frozen, Missing, Result, other_version
 from pipeline.results.text import clean
 
@@ -273,10 +273,10 @@ class Summary(Result):
 def read_summary(folder: Path) -> Summary | Missing:
     """Return the summary of the calibration in `folder`, or the reason why it is unavailable."""
     try:
-        content = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+        content = parse_json((folder / SUMMARY).read_bytes())
     except FileNotFoundError:
         return Missing(reason=f"this calibration has no {SUMMARY}: it was made by an earlier release")
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError):
         return Missing(reason=f"{SUMMARY} of this calibration cannot be read")
     if reason := other_version(Summary, content):
         return Missing(reason=f"{SUMMARY} {reason}")

@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
+from pipeline.json_files import parse_json
 from pipeline.tasks.conversation_rows import COLUMNS
 
 GZIP = ".gz"
+# Of text, unpacked: some kilobytes of gzip may stand for terabytes.
+MAX_BYTES = 8 << 30
 WAY_OUT = "Name a file of JSON, JSON lines, Parquet, CSV or text (.txt), or one of these compressed (.gz)."
 
 
@@ -32,9 +35,15 @@ def read_rows(path: Path) -> list[Any]:
 
 def _content(path: Path) -> str:
     """Return the text of a file, unpacked, without a byte order mark."""
-    content = path.read_bytes()
+    is_packed = path.name.lower().endswith(GZIP)
     try:
-        return (gzip.decompress(content) if path.name.lower().endswith(GZIP) else content).decode("utf-8-sig")
+        content = bytearray()
+        with gzip.open(path) if is_packed else path.open("rb") as file:
+            while part := file.read(1 << 20):
+                content += part
+                if len(content) > MAX_BYTES:
+                    raise InputError(f"{path} holds more than {MAX_BYTES >> 30} GiB of text.", "Name a part of it.")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text: {error}.", WAY_OUT) from None
     except (OSError, EOFError, zlib.error) as error:
@@ -52,10 +61,10 @@ def _parsed(path: Path, kind: str, text: str) -> list[Any]:
     if not text.strip():
         return []
     try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        if error.msg != "Extra data":
-            raise _not_json(path, error.lineno, error) from None
+        content = parse_json(text)
+    except ValueError as error:
+        if getattr(error, "msg", "") != "Extra data":
+            raise _not_json(path, getattr(error, "lineno", 1), error) from None
         return _lines(path, text)
     if isinstance(content, dict) and kind != ".jsonl":
         return _listed(path, content)
@@ -69,8 +78,8 @@ def _lines(path: Path, text: str) -> list[Any]:
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError as error:
+                rows.append(parse_json(line))
+            except ValueError as error:
                 raise _not_json(path, number, error) from None
     return rows
 
@@ -89,8 +98,9 @@ def _listed(path: Path, content: dict[str, Any]) -> list[Any]:
     return [content]
 
 
-def _not_json(path: Path, line: int, error: json.JSONDecodeError) -> InputError:
-    return InputError(f"{path} is not valid JSON: line {line}, column {error.colno}: {error.msg}.", WAY_OUT)
+def _not_json(path: Path, line: int, error: ValueError) -> InputError:
+    where = f"column {error.colno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else str(error)
+    return InputError(f"{path} is not valid JSON: line {line}, {where}.", WAY_OUT)
 
 
 def _parquet(path: Path) -> list[Any]:

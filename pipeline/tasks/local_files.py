@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import csv
 import io
-import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +23,7 @@ from typing import Any
 
 from pipeline.artifacts.keys import key_of, sha256_of
 from pipeline.errors import InputError
+from pipeline.json_files import parse_json
 
 SETTING = "eval.data_dir"
 LETTERS = "ABCD"
@@ -127,6 +128,8 @@ def ceval(folder: Path, subject: str) -> Splits:
             item = dict(zip(header, row, strict=True))
             _label(path, number, item["answer"])
             texts = {name: item[name] for name in ("question", *LETTERS, "answer")}
+            if not re.fullmatch(r"\d{1,18}", item["id"]):
+                raise _malformed(path, number, f"the id {item['id'][:40]!r}, which is no number")
             found.append({"id": int(item["id"]), **texts, "explanation": item.get("explanation", "")})
         return found
 
@@ -162,7 +165,10 @@ READERS: dict[str, Callable[[Path, str], Splits]] = {
 
 
 def _csv(path: Path) -> list[list[str]]:
-    rows = list(csv.reader(io.StringIO(_text(path), newline="")))
+    try:
+        rows = list(csv.reader(io.StringIO(_text(path), newline="")))
+    except csv.Error as error:
+        raise InputError(f"{SETTING}: {path} is not CSV ({error}).", "Use the files as published.") from None
     if not rows:
         raise _empty(path)
     return rows
@@ -176,7 +182,7 @@ def _jsonl(path: Path, columns: Sequence[str]) -> list[Row]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError as error:
             raise _malformed(path, number, f"not JSON ({error})") from None
         if not isinstance(row, dict) or (missing := [name for name in columns if not isinstance(row.get(name), str)]):
@@ -196,6 +202,8 @@ def _text(path: Path) -> str:
             f"{SETTING}: {path} does not exist.",
             "Name a folder with mmlu/, ceval/, gsm8k/ and humaneval/ (pipeline/tasks/local_files.py lists the files).",
         ) from None
+    except OSError as error:
+        raise InputError(f"{SETTING}: {path} cannot be read ({error.strerror}).", "Name a folder of files.") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{SETTING}: {path} is not UTF-8 text ({error}).", "Save it as UTF-8.") from None
 

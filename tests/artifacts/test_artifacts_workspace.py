@@ -1,5 +1,6 @@
 """An artifact is whole or not there, its key is what it depends on, and a rerun redoes what changed."""
 
+import errno
 import json
 import os
 import signal
@@ -14,8 +15,9 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from pipeline.artifacts.keys import Digests, canonical, changed_fields, key_of
+from pipeline.artifacts.locks import holder, locked
 from pipeline.artifacts.workspace import Workspace
-from pipeline.errors import InputError, NotApplicable, StageError
+from pipeline.errors import InputError, NotApplicable, ServerError, StageError, StorageError
 
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -130,6 +132,148 @@ def test_a_full_disk_is_an_error_with_a_way_out(tmp_path: Path) -> None:
     assert not artifact.folder.exists()
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), r"outputs=.* no space is left \(\d.*GiB free\)"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "the quota is used up .*raise the quota"),
+        (OSError(errno.EROFS, "Read-only file system"), "read-only"),
+        (OSError(errno.ENOSPC, "No space left on device", "/tmp/elsewhere"), "/tmp/elsewhere cannot be written"),
+        (RuntimeError("SafetensorError: I/O error: No space left on device (os error 28)"), "no space is left"),
+        (ValueError("Disk quota exceeded"), "the quota is used up"),
+    ],
+    ids=["full", "quota", "read-only", "elsewhere", "by a number in the text", "by the text"],
+)
+def test_storage_that_cannot_be_written_is_named_however_it_is_reported(
+    tmp_path: Path, error: Exception, said: str
+) -> None:
+    workspace = Workspace(tmp_path)
+    artifact = workspace.artifact("quantize", "demo", "awq", {})
+    with pytest.raises(StorageError, match=said), workspace.making(artifact, {}):
+        raise error
+    assert not artifact.folder.exists(), "the storage is at fault, not the variant"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: 9 bytes."),
+        type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory. Tried to allocate 20.00 GiB."),
+    ],
+    ids=["python", "system", "torch", "gpu"],
+)
+@pytest.mark.parametrize(("stage", "setting"), [("calibrate", "calibration.layerwise=always"), ("eval", "serve.")])
+def test_memory_that_ran_out_names_the_stage_and_what_to_change(
+    tmp_path: Path, error: Exception, stage: str, setting: str
+) -> None:
+    workspace = Workspace(tmp_path)
+    artifact = workspace.artifact(stage, "demo", "awq", {})
+    with pytest.raises(StageError, match=f"{stage} awq: memory ran out.*{setting}"), workspace.making(artifact, {}):
+        raise error
+    manifest = artifact.manifest()
+    assert manifest is not None and manifest.status == "failed"
+
+
+@pytest.mark.parametrize(
+    ("cause", "kind", "said"),
+    [
+        (RuntimeError("I/O error: No space left on device (os error 28)"), StorageError, "outputs=.* no space is left"),
+        (MemoryError(), StageError, "could not make it.*log.*If memory ran out: Lower calibration"),
+    ],
+    ids=["storage", "memory"],
+)
+def test_a_shortage_within_an_engine_is_told(tmp_path: Path, cause: Exception, kind: type, said: str) -> None:
+    artifact = Workspace(tmp_path).artifact("quantize", "demo", "awq", {})
+    with pytest.raises(kind, match=said), Workspace(tmp_path).making(artifact, {}):
+        try:
+            raise cause
+        except Exception as error:
+            raise StageError("The engine could not make it.", "Its log is here.") from error
+
+
+def test_a_server_that_the_kernel_killed_has_the_way_out_for_memory(tmp_path: Path) -> None:
+    artifact = Workspace(tmp_path).artifact("eval", "demo", "awq", {})
+    with pytest.raises(ServerError, match="serve.cpu_kv_cache_gib"), Workspace(tmp_path).making(artifact, {}):
+        raise ServerError("vLLM exited with code -9:", "The whole log is here.")
+    manifest = artifact.manifest()
+    assert manifest is not None and manifest.reason is not None and "serve.cpu_kv_cache_gib" in manifest.reason
+
+
+def test_a_failure_whose_record_finds_no_space_is_one_of_the_storage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    artifact = Workspace(tmp_path).artifact("bench", "demo", "awq", {})
+    with pytest.raises(StorageError), Workspace(tmp_path).making(artifact, {}):
+        monkeypatch.setattr("pipeline.artifacts.workspace._write", full)
+        raise StageError("vLLM ended, since its log could not be written.")
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_content_that_changed_under_the_same_size_is_noticed_on_request(tmp_path: Path) -> None:
+    artifact = make(Workspace(tmp_path), {})
+    (artifact.folder / "result.txt").write_text("y")
+    assert Workspace(tmp_path).why(artifact) is None
+    assert Workspace(tmp_path, hashes=True).why(artifact) == "result.txt has changed: its SHA-256 is another"
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"schema_version": 1}', "[" * 100_000, "\xff"])
+def test_a_manifest_that_cannot_be_read_has_its_artifact_made_again(tmp_path: Path, content: str) -> None:
+    workspace = Workspace(tmp_path)
+    artifact = make(workspace, {})
+    (artifact.folder / "manifest.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(InputError, match=r"manifest\.json"):
+        artifact.manifest()
+    other = workspace.artifact("bench", "demo", "awq", {"other": 1})
+    if content != "{}":
+        assert workspace.why(artifact) == "manifest.json cannot be read"
+        assert workspace.why(other) == "not there yet"
+        make(workspace, {})
+        assert workspace.why(artifact) is None
+
+
+def test_a_whole_artifact_is_not_replaced_where_no_lock_keeps_two_runs_apart(tmp_path: Path) -> None:
+    """Of two runs the later one finds the other's artifact when it comes to publish, and a server may be using it."""
+    workspace = Workspace(tmp_path)
+    artifact = workspace.artifact("bench", "demo", "awq", {})
+    with workspace.making(artifact, {}) as draft:
+        (draft.folder / "result.txt").write_text("mine")
+        # The lock is reentrant in this thread, as a lock that does not hold is.
+        make(workspace, {}, "theirs")
+        served = (artifact.folder / "result.txt").stat().st_ino
+        draft.folder.mkdir(exist_ok=True)
+    assert (artifact.folder / "result.txt").read_text() == "theirs"
+    assert (artifact.folder / "result.txt").stat().st_ino == served
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+@pytest.mark.filterwarnings("ignore:flock not supported")
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_storage_without_locks_has_files_for_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def unsupported(*_) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", unsupported)
+    path = tmp_path / ".quantize-1.lock"
+    with locked(path), locked(path):
+        assert holder(path) == f"process {os.getpid()}"
+    # A killed process on this host left this one.
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    with locked(path):
+        (lock,) = tmp_path.glob(".quantize-1.*lock") if number == errno.ENOSYS else tmp_path.glob("*.softlock")
+        record = lock.read_text().replace(str(os.getpid()), str(ended.pid), 1)
+    lock.write_text("\n".join(record.split("\n")[:2]) + "\n")
+    said: list[str] = []
+    with locked(path, said.append):
+        pass
+    assert said in ([], [f"process {ended.pid}"])
+
+
 def test_another_schema_version_is_refused(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     artifact = make(workspace, {})
@@ -167,7 +311,8 @@ def test_a_process_that_waited_finds_what_another_one_made(tmp_path: Path) -> No
         assert process.stdout.readline() == "locked\n"
         assert workspace.why(artifact) == "not there yet"
 
-        def waiting() -> None:
+        def waiting(holder: str) -> None:
+            assert holder == f"process {process.pid}"
             process.stdin.write("go on\n")
             process.stdin.flush()
 

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.json_files import parse_json
+
 FILE = "answers.jsonl"
 # Version of the stored answers; a new one invalidates old lines.
 FORMAT = 1
@@ -32,8 +34,8 @@ class Journal:
         if path.is_file():
             for line in path.read_bytes().split(b"\n"):
                 try:
-                    key, answer = json.loads(line)
-                except ValueError:
+                    key, answer = parse_json(line)
+                except (ValueError, TypeError):
                     continue
                 self._known[str(key)].append(answer)
         # Buffered by lines: what was written when a kill comes is with the operating system.

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
+from pipeline import waiting_threads
 from pipeline.artifacts.workspace import user_cache
 from pipeline.config import RESOURCES
 from pipeline.errors import ConfigError, StageError
@@ -183,7 +184,7 @@ def _process(command: list[str], **pipes: Any) -> Iterator[subprocess.Popen[str]
         stdout=subprocess.PIPE,
         encoding="utf-8",
         errors="replace",
-        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | waiting_threads.environment(),
         start_new_session=True,
         **pipes,
     )

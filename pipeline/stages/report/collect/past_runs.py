@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from pipeline.artifacts.manifest import read_manifest
 from pipeline.compare.history import History, RunName, Snapshot, history
 from pipeline.config import Settings, Stage
 from pipeline.errors import InputError, PipelineError
+from pipeline.json_files import parse_json
 from pipeline.results.base import Missing
 from pipeline.results.base import read as read_result
 from pipeline.results.eval import EvalResult
@@ -46,7 +46,7 @@ def read(setting: str, path: Path, model: str) -> Report:
     if found is None:
         raise InputError(f"{setting}={path}: there is no {FILE} of model={model}.", WAY_OUT)
     try:
-        content = json.loads(found.read_text(encoding="utf-8"))
+        content = parse_json(found.read_bytes())
         version = content["schema_version"]
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(f"{setting}={path}: {found} is not a report.", WAY_OUT) from None

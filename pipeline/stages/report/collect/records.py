@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import zipfile
 import zlib
@@ -16,6 +15,7 @@ import numpy as np
 from pipeline.artifacts.manifest import Manifest
 from pipeline.config import Stage
 from pipeline.config.file_names import file_name
+from pipeline.json_files import parse_json
 from pipeline.results.base import Missing, read
 from pipeline.results.bench import BenchResult, Guard, machine_of
 from pipeline.results.eval import EvalResult
@@ -140,7 +140,7 @@ def samples_of(manifest: Manifest, folder: Path, label: str) -> Samples:
         return {"scores": Missing(reason="no samples were stored")}
     try:
         with (folder / name).open(encoding="utf-8") as lines:
-            rows = [json.loads(line) for line in lines if line.strip()]
+            rows = [parse_json(line) for line in lines if line.strip()]
         scores = tuple((str(row["doc_hash"]), float(row["score"])) for row in rows)
         options = [len(row["options"]) for row in rows if row.get("options")]
         cut = tuple((str(row["doc_hash"]), float(row["unfinished"])) for row in rows if "unfinished" in row)

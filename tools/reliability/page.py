@@ -1,0 +1,116 @@
+"""`docs/reliability.md`, from the results alone."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+
+from tools.reliability.command import ROOT, SETTINGS, Results
+from tools.reliability.kills import counted
+
+PAGE = ROOT / "docs" / "reliability.md"
+HEAD = """# Reliability
+
+Written by `make reliability` from its own results; a figure that is not there has not been tried. What is tried is the
+command itself on the demo model, with small settings:
+
+    {settings}
+
+"""
+KINDS = {
+    "kill": (
+        "Killed runs",
+        "A run is killed at a seeded moment within a step, or right before or after it gives an artifact its name; the "
+        "next one goes on from what it left, and is killed at its next moment. After each kill every artifact that is "
+        "visible is whole by its SHA-256, none is marked as failed, no process is left 15 s later, and a run that was "
+        "sent SIGTERM or SIGINT has ended within 10 s with exit code 143 or 130.",
+    ),
+    "round": (
+        "Runs that end after all kills",
+        "The last rerun of a round ends by itself with exit code 0. Its checkpoints are compared byte by byte with "
+        "those of an undisturbed run, and no draft may be left in the outputs.",
+    ),
+    "disk": (
+        "Full and read-only disks",
+        "A file system of its own fills when a stage begins, or is read-only. The message names `outputs`, the reason "
+        "and the free space; what was made before stays as it is; with space again, the rerun ends well.",
+    ),
+    "company": (
+        "Runs that are not alone",
+        "Two runs in one folder make each artifact once; the second says for which process it waits, and goes on "
+        "itself if that one is killed. Beside a busy process a step of quantization takes at most 3 times as long.",
+    ),
+    "fuzz": (
+        "Files that others wrote",
+        "Configs, indexes, headers, tokenizers, conversations, task files, manifests, results, journals, reports and "
+        "answers of a server, with values and bytes replaced: each is read, or refused in the project's own words, "
+        "within bounds of memory.",
+    ),
+}
+
+
+def page(results: Results) -> str:
+    """Return the document."""
+    by_kind = defaultdict(list)
+    for each in results.known.values():
+        by_kind[str(each["kind"])].append(each)
+    rows = [
+        f"| {title} | {_tried(kind, by_kind[kind])} | {_number_lost(by_kind[kind])} |"
+        for kind, (title, _) in KINDS.items()
+        if by_kind[kind]
+    ]
+    table = "\n".join(["| what | tried | lost |", "|---|---:|---:|", *rows, ""])
+    parts = [
+        f"## {title}\n\n{text}\n\n{_details(kind, by_kind[kind], results)}"
+        for kind, (title, text) in KINDS.items()
+        if by_kind[kind]
+    ]
+    return "\n".join([HEAD.format(settings=" ".join(SETTINGS)) + table, *parts]).rstrip() + "\n"
+
+
+def _tried(kind: str, cases: list[dict[str, object]]) -> str:
+    if kind == "fuzz":
+        return f"{sum(_number(each, 'documents') for each in cases):,} documents"
+    return str(sum("skipped" not in each for each in cases))
+
+
+def _number_lost(cases: Iterable[Mapping[str, object]]) -> int:
+    return sum(len(_lost(each)) for each in cases)
+
+
+def _lost(case: Mapping[str, object]) -> list[str]:
+    lost = case["lost"]
+    return [str(each) for each in lost] if isinstance(lost, list) else []
+
+
+def _number(case: Mapping[str, object], name: str) -> int:
+    value = case.get(name)
+    return value if isinstance(value, int) else 0
+
+
+def _details(kind: str, cases: list[dict[str, object]], results: Results) -> str:
+    lines = []
+    if kind == "kill":
+        lines = [
+            "| signal | sent |",
+            "|---|---:|",
+            *(f"| {name} | {number} |" for name, number in counted(results)),
+            "",
+        ]
+        seconds = [each["seconds"] for each in cases if each["number"] != "SIGKILL"]
+        ended = [each for each in seconds if isinstance(each, float)]
+        if ended:
+            lines += [f"The slowest end after SIGTERM or SIGINT took {max(ended):.1f} s.", ""]
+    if kind == "round":
+        lines = [f"{sum(_number(each, 'files') for each in cases)} files of checkpoints were compared.", ""]
+    if kind in ("disk", "company"):
+        lines = [f"* {each['case']}: {_outcome(each)}" for each in cases] + [""]
+    found = [f"* {each['case']}: {reason.splitlines()[0][:200]}" for each in cases for reason in _lost(each)]
+    return "\n".join([*lines, *(["Lost:", "", *found, ""] if found and kind not in ("disk", "company") else [])])
+
+
+def _outcome(case: Mapping[str, object]) -> str:
+    if "skipped" in case:
+        return f"not tried, {case['skipped']}"
+    figures = [f"{name} {value}" for name, value in case.items() if name not in ("case", "kind", "lost")]
+    return "; ".join([*("lost: " + each for each in _lost(case)), *figures]) or "nothing lost"
