@@ -16,6 +16,8 @@ from rich.segment import Segment
 from rich.status import Status
 from rich.text import Text
 
+from pipeline import interruption
+
 # Sequences that a terminal obeys, and characters that it or a reader is misled by: controls and directions of writing.
 OBEYED = re.compile(
     r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?"
@@ -38,9 +40,6 @@ class Inert:
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
         """Return its width."""
         return Measurement.get(console, options, self.shown)
-
-
-from pipeline import interruption
 
 
 class Progress:
