@@ -92,7 +92,7 @@ test-slow: $(INSTALLED) ## The proofs that take minutes
 mutants: $(INSTALLED) ## A mutation run: do the nearest tests fail where the code is changed? (hours; resumable)
 	@$(PY) -m tools.mutants $(ARGS)
 
-reliability: $(INSTALLED) ## Kill runs, fill disks, fuzz readers, and write docs/reliability.md (40 minutes; resumable)
+reliability: $(INSTALLED) ## Kill runs, fill disks, fuzz readers, try the sandbox, and write docs/reliability.md (40 minutes; resumable)
 	@$(PY) -m tools.reliability $(ARGS)
 
 docs: $(INSTALLED) ## Write what documents derive from the code (formats, layers, power, schema of report.json) and from docs/results (measured figures)

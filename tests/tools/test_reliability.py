@@ -103,11 +103,16 @@ def test_results_are_kept_and_the_document_follows_from_them(
     results.add("kill 0.01", **kill, lost=["process vllm"])
     results.add("disk bench", kind="disk", lost=[], skipped="no mount is possible here")
     results.add("readers", kind="fuzz", lost=[], documents=12345)
+    results.add("root: files", kind="sandbox", way="root, namespaces", lost=["read: /etc"], attempts=9, admitted=1)
+    results.add("root: kernel", kind="sandbox", way="root, namespaces", lost=[], attempts=4, admitted=0)
+    results.add("user: files", kind="sandbox", way="user, bubblewrap", lost=[], skipped="no bubblewrap")
     again = Results(tmp_path / "results.jsonl")
     assert "kill 0.01" in again and "kill 0.02" not in again
     text = page(again)
     assert "| Killed runs | 2 | 1 |" in text and "| Full and read-only disks | 0 | 0 |" in text
     assert "| Files that others wrote | 12,345 documents | 0 |" in text
+    assert "| Ways out of the sandbox | 13 attempts | 1 |" in text and "* root: files: read: /etc" in text
+    assert "| root, namespaces | 13 | 1 | 1 |" in text and "| user, bubblewrap | not tried: no bubblewrap | | |" in text
     assert "| SIGTERM, group | 2 |" in text and "took 3.2 s" in text
     assert "* kill 0.01: process vllm" in text and "not tried, no mount is possible here" in text
     assert "kill 0.00: ok" in capsys.readouterr().out

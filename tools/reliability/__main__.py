@@ -14,8 +14,9 @@ from tools.reliability.disks import fill_disks
 from tools.reliability.fuzz import fuzz
 from tools.reliability.kills import kill_all
 from tools.reliability.page import PAGE, page
+from tools.reliability.sandbox import try_ways_out
 
-PARTS = ("company", "disks", "fuzz", "kills")
+PARTS = ("company", "disks", "fuzz", "kills", "sandbox")
 
 
 def main() -> int:
@@ -40,6 +41,8 @@ def main() -> int:
         keep_company(work, results)
     if "fuzz" in parts and not is_over():
         fuzz(results)
+    if "sandbox" in parts and not is_over():
+        try_ways_out(results, is_over)
     reference = Case(work / "reference" / "outputs", work / "tr", "reference")
     if {"disks", "kills"} & set(parts) and not is_over():
         code, said = reference.finish()

@@ -46,6 +46,12 @@ KINDS = {
         "answers of a server, with values and bytes replaced: each is read, or refused in the project's own words, "
         "within bounds of memory.",
     ),
+    "sandbox": (
+        "Ways out of the sandbox",
+        "Programs such as a model may write try to reach files, secrets, other processes, the network and more memory "
+        "than they may have, or to pass without being right, under each kind of isolation and user. What forges its "
+        "verdict from within the interpreter is admitted ([docs/evaluation.md](evaluation.md#programs)).",
+    ),
 }
 
 
@@ -69,8 +75,10 @@ def page(results: Results) -> str:
 
 
 def _tried(kind: str, cases: list[dict[str, object]]) -> str:
+    if kind == "sandbox":
+        return f"{_number_of(cases, 'attempts'):,} attempts"
     if kind == "fuzz":
-        return f"{sum(_number(each, 'documents') for each in cases):,} documents"
+        return f"{_number_of(cases, 'documents'):,} documents"
     return str(sum("skipped" not in each for each in cases))
 
 
@@ -102,11 +110,32 @@ def _details(kind: str, cases: list[dict[str, object]], results: Results) -> str
         if ended:
             lines += [f"The slowest end after SIGTERM or SIGINT took {max(ended):.1f} s.", ""]
     if kind == "round":
-        lines = [f"{sum(_number(each, 'files') for each in cases)} files of checkpoints were compared.", ""]
+        lines = [f"{_number_of(cases, 'files')} files of checkpoints were compared.", ""]
+    if kind == "sandbox":
+        lines = [*_by_way(cases), ""]
     if kind in ("disk", "company"):
         lines = [f"* {each['case']}: {_outcome(each)}" for each in cases] + [""]
     found = [f"* {each['case']}: {reason.splitlines()[0][:200]}" for each in cases for reason in _lost(each)]
     return "\n".join([*lines, *(["Lost:", "", *found, ""] if found and kind not in ("disk", "company") else [])])
+
+
+def _by_way(cases: Iterable[Mapping[str, object]]) -> Iterable[str]:
+    """Yield a table of the attempts in each way of isolation."""
+    by_way = defaultdict(list)
+    for each in cases:
+        by_way[str(each["way"])].append(each)
+    yield from ("| who, isolation | attempts | got out | admitted |", "|---|---:|---:|---:|")
+    for way, own in by_way.items():
+        tried = [each for each in own if "skipped" not in each]
+        if not tried:
+            yield f"| {way} | not tried: {own[0]['skipped']} | | |"
+            continue
+        numbers = (_number_of(tried, "attempts"), _number_lost(tried), _number_of(tried, "admitted"))
+        yield f"| {way} | {' | '.join(map(str, numbers))} |"
+
+
+def _number_of(cases: Iterable[Mapping[str, object]], name: str) -> int:
+    return sum(_number(each, name) for each in cases)
 
 
 def _outcome(case: Mapping[str, object]) -> str:
