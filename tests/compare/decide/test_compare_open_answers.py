@@ -14,6 +14,7 @@ from pipeline.compare.decide.recommendation import recommend
 from pipeline.results.base import Missing
 from pipeline.results.bench import Guard, LoadResult, Metric
 from pipeline.results.records import Logprobs, Record
+from pipeline.stages.report.sections.summary import worst_cell
 
 GUARD = "other processes: another process was on the GPU"
 
@@ -113,6 +114,9 @@ def test_answers_that_run_on_leave_a_variant_open() -> None:
     said = "A runs on: 60 of 400 answers of GSM8K reached the token limit, with BF16 2 "
     texts = [point.text for point in judge(table, "tiny", "a machine", found).points]
     assert any(text.startswith(said) and text.endswith(", McNemar).") for text in texts)
+    shown = worst_cell(table.rows[1])
+    assert (shown.value, shown.around, shown.word) == ("+14.5 cut", "GSM8K (0.5 to 15.0 %)", "worse")
+    assert "cut" not in worst_cell(table.rows[2]).value
 
 
 @pytest.mark.parametrize("names", [("a",), ("bf16",)])

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from pipeline.compare.comparison import Comparison, Row, SizeCell, SpeedCell
 from pipeline.compare.decide.decision import worst_task
+from pipeline.compare.decide.losses import scored
 from pipeline.compare.decide.objective import ALONE, cell_at
 from pipeline.compare.stats.accuracy import PairedDifference
 from pipeline.compare.stats.repeats import Change
@@ -17,6 +18,7 @@ from pipeline.stages.report.document import Report
 from pipeline.stages.report.number_format import decimals, number, signed, size_unit
 from pipeline.stages.report.sections.result_cells import ResultColumn, divergence_of, divergence_scale
 
+CUT = " cut"
 REMARKS = {"excluded": "excluded", "open": "open", "admissible": ""}
 
 
@@ -30,8 +32,10 @@ def summary_table(report: Report) -> CellTable:
     words = legend(cell.word for row in rows for cell in row.cells)
     lines = [f"{words}."] if words else []
     if comparison.is_measured:
+        ends = "Below each figure its 95 % interval; of the task with the worst word, the points lost against BF16."
+        is_cut = any(cell.value.endswith(CUT) for row in rows for cell in row.cells)
         lines.append(
-            "Below each figure its 95 % interval; of the task with the worst word, the points lost against BF16."
+            f"{ends} Cut: points more of the answers reach the token limit than of BF16's." if is_cut else ends
         )
     return CellTable("Format", table.columns, rows, "Summary", is_summary=True, legend=lines, media=EVERYWHERE)
 
@@ -88,7 +92,7 @@ class _Summary:
         found = [self._speed(row, row.speed[THROUGHPUT.name], THROUGHPUT)]
         if self.has_one_user:
             found.append(self._speed(row, cell_at(row, TPOT.name, ALONE), TPOT))
-        found += [self._size(row), _worst(row)]
+        found += [self._size(row), worst_cell(row)]
         return found if self.divergence is None else [*found, divergence_of(row, self.divergence, False)]
 
     def _speed(self, row: Row, cell: SpeedCell | Missing, metric: MetricDefinition) -> Cell:
@@ -135,17 +139,31 @@ def _ends(change: Change) -> str:
     return f"{signed(change.interval.low, 0 if wide else 1)} to {signed(change.interval.high, 0 if wide else 1)}"
 
 
-def _worst(row: Row) -> Cell:
-    """Return the task that speaks most against a variant."""
+def worst_cell(row: Row) -> Cell:
+    """Return the task that speaks most against a variant: by its score, or by answers that run on."""
     if row.is_baseline:
         return Cell(value="baseline" if any(not isinstance(cell, Missing) for cell in row.tasks.values()) else "–")
     if (found := worst_task(row)) is None:
         reasons = [cell.reason for cell in row.tasks.values() if isinstance(cell, Missing)]
         return Cell(missing=reasons[0] if reasons else "no task was scored")
     task, cell = found
+    if task_word(cell) != "worse" and (runs_on := _runs_on(row)) is not None:
+        return runs_on
     change = cell.change
     assert isinstance(change, PairedDifference)
     ends = ""
     if change.interval is not None:
         ends = f" ({signed(100 * change.interval.low)} to {signed(100 * change.interval.high)})"
     return Cell(value=signed(100 * change.difference), around=f"{task}{ends}", word=task_word(cell))
+
+
+def _runs_on(row: Row) -> Cell | None:
+    """Return the task of which most more answers than BF16's reach the token limit; None if there is none."""
+    more = {task: cell.cut for task, cell in scored(row).items() if cell.cut is not None and cell.cut.is_more}
+    if not more:
+        return None
+    task, cut = max(more.items(), key=lambda each: (each[1].here - each[1].baseline) / each[1].n)
+    here, baseline = (100 * count / cut.n for count in (cut.here, cut.baseline))
+    return Cell(
+        value=f"{signed(here - baseline)}{CUT}", around=f"{task} ({baseline:.1f} to {here:.1f} %)", word="worse"
+    )
