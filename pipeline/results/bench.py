@@ -84,6 +84,7 @@ class Conditions(Frozen):
     Attributes:
         seconds: duration of the repeat.
         load_average: before and after.
+        cores: those that the benchmark may use, by its affinity.
         foreign_cpu_share: of all cores, used by processes that are neither the server's nor ours.
         foreign_runnable: mean number of runnable tasks per core that are neither the server's nor ours.
         counters: growth of the server's counters, by the names of `stages.bench.counters`.
@@ -101,6 +102,7 @@ class Conditions(Frozen):
 
     seconds: float | None = None
     load_average: LoadAverage | None = None
+    cores: int | None = None
     foreign_cpu_share: float | None = None
     foreign_runnable: float | None = None
     counters: dict[str, float | None] = Field({})

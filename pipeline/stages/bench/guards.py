@@ -23,6 +23,8 @@ REPLY_LENGTH = 0.02
 # A process that uses this share of a core has no time left; a GPU or engine below this share of its time waits for it.
 FULL_CORE = 0.95
 BUSY = 0.9
+# An API server, an engine and a load generator each fill one, and the driver's threads and this process need some.
+FEW_CORES = 4
 # Requests running on average, of which a GPU always has some: of a Poisson number with this mean 0.03 % are zero.
 NEVER_EMPTY = 8
 # Reasons of a lower clock that a load alone does not bring about, and the share of samples from which they count.
@@ -124,7 +126,7 @@ def _bottleneck(conditions: Sequence[Conditions]) -> tuple[bool | None, str]:
     limits = [(who, busy) for who, busy in verdicts if who]
     (who, busy), number = limits[0] if limits else verdicts[-1], len(limits)
     place = "" if len(conditions) == 1 or not number else f" in {number} of {len(conditions)} repeats"
-    facts = ", ".join([*_use(busy), *_queues(conditions)])
+    facts = ", ".join([*_use(busy), *_queues(conditions), *(_cores(conditions) if busy.gpu is not None else [])])
     if who:
         engine = "GPU" if busy.gpu is not None else "engine"
         return False, f"the {who}, not the {engine}, limited this load{place}: {facts}"
@@ -156,6 +158,12 @@ def _use(busy: Busy) -> list[str]:
     if busy.gpu is not None:
         return [*cores, f"GPU busy {100 * busy.gpu:.0f} % of the time"]
     return cores if busy.engine is None else [*cores, f"engine busy {100 * busy.engine:.0f} % of the time"]
+
+
+def _cores(conditions: Sequence[Conditions]) -> list[str]:
+    """Say how few cores there were, where processes of a server and its clients must have shared them."""
+    fewest = min((each.cores for each in conditions if each.cores is not None), default=FEW_CORES)
+    return [f"on {fewest} cores"] if fewest < FEW_CORES else []
 
 
 def _queues(conditions: Sequence[Conditions]) -> list[str]:

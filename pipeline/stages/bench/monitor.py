@@ -105,6 +105,7 @@ class Watch:
         found = Conditions(
             seconds=round(ended - self._started, 2),
             load_average=LoadAverage(before=round(self._load, 2), after=round(os.getloadavg()[0], 2)),
+            cores=len(busy),
             foreign_cpu_share=round(foreign, 4) if known else None,
             foreign_runnable=round(statistics.mean(tasks) / len(busy), 4) if tasks and self.pid is not None else None,
             counters=counted,

@@ -116,8 +116,8 @@ def test_a_clock_that_nothing_loaded_is_not_judged() -> None:
     assert verdicts(conditions(gpu={"sm_mhz": {"min": 345, "max": 1980}}))["GPU clock"] is None
 
 
-def bottleneck(**busy: float) -> tuple[bool | None, str]:
-    found = guards.check("load", [conditions(busy=busy, running_mean=600, waiting_mean=0)], 0, 20)
+def bottleneck(cores: int | None = None, **busy: float) -> tuple[bool | None, str]:
+    found = guards.check("load", [conditions(busy=busy, running_mean=600, waiting_mean=0, cores=cores)], 0, 20)
     return next((guard.passed, guard.text) for guard in found if guard.name == "bottleneck")
 
 
@@ -130,6 +130,14 @@ def test_the_front_end_is_named_where_it_limits_a_load() -> None:
     )
     assert bottleneck(api_server=0.96, engine=0.5)[1].startswith("the front end, not the engine, limited this load")
     assert bottleneck(api_server=0.99, client=0.97, gpu=0.7)[1].startswith("the load generator, not the GPU")
+
+
+def test_processes_that_share_few_cores_before_a_gpu_are_told() -> None:
+    """Pinned to two cores by mistake, a server kept its GPU waiting, and nothing on the page said why."""
+    passed, text = bottleneck(2, api_server=0.36, client=0.18, engine=0.61, gpu=0.82)
+    assert passed is False and text.startswith("the engine's CPU side") and text.endswith(", on 2 cores")
+    assert "cores" not in bottleneck(16, api_server=0.36, gpu=0.95)[1]
+    assert "cores" not in bottleneck(2, api_server=0.36, engine=0.95)[1]
 
 
 @pytest.mark.parametrize(
