@@ -12,6 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from pipeline import interruption
+
 # The command with other work: a step that says when it has begun, and then does `BODY`.
 COMMAND = """
 import os, signal, subprocess, sys, threading, time
@@ -37,10 +39,20 @@ command.main()
 """
 
 
+def _as_a_shell_starts_it() -> None:
+    """Undo what `nohup` or a background job leaves ignored, which a command respects."""
+    for number in interruption.SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+
+
 def begun(tmp_path: Path, body: str, **options) -> subprocess.Popen:
     script = COMMAND.replace("BODY", textwrap.indent(textwrap.dedent(body), " " * 8))
     child = subprocess.Popen(
-        [sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
+        [sys.executable, "-c", script, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=_as_a_shell_starts_it,
+        **options,
     )
     assert child.stdout is not None
     assert child.stdout.readline() == b"ready\n"

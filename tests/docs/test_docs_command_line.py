@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from pipeline import errors
+from pipeline import errors, interruption
 from pipeline.config import PROJECT_ROOT
 from pipeline.config.command_line import translated
 
@@ -23,7 +23,8 @@ def test_every_exit_code_is_in_the_table(kind: type[errors.PipelineError]) -> No
 
 
 def test_the_table_has_no_other_codes() -> None:
-    assert set(CODES) == {kind.exit_code for kind in KINDS} | {0, 130}
+    signals = {128 + number for number in interruption.SIGNALS}
+    assert {kind.exit_code for kind in KINDS} | {0, *signals} == set(CODES)
 
 
 @pytest.mark.parametrize("line", re.findall(r"`python -m pipeline ([^`]*)`", PAGE))

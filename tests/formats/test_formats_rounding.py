@@ -12,6 +12,8 @@ from pipeline.formats import rounding
 from pipeline.formats.schemes import SCHEMES
 
 ROUNDED = [name for name, scheme in SCHEMES.items() if scheme.round is not None]
+# Scales that are powers of two are never off by less than a factor of two.
+WITH_FINE_SCALES = [name for name in ROUNDED if not name.startswith("MX")]
 ALGORITHMS = ["rtn", "awq", "gptq"]
 
 
@@ -62,7 +64,7 @@ def test_one_damaged_row_of_five_hundred_is_found(
     assert any(part.error > part.allowed and part.place.split(",")[0] in ("row 7", "row 300") for part in found)
 
 
-@given(st.integers(0, 1000), st.sampled_from(ROUNDED), st.sampled_from(["gauss", "heavy", "outliers"]))
+@given(st.integers(0, 1000), st.sampled_from(WITH_FINE_SCALES), st.sampled_from(["gauss", "heavy", "outliers"]))
 def test_rounding_with_scales_in_bf16_stays_within_the_bounds(seed: int, scheme: str, tails: str) -> None:
     weight, group = weight_of(seed, tails, rows=64), SCHEMES[scheme].group
     nearest = rounding.rounded(weight, scheme, group)
