@@ -51,8 +51,7 @@ def begun(tmp_path: Path, body: str, **options) -> subprocess.Popen:
         [sys.executable, "-c", script, str(tmp_path)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        preexec_fn=_as_a_shell_starts_it,
-        **options,
+        **{"preexec_fn": _as_a_shell_starts_it, **options},
     )
     assert child.stdout is not None
     assert child.stdout.readline() == b"ready\n"
