@@ -89,7 +89,7 @@ def check(settings, outputs: Path, scheme: str, bits: int) -> None:
 
 
 @INSTALLED
-@pytest.mark.parametrize(("scheme", "bits"), [("W4A16", 4), ("W8A16", 8)])
+@pytest.mark.parametrize(("scheme", "bits"), [("W4A16", 4), pytest.param("W8A16", 8, marks=pytest.mark.slow)])
 def test_the_weights_are_right(settings, tmp_path: Path, scheme: str, bits: int) -> None:
     check(settings, tmp_path, scheme, bits)
 

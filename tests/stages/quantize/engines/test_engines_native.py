@@ -259,7 +259,9 @@ def compare(bench: Bench, scheme: str) -> None:
         assert found.mean(0)[1] / best.mean(0)[1] < OUTPUT_FACTOR, name
 
 
-@pytest.mark.parametrize("scheme", MAKERS)
+@pytest.mark.parametrize(
+    "scheme", [pytest.param(each, marks=pytest.mark.slow) if each == "W8A16" else each for each in MAKERS]
+)
 def test_no_engine_is_far_from_the_best(scheme: str, bench: Bench) -> None:
     compare(bench, scheme)
 
