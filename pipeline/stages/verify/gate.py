@@ -308,7 +308,10 @@ def log_probabilities(job: Job, found: Findings, answers: CanaryAnswers) -> str:
         said += ", and random weights this deep in so few bits answer like another model's"
         return f"{beside_weights}; {said}" if beside_weights else _not_compared(said)
     if not seen <= limit:
-        raise Failed(said)
+        # Weights within their bounds, served as they are: the rest is what the format does to this model.
+        if not (beside_weights and found.weight_errors and math.isfinite(seen)):
+            raise Failed(said)
+        said += ", and is what its rounded weights answer"
     return "; ".join(filter(None, (f"{len(answers.tokens)} tokens", said, beside_weights)))
 
 

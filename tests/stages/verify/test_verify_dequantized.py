@@ -154,6 +154,14 @@ def test_the_gate_fails_on_what_bf16s_bound_lets_pass(made: Callable[..., Job]) 
     gate.log_probabilities(job, gate.Findings(reference=bf16, weight_errors=errors), wrong)
     with pytest.raises(Failed, match=r"away from those of the dequantized weights, 0\.\d+ would be explained"):
         gate.log_probabilities(job, known, wrong)
+    # A format may do more to a model than the formula says: its weights are right, and served as they are.
+    far = bf16.model_copy(
+        update={"logprobs": tuple(value - 9 * (place % 2) for place, value in enumerate(bf16.logprobs))}
+    )
+    known.reference = far
+    assert "and is what its rounded weights answer" in gate.log_probabilities(job, known, right)
+    with pytest.raises(Failed, match="away from BF16's"):
+        gate.log_probabilities(job, gate.Findings(reference=far, weight_errors=errors), right)
     # Without BF16's answers, those of the dequantized weights are enough.
     alone = gate.Findings(dequantized=known.dequantized)
     assert "dequantized weights" in gate.log_probabilities(job, alone, right)
