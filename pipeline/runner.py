@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import traceback
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain, count
 from pathlib import Path
@@ -182,7 +182,7 @@ class Runner:
         self._sweep()
         block = 0
         self._take_turn()
-        self._import_vllm()
+        self._import_vllm(plan.due)
         try:
             for job, stage in self._steps():
                 if job.block != block:
@@ -211,13 +211,12 @@ class Runner:
         if hardware.device == "cuda" and settings.serve.url is None and any(due):
             gpu_turn.take(hardware.device_id, settings.hardware.wait_minutes, self.progress.say)
 
-    def _import_vllm(self) -> None:
+    def _import_vllm(self, due: Sequence[Step]) -> None:
         """Import vLLM before the work that what it serves would take, if both are due.
 
         Raises:
             ServerError: if it cannot be imported.
         """
-        due = self._planned().due
         served = [step.job for step in due if step.stage in SERVED and not self._why_no_result(step.job, step.stage)]
         if served and any(step.stage in OFFLINE for step in due):
             with self.progress.step("import vLLM"):

@@ -93,19 +93,17 @@ def with_group_size(source: ModelSource, settings: Settings) -> Settings:
     quant = settings.quant
     if quant.format is None or not quant.format.group_is_free or quant.group_size is not None or quant.is_existing:
         return settings
-    own = quant.effective_group_size
+    own = quant.model_copy(update={"group_size": quant.effective_group_size})
+    smaller = [
+        quant.model_copy(update={"group_size": size, "title": f"{quant.title}, group_size={size}"})
+        for size in SMALLER_GROUPS
+    ]
+    ways = [settings.model_copy(update={"quant": each}) for each in (own, *smaller)]
     tensors: Mapping[str, TensorInfo] = {}
-    for size in (own, *SMALLER_GROUPS):
-        title = quant.title if size == own else f"{quant.title}, group_size={size}"
-        sized = settings.model_copy(update={"quant": quant.model_copy(update={"group_size": size, "title": title})})
-        if not _layer_of(source.config, tensors, sized).misfits(_gpus(sized)):
-            return sized
-        if size == own and source.settings.path is not None and not source.is_random:
-            # Some configs state sizes that no tensor has.
-            tensors = source.tensors
-            if not _layer_of(source.config, tensors, sized).misfits(_gpus(sized)):
-                return sized
-    return settings.model_copy(update={"quant": quant.model_copy(update={"group_size": own})})
+    if not _fits(source.config, tensors, ways[0]) and source.settings.path is not None and not source.is_random:
+        # Some configs state sizes that no tensor has.
+        tensors = source.tensors
+    return next((way for way in ways if _fits(source.config, tensors, way)), ways[0])
 
 
 def check_shapes(model: str, settings: Settings, config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> None:
@@ -197,6 +195,10 @@ class _Layer:
 def _layer_of(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo], settings: Settings) -> _Layer:
     whole_experts = any(word in EXPERT_PARALLEL for word in _words(settings.serve.extra_args))
     return _Layer(config, tensors, settings.quant, whole_experts)
+
+
+def _fits(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo], settings: Settings) -> bool:
+    return not _layer_of(config, tensors, settings).misfits(_gpus(settings))
 
 
 def _gpus(settings: Settings) -> int:
