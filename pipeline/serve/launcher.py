@@ -61,7 +61,8 @@ class Launcher:
             ) from None
         self._answers: Queue[HostMessage | None] = Queue()
         self._codes: dict[int, int] = {}
-        threading.Thread(target=self._listen, daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
         self.versions: dict[str, str] = {}
 
     def wait_ready(self, timeout_s: float) -> None:
@@ -101,7 +102,14 @@ class Launcher:
                 return int(answer["pid"])
 
     def exit_code(self, pid: int) -> int | None:
-        """Return the exit code of a child, or None while it runs."""
+        """Return the exit code of a child, or None while it runs.
+
+        Raises:
+            ServerError: if the launcher has exited; its children end with it.
+        """
+        if not self.is_running():
+            # Its last messages may still be on their way.
+            self._listener.join(5)
         while True:
             try:
                 self._note(self._answers.get_nowait())
