@@ -28,6 +28,8 @@ SERVER = "vllm.entrypoints.openai.api_server"
 BENCHMARK = "vllm.benchmarks.serve"
 # Imported through transformers and requests for features that a text server never uses: some seconds per start.
 UNUSED = ("sklearn", "chardet")
+# Of an engine for its worker; a step takes 10 ms and more.
+SECONDS_BETWEEN_LOOKS = 2e-4
 # Exit codes of children, since the kernel reports each only once.
 exit_codes: dict[int, int] = {}
 
@@ -44,6 +46,7 @@ def import_vllm() -> str:
 
     if current_platform.is_cpu():
         _fork_engines()
+        _sleep_while_waiting()
         import vllm.v1.worker.cpu_worker
     return str(vllm.__version__)
 
@@ -62,6 +65,14 @@ def _fork_engines() -> None:
     for module in (system_utils, engine_utils, multiproc_executor):
         if hasattr(module, "get_mp_context"):
             module.get_mp_context = fork_context
+
+
+def _sleep_while_waiting() -> None:
+    """Make the engine sleep between two looks for its worker's answer; it spins on a core that the worker needs."""
+    from vllm.distributed.device_communicators import shm_broadcast
+
+    if hasattr(shm_broadcast, "sched_yield"):
+        shm_broadcast.sched_yield = lambda: time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
 def end_with_parent() -> None:

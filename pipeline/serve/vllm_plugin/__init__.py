@@ -4,7 +4,7 @@ vLLM loads the entry point `vllm.general_plugins: pipeline = pipeline.serve.vllm
 each of its processes. On any platform but the CPU it does nothing. There it adds what is missing:
 FP8 W8A8 (static and dynamic) linear layers, integer weight-only layers on processors without
 AVX-512, INT8 W8A8 layers where the processor's own integer products saturate, an FP8 KV cache where
-the attention kernel has none, GGUF layers, and fast BF16 products where oneDNN has none. The
+the attention kernel has none, GGUF layers, and fast BF16 products where the processor has none. The
 results are those of the formats, but the speed is not, so each emulation is announced once per
 process by a line in the server's log:
 
@@ -16,11 +16,11 @@ cheaply.
 Environment variables, all optional:
     PIPELINE_EMULATE_KV_CACHE: `auto` (default: where the processor has no FP8 KV cache), `always`
         or `never`.
-    PIPELINE_FLOAT32_PRODUCTS: `auto` (default: where oneDNN has no BF16 product) or `never`.
+    PIPELINE_FLOAT32_PRODUCTS: `auto` (default: where the processor has no BF16 product) or `never`.
 """
 
 # Part of the keys of served results: raise it when a computation here changes.
-REVISION = 2
+REVISION = 3
 
 
 def register() -> None:

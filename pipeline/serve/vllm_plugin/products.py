@@ -6,7 +6,8 @@ it takes that path too where the processor multiplies BF16 numbers, with a BF16 
 multiplies in float32 and returns float32.
 
 On processors with neither AVX-512 nor AMX, oneDNN has no BF16 product at all, and vLLM falls back
-to torch's, which is 3 to 7 times slower than a float32 product there. `install` therefore lets
+to torch's, which is 3 to 7 times slower than a float32 product there; with AVX-512 but without its
+BF16 instructions, oneDNN emulates the product, up to 5 times slower. `install` therefore lets
 oneDNN multiply the same BF16 values in float32: the products are exact, the accumulation is in
 float32 as before, and the sum is rounded to BF16 once. Weights take twice the memory, so
 `PIPELINE_FLOAT32_PRODUCTS=never` turns it off.
@@ -25,6 +26,8 @@ from pipeline.serve.vllm_plugin import announce
 
 SWITCH = "PIPELINE_FLOAT32_PRODUCTS"
 _MARK = "_pipeline_float32"
+# Instructions of x86 that multiply a type, by the names of `torch.cpu.get_capabilities`.
+_INSTRUCTIONS = {torch.bfloat16: ("avx512_bf16", "amx_bf16"), torch.float16: ("avx512_fp16", "amx_fp16")}
 
 Linear = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
 
@@ -37,9 +40,15 @@ def _vllm_create() -> Any:
 
 @functools.cache
 def is_native(dtype: torch.dtype) -> bool:
-    """Tell whether oneDNN multiplies this type on this processor, by making a small product."""
+    """Return True if oneDNN multiplies this type with instructions of this processor.
+
+    Where the instructions are not known (other architectures, an older torch), a small product is tried.
+    """
     if not getattr(ops, "_supports_onednn", False):
         return dtype == torch.float32
+    known = getattr(torch.cpu, "get_capabilities", dict)()
+    if known.get("architecture") == "x86_64" and not any(map(known.get, _INSTRUCTIONS.get(dtype, ("sse2",)))):
+        return False
     try:
         _vllm_create()(torch.zeros(32, 32, dtype=dtype).t(), 1)
     except RuntimeError:

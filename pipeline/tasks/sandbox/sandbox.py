@@ -15,7 +15,7 @@ network and processes are all within reach, and a program that makes itself a da
 
 from __future__ import annotations
 
-import json
+import marshal
 import math
 import os
 import re
@@ -137,7 +137,7 @@ class Sandbox:
             "packages": seen.packages,
             "executable": [path for path in seen.paths if path not in DEVICES] if self.kind == "bubblewrap" else [],
         }
-        command = [interpreter(), *INTERPRETER_FLAGS, "-c", _runner(), json.dumps(options)]
+        command = [interpreter(), *INTERPRETER_FLAGS, "-c", _runner(), marshal.dumps(options).hex()]
         if self.kind == "none":
             return command
         if self.kind == "bubblewrap":
@@ -149,9 +149,9 @@ class Sandbox:
             "tmp": f"size={TMP_BYTES},nr_inodes={FILES},mode=1777",
             "command": command,
             "env": ENVIRONMENT,
-            "filter": (filter_for() or b"").hex(),
+            "filter": filter_for() or b"",
         }
-        return [interpreter(), "-I", "-S", "-B", str(FOLDER / "_jail.py"), json.dumps(jail)]
+        return [interpreter(), "-I", "-S", "-B", str(FOLDER / "_jail.py"), marshal.dumps(jail).hex()]
 
     @cached_property
     def _counted_elsewhere(self) -> int:
