@@ -89,7 +89,8 @@ def _header(path: Path) -> tuple[dict[str, TensorInfo], int]:
         if not isinstance(header, dict):
             raise ValueError("its header is no JSON object")
         header.pop("__metadata__", None)
-        if wrong := next((name for name, info in header.items() if not _is_info(info)), None):
+        wrong = next((name for name, info in header.items() if not _is_info(info)), None)
+        if wrong is not None:
             raise ValueError(f"its header describes {wrong[:100]!r} in another way")
     except (struct.error, ValueError) as error:
         raise InputError(f"{path} is no safetensors file ({error}).", "Fetch the checkpoint again.") from None
@@ -122,7 +123,8 @@ def read_index(folder: Path) -> dict[str, str] | None:
     found = read_json_object(path).get("weight_map")
     if not isinstance(found, dict) or not all(isinstance(file, str) for file in found.values()):
         raise InputError(f"{path} is no index of shards: its weight_map names no files.", FETCH_AGAIN)
-    if strange := next((file for file in found.values() if not SHARD.fullmatch(file)), None):
+    strange = next((file for file in found.values() if not SHARD.fullmatch(file)), None)
+    if strange is not None:
         raise InputError(
             f"{path} names {strange[:200]!r}, which is no safetensors file of that folder.",
             "Do not use this checkpoint unless you know who made it.",

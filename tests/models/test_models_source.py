@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import struct
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from pipeline.config import ModelSettings, Stage
 from pipeline.demo import CHECKPOINT
 from pipeline.errors import ConfigError, InputError
 from pipeline.models import preflight
-from pipeline.models.safetensors import check_safetensors
+from pipeline.models.safetensors import check_safetensors, read_index
 from pipeline.models.source import ModelSource
 
 
@@ -85,6 +86,21 @@ def test_a_truncated_safetensors_file_is_refused(broken_model: Path, tmp_path: P
 
 def test_a_whole_safetensors_file_is_accepted() -> None:
     check_safetensors(CHECKPOINT / "model.safetensors")
+
+
+@pytest.mark.parametrize("header", ['{"": {}}', '{"": null}', '{"w": {"dtype": "F32"}}', '{"w": []}'])
+def test_a_header_entry_of_any_name_is_checked(header: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(struct.pack("<Q", len(header)) + header.encode())
+    with pytest.raises(InputError, match="describes '.*' in another way"):
+        check_safetensors(path)
+
+
+@pytest.mark.parametrize("name", ["", "../other.safetensors", "a/b.safetensors", "weights.bin"])
+def test_an_index_names_safetensors_files_of_its_folder_alone(name: str, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"w": name}}))
+    with pytest.raises(InputError, match="no safetensors file of that folder"):
+        read_index(tmp_path)
 
 
 def test_an_unknown_architecture_is_refused(broken_model: Path, tmp_path: Path, settings) -> None:
