@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shutil
 import sys
 import warnings
 from pathlib import Path
 
 import hydra
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException, HydraException
 from hydra.types import RunMode
@@ -44,7 +46,12 @@ def run(config: DictConfig) -> None:
     hydra_config = HydraConfig.get()
     overrides = list(hydra_config.overrides.task)
     try:
-        command = Runner(compose_variants(config, overrides), overrides)
+        try:
+            variants = compose_variants(config, overrides)
+        except PipelineError:
+            _forget(hydra_config)
+            raise
+        command = Runner(variants, overrides)
         if command.dry_run and hydra_config.mode is RunMode.MULTIRUN:
             code = command.plan_in_a_line(hydra_config.job.num)
         else:
@@ -55,6 +62,14 @@ def run(config: DictConfig) -> None:
     if code and hydra_config.mode is RunMode.MULTIRUN:
         # A launcher knows a failed job by its exception; the other jobs of the sweep still run.
         raise JobFailed(f"this job failed with exit code {code}; the reason is above")
+
+
+def _forget(job: HydraConf) -> None:
+    """Remove the settings that Hydra stored of a refused job, whose files may hold what nobody should store."""
+    if job.output_subdir:
+        shutil.rmtree(Path(job.runtime.output_dir, job.output_subdir), ignore_errors=True)
+    if job.mode is RunMode.MULTIRUN:
+        Path(job.sweep.dir, "multirun.yaml").unlink(missing_ok=True)
 
 
 def _shown(error: PipelineError) -> int:

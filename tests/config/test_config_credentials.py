@@ -1,9 +1,13 @@
 """Secrets in settings are refused before anything is written, and not repeated."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from support.settings import command_of, compose
 
-from pipeline.config import validate
+from pipeline.config import PROJECT_ROOT, validate
 from pipeline.config.command_line import translated
 from pipeline.errors import ConfigError
 
@@ -82,3 +86,17 @@ def test_an_address_may_have_a_path(pasted: str, address: str) -> None:
 def test_an_address_has_one_variant(words: list[str], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         command_of(*words)
+
+
+@pytest.mark.parametrize("more", [(), ("--multirun", "serve.max_num_seqs=8,16")])
+def test_a_secret_of_a_file_is_not_left_in_what_hydra_stores(more: tuple[str, ...], tmp_path: Path) -> None:
+    group = tmp_path / "conf" / "serve"
+    group.mkdir(parents=True)
+    lines = (PROJECT_ROOT / "conf" / "serve" / "vllm.yaml").read_text()
+    (group / "mine.yaml").write_text(f"{lines}\nurl: http://alice:{SECRET}@127.0.0.1:8000\n")
+    outputs = tmp_path / "outputs"
+    words = ["--config-dir", str(group.parent), "serve=mine", *ATTACHED, *more, f"outputs={outputs}"]
+    answer = subprocess.run([sys.executable, "-m", "pipeline", *words], capture_output=True, text=True, cwd=tmp_path)
+    assert answer.returncode == ConfigError.exit_code and "serve.url" in answer.stderr
+    assert SECRET not in answer.stdout + answer.stderr
+    assert not [path for path in outputs.rglob("*") if path.is_file() and SECRET in path.read_text()]
