@@ -19,7 +19,7 @@ from types import FrameType
 from typing import NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-GRACE_S = 8.0
+GRACE_S = 6.0
 # A signal to a group reaches its processes one after another: a server's end may be seen before the own signal.
 SPREAD_S = 0.2
 NUDGE_S = 0.1

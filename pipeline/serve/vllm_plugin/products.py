@@ -46,7 +46,7 @@ def is_native(dtype: torch.dtype) -> bool:
     """
     if not getattr(ops, "_supports_onednn", False):
         return dtype == torch.float32
-    known = getattr(torch.cpu, "get_capabilities", dict)()
+    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     if known.get("architecture") == "x86_64" and not any(map(known.get, _INSTRUCTIONS.get(dtype, ("sse2",)))):
         return False
     try:
