@@ -136,6 +136,8 @@ class Workspace:
                 return f"{name} is gone"
             if path.stat().st_size != record.size:
                 return f"{name} has changed: {path.stat().st_size:,} bytes instead of {record.size:,}"
+        if dangling := next((path for path in folder.rglob("*") if path.is_symlink() and not path.exists()), None):
+            return f"{dangling.relative_to(folder)} is a link to {dangling.readlink()}, which is gone"
         if not self.hashes or folder in self._hashed:
             return None
         for name, record in manifest.files.items():

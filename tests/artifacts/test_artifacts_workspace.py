@@ -221,6 +221,18 @@ def test_content_that_changed_under_the_same_size_is_noticed_on_request(tmp_path
     assert Workspace(tmp_path, hashes=True).why(artifact) == "result.txt has changed: its SHA-256 is another"
 
 
+def test_an_artifact_that_links_to_what_is_gone_is_made_again(tmp_path: Path) -> None:
+    model, outputs = tmp_path / "model", Workspace(tmp_path / "outputs")
+    model.mkdir()
+    artifact = outputs.artifact("quantize", "demo", "bf16", {})
+    with outputs.making(artifact, {}) as draft:
+        (draft.folder / "checkpoint").symlink_to(model, target_is_directory=True)
+        draft.results = Said(text="x")
+    assert outputs.why(artifact) is None
+    model.rmdir()
+    assert outputs.why(artifact) == f"checkpoint is a link to {model}, which is gone"
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"schema_version": 1}', "[" * 100_000, "\xff"])
 def test_a_manifest_that_cannot_be_read_has_its_artifact_made_again(tmp_path: Path, content: str) -> None:
     workspace = Workspace(tmp_path)
