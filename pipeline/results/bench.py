@@ -87,7 +87,7 @@ class Conditions(Frozen):
         cores: those that the benchmark may use, by its affinity.
         foreign_cpu_share: of all cores, used by processes that are neither the server's nor ours.
         foreign_runnable: mean number of runnable tasks per core that are neither the server's nor ours.
-        counters: growth of the server's counters, by the names of `stages.bench.counters`.
+        counters: growth of the server's counters, by the names of `serve.counters`.
         kv_cache_usage_max: the largest share of the KV cache in use.
         waiting_max: the longest queue.
         waiting_mean: mean number of requests in the engine's queue.

@@ -26,6 +26,7 @@ from pipeline.results.server import ServerFacts
 from pipeline.results.text import clean
 from pipeline.serve import access, vllm_plugin
 from pipeline.serve import server_log as serverlog
+from pipeline.serve.hang_watch import HangWatch
 from pipeline.serve.launcher import Launcher, launcher_of
 from pipeline.serve.server_log import tail
 from pipeline.serve.vllm_host import BENCHMARK, SERVER
@@ -296,9 +297,10 @@ class Serving:
         """Run vLLM's serving benchmark against a server, with its own client.
 
         Raises:
-            ServerError: if the server or the client exits early, or the client runs longer than `timeout_s`.
+            ServerError: if the server or the client exits early, the server hangs, or the client runs longer than
+                `timeout_s`.
         """
-        deadline = time.monotonic() + timeout_s
+        deadline, watch = time.monotonic() + timeout_s, HangWatch(server.url, server.key_variable)
         pid = server.launcher.start("benchmark", BENCHMARK, argv, dict(server.client_environment), log)
         self.client_pid = pid
         try:
@@ -309,6 +311,7 @@ class Serving:
                         f"{server.url} did not answer every request within {timeout_s:g} s.",
                         f"The client's log is {log}. Raise bench.timeout_s if the server was only slow.",
                     )
+                watch.look()
                 time.sleep(0.1)
         finally:
             self.client_pid = None

@@ -13,8 +13,7 @@ from support.openai_server import OpenAIServer
 
 from pipeline.config import ServeSettings
 from pipeline.errors import ConfigError, InputError
-from pipeline.serve import access, external
-from pipeline.stages.bench import counters
+from pipeline.serve import access, counters, external
 
 KEY = "sk-very-secret"
 STARTED = "process_start_time_seconds 1.7e+09\n"

@@ -15,7 +15,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from pipeline.results.bench import Busy, Conditions, LoadAverage
-from pipeline.stages.bench import counters, gpu_monitor
+from pipeline.serve import counters
+from pipeline.stages.bench import gpu_monitor
 from pipeline.stages.bench.gpu_monitor import GpuSample, GpuSampler
 from pipeline.stages.bench.processes import (
     Role,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from typing import Any, NamedTuple, NotRequired, TypedDict
@@ -16,7 +15,7 @@ from typing import Any, NamedTuple, NotRequired, TypedDict
 from pipeline.errors import ServerError
 from pipeline.results.text import clean
 from pipeline.serve import access
-from pipeline.stages.bench import counters
+from pipeline.serve.hang_watch import HangWatch
 from pipeline.stages.eval.journal import Journal
 
 ATTEMPTS = 4
@@ -25,11 +24,6 @@ WATCH_S = 2.0
 # A request waits for its place in the server's queue; one that has died or hangs is noticed by the watch instead.
 TIMEOUT_S = 3600.0
 CONNECT_S = 30.0
-# An engine hangs that computes no token in this time while requests wait; the watch looks so often.
-HANG_S = 300.0
-LOOK_S = 15.0
-# What grows while an engine computes.
-PROGRESS = ("prompt_tokens", "generation_tokens", "inference_s")
 
 # A request: its prompt as token ids, and whatever parameters the task has.
 Body = dict[str, object]
@@ -156,24 +150,11 @@ class Endpoint:
 
     async def _watch(self) -> None:
         """Raise a ServerError once the server has ended, or its engine computes nothing any more."""
-        progress, since, looked = self._progress(None), time.monotonic(), time.monotonic()
+        watch = HangWatch(self.url)
         while True:
             self._check_alive()
             await asyncio.sleep(WATCH_S)
-            if (now := time.monotonic()) - looked < LOOK_S:
-                continue
-            looked, found = now, self._progress(await asyncio.to_thread(counters.read, self.url))
-            if found != progress:
-                progress, since = found, now
-            elif now - since > HANG_S:
-                raise ServerError(
-                    f"The server hangs: it computed nothing for {HANG_S:.0f} s, and requests of the evaluation wait."
-                )
-
-    def _progress(self, reading: counters.Reading | None) -> tuple[float, ...]:
-        """Return numbers that grow while the server works; its counters are unknown if it does not tell them."""
-        values = {} if reading is None else reading.values
-        return (float(self._arrived), *(values.get(name, 0.0) for name in PROGRESS))
+            await asyncio.to_thread(watch.look, self._arrived)
 
     async def _one(self, client: Any, body: Body, number: int) -> list[Completion]:
         """Return the completions of a request with so many prompts, in their order."""

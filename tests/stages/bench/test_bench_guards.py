@@ -10,7 +10,8 @@ import pytest
 from support.openai_server import OpenAIServer
 
 from pipeline.results.bench import Conditions
-from pipeline.stages.bench import counters, guards, memory_bandwidth, monitor, processes
+from pipeline.serve import counters
+from pipeline.stages.bench import guards, memory_bandwidth, monitor, processes
 from pipeline.stages.bench.requests import Requests
 
 METRICS = """
