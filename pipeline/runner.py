@@ -330,7 +330,7 @@ class Runner:
         try:
             with self.workspace.claim(artifact, partial(self._say_waiting, artifact)) as why:
                 if why is None:
-                    self.progress.say(f"  {artifact.name:<32} made by another run")
+                    self.progress.say(escape(f"  {artifact.name:<32} made by another run"))
                 else:
                     self._make(job, stage, why)
         except NotApplicable as reason:
@@ -342,7 +342,7 @@ class Runner:
             for variant in self._affected(job, stage):
                 self.failures[variant] = error
                 self.failed_stages[variant].add(stage)
-            self.progress.say(f"  [red]{artifact.name} failed:[/] {escape(error.problem)}")
+            self.progress.say(f"  [red]{escape(artifact.name)} failed:[/] {escape(error.problem)}")
 
     def _say_waiting(self, artifact: Artifact, holder: str) -> None:
         self.progress.say(escape(f"  {artifact.name:<32} waiting: {holder} is making it"))
@@ -350,7 +350,7 @@ class Runner:
     def _make(self, job: Job, stage: Stage, why: str) -> None:
         artifact = job.artifact(stage)
         if "->" in why:
-            self.progress.say(f"  {artifact.name}: redo, {why}")
+            self.progress.say(escape(f"  {artifact.name}: redo, {why}"))
         context = provenance.context(job.settings, job.hardware, job.overrides)
         with (
             kill_notice.during(artifact.name, artifact.stage),

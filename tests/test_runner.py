@@ -12,7 +12,7 @@ from support.tiny_sources import write_source
 
 from pipeline.artifacts.workspace import Draft
 from pipeline.config import Stage
-from pipeline.errors import ConfigError, ServerError
+from pipeline.errors import ConfigError, ServerError, StageError
 from pipeline.feasibility import OFFLINE
 from pipeline.job import Job
 from pipeline.runner import Runner
@@ -59,6 +59,18 @@ def test_runs_that_waited_for_a_shared_artifact_take_it(
     assert codes == [0] * len(VARIANTS)
     assert len(made) == 1
     assert capsys.readouterr().err.count("made by another run") == len(VARIANTS) - 1
+
+
+def test_a_name_with_brackets_is_printed_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(job, draft) -> None:
+        raise StageError("no [luck]")
+
+    monkeypatch.setattr(quantize, "make", fail)
+    given = ["stage=quantize", "variants=['w4a16(ignore=[lm_head])']", f"outputs={tmp_path}"]
+    Runner(variants_of(*given), given).execute()
+    assert "w4a16(ignore=[lm_head]) failed: no [luck]" in capsys.readouterr().err
 
 
 SIX = "variants=[bf16,gptq,awq,w4a16,int8_dynamic,fp8_dynamic]"

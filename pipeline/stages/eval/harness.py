@@ -168,7 +168,8 @@ def _evaluate_column(
     if shared := shared_error(outcomes):
         error, count = shared
         job.progress.say(
-            f"  [yellow]{asked.label}: {count} of {len(outcomes)} programs ended by the same error: {escape(error)}[/]"
+            f"  [yellow]{escape(asked.label)}: {count} of {len(outcomes)} programs ended by the same error: "
+            f"{escape(error)}[/]"
         )
     _write_rows(folder / "samples" / f"{file_name(asked.label)}.jsonl", rows)
     return summarize(asked, rows, model.tally.facts()), report
