@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 from pathlib import Path
@@ -21,6 +22,9 @@ PARTS = ("company", "disks", "fuzz", "kills", "sandbox")
 
 def main() -> int:
     """Return 1 if anything was lost."""
+    # A job in the background of a shell ignores them, and so would all that it starts.
+    for number in interruption.SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
     # The run in progress ends with this process.
     interruption.install()
     parser = argparse.ArgumentParser(prog="python -m tools.reliability", description=__doc__)

@@ -69,6 +69,9 @@ def killed(case: Case, moment: Moment, usual: dict[tuple[str, str], float]) -> d
     # An earlier kill may have come after the end of a short step, which is due again without its artifact.
     for folder in _artifacts(case, moment, "{}-*"):
         shutil.rmtree(folder)
+    # The reference is made for a gate that is due.
+    for folder in case.outputs.glob("demo/*/verify-*") if moment.stage == "reference" else ():
+        shutil.rmtree(folder)
     at = [moment.side, moment.stage, moment.variant, moment.number, moment.target]
     module = ["pipeline"] if moment.side == "within" else ["tools.reliability.victim", *at]
     with ended(case.start(module)) as process:
@@ -79,8 +82,8 @@ def killed(case: Case, moment: Moment, usual: dict[tuple[str, str], float]) -> d
             _send(process, moment)
         code = _wait(process, sent)
     lost = [*case.orphans(), *case.faults()]
-    # A run that reached its end before the signal has code 0.
-    if code not in (0, *CODES[moment.number]):
+    # A short step may have ended before the signal, and the run with it.
+    if code not in ((0, *CODES[moment.number]) if moment.side == "within" else CODES[moment.number]):
         lost.append(f"exit code {code}: {case.said[-300:]}")
     took = None if sent is None else round(time.monotonic() - sent, 2)
     return {"code": code, "lost": lost, "seconds": took, "drafts": len(case.drafts())}
