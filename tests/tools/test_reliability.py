@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from pipeline.artifacts.workspace import Workspace
 from pipeline.config import PROJECT_ROOT
 from pipeline.errors import StageError
 from tools.reliability import kills
-from tools.reliability.command import MARK, SETTINGS, Case, Results, steps
+from tools.reliability.command import MARK, SETTINGS, Case, Results, ended, steps
 from tools.reliability.page import page
 
 
@@ -65,10 +66,14 @@ def test_half_made_changed_and_failed_artifacts_are_seen(outputs: Path) -> None:
 
 def test_a_process_that_left_its_group_is_found_and_ended(outputs: Path) -> None:
     case = case_of(outputs)
-    child = subprocess.Popen(["sleep", "60"], start_new_session=True, env={MARK: case.name})
-    assert case.processes() == [child.pid]
-    assert case.orphans(patience=0.1) == ["process sleep"]
-    assert child.wait(10) == -signal.SIGKILL
+    with ended(subprocess.Popen(["sleep", "60"], start_new_session=True, env={MARK: case.name})) as child:
+        # The kernel shows a new process's environment a little after its start.
+        deadline = time.monotonic() + 10
+        while not case.processes() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert case.processes() == [child.pid]
+        assert case.orphans(patience=0.1) == ["process sleep"]
+        assert child.wait(10) == -signal.SIGKILL
     assert case.processes() == []
 
 

@@ -139,8 +139,10 @@ def _wait(process: subprocess.Popen[str], sent: float | None) -> int:
 
 
 def counted(results: Results) -> Iterator[tuple[str, int]]:
-    """Yield how often each signal was sent to what."""
+    """Yield how many runs each signal ended, by what it was sent to, and how many had ended before it came."""
     kills = [each for each in results.known.values() if each["kind"] == "kill"]
     for number in SIGNALS:
         for target in TARGETS:
-            yield f"{number}, {target}", sum(each["number"] == number and each["target"] == target for each in kills)
+            ended = [each["code"] for each in kills if (each["number"], each["target"]) == (number, target)]
+            yield f"{number}, {target}", sum(code != 0 for code in ended)
+    yield "none: the run had ended before", sum(each["code"] == 0 for each in kills)

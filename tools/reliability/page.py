@@ -100,7 +100,7 @@ def _details(kind: str, cases: list[dict[str, object]], results: Results) -> str
     lines = []
     if kind == "kill":
         lines = [
-            "| signal | sent |",
+            "| signal, sent to | runs that it ended |",
             "|---|---:|",
             *(f"| {name} | {number} |" for name, number in counted(results)),
             "",
