@@ -16,7 +16,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ from pipeline.errors import InputError, NotApplicable, PipelineError, StorageErr
 
 # Name of a draft: that of its artifact, and the process that fills it.
 DRAFT = re.compile(r"\.(.+)\.\d+(?:\.old)?\.tmp")
+# End of the name of an artifact's partial work.
+KEPT = ".kept"
 
 
 def user_cache(name: str, variable: str) -> Path:
@@ -101,7 +103,7 @@ class Workspace:
 
     def kept(self, artifact: Artifact) -> Path:
         """Return the folder of an artifact's partial work, which need not exist."""
-        return artifact.folder.parent / f".{artifact.folder.name}.kept"
+        return artifact.folder.parent / f".{artifact.folder.name}{KEPT}"
 
     def why(self, artifact: Artifact) -> str | None:
         """Return the reason to make the artifact, or None if it is up to date."""
@@ -280,7 +282,16 @@ class Workspace:
                 if is_free:
                     _sweep(folder)
                     swept.append(folder.name)
+        for partial in (self.root / model).glob(f"**/.*{KEPT}"):
+            self._remove_if_published(partial, partial.with_name(partial.name[1:].removesuffix(KEPT)))
         return swept
+
+    def _remove_if_published(self, partial: Path, folder: Path) -> None:
+        """Remove the partial work of an artifact that was published right before its run was killed."""
+        with locks.held_if_free(_lock_of(folder)) as is_free, suppress(DamagedManifest):
+            manifest = read_manifest(folder) if is_free else None
+            if manifest is not None and manifest.status == "ok":
+                shutil.rmtree(partial, ignore_errors=True)
 
 
 class _Clock:

@@ -221,6 +221,15 @@ def test_content_that_changed_under_the_same_size_is_noticed_on_request(tmp_path
     assert Workspace(tmp_path, hashes=True).why(artifact) == "result.txt has changed: its SHA-256 is another"
 
 
+def test_partial_work_goes_with_the_run_after_its_artifact_was_published(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    published, due = make(workspace, {"seed": 0}), workspace.artifact("bench", "demo", "awq", {"seed": 1})
+    for artifact in (published, due):
+        workspace.kept(artifact).mkdir()
+    assert workspace.sweep("demo") == []
+    assert not workspace.kept(published).exists() and workspace.kept(due).exists()
+
+
 def test_an_artifact_that_links_to_what_is_gone_is_made_again(tmp_path: Path) -> None:
     model, outputs = tmp_path / "model", Workspace(tmp_path / "outputs")
     model.mkdir()

@@ -66,7 +66,7 @@ def judged(stage: str, place: Path, reference: Path) -> list[str]:
 
 def _prepare(case: Case, stage: str, reference: Path) -> None:
     """Copy the artifacts of earlier stages from a finished run, so that this stage is the first one due."""
-    order = ("calibrate", "quantize", "verify", "bench", "eval")
+    order = ("calibrate", "quantize", "reference", "verify", "bench", "eval")
     shutil.copytree(reference, case.outputs, symlinks=True, ignore=shutil.ignore_patterns("logs", "report"))
     for path in list(case.outputs.rglob("manifest.json")):
         manifest = read_manifest(path.parent)
