@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.errors import PipelineError, StageError, StorageError
+from pipeline.errors import PipelineError, ServerError, StageError, StorageError
 
 GIB = 2**30
 # Free bytes below which a failed write without a stated reason has this one.
@@ -69,6 +69,9 @@ def shortage(error: BaseException, name: str, stage: str, root: Path) -> Pipelin
         root: `outputs`.
     """
     causes = list(_causes(error))
+    if isinstance(error, ServerError) and free_bytes(root) < FULL:
+        # A server or its client on a full disk ends without a word: its log is there, too.
+        causes = [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), error]
     refusals = (storage_shortage(each, root, name) for each in causes if not isinstance(each, PipelineError))
     if refusal := next(filter(None, refusals), None):
         return refusal

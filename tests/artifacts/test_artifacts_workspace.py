@@ -201,6 +201,17 @@ def test_a_server_that_the_kernel_killed_has_the_way_out_for_memory(tmp_path: Pa
     assert manifest is not None and manifest.reason is not None and "serve.cpu_kv_cache_gib" in manifest.reason
 
 
+@pytest.mark.parametrize(("free", "kind", "recorded"), [(0, StorageError, False), (2**30, ServerError, True)])
+def test_a_server_that_ends_on_a_full_disk_is_no_failure_of_the_variant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, kind: type, recorded: bool
+) -> None:
+    artifact = Workspace(tmp_path).artifact("bench", "demo", "awq", {})
+    monkeypatch.setattr("pipeline.artifacts.shortages.free_bytes", lambda path: free)
+    with pytest.raises(kind), Workspace(tmp_path).making(artifact, {}):
+        raise ServerError("vLLM's benchmark exited with code 1:\n", "Its log is here.")
+    assert (artifact.manifest() is not None) == recorded
+
+
 def test_a_failure_whose_record_finds_no_space_is_one_of_the_storage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
