@@ -6,6 +6,7 @@ import struct
 from pathlib import Path
 
 import pytest
+from support import custom_code
 
 from pipeline.artifacts.keys import Digests
 from pipeline.config import ModelSettings, Stage
@@ -171,14 +172,12 @@ class MineForCausalLM(Qwen3ForCausalLM):
 """
 
 
-def test_random_weights_of_custom_code_are_drawn_where_it_is_trusted(
-    broken_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+def test_random_weights_of_custom_code_are_drawn_where_it_is_trusted(broken_model: Path, tmp_path: Path) -> None:
     (broken_model / "mine.py").write_text(CODE)
     classes = {"AutoConfig": "mine.MineConfig", "AutoModelForCausalLM": "mine.MineForCausalLM"}
     edit(broken_model, model_type="mine", architectures=["MineForCausalLM"], auto_map=classes, dtype="float16")
-    made = source(broken_model, tmp_path, weights="random", trust_remote_code=True).folder
+    with custom_code.modules_in(tmp_path / "modules"):
+        made = source(broken_model, tmp_path, weights="random", trust_remote_code=True).folder
     assert (made / "mine.py").read_text() == CODE
     config = json.loads((made / "config.json").read_text())
     assert (config["auto_map"], config["dtype"]) == (classes, "bfloat16")

@@ -57,6 +57,8 @@ def modules_in(cache: Path) -> Iterator[None]:
     def forget() -> None:
         for name in [name for name in sys.modules if name.partition(".")[0] == "transformers_modules"]:
             del sys.modules[name]
+        # The folder of an earlier test would be found first.
+        sys.path[:] = [folder for folder in sys.path if not Path(folder, "transformers_modules").is_dir()]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(cache))

@@ -178,10 +178,8 @@ def test_tokens_are_counted_without_the_cutting_and_padding_of_the_tokenizers_fi
         assert CheckpointTokenizer(tmp_path).encode(text) == CheckpointTokenizer(CHECKPOINT).encode(text)
 
 
-def test_a_tokenizer_of_the_checkpoints_own_code_is_read_where_it_is_trusted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+def test_a_tokenizer_of_the_checkpoints_own_code_is_read_where_it_is_trusted(tmp_path: Path) -> None:
     folder, text = custom_code.write(tmp_path / "mine"), "How many apples are there?"
-    own = CheckpointTokenizer(folder, trust_remote_code=True)
+    with custom_code.modules_in(tmp_path / "modules"):
+        own = CheckpointTokenizer(folder, trust_remote_code=True)
     assert own.encode(text) == CheckpointTokenizer(CHECKPOINT).encode(text)
