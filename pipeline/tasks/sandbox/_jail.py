@@ -104,6 +104,9 @@ def build_root(root: str, visible: "list[str]", links: "dict[str, str]", tmp: st
     mount("none", "/", None, REC | PRIVATE)
     mount("tmpfs", root, "tmpfs", NOSUID | NODEV, "size=1m,mode=0755")
     os.umask(0o022)
+    # First, since packages may be installed below it.
+    os.mkdir(f"{root}/tmp")
+    mount("tmpfs", f"{root}/tmp", "tmpfs", NOSUID | NODEV | NOEXEC, tmp)
     for path in visible:
         target = root + path
         if os.path.isdir(path):
@@ -114,14 +117,14 @@ def build_root(root: str, visible: "list[str]", links: "dict[str, str]", tmp: st
         mount(path, target, None, BIND | REC)
     for name, target in links.items():
         os.symlink(target, root + name)
-    os.mkdir(f"{root}/tmp")
     points = mounts_below(root)
-    if len(points) <= len(visible):
-        raise OSError(f"{len(points)} mounts in {root}, of {len(visible) + 1}")
+    if len(points) <= len(visible) + 1:
+        raise OSError(f"{len(points)} mounts in {root}, of {len(visible) + 2}")
     for point, flags in points:
+        if point == f"{root}/tmp":
+            continue
         guard = 0 if point.startswith(f"{root}/dev/") else NODEV
         mount("none", point, None, REMOUNT | BIND | RDONLY | NOSUID | guard | flags)
-    mount("tmpfs", f"{root}/tmp", "tmpfs", NOSUID | NODEV | NOEXEC, tmp)
     os.chdir(root)
     # The old root is stacked on the new one and detached, so none of it can be reached.
     call("syscall", PIVOT_ROOT[os.uname().machine], ".", ".")

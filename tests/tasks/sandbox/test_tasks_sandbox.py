@@ -111,6 +111,28 @@ def test_a_fork_bomb_is_stopped_and_leaves_nothing(box: Sandbox) -> None:
     assert not any("RLIMIT_NPROC" in line for line in command_lines())
 
 
+def test_packages_below_tmp_are_there_to_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    box = Sandbox("namespaces")
+    if box.trouble is not None:
+        pytest.skip(f"namespaces: {box.trouble}")
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        (Path(folder) / "module.txt").write_text("here")
+        Path(folder).chmod(0o755)
+        seen = visible()
+        monkeypatch.setattr(sandbox, "visible", lambda: seen._replace(paths=[*seen.paths, folder]))
+        program = f"""
+assert open("{folder}/module.txt").read() == "here"
+open("/tmp/own", "w").write("x")
+try:
+    open("{folder}/other", "w")
+except OSError:
+    pass
+else:
+    raise AssertionError("written")
+"""
+        assert box.run(program) == Outcome(True, "passed")
+
+
 def test_what_a_program_started_dies_with_it(box: Sandbox) -> None:
     seconds = 6_000 + os.getpid() % 1000
     daemon = f"""
