@@ -68,10 +68,10 @@ def shortage(error: BaseException, name: str, stage: str, root: Path) -> Pipelin
         stage: name of its stage.
         root: `outputs`.
     """
-    causes = list(_causes(error))
     if isinstance(error, ServerError) and free_bytes(root) < FULL:
         # A server or its client on a full disk ends without a word: its log is there, too.
-        causes = [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), error]
+        return storage_shortage(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), root, name)
+    causes = list(_causes(error))
     refusals = (storage_shortage(each, root, name) for each in causes if not isinstance(each, PipelineError))
     if refusal := next(filter(None, refusals), None):
         return refusal

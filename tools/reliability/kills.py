@@ -67,10 +67,11 @@ def kill_all(work: Path, reference: Case, results: Results, is_over: Callable[[]
 def killed(case: Case, moment: Moment, usual: dict[tuple[str, str], float]) -> dict[str, object]:
     """Run the command into a moment; return what was lost and how long the end took."""
     # An earlier kill may have come after the end of a short step, which is due again without its artifact.
-    for folder in _artifacts(case, moment, "{}-*"):
-        shutil.rmtree(folder)
-    # The reference is made for a gate that is due.
-    for folder in case.outputs.glob("demo/*/verify-*") if moment.stage == "reference" else ():
+    due = _artifacts(case, moment, "{}-*")
+    if moment.stage == "reference":
+        # It is made for a gate that is due.
+        due += case.outputs.glob("demo/*/verify-*")
+    for folder in due:
         shutil.rmtree(folder)
     at = [moment.side, moment.stage, moment.variant, moment.number, moment.target]
     module = ["pipeline"] if moment.side == "within" else ["tools.reliability.victim", *at]

@@ -47,7 +47,8 @@ def is_native(dtype: torch.dtype) -> bool:
     if not getattr(ops, "_supports_onednn", False):
         return dtype == torch.float32
     known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    if known.get("architecture") == "x86_64" and not any(map(known.get, _INSTRUCTIONS.get(dtype, ("sse2",)))):
+    needed = _INSTRUCTIONS.get(dtype, ()) if known.get("architecture") == "x86_64" else ()
+    if needed and not any(map(known.get, needed)):
         return False
     try:
         _vllm_create()(torch.zeros(32, 32, dtype=dtype).t(), 1)
