@@ -245,11 +245,13 @@ def _bubblewrap() -> tuple[str, ...]:
     arguments += ["--hostname", "sandbox", "--uid", "1000", "--gid", "1000", "--clearenv"]
     for name, value in ENVIRONMENT.items():
         arguments += ["--setenv", name, value]
+    # First, since packages may be installed below it.
+    arguments += ["--size", str(TMP_BYTES), "--tmpfs", "/tmp"]
     for path in visible().paths:
         arguments += ["--dev-bind" if path in DEVICES else "--ro-bind", path, path]
     for path, target in visible().links.items():
         arguments += ["--symlink", target, path]
-    return (*arguments, "--size", str(TMP_BYTES), "--tmpfs", "/tmp", "--remount-ro", "/", "--chdir", "/tmp")
+    return (*arguments, "--remount-ro", "/", "--chdir", "/tmp")
 
 
 @cache

@@ -287,7 +287,10 @@ def test_the_order_of_sets_is_the_same_each_time(box: Sandbox) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="the other tests run as an ordinary user")
 @pytest.mark.parametrize("kind", ["namespaces", "bubblewrap"])
 def test_an_ordinary_user_is_isolated_too(kind: str) -> None:
-    """With another interpreter: that user may not be able to reach the one that runs this test."""
+    """With another interpreter: that user may not be able to reach the one that runs this test.
+
+    Packages are installed below /tmp, which the program has a folder of its own for.
+    """
     python = shutil.which("python3", path="/usr/bin:/usr/local/bin")
     if python is None:
         pytest.skip("no interpreter that another user can run")
@@ -301,7 +304,7 @@ for source in json.loads(sys.argv[3]) if box.trouble is None else ():
     print(json.dumps(box.run(source, timeout_s=1).detail))
 """
     attacks = ["while True: pass", "import os\nwhile True: os.fork()", "open('/etc/passwd')", "import os\nos._exit(3)"]
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         package = Path(folder, "pipeline", "tasks", "sandbox")
         package.mkdir(parents=True)
         shutil.copy(PROJECT_ROOT / "pipeline" / "errors.py", Path(folder, "pipeline"))
@@ -309,9 +312,11 @@ for source in json.loads(sys.argv[3]) if box.trouble is None else ():
             shutil.copy(PROJECT_ROOT / "pipeline" / "tasks" / "sandbox" / name, package / name)
         for place in (package, *package.parents[:2]):
             (place / "__init__.py").touch()
+        Path(folder, "numpy").mkdir()
+        Path(folder, "numpy", "__init__.py").write_text("FOUND = True")
         os.chmod(folder, 0o755)
         answer = subprocess.run(
-            [python, "-c", script, folder, kind, json.dumps(["assert True", *attacks])],
+            [python, "-c", script, folder, kind, json.dumps(["import numpy\nassert numpy.FOUND", *attacks])],
             cwd="/",
             user=65534,
             group=65534,
@@ -323,6 +328,7 @@ for source in json.loads(sys.argv[3]) if box.trouble is None else ():
         pytest.skip(f"{python} is too old")
     assert answer.returncode == 0, answer.stderr
     trouble, *details = map(json.loads, answer.stdout.splitlines())
+    assert "No such file" not in (trouble or "") or shutil.which("bwrap") is None, trouble
     if trouble is not None:
         pytest.skip(f"{kind}: {trouble}")
     assert details[0] == "passed"
