@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -263,6 +263,19 @@ def quiet() -> Iterator[None]:
         lm_eval.api.task.tqdm = bar
         if not had_bars:
             datasets.enable_progress_bars()
+
+
+@contextmanager
+def templates_compiled_once() -> Iterator[None]:
+    """Keep lm-eval's compiled prompt templates within the block; it compiles each anew for every item and example."""
+    from lm_eval.utils import env
+
+    compile_anew = env.from_string
+    env.from_string = lru_cache(maxsize=1024)(compile_anew)
+    try:
+        yield
+    finally:
+        env.from_string = compile_anew
 
 
 def task_files(settings: EvalSettings, digests: Digests) -> dict[str, str]:

@@ -203,7 +203,7 @@ def ask(
 
     # lm-eval averages over a group only where all of its tasks are there.
     whole = len(asked.items) == len(asked.subjects)
-    with lm_eval_tasks.quiet(), local_metrics():
+    with lm_eval_tasks.quiet(), lm_eval_tasks.templates_compiled_once(), local_metrics():
         report = lm_eval_evaluate(
             model,
             {"tasks": asked.tasks, "groups": asked.groups if whole else {}},
