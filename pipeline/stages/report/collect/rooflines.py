@@ -12,8 +12,7 @@ from pipeline.compare.roofline.device import Device, Footprint
 from pipeline.compare.roofline.model import Entry, MeasuredSpeed, Roofline, roofline
 from pipeline.compare.stats.repeats import Change
 from pipeline.config import Settings, Stage, Variant
-from pipeline.config.existing import own_format
-from pipeline.config.quant import EXISTING
+from pipeline.config.quant import EXISTING, own_format
 from pipeline.hardware import rules
 from pipeline.hardware.gpus import GPUS, Gpu, gpu_of
 from pipeline.results.base import Missing
@@ -92,7 +91,7 @@ def unserved(source: Source, footprint: Footprint | Missing, gpu: Gpu, native: b
         return "what serves its format is in no table"
     asked = rules.ServingRequest(
         kernel=source.variant.kernel,
-        engine=own_format(str(source.quant.get("stored_as") or source.quant.get("engine", ""))),
+        engine=own_format(source.quant),
         group=source.quant.get("group_size"),
         experts=isinstance(footprint, Footprint) and footprint.experts > 0,
     )
