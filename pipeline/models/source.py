@@ -15,7 +15,7 @@ from pipeline.config import ModelSettings
 from pipeline.errors import InputError, hub_unreachable
 from pipeline.json_files import read_json_object
 from pipeline.models import baseline
-from pipeline.models.architecture import CONFIG, text_config
+from pipeline.models.architecture import CONFIG, default_context, longest_context
 from pipeline.models.config_types import check_types
 from pipeline.models.contents import QUANTIZATION_FILES, Contents, check, require_weights
 from pipeline.models.safetensors import (
@@ -174,12 +174,9 @@ class ModelSource:
         return _cast({"files": files}, self.difference.dtype or self.difference.declares)
 
     def context(self, asked: int | None) -> int | None:
-        """Return the longest context in tokens: as requested, or less if config or tokenizer have a lower limit."""
-        config = text_config(self.config)
-        path = self.shape_folder / "tokenizer_config.json"
-        limit = content(path).get("model_max_length") if path.is_file() else None
-        known = (asked, config.get("max_position_embeddings"), limit)
-        return min((int(length) for length in known if length), default=None)
+        """Return the context in tokens: as requested, or less if the model's is shorter; None if neither is known."""
+        longest = longest_context(self.config)
+        return default_context(self.config) if asked is None else min(asked, longest or asked)
 
     @cached_property
     def hub_weights(self) -> list[str]:
