@@ -40,11 +40,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """The steps of a run, in order, and the variants that are left out, each with the reason."""
+    """The steps of a run, in order."""
 
     jobs: Sequence[Job]
     steps: Sequence[Step]
-    dropped: dict[str, str]
     vllm: Vllm
 
     @property
@@ -81,8 +80,9 @@ class Plan:
         yield "variants", ", ".join(dict.fromkeys(str(job.variant) for job in self.jobs))
         if groups := self._smaller_groups():
             yield "groups", groups
-        for variant, reason in self.dropped.items():
-            yield "left out", f"{variant}: {reason}"
+        for variant, job in {str(job.variant): job for job in self.jobs}.items():
+            if reason := job.unmade or job.unserved:
+                yield "left out", f"{variant}: {reason}"
         if self.steps:
             yield "steps", self.count
         if self.due:

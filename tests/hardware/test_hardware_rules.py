@@ -162,7 +162,7 @@ def test_a_scheme_that_the_gpu_asked_for_cannot_serve_is_refused(settings, tmp_p
 def test_a_gpu_that_is_not_installed_can_be_quantized_for_but_not_measured(settings, tmp_path: Path) -> None:
     given = ("quant=fp8_dynamic", "hardware.gpu=b200", "hardware.device=cpu", f"outputs={tmp_path}")
     run = Runner([settings(*given, "stage=[quantize,bench]")], [])
-    assert "B200 is not installed" in run.unserved["fp8_dynamic"]
+    assert "B200 is not installed" in run.jobs[0].unserved
     assert Stage.QUANTIZE in run._wanted(run.jobs[0])
 
 
