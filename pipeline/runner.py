@@ -29,7 +29,6 @@ from pipeline.config.compose import unapplied
 from pipeline.errors import NotApplicable, PipelineError, StorageError
 from pipeline.feasibility import OFFLINE
 from pipeline.hardware import gpu_turn
-from pipeline.hardware.gpus import gpu_of
 from pipeline.hardware.probe import Hardware, probe
 from pipeline.hardware.rules import Vllm
 from pipeline.job import Job, module_of
@@ -88,7 +87,7 @@ class Runner:
         if REPORTING & set(self.requested):
             report.check(first)
         self.not_applicable: dict[str, str] = {}
-        self.gpu = gpu_of(first.hardware.gpu or "")
+        self.gpu = first.hardware.gpu
         self.vllm = Vllm.of(packages(first.serve.python))
         feasibility.judge(self.jobs, self.requested, hardware, self.gpu, self.vllm)
         _set_references([job for job in self.jobs if not (job.unmade or job.unserved)])
@@ -116,6 +115,11 @@ class Runner:
         if is_scored:
             # All variants are asked the same.
             tasks.check(self.jobs[0].settings.eval)
+
+    @property
+    def leaves_something(self) -> bool:
+        """True if files are made: of a plan or of what a machine serves there are none."""
+        return not self.dry_run and set(self.requested) != {Command.CAPABILITIES}
 
     def plan(self) -> int:
         """Print the plan, and each step with run or skip and the reason; return the exit code."""
