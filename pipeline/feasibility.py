@@ -87,7 +87,7 @@ def _unserved(
     if reasons and tuple(requested) != (Command.CAPABILITIES,):
         raise ConfigError(
             "\n".join(f"{variant} on hardware.gpu={gpu.key}: {reason}." for variant, reason in reasons.items()),
-            f"Omit it, or see `python -m pipeline stage=capabilities hardware.gpu={gpu.key}`.",
+            "Omit it, or see what that GPU serves: stage=capabilities with the same hardware.gpu.",
         )
     if gpu.compute_capability == here.compute_capability:
         return {}

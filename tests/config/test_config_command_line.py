@@ -168,7 +168,11 @@ def test_lists_and_texts_need_no_quotes_of_hydras(tmp_path):
     )
     assert found.report.runs == (Path("~/a b.json").expanduser(), Path("/x/y=z"))
     assert found.serve.extra_args == ("--x=8", "--y")
-    assert (found.hardware.gpu, found.model.revision, found.report.what_if) == ("RTX 4090", "0123456", ("L40S",))
+    assert (found.hardware.gpu.name, found.model.revision, found.report.what_if[0].name) == (
+        "RTX 4090",
+        "0123456",
+        "L40S",
+    )
     assert found.report.constraints.max_loss_points == dict.fromkeys(found.eval.tasks, 1.0)
 
 

@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 import venv
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -61,7 +60,7 @@ def test_known_facts(scheme: str, gpu: str, support: str, said: str) -> None:
 
 def test_the_capability_that_is_missing_is_that_of_the_oldest_kernel() -> None:
     """W4A16 has kernels from 7.5, 8.0 and 9.0 on, none of them for groups of 16."""
-    volta = replace(BY_NAME["L4"], name="V100", compute_capability=7.0)
+    volta = BY_NAME["L4"].model_copy(update={"name": "V100", "compute_capability": 7.0})
     assert rules.of_scheme("W4A16", volta).reason == "W4A16 needs compute capability 7.5, V100 has 7.0"
     without_humming = rules.Vllm((0, 26), frozenset())
     groups_of_16 = rules.ServingRequest(group=16)
