@@ -5,6 +5,7 @@ Only small files are read here (`config.json`, headers of safetensors files), wi
 
 from __future__ import annotations
 
+import re
 import shutil
 from functools import cached_property
 from pathlib import Path
@@ -35,6 +36,7 @@ from pipeline.models.safetensors import (
 # The model card, whose metadata name the licence.
 CARD = "README.md"
 # What is fetched from the hub before the weights.
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 SMALL = (CONFIG, INDEX, CARD, *QUANTIZATION_FILES, *COMPANIONS)
 
 
@@ -66,7 +68,7 @@ class ModelSource:
         """
         path = self.settings.path
         if path is None:
-            return self._download(SMALL)
+            return self.hub_folder
         if not path.is_dir():
             fault = "is a file" if path.exists() else "there is no such folder"
             raise InputError(f"model.path={path}: {fault}.", "Name the folder that holds config.json.")
@@ -76,6 +78,14 @@ class ModelSource:
                 "Name the folder of a Hugging Face checkpoint (config.json, *.safetensors, tokenizer files).",
             )
         return path
+
+    @cached_property
+    def hub_folder(self) -> Path:
+        """Folder of the hub's cache with the small files; from here on the repository is that of their commit."""
+        folder = self._download(SMALL)
+        if _COMMIT.fullmatch(folder.name):
+            self.settings = self.settings.model_copy(update={"revision": folder.name})
+        return folder
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -164,11 +174,12 @@ class ModelSource:
 
     def identity(self) -> Payload:
         """Return the identity of the checkpoint's content: hashes for a folder, the commit for the hub."""
-        settings = self.settings
         if self.is_random:
-            return {"random": self.config, "seed": settings.seed}
-        if settings.path is None:
-            return _cast({"hub_id": settings.hub_id, "revision": settings.revision}, baseline.other_dtype(self.config))
+            return {"random": self.config, "seed": self.settings.seed}
+        if self.settings.path is None:
+            # The config tells the commit.
+            dtype = baseline.other_dtype(self.config)
+            return _cast({"hub_id": self.settings.hub_id, "revision": self.settings.revision}, dtype)
         parts = [self.stored / CONFIG, *companions(self.stored), *safetensors_files(self.stored)]
         files = {path.name: self.digests.of(path) for path in parts}
         return _cast({"files": files}, self.difference.dtype or self.difference.declares)

@@ -64,6 +64,15 @@ def ask(tmp_path: Path, settings: Callable[..., Settings]) -> ModelSource:
     return source
 
 
+def test_a_branch_is_the_commit_that_it_was_fetched_at(
+    hub: Hub, tmp_path: Path, settings: Callable[..., Settings]
+) -> None:
+    commits = []
+    for hub.cache in (tmp_path / "snapshots" / ("a" * 40), tmp_path / "snapshots" / ("b" * 40)):
+        commits.append(ask(tmp_path, settings).identity()["revision"])
+    assert commits == ["a" * 40, "b" * 40]
+
+
 def test_one_set_of_weights_is_fetched(hub: Hub, tmp_path: Path, settings: Callable[..., Settings]) -> None:
     for other in ("consolidated.safetensors", "original/model.safetensors", "onnx/tokenizer.json", "pytorch_model.bin"):
         (hub.repository / other).parent.mkdir(exist_ok=True)
