@@ -80,9 +80,11 @@ class Plan:
         yield "variants", ", ".join(dict.fromkeys(str(job.variant) for job in self.jobs))
         if groups := self._smaller_groups():
             yield "groups", groups
+        dropped: dict[str, list[str]] = {}
         for variant, job in {str(job.variant): job for job in self.jobs}.items():
-            if reason := job.unmade or job.unserved:
-                yield "left out", f"{variant}: {reason}"
+            dropped.setdefault(job.unmade or job.unserved, []).append(variant)
+        for reason in filter(None, dropped):
+            yield "left out", f"{', '.join(dropped[reason])}: {reason}"
         if self.steps:
             yield "steps", self.count
         if self.due:
@@ -265,7 +267,8 @@ def _load(bench: BenchSettings) -> str:
         number = f"{number} at once"
     texts = _named(bench.dataset) if bench.prompts == "sharegpt" else f"{bench.input_len} random tokens"
     blocks = f", {bench.blocks} starts of each server" if bench.blocks > 1 else ""
-    return f"{bench.name}: {number} of {texts}, {bench.repeats} repeats{blocks}"
+    repeats = "1 repeat" if bench.repeats == 1 else f"{bench.repeats} repeats"
+    return f"{bench.name}: {number} of {texts}, {repeats}{blocks}"
 
 
 def _named(dataset: DatasetSettings) -> str:

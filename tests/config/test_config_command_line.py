@@ -90,6 +90,23 @@ def test_what_is_asked_for_is_not_made_smaller(words, sizes, device):
     assert (own.calibration.name, own.bench.name, own.eval.name) == sizes
 
 
+@pytest.mark.parametrize(
+    ("words", "loads"),
+    [
+        ([], ["study", "ladder_quick"]),
+        # What is said of a load is said of one.
+        (["bench=latency"], ["latency"]),
+        (["bench.blocks=3"], ["study"]),
+        (["protocols=latency"], ["latency"]),
+        (["variants=[bf16,awq]", "eval.budget_minutes=60"], ["study"]),
+    ],
+)
+@pytest.mark.parametrize("device", ["cuda"], indirect=True)
+def test_on_a_gpu_a_model_of_ones_own_meets_few_users_too(words, loads, device):
+    found = command_of("model=some/model", "variants=[bf16,awq]", *words)
+    assert list(dict.fromkeys(each.bench.name for each in found)) == loads
+
+
 @pytest.mark.parametrize("device", ["cuda"], indirect=True)
 @pytest.mark.parametrize("words", [["model=some/model"], ["model.path=/data/mine"], ["model.hub_id=some/model"]])
 def test_nothing_of_the_demo_is_left(words, device):
