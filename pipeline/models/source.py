@@ -23,6 +23,7 @@ from pipeline.models.safetensors import (
     COMPANIONS,
     INDEX,
     MODEL,
+    WEIGHTS,
     TensorInfo,
     check_safetensors,
     chosen,
@@ -211,14 +212,14 @@ class ModelSource:
     def _download(self, patterns: tuple[str, ...]) -> Path:
         from huggingface_hub import snapshot_download
 
-        settings = self.settings
+        hub_id, revision = str(self.settings.hub_id), self.settings.revision
         try:
             # Folders hold other sets of weights (original/, onnx/), and a pattern's star matches a slash.
-            folder = snapshot_download(
-                str(settings.hub_id), revision=settings.revision, allow_patterns=list(patterns), ignore_patterns="*/*"
-            )
+            folder = snapshot_download(hub_id, revision=revision, allow_patterns=list(patterns), ignore_patterns="*/*")
         except Exception as error:
-            raise hub_unreachable(self.setting, str(settings.hub_id), "model.path", error) from error
+            if (found := _cached(hub_id, revision, patterns)) is None:
+                raise hub_unreachable(self.setting, hub_id, "model.path", error) from error
+            return found
         return Path(folder)
 
     def _random(self) -> Path:
@@ -246,6 +247,18 @@ class ModelSource:
             copy_companions(self.shape_folder, partial)
             partial.rename(folder)
         return folder
+
+
+def _cached(hub_id: str, revision: str | None, patterns: tuple[str, ...]) -> Path | None:
+    """Return the folder of the hub's cache, if it holds the files; the hub's client asks for a list of them first."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(snapshot_download(hub_id, revision=revision, local_files_only=True))
+    except Exception:
+        return None
+    needed = (name for name in patterns if name == CONFIG or name.endswith(WEIGHTS))
+    return folder if all((folder / name).is_file() for name in needed) else None
 
 
 def _cast(identity: Payload, dtype: str) -> Payload:
