@@ -171,7 +171,7 @@ def test_variants_are_a_list_however_it_is_written(word, value):
 
 
 def test_lists_and_texts_need_no_quotes_of_hydras(tmp_path):
-    (found,) = command_of(
+    found, *_ = command_of(
         "stage=quantize,bench,report", "quant=FP8-dynamic", "add_bf16=false", "report.formats=html",
         "report.runs=~/a b.json,/x/y=z", "serve.extra_args=[--x=8,--y]", "report.title=Wozu? (neu): 模型",
         "hardware.gpu=4090", "model.hub_id=some/model", "model.revision=0123456", "report.what_if=L40S",
@@ -204,7 +204,7 @@ def test_a_server_is_named_by_what_people_paste(url):
 @pytest.mark.parametrize("device", ["cuda"], indirect=True)
 def test_commas_stay_a_sweep_s(device):
     assert translated(["-m", "stage=quantize,bench", "quant=awq,FP8-static", "model=a/b,c/d"]) == [
-        "-m", "++model.path=null", "++model.revision=null", "++model.name=null",
+        "-m", "protocols=[study,ladder_quick]", "++model.path=null", "++model.revision=null", "++model.name=null",
         "stage=quantize,bench", "quant=awq,fp8_static", "model=custom", "model.hub_id=a/b,c/d",
     ]  # fmt: skip
     assert translated(["-m", "variants=[bf16,awq],[gptq]"])[-1] == "variants=[bf16,awq],[gptq]"
