@@ -44,32 +44,36 @@ def run(config: DictConfig) -> None:
     # Launchers of sweeps run jobs in processes of their own.
     interruption.install()
     hydra_config = HydraConfig.get()
-    overrides = list(hydra_config.overrides.task)
+    overrides, is_worth_a_log = list(hydra_config.overrides.task), False
     try:
-        try:
-            variants = compose_variants(config, overrides)
-        except PipelineError:
-            _forget(hydra_config)
-            raise
-        command = Runner(variants, overrides)
+        command = Runner(compose_variants(config, overrides), overrides)
         if command.dry_run and hydra_config.mode is RunMode.MULTIRUN:
             code = command.plan_in_a_line(hydra_config.job.num)
         else:
             code = command.plan() if command.dry_run else command.execute()
+            is_worth_a_log = command.leaves_something
     except PipelineError as error:
         code = _shown(error)
+    if not is_worth_a_log:
+        _forget(hydra_config, Path(str(config.outputs)))
     _exit_code = max(_exit_code, code)
     if code and hydra_config.mode is RunMode.MULTIRUN:
         # A launcher knows a failed job by its exception; the other jobs of the sweep still run.
         raise JobFailed(f"this job failed with exit code {code}; the reason is above")
 
 
-def _forget(job: HydraConf) -> None:
-    """Remove the settings that Hydra stored of a refused job, whose files may hold what nobody should store."""
+def _forget(job: HydraConf, outputs: Path) -> None:
+    """Remove what Hydra stored of a job that made nothing: of a refused one it may be what nobody should store."""
+    folders = [Path(job.runtime.output_dir)]
     if job.output_subdir:
-        shutil.rmtree(Path(job.runtime.output_dir, job.output_subdir), ignore_errors=True)
+        shutil.rmtree(folders[0] / job.output_subdir, ignore_errors=True)
     if job.mode is RunMode.MULTIRUN:
-        Path(job.sweep.dir, "multirun.yaml").unlink(missing_ok=True)
+        folders.append(Path(job.sweep.dir))
+        (folders[1] / "multirun.yaml").unlink(missing_ok=True)
+    for folder in (*folders, outputs / "logs"):
+        # Other jobs have files there.
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def _shown(error: PipelineError) -> int:
@@ -104,6 +108,7 @@ def main() -> None:
 
 def _command(words: list[str]) -> int:
     """Answer for help, or run the jobs that the words ask for; return the exit code."""
+    is_new = not _outputs(words).exists()
     try:
         text = answer(words)
         if text is not None:
@@ -121,14 +126,23 @@ def _command(words: list[str]) -> int:
         return _shown(of_hydra(error, Settings))
     except OSError as error:
         # Of Hydra too, which writes the settings before a job begins.
-        outputs = [word.partition("=")[2] for word in sys.argv if word.startswith("outputs=")]
-        refusal = storage_shortage(error, Path(outputs[-1] if outputs else "outputs"))
+        refusal = storage_shortage(error, _outputs(words))
         if refusal is None:
             raise
         return _shown(refusal)
     except SystemExit as error:
         return _exit_code or (error.code if isinstance(error.code, int) else int(error.code is not None))
+    finally:
+        if is_new:
+            with contextlib.suppress(OSError):
+                _outputs(words).rmdir()
     return _exit_code
+
+
+def _outputs(words: list[str]) -> Path:
+    """Return the folder of the artifacts, as the words of the command line have it."""
+    given = [word.partition("=")[2] for word in words if word.startswith("outputs=")]
+    return Path(given[-1] if given else "outputs")
 
 
 if __name__ == "__main__":

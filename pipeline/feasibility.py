@@ -24,12 +24,28 @@ if TYPE_CHECKING:
 OFFLINE = (Stage.CALIBRATE, Stage.QUANTIZE)
 
 
-def unmade(jobs: Sequence[Job], requested: Sequence[Stage | Command]) -> dict[str, str]:
-    """Return the variants that are due and cannot be made of the model, each with the reason.
+def judge(
+    jobs: Sequence[Job], requested: Sequence[Stage | Command], here: Hardware, gpu: Gpu | None, vllm: Vllm
+) -> None:
+    """Set `unmade` and `unserved` of each job.
+
+    Args:
+        jobs: all variants.
+        requested: stages and commands.
+        here: this machine.
+        gpu: that of `hardware.gpu`, to judge by instead; None: judge by this machine.
+        vllm: the one that serves here.
 
     Raises:
-        ConfigError: if none is left beside BF16.
+        ConfigError: if none can be made, if `hardware.gpu` cannot serve one, or if no vLLM is installed.
     """
+    unserved, unmade = _unserved(jobs, requested, here, gpu, vllm), _unmade(jobs, requested)
+    for job in jobs:
+        job.unserved, job.unmade = unserved.get(str(job.variant), ""), unmade.get(str(job.variant), "")
+
+
+def _unmade(jobs: Sequence[Job], requested: Sequence[Stage | Command]) -> dict[str, str]:
+    """Return the variants that are due and cannot be made of the model, each with the reason."""
     asked = [job for job in jobs if Stage.QUANTIZE in job.closure(requested)]
     due = [job for job in asked if job.workspace.why(job.artifact(Stage.QUANTIZE)) is not None]
     found = {str(job.variant): why_not_made(job.settings, job.model.config) for job in due}
@@ -42,21 +58,10 @@ def unmade(jobs: Sequence[Job], requested: Sequence[Stage | Command]) -> dict[st
     return reasons
 
 
-def unserved(
+def _unserved(
     jobs: Sequence[Job], requested: Sequence[Stage | Command], here: Hardware, gpu: Gpu | None, vllm: Vllm
 ) -> dict[str, str]:
-    """Return the variants that cannot be served, each with the reason.
-
-    Args:
-        jobs: all variants.
-        requested: stages and commands.
-        here: this machine.
-        gpu: that of `hardware.gpu`, to judge by instead; None: judge by this machine.
-        vllm: the one that serves here.
-
-    Raises:
-        ConfigError: if `hardware.gpu` cannot serve a variant, or if no vLLM is installed.
-    """
+    """Return the variants that cannot be served, each with the reason."""
     served = [job for job in jobs if job.settings.serve.url is None]
     machine, serving = (gpu, rules.LOCKED) if gpu else (here, vllm)
     answers = {
@@ -82,7 +87,7 @@ def unserved(
     if reasons and tuple(requested) != (Command.CAPABILITIES,):
         raise ConfigError(
             "\n".join(f"{variant} on hardware.gpu={gpu.key}: {reason}." for variant, reason in reasons.items()),
-            f"Omit it, or see `python -m pipeline stage=capabilities hardware.gpu={gpu.key}`.",
+            "Omit it, or see what that GPU serves: stage=capabilities with the same hardware.gpu.",
         )
     if gpu.compute_capability == here.compute_capability:
         return {}

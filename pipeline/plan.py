@@ -40,11 +40,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """The steps of a run, in order, and the variants that are left out, each with the reason."""
+    """The steps of a run, in order."""
 
     jobs: Sequence[Job]
     steps: Sequence[Step]
-    dropped: dict[str, str]
     vllm: Vllm
 
     @property
@@ -81,8 +80,11 @@ class Plan:
         yield "variants", ", ".join(dict.fromkeys(str(job.variant) for job in self.jobs))
         if groups := self._smaller_groups():
             yield "groups", groups
-        for variant, reason in self.dropped.items():
-            yield "left out", f"{variant}: {reason}"
+        dropped: dict[str, list[str]] = {}
+        for variant, job in {str(job.variant): job for job in self.jobs}.items():
+            dropped.setdefault(job.unmade or job.unserved, []).append(variant)
+        for reason in filter(None, dropped):
+            yield "left out", f"{', '.join(dropped[reason])}: {reason}"
         if self.steps:
             yield "steps", self.count
         if self.due:
@@ -144,7 +146,11 @@ class Plan:
         """Return the time by finished steps of the same kind on this machine."""
         job = self.jobs[0]
         known = [each for _, each in job.workspace.manifests(job.settings.model.name)]
-        here = [each for each in known if each.status == "ok" and each.hardware.get("name") == job.hardware.name]
+        model = job.model.identity()
+        # Another model may have had the same name, and thus the same folder.
+        others = {each.key for each in known if each.payload.get("model", model) != model}
+        own = (each for each in known if not {each.key, each.payload.get("quantize")} & others)
+        here = [each for each in own if each.status == "ok" and each.hardware.get("name") == job.hardware.name]
         seconds = [_seconds(step, here) for step in self.due]
         found = [each for each in seconds if each is not None]
         limits = (job.settings.bench.budget_minutes, job.settings.eval.budget_minutes)
@@ -242,13 +248,11 @@ def _footprint(job: Job, kv_dtype: str = "auto", quant: QuantSettings | None = N
 
 def _model(source: ModelSource) -> str:
     """Return the model's name and source, with the commit that the hub's cache has where none is pinned."""
-    settings = source.settings
     kind = " ".join(source.config.get("architectures") or [])
+    settings = source.settings
     where = str(settings.path)
     if settings.path is None:
-        folder = source.shape_folder
-        commit = settings.revision or (folder.name if folder.parent.name == "snapshots" else "")
-        where = f"{settings.hub_id}{f'@{commit[:8]}' if commit else ''}"
+        where = f"{settings.hub_id}{f'@{settings.revision[:8]}' if settings.revision else ''}"
     weights = ", random weights" if source.is_random else ""
     return f"{settings.name} ({where}), {kind}{weights}"
 
@@ -263,7 +267,8 @@ def _load(bench: BenchSettings) -> str:
         number = f"{number} at once"
     texts = _named(bench.dataset) if bench.prompts == "sharegpt" else f"{bench.input_len} random tokens"
     blocks = f", {bench.blocks} starts of each server" if bench.blocks > 1 else ""
-    return f"{bench.name}: {number} of {texts}, {bench.repeats} repeats{blocks}"
+    repeats = "1 repeat" if bench.repeats == 1 else f"{bench.repeats} repeats"
+    return f"{bench.name}: {number} of {texts}, {repeats}{blocks}"
 
 
 def _named(dataset: DatasetSettings) -> str:

@@ -29,7 +29,6 @@ from pipeline.config.compose import unapplied
 from pipeline.errors import NotApplicable, PipelineError, StorageError
 from pipeline.feasibility import OFFLINE
 from pipeline.hardware import gpu_turn
-from pipeline.hardware.gpus import gpu_of
 from pipeline.hardware.probe import Hardware, probe
 from pipeline.hardware.rules import Vllm
 from pipeline.job import Job, module_of
@@ -88,13 +87,10 @@ class Runner:
         if REPORTING & set(self.requested):
             report.check(first)
         self.not_applicable: dict[str, str] = {}
-        self.gpu = gpu_of(first.hardware.gpu or "")
+        self.gpu = first.hardware.gpu
         self.vllm = Vllm.of(packages(first.serve.python))
-        self.unserved = feasibility.unserved(self.jobs, self.requested, hardware, self.gpu, self.vllm)
-        self.unmade = feasibility.unmade(self.jobs, self.requested)
-        for job in self.jobs:
-            job.unserved = self.unserved.get(str(job.variant), "")
-        _set_references([job for job in self.jobs if not job.unserved and str(job.variant) not in self.unmade])
+        feasibility.judge(self.jobs, self.requested, hardware, self.gpu, self.vllm)
+        _set_references([job for job in self.jobs if not (job.unmade or job.unserved)])
         self._check_due(hardware)
 
     def _check_due(self, hardware: Hardware) -> None:
@@ -104,7 +100,7 @@ class Runner:
 
         is_scored = False
         for job in self.jobs:
-            if str(job.variant) in self.unmade:
+            if job.unmade:
                 continue
             for stage in job.closure(self.requested):
                 if self.workspace.why(job.artifact(stage)) is None:
@@ -119,6 +115,11 @@ class Runner:
         if is_scored:
             # All variants are asked the same.
             tasks.check(self.jobs[0].settings.eval)
+
+    @property
+    def leaves_something(self) -> bool:
+        """True if files are made: of a plan or of what a machine serves there are none."""
+        return not self.dry_run and set(self.requested) != {Command.CAPABILITIES}
 
     def plan(self) -> int:
         """Print the plan, and each step with run or skip and the reason; return the exit code."""
@@ -149,7 +150,7 @@ class Runner:
         from pipeline.plan import Plan, Step
 
         steps = [Step(job, stage, self.workspace.why(job.artifact(stage))) for job, stage in self._steps(rounds=1)]
-        return Plan(self.jobs, steps, self.unserved, self.vllm)
+        return Plan(self.jobs, steps, self.vllm)
 
     def _describe(self, plan: Plan) -> None:
         for title, text in plan.lines():
@@ -260,7 +261,8 @@ class Runner:
 
         made: set[Path] = set()
         for _ in count() if limit is None else range(limit):
-            stopped = {*self.failures, *self.not_applicable, *self.unserved, *self.unmade}
+            absent = (str(job.variant) for job in self.jobs if job.unmade or job.unserved)
+            stopped = {*self.failures, *self.not_applicable, *absent}
             due = BudgetedStudy(self.jobs, stopped).due()
             folders = {job.artifact(stage).folder for job, stage in due}
             # A measurement without a result would be due again.
@@ -302,7 +304,7 @@ class Runner:
         if job.unserved:
             asked = tuple(stage for stage in self.requested if stage in (*OFFLINE, Stage.VERIFY))
             wanted -= set(OFFLINE) - set(job.closure(asked))
-        return wanted - {Stage.CALIBRATE} if str(job.variant) in self.unmade else wanted
+        return wanted - {Stage.CALIBRATE} if job.unmade else wanted
 
     def _why_no_result(self, job: Job, stage: Stage) -> str:
         """Return why a step has no result: the variant cannot be made, or not be served here; empty if it may."""
@@ -310,7 +312,7 @@ class Runner:
             return ""
         # The gate judges files without a server.
         is_offline = stage is Stage.QUANTIZE or (stage is Stage.VERIFY and Stage.QUANTIZE in self._wanted(job))
-        return self.unmade.get(str(job.variant)) or ("" if is_offline else job.unserved)
+        return job.unmade or ("" if is_offline else job.unserved)
 
     def _sweep(self) -> None:
         """Remove what killed runs left in the making, and say so: memory may run out again."""

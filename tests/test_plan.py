@@ -1,6 +1,8 @@
 """The plan before the spending: what a run would make, need and take, on one screen."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -70,6 +72,11 @@ def test_minutes_are_those_of_earlier_steps_of_the_same_kind(tmp_path: Path) -> 
     assert lines["time"].startswith("not known")
     _, lines = planned(tmp_path, VARIANTS, "stage=bench,eval", "serve.extra_args=--x")
     assert lines["time"] == "about 40 min by earlier runs here for 4 of 6 steps, not known for the others"
+    # Steps of another model of that name tell nothing.
+    for path in tmp_path.glob("demo/*/quantize-*/manifest.json"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "payload": {"model": {"files": {}}}}))
+    _, lines = planned(tmp_path, VARIANTS, "stage=bench,eval", "serve.extra_args=--x")
+    assert lines["time"].startswith("not known")
 
 
 def test_nothing_to_do_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -136,3 +143,20 @@ def test_settings_that_would_fail_late_are_refused_with_the_plan(
     with pytest.raises(PipelineError) as caught:
         planned(tmp_path, *words)
     assert all(fragment in str(caught.value) for fragment in fragments), caught.value
+
+
+@pytest.mark.parametrize(
+    ("words", "left"),
+    [
+        (["stage=capabilities", "hardware.gpu=L40S"], []),
+        (["quant=nope"], []),
+        (["quant=awq", "quant.group_size=100"], []),
+        # The hashes of the model's files, which take minutes for a large one.
+        (["model=demo", "dry_run=true"], [".cache"]),
+        (["-m", "model=demo", "dry_run=true", "quant=fp8_static,awq"], [".cache"]),
+    ],
+)
+def test_a_job_that_makes_nothing_leaves_nothing(words: list[str], left: list[str], tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-m", "pipeline", *words], capture_output=True, cwd=tmp_path, check=False)
+    assert [path.name for path in tmp_path.glob("outputs/*")] == left
+    assert (tmp_path / "outputs").exists() == bool(left)

@@ -2,7 +2,8 @@
 
 A stored folder is `<machine>/<variant>/<protocol>/manifest.json` with `<variant>/quantize.json`; it is laid out as
 `outputs/` for the command, whose page and Markdown become the `report.html` and `report.md` of the machine. Qwen3-8B's
-own configuration and tokenizer come from the folder of test data (PIPELINE_DATA_DIR).
+own configuration and tokenizer come from the folder of test data (PIPELINE_DATA_DIR), laid out as the hub's cache, so
+that the commands on the page name the model as a user does.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.artifacts.manifest import MANIFEST, Manifest
+from pipeline.config.presets import model_choice
 from tools.stored_results import FOLDER
 
 RENDERED = {"report.md": "report.md", "index.html": "report.html"}
@@ -57,13 +59,15 @@ def _render(folder: Path, stored: list[tuple[Path, Manifest]]) -> bool:
             else:
                 place.mkdir(parents=True)
                 shutil.copy(path, place / MANIFEST)
-        shutil.copytree(DATA, Path(root) / "model", ignore=shutil.ignore_patterns("config.*"))
-        shutil.copy(DATA / "config.qwen3-8b.json", Path(root) / "model" / "config.json")
+        model = Path(root, "hub", "models--Qwen--Qwen3-8B", "snapshots", str(model_choice("qwen3_8b")["revision"]))
+        shutil.copytree(DATA, model, ignore=shutil.ignore_patterns("config.*"))
+        shutil.copy(DATA / "config.qwen3-8b.json", model / "config.json")
         blocks = 1 + max(int(str(manifest.payload.get("block", 0))) for _, manifest in stored)
-        places = ("model.path=model", "outputs=outputs", "report.formats=[html,md]", f"bench.blocks={blocks}")
+        places = ("outputs=outputs", "report.formats=[html,md]", f"bench.blocks={blocks}")
         done = subprocess.run(
             [sys.executable, "-m", "pipeline", *SETTINGS, *places],
             cwd=root,
+            env={**os.environ, "HF_HUB_CACHE": str(Path(root, "hub")), "HF_HUB_OFFLINE": "1"},
             capture_output=True,
             text=True,
             check=False,

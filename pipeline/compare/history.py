@@ -161,8 +161,10 @@ def _changes(runs: Sequence[Snapshot], names: Sequence[str], column: Column) -> 
 
 def _incomparable(runs: Sequence[Snapshot], column: Column) -> str:
     before, after = (run.run for run in runs[-2:])
-    if before.model != after.model:
-        return f"measured with another model ({before.model})"
+    # Two models may have one name, and one model two.
+    is_told = bool(before.weights and after.weights)
+    if (before.weights != after.weights) if is_told else (before.model != after.model):
+        return f"measured with {'other weights' if before.model == after.model else f'another model ({before.model})'}"
     if column.needs_machine and before.machine != after.machine:
         return f"measured on another machine ({before.machine})"
     if column.needs_machine and before.load != after.load:

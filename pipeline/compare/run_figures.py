@@ -43,13 +43,14 @@ Answers = dict[str, dict[str, ItemScores]]
 
 
 class RunName(Frozen):
-    """The identification of a run: model, machine, date and load."""
+    """The identification of a run: model, machine, date and load; `weights` is empty where their hash is not known."""
 
     name: str
     model: str
     machine: str
     measured: str
     load: str
+    weights: str = ""
 
 
 class Snapshot(Frozen):

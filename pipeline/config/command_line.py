@@ -49,6 +49,9 @@ CUSTOM = "custom"
 DEMO = "demo"
 # Choices for a checkpoint of the user's where there is no GPU: the study's method, in an hour or two.
 WITHOUT_GPU = {"calibration": "laptop", "bench": "quick", "eval": "laptop"}
+# Loads of a checkpoint of the user's on a GPU: saturation, which the study measured, and what few users feel.
+OF_LOADS = ("bench", "protocols", "eval.budget_minutes", "serve.url")
+LOADS = "[study,ladder_quick]"
 QUOTES = "'\""
 OPENING, CLOSING = "([{", ")]}"
 
@@ -320,7 +323,10 @@ def _of_the_model(values: dict[str, str]) -> Iterator[Override]:
         raise ConfigError(f"model={DEMO} and {source} name two models.", f"Leave out model={DEMO}.")
     if "model" not in values:
         yield Override("", "model", CUSTOM)
-    if values.get("model", CUSTOM) == CUSTOM and not _may_have_a_gpu(values):
+    is_custom, may_have_a_gpu = values.get("model", CUSTOM) == CUSTOM, _may_have_a_gpu(values)
+    if is_custom and may_have_a_gpu and not any(name.startswith(OF_LOADS) for name in values):
+        yield Override("", "protocols", LOADS)
+    if is_custom and not may_have_a_gpu:
         replaced = {"bench"} if "protocols" in values else set()
         given = {group for group in WITHOUT_GPU if group in values} | replaced
         yield from (Override("", group, name) for group, name in WITHOUT_GPU.items() if group not in given)

@@ -58,16 +58,6 @@ class ExistingSettings(QuantSettings):
         """The storage layout of a weight; None if it is not known."""
         return LAYOUTS.get(self.stored_as)
 
-    @property
-    def own_format(self) -> str:
-        """The method whose own format the checkpoint has; empty for compressed-tensors."""
-        return own_format(self.stored_as)
-
-
-def own_format(layout: str) -> str:
-    """Return a storage layout, or an engine, by name if its format is not that of compressed-tensors; else empty."""
-    return "" if layout.endswith("-quantized") or layout == "llmcompressor" else layout
-
 
 def is_existing(variant: str) -> bool:
     """Return whether a variant is written as a checkpoint that others quantized."""

@@ -131,12 +131,13 @@ def _unreadable(override: str) -> ConfigError:
 def _unknown(found: re.Match[str], root: type[BaseModel]) -> ConfigError:
     name = found[1].lstrip("+~")
     known, field = field_at(root, name.split("."))
-    parent = name.rpartition(".")[0]
+    parent, _, leaf = name.rpartition(".")
     if field is not None and known == name and parent:
         group = name.partition(".")[0]
         return ConfigError(
             f"{name}: {parent} is null here, and has no settings.",
-            f"Choose {group}=... that has it; `python -m pipeline --help {group}` describes all of them.",
+            f"Give it whole, '{parent}={{{leaf}: ...}}', or choose {group}=... that has it; "
+            f"`python -m pipeline --help {group}` describes all of them.",
         )
     return ConfigError(no_setting(name, root), SEE_ALL)
 

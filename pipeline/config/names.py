@@ -55,13 +55,15 @@ def field_at(group: type[BaseModel], place: Sequence[str | int]) -> tuple[str, F
     names: list[str] = []
     field: FieldInfo | None = None
     kind: type[BaseModel] | None = group
-    for part in map(str, place):
+    for part in place:
         if kind is None:
             # The rest is an element of a list, or one type of several.
             break
-        names.append(part)
+        if isinstance(part, int):
+            continue
+        names.append(str(part))
         if part in kind.model_fields:
-            field = kind.model_fields[part]
+            field = kind.model_fields[str(part)]
             kind = section_of(field)
         elif field is None or not is_mapping(field):
             return ".".join(names), None

@@ -38,6 +38,14 @@ def choice(group: str, name: str) -> Mapping[str, Any] | None:
 
 
 @cache
+def model_choice(name: str) -> Mapping[str, Any]:
+    """Return what a choice of `conf/model` says of the model; empty if there is none of that name."""
+    file = CONF / "model" / f"{name}.yaml"
+    content = OmegaConf.to_container(OmegaConf.load(file)) if file.is_file() else {}
+    return dict(content.get("model") or {}) if isinstance(content, dict) else {}
+
+
+@cache
 def _defaults() -> DictConfig:
     loaded = OmegaConf.load(CONF / "config.yaml")
     assert isinstance(loaded, DictConfig)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from pydantic import (
@@ -16,6 +17,16 @@ from pipeline.formats.schemes import AWQ, GPTQ, SCHEMES, SIGNROUND, Scheme
 
 # The engine of checkpoints that others quantized (`config.existing`).
 EXISTING: Final = "existing"
+
+
+def own_format(quant: Mapping[str, Any]) -> str:
+    """Return the engine or method whose own format a checkpoint has; empty for compressed-tensors.
+
+    Args:
+        quant: the checkpoint's settings, or those in a manifest.
+    """
+    named = str(quant.get("stored_as") or quant.get("engine", ""))
+    return "" if named in ("llmcompressor", EXISTING) or named.endswith("-quantized") else named
 
 
 def lacks(setting: str, value: object, scheme: str, engine: str) -> str:
@@ -116,8 +127,8 @@ class QuantSettings(SettingsGroup):
 
     @property
     def own_format(self) -> str:
-        """The engine whose own format the checkpoint has; empty for compressed-tensors."""
-        return "" if self.engine == "llmcompressor" else self.engine
+        """The engine or method whose own format the checkpoint has; empty for compressed-tensors."""
+        return own_format(vars(self))
 
     @property
     def static_activations(self) -> str | None:

@@ -14,7 +14,7 @@ from pydantic import (
 
 from pipeline.config.base import SettingsGroup
 from pipeline.config.credentials import NO_CREDENTIALS, WITH_A_USER
-from pipeline.config.hardware import GpuName
+from pipeline.config.hardware import GpuSetting
 
 
 class ConstraintSettings(SettingsGroup):
@@ -33,8 +33,8 @@ class ConstraintSettings(SettingsGroup):
         validate_default=True,
         description="largest loss of accuracy against BF16 by task, in points, e.g. {MMLU: 1, GSM8K: 2}",
     )
-    hardware: GpuName | None = Field(
-        None, description="GPU of pipeline/hardware/gpus.py that must serve it natively, e.g. L40S"
+    hardware: GpuSetting | None = Field(
+        None, description="GPU that must serve it natively, as in hardware.gpu, e.g. L40S"
     )
 
     @field_validator("max_loss_points", mode="before")
@@ -65,8 +65,10 @@ class ReportSettings(SettingsGroup):
         "or more where the task's set is too small to show it",
     )
     margin_percent: PositiveFloat = Field(1, description="loss of speed, in percent, that still counts as no worse")
-    what_if: tuple[GpuName, ...] = Field(
-        ("RTX 4090", "A100 80GB SXM", "H100 SXM"), description="GPUs for roofline predictions, installed or not"
+    what_if: tuple[GpuSetting, ...] = Field(
+        ("RTX 4090", "A100 80GB SXM", "H100 SXM"),
+        validate_default=True,
+        description="GPUs for roofline predictions, as in hardware.gpu",
     )
     runs: tuple[Path, ...] = Field(
         (), description="earlier runs to compare with, oldest first: report.json files or outputs folders"

@@ -13,41 +13,34 @@ https://github.com/RLinf/RLinf/issues/255).
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from itertools import pairwise
 
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
-@dataclass(frozen=True, kw_only=True)
-class Gpu:
-    """Specification of a GPU.
 
-    Attributes:
-        name: display name.
-        compute_capability: CUDA's, which decides the kernels that exist for it.
-        memory_mib: total memory that the driver reports, MiB.
-        bandwidth_gb_s: bandwidth of its memory.
-        bf16_tflops: BF16 products; of FP16 below compute capability 8.0, where vLLM computes in that.
-        fp8_tflops: FP8 products; None where it has none.
-        int8_tops: INT8 products; None where vLLM's kernels have none or next to none.
-        fp4_tflops: FP4 products; None where it has none.
-        source: the data sheet or white paper.
-        driver_name: end of the name that NVIDIA's driver reports.
-    """
+class Gpu(BaseModel):
+    """Specification of a GPU: of the catalogue, or a user's own."""
 
-    name: str
-    compute_capability: float
-    memory_mib: int
-    bandwidth_gb_s: float
-    bf16_tflops: float
-    fp8_tflops: float | None = None
-    int8_tops: float | None = None
-    fp4_tflops: float | None = None
-    source: str
-    driver_name: str
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(description="display name")
+    compute_capability: PositiveFloat = Field(description="CUDA's, which decides the kernels that exist for it")
+    memory_mib: PositiveInt = Field(description="total memory that the driver reports, MiB")
+    bandwidth_gb_s: PositiveFloat = Field(description="bandwidth of its memory, GB/s")
+    bf16_tflops: PositiveFloat | None = Field(
+        None, description="dense BF16 products, TFLOP/s; of FP16 below compute capability 8.0; null: not known"
+    )
+    fp8_tflops: PositiveFloat | None = Field(None, description="dense FP8 products, TFLOP/s; null: none")
+    int8_tops: PositiveFloat | None = Field(
+        None, description="dense INT8 products, TOP/s; null: vLLM's kernels have none or next to none"
+    )
+    fp4_tflops: PositiveFloat | None = Field(None, description="dense FP4 products, TFLOP/s; null: none")
+    source: str = Field("as given in the settings", description="data sheet or white paper")
+    driver_name: str = Field("", description="end of the name that NVIDIA's driver reports")
 
     @property
     def key(self) -> str:
-        """Name in settings, which also accept `name`."""
+        """Name in settings, which also accept `name`, if it is of the catalogue."""
         return self.name.lower().replace(" ", "_")
 
 

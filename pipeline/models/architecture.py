@@ -6,7 +6,7 @@ Only the config is read, so costs are known without downloading the model.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_exp
 _CHOSEN = ("num_experts_per_tok", "num_experts_per_token", "top_k_experts", "moe_topk", "moe_k")
 # Layers that keep keys and values of the context, by the names of `layer_types`.
 _ATTENTIONS = {"attention", "full_attention", "sliding_attention", "chunked_attention"}
+# Kinds of scaled positions that `max_position_embeddings` counts already, as vLLM has them.
+_COUNTED = {"su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling"}
 # Parts of a multimodal model's config.json beside its decoder's.
 _TOWERS = ("vision_config", "audio_config", "encoder_config")
 
@@ -46,6 +48,37 @@ def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the part of a config.json that describes the decoder; multimodal models have several parts."""
     part: Mapping[str, Any] = config.get("text_config", config)
     return part
+
+
+def longest_context(config: Mapping[str, Any]) -> int | None:
+    """Return the tokens that positions reach, scaled as by vLLM; None if config.json has no limit."""
+    config = text_config(config)
+    length = config.get("max_position_embeddings")
+    if not length:
+        return None
+    scaled = (rope for rope in _ropes(config) if _kind_of(rope) not in _COUNTED)
+    factor = next((rope["factor"] for rope in scaled if rope.get("factor")), 1)
+    # Gemma 3 counts its scaling, of whatever kind.
+    return int(length if "gemma3" in str(config.get("model_type")) else length * factor)
+
+
+def default_context(config: Mapping[str, Any]) -> int | None:
+    """Return the tokens of a request that vLLM serves unless it is told otherwise; None if config.json has no limit."""
+    own = text_config(config)
+    # LongRoPE costs quality in short texts: vLLM uses the length before it.
+    is_long = any(_kind_of(rope) == "longrope" for rope in _ropes(own))
+    return (own.get("original_max_position_embeddings") if is_long else None) or longest_context(config)
+
+
+def _ropes(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Yield the settings of rotary positions: one for all layers, or one for each kind of layer."""
+    found = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    is_nested = bool(found) and all(isinstance(each, Mapping) for each in found.values())
+    yield from found.values() if is_nested else [found]
+
+
+def _kind_of(rope: Mapping[str, Any]) -> str:
+    return str(rope.get("rope_type") or rope.get("type"))
 
 
 def number_of_experts(config: Mapping[str, Any]) -> int:

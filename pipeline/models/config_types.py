@@ -31,7 +31,7 @@ OBJECT = Kind("an object", lambda value: isinstance(value, dict))
 # By names as they are spelled in the families' configs.
 KINDS = (
     (re.compile(r"architectures|layer_types"), TEXTS),
-    (re.compile(r".*_config|compression_config|auto_map|rope_parameters"), OBJECT),
+    (re.compile(r".*_config|compression_config|auto_map|rope_(parameters|scaling)"), OBJECT),
     (re.compile(r"model_type|dtype|torch_dtype|transformers_version|hidden_act"), TEXT),
     (re.compile(r"tie_word_embeddings|attention_bias|mlp_bias"), FLAG),
     (

@@ -6,7 +6,6 @@ and tokens are those of the BF16 model. What only the weights show is the gate's
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -40,7 +39,6 @@ SHAPE = (
     *("num_attention_heads", "num_key_value_heads", "head_dim", "num_experts", "num_local_experts"),
 )
 CODE = "*.py"
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 # Weights stay in BF16 in the modules that a checkpoint's own settings name.
 _OUTPUT = "lm_head"
 
@@ -94,12 +92,7 @@ class ExistingCheckpoint(ModelSource):
         path = self.settings.path
         if path is not None and not path.is_dir():
             raise InputError(f"{self.settings.source}: there is no folder {path}.", "Name a checkpoint's folder.")
-        if path is not None:
-            return path
-        folder = self._download(SMALL)
-        if _COMMIT.fullmatch(folder.name):
-            self.settings = self.settings.model_copy(update={"revision": folder.name})
-        return folder
+        return self.hub_folder if path is None else path
 
     @cached_property
     def stored(self) -> Path:

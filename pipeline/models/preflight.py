@@ -14,8 +14,7 @@ from pipeline.config import QuantSettings, Settings, Stage
 from pipeline.errors import ConfigError, InputError
 from pipeline.hardware.architectures import decoder_types, registry
 from pipeline.hardware.installed import installed
-from pipeline.models import contents
-from pipeline.models.architecture import has_experts, text_config
+from pipeline.models.architecture import has_experts, longest_context, text_config
 from pipeline.models.headers import as_stored
 from pipeline.models.modules import check_ignore, decoder_linears, matched
 from pipeline.models.safetensors import TensorInfo
@@ -159,11 +158,8 @@ def _check_cache(source: ModelSource, settings: Settings) -> None:
 
 def _check_length(source: ModelSource, settings: Settings) -> None:
     """Refuse a longer context than the model has; vLLM does so after its start."""
-    config, asked = text_config(source.config), settings.serve.max_model_len
-    longest = contents.numbers(config, ("max_position_embeddings",)).get("max_position_embeddings")
-    # Scaled positions reach further than the config says.
-    is_scaled = any("factor" in (config.get(name) or {}) for name in ("rope_scaling", "rope_parameters"))
-    if asked is not None and longest and asked > longest and not is_scaled and settings.serve.url is None:
+    longest, asked = longest_context(source.config), settings.serve.max_model_len
+    if asked is not None and longest is not None and asked > longest and settings.serve.url is None:
         raise ConfigError(
             f"serve.max_model_len={asked}: model={source.settings.name} has a context of {longest} tokens.",
             f"Set it to {longest} or less.",

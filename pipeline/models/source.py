@@ -5,6 +5,7 @@ Only small files are read here (`config.json`, headers of safetensors files), wi
 
 from __future__ import annotations
 
+import re
 import shutil
 from functools import cached_property
 from pathlib import Path
@@ -15,13 +16,14 @@ from pipeline.config import ModelSettings
 from pipeline.errors import InputError, hub_unreachable
 from pipeline.json_files import read_json_object
 from pipeline.models import baseline
-from pipeline.models.architecture import CONFIG, text_config
+from pipeline.models.architecture import CONFIG, default_context, longest_context
 from pipeline.models.config_types import check_types
 from pipeline.models.contents import QUANTIZATION_FILES, Contents, check, require_weights
 from pipeline.models.safetensors import (
     COMPANIONS,
     INDEX,
     MODEL,
+    WEIGHTS,
     TensorInfo,
     check_safetensors,
     chosen,
@@ -35,6 +37,7 @@ from pipeline.models.safetensors import (
 # The model card, whose metadata name the licence.
 CARD = "README.md"
 # What is fetched from the hub before the weights.
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 SMALL = (CONFIG, INDEX, CARD, *QUANTIZATION_FILES, *COMPANIONS)
 
 
@@ -66,7 +69,7 @@ class ModelSource:
         """
         path = self.settings.path
         if path is None:
-            return self._download(SMALL)
+            return self.hub_folder
         if not path.is_dir():
             fault = "is a file" if path.exists() else "there is no such folder"
             raise InputError(f"model.path={path}: {fault}.", "Name the folder that holds config.json.")
@@ -76,6 +79,14 @@ class ModelSource:
                 "Name the folder of a Hugging Face checkpoint (config.json, *.safetensors, tokenizer files).",
             )
         return path
+
+    @cached_property
+    def hub_folder(self) -> Path:
+        """Folder of the hub's cache with the small files; from here on the repository is that of their commit."""
+        folder = self._download(SMALL)
+        if _COMMIT.fullmatch(folder.name):
+            self.settings = self.settings.model_copy(update={"revision": folder.name})
+        return folder
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -164,22 +175,20 @@ class ModelSource:
 
     def identity(self) -> Payload:
         """Return the identity of the checkpoint's content: hashes for a folder, the commit for the hub."""
-        settings = self.settings
         if self.is_random:
-            return {"random": self.config, "seed": settings.seed}
-        if settings.path is None:
-            return _cast({"hub_id": settings.hub_id, "revision": settings.revision}, baseline.other_dtype(self.config))
+            return {"random": self.config, "seed": self.settings.seed}
+        if self.settings.path is None:
+            # The config tells the commit.
+            dtype = baseline.other_dtype(self.config)
+            return _cast({"hub_id": self.settings.hub_id, "revision": self.settings.revision}, dtype)
         parts = [self.stored / CONFIG, *companions(self.stored), *safetensors_files(self.stored)]
         files = {path.name: self.digests.of(path) for path in parts}
         return _cast({"files": files}, self.difference.dtype or self.difference.declares)
 
     def context(self, asked: int | None) -> int | None:
-        """Return the longest context in tokens: as requested, or less if config or tokenizer have a lower limit."""
-        config = text_config(self.config)
-        path = self.shape_folder / "tokenizer_config.json"
-        limit = content(path).get("model_max_length") if path.is_file() else None
-        known = (asked, config.get("max_position_embeddings"), limit)
-        return min((int(length) for length in known if length), default=None)
+        """Return the context in tokens: as requested, or less if the model's is shorter; None if neither is known."""
+        longest = longest_context(self.config)
+        return default_context(self.config) if asked is None else min(asked, longest or asked)
 
     @cached_property
     def hub_weights(self) -> list[str]:
@@ -203,14 +212,14 @@ class ModelSource:
     def _download(self, patterns: tuple[str, ...]) -> Path:
         from huggingface_hub import snapshot_download
 
-        settings = self.settings
+        hub_id, revision = str(self.settings.hub_id), self.settings.revision
         try:
             # Folders hold other sets of weights (original/, onnx/), and a pattern's star matches a slash.
-            folder = snapshot_download(
-                str(settings.hub_id), revision=settings.revision, allow_patterns=list(patterns), ignore_patterns="*/*"
-            )
+            folder = snapshot_download(hub_id, revision=revision, allow_patterns=list(patterns), ignore_patterns="*/*")
         except Exception as error:
-            raise hub_unreachable(self.setting, str(settings.hub_id), "model.path", error) from error
+            if (found := _cached(hub_id, revision, patterns)) is None:
+                raise hub_unreachable(self.setting, hub_id, "model.path", error) from error
+            return found
         return Path(folder)
 
     def _random(self) -> Path:
@@ -238,6 +247,18 @@ class ModelSource:
             copy_companions(self.shape_folder, partial)
             partial.rename(folder)
         return folder
+
+
+def _cached(hub_id: str, revision: str | None, patterns: tuple[str, ...]) -> Path | None:
+    """Return the folder of the hub's cache, if it holds the files; the hub's client asks for a list of them first."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(snapshot_download(hub_id, revision=revision, local_files_only=True))
+    except Exception:
+        return None
+    needed = (name for name in patterns if name == CONFIG or name.endswith(WEIGHTS))
+    return folder if all((folder / name).is_file() for name in needed) else None
 
 
 def _cast(identity: Payload, dtype: str) -> Payload:

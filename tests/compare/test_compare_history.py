@@ -156,6 +156,26 @@ def test_what_cannot_be_compared_says_why_and_fails_nothing(other, reason):
     assert not [c for c in found.regressions if c.column == THROUGHPUT]
 
 
+@pytest.mark.parametrize(
+    ("then", "now", "reason"),
+    [
+        (("tiny", "aa"), ("tiny", "bb"), "measured with other weights"),
+        (("tiny", "aa"), ("renamed", "aa"), ""),
+        # A report of an earlier release has no hash.
+        (("tiny", ""), ("tiny", "bb"), ""),
+        (("tiny", ""), ("large", "bb"), "measured with another model (tiny)"),
+    ],
+)
+def test_a_model_is_told_by_its_weights_and_not_by_its_name(then, now, reason):
+    def run(of):
+        one = snapshot(record("a", 1000), model=of[0])
+        return one.model_copy(update={"run": one.run.model_copy(update={"weights": of[1]})})
+
+    found = history([run(then), run(now)], 2)
+    assert {change.reason for change in found.results} == {reason}
+    assert {change.movement == "not compared" for change in found.results} == {bool(reason)}
+
+
 def test_two_devices_of_one_kind_are_two_machines():
     def on(*devices):
         return snapshot(record("a", 1500), devices={"a": devices} if devices else {})

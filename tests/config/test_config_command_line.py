@@ -90,6 +90,23 @@ def test_what_is_asked_for_is_not_made_smaller(words, sizes, device):
     assert (own.calibration.name, own.bench.name, own.eval.name) == sizes
 
 
+@pytest.mark.parametrize(
+    ("words", "loads"),
+    [
+        ([], ["study", "ladder_quick"]),
+        # What is said of a load is said of one.
+        (["bench=latency"], ["latency"]),
+        (["bench.blocks=3"], ["study"]),
+        (["protocols=latency"], ["latency"]),
+        (["variants=[bf16,awq]", "eval.budget_minutes=60"], ["study"]),
+    ],
+)
+@pytest.mark.parametrize("device", ["cuda"], indirect=True)
+def test_on_a_gpu_a_model_of_ones_own_meets_few_users_too(words, loads, device):
+    found = command_of("model=some/model", "variants=[bf16,awq]", *words)
+    assert list(dict.fromkeys(each.bench.name for each in found)) == loads
+
+
 @pytest.mark.parametrize("device", ["cuda"], indirect=True)
 @pytest.mark.parametrize("words", [["model=some/model"], ["model.path=/data/mine"], ["model.hub_id=some/model"]])
 def test_nothing_of_the_demo_is_left(words, device):
@@ -154,7 +171,7 @@ def test_variants_are_a_list_however_it_is_written(word, value):
 
 
 def test_lists_and_texts_need_no_quotes_of_hydras(tmp_path):
-    (found,) = command_of(
+    found, *_ = command_of(
         "stage=quantize,bench,report", "quant=FP8-dynamic", "add_bf16=false", "report.formats=html",
         "report.runs=~/a b.json,/x/y=z", "serve.extra_args=[--x=8,--y]", "report.title=Wozu? (neu): 模型",
         "hardware.gpu=4090", "model.hub_id=some/model", "model.revision=0123456", "report.what_if=L40S",
@@ -168,7 +185,11 @@ def test_lists_and_texts_need_no_quotes_of_hydras(tmp_path):
     )
     assert found.report.runs == (Path("~/a b.json").expanduser(), Path("/x/y=z"))
     assert found.serve.extra_args == ("--x=8", "--y")
-    assert (found.hardware.gpu, found.model.revision, found.report.what_if) == ("RTX 4090", "0123456", ("L40S",))
+    assert (found.hardware.gpu.name, found.model.revision, found.report.what_if[0].name) == (
+        "RTX 4090",
+        "0123456",
+        "L40S",
+    )
     assert found.report.constraints.max_loss_points == dict.fromkeys(found.eval.tasks, 1.0)
 
 
@@ -183,7 +204,7 @@ def test_a_server_is_named_by_what_people_paste(url):
 @pytest.mark.parametrize("device", ["cuda"], indirect=True)
 def test_commas_stay_a_sweep_s(device):
     assert translated(["-m", "stage=quantize,bench", "quant=awq,FP8-static", "model=a/b,c/d"]) == [
-        "-m", "++model.path=null", "++model.revision=null", "++model.name=null",
+        "-m", "protocols=[study,ladder_quick]", "++model.path=null", "++model.revision=null", "++model.name=null",
         "stage=quantize,bench", "quant=awq,fp8_static", "model=custom", "model.hub_id=a/b,c/d",
     ]  # fmt: skip
     assert translated(["-m", "variants=[bf16,awq],[gptq]"])[-1] == "variants=[bf16,awq],[gptq]"

@@ -4,6 +4,7 @@ import pytest
 from support.settings import variants_of
 
 from pipeline.config import ExistingSettings, Variant
+from pipeline.config.quant import own_format
 from pipeline.errors import ConfigError
 
 
@@ -20,6 +21,21 @@ def test_a_repository_or_a_folder_is_a_variant(text: str, quant: str, kv_cache: 
     variant = Variant.parse(text)
     assert (variant.quant, variant.kv_cache, variant.kernel) == (quant, kv_cache, kernel)
     assert str(variant) == text
+
+
+@pytest.mark.parametrize(
+    ("quant", "own"),
+    [
+        ({"engine": "llmcompressor"}, ""),
+        ({"engine": "gptqmodel"}, "gptqmodel"),
+        ({"engine": "existing", "stored_as": "pack-quantized"}, ""),
+        ({"engine": "existing", "stored_as": "awq"}, "awq"),
+        # Until the checkpoint is read.
+        ({"engine": "existing", "stored_as": ""}, ""),
+    ],
+)
+def test_the_format_of_a_checkpoint_is_its_engines_own_or_that_of_compressed_tensors(quant: dict, own: str) -> None:
+    assert own_format(quant) == own
 
 
 def test_it_stands_beside_formats_and_takes_none_of_their_settings() -> None:

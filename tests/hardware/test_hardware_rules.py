@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 import venv
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -61,7 +60,7 @@ def test_known_facts(scheme: str, gpu: str, support: str, said: str) -> None:
 
 def test_the_capability_that_is_missing_is_that_of_the_oldest_kernel() -> None:
     """W4A16 has kernels from 7.5, 8.0 and 9.0 on, none of them for groups of 16."""
-    volta = replace(BY_NAME["L4"], name="V100", compute_capability=7.0)
+    volta = BY_NAME["L4"].model_copy(update={"name": "V100", "compute_capability": 7.0})
     assert rules.of_scheme("W4A16", volta).reason == "W4A16 needs compute capability 7.5, V100 has 7.0"
     without_humming = rules.Vllm((0, 26), frozenset())
     groups_of_16 = rules.ServingRequest(group=16)
@@ -162,7 +161,7 @@ def test_a_scheme_that_the_gpu_asked_for_cannot_serve_is_refused(settings, tmp_p
 def test_a_gpu_that_is_not_installed_can_be_quantized_for_but_not_measured(settings, tmp_path: Path) -> None:
     given = ("quant=fp8_dynamic", "hardware.gpu=b200", "hardware.device=cpu", f"outputs={tmp_path}")
     run = Runner([settings(*given, "stage=[quantize,bench]")], [])
-    assert "B200 is not installed" in run.unserved["fp8_dynamic"]
+    assert "B200 is not installed" in run.jobs[0].unserved
     assert Stage.QUANTIZE in run._wanted(run.jobs[0])
 
 

@@ -4,6 +4,7 @@ import json
 import shutil
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import custom_code
@@ -48,19 +49,32 @@ def test_a_config_that_is_not_json_is_refused(broken_model: Path, tmp_path: Path
         _ = source(broken_model, tmp_path).config
 
 
-def test_the_context_is_the_shortest_that_setting_config_and_tokenizer_allow(
-    broken_model: Path, tmp_path: Path
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512}
+LINEAR = {"type": "linear", "factor": 4.0}
+LONG = {"type": "longrope", "short_factor": [1.0], "long_factor": [2.0]}
+
+
+@pytest.mark.parametrize(
+    ("rope", "default", "longest"),
+    [
+        ({}, 2048, 2048),
+        ({"rope_scaling": None}, 2048, 2048),
+        # The config counts YaRN's scaling already, and not that of the first kinds.
+        ({"rope_scaling": YARN}, 2048, 2048),
+        ({"rope_scaling": LINEAR}, 8192, 8192),
+        ({"rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 4.0}}}, 8192, 8192),
+        ({"rope_scaling": LINEAR, "model_type": "gemma3_text"}, 2048, 2048),
+        ({"rope_scaling": LONG, "original_max_position_embeddings": 512}, 512, 2048),
+    ],
+)
+def test_the_context_is_that_of_the_scaled_positions_as_vllm_reads_them(
+    rope: dict[str, Any], default: int, longest: int, broken_model: Path, tmp_path: Path
 ) -> None:
-    path = broken_model / "tokenizer_config.json"
-    edit(broken_model, max_position_embeddings=512)
-    for limit, asked, context in ((10**30, None, 512), (10**30, 256, 256), (128, 256, 128), (None, 4096, 512)):
-        path.write_text(json.dumps({"model_max_length": limit}))
-        assert source(broken_model, tmp_path).context(asked) == context
-    path.unlink()
-    assert source(broken_model, tmp_path).context(None) == 512
-    path.write_text("{")
-    with pytest.raises(InputError, match="tokenizer_config.json is not JSON"):
-        source(broken_model, tmp_path).context(None)
+    edit(broken_model, max_position_embeddings=2048, **rope)
+    # vLLM reads the tokenizer's limit for embeddings alone.
+    (broken_model / "tokenizer_config.json").write_text('{"model_max_length": 128}')
+    found = source(broken_model, tmp_path)
+    assert (found.context(None), found.context(256), found.context(10**6)) == (default, 256, longest)
 
 
 def test_a_context_without_any_limit_is_not_known(broken_model: Path, tmp_path: Path) -> None:

@@ -64,6 +64,15 @@ def ask(tmp_path: Path, settings: Callable[..., Settings]) -> ModelSource:
     return source
 
 
+def test_a_branch_is_the_commit_that_it_was_fetched_at(
+    hub: Hub, tmp_path: Path, settings: Callable[..., Settings]
+) -> None:
+    commits = []
+    for hub.cache in (tmp_path / "snapshots" / ("a" * 40), tmp_path / "snapshots" / ("b" * 40)):
+        commits.append(ask(tmp_path, settings).identity()["revision"])
+    assert commits == ["a" * 40, "b" * 40]
+
+
 def test_one_set_of_weights_is_fetched(hub: Hub, tmp_path: Path, settings: Callable[..., Settings]) -> None:
     for other in ("consolidated.safetensors", "original/model.safetensors", "onnx/tokenizer.json", "pytorch_model.bin"):
         (hub.repository / other).parent.mkdir(exist_ok=True)
@@ -157,3 +166,29 @@ def test_a_float16_model_is_cast_after_the_download(
     assert source.folder != hub.cache
     assert source.identity() == before
     assert source.cast_from == "float16"
+
+
+@pytest.mark.parametrize("weights", [True, False])
+def test_offline_a_cache_without_a_list_of_files_is_read(
+    weights: bool, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: Callable[..., Settings]
+) -> None:
+    """A cache that was copied, or filled by an earlier client, lacks what today's asks for first."""
+    if not weights:
+        (hub.repository / "model.safetensors").rename(tmp_path / "elsewhere")
+
+    def offline(_: str, *, revision: str | None, local_files_only: bool = False, **__: Any) -> str:
+        if not local_files_only:
+            raise ConnectionError("no list")
+        return str(hub.repository)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    monkeypatch.setattr(hub, "list_repo_files", lambda *_, **__: ["model.safetensors"])
+    found = ModelSource(
+        settings("model.path=null", "model.hub_id=some/model").model, tmp_path, Digests(tmp_path / "digests.json")
+    )
+    assert found.shape_folder == hub.repository
+    if weights:
+        assert found.stored == hub.repository
+    else:
+        with pytest.raises(InputError, match="could not be fetched"):
+            _ = found.stored

@@ -161,6 +161,7 @@ class Run:
         self.variants = STUDY if variants is None else variants
         self.title, self.titles, self.tasks, self.formats = title, titles or TITLES, tasks or TASKS, formats
         self.single, self.recorded = single, False
+        self.model_path = FakeModel.folder
         # The device of each variant's benchmark, where it is known.
         self.blocks, self.devices = blocks, devices or {}
         self.stage: list[str] = ["report"]
@@ -201,7 +202,7 @@ class Run:
                 "stage": self.stage,
                 "variants": None if self.single else list(self.variants),
                 "outputs": str(self.outputs),
-                "model": {"name": "tiny", "path": "/nowhere/tiny"},
+                "model": {"name": "tiny", "path": str(self.model_path)},
                 "calibration": {"name": "few", "dataset": data, "num_samples": 8},
                 "quant": {
                     "name": quant,

@@ -89,7 +89,7 @@ class _Head:
             return Decision(kind="keep", variant=name, title="Keep BF16.", text=self.chosen.answer.text)
         bound = worst_loss(row)
         text = f"{self._gain(row)}, {row_quality(row)}"
-        text += f"; a loss of up to {100 * bound[1]:.1f} points ({bound[0]}) is not ruled out." if bound else "."
+        text += f"; a loss of more than {100 * bound[1]:.1f} points is ruled out ({bound[0]})." if bound else "."
         text += self.chosen.elsewhere
         if self.chosen.runner_up is not None:
             label = next(each.label for each in self.comparison.rows if each.name == self.chosen.runner_up)

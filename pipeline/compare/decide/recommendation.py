@@ -159,7 +159,7 @@ class _Decision:
         limits = {task: limit / 100 for task, limit in self.constraints.max_loss_points.items()}
         text = f"{lead}, and is no worse on {count(len(best.tasks), 'task')} ({within(best, limits)})."
         if worst := worst_loss(best):
-            text += f" A loss of up to {100 * worst[1]:.1f} points ({worst[0]}) is not ruled out."
+            text += f" A loss of more than {100 * worst[1]:.1f} points is ruled out ({worst[0]})."
         tied = [row for row in safe if row is not best and not self._is_clearly_better(best, row)]
         if tied:
             text += f" Its {objective.noun} cannot be told from that of {listing(row.label for row in tied)}."

@@ -125,7 +125,7 @@ def reproduce(table: PublishedTable, comparison: Comparison, gpu: str | None) ->
 
 def _basis(table: PublishedTable, gpu: str | None) -> tuple[Literal["figures", "changes"], str]:
     if isinstance(table, AccuracyTable):
-        return "figures", f"both have the shape of {table.model}; prompts and few-shot examples may differ"
+        return "figures", f"both have the shape of {table.model}; weights, prompts and few-shot examples may differ"
     if gpu == table.gpu:
         return "figures", f"both have the shape of {table.model}, on {table.gpu}; the software may differ"
     return "changes", f"published for {table.hardware}, measured on {gpu or 'other hardware'}"

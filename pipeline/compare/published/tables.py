@@ -111,6 +111,7 @@ class PublishedProtocol(Frozen):
     name: str
     tables: tuple[str, ...]
     model: str
+    hub_id: str
     config_source: str
     config: dict[str, Any]
     load: RooflineLoad

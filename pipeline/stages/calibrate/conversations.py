@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.config import CalibrationSet, CalibrationSettings
 from pipeline.errors import InputError
-from pipeline.models.architecture import text_config
+from pipeline.models.architecture import longest_context
 from pipeline.tasks.chat_templates import ChatTemplate, TemplateRefusal
 from pipeline.tasks.conversation_rows import Conversation, read_row
 from pipeline.tasks.conversations import rows_of
@@ -164,9 +164,8 @@ def _encoded(
 
 
 def _check_context(job: Job, length: int, row: int) -> None:
-    config = text_config(job.model.config)
-    context = config.get("max_position_embeddings")
-    if context and length > context:
+    context = longest_context(job.model.config)
+    if context is not None and length > context:
         raise InputError(
             f"calibration.max_seq_length={job.settings.calibration.max_seq_length}: row {row} has {length:,} tokens, "
             f"the model's context holds {context:,}.",

@@ -197,7 +197,7 @@ class CellRow:
 
 @dataclass(frozen=True)
 class CellTable(Block):
-    """A table of figures with their differences; a dense one has one line per row.
+    """A table of figures with their differences.
 
     Attributes:
         corner: the heading of the rows' labels.
@@ -209,7 +209,6 @@ class CellTable(Block):
     columns: Sequence[Column]
     rows: Sequence[CellRow]
     caption: str
-    is_dense: bool = False
     is_summary: bool = False
     legend: Sequence[str] = ()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from pipeline.artifacts.keys import key_of
 from pipeline.compare import compare, judge
 from pipeline.compare.decide.decision import decide
 from pipeline.compare.decide.frontier import frontiers
@@ -13,6 +14,7 @@ from pipeline.config import Settings, Stage
 from pipeline.errors import PipelineError
 from pipeline.hardware.gpus import gpu_of
 from pipeline.job import Job
+from pipeline.models.safetensors import WEIGHTS
 from pipeline.results.bench import machine_of
 from pipeline.results.records import Speed
 from pipeline.results.text import clean
@@ -57,6 +59,7 @@ def build(jobs: Sequence[Job], failures: Mapping[str, PipelineError]) -> Report:
     report = Report(
         title=clean(settings.report.title, 200),
         model=model,
+        weights=_weights(found),
         machine=machine,
         measured=_measured(found),
         setup={"Model": model, "Machine": machine, **setup_of(found, records, comparison)},
@@ -76,7 +79,12 @@ def build(jobs: Sequence[Job], failures: Mapping[str, PipelineError]) -> Report:
         engines=engines(found),
         reproductions=tuple(
             reproduce(table, comparison, gpu)
-            for table in comparable_tables(footprints.values(), gpu, is_random=settings.model.weights == "random")
+            for table in comparable_tables(
+                footprints.values(),
+                gpu,
+                is_random=settings.model.weights == "random",
+                hub_id=settings.model.hub_id if settings.model.path is None else None,
+            )
         ),
         frontiers=frontiers(records, comparison, settings.report.margin_percent),
         recommendation=recommendation,
@@ -94,6 +102,17 @@ def _model(settings: Settings) -> str:
     model = settings.model
     name = f"{model.name} ({model.hub_id})" if model.hub_id and model.path is None else model.name
     return clean(f"{name}, random weights" if model.weights == "random" else name, 120)
+
+
+def _weights(found: Sequence[Source]) -> str:
+    """Return a hash of the weights that all variants were made of; empty if no checkpoint tells it."""
+    models = (made.payload.get("model") for source in found if (made := source.manifests.get(Stage.QUANTIZE)))
+    model = next((each for each in models if each), None)
+    if model is None:
+        return ""
+    # The config, the tokenizer and its template may change with the model staying the same.
+    files = {name: digest for name, digest in model.get("files", {}).items() if name.endswith(WEIGHTS)}
+    return key_of({**model, "files": files})
 
 
 def _machine(found: Sequence[Source], job: Job) -> str:

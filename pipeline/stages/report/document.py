@@ -172,6 +172,8 @@ class Report(Frozen):
     schema_version: int = SCHEMA_VERSION
     title: str
     model: str
+    # Hash of the model's weights by their content, of the hub by its commit; empty if it is not known.
+    weights: str = ""
     machine: str
     measured: str
     setup: dict[str, str]

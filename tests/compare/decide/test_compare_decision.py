@@ -28,7 +28,7 @@ def test_a_clear_winner_is_to_be_deployed():
     found = decided(record("bf16"), record("fast", 1300))
     assert (found.kind, found.variant, found.title, found.stages) == ("deploy", "fast", "Deploy FAST.", ())
     assert found.text.startswith("+30.0 % tokens per second against BF16 (+2")
-    assert "no worse on 2 tasks; a loss of up to 0." in found.text
+    assert "no worse on 2 tasks; a loss of more than 0." in found.text
 
 
 def test_faster_but_worse_keeps_bf16_and_names_the_loss():

@@ -115,7 +115,7 @@ def test_answers_that_run_on_leave_a_variant_open() -> None:
     texts = [point.text for point in judge(table, "tiny", "a machine", found).points]
     assert any(text.startswith(said) and text.endswith(", McNemar).") for text in texts)
     shown = worst_cell(table.rows[1])
-    assert (shown.value, shown.around, shown.word) == ("+14.5 cut", "GSM8K (0.5 to 15.0 %)", "worse")
+    assert (shown.value, shown.around, shown.word) == ("+14.5 cut", "GSM8K (0.5 → 15.0 %)", "worse")
     assert "cut" not in worst_cell(table.rows[2]).value
 
 

@@ -176,6 +176,15 @@ def footprint(**changes):
     return of_config({**QWEN3_8B, **changes}, Variant.parse("fp8_static"))
 
 
+def test_accuracies_of_another_model_of_the_shape_are_not_compared():
+    def kinds(hub_id):
+        found = comparable_tables([footprint()], "H100 SXM", is_random=False, hub_id=hub_id)
+        return {table.kind for table in found}
+
+    assert kinds("Qwen/Qwen3-8B") == kinds(None) == {"speed", "accuracy"}
+    assert kinds("deepseek-ai/DeepSeek-R1-0528-Qwen3-8B") == {"speed"}
+
+
 @pytest.mark.parametrize(
     ("gpu", "is_random", "names"),
     [

@@ -80,6 +80,17 @@ def test_what_exceeds_the_context_is_refused_by_name(job, tokenizer, conversatio
         draw(asked, tokenizer)
 
 
+def test_scaled_positions_hold_more(job, tokenizer, conversations, tmp_path) -> None:
+    model = shutil.copytree(CHECKPOINT, tmp_path / "model")
+    config = json.loads((model / "config.json").read_text())
+    config["rope_scaling"] = {"rope_type": "linear", "factor": 8.0}
+    (model / "config.json").write_text(json.dumps(config))
+    path = conversations("word " * 5000)
+    given = ("calibration.num_samples=1", "calibration.max_seq_length=9000", f"calibration.dataset.path={path}")
+    (drawn,) = draw(job(f"model.path={model}", *given), tokenizer)
+    assert lengths_of([drawn])[0] > 2048
+
+
 def with_template(template: str | None) -> Any:
     tokenizer = AutoTokenizer.from_pretrained(CHECKPOINT)
     tokenizer.chat_template = template

@@ -75,7 +75,7 @@ def test_what_may_be_worse_fails_only_on_request(tmp_path, stored):
 def test_files_are_written_where_nothing_could_be_compared(tmp_path, stored):
     content = json.loads((stored / "tiny" / "report" / "report.json").read_text())
     other = tmp_path / "report.json"
-    other.write_text(json.dumps(content | {"model": "another"}))
+    other.write_text(json.dumps(content | {"model": "another", "weights": "of another"}))
     with pytest.raises(StageError, match="no figure of this run can be compared"):
         gated(tmp_path, other)
     assert all(int(suite.attrib["skipped"]) == len(suite) for suite in suites(tmp_path).values())

@@ -123,7 +123,7 @@ def test_a_variant_that_is_gone_fails_the_gate(tmp_path, stored):
 
 def test_nothing_that_could_be_compared_is_no_pass(tmp_path, stored):
     def elsewhere(content):
-        content["model"] = "another"
+        content |= {"model": "another", "weights": "of another"}
 
     run = second(tmp_path, spoiled(stored, tmp_path, elsewhere))
     with pytest.raises(StageError, match="no figure of this run can be compared.*another model"):

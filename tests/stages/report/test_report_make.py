@@ -10,12 +10,13 @@ import sys
 from dataclasses import replace
 
 import pytest
-from support.synthetic_results import MACHINE, STAGES, STUDY, Figures, Run
+from support.synthetic_results import MACHINE, STAGES, STUDY, FakeModel, Figures, Run
 
 from pipeline.compare.words import MEANINGS
 from pipeline.config import Stage
 from pipeline.errors import ServerError, StageError
 from pipeline.stages import report
+from pipeline.stages.report.build import build
 from pipeline.stages.report.collect.artifacts import sources
 
 NO_KERNEL = "vLLM 0.99 has no kernel for this (needs AVX-512)."
@@ -173,6 +174,19 @@ def test_peers_of_other_settings_are_left_out(tmp_path, capsys):
     report.make(run.jobs, {})
     rows = json.loads(written(run, "report.json"))["comparison"]["rows"]
     assert [row["name"] for row in rows] == ["gptq"]
+
+
+def test_what_was_recorded_of_another_model_of_the_name_is_left_out(tmp_path, capsys):
+    run = Run(tmp_path, {"bf16": STUDY["bf16"]})
+    was = FakeModel.identity
+    try:
+        FakeModel.identity = lambda self: {"files": {"model.safetensors": "1" * 64}}
+        later = Run(tmp_path, {"awq": STUDY["awq"]})
+    finally:
+        FakeModel.identity = was
+    later.single, later.recorded = "bf16", True
+    assert [row.name for row in build(later.jobs, {}).comparison.rows] == ["bf16"]
+    assert build(run.jobs, {}).weights
 
 
 def test_what_was_recorded_is_shown_whatever_the_settings_are_now(tmp_path, capsys):

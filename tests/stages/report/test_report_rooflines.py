@@ -78,6 +78,16 @@ def test_the_machine_that_measured_comes_first_with_the_share_of_its_floor(run, 
     assert there[0].rows[0].best.throughput_tok_s > 0 and there[0].rows[0].gain_percent == 0
 
 
+def test_a_gpu_that_no_catalogue_has_is_predicted_by_its_figures(run, capsys):
+    own = {"name": "RTX 4080", "compute_capability": 8.9, "memory_mib": 16_376, "bandwidth_gb_s": 717}
+    found = reported(run, what_if=[own, "L4"], constraints={"hardware": own})
+    _, mine, l4 = found.rooflines
+    assert (mine.device.name, mine.device.source) == ("RTX 4080", "as given in the settings")
+    # Of the same files a token takes as long as the bandwidth says.
+    assert mine.rows[0].decode_ms / l4.rows[0].decode_ms == pytest.approx(300 / 717)
+    assert "BF16 is served on RTX 4080." in str(found.recommendation)
+
+
 def test_constraints_are_held_against_the_files_and_the_catalogue(run, capsys):
     found = reported(run, constraints={"memory_gib": 0.001, "hardware": "A100 80GB SXM"}).recommendation
     checks = {c.constraint: c for c in found.candidates[0].checks}

@@ -216,6 +216,7 @@ def _everything(job: Job) -> ManifestIndex:
 def _recorded(job: Job) -> Iterator[Source]:
     """Yield every variant that was served, with the results of its latest checkpoint, under any settings."""
     found = _everything(job)
+    found[Stage.QUANTIZE] = _of_one_model(job, found[Stage.QUANTIZE])
     served = {stage: found[stage] for stage in (Stage.VERIFY, Stage.BENCH, Stage.EVAL)}
     for variant in dict.fromkeys(m.variant for items in served.values() for _, m in items if m.variant):
         own = {stage: [item for item in items if item[1].variant == variant] for stage, items in served.items()}
@@ -234,6 +235,17 @@ def _recorded(job: Job) -> Iterator[Source]:
                 protocols.setdefault(_protocol(item[1]), []).append(item)
         source.benchmarks = [[m for _, m in _latest(items)] for items in protocols.values()][::-1]
         yield source
+
+
+def _of_one_model(job: Job, checkpoints: list[Item]) -> list[Item]:
+    """Return the checkpoints that were made of the model, which shares the folder with any other of its name."""
+    model: Payload | None
+    try:
+        model = job.model.identity()
+    except PipelineError:
+        # Results of elsewhere: the weights are not here, and the latest tell the model.
+        model = checkpoints[-1][1].payload.get("model") if checkpoints else None
+    return [item for item in checkpoints if item[1].payload.get("model") == model]
 
 
 def _latest(items: Sequence[Item]) -> list[Item]:

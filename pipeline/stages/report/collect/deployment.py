@@ -6,7 +6,8 @@ import shlex
 from collections.abc import Sequence
 
 from pipeline.compare.decide.decision import Decision
-from pipeline.config import PACKAGE, RESOURCES, Command, ServeSettings, Settings, Stage
+from pipeline.config import PACKAGE, Command, ModelSettings, ServeSettings, Settings, Stage
+from pipeline.config.presets import model_choice
 from pipeline.stages.report.collect.artifacts import Source
 
 
@@ -50,21 +51,35 @@ def _model(settings: Settings, source: Source) -> str:
     return str(next(checkpoint.glob("*.gguf"), checkpoint))
 
 
+def _model_words(model: ModelSettings) -> list[str]:
+    """Return the words of the command line that name a model: its choice in `conf/model`, else its source."""
+    words = [f"model={model.name}"] if _is_choice(model) else []
+    if model.path is not None and not model.path.is_relative_to(PACKAGE):
+        words.append(f"model.path={model.path}")
+    elif not words:
+        words.append(f"model.hub_id={model.hub_id}")
+    unnamed = ModelSettings.model_validate({"path": model.path, "hub_id": model.hub_id})
+    if not _is_choice(model) and unnamed.name != model.name:
+        words.append(f"model.name={model.name}")
+    return [*words, *(["model.weights=random"] if model.weights == "random" else [])]
+
+
+def _is_choice(model: ModelSettings) -> bool:
+    """Return whether a model is the one of `conf/model` with its name, which a folder of any model may have."""
+    named = model_choice(model.name)
+    comes_with_project = model.path is not None and model.path.is_relative_to(PACKAGE)
+    if model.hub_id is None and not comes_with_project:
+        return False
+    return bool(named) and (named.get("hub_id"), named.get("shape", {})) == (model.hub_id, model.shape)
+
+
 def next_command(settings: Settings, decision: Decision, variants: Sequence[str]) -> str:
     """Return the command that measures what the decision needs of these variants; empty if it needs nothing."""
-    model = settings.model
     # The answers of random weights have no quality to score.
-    stages = [stage for stage in decision.stages if stage != "eval" or model.weights != "random"]
+    stages = [stage for stage in decision.stages if stage != "eval" or settings.model.weights != "random"]
     if not stages:
         return ""
-    is_choice = (RESOURCES / "conf" / "model" / f"{model.name}.yaml").is_file()
-    parts = [f"model={model.name}"] if is_choice else []
-    if model.path is not None and not model.path.is_relative_to(PACKAGE):
-        parts.append(f"model.path={model.path}")
-    elif not is_choice and model.hub_id is not None:
-        parts.append(f"model.hub_id={model.hub_id}")
-    parts += [f"model.weights={model.weights}"] if model.weights == "random" else []
-    parts.append(f"variants=[{','.join(variants)}]")
+    parts = [*_model_words(settings.model), f"variants=[{','.join(variants)}]"]
     parts.append(f"stage=[{','.join((*stages, Command.REPORT))}]")
     for stage, name in ((Stage.BENCH, settings.bench.name), (Stage.EVAL, settings.eval.name)):
         if stage in stages:

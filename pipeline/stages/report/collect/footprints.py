@@ -14,7 +14,7 @@ from pipeline.compare.roofline.device import Footprint
 from pipeline.config import QuantSettings, Stage, Variant, choice
 from pipeline.errors import InputError
 from pipeline.formats.schemes import SCHEMES, Activations
-from pipeline.models.architecture import KV_BYTES, DecoderShape, read_config, text_config
+from pipeline.models.architecture import KV_BYTES, DecoderShape, default_context, read_config, text_config
 from pipeline.models.headers import (
     as_stored,
     gguf_file,
@@ -134,7 +134,7 @@ def _footprint(
         head_products=work.head_products,
         attention_products=work.attention_products,
         activations=activations,
-        context=int(decoder.get("max_position_embeddings") or 0),
+        context=default_context(config) or 0,
         hidden=int(decoder["hidden_size"]),
         intermediate=work.mlp,
         vocabulary=int(decoder["vocab_size"]),

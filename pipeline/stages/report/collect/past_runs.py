@@ -118,6 +118,7 @@ def _snapshot(name: str, report: Report) -> Snapshot:
             machine=report.machine,
             measured=report.measured,
             load=report.setup.get("Load", ""),
+            weights=report.weights,
         ),
         comparison=report.comparison,
         settings={"": report.setup, **{card.name: {**card.recipe, **card.calibration} for card in report.cards}},

@@ -34,24 +34,31 @@ def published_tables() -> tuple[PublishedTable, ...]:
 
 
 def comparable_tables(
-    footprints: Iterable[Footprint | Missing], gpu: str | None, *, is_random: bool
+    footprints: Iterable[Footprint | Missing], gpu: str | None, *, is_random: bool, hub_id: str | None = None
 ) -> tuple[PublishedTable, ...]:
     """Return the tables with which results of a model can be compared: those of a model of its shape.
+
+    Answers depend on the weights too: accuracies of what the hub has under another name are no reproduction.
 
     Args:
         footprints: the model's variants, of which any tells the shape.
         gpu: the catalogue's name of the measured machine, None if it is not in the catalogue.
         is_random: whether the model has random weights.
+        hub_id: the model's repository; None for a folder, whose weights may be anyone's.
     """
     shape = next((_shape(each) for each in footprints if isinstance(each, Footprint)), None)
     models = {
-        protocol.model
+        protocol.model: protocol.hub_id
         for protocol, _ in protocols()
         if isinstance(theirs := of_config(protocol.config, Variant.parse(BASELINE)), Footprint)
         and _shape(theirs) == shape
     }
     return tuple(
-        table for table in published_tables() if table.model in models and comparable(table, gpu, is_random=is_random)
+        table
+        for table in published_tables()
+        if table.model in models
+        and comparable(table, gpu, is_random=is_random)
+        and (isinstance(table, SpeedTable) or hub_id in (None, models[table.model]))
     )
 
 

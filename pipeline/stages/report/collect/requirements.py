@@ -23,7 +23,8 @@ def constraints_of(settings: Settings) -> Constraints:
     """Return the constraints, with task labels as in the table."""
     configured = settings.report.constraints
     limits = {label_in(settings, task): points for task, points in configured.max_loss_points.items()}
-    return Constraints.model_validate({**configured.model_dump(), "max_loss_points": limits})
+    hardware = None if configured.hardware is None else configured.hardware.name
+    return Constraints.model_validate({**configured.model_dump(), "max_loss_points": limits, "hardware": hardware})
 
 
 def margins_in(settings: Settings) -> Mapping[str, float]:
@@ -42,7 +43,7 @@ def requirements_of(
     settings: Settings, found: Sequence[Source], footprints: Mapping[str, Footprint | Missing]
 ) -> dict[str, Requirements]:
     """Return for each variant the memory for weights and one full context, and the GPU's native support."""
-    gpu = gpu_of(settings.report.constraints.hardware or "")
+    gpu = settings.report.constraints.hardware
     requirements = {}
     for source in found:
         memory, of = _memory(settings, footprints[source.name])
@@ -56,7 +57,7 @@ def _measured_elsewhere(source: Source, gpu: Gpu) -> str:
     """Return the machine of a variant's benchmark if it is not this GPU; empty without a benchmark."""
     made = source.finished(Stage.BENCH)
     machine = "" if made is None else machine_of(made)
-    return "" if gpu_of(machine) == gpu else machine
+    return "" if machine == gpu.name or gpu_of(machine) == gpu else machine
 
 
 def fits_of(
@@ -89,7 +90,8 @@ def _memory(settings: Settings, footprint: Footprint | Missing) -> tuple[float |
         return footprint, ""
     tokens, serve, constraints = _context(settings, footprint), settings.serve, settings.report.constraints
     # The limits of a step depend on the memory of the GPU.
-    limits = limits_of(constraints.hardware or "", 1024 * (constraints.memory_gib or 0), serve.max_num_seqs)
+    hardware = "" if constraints.hardware is None else constraints.hardware.name
+    limits = limits_of(hardware, 1024 * (constraints.memory_gib or 0), serve.max_num_seqs)
     needed = required_bytes(footprint, limits, tokens, serve.gpu_memory_utilization)
     of = f"weights, the KV cache of {tokens:,} tokens and the activations of a step"
     return needed / 2**30, f"{of}, in {serve.gpu_memory_utilization:g} of the GPU's memory"

@@ -12,10 +12,9 @@ from pipeline.compare.roofline.device import Device, Footprint
 from pipeline.compare.roofline.model import Entry, MeasuredSpeed, Roofline, roofline
 from pipeline.compare.stats.repeats import Change
 from pipeline.config import Settings, Stage, Variant
-from pipeline.config.existing import own_format
-from pipeline.config.quant import EXISTING
+from pipeline.config.quant import EXISTING, own_format
 from pipeline.hardware import rules
-from pipeline.hardware.gpus import GPUS, Gpu, gpu_of
+from pipeline.hardware.gpus import Gpu, gpu_of
 from pipeline.results.base import Missing
 from pipeline.results.bench import LoadResult
 from pipeline.results.metrics import THROUGHPUT, TPOT
@@ -65,8 +64,8 @@ def rooflines(
         roofline(here, entries(None), load, utilization, context, measured, max_num_seqs=sequences),
         *(
             roofline(Device.of(gpu), entries(gpu), load, utilization, context, max_num_seqs=sequences)
-            for gpu in GPUS
-            if gpu.name in settings.report.what_if and gpu.name != here.name
+            for gpu in settings.report.what_if
+            if gpu.name != here.name
         ),
     )
 
@@ -92,7 +91,7 @@ def unserved(source: Source, footprint: Footprint | Missing, gpu: Gpu, native: b
         return "what serves its format is in no table"
     asked = rules.ServingRequest(
         kernel=source.variant.kernel,
-        engine=own_format(str(source.quant.get("stored_as") or source.quant.get("engine", ""))),
+        engine=own_format(source.quant),
         group=source.quant.get("group_size"),
         experts=isinstance(footprint, Footprint) and footprint.experts > 0,
     )
@@ -123,7 +122,7 @@ def _device(machine: str, found: Sequence[Source], records: Sequence[Record]) ->
     )
     own: dict[str, object] = {"memory_mib": _memory_mib(found, records) or device.memory_mib}
     if read is not None:
-        sheet = f"; data sheet: {gpu.bandwidth_gb_s:,} GB/s" if gpu else ""
+        sheet = f"; data sheet: {gpu.bandwidth_gb_s:,.0f} GB/s" if gpu else ""
         own |= {"bandwidth_gb_s": read / 1e9, "source": f"bandwidth measured by the benchmark{sheet}"}
     return device.model_copy(update=own)
 

@@ -44,17 +44,16 @@ def breakable(text: str) -> Markup:
     return Markup(safe.replace("/", "/<wbr>").replace("_", "_<wbr>").replace("=", "=<wbr>"))
 
 
-def merged(cells: Sequence[Cell], is_dense: bool) -> Iterator[tuple[Cell, int, bool]]:
+def merged(cells: Sequence[Cell], is_summary: bool) -> Iterator[tuple[Cell, int, bool]]:
     """Yield cells with the number of columns they span and True if the reason of a missing one is to be shown.
 
-    Adjacent missing cells with the same reason are merged. In a dense table no cells are merged, and each shows its
-    reason.
+    Adjacent missing cells with the same reason are merged, except in a summary, whose rows are cards on a phone.
     """
     index, reasons = 0, set[str]()
     while index < len(cells):
         span, reason = 1, cells[index].missing
-        while not is_dense and reason and index + span < len(cells) and cells[index + span].missing == reason:
+        while not is_summary and reason and index + span < len(cells) and cells[index + span].missing == reason:
             span += 1
-        yield cells[index], span, is_dense or reason not in reasons
+        yield cells[index], span, reason not in reasons
         reasons.add(reason)
         index += span

@@ -17,6 +17,7 @@ from pipeline.stages.report.number_format import number, signed
 from pipeline.stages.report.sections.result_cells import ResultColumn, divergence_cell, divergence_scale, task_cell
 
 TITLE = "Effect of the calibration"
+BELOW = "Below a figure is its difference from BF16 in points, with the 95 % interval."
 DIGITS = 2
 
 
@@ -26,8 +27,8 @@ def section(report: Report) -> Section | None:
         return None
     shown: list[Block] = [
         lead(
-            "The same variant with several calibrations, scored on the same items under the same conditions. Second "
-            "figures are differences from BF16 in points. With many rows some are better or worse by chance."
+            "The same variant with several calibrations, scored on the same items under the same conditions. "
+            "With many rows some are better or worse by chance."
         )
     ]
     for sweep in report.sweeps:
@@ -41,7 +42,7 @@ def sweep_table(sweep: Sweep) -> CellTable:
     columns = [
         blocks.Column("Samples", ""),
         *tasks,
-        blocks.Column("Mean", "%", around="95 % of the difference"),
+        blocks.Column("Mean", "%"),
     ]
     rows = [_row(row, tasks) for row in sweep.rows]
     if any(isinstance(row.divergence, DivergenceCell) for row in sweep.rows):
@@ -52,7 +53,7 @@ def sweep_table(sweep: Sweep) -> CellTable:
         rows = [replace(row, cells=(*row.cells, cell)) for row, cell in zip(rows, added, strict=True)]
     caption = f"Calibration choices of {sweep.label}"
     words = legend(cell.word for row in rows for cell in row.cells)
-    return CellTable("Technique", columns, rows, caption, is_dense=True, legend=[words] if words else [])
+    return CellTable("Technique", columns, rows, caption, legend=[BELOW, words] if words else [BELOW])
 
 
 def _divergence(row: SweepRow, column: ResultColumn) -> Cell:
@@ -63,7 +64,7 @@ def _row(row: SweepRow, tasks: list[ResultColumn]) -> CellRow:
     choice = row.choice
     setting = "" if choice.parameter is None else f" {choice.parameter:g}"
     scores = (task_cell(row.tasks[column.name], column, False) for column in tasks)
-    cells = (Cell(f"{choice.samples:,}"), *scores, _mean(row))
+    cells = (Cell(f"{choice.samples:,}", order=choice.samples), *scores, _mean(row))
     return CellRow(f"{choice.technique}{setting}", cells, row.is_current, "shown above" if row.is_current else "")
 
 
@@ -82,7 +83,9 @@ def _mean(row: SweepRow) -> Cell:
     interval_text = f"{signed(100 * change.interval.low, DIGITS)} to {signed(100 * change.interval.high, DIGITS)}"
     clear = not change.interval.contains(0.0)
     return replace(
-        shown, around=interval_text, word="cannot tell" if not clear else "better" if change.value > 0 else "worse"
+        shown,
+        change_interval=interval_text,
+        word="cannot tell" if not clear else "better" if change.value > 0 else "worse",
     )
 
 

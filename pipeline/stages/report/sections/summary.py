@@ -32,7 +32,7 @@ def summary_table(report: Report) -> CellTable:
     words = legend(cell.word for row in rows for cell in row.cells)
     lines = [f"{words}."] if words else []
     if comparison.is_measured:
-        ends = "Below each figure its 95 % interval; of the task with the worst word, the points lost against BF16."
+        ends = "Below each figure is its 95 % interval. Worst task: the one with the worst word, against BF16."
         is_cut = any(cell.value.endswith(CUT) for row in rows for cell in row.cells)
         lines.append(
             f"{ends} Cut: points more of the answers reach the token limit than of BF16's." if is_cut else ends
@@ -164,6 +164,4 @@ def _runs_on(row: Row) -> Cell | None:
         return None
     task, cut = max(more.items(), key=lambda each: (each[1].here - each[1].baseline) / each[1].n)
     here, baseline = (100 * count / cut.n for count in (cut.here, cut.baseline))
-    return Cell(
-        value=f"{signed(here - baseline)}{CUT}", around=f"{task} ({baseline:.1f} to {here:.1f} %)", word="worse"
-    )
+    return Cell(value=f"{signed(here - baseline)}{CUT}", around=f"{task} ({baseline:.1f} → {here:.1f} %)", word="worse")

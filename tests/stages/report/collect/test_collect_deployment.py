@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from support.settings import command_of
 
 from pipeline.compare.decide.decision import Decision
 from pipeline.config import Stage, Variant
@@ -58,6 +59,24 @@ def test_the_next_command_runs_what_is_missing(settings, stages, needs_items, ex
     command = shlex.split(next_command(asked, decision, ["bf16", "awq"]))
     assert command[:4] == ["python", "-m", "pipeline", "model=demo"] and "variants=[bf16,awq]" in command
     assert set(expected) <= set(command) and not any(part.startswith(f"{absent}") for part in command)
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        (["model=qwen3_8b"], ["model=qwen3_8b"]),
+        (["model=qwen3_8b", "model.path=/data/q"], ["model=qwen3_8b", "model.path=/data/q"]),
+        # Another model, whatever its folder is called.
+        (["model=/data/qwen3_8b"], ["model.path=/data/qwen3_8b"]),
+        (["model=/data/demo"], ["model.path=/data/demo"]),
+        (["model=/data/mine", "model.name=qwen3_8b"], ["model.path=/data/mine", "model.name=qwen3_8b"]),
+        (["model=some/Model"], ["model.hub_id=some/Model"]),
+    ],
+)
+def test_the_next_command_names_the_model_as_its_user_did(asked, words):
+    (bf16, *_) = command_of(*asked, "quant=bf16", "add_bf16=false")
+    command = next_command(bf16, Decision(kind="measure", title="", text="", stages=("bench",)), ["bf16"])
+    assert [word for word in shlex.split(command) if word.startswith("model")] == words
 
 
 def test_random_weights_have_no_quality_to_score(settings):

@@ -6,8 +6,10 @@ Debian's Chromium, driven by Playwright. Where it is not installed these tests a
 import os
 import shutil
 import statistics
+from pathlib import Path
 
 import pytest
+from support.first_screens import CASES, make
 from support.synthetic_calibration import write_summary
 from support.synthetic_results import TWELVE, Run
 
@@ -234,12 +236,31 @@ def test_nothing_overlaps_the_names_of_a_table_that_was_scrolled(opened):
     assert box.evaluate(covered) == []
 
 
-def test_the_first_screen_of_a_phone_has_the_answer_and_the_first_format(opened):
-    page = opened(390)
-    for part in (".answer", ".copy", "table.summary tbody tr"):
-        box = page.locator(f".verdict {part}").first.bounding_box()
-        assert box["y"] + min(box["height"], 60) <= 844, part
-    assert page.locator("table.summary").bounding_box()["width"] <= 390
+@pytest.fixture(scope="module")
+def first_screens(tmp_path_factory):
+    """A page of each kind of answer."""
+    return {case: make(case, tmp_path_factory.mktemp(case))[1] for case in CASES}
+
+
+@pytest.mark.parametrize("size", [(390, 844), (1440, 900)])
+@pytest.mark.parametrize("case", CASES)
+def test_the_first_screen_has_the_answer_its_cost_and_its_command(opened, first_screens, tmp_path, case, size):
+    """PIPELINE_SCREENSHOTS=<folder> keeps the pictures, to be looked at."""
+    page = opened(size[0])
+    page.set_viewport_size({"width": size[0], "height": size[1]})
+    page.goto(first_screens[case].as_uri())
+    pictures = Path(os.environ.get("PIPELINE_SCREENSHOTS") or tmp_path)
+    pictures.mkdir(exist_ok=True)
+    page.screenshot(path=pictures / f"{case}-{size[0]}.png")
+    chosen = page.locator("table.summary tr:has(.chosen)")
+    parts = [page.locator(".verdict .answer"), page.locator(".verdict .copy code").first]
+    # What is chosen, with all of its figures; without an answer the baseline.
+    parts.append(chosen if chosen.count() else page.locator("table.summary tr.baseline"))
+    for part in parts:
+        box = part.bounding_box()
+        assert box["y"] + box["height"] <= size[1] and box["x"] >= 0 and box["x"] + box["width"] <= size[0]
+    assert (case == "noise") == (chosen.count() == 0)
+    assert page.locator("table.summary").bounding_box()["width"] <= size[0]
 
 
 def test_the_whole_table_is_on_the_first_screen_of_a_desktop(opened):

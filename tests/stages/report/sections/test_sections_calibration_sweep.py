@@ -26,6 +26,10 @@ def rows(run):
     return [(r.choice.technique, r.choice.samples, r.is_current) for s in build(run.jobs, {}).sweeps for r in s.rows]
 
 
+def points(interval):
+    return " to ".join(f"{100 * interval[end]:+.1f}".replace("-", "−") for end in ("low", "high"))
+
+
 def test_rows_are_sorted_by_technique_and_samples(run):
     assert rows(run) == [
         ("entropy", 8, False),
@@ -49,6 +53,9 @@ def test_every_format_shows_the_table(run, capsys):
     low = f"{100 * change['interval']['low']:+.2f}".replace("-", "−")
     assert "−19.00" in page and low in page and f"(−19.00; {low}" in text and "; worse)" in text
     assert "percentile 99.99" in page
+    # Not only under the pointer: on a phone, on paper, and in the text.
+    ends = f"{points(worst['tasks']['MMLU']['change']['interval'])}"
+    assert f'<span class="ends">{ends}</span>' in page and f"(−19.0; {ends}; worse)" in text
 
 
 def test_one_choice_is_no_table(tmp_path, capsys):

@@ -1,27 +1,17 @@
 """The first screen: what to do, its command, and one table with words and intervals that are seen without a pointer."""
 
 import re
-from dataclasses import replace
 
 import pytest
-from support.synthetic_results import STUDY, Run
+from support.first_screens import CASES, make
+from support.synthetic_results import Run
 
 from pipeline.compare.words import MEANINGS
-from pipeline.stages import report
 from pipeline.stages.report.blocks import CellTable, Copy, Prose, Table, walk
 from pipeline.stages.report.build import build
 from pipeline.stages.report.sections import SECTIONS, verdict
 from pipeline.stages.report.sections.verdict import constraint_table
 
-CASES = {
-    "winner": {name: STUDY[name] for name in ("bf16", "int8_dynamic", "w4a16")},
-    "noise": {name: replace(STUDY[name], noise=0.35) for name in ("bf16", "int8_dynamic", "w4a16")},
-    "loss": {
-        "bf16": STUDY["bf16"],
-        "int8_dynamic": replace(STUDY["int8_dynamic"], lost=70),
-        "w4a16": replace(STUDY["w4a16"], lost=80),
-    },
-}
 TITLES = {
     "winner": r"Deploy INT8 dynamic\.",
     "noise": r"No speed answer: BF16 itself varied by .*",
@@ -33,10 +23,9 @@ TITLES = {
 def made(tmp_path_factory):
     """The three cases, each with its report as data and as a page."""
     found = {}
-    for case, variants in CASES.items():
-        run = Run(tmp_path_factory.mktemp(case), variants)
-        report.make(run.jobs, {})
-        found[case] = (run, build(run.jobs, {}), (run.outputs / "tiny" / "report" / "index.html").read_text())
+    for case in CASES:
+        run, page = make(case, tmp_path_factory.mktemp(case))
+        found[case] = (run, build(run.jobs, {}), page.read_text())
     return found
 
 
