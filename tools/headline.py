@@ -7,9 +7,11 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from itertools import zip_longest
 
 from pipeline.artifacts.manifest import MANIFEST, Manifest
 from pipeline.compare.published.tables import SpeedTable, percent_change
@@ -22,6 +24,7 @@ from pipeline.results.quantize import QuantizeResult
 from pipeline.stages.report.collect.published import published_tables
 from tools.derived import rewrite
 from tools.stored_results import (
+    ALL_CORES,
     FAILED,
     FLOATS,
     FOLDER,
@@ -31,6 +34,7 @@ from tools.stored_results import (
     HOST_B,
     HOSTS,
     INTEGERS,
+    LABELS,
     LADDER,
     SMALL_GRAPHS,
     STREAM,
@@ -38,13 +42,17 @@ from tools.stored_results import (
     against_bf16,
     between,
     both_hosts,
+    by_start,
     cell,
     change,
     compared,
+    failed_guards,
     mark,
+    over_starts,
     percent,
     span,
     speed,
+    start_changes,
     values,
 )
 from tools.stored_rooflines import kv_cache, kv_error, printed_tokens, rooflines
@@ -102,6 +110,43 @@ def _making_gib() -> str:
     return f"{max(peaks) / 2**30:.1f}"
 
 
+def _few(load: str) -> str:
+    """Format the change of FP8 static's TPOT with few requests in flight, on all cores."""
+    return against_bf16(ALL_CORES, "fp8_static", TPOT.name, LADDER, load)
+
+
+def _each_start(metric: str) -> str:
+    """Format FP8 static's change in each start of the servers with all cores; a start alone has no interval."""
+    return " and ".join(
+        f"{signed(100 * math.expm1(ratio))} %" for ratio in start_changes(ALL_CORES, "fp8_static", metric)
+    )
+
+
+def _three_starts(metric: str) -> str:
+    """Format FP8 static's change over the three starts with CUDA graphs to 1024 and unpinned cores, on two GPUs."""
+    hosts = (ALL_CORES, GRAPHS)
+    marks = (mark(host, ("fp8_static", "bf16"), STUDY) for host in hosts)
+    return percent(over_starts(hosts, "fp8_static", metric)) + next(filter(None, marks), "")
+
+
+def _second_start(variant: str) -> str:
+    """Format how much more tokens a second a variant's second start made than its first."""
+    first, second = (_mean(repeats) for repeats in by_start(ALL_CORES, variant, THROUGHPUT.name))
+    return f"{signed(100 * (second / first - 1))} %"
+
+
+def _failed_of_all_cores() -> str:
+    """Name the failed guards of the benchmarks with all cores."""
+    loads = ((STUDY, "rate inf"), (LADDER, "concurrency 1"), (LADDER, "concurrency 16"))
+    found = [
+        f"`{guard}` of {LABELS[variant]} ({load})"
+        for variant in ("bf16", "fp8_static")
+        for protocol, load in loads
+        for guard in failed_guards(ALL_CORES, variant, protocol, load) or ()
+    ]
+    return ", ".join(found) or "none"
+
+
 def _contrast() -> str:
     """Format the difference between the two hosts' changes of FP8 static's throughput."""
     hosts = [change(host, "fp8_static", THROUGHPUT.name) for host in HOSTS]
@@ -111,6 +156,16 @@ def _contrast() -> str:
 FIGURES: Mapping[str, Callable[[], str]] = {
     "minutes of four variants": lambda: _minutes(FLOATS),
     "memory of making": lambda: _making_gib(),
+    "fp8 static throughput, all cores": lambda: against_bf16(ALL_CORES, "fp8_static", THROUGHPUT.name),
+    "fp8 static throughput, each start": lambda: _each_start(THROUGHPUT.name),
+    "fp8 static throughput, three starts": lambda: _three_starts(THROUGHPUT.name),
+    "fp8 static TPOT, all cores": lambda: against_bf16(ALL_CORES, "fp8_static", TPOT.name),
+    "fp8 static TPOT, three starts": lambda: _three_starts(TPOT.name),
+    "fp8 static TPOT, one in flight": lambda: _few("concurrency 1"),
+    "fp8 static TPOT, 16 in flight": lambda: _few("concurrency 16"),
+    "failed guards, all cores": lambda: _failed_of_all_cores(),
+    "bf16, second start": lambda: _second_start("bf16"),
+    "fp8 static, second start": lambda: _second_start("fp8_static"),
     "fp8 static throughput, two blocks": lambda: against_bf16(FLOATS, "fp8_static", THROUGHPUT.name),
     "int8 throughput, two blocks": lambda: against_bf16(INTEGERS, "int8_dynamic", THROUGHPUT.name),
     "fp8 static throughput, graphs to 1024": lambda: against_bf16(GRAPHS, "fp8_static", THROUGHPUT.name),
@@ -118,7 +173,6 @@ FIGURES: Mapping[str, Callable[[], str]] = {
     "fp8 static throughput, host A": lambda: against_bf16(HOST_A, "fp8_static", THROUGHPUT.name),
     "fp8 static throughput, host B": lambda: against_bf16(HOST_B, "fp8_static", THROUGHPUT.name),
     "fp8 static throughput, stream interval 8": lambda: against_bf16(HOST_A, "fp8_static", THROUGHPUT.name, STREAM),
-    "fp8 static TPOT, one in flight": lambda: against_bf16(HOST_A, "fp8_static", TPOT.name, LADDER, "concurrency 1"),
     "fp8 static throughput, 256 in flight, host B": lambda: against_bf16(
         HOST_B, "fp8_static", THROUGHPUT.name, LADDER, "concurrency 256"
     ),
@@ -240,9 +294,9 @@ def _graphs() -> Iterator[tuple[str, ...]]:
         means = (f"{_mean(values(GRAPHS, v, metric, p)):,.{digits}f}" for v, p in shown)
         yield (title, *means, against_bf16(GRAPHS, "fp8_static", metric))
     for role, title in (("gpu", "GPU busy, %"), ("api_server", "busiest API server, % of a core")):
-        yield (title, *(_busy(v, p, role) for v, p in shown), "")
+        yield (title, *(_busy(GRAPHS, v, p, role) for v, p in shown), "")
     for load in ("concurrency 1", "concurrency 16"):
-        means = (f"{_at(variant, load):.2f}" for variant in ("bf16", "fp8_static"))
+        means = (f"{_at(GRAPHS, variant, load):.2f}" for variant in ("bf16", "fp8_static"))
         found = against_bf16(GRAPHS, "fp8_static", TPOT.name, LADDER, load)
         yield (f"TPOT with {load.split()[1]} in flight, ms", "not measured", *means, found)
 
@@ -259,6 +313,44 @@ def _two_blocks() -> Iterator[tuple[str, ...]]:
             changes = (against_bf16(host, each.name, metric) for metric in (THROUGHPUT.name, TTFT.name, TPOT.name))
             levels = (against_bf16(host, each.name, TPOT.name, LADDER, f"concurrency {number}") for number in (1, 16))
             yield (each.label, gpu, mean, *changes, *levels)
+
+
+def _all_cores() -> Iterator[tuple[str, ...]]:
+    """Yield BF16 and FP8 static in two blocks with all cores, beside what was published."""
+    shown = ("bf16", "fp8_static")
+    yield ("", "BF16", "FP8 static", "FP8 static against BF16", "published, on an H100")
+    changes = start_changes(ALL_CORES, "fp8_static", THROUGHPUT.name)
+    for start, ratio in enumerate(changes):
+        repeats = (by_start(ALL_CORES, variant, THROUGHPUT.name)[start] for variant in shown)
+        cells = (", ".join(f"{each:,.0f}" for each in found) for found in repeats)
+        yield (f"total tok/s of each repeat, start {start + 1}", *cells, f"{signed(100 * math.expm1(ratio))} %", "")
+    for metric, title, digits in (
+        (THROUGHPUT.name, "total tok/s, both starts", 0),
+        (TTFT.name, "TTFT, ms", 0),
+        (TPOT.name, "TPOT, ms", 1),
+    ):
+        means = (f"{_mean(values(ALL_CORES, variant, metric)):,.{digits}f}" for variant in shown)
+        published = f"{signed(_published('FP8 Static', metric))} %"
+        yield (title, *means, against_bf16(ALL_CORES, "fp8_static", metric), published)
+    for load in ("concurrency 1", "concurrency 16"):
+        means = (f"{_at(ALL_CORES, variant, load):.2f}" for variant in shown)
+        yield (f"TPOT with {load.split()[1]} in flight, ms", *means, _few(load), "")
+    for start in range(len(changes)):
+        shares = (_busy(ALL_CORES, variant, STUDY, "gpu", start) for variant in shown)
+        yield (f"GPU busy, %, start {start + 1}", *shares, "", "")
+    for role, title in (("api_server", "API server, % of a core"), ("client", "load generator, % of a core")):
+        yield (title, *(_busy(ALL_CORES, variant, STUDY, role) for variant in shown), "", "")
+    for name, title in (("sm_mhz", "median clock under load, MHz"), ("power_w", "median power under load, W")):
+        yield (title, *(_under_load(variant, name) for variant in shown), "", "")
+
+
+def _under_load(variant: str, name: str) -> str:
+    """Return the least and the largest median of a GPU's reading over the repeats of the study's load."""
+    found = speed(ALL_CORES, variant, STUDY)
+    assert found is not None
+    loads = [each.gpu_load for load in found.loads for each in load.conditions if each.gpu_load is not None]
+    medians = [getattr(each, name) for each in loads]
+    return f"{min(medians):,.0f} to {max(medians):,.0f}"
 
 
 def _trained() -> Iterator[tuple[str, ...]]:
@@ -282,19 +374,23 @@ def _mean(repeats: Sequence[float]) -> float:
     return sum(repeats) / len(repeats)
 
 
-def _busy(variant: str, protocol: str, role: str) -> str:
-    """Return the least and the largest use of the GPU or a process over the repeats of the study's load, in percent."""
-    found = speed(GRAPHS, variant, protocol)
-    shares = (
-        [getattr(each.busy, role) for load in found.loads for each in load.conditions if each.busy] if found else []
-    )
+def _busy(host: str, variant: str, protocol: str, role: str, start: int | None = None) -> str:
+    """Return the least and the largest use of the GPU or a process over repeats of the study's load, in percent."""
+    found = speed(host, variant, protocol)
+    assert found is not None
+    shares = [
+        getattr(each.busy, role)
+        for load in found.loads
+        for block, each in zip_longest(load.blocks, load.conditions)
+        if each.busy and start in (None, block)
+    ]
     low, high = round(100 * min(shares)), round(100 * max(shares))
     return f"{low}" if low == high else f"{low} to {high}"
 
 
-def _at(variant: str, load: str) -> float:
+def _at(host: str, variant: str, load: str) -> float:
     """Return the mean TPOT of a level of the ladder."""
-    found = speed(GRAPHS, variant, LADDER)
+    found = speed(host, variant, LADDER)
     level = found.load(load) if found is not None else None
     assert level is not None
     return _mean(level.metrics[TPOT.name].values)
@@ -320,6 +416,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "guards": _table(_guards),
     "graphs": _table(_graphs),
     "two blocks": _table(_two_blocks),
+    "all cores": _table(_all_cores),
     "trained model": _table(_trained),
 }
 

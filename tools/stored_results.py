@@ -9,9 +9,9 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from scipy.special import ndtri
+from scipy.special import ndtri, stdtrit
 
-from pipeline.artifacts.manifest import read_manifest
+from pipeline.artifacts.manifest import Manifest, read_manifest
 from pipeline.compare import compare
 from pipeline.compare.comparison import Comparison, Row, SpeedCell
 from pipeline.compare.statements import signed
@@ -32,6 +32,8 @@ STUDY, STREAM, LADDER = "study", "study_stream_interval_8", "ladder"
 GRAPHS, SMALL_GRAPHS = "h200_qwen3_8b_graphs", "study_graphs_to_512"
 # One GPU each of one host, two blocks with CUDA graphs to 1024.
 FLOATS, INTEGERS = "h200_qwen3_8b_fp8", "h200_qwen3_8b_integers"
+# BF16 and FP8 static in two blocks, with every core of the host.
+ALL_CORES = "h200_qwen3_8b_all_cores"
 LABELS = {
     "bf16": "BF16",
     "fp8_static": "FP8 static",
@@ -58,12 +60,8 @@ class Pooled(NamedTuple):
 def speed(host: str, variant: str, protocol: str) -> Speed | None:
     """Return a stored benchmark; without a manifest (an unfinished one) its loads alone; None if there is none."""
     folder = FOLDER / host / variant / protocol
-    if (manifest := read_manifest(folder)) is not None:
-        blocks = [manifest, *filter(None, map(read_manifest, folder.parent.glob(f"{protocol}_block_*")))]
-        found = [read(BenchResult, each) for each in blocks]
-        results = [each for each in found if not isinstance(each, Missing)]
-        assert len(results) == len(found), f"{folder} cannot be read"
-        return Speed(machine=machine_of(manifest), **dict(merged(results)))
+    if blocks := _blocks(folder):
+        return Speed(machine=machine_of(blocks[0]), **dict(merged(_results(blocks))))
     loads = tuple(_load(each) for each in sorted(folder.glob("*")) if each.is_dir())
     if not loads:
         return None
@@ -80,6 +78,20 @@ def speed(host: str, variant: str, protocol: str) -> Speed | None:
         output_tokens=shown.output_tokens,
         metrics=shown.metrics,
     )
+
+
+def _blocks(folder: Path) -> list[Manifest]:
+    """Return the manifests of a benchmark's blocks; none if it was not finished."""
+    if (first := read_manifest(folder)) is None:
+        return []
+    return [first, *filter(None, map(read_manifest, sorted(folder.parent.glob(f"{folder.name}_block_*"))))]
+
+
+def _results(blocks: Sequence[Manifest]) -> list[BenchResult]:
+    found = [read(BenchResult, each) for each in blocks]
+    results = [each for each in found if not isinstance(each, Missing)]
+    assert len(results) == len(found), "a stored benchmark cannot be read"
+    return results
 
 
 def _load(folder: Path) -> LoadResult:
@@ -187,6 +199,25 @@ def pooled(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> Pooled:
 def both_hosts(variant: str, metric: str) -> Pooled:
     """Return the change under the study's protocol of both hosts of H200s together."""
     return pooled([(values(host, variant, metric), values(host, "bf16", metric)) for host in (HOST_A, HOST_B)])
+
+
+def by_start(host: str, variant: str, metric: str, protocol: str = STUDY) -> list[tuple[float, ...]]:
+    """Return a metric's repeats of each start of the server."""
+    return [each.metrics[metric].values for each in _results(_blocks(FOLDER / host / variant / protocol))]
+
+
+def start_changes(host: str, variant: str, metric: str) -> list[float]:
+    """Return the log ratio of means to BF16's for each start of both servers."""
+    pairs = zip(by_start(host, variant, metric), by_start(host, "bf16", metric), strict=True)
+    return [math.log(_mean(ours) / _mean(theirs)) for ours, theirs in pairs]
+
+
+def over_starts(hosts: Sequence[str], variant: str, metric: str) -> Pooled:
+    """Return the change over all starts of several hosts, each start one value: Student's t of their log ratios."""
+    ratios = [ratio for host in hosts for ratio in start_changes(host, variant, metric)]
+    half = float(stdtrit(len(ratios) - 1, (1 + LEVEL) / 2)) * math.sqrt(_variance(ratios) / len(ratios))
+    low, centre, high = (100 * math.expm1(_mean(ratios) + offset) for offset in (-half, 0.0, half))
+    return Pooled(centre, Interval(low=low, high=high))
 
 
 def failed_guards(host: str, variant: str, protocol: str, load: str | None = None) -> tuple[str, ...] | None:

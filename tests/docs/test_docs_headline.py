@@ -8,7 +8,22 @@ import pytest
 from pipeline.compare.stats.repeats import relative_change
 from pipeline.results.metrics import THROUGHPUT, TPOT
 from tools.headline import FIGURE, FIGURES, PAGES, TABLE, TABLES, page
-from tools.stored_results import HOST_A, HOST_B, LADDER, STREAM, both_hosts, failed_guards, pooled, speed, values
+from tools.stored_results import (
+    ALL_CORES,
+    GRAPHS,
+    HOST_A,
+    HOST_B,
+    LADDER,
+    STREAM,
+    both_hosts,
+    by_start,
+    change,
+    failed_guards,
+    over_starts,
+    pooled,
+    speed,
+    values,
+)
 
 TEXTS = {path.relative_to(PAGES[0].parent).as_posix(): path.read_text(encoding="utf-8") for path in PAGES}
 
@@ -52,6 +67,16 @@ def test_hosts_are_weighted_by_their_precision() -> None:
     one, two = pooled([noisy]), pooled([noisy, noisy])
     narrow, wide = (math.log1p(each.interval.high / 100) for each in (two, one))
     assert narrow == pytest.approx(wide / math.sqrt(2))
+
+
+def test_starts_as_values_agree_with_the_report_and_a_third_start_narrows_them() -> None:
+    report = change(ALL_CORES, "fp8_static", THROUGHPUT.name)
+    two = over_starts([ALL_CORES], "fp8_static", THROUGHPUT.name)
+    assert report.interval is not None and two.percent == pytest.approx(report.percent, abs=0.1)
+    assert (two.interval.low, two.interval.high) == pytest.approx((report.interval.low, report.interval.high), abs=1)
+    three = over_starts([ALL_CORES, GRAPHS], "fp8_static", THROUGHPUT.name)
+    assert two.interval.low < 0 < three.interval.low < three.percent < three.interval.high < two.interval.high
+    assert [len(repeats) for repeats in by_start(ALL_CORES, "bf16", THROUGHPUT.name)] == [3, 3]
 
 
 def test_marks_are_those_of_the_stored_guards() -> None:
