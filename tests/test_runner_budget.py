@@ -95,6 +95,7 @@ class Invented:
             {
                 "tasks": tasks,
                 "sizes": dict.fromkeys(settings.tasks, ITEMS),
+                "seconds": dict.fromkeys(tasks, 30.0),
                 "divergence": write_logprobs(draft.folder, 0.0 if name == "bf16" else 0.1, name),
             }
         )
@@ -119,6 +120,12 @@ def test_the_answer_alone_is_measured_in_full(tmp_path: Path, monkeypatch: pytes
     assert len([block for block, part in made.parts("int8_dynamic", "bench") if not part]) == 2
     assert made.parts("int8_dynamic", "eval")[-1] == (0, "")
     assert made.parts("awq", "eval") == [(0, "screen")]
+    # Once the price of an item is known, BF16 answers all at once, before the variant, whose server stays.
+    assert made.parts("bf16", "eval") == [(0, "screen"), (0, "10 % of the items"), (0, "")]
+    scored = [(name, part) for name, kind, _, part in made.made if kind == "eval" and part != "screen"]
+    assert [name for name, _ in scored[:2]] == ["bf16", "w4a16"]
+    rest = [name for name, _ in scored[2:]]
+    assert rest == sorted(rest, key=["bf16", "w4a16", "int8_dynamic"].index)
     report = report_in(tmp_path)
     rows = {row["name"]: row for row in report["spending"]["rows"]}
     assert rows["int8_dynamic"]["outcome"] == "the answer: measured in full"

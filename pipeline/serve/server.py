@@ -330,8 +330,6 @@ class Serving:
         serve, cpu = settings.serve, self.hardware.device == "cpu"
         eager = cpu if serve.enforce_eager is None else serve.enforce_eager
         options: dict[str, object] = {
-            # A GGUF file; vLLM reads its config and tokenizer from beside it.
-            "--model": next(checkpoint.glob("*.gguf"), checkpoint),
             "--served-model-name": SERVED_NAME,
             "--host": serve.host,
             "--dtype": serve.dtype,
@@ -353,7 +351,8 @@ class Serving:
         if settings.model.trust_remote_code:
             flags.append("--trust-remote-code")
         given = [str(part) for option in options.items() if option[1] is not None for part in option]
-        return [*given, *flags, *serve.extra_args]
+        # A GGUF file; vLLM reads its config and tokenizer from beside it.
+        return [str(next(checkpoint.glob("*.gguf"), checkpoint)), *given, *flags, *serve.extra_args]
 
     def _environment(self, settings: Settings) -> dict[str, str]:
         if self.hardware.device != "cpu":

@@ -16,7 +16,6 @@ exited or was killed, every child is terminated too.
 import importlib.metadata
 import json
 import os
-import runpy
 import selectors
 import shutil
 import signal
@@ -24,7 +23,7 @@ import sys
 import time
 from typing import Any, TypedDict
 
-SERVER = "vllm.entrypoints.openai.api_server"
+SERVER = "vllm.entrypoints.cli.serve"
 BENCHMARK = "vllm.benchmarks.serve"
 # Imported through transformers and requests for features that a text server never uses: some seconds per start.
 UNUSED = ("sklearn", "chardet")
@@ -40,7 +39,7 @@ def import_vllm() -> str:
         sys.modules[name] = None  # type: ignore[assignment]
     import vllm
     import vllm.benchmarks.serve
-    import vllm.entrypoints.openai.api_server
+    import vllm.entrypoints.cli.serve
     import vllm.v1.engine.async_llm
     from vllm.platforms import current_platform
 
@@ -84,7 +83,7 @@ def end_with_parent() -> None:
 
 
 class Start(TypedDict):
-    """A request for a child: its name, the module that it runs, and its surroundings."""
+    """A request for a child: its name, what it runs, and its surroundings."""
 
     start: str
     module: str
@@ -112,7 +111,7 @@ class HostMessage(TypedDict, total=False):
 
 
 def start(request: Start) -> int:
-    """Fork a child that runs a module as a script in its own session; return its pid."""
+    """Fork a child that runs a server or benchmark in its own session; return its pid."""
     pid = os.fork()
     if pid:
         return pid
@@ -128,7 +127,7 @@ def start(request: Start) -> int:
             os.dup2(source, target)
         os.environ.update(request["env"])
         sys.argv = [request["module"], *request["argv"]]
-        run(request["module"])
+        RUN[request["module"]]()
         code = 0
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else int(error.code is not None)
@@ -142,11 +141,8 @@ def start(request: Start) -> int:
         os._exit(code)
 
 
-def run(module: str) -> None:
-    """Run vLLM's benchmark through its functions (it has no command of its own), anything else as a script."""
-    if module != BENCHMARK:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
-        return
+def run_benchmark() -> None:
+    """Run vLLM's benchmark through its functions; on a CPU it has no command."""
     import argparse
 
     from vllm.benchmarks.serve import add_cli_args, main
@@ -154,6 +150,23 @@ def run(module: str) -> None:
     parser = argparse.ArgumentParser()
     add_cli_args(parser)
     main(parser.parse_args())
+
+
+def run_server() -> None:
+    """Run `vllm serve` through its class: the CPU build's command `vllm` does not find its own version."""
+    from vllm.entrypoints.cli.serve import ServeSubcommand
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    # As vLLM's command does, since CUDA does not survive a fork.
+    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+    command, parser = ServeSubcommand(), FlexibleArgumentParser(prog="vllm")
+    command.subparser_init(parser.add_subparsers(dest="subparser"))
+    args = parser.parse_args(["serve", *sys.argv[1:]])
+    command.validate(args)
+    command.cmd(args)
+
+
+RUN = {BENCHMARK: run_benchmark, SERVER: run_server}
 
 
 def stop(pid: int, grace: float) -> None:

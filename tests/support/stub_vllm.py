@@ -35,7 +35,20 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-if __name__ == "__main__":
+class ServeSubcommand:
+    def subparser_init(self, subparsers):
+        parser = subparsers.add_parser("serve")
+        parser.add_argument("model")
+        parser.add_argument("--port", type=int)
+
+    def validate(self, args):
+        pass
+
+    def cmd(self, args):
+        serve(args.port)
+
+
+def serve(port):
     Path({seen!r}).write_text(json.dumps(dict(os.environ)))
     # vLLM leaves what it makes there.
     Path(os.environ["VLLM_RPC_BASE_PATH"], "socket").touch()
@@ -44,7 +57,14 @@ if __name__ == "__main__":
         sys.exit(3)
     if behaviour == "hangs at start":
         time.sleep(600)
-    HTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])), Handler).serve_forever()
+    HTTPServer(("127.0.0.1", port), Handler).serve_forever()
+"""
+PARSER = """
+import argparse
+
+class FlexibleArgumentParser(argparse.ArgumentParser):
+    def parse_args(self, args):
+        return self.parse_known_args(args)[0]
 """
 CLIENT = """
 def add_cli_args(parser):
@@ -64,7 +84,8 @@ def make(folder: Path, behaviour: str) -> tuple[str, Path]:
         "__init__.py": f"{broken}__version__ = '0.32.0'\n",
         "platforms.py": "class current_platform:\n    is_cpu = staticmethod(lambda: False)\n",
         "benchmarks/serve.py": CLIENT,
-        "entrypoints/openai/api_server.py": SERVER.format(behaviour=behaviour, seen=str(seen)),
+        "utils/argparse_utils.py": PARSER,
+        "entrypoints/cli/serve.py": SERVER.format(behaviour=behaviour, seen=str(seen)),
         "v1/engine/async_llm.py": "",
     }
     for name, text in files.items():

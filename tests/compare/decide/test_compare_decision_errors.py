@@ -125,7 +125,7 @@ def identical(draw: np.random.Generator, k: int, repeats: int, items: int) -> li
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("k", "repeats"), [(7, 3), (7, 5)])
+@pytest.mark.parametrize(("k", "repeats"), [(7, 3), (7, 5), (19, 3), (19, 5)])
 def test_of_identical_variants_hardly_any_is_off_a_frontier(k: int, repeats: int) -> None:
     draw, off = np.random.default_rng(1), 0
     runs = 40

@@ -16,10 +16,8 @@ from random import Random
 
 from pipeline.artifacts.workspace import Artifact
 from pipeline.compare.decide.allocation import (
-    SCREEN,
     STAGES,
     Allocation,
-    Block,
     Design,
     Evidence,
     Kind,
@@ -28,6 +26,7 @@ from pipeline.compare.decide.allocation import (
     TaskPlan,
     allocate,
 )
+from pipeline.compare.decide.speed_chances import SCREEN, Block
 from pipeline.compare.stats.accuracy import pair
 from pipeline.compare.stats.intervals import Interval
 from pipeline.compare.stats.kl_divergence import diverge
@@ -58,6 +57,8 @@ class Measured:
     blocks: dict[int, Record] = field(default_factory=dict)
     scores: Record | None = None
     minutes: dict[Kind, list[float]] = field(default_factory=lambda: defaultdict(list))
+    # Of the gate's server, until it answers.
+    start_minutes: float | None = None
     # Items of each task, and the minutes of one.
     sizes: dict[str, int] = field(default_factory=dict)
     item_minutes: dict[str, float] = field(default_factory=dict)
@@ -109,7 +110,9 @@ class BudgetedStudy:
         names = list(dict.fromkeys(step.variant for step in steps))
         Random(f"{self.settings.bench.seed} {number}").shuffle(names)
         # BF16 opens one round and closes the next, so that a steady drift of the machine cancels in its mean.
-        names.sort(key=lambda name: (name == self.baseline) is bool(number % 2))
+        # Before items it opens each, so that the server of the variant stays for its next stage.
+        closes = bool(number % 2) and all(step.kind != "items" for step in steps)
+        names.sort(key=lambda name: (name == self.baseline) is closes)
         return [self._job(step, number) for name in names for step in steps if step.variant == name]
 
     def _job(self, step: Step, number: int) -> tuple[Job, Stage]:
@@ -138,7 +141,7 @@ class BudgetedStudy:
                     if block is not None and (number == SCREEN or number in bf16.blocks)
                 },
                 kl=self._divergences.get(name),
-                tasks=_pairs(each.scores, bf16.scores) if name != self.baseline else {},
+                tasks=_pairs(each.scores, bf16.scores),
             )
         return found
 
@@ -164,7 +167,9 @@ class BudgetedStudy:
         """The full run, with costs as measured so far; what was not measured yet costs nothing."""
         assert self.baseline is not None
         bf16, margins = self.measured[self.baseline], margins_in(self.settings)
-        screen, kl = self._mean("screen"), self._mean("kl")
+        screen, repeats = self._mean("screen"), self.settings.bench.repeats
+        starts = [each.start_minutes for each in self.measured.values() if each.start_minutes is not None]
+        start = statistics.mean(starts) if starts else 0.0
         return Design(
             tasks={
                 label: TaskPlan(
@@ -175,11 +180,13 @@ class BudgetedStudy:
                 for label, items in bf16.sizes.items()
             },
             blocks=self.settings.bench.blocks,
+            repeats=repeats,
             session_percent=self.settings.report.tolerance_percent,
             screen=screen,
-            kl=kl,
-            block=self._mean("block") or screen * self.settings.bench.repeats,
-            start=kl,
+            kl=self._mean("kl"),
+            # A block and the screen discard a repeat of their own.
+            block=self._mean("block") or start + screen * (1 + repeats) / 2,
+            start=start,
             bench_budget=self.settings.bench.budget_minutes,
             eval_budget=self.settings.eval.budget_minutes,
         )
@@ -262,6 +269,8 @@ def _measured(job: Job, rounds: int) -> Measured:
         found.screen = _record(job, screened)
     if Stage.EVAL in screened and not isinstance(result := read(EvalResult, screened[Stage.EVAL][1]), Missing):
         found.sizes = {label_in(job.settings, label): size for label, size in result.sizes.items()}
+        if result.server is not None and result.server.ready_s is not None:
+            found.start_minutes = result.server.ready_s / 60
     # Of a round that was interrupted, others may have the block before BF16 does.
     for number in range(rounds + 1):
         artifact = job.in_block(number).artifact(Stage.BENCH)
