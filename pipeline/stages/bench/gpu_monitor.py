@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -33,6 +34,8 @@ REASONS = {
 }
 # A sample counts as under load above this share of the power limit, or of utilization where no power is reported.
 LOADED = 0.5
+# The longest period that `utilization.gpu` is the mean of.
+SAMPLE_PERIOD_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -108,9 +111,15 @@ def under_load(samples: Sequence[GpuSample]) -> GpuLoad:
     )
 
 
-def utilization(samples: Sequence[GpuSample]) -> float | None:
-    """Return the mean share of time in which a kernel ran; None if it is not reported."""
-    values = [each.values["busy_percent"] for each in samples if "busy_percent" in each.values]
+def utilization(samples: Sequence[GpuSample], began: float = -math.inf) -> float | None:
+    """Return the mean share of time in which a kernel ran, in a load that began then; None if it is not reported.
+
+    A sample reports the last sixth of a second to second (`nvidia-smi --help-query-gpu`): one that is taken within the
+    first second counts what was before the load, unless there is no other.
+    """
+    known = [each for each in samples if "busy_percent" in each.values]
+    later = [each for each in known if each.at >= began + SAMPLE_PERIOD_S]
+    values = [each.values["busy_percent"] for each in later or known]
     return round(statistics.mean(values) / 100, 4) if values else None
 
 

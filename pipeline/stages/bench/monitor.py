@@ -151,7 +151,7 @@ class Watch:
             api_server=busiest("api_server"),
             engine=busiest("engine"),
             client=busiest("client"),
-            gpu=gpu_monitor.utilization(sent),
+            gpu=gpu_monitor.utilization(sent, start),
         )
 
     def _foreign(self) -> tuple[int, ...] | None:

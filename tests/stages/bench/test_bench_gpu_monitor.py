@@ -109,3 +109,12 @@ def test_the_field_is_the_one_that_the_driver_has(
 def test_without_a_gpu_there_is_no_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert gpu_monitor.GpuSampler().sample(0.0) is None
+
+
+def test_a_sample_of_the_first_second_tells_what_was_before_the_load() -> None:
+    idle, busy = {"busy_percent": 0.0}, {"busy_percent": 98.0}
+    samples = [GpuSample(20.4, idle, None), *(GpuSample(20.4 + 2 * n, busy, None) for n in range(1, 8))]
+    assert utilization(samples, began=20.0) == 0.98
+    assert utilization(samples, began=19.4) == pytest.approx(7 / 8 * 0.98, abs=1e-4)
+    # A load of less than a second has no other.
+    assert utilization(samples[:1], began=20.0) == 0.0
