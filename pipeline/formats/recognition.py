@@ -93,15 +93,12 @@ def _compressed_tensors(config: Config) -> Recognized:
     if len(found) != 1 or any(beyond.values()):
         return Recognized(None, ", ".join([words, *(name for name, is_so in beyond.items() if is_so)]))
     name = next((name for name, numbers in NUMBERS.items() if numbers in found), None)
-    sizes = {(own.get("group_size"), tuple(own.get("block_structure") or ())) for own in _weights(groups)}
-    group, block = next(iter(sizes))
-    if name is None or len(sizes) != 1 or not _has_sizes(name, group, block):
+    if name is None:
         return Recognized(None, words)
-    return _scheme(name, group=group)
-
-
-def _weights(groups: list[Config]) -> list[Config]:
-    return [group["weights"] for group in groups]
+    weights = [group["weights"] for group in groups]
+    sizes = {(own.get("group_size"), tuple(own.get("block_structure") or ())) for own in weights}
+    group, block = next(iter(sizes))
+    return _scheme(name, group=group) if len(sizes) == 1 and _has_sizes(name, group, block) else Recognized(None, words)
 
 
 def _has_sizes(name: str, group: int | None, block: tuple[int, ...]) -> bool:

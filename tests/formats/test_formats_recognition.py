@@ -91,3 +91,104 @@ def test_scales_of_another_size_are_another_format() -> None:
     own = preset("W4A16")
     own["weights"]["group_size"] = 32
     assert recognize(packed(own)).group == 32
+
+
+def numbers(bits: int = 4, kind: str = "int", **more: Any) -> dict[str, Any]:
+    return {"num_bits": bits, "type": kind, **more}
+
+
+def weights(own: dict[str, Any] | None, inputs: dict[str, Any] | None = None) -> dict[str, Any]:
+    return {"weights": own, "input_activations": inputs}
+
+
+@pytest.mark.parametrize(
+    ("config", "scheme", "described"),
+    [
+        ({"quant_method": "awq", "w_bit": 4, "q_group_size": 128}, "W4A16_ASYM", "W4A16_ASYM"),
+        (AWQ | {"zero_point": False}, None, "awq gemm, 4 bits, groups of 64"),
+        (AWQ | {"group_size": 1}, "W4A16_ASYM", "W4A16_ASYM, groups of 1"),
+        *((AWQ | {"group_size": size}, None, f"awq gemm, 4 bits, groups of {size}") for size in (0, -1, None)),
+        (AWQ | {"bits": 8}, None, "awq gemm, 8 bits, groups of 64"),
+        (GPTQ | {"group_size": 1}, "W4A16", "W4A16, groups of 1"),
+        *((GPTQ | {"group_size": size}, None, f"gptq, 4 bits, groups of {size}") for size in (0, None)),
+        (GPTQ | {"bits": None}, None, "gptq, None bits, groups of 128"),
+        *((GPTQ | {"bits": bits}, None, f"gptq, {bits} bits, groups of 128") for bits in (2, 5, 7, 9)),
+        (GPTQ | {"checkpoint_format": "gptq_v2"}, "W4A16", "W4A16"),
+        (GPTQ | {"checkpoint_format": "marlin"}, None, "gptq, 4 bits, groups of 128"),
+        (GPTQ | {"dynamic": None}, "W4A16", "W4A16"),
+        (FP8 | {"activation_scheme": "static"}, None, "fp8, blocks of [128, 128], activations static"),
+        (FP8 | {"weight_block_size": [128, 64]}, None, "fp8, blocks of [128, 64], activations dynamic"),
+        ({"quant_method": "fp8"}, None, "fp8, per tensor, activations dynamic"),
+        (NF4, "NF4", "NF4"),
+        (NF4 | {"bnb_4bit_quant_storage": "bfloat16"}, None, "bitsandbytes nf4"),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, None, "bitsandbytes fp4"),
+        ({"quant_algo": "FP8"}, None, "FP8"),
+        (packed(), None, "compressed-tensors"),
+        ({"quant_method": "compressed-tensors", "config_groups": None}, None, "compressed-tensors"),
+        (packed(weights(None)), None, "compressed-tensors without numbers of weights"),
+        (packed(weights(numbers(3, group_size=64))), None, "weights INT3 per group"),
+        (packed(weights(numbers(4, group_size=-1))), None, "weights INT4 per channel"),
+        (packed(weights(numbers(4))), None, "weights INT4 per tensor"),
+        (packed(weights({})), None, "compressed-tensors without numbers of weights"),
+        (packed(weights({"strategy": "tensor"})), None, "weights INT8 per tensor"),
+        (
+            packed(weights(numbers(4, group_size=128, symmetric=False))),
+            "W4A16_ASYM",
+            "W4A16_ASYM",
+        ),
+        (
+            packed(weights(numbers(8, strategy="tensor_group", symmetric=False))),
+            None,
+            "weights INT8 per tensor group, asymmetric",
+        ),
+        (
+            packed(weights(numbers(8, "float", strategy="tensor"), numbers(8, "float", strategy="tensor"))),
+            "FP8",
+            "FP8",
+        ),
+        (
+            packed(
+                weights(
+                    numbers(8, "float", strategy="tensor"),
+                    numbers(8, "float", strategy="tensor", dynamic=True),
+                )
+            ),
+            None,
+            "weights FP8 per tensor, activations FP8 per tensor",
+        ),
+        (
+            packed(preset("W4A16"), transform_config={"config_groups": {"R1": {}}}),
+            None,
+            "weights INT4 per group, rotated",
+        ),
+        (packed(preset("W4A16"), transform_config={}, sparsity_config={"format": "dense"}), "W4A16", "W4A16"),
+        (packed(preset("W4A16"), sparsity_config={}), "W4A16", "W4A16"),
+        # Two groups of modules with one format are one format, with two sizes of groups none.
+        (packed(preset("W4A16"), preset("W4A16")), "W4A16", "W4A16"),
+        (
+            packed(preset("W4A16"), weights(numbers(4, group_size=32, strategy="group"))),
+            None,
+            "weights INT4 per group",
+        ),
+    ],
+)
+def test_one_field_may_make_it_another_format(config: dict[str, Any], scheme: str | None, described: str) -> None:
+    found = recognize(config)
+    assert (found.scheme, found.described) == (scheme, described)
+
+
+def test_square_blocks_of_another_side_are_another_format() -> None:
+    own = preset("FP8_BLOCK")
+    assert recognize(packed(own)).scheme == "FP8_BLOCK"
+    own["weights"]["block_structure"] = [64, 64]
+    assert recognize(packed(own)).scheme is None
+
+
+def test_only_a_free_group_size_is_told() -> None:
+    assert recognize(packed(preset("NVFP4"))).group is None
+    assert recognize(packed(preset("W4AFP8"))).group is None
+    assert recognize(packed(preset("W4A16"))).group == 128
+    assert recognize(GPTQ).group == 128
+    assert [recognize({"quant_method": method}).algorithm for method in ("awq", "gptq", "fp8", "bitsandbytes")] == [
+        *("awq", "gptq", "rtn", "rtn"),
+    ]

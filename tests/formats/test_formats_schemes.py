@@ -145,3 +145,48 @@ def test_the_numbers_of_four_bits_are_ocps() -> None:
 def test_looking_up_imports_no_torch() -> None:
     code = "import sys, pipeline.formats.rounding, pipeline.hardware.rules; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_groups_blocks_and_flags_are_those_of_the_formats() -> None:
+    """What README's table and the engines say, format by format."""
+    groups = {name: scheme.group for name, scheme in SCHEMES.items() if scheme.group is not None}
+    assert groups == {
+        **dict.fromkeys(("W4AFP8", "W4A16", "W4A16_ASYM", "W8A16"), 128),
+        **{"NF4": 64, "NVFP4": 16, "NVFP4A16": 16, "MXFP8": 32, "MXFP4": 32},
+    }
+    flags = {
+        "group_is_free": {"W4A16", "W4A16_ASYM", "W8A16"},
+        "nests": {"NF4"},
+        "zero_points": {"W4A16_ASYM"},
+        "per_tensor": {"FP8"},
+        "shown_tokens": {"NVFP4"},
+    }
+    assert {flag: {name for name, scheme in SCHEMES.items() if getattr(scheme, flag)} for flag in flags} == flags
+    divisors = {name: scheme.divisor for name, scheme in SCHEMES.items() if scheme.divisor != 1}
+    assert divisors == {"FP8_BLOCK": 128, "Q4_K_M": 256, "Q8_0": 32}
+    assert {name: scheme.block for name, scheme in SCHEMES.items() if scheme.block} == {"FP8_BLOCK": 128}
+    assert {name: scheme.static for name, scheme in SCHEMES.items() if scheme.static} == {
+        "FP8": "fp8_e4m3",
+        "W8A8_STATIC": "int8",
+    }
+
+
+def test_the_packing_has_what_decides_how_a_weight_is_stored() -> None:
+    assert SCHEMES["FP8"].packing(None) == Packing(bits=8, group=None, per_tensor=True, static=True)
+    assert SCHEMES["W4A16_ASYM"].packing(64) == Packing(bits=4, group=64, zero_points=True, weights_only=True)
+    assert SCHEMES["NF4"].packing(64, nested=True) == Packing(bits=4, group=64, weights_only=True, nested=True)
+    assert SCHEMES["FP8_BLOCK"].packing(None) == Packing(bits=8, group=None, block=128)
+
+
+@pytest.mark.parametrize("name", [name for name, scheme in SCHEMES.items() if scheme.round is not None])
+def test_the_error_of_rounding_is_that_of_its_bits(name: str) -> None:
+    """Gaussian weights, measured once: another number of bits or of weights with one scale is far off."""
+    weight = torch.randn(256, 512, generator=torch.Generator().manual_seed(11))
+    found = relative_error(weight, rounded(weight, name, SCHEMES[name].group))
+    expected = {
+        **dict.fromkeys(("FP8", "FP8_DYNAMIC", "FP8_BLOCK"), 0.0263),
+        **{"W8A8": 0.0073, "W8A8_STATIC": 0.0073, "LLM_INT8": 0.0073, "W8A16": 0.0065},
+        **{"W4AFP8": 0.110, "W4A16": 0.110, "W4A16_ASYM": 0.100, "NF4": 0.0915},
+        **{"Q8_0": 0.0056, "NVFP4": 0.0949, "NVFP4A16": 0.0949, "MXFP8": 0.0293, "MXFP4": 0.1147},
+    }
+    assert found == pytest.approx(expected[name], rel=0.03)

@@ -1,18 +1,15 @@
 """Packed weights mean the same here as to those who packed them."""
 
-from pathlib import Path
-
-import numpy as np
 import pytest
 import torch
 from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
 from compressed_tensors.quantization import QuantizationArgs, QuantizationStrategy
 from compressed_tensors.quantization.lifecycle.forward import dequantize as by_compressed_tensors
 
-from pipeline.errors import InputError, UnknownFormat
-from pipeline.formats import unpack_gguf
+from pipeline.errors import UnknownFormat
 from pipeline.formats.layouts import FP8_BLOCKS, dequantize
 from pipeline.formats.schemes import SCHEMES
+from pipeline.formats.unpack import unpack
 
 ROWS, COLUMNS, GROUP = 64, 96, 32
 
@@ -161,27 +158,6 @@ def test_an_unknown_format_is_named() -> None:
         dequantize("marlin", {})  # type: ignore[arg-type]
 
 
-def test_a_gguf_files_tensors_lie_one_after_another_and_end_where_it_does(tmp_path: Path) -> None:
-    gguf = pytest.importorskip("gguf")
-    path, rows = tmp_path / "model.gguf", 4
-    writer = gguf.GGUFWriter(path, "llama")
-    for name in ("token_embd.weight", "blk.0.attn_q.weight"):
-        writer.add_tensor(name, np.zeros((rows, 64), np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    found = unpack_gguf.headers(path)
-    assert set(found) == {"model.embed_tokens.weight", "model.layers.0.self_attn.q_proj.weight"}
-    (first, middle), (second, end) = sorted(item["data_offsets"] for item in found.values())
-    assert (middle - first, end - second) == (4 * rows * 64, 4 * rows * 64)
-    assert (middle, end) == (second, path.stat().st_size)
-    unpack_gguf.check(path)
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(InputError, match="truncated"):
-        unpack_gguf.check(path)
-
-
 def test_deepseeks_blocks_are_multiplied_by_their_inverse_scales(generator: torch.Generator) -> None:
     shape, block = (200, 256), 128
     packing = SCHEMES["FP8_BLOCK"].packing(None)
@@ -192,3 +168,112 @@ def test_deepseeks_blocks_are_multiplied_by_their_inverse_scales(generator: torc
     found = dequantize("fp8", {"weight": stored, "weight_scale_inv": scale})
     spread = scale.repeat_interleave(block, 0)[:200].repeat_interleave(block, 1)
     assert torch.equal(found, stored.float() * spread)
+
+
+def int32(*words: int) -> list[int]:
+    """Words of 32 bits as signed integers."""
+    return [word - 2**32 if word >= 2**31 else word for word in words]
+
+
+# Eight integers of 4 bits, the first in the lowest bits.
+RISING, FALLING = 0x76543210, 0x89ABCDEF
+
+
+def test_integers_are_unpacked_from_the_lowest_bits_on_along_either_side() -> None:
+    packed = torch.tensor([int32(RISING, FALLING)], dtype=torch.int32)
+    expected = [[*range(8), *range(15, 7, -1)]]
+    assert unpack(packed, 4, 1).tolist() == expected
+    assert unpack(packed.t(), 4, 0).t().tolist() == expected
+    assert unpack(torch.tensor([int32(0xFF800140)], dtype=torch.int32), 8, 1).tolist() == [[64, 1, 128, 255]]
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_a_scale_for_each_channel_may_be_a_column_or_a_list(flat: bool) -> None:
+    scale = torch.tensor([[2.0], [0.5]])
+    scale = scale.flatten() if flat else scale
+    tensors = {
+        "weight_packed": torch.tensor([int32(RISING), int32(FALLING)], dtype=torch.int32),
+        "weight_scale": scale,
+        "weight_shape": torch.tensor([2, 7]),
+    }
+    # The eighth integer of each row fills the word up.
+    expected = [[-16, -14, -12, -10, -8, -6, -4], [3.5, 3, 2.5, 2, 1.5, 1, 0.5]]
+    assert dequantize("pack-quantized", tensors, 4).tolist() == expected
+    weight = torch.tensor([[100, -3], [7, 8]], dtype=torch.int8)
+    assert dequantize("int-quantized", {"weight": weight, "weight_scale": scale}).tolist() == [[200, -6], [3.5, 4]]
+
+
+def test_zero_points_of_groups_are_packed_along_the_outputs() -> None:
+    tensors = {
+        "weight_packed": torch.tensor([int32(RISING), int32(FALLING)], dtype=torch.int32),
+        "weight_scale": torch.tensor([[1.0, 10.0], [2.0, 0.5]]),
+        "weight_shape": torch.tensor([2, 8]),
+        # Columns are groups: zero points 1 and 2 of the first, 4 and 8 of the second.
+        "weight_zero_point": torch.tensor([int32(0x21, 0x84)], dtype=torch.int32),
+    }
+    first = [-1, 0, 1, 2, 0, 10, 20, 30]
+    second = [26, 24, 22, 20, 1.5, 1, 0.5, 0]
+    assert dequantize("pack-quantized", tensors, 4).tolist() == [first, second]
+    # In another order of the inputs each is of the group that it names.
+    swapped = tensors | {"weight_g_idx": torch.tensor([1, 1, 1, 1, 0, 0, 0, 0], dtype=torch.int32)}
+    assert dequantize("pack-quantized", swapped, 4)[0].tolist() == [-40, -30, -20, -10, 3, 4, 5, 6]
+
+
+def test_square_blocks_and_bands_that_are_cut_off() -> None:
+    weight = torch.ones(3, 4)
+    scale = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    expected = [[1, 1, 2, 2], [1, 1, 2, 2], [3, 3, 4, 4]]
+    assert dequantize("float-quantized", {"weight": weight, "weight_scale": scale}).tolist() == expected
+    assert dequantize("fp8", {"weight": weight, "weight_scale_inv": scale}).tolist() == expected
+    # As many bands as rows: a scale for each group of one channel.
+    rows = {"weight": torch.ones(2, 4), "weight_scale": scale}
+    assert dequantize("float-quantized", rows).tolist() == [[1, 1, 2, 2], [3, 3, 4, 4]]
+
+
+def test_four_bit_floats_are_two_a_byte_the_first_in_the_low_bits() -> None:
+    """E2M1 of codes 0 to 7, and with the sign above; NVFP4 divides the blocks' scales, MXFP4 has powers of two."""
+    codes = torch.tensor([[0x10, 0x32, 0x54, 0x76], [0x98, 0xBA, 0xDC, 0xFE]], dtype=torch.uint8)
+    numbers = [0, 0.5, 1, 1.5, 2, 3, 4, 6]
+    scale = torch.tensor([[2.0, 4.0], [1.0, 8.0]]).to(torch.float8_e4m3fn)
+    nvfp4 = {"weight_packed": codes, "weight_scale": scale, "weight_global_scale": torch.tensor([4.0])}
+    first = [number / 2 for number in numbers[:4]] + numbers[4:]
+    second = [-number / 4 for number in numbers[:4]] + [-2 * number for number in numbers[4:]]
+    assert dequantize("nvfp4-pack-quantized", nvfp4).tolist() == [first, second]
+    mxfp4 = {"weight_packed": codes, "weight_scale": torch.tensor([[126, 127], [125, 128]], dtype=torch.uint8)}
+    assert dequantize("mxfp4-pack-quantized", mxfp4).tolist() == [first, second]
+
+
+def test_awqs_order_is_that_of_its_kernels_and_of_four_bits_alone() -> None:
+    """Outputs 0 to 7 lie at 0, 4, 1, 5, 2, 6, 3, 7 of a word."""
+    word = sum(value << 4 * place for place, value in enumerate((0, 2, 4, 6, 1, 3, 5, 7)))
+    tensors = {
+        "qweight": torch.tensor([int32(word)] * 2, dtype=torch.int32),
+        "qzeros": torch.tensor([int32(0x11111111)], dtype=torch.int32),
+        "scales": torch.full((1, 8), 2.0).half(),
+    }
+    assert dequantize("awq", tensors).tolist() == [[2 * value - 2] * 2 for value in range(8)]
+    with pytest.raises(ValueError, match="4-bit integers, not of 8"):
+        dequantize("awq", tensors, 8)
+
+
+@pytest.mark.parametrize(("layout", "zero"), [("gptq", 4), ("gptq_v2", 3)])
+def test_gptqs_zero_points_are_stored_one_too_small_unless_the_format_is_the_second(layout: str, zero: int) -> None:
+    tensors = {
+        "qweight": torch.tensor([int32(RISING) * 8], dtype=torch.int32),
+        "qzeros": torch.tensor([int32(0x33333333)] * 2, dtype=torch.int32),
+        "scales": torch.tensor([[1.0] * 8, [10.0] * 8]).half(),
+    }
+    expected = [value - zero for value in range(4)] + [10 * (value - zero) for value in range(4, 8)]
+    assert dequantize(layout, tensors).tolist() == [expected] * 8
+    order = torch.tensor([1, 1, 1, 1, 0, 0, 0, 0], dtype=torch.int32)
+    expected = [10 * (value - zero) for value in range(4)] + [value - zero for value in range(4, 8)]
+    assert dequantize(layout, tensors | {"g_idx": order}).tolist() == [expected] * 8
+
+
+def test_a_gptq_zero_point_of_zero_is_stored_as_the_largest_integer() -> None:
+    tensors = {
+        "qweight": torch.tensor([int32(RISING) * 8], dtype=torch.int32),
+        "qzeros": torch.tensor([int32(0xFFFFFFFF)], dtype=torch.int32),
+        "scales": torch.ones(1, 8).half(),
+    }
+    assert dequantize("gptq", tensors).tolist() == [list(range(8))] * 8

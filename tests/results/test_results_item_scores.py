@@ -1,5 +1,7 @@
 """The scores of items in the form that a stored report has."""
 
+import base64
+import hashlib
 import json
 
 import pytest
@@ -48,3 +50,22 @@ def test_spoiled_scores_are_refused(change, message):
     content = json.loads(ItemScores.of([(str(i), float(i % 2)) for i in range(12)]).model_dump_json())
     with pytest.raises(ValidationError, match=message):
         ItemScores.model_validate(content | change)
+
+
+@pytest.mark.parametrize(("number", "size"), [(0, 0), (1, 1), (8, 1), (9, 2), (16, 2), (17, 3)])
+def test_bits_fill_whole_bytes(number, size):
+    stored = ItemScores.of([(f"{place:02}", 1.0) for place in range(number)])
+    assert (stored.kind, stored.n, len(base64.b64decode(stored.data))) == ("bits", number, size)
+    assert stored.values().tolist() == [1.0] * number
+    for wrong in (size + 1, size - 1):
+        if wrong >= 0:
+            with pytest.raises(ValidationError, match=f"{wrong} bytes are not the scores of {number} items"):
+                ItemScores(items="x", n=number, kind="bits", data=base64.b64encode(b"\xff" * wrong).decode())
+
+
+def test_graded_scores_take_two_bytes_each():
+    stored = ItemScores.of([("b", 0.5), ("a", 1.0), ("c", 0.0)])
+    assert (stored.kind, base64.b64decode(stored.data)) == ("float16", b"\x00\x3c\x00\x38\x00\x00")
+    assert stored.items == hashlib.sha256(b"a\nb\nc").hexdigest()[:32]
+    with pytest.raises(ValidationError, match="5 bytes are not the scores of 3 items"):
+        ItemScores(items="x", n=3, kind="float16", data=base64.b64encode(b"\x00" * 5).decode())

@@ -232,3 +232,130 @@ def test_the_truth_of_the_step_model_server_is_what_the_searches_are_held_agains
         seen = [steady(load, server.send(load, seed)).requests.percentile("tpot_ms", 99) for seed in (7001, 7002)]
         # The P99 grows about twice as fast as the rate at 25 ms, as fast at 10 ms, and six times as fast at 200 ms.
         assert np.mean(seen) == pytest.approx(limit, rel=0.07)
+
+
+@pytest.mark.parametrize(
+    ("probes", "rates"),
+    [
+        # Doubled, bisected to 10 %, and both ends sent twice more.
+        (9, [4, 8, 6, 5, 5.5, 5, 5, 5.5, 5.5]),
+        # One probe less leaves none for a narrower bracket: what is left confirms the ends.
+        (8, [4, 8, 6, 5, 5, 5, 6, 6]),
+        (40, [4, 8, 6, 5, 5.5, 5, 5, 5.5, 5.5]),
+    ],
+)
+def test_rates_are_tried_in_order(probes: int, rates: list[float]) -> None:
+    found = search(lambda rate, seconds: said(rate <= 5), 4, SloSettings(ttft_ms=500, probes=probes, resolution=0.1))
+    assert [trial.rate for trial in found.trials] == rates
+    assert found.met_confirmed and found.unmet_confirmed and found.monotone
+
+
+def test_a_first_rate_that_does_not_meet_the_slo_is_halved() -> None:
+    found = search(lambda rate, seconds: said(rate <= 1.6), 8, SloSettings(ttft_ms=500, probes=9, resolution=0.1))
+    assert [trial.rate for trial in found.trials] == [8, 4, 2, 1, 1.5, 1.5, 1.5, 2, 2]
+
+
+def test_a_bracket_is_narrowed_at_both_sides_of_the_rates_that_do_not_tell() -> None:
+    """13 and 14 fail once and succeed then: the lower side is within 10 %, the upper one, 14 to 16, is not."""
+    tried: list[float] = []
+
+    def probe(rate: float, seconds: float) -> Observation:
+        tried.append(rate)
+        return said(rate <= 12 or (rate in (13, 14) and tried.count(rate) > 1))
+
+    found = search(probe, 8, SloSettings(ttft_ms=500, probes=20, resolution=0.1))
+    assert tried == [8, 16, 12, 14, 13, 12, 12, 13, 14, 15, 15, 15]
+    assert (found.met, found.unmet) == (12, 15) and found.met_confirmed and found.unmet_confirmed
+    assert not found.monotone, "13 and 14 met it above rates that did not"
+
+
+def test_the_end_of_a_search_without_a_good_rate_is_confirmed_once() -> None:
+    """Requests that are served alone and fail: 5 is sent three times, and no lower rate."""
+    found = search(lambda rate, seconds: said(False, in_flight=0.99), 5.0, SLO)
+    assert [trial.rate for trial in found.trials] == [5, 5, 5] and found.unmet_confirmed and not found.met_confirmed
+    busy = search(lambda rate, seconds: said(False, in_flight=1.0), 5.0, SloSettings(ttft_ms=500, probes=3))
+    assert [trial.rate for trial in busy.trials] == [5, 2.5, 1.25]
+
+
+def test_a_probe_that_is_long_enough_within_a_tenth_counts() -> None:
+    """Sixty seconds hold ten latencies of 6 s, and of 6.6 s with the slack of a tenth."""
+    for e2el_s, number in ((6.0, 1), (6.5, 1), (6.7, 2)):
+        found = search(
+            lambda rate, seconds, e2el_s=e2el_s: said(True, e2el_s=e2el_s), 8.0, SloSettings(ttft_ms=500, probes=2)
+        )
+        assert [trial.rate for trial in found.trials].count(8.0) == number
+        assert found.trials[0].counts is (number == 1) and found.trials[-1].counts
+
+
+def test_a_queue_that_grows_is_sent_no_second_time() -> None:
+    found = search(lambda rate, seconds: Observation(met=False, held=False, in_flight=9.0, e2el_s=99.0), 8.0, SLO)
+    assert found.trials[0].counts and found.trials[1].rate == 4
+
+
+def test_durations_grow_with_the_latency_at_the_nearest_lower_rate() -> None:
+    """10 s at a rate of 4 are taken to be 20 s at 8; and 200 requests are analysed of eight tenths of a probe."""
+    asked: list[tuple[float, float]] = []
+
+    def probe(rate: float, seconds: float) -> Observation:
+        asked.append((rate, seconds))
+        return said(rate <= 4, e2el_s=10.0)
+
+    search(probe, 4, SloSettings(ttft_ms=500, probes=4, probe_s=5, prompts=200))
+    assert asked[0] == (4, pytest.approx(200 / 4 / 0.8))
+    assert asked[1] == (4, pytest.approx(100)), "ten times the latency that was seen"
+    assert asked[2] == (8, pytest.approx(200))
+
+
+def test_an_observation_is_of_the_steady_part(settings) -> None:
+    load = plan.probe(settings("bench=ladder").bench, 10.0, 60.0, 0)
+    part = steady(load, FAST.send(load, 1))
+    seen = observe(part, load, {"ttft_ms": 500, "tpot_ms": 100}, 90)
+    assert set(seen.seen) == set(seen.values) == {"ttft_ms", "tpot_ms"}
+    assert seen.seen["ttft_ms"] == part.requests.percentile("ttft_ms", 90)
+    assert np.array_equal(seen.values["tpot_ms"], part.requests.limited("tpot_ms"))
+    assert (seen.in_flight, seen.requests) == (part.in_flight, len(part.requests.start))
+    assert seen.completed == part.completed_share(float(load.request_rate))
+    assert seen.e2el_s == pytest.approx(part.requests.percentile("e2el_ms", 99) / 1000)
+    assert seen.met and seen.held
+    # One limit of two that is broken is enough.
+    broken = observe(part, load, {"ttft_ms": 500, "tpot_ms": 1}, 90)
+    assert not broken.held and not broken.met
+
+
+def test_a_probe_without_a_request_in_its_steady_part_meets_nothing(settings) -> None:
+    load = plan.probe(settings("bench=ladder").bench, 10.0, 60.0, 0)
+    part = steady(load, FAST.send(load, 1))
+    empty = replace(part, requests=part.requests.where(np.zeros(len(part.requests.start), np.bool_)))
+    seen = observe(empty, load, {"ttft_ms": 500}, 90)
+    assert (seen.met, seen.held, seen.completed, seen.e2el_s, seen.requests) == (False, False, 0.0, math.inf, 0)
+
+
+def test_the_tightest_of_several_limits_decides_between_three_probes() -> None:
+    """TTFT is far below its limit; TPOT is 1 % below with a spread that explains 2 %, and 10 % below with the same."""
+    slo = SloSettings(ttft_ms=500, tpot_ms=100)
+
+    def probes(*tpots: float) -> list[Observation]:
+        values = [{"ttft_ms": np.full(100, 50.0), "tpot_ms": np.full(100, tpot)} for tpot in tpots]
+        seen = [{"ttft_ms": 50.0, "tpot_ms": tpot} for tpot in tpots]
+        return [
+            Observation(met=True, held=True, seen=one, values=other) for one, other in zip(seen, values, strict=True)
+        ]
+
+    assert verdict(probes(98.0, 99.0, 97.0), slo) is None
+    assert verdict(probes(89.0, 90.0, 88.0), slo) is True
+    # 2.92 standard errors: of logarithms 1 % apart 2.92 * 0.01 / sqrt(3) = 1.7 % below the limit.
+    for middle, told in ((97.4, None), (97.2, True)):
+        spread = [middle * math.exp(step) for step in (-0.01, 0.0, 0.01)]
+        pooled = [
+            replace(each, values={"ttft_ms": np.full(9, 50.0), "tpot_ms": np.array([middle * math.exp(0.01)])})
+            for each in probes(*spread)
+        ]
+        assert verdict(pooled, slo) is told
+
+
+def test_three_probes_that_broke_the_limits_are_believed_where_one_held_them() -> None:
+    """The rate was not completed: latencies say nothing of it."""
+    probes = [replace(each, values={"ttft_ms": np.full(200, 505.0)}) for each in three(1.001, 1.2, 1.1)]
+    assert verdict(probes, SLO) is None
+    probes[0] = replace(probes[0], held=True)
+    assert verdict(probes, SLO) is False

@@ -392,3 +392,194 @@ def test_memory_is_read_at_a_rate_that_a_machine_can_have() -> None:
     assert rate is not None
     assert 1e8 < rate < 1e13
     assert memory_bandwidth.measured("no such device") is None
+
+
+def said_of(name: str, *each: Conditions) -> tuple[bool | None, str]:
+    found = {guard.name: guard for guard in guards.check("load", each, 0, 20)}
+    return (found[name].passed, found[name].text) if name in found else (None, "")
+
+
+def bare(**fields) -> Conditions:
+    """Conditions that have these fields alone."""
+    return Conditions.model_validate(fields)
+
+
+def test_only_what_was_observed_is_said() -> None:
+    assert [guard.name for guard in guards.check("load", [bare()], 0, 20)] == [
+        *("requests", "prefix cache", "preemptions"),
+    ]
+    (requests, *_) = guards.check("load", [bare()], 3, 20)
+    assert (requests.text, requests.load, requests.passed) == ("3 of 20 requests failed", "load", False)
+
+
+def test_hits_of_a_prefix_cache_are_added_up_over_the_repeats() -> None:
+    counted = {"prefix_queries": 100.0, "prefix_hits": 0.0}
+    clean, warm = bare(counters=counted), bare(counters=counted | {"prefix_hits": 7.0})
+    assert said_of("prefix cache", clean, clean) == (True, "0 of 200 tokens looked up in the prefix cache were there")
+    assert said_of("prefix cache", clean, warm) == (False, "7 of 200 tokens looked up in the prefix cache were there")
+    outside = bare(counters=counted | {"external_prefix_hits": 4.0})
+    assert said_of("prefix cache", outside) == (
+        *(False, "0 of 100 tokens looked up in the prefix cache were there, and 4 in the cache outside the engine"),
+    )
+    unknown = (None, "the server does not tell how much came from its prefix cache")
+    for name in counted:
+        assert said_of("prefix cache", clean, bare(counters=counted | {name: None})) == unknown
+
+
+def test_preemptions_and_queues_are_told_in_numbers() -> None:
+    some = bare(counters={"preemptions": 2.0, "queue_s": 1.5, "queued": 6.0})
+    assert said_of("preemptions", some, some) == (False, "4 requests were preempted and computed anew")
+    assert said_of("preemptions", bare()) == (None, "the server does not count preemptions")
+    assert said_of("queue", some) == (None, "a request waited 250 ms on average before the engine took it")
+    for counters_ in ({"queue_s": 1.5, "queued": 0.0}, {"queue_s": 1.5}, {"queued": 6.0}):
+        assert said_of("queue", bare(counters=counters_)) == (None, "")
+
+
+def test_the_largest_use_of_the_kv_cache_is_told() -> None:
+    assert said_of("KV cache", bare(kv_cache_usage_max=0.4), bare(kv_cache_usage_max=0.92), bare()) == (
+        *(None, "at most 92 % of the KV cache was in use"),
+    )
+
+
+LOADED = {"before": 9.0, "after": 1.5}
+
+
+@pytest.mark.parametrize(
+    ("fields", "passed", "text"),
+    [
+        ({"foreign_cpu_share": 0.1}, True, "other processes took up to 10 % of the CPU (load average 0.0)"),
+        ({"foreign_cpu_share": 0.11}, False, "other processes took up to 11 % of the CPU (load average 0.0)"),
+        ({"foreign_runnable": 0.5}, True, "other processes had up to 0.5 runnable tasks per core (load average 0.0)"),
+        ({"foreign_runnable": 0.6}, False, "other processes had up to 0.6 runnable tasks per core (load average 0.0)"),
+        (
+            {"foreign_cpu_share": 0.02, "foreign_runnable": 0.6, "load_average": LOADED},
+            False,
+            "other processes took up to 2 % of the CPU and had up to 0.6 runnable tasks per core (load average 1.5)",
+        ),
+        ({"load_average": LOADED}, None, "the CPU time of other processes is unknown (load average 1.5)"),
+        ({}, None, ""),
+    ],
+)
+def test_other_processes_are_judged_by_what_is_known_of_them(fields: dict, passed: bool | None, text: str) -> None:
+    assert said_of("other processes", bare(**fields)) == (passed, text)
+    # The worst of the repeats counts.
+    assert said_of("other processes", bare(**fields), bare()) == (passed, text)
+    if text:
+        assert said_of("other processes", bare(), bare(**fields)) == (passed, text)
+
+
+def test_the_worst_repeat_of_other_processes_is_told() -> None:
+    each = [
+        bare(foreign_cpu_share=share, load_average={"before": 0, "after": load}) for share, load in ((0.3, 1), (0.2, 4))
+    ]
+    assert said_of("other processes", *each) == (False, "other processes took up to 30 % of the CPU (load average 4.0)")
+
+
+def test_a_bottleneck_is_told_with_the_use_of_every_process() -> None:
+    busy = {"api_server": 0.5, "client": 0.25, "engine": 0.75}
+    text = "API server 50 % of a core, load generator 25 % of a core, engine busy 75 % of the time"
+    assert said_of("bottleneck", bare(busy=busy)) == (True, text)
+    assert said_of("bottleneck", bare(busy={"client": 0.25})) == (None, "load generator 25 % of a core")
+    # Nothing was observed of a process in one repeat; the last that was is shown.
+    assert said_of("bottleneck", bare(busy={"api_server": 0.1, "engine": 0.2}), bare(busy=busy), bare()) == (True, text)
+    queues = [bare(busy=busy, running_mean=running, waiting_mean=2.0) for running in (4.0, 8.0)]
+    assert said_of("bottleneck", *queues)[1] == f"{text}, 6 requests running, 2 requests waiting"
+    assert said_of("bottleneck", bare()) == (None, "")
+
+
+@pytest.mark.parametrize(
+    ("counted", "share"),
+    [
+        ({"latency_s": 100.0, "inference_s": 60.0, "queue_s": 10.0}, "30"),
+        ({"latency_s": 100.0, "inference_s": 95.0, "queue_s": 10.0}, "0"),
+        ({"latency_s": 100.0, "inference_s": 0.0, "queue_s": 0.0}, "100"),
+        ({"latency_s": 100.0, "inference_s": 60.0, "queue_s": None}, None),
+        ({"latency_s": 100.0, "inference_s": None, "queue_s": 10.0}, None),
+        ({"latency_s": 0.0, "inference_s": 0.0, "queue_s": 0.0}, None),
+        ({}, None),
+    ],
+)
+def test_time_outside_the_engine_is_what_all_repeats_leave(counted: dict, share: str | None) -> None:
+    _, text = said_of("bottleneck", *[bare(busy={"api_server": 0.5, "gpu": 1.0}, counters=counted)] * 2)
+    told = f", {share} % of a request's time outside the engine" if share else ""
+    assert text == f"API server 50 % of a core, GPU busy 100 % of the time{told}"
+
+
+@pytest.mark.parametrize(("cores", "told"), [((3, 16), ", on 3 cores"), ((4, 16), ""), ((None, 2), ", on 2 cores")])
+def test_fewer_than_four_cores_before_a_gpu_are_told(cores: tuple[int | None, ...], told: str) -> None:
+    each = [bare(busy={"api_server": 0.5, "gpu": 1.0}, cores=number) for number in cores]
+    assert said_of("bottleneck", *each)[1] == f"API server 50 % of a core, GPU busy 100 % of the time{told}"
+
+
+@pytest.mark.parametrize(("running", "name"), [(8.0, "engine's CPU side"), (7.9, None), (None, None)])
+def test_a_gpu_that_waits_beside_eight_requests_waits_for_the_engine(running: float | None, name: str | None) -> None:
+    passed, text = said_of("bottleneck", bare(busy={"api_server": 0.5, "gpu": 0.89}, running_mean=running))
+    assert passed is (name is None)
+    assert text.startswith(f"the {name}, not the GPU, limited this load: ") is (name is not None)
+
+
+def clock(**fields) -> Conditions:
+    """A GPU at most 63 °C warm, of which nothing was sampled under load unless given."""
+    heat = fields.pop("heat", 63)
+    return bare(gpu={"sm_mhz": {"min": 345, "max": 1980}, "temperature_c": {"min": 40, "max": heat}}, **fields)
+
+
+def under(mhz: float | None, **slowed: float) -> dict:
+    return {
+        "gpu_load": {
+            "samples": 9,
+            "sm_mhz": mhz,
+            "slowed": {name.replace("_", " "): each for name, each in slowed.items()},
+        }
+    }
+
+
+@pytest.mark.parametrize(
+    ("each", "passed", "text"),
+    [
+        ([clock(**under(1500)), clock(**under(1500))], True, "median under load 1500 MHz, at most 63 °C"),
+        ([clock(**under(1980)), clock(**under(1782))], True, "median under load 1782 to 1980 MHz, at most 63 °C"),
+        ([clock(**under(1980)), clock(**under(1781))], False, "median under load 1781 to 1980 MHz, at most 63 °C"),
+        ([clock(**under(1500), heat=84), clock()], True, "median under load 1500 MHz, at most 84 °C"),
+        ([clock(), clock(**under(1500), heat=85)], False, "median under load 1500 MHz, at most 85 °C"),
+        ([clock()], None, "the GPU drew less than half of its power limit; at most 63 °C"),
+        ([clock(heat=85)], False, "the GPU drew less than half of its power limit; at most 85 °C"),
+        (
+            [
+                clock(**under(1500, sync_boost=0.9, hardware_slowdown=0.02)),
+                clock(**under(1500, software_power_cap=1.0)),
+            ],
+            True,
+            "median under load 1500 MHz, at most 63 °C; software power cap in 100 % of the samples, "
+            "hardware slowdown in 2 % of the samples",
+        ),
+        ([clock(gpu_load={"samples": 0})], None, "the GPU drew less than half of its power limit; at most 63 °C"),
+        ([bare()], None, ""),
+    ],
+)
+def test_clocks_are_told_and_judged(each: list[Conditions], passed: bool | None, text: str) -> None:
+    assert said_of("GPU clock", *each) == (passed, text)
+    # A repeat of which nothing was sampled changes nothing.
+    assert said_of("GPU clock", *each, bare()) == (passed, text)
+
+
+def test_a_gpu_that_tells_no_temperature_is_not_hot() -> None:
+    own = bare(gpu={"sm_mhz": {"min": 345, "max": 1980}}, **under(1500))
+    assert said_of("GPU clock", own) == (True, "median under load 1500 MHz, at most 0 °C")
+
+
+def test_processes_of_others_on_a_gpu_are_counted_once() -> None:
+    def seen(*pids: int) -> Conditions:
+        return clock(foreign_gpu_processes=list(pids))
+
+    assert said_of("GPU processes", seen(), seen()) == (True, "0 processes of others on the GPU")
+    assert said_of("GPU processes", seen(7, 8), seen(8, 9)) == (False, "3 processes of others on the GPU")
+    assert said_of("GPU processes", seen(), clock()) == (None, "whose processes the GPU runs cannot be seen from here")
+    assert said_of("GPU processes", bare(foreign_gpu_processes=[7])) == (None, "")
+
+
+def test_a_reply_may_be_off_by_a_fiftieth_of_all_tokens() -> None:
+    for wrong, passed in ((2, True), (3, False)):
+        guard = guards.reply_length("load", [np.array([100 - wrong])], 100)
+        assert guard.passed is passed
+        assert guard.text == f"{100 - wrong} tokens generated of 100 requested; 1 of 1 replies are not exact"

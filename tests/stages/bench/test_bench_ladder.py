@@ -101,3 +101,18 @@ def test_blocks_of_a_ladder_differ_in_the_block_alone(tmp_path: Path) -> None:
         first, second = (each.artifact(Stage.BENCH).payload for each in job.blocks)
         assert second == {**first, "block": 1}
         assert job.blocks[1].reference is (job.reference or job)
+
+
+def test_the_smallest_level_that_reaches_a_rate_says_how_long_an_answer_takes() -> None:
+    loads = [
+        level(1, "inf", (2.0, 4.0), mean_e2el_ms=100.0),
+        level(2, "inf", (7.0, 9.0), mean_e2el_ms=200.0, p99_e2el_ms=450.0),
+        level(4, "inf", (12.0,), mean_e2el_ms=400.0, p99_e2el_ms=900.0),
+        level(None, 20.0, (20.0,), mean_e2el_ms=5000.0, p99_e2el_ms=9000.0),
+    ]
+    # Means over the repeats of 3, 8 and 12 requests a second; a level reaches its own.
+    assert [answer_s(loads, rate) for rate in (2.9, 3.0)] == pytest.approx([0.3, 0.3])
+    assert [answer_s(loads, rate) for rate in (3.1, 8.0)] == pytest.approx([0.45, 0.45])
+    assert answer_s(loads, 8.1) == pytest.approx(0.9)
+    assert answer_s(loads, 99.0) == pytest.approx(0.9), "the fastest, where none reaches it"
+    assert answer_s([loads[2], loads[0]], 99.0) == pytest.approx(0.9)

@@ -107,3 +107,83 @@ def test_an_impossible_load_is_refused_by_name(settings, override: str, said: st
     with pytest.raises(ConfigError) as refused:
         settings(override)
     assert said in str(refused.value)
+
+
+LADDER = "+bench.ladder={concurrency: [1, 2, 20], rates: [0.5], min_prompts: 10, level_s: 5}"
+
+
+def test_a_load_is_the_first_of_its_protocol_and_whole_unless_told_otherwise() -> None:
+    load = plan.Load(name="Rate 7.5/s, own", num_prompts=3)
+    assert (load.index, load.is_cut, load.cut_s, load.request_rate, load.max_concurrency) == (0, False, 0, "inf", None)
+    assert load.slug == "rate-7.5-s-own" and load.kind == "at once"
+    assert plan.Load(name="(x) ", num_prompts=3).slug == "x"
+
+
+@pytest.mark.parametrize(
+    ("given", "name", "kind"),
+    [
+        ((), "rate inf", "at once"),
+        (("bench.request_rate=2.5",), "rate 2.5/s", "open"),
+        (("bench.max_concurrency=4",), "concurrency 4", "closed"),
+        (("bench.max_concurrency=4", "bench.request_rate=2.5"), "concurrency 4, rate 2.5/s", "open"),
+    ],
+)
+def test_a_single_load_is_named_by_its_limits(settings, given: tuple[str, ...], name: str, kind: str) -> None:
+    load = plan.single(settings("bench=study", *given).bench)
+    assert (load.name, load.kind, load.index, load.is_cut) == (name, kind, 0, False)
+
+
+def test_levels_have_six_requests_a_slot_and_at_least_those_asked_for(settings) -> None:
+    bench = settings("bench=study", LADDER).bench
+    assert [(load.num_prompts, load.index) for load in plan.levels(bench)] == [(10, 0), (12, 1), (120, 2)]
+    pilots = [plan.pilot(load) for load in plan.levels(bench)]
+    assert [(load.name, load.num_prompts, load.max_concurrency, load.index) for load in pilots] == [
+        *(("pilot concurrency 1", 4, 1, 0), ("pilot concurrency 2", 4, 2, 1), ("pilot concurrency 20", 20, 20, 2)),
+    ]
+    assert not any(load.is_cut for load in pilots)
+    (rate,) = plan.rates(bench, 3.14159, own=False)
+    assert (rate.name, rate.request_rate, rate.num_prompts, rate.index) == ("rate 1.57/s", 1.57, 10, 3)
+    assert rate.is_cut and rate.kind == "open"
+
+
+def test_a_level_lasts_at_least_its_time_by_littles_law() -> None:
+    level = plan.Load(name="x", num_prompts=10, max_concurrency=4, is_cut=True, index=2)
+    # 4 in flight for 3 s each are 4/3 a second: 13.3 in 10 s, and 12 of ramp and drain.
+    sized = plan.lasting(level, 10, 3.0)
+    assert sized.num_prompts == 14 + 12
+    assert (sized.index, sized.is_cut, sized.max_concurrency) == (2, True, 4)
+    # One without a limit counts as one slot.
+    alone = level.model_copy(update={"max_concurrency": None})
+    assert plan.lasting(alone, 10, 3.0).num_prompts == max(10, 4 + 3)
+    assert plan.lasting(alone, 30, 3.0).num_prompts == 10 + 3
+    assert (plan.pilot(alone).max_concurrency, plan.pilot(alone).num_prompts) == (1, 4)
+
+
+def test_an_open_load_has_at_least_the_requests_of_its_time() -> None:
+    load = plan.Load(name="x", num_prompts=10, request_rate=2.5, is_cut=True)
+    assert (plan.open_for(load, 5, 1.0).num_prompts, plan.open_for(load, 5, 1.0).cut_s) == (13, 1.0)
+    assert plan.open_for(load, 2, 1.0).num_prompts == 10
+
+
+def test_a_probe_is_named_by_its_number_and_cut_by_a_tenth(settings) -> None:
+    bench = settings("bench=study", "bench.seed=3").bench
+    load = plan.probe(bench, 4.0, 30.0, 2)
+    assert (load.index, load.is_cut, load.cut_s, load.name) == (52, True, 3.0, "probe 3, rate 4/s")
+    assert load.seed(bench, 1) == 3 + 5200 + 1
+    assert load.request_rate == float(f"{load.num_prompts / 30:.5g}")
+    assert plan.probe(bench, 1e-9, 1.0, 0).num_prompts == 1, "at least one"
+    assert {plan.probe(bench, 100.0, 30.0, place).num_prompts for place in range(5)} != {3000}
+
+
+def test_warm_up_is_the_load_itself_or_the_highest_level(settings) -> None:
+    single = plan.warmup(settings("bench=study", "bench.max_concurrency=3").bench)
+    assert (single.name, single.num_prompts, single.max_concurrency, single.index) == ("warm-up", 1000, 3, 0)
+    assert plan.warmup(settings("bench=study", "bench.warmup_prompts=7").bench).num_prompts == 7
+    assert plan.warmup(settings("bench=study", "bench.warmup_prompts=0").bench).num_prompts == 0
+    climbing = plan.warmup(settings("bench=study", LADDER).bench)
+    assert (climbing.num_prompts, climbing.max_concurrency, climbing.index) == (120, 20, 0)
+
+
+@pytest.mark.parametrize(("rate", "rounded"), [(1234.5, 1230.0), (0.123456, 0.123), (9.999, 10.0), (5.0, 5.0)])
+def test_rates_have_three_significant_digits(rate: float, rounded: float) -> None:
+    assert plan.significant(rate) == rounded

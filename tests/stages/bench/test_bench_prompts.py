@@ -10,7 +10,8 @@ from support import custom_code
 
 from pipeline.demo import BENCHMARK, CHECKPOINT
 from pipeline.errors import InputError
-from pipeline.stages.bench.prompts import TEMPLATE_TOKENS, check_lengths, prepare
+from pipeline.stages.bench import prompts
+from pipeline.stages.bench.prompts import TEMPLATE_TOKENS, check_lengths, check_number, prepare
 from pipeline.stages.bench.protocol import CheckpointTokenizer
 
 # Each prompt is another one.
@@ -183,3 +184,111 @@ def test_a_tokenizer_of_the_checkpoints_own_code_is_read_where_it_is_trusted(tmp
     with custom_code.modules_in(tmp_path / "modules"):
         own = CheckpointTokenizer(folder, trust_remote_code=True)
     assert own.encode(text) == CheckpointTokenizer(CHECKPOINT).encode(text)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer", "kept"),
+    [
+        *((3, 9, False), (4, 9, True), (9, 3, False), (9, 4, True)),
+        *((1024, 1024, True), (1025, 4, False), (1024, 1025, False), (9, 2039, True), (9, 2040, False)),
+    ],
+)
+def test_a_prompt_is_kept_from_4_to_1024_tokens_and_up_to_2048_in_all(
+    settings, tmp_path: Path, prompt: int, answer: int, kept: bool
+) -> None:
+    source = written(tmp_path, [turns(prompt, answer)])
+    bench = settings("bench.num_prompts=1", "bench.warmup_prompts=0").bench
+    if kept:
+        assert prepare(bench, source, tmp_path, Words(), None) == source
+        return
+    with pytest.raises(InputError, match=r"has 0 different prompts .*4 to 1024 tokens of prompt, 2048 with the reply"):
+        prepare(bench, source, tmp_path, Words(), None)
+
+
+@pytest.mark.parametrize(
+    ("asked", "output_len", "kept"), [(4, 1, True), (3, 9, False), (1024, 1024, True), (1024, 1025, False)]
+)
+def test_a_fixed_length_counts_instead_of_the_answers(
+    settings, tmp_path: Path, asked: int, output_len: int, kept: bool
+) -> None:
+    bench = settings("bench.num_prompts=1", "bench.warmup_prompts=0", f"bench.output_len={output_len}").bench
+    source = written(tmp_path, [turns(asked, 9)])
+    if kept:
+        assert prepare(bench, source, tmp_path, Words(), None) == source
+    else:
+        with pytest.raises(InputError, match="has 0 different prompts"):
+            prepare(bench, source, tmp_path, Words(), None)
+
+
+def test_the_context_leaves_room_for_the_template(settings, tmp_path: Path) -> None:
+    """Twelve words of question and answer, and 64 tokens of a template."""
+    bench = settings("bench.num_prompts=1", "bench.warmup_prompts=0").bench
+    source = written(tmp_path, [turns(8, 4), turns(900, 900)])
+    made = prepare(bench, source, tmp_path, Words(), 76)
+    assert len(json.loads(made.read_text())) == 1
+    with pytest.raises(InputError, match=r"has 0 different prompts .*11 with the reply"):
+        prepare(bench, source, tmp_path, Words(), 75)
+    # A context that holds the longest that is sent changes nothing.
+    assert prepare(bench, source, tmp_path, Words(), 2048 + 64) == source
+    assert prepare(bench, source, tmp_path, Words(), 2048 + 63) != source
+
+
+LADDER = "+bench.ladder={concurrency: [1, 8], min_prompts: 6, level_s: 1}"
+
+
+@pytest.mark.parametrize(
+    ("given", "most", "setting"),
+    [
+        (("bench.num_prompts=9", "bench.warmup_prompts=4"), 9, "bench.num_prompts"),
+        (("bench.num_prompts=9", "bench.warmup_prompts=10"), 10, "bench.warmup_prompts"),
+        (("bench.num_prompts=9", "bench.warmup_prompts=null"), 9, "bench.num_prompts"),
+        (("bench.num_prompts=99", "bench.warmup_prompts=4", LADDER), 8, "bench.ladder.concurrency"),
+        (("bench.num_prompts=99", "bench.warmup_prompts=7", LADDER.replace("8]", "5]")), 7, "bench.warmup_prompts"),
+        (("bench.num_prompts=99", "bench.warmup_prompts=4", LADDER.replace("8]", "5]")), 6, "bench.ladder.min_prompts"),
+        (("bench.num_prompts=9", "bench.slo.ttft_ms=5"), 200, "bench.slo.prompts"),
+        (("bench.num_prompts=9", "bench.slo.ttft_ms=5", "bench.slo.probes=0"), 9, "bench.num_prompts"),
+        (("bench.num_prompts=9", "bench.warmup_prompts=4", "bench.slo.probes=5"), 9, "bench.num_prompts"),
+    ],
+)
+def test_the_largest_load_decides_how_many_prompts_are_needed(
+    settings, tmp_path: Path, given: tuple[str, ...], most: int, setting: str
+) -> None:
+    bench = settings("bench.warmup_prompts=1", *given).bench
+    source = written(tmp_path, [turns(9, 9) for _ in range(most)])
+    assert prepare(bench, source, tmp_path, Words(), None) == source
+    few = written(tmp_path, [turns(9, 9) for _ in range(most - 1)])
+    with pytest.raises(InputError, match=f"^{setting}={most}: set.json has {most - 1} different prompts"):
+        prepare(bench, few, tmp_path, Words(), None)
+
+
+def test_a_small_file_is_counted_before_any_work(settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = written(tmp_path, [turns(9, 9) for _ in range(3)])
+    given = (f"bench.dataset.path={source}", "bench.warmup_prompts=1")
+    check_number(settings(*given, "bench.num_prompts=3").bench)
+    few = settings(*given, "bench.num_prompts=4").bench
+    with pytest.raises(InputError, match=rf"bench.num_prompts=4: {source} has 3 rows"):
+        check_number(few)
+    check_number(few.model_copy(update={"prompts": "random"}))
+    size = source.stat().st_size
+    monkeypatch.setattr(prompts, "SMALL", size)
+    with pytest.raises(InputError):
+        check_number(few)
+    monkeypatch.setattr(prompts, "SMALL", size - 1)
+    check_number(few)
+    check_number(settings(f"bench.dataset.path={tmp_path}/missing.json", "bench.num_prompts=4").bench)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "context", "fits"),
+    [("openai", 30, True), ("openai", 29, False), ("openai-chat", 94, True), ("openai-chat", 93, False)],
+)
+def test_random_prompts_fill_a_context_to_its_end(settings, endpoint: str, context: int, fits: bool) -> None:
+    bench = settings(
+        "bench=throughput", "bench.input_len=20", "bench.output_len=10", f"bench.endpoint={endpoint}"
+    ).bench
+    if fits:
+        check_lengths(bench, context)
+        return
+    with pytest.raises(InputError) as refused:
+        check_lengths(bench, context)
+    assert ("together with the chat template" in refused.value.problem) is (endpoint == "openai-chat")

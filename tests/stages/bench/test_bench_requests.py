@@ -114,3 +114,54 @@ def test_figures_keep_every_repeat_with_the_errors_of_its_percentiles() -> None:
     # Of an exponential's median: its scale over the root of the number.
     assert found["median_ttft_ms"].errors == pytest.approx([200 / 200**0.5] * 3, rel=0.35)
     assert found["request_goodput"].values == tuple(run.requests.meeting({"ttft_ms": 100.0}) / 10 for run in runs)
+
+
+def test_times_are_in_milliseconds_of_the_answered_requests() -> None:
+    requests = Requests.of(detailed([0.1, 0.25, 9.0], [[0.5], [0.25, 0.75], [1.0]], ["", "", "closed"]))
+    found = requests.latencies()
+    assert found["ttft"][0].tolist() == [100, 250] and found["ttft"][1].tolist() == [1, 1]
+    assert found["e2el"][0].tolist() == pytest.approx([600, 1250])
+    assert found["tpot"][0].tolist() == pytest.approx([500, 500]) and found["tpot"][1].tolist() == [1, 1]
+    assert found["itl"][0].tolist() == [500, 250, 750] and found["itl"][1].tolist() == [1, 2]
+    assert requests.tpot.tolist()[:2] == pytest.approx([0.5, 0.5])
+
+
+def test_lengths_and_starts_are_those_of_the_result() -> None:
+    result = detailed([0.1, 0.2, 0.3], [[0.1], [0.1], [0.1]], ["", "no", ""])
+    found = Requests.of(result)
+    assert (found.input_lens.tolist(), found.output_lens.tolist()) == ([7, 7, 7], [2, 0, 2])
+    assert found.good.tolist() == [True, False, True]
+    assert found.start.tolist() == pytest.approx([0.0, 0.1, 0.2])
+    assert found.itl_counts.tolist() == [1, 1, 1]
+    del result["start_times"]
+    assert Requests.of(result).start.tolist() == [0, 0, 0]
+
+
+def test_a_percentile_is_the_next_higher_value_and_infinite_among_failures() -> None:
+    requests = Requests.of(detailed([0.1, 0.2, 0.3, 0.4], [[], [], [], []], ["", "", "", "no"]))
+    assert requests.limited("ttft_ms").tolist() == pytest.approx([100, 200, 300, float("inf")])
+    assert requests.percentile("ttft_ms", 50) == pytest.approx(300), "not between the second and the third"
+    assert requests.percentile("ttft_ms", 0) == pytest.approx(100)
+    assert requests.percentile("ttft_ms", 90) == float("inf")
+    # A reply of one token has no further ones.
+    assert requests.limited("tpot_ms").tolist()[:3] == [0, 0, 0]
+    assert requests.meeting({"ttft_ms": 200.0}) == 2 and requests.meeting({"ttft_ms": 200.0, "e2el_ms": 150.0}) == 1
+
+
+def test_chosen_requests_keep_their_own_gaps() -> None:
+    requests = Requests.of(detailed([0.1, 0.2, 0.3], [[0.1], [0.2, 0.3], [0.4]]))
+    chosen = requests.where(np.array([False, True, True]))
+    assert chosen.itl.tolist() == [0.2, 0.3, 0.4] and chosen.itl_counts.tolist() == [2, 1]
+    assert chosen.ttft.tolist() == [0.2, 0.3]
+
+
+def test_a_summary_has_the_ends_of_the_first_five_errors() -> None:
+    errors = ["", *(f"{number}" * 500 for number in range(7)), "short"]
+    kept = summary_of(detailed([0.1] * 9, [[]] * 9, errors))
+    assert kept["first_errors"] == [f"{number}" * 400 for number in range(5)]
+    last = "a" + "b" * 400
+    assert summary_of({"errors": ["", last, 17], "duration": 1.0, "queue_times": [1.0]}) == {
+        "duration": 1.0,
+        "first_errors": ["b" * 400, "17"],
+    }
+    assert summary_of({"duration": 1.0}) == {"duration": 1.0, "first_errors": []}

@@ -120,3 +120,81 @@ def test_three_noisy_repeats_say_how_little_they_show() -> None:
 
 def test_a_single_repeat_shows_no_trend() -> None:
     assert trends.repeats([load("a", [1.0]), load("b", [2.0])]).passed is None
+
+
+def test_p_values_are_those_of_students_t() -> None:
+    for slope, error, freedom in ((0.02, 0.01, 3), (-0.02, 0.01, 3), (0.05, 0.01, 1), (0.0, 0.01, 7)):
+        found = trends.Trend(slope, error, freedom)
+        assert found.p_value == pytest.approx(2 * stats.t.sf(abs(slope) / error, freedom))
+        assert found.highest == pytest.approx(slope + stats.t.ppf(0.95, freedom) * error)
+    # Rounds on a line.
+    assert trends.Trend(0.0, 0.0, 3).p_value == 1 and trends.Trend(0.01, 0.0, 3).p_value == 0
+    # Zero of a noncentral t that exceeds the two-sided bound of 1 % in four of five runs.
+    found = trends.Trend(0.0, 0.01, 5)
+    exceeded = stats.nct.sf(stats.t.ppf(0.995, 5), 5, found.detectable / 0.01)
+    assert exceeded == pytest.approx(0.8, abs=1e-4)
+
+
+def test_a_line_through_exact_growth_is_exact() -> None:
+    found = trends.trend([[100.0, 110.0, 121.0], [5.0, 5.5], [7.0], [0.0, 1.0], [-1.0, 2.0]])
+    assert found is not None
+    assert found.slope == pytest.approx(np.log(1.1)) and found.error == pytest.approx(0, abs=1e-9)
+    assert found.freedom == 2, "a single round, and series with a zero, show nothing"
+
+
+def test_two_series_share_a_slope_by_least_squares() -> None:
+    """By a regression with a dummy for each series."""
+    series = [[100.0, 104.0, 99.0], [50.0, 55.0], [10.0, 9.0, 9.5, 10.5]]
+    rows, values = [], []
+    for place, each in enumerate(series):
+        for index, value in enumerate(each):
+            rows.append([index, *(float(place == other) for other in range(3))])
+            values.append(np.log(value))
+    design, logs = np.array(rows), np.array(values)
+    solved, (rest,), *_ = np.linalg.lstsq(design, logs, rcond=None)
+    error = np.sqrt(rest / (9 - 4) * np.linalg.inv(design.T @ design)[0, 0])
+    found = trends.trend(series)
+    assert found is not None
+    assert (found.slope, found.error, found.freedom) == (pytest.approx(solved[0]), pytest.approx(error), 5)
+
+
+@pytest.mark.parametrize(("rates", "slope"), [([100.0, 100.0, 100.0], "+0.0"), ([100.0, 101.0, 100.0, 101.0], "+0.2")])
+def test_a_steady_warm_up_says_what_it_rules_out(rates: list[float], slope: str) -> None:
+    found = trends.trend([rates])
+    assert found is not None
+    guard = trends.warm_up(rates, TOLERANCE, 64)
+    shown = ", ".join(f"{rate:.0f}" for rate in rates)
+    assert guard.passed is True and guard.load is None
+    assert guard.text.startswith(
+        f"{len(rates)} discarded rounds of 64 distinct prompts: {shown} tok/s; {slope} % a round"
+    )
+    assert guard.text.endswith(f"a rise above +{100 * found.highest:.1f} % is ruled out")
+
+
+def test_a_warm_up_of_nothing_is_none() -> None:
+    nothing = "nothing was sent before the first measured request"
+    for rounds_, requested in (([], 64), ([100.0, 100.0, 100.0], 0), ([], 0)):
+        guard = trends.warm_up(rounds_, TOLERANCE, requested)
+        assert (guard.passed, guard.text, guard.name) == (False, nothing, "warm-up")
+    two = trends.warm_up([100.0, 100.0], TOLERANCE, 64)
+    assert two.passed is None and two.text.endswith("100, 100 tok/s; the trend over repeats judges it")
+
+
+def test_a_rise_of_the_tolerance_is_not_ruled_out_by_a_line_that_rises_so() -> None:
+    line = [100.0, 105.0, 110.25]
+    slope = float(np.log(1.05))
+    assert not trends.is_steady(line, slope * (1 - 1e-9)) and trends.is_steady(line, slope * (1 + 1e-6))
+
+
+def test_a_trend_counts_repeats_and_loads_and_changes_two_percent_in_all() -> None:
+    guard = trends.repeats([load("a", [100.0, 103.0, 106.1]), load("b", [50.0, 51.5]), load("c", [9.0])])
+    assert guard.passed is False and guard.load is None
+    assert guard.text.startswith("+3.0 % throughput a repeat over 3 repeats of 2 loads (p = ")
+    # 1.9 % and 2.1 % over two steps, without noise.
+    for change, passed in ((1.019, True), (1.021, False)):
+        exact = [100.0, 100.0 * change**0.5, 100.0 * change]
+        assert trends.repeats([load("a", exact)]).passed is passed
+        assert trends.repeats([load("a", exact[::-1])]).passed is passed
+    unmeasured = load("a", [1.0, 2.0, 3.0]).model_copy(update={"metrics": {}})
+    guard = trends.repeats([unmeasured])
+    assert guard.passed is None and guard.text == "a trend over time needs three repeats of a load, or two of several"

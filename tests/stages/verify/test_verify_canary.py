@@ -1,9 +1,11 @@
 """The canary's distance from BF16: what a format explains passes, another model does not."""
 
+import contextlib
 import json
 import math
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.demo import CHECKPOINT
+from pipeline.errors import ServerError
+from pipeline.results.verify import CanaryAnswers
 from pipeline.runner import Runner
 from pipeline.stages.verify import canary, gate
 
@@ -90,3 +94,93 @@ def test_a_checkpoint_whose_weights_are_right_and_whose_config_is_not_is_found(t
     with pytest.raises(gate.Failed, match="of their spread away"):
         gate.log_probabilities(job, gate.Findings(reference=reference), answers)
     assert "0.0000 of their spread" in gate.log_probabilities(job, gate.Findings(reference=reference), reference)
+
+
+@pytest.mark.parametrize(
+    ("number", "error"),
+    [
+        # Half a unit of 8, 4, 3 and 2 bits, uniform; INT8 with an outlier of 32 times the others' rms.
+        *(("bf16", 0.00225527), ("fp8", 0.0360844), ("fp8_e5m2", 0.0721688), ("fp4", 0.1443376)),
+        ("int8", 32 / (127 * 12**0.5)),
+    ],
+)
+def test_the_error_of_a_number_is_that_of_its_bits(number: str, error: float) -> None:
+    assert canary.relative_rounding(number) == pytest.approx(error, rel=1e-5)
+
+
+REFERENCE = [-1.0, -2.0, -3.0, -4.0]
+
+
+@pytest.mark.parametrize(
+    ("given", "error"),
+    [
+        (("quant=w4a16",), 0.0),
+        (("quant=fp8_dynamic",), 0.0360844),
+        (("quant=w4a16", "kv_cache=fp8_e5m2"), 0.0721688),
+        (("quant=int8_dynamic", "kv_cache=fp8_e4m3"), math.hypot(0.0727372, 0.0360844)),
+    ],
+)
+def test_kernels_explain_their_rounding_and_that_of_activations_and_cache(
+    settings, given: tuple[str, ...], error: float
+) -> None:
+    """By hand: sqrt(6 (1 + ln 9)) = 4.37975 of all errors, and of the logits sqrt(2) 0.0022553 times 4 / 1.11803."""
+    found = canary.allowed_of_kernels(settings(*given), 4, REFERENCE, REFERENCE)
+    product = math.hypot((14 / 3) ** 0.5 * 0.0022553, error)
+    assert found == pytest.approx(math.hypot(4.37975 * product, 0.0114107), rel=1e-4)
+    layers = 28
+    deeper = canary.allowed_of_kernels(settings(*given), layers, REFERENCE, REFERENCE)
+    assert deeper == pytest.approx(math.hypot((6 * (1 + math.log(57))) ** 0.5 * product, 0.0114107), rel=1e-4)
+
+
+def test_weights_explain_their_root_mean_square(settings) -> None:
+    plain = canary.allowed(settings("quant=bf16"), 4, [], REFERENCE)
+    assert plain == pytest.approx(math.hypot(4.37975 * 2**0.5 * 0.0022553, 0.0114107), rel=1e-4)
+    found = canary.allowed(settings("quant=w4a16"), 4, [0.03, 0.04, 0.0], REFERENCE)
+    product = math.hypot(2**0.5 * 0.0022553, (0.0025 / 3) ** 0.5)
+    assert found == pytest.approx(math.hypot(4.37975 * product, 0.0114107), rel=1e-4)
+    random = canary.allowed(settings("quant=bf16", "model.weights=random"), 4, [], REFERENCE)
+    assert random == pytest.approx(3 * plain)
+
+
+def test_the_distance_is_in_standard_deviations() -> None:
+    assert canary.spread(REFERENCE) == pytest.approx(1.25**0.5) and canary.spread([2.0, 2.0]) == 1e-6
+    assert canary.distance(REFERENCE, [-1.0, -2.0, -3.0, -5.0]) == pytest.approx(0.5 / 1.25**0.5)
+    with pytest.raises(ValueError):
+        canary.distance(REFERENCE, REFERENCE[:3])
+
+
+def test_answers_of_all_texts_are_one_list() -> None:
+    server = SimpleNamespace(prompt_logprobs=lambda texts: [[(len(texts), -0.5), (2, -1.0)], [], [(3, -2.0)]])
+    assert canary.ask(server) == CanaryAnswers(tokens=(4, 2, 3), logprobs=(-0.5, -1.0, -2.0))
+
+
+def test_bf16s_answers_are_made_once_and_a_failure_is_not_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, why = list[str](), {"key": "missing"}
+    artifact = SimpleNamespace(key="key", folder=tmp_path)
+    workspace = SimpleNamespace(
+        why=lambda artifact: why["key"], claim=lambda artifact: contextlib.nullcontext(why["claimed"])
+    )
+    job = SimpleNamespace(workspace=workspace)
+
+    def make(job: object, artifact: object) -> None:
+        made.append("tried")
+        raise ServerError("no room", "Look.")
+
+    monkeypatch.setattr(canary, "_artifact", lambda job: artifact)
+    monkeypatch.setattr(canary, "_make_reference", make)
+    monkeypatch.setattr(canary, "_unserved", {})
+    why["claimed"] = "missing"
+    for _ in range(2):
+        with pytest.raises(ServerError, match="no room"):
+            canary.reference(job)
+    assert made == ["tried"]
+    (tmp_path / "canary.json").write_text(json.dumps({"tokens": [1], "logprobs": [-0.5]}))
+    expected = CanaryAnswers(tokens=(1,), logprobs=(-0.5,))
+    canary._unserved.clear()
+    # Another process made it meanwhile, or it was there from the start.
+    why["claimed"] = None
+    assert canary.reference(job) == expected
+    why["key"] = None
+    assert canary.reference(job) == expected and made == ["tried"]

@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipeline.demo import CHECKPOINT
-from pipeline.errors import MissingTensor, StageError
+from pipeline.errors import InputError, MissingTensor, ServerError, StageError, UnknownFormat
 from pipeline.hardware.probe import probe
 from pipeline.models import headers as disk
+from pipeline.results.server import ServerFacts
 from pipeline.results.verify import CanaryAnswers, WeightError
 from pipeline.stages.verify import file_sizes, gate
 
@@ -315,3 +316,170 @@ def test_a_wrong_weight_does_not_raise_the_canarys_bound(good: Path, copy: Path,
         gate.log_probabilities(job, found, REFERENCE)
         limits.append(found.canary_logprobs.allowed)
     assert limits[0] == limits[1]
+
+
+def measured(monkeypatch: pytest.MonkeyPatch, seen: int, expected: dict[str, int], **job) -> tuple[str, gate.Findings]:
+    """The check of the size of files of so many bytes."""
+    asked = []
+    settings = SimpleNamespace(quant="own", kv_cache=SimpleNamespace(needs_data=True))
+    hardware = SimpleNamespace(has_native_bf16=job.get("native", True))
+    monkeypatch.setattr(gate, "as_stored", lambda quant, folder, source: f"{quant} as stored")
+    monkeypatch.setattr(gate.disk, "weight_bytes", lambda folder: seen)
+    monkeypatch.setattr(gate.file_sizes, "predicted", lambda *given, **more: asked.append((given, more)) or expected)
+    monkeypatch.setattr(gate.file_sizes, "differences", lambda sizes, folder: job.get("other", []))
+    found, one = gate.Findings(), SimpleNamespace(settings=settings, hardware=hardware)
+    try:
+        return gate.size(Path("folder"), Path("source"), one, found), found
+    finally:
+        assert asked == [((Path("source"), "own as stored", True), {"in_float32": not hardware.has_native_bf16})]
+        assert found.predicted_bytes == sum(expected.values())
+
+
+@pytest.mark.parametrize("seen", [991, 1000, 1009])
+def test_a_size_may_be_off_by_one_percent(monkeypatch: pytest.MonkeyPatch, seen: int) -> None:
+    said, _ = measured(monkeypatch, seen, {"a": 600, "b": 400}, native=seen != 991)
+    assert said == f"{seen:,} bytes, 1,000 predicted ({seen / 10 - 100:+.2f}%)"
+
+
+@pytest.mark.parametrize("seen", [989, 1011])
+def test_a_size_off_by_more_names_the_first_tensor(monkeypatch: pytest.MonkeyPatch, seen: int) -> None:
+    with pytest.raises(gate.Failed, match=r"1,000 predicted .*; a: 1 bytes instead of 2$"):
+        measured(monkeypatch, seen, {"a": 1000}, other=["a: 1 bytes instead of 2", "b"])
+    with pytest.raises(gate.Failed, match="; beside the tensors$"):
+        measured(monkeypatch, seen, {"a": 1000})
+
+
+@pytest.mark.parametrize("other", [["model.norm.weight"], ["lm_head.weight", "model.norm.weight"]])
+def test_tensors_that_nothing_rounds_are_counted_and_the_first_is_named(
+    other: list[str], settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = Asked(settings("quant=w4a16"))
+    monkeypatch.setattr(gate, "changed", lambda folder, source, quant: [])
+    assert gate.untouched(CHECKPOINT, CHECKPOINT, job) == "what no scheme rounds is BF16's, bit for bit"
+    monkeypatch.setattr(gate, "changed", lambda folder, source, quant: other)
+    said = f"{len(other)} tensors are not BF16's though nothing rounds them, {other[0]} first"
+    with pytest.raises(gate.Failed, match=f"^{said}$"):
+        gate.untouched(CHECKPOINT, CHECKPOINT, job)
+
+
+def test_a_bf16_model_that_cannot_be_served_is_no_fault_of_a_variant(settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(job: object) -> CanaryAnswers:
+        raise ServerError(problem, "Look.")
+
+    problem = "no room for the cache"
+    monkeypatch.setattr(gate.canary, "reference", fail)
+    job, found = Asked(settings("quant=w4a16")), gate.Findings()
+    with pytest.raises(gate.NotCompared, match=r"^the BF16 model could not be served: no room for the cache$"):
+        gate._reference(job, found)
+    problem = "no room for the cache\nits log"
+    with pytest.raises(gate.NotCompared, match=r"^the BF16 model could not be served: no room for the cache$"):
+        gate._reference(job, found)
+    with pytest.raises(ServerError):
+        gate._reference(Asked(settings("quant=bf16")), found)
+    monkeypatch.setattr(gate.canary, "reference", lambda job: REFERENCE)
+    assert gate._reference(job, found) == "log-probabilities of the same texts" and found.reference is REFERENCE
+
+
+def replied(*answers: str) -> tuple[str, gate.Findings]:
+    server = SimpleNamespace(complete=lambda prompts, tokens: answers, ready_s=1.25)
+    job, found = SimpleNamespace(server=lambda: server), gate.Findings()
+    assert gate._loads(job) == "ready after 1.2 s"
+    return gate._canaries(job, found), found
+
+
+def test_one_answer_of_two_characters_is_enough() -> None:
+    said, found = replied("!!!!", " ", "ab")
+    assert said == "3 prompts answered"
+    assert (found.canary[0].prompt, found.canary[0].answer) == ("The capital of France is", "!!!!")
+    for answers_ in (("!!!!", " ", "\n\n"), ("a ", "", "b")):
+        with pytest.raises(gate.Broken, match=f"no answer holds more than one character: {answers_[0]!r}"):
+            replied(*answers_)
+
+
+def test_fields_of_a_config_are_compared_where_both_have_a_plain_value() -> None:
+    source = {
+        "a": 1,
+        "b": "x",
+        "c": True,
+        "d": [1],
+        "e": {"f": 1.5, "dtype": "x"},
+        "g": None,
+        "h": 1,
+        "use_cache": True,
+    }
+    own = {"a": 2, "b": "y", "c": False, "d": [2], "e": {"f": 2.5, "dtype": "y"}, "g": 5, "i": 1, "use_cache": False}
+    assert gate._other_fields(own, source) == ["a=2, not 1", "b=y, not x", "c=False, not True", "e.f=2.5, not 1.5"]
+    assert gate._other_fields(source, source) == []
+    assert gate._other_fields({"a": {}}, {"a": 1}) == gate._other_fields({"a": 1}, {"a": None}) == []
+
+
+def run_of(
+    monkeypatch: pytest.MonkeyPatch, settings, theirs: bool = False, unserved: str = "", **outcomes: Exception | str
+) -> tuple[list[tuple[str, bool | None, str]], str]:
+    """The outcomes of the checks that are named, and the error that ended the gate."""
+    names = {name: name.replace("_", " ") for name in outcomes}
+    monkeypatch.setattr(gate, "CHECKS", tuple(names.values()))
+    monkeypatch.setattr(gate.disk, "quantized_modules", lambda folder: {"a", "b"})
+    monkeypatch.setattr(gate.disk, "weight_bytes", lambda folder: 300 if folder == Path("own") else 400)
+
+    def outcome(name: str):
+        def check(*_: object, **__: object) -> str:
+            if isinstance(outcomes[name], Exception):
+                raise outcomes[name]
+            return str(outcomes[name])
+
+        return check
+
+    for name in outcomes:
+        monkeypatch.setattr(gate, {"loads_in_vLLM": "_loads"}.get(name, name), outcome(name))
+    job = Asked(settings("quant=w4a16"), Path("own"))
+    job.unserved = unserved
+    job.settings = SimpleNamespace(quant=SimpleNamespace(is_existing=theirs, name="w4a16"))
+    job.server = lambda: SimpleNamespace(facts=lambda: ServerFacts(attention="FLASH"))
+    draft, said = SimpleNamespace(), ""
+    try:
+        gate.verify(job, draft)
+    except StageError as error:
+        said = f"{error.problem} {error.remedy}"
+    found = draft.results
+    assert (found.bytes, found.baseline_bytes, found.quantized_layers, found.size_ratio) == (300, 400, 2, 0.75)
+    assert (found.server.attention == "FLASH") is (not said and not unserved)
+    return [(check.name, check.ok, check.detail) for check in found.checks], said
+
+
+def test_the_gate_stops_at_the_first_check_that_fails(settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    checks, said = run_of(monkeypatch, settings, files="whole", layers=gate.Failed("one is missing"), scales="fine")
+    assert checks == [("files", True, "whole"), ("layers", False, "one is missing")]
+    assert said.startswith("w4a16 did not pass the gate: layers: one is missing. Its checkpoint is kept")
+
+
+def test_what_others_made_is_measured_though_a_check_fails(settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = {
+        "files": gate.Failed("another"),
+        "layers": InputError("it is cut short", "Make it again."),
+        "scales": "fine",
+    }
+    checks, said = run_of(monkeypatch, settings, theirs=True, **failed)
+    assert [ok for _, ok, _ in checks] == [False, False, True] and said == ""
+    assert checks[1][2] == "it is cut short"
+    checks, said = run_of(monkeypatch, settings, theirs=True, files=gate.Broken("missing"), layers="fine")
+    assert checks == [("files", False, "missing")]
+    assert said == (
+        "w4a16 did not pass the gate: files: missing. Others made this checkpoint: fetch it again, or tell them."
+    )
+    checks, said = run_of(monkeypatch, settings, files=InputError("it is cut short", "Make it again."), layers="fine")
+    assert checks == [("files", False, "it is cut short")] and said
+
+
+def test_what_cannot_be_compared_goes_on(settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    unknown = {"files": gate.NotCompared("no tokenizer"), "layers": UnknownFormat("how it rounds"), "scales": "fine"}
+    checks, said = run_of(monkeypatch, settings, **unknown)
+    assert [ok for _, ok, _ in checks] == [None, None, True] and said == ""
+    assert checks[0][2] == "no tokenizer" and checks[1][2] == f"not known here: {unknown['layers'].problem}"
+
+
+def test_a_checkpoint_that_is_not_served_is_judged_by_its_files(settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    checks, _ = run_of(monkeypatch, settings, unserved="no GPU", files="whole", loads_in_vLLM="ready")
+    assert checks == [("files", True, "whole"), ("loads in vLLM", None, "not served here: no GPU")]
+    with pytest.raises(InputError):
+        run_of(monkeypatch, settings, theirs=True, loads_in_vLLM=InputError("refused", "Change the setting."))

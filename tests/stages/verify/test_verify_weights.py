@@ -13,10 +13,11 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.config import QuantSettings
 from pipeline.demo import CHECKPOINT
+from pipeline.errors import UnknownFormat
 from pipeline.formats import rounding
 from pipeline.formats.schemes import SCHEMES
 from pipeline.models.rescaling import Factors
-from pipeline.stages.verify.weights import changed, compare
+from pipeline.stages.verify.weights import changed, compare, nearest_errors
 
 MODULE = "model.layers.1.mlp.up_proj"
 NORM = "model.layers.1.post_attention_layernorm.weight"
@@ -292,3 +293,14 @@ def test_what_gptq_moves_for_a_huge_input_is_judged_by_outputs(
     assert float((inputs[0] @ moved).abs()) < 1e-2 * huge
     seen = compare(folder, CHECKPOINT, quant, lambda modules: dict.fromkeys(modules, inputs))
     assert ({each.module for each in seen if each.excess > 1} == set()) is passes
+
+
+def test_rounding_to_nearest_is_known_of_the_modules_that_bf16_has(settings) -> None:
+    quant = settings("quant=w4a16").quant
+    weight = load_file(CHECKPOINT / "model.safetensors")[f"{MODULE}.weight"].float()
+    expected = float((weight - rounding.rounded(weight, "W4A16", quant.effective_group_size)).norm() / weight.norm())
+    assert nearest_errors(CHECKPOINT, {MODULE, "model.layers.9.mlp.up_proj"}, quant) == [pytest.approx(expected)]
+    with pytest.raises(UnknownFormat, match="rounds"):
+        nearest_errors(CHECKPOINT, {MODULE}, settings("quant=bf16").quant)
+    with pytest.raises(UnknownFormat, match="rounds"):
+        compare(CHECKPOINT, CHECKPOINT, settings("quant=bf16").quant)

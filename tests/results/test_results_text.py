@@ -1,0 +1,38 @@
+"""Text from elsewhere, cut for a table."""
+
+import pytest
+
+from pipeline.results.text import clean, first_line, signed_percent
+
+
+@pytest.mark.parametrize(
+    ("text", "limit", "expected"),
+    [
+        ("one two three", None, "one two three"),
+        ("one two three", 13, "one two three"),
+        ("one two three", 12, "one two…"),
+        ("one two three", 8, "one…"),
+        ("one, two three", 6, "one…"),
+        ("abcdefgh", 5, "abcd…"),
+        ("tab\tand\nline\x00\x1b[31m\u202e\ue000", None, "tab\tand\nline[31m"),
+        (1.5, None, "1.5"),
+        ("", 5, ""),
+    ],
+)
+def test_text_is_cut_between_words(text: object, limit: int | None, expected: str) -> None:
+    assert clean(text, limit) == expected
+
+
+@pytest.mark.parametrize(
+    ("share", "expected"),
+    [(0.034, "+3.4 %"), (-0.034, "−3.4 %"), (0.0, "+0.0 %"), (2.5, "+250.0 %"), (0.00049, "+0.0 %")],
+)
+def test_a_share_has_a_sign_and_one_digit(share: float, expected: str) -> None:
+    assert signed_percent(share) == expected
+
+
+def test_the_first_line_with_content_is_taken() -> None:
+    assert first_line("\n  \n  failed: x  \nand more") == "failed: x"
+    assert first_line(" \n\t\n") == first_line("") == "no reason given"
+    assert first_line("word " * 40) == "word " * 26 + "word…"
+    assert first_line("word " * 40, limit=9) == "word…"
