@@ -151,6 +151,8 @@ def test_the_margin_is_that_of_the_runs_own_verdicts() -> None:
     assert not delta("MMLU", then, now).no_worse
     found = delta("MMLU", then, wide)
     assert found.no_worse and found.limit == "a loss of 6 points is not ruled out"
+    narrow = now.model_copy(update={"comparison": compare([record("bf16"), record("a", wrong=12)], TASKS, 0.005)})
+    assert delta("MMLU", then, narrow).limit == "a loss of 0.5 points is not ruled out"
 
 
 def graded(made: Record, shift: float) -> Record:
