@@ -238,7 +238,7 @@ def test_accuracy_differences_agree_up_to_both_noises_and_no_further():
 
 
 def test_published_differences_beyond_their_noise_are_counted_and_named():
-    """AngelSlim prints 20 differences; 74.78 to 73.26 and to 73.59 of 14,042 items are beyond an interval of a point."""
+    """AngelSlim prints 20 differences; 74.78 to 73.26 and to 73.59 of 14,042 items are beyond a point of noise."""
     found = reproduce(ACCURACY, measured(bf16=100), None)
     (noise,) = [sentence for sentence in found.statements if sentence.kind == "quality"]
     assert noise.text == (

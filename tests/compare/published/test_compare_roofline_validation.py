@@ -107,6 +107,11 @@ def test_the_error_is_that_of_all_gains_and_of_each_metric() -> None:
     assert errors[TTFT].rank_correlation is None and whole.rank_within is None
 
 
+def test_no_gain_has_no_sign() -> None:
+    found = checked(bf16=ROWS["bf16"], fp8=(1000.0, 499.9, 40.0))
+    assert {error.metric: error.same_sign for error in found.errors} == {ALL: 1, THROUGHPUT: 0, TTFT: 1, TPOT: 0}
+
+
 def test_ranks_within_tables_are_of_three_gains_or_more() -> None:
     light = BF16.model_copy(update={"step_bytes": 0.6e9})
     footprints = {"bf16": BF16, "fp8": FP8, "w4a16": light, "fp4": BF16.model_copy(update={"step_bytes": 0.9e9})}
