@@ -290,7 +290,7 @@ def _apart(cells: Sequence[DivergenceCell]) -> bool:
     """Return True if the interval of the least divergence is apart from all others."""
     intervals = [cell.kl.interval for cell in sorted(cells, key=lambda cell: cell.kl.value)]
     known = [each for each in intervals if each is not None]
-    return len(known) == len(intervals) > 1 and all(known[0].high < other.low for other in known[1:])
+    return len(known) == len(intervals) and all(known[0].high < other.low for other in known[1:])
 
 
 def _marked(records: Sequence[Record], baseline: Record | None) -> Iterator[str]:

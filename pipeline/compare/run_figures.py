@@ -27,7 +27,7 @@ from pydantic import Field
 from scipy.special import ndtr, stdtr, stdtrit
 
 from pipeline.compare.comparison import DIVERGENCE, SIZE, Comparison, Row, SizeCell, SpeedCell, TaskCell
-from pipeline.compare.stats.accuracy import PairedDifference, Z, counted_difference, paired_difference
+from pipeline.compare.stats.accuracy import PairedDifference, Z, paired_difference
 from pipeline.compare.stats.intervals import LEVEL, Interval
 from pipeline.compare.stats.kl_divergence import DivergenceCell
 from pipeline.compare.stats.noninferiority import MARGIN, LossVerdict, judge_loss
@@ -277,12 +277,10 @@ def _paired_change(margin: float, now: NDArray[np.float64], then: NDArray[np.flo
 
 
 def _paired(now: NDArray[np.float64], then: NDArray[np.float64]) -> PairedDifference | Missing:
-    """Return the paired difference; that of shares without the bootstrap's interval, which is not shown."""
-    if not np.isin(now, (0, 1)).all() or not np.isin(then, (0, 1)).all():
-        names = [str(index) for index in range(len(now))]
-        ours, theirs = (list(zip(names, scores.tolist(), strict=True)) for scores in (now, then))
-        return paired_difference(ours, theirs)
-    return counted_difference(int((now > then).sum()), int((now < then).sum()), len(now))
+    """Return the paired difference, without the bootstrap's interval, which is not shown."""
+    names = [str(index) for index in range(len(now))]
+    ours, theirs = (list(zip(names, scores.tolist(), strict=True)) for scores in (now, then))
+    return paired_difference(ours, theirs, resamples=0)
 
 
 def _margin(margin: float) -> str:

@@ -1,16 +1,13 @@
 """What changed between runs, and what of it is beyond noise."""
 
 import math
-import random
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from support.compare_records import TASKS, anything, record
 
 from pipeline.compare import compare
-from pipeline.compare.history import ALL_TASKS, Figure, RunName, Snapshot, history
-from pipeline.compare.run_figures import difference
-from pipeline.compare.stats.accuracy import wilson
+from pipeline.compare.history import ALL_TASKS, RunName, Snapshot, history
 from pipeline.compare.stats.intervals import Interval
 from pipeline.compare.stats.kl_divergence import DivergenceCell, Estimate
 from pipeline.results.base import Missing
@@ -237,29 +234,6 @@ def test_several_runs_keep_all_their_figures():
     found = moves(*runs)["a", THROUGHPUT]
     assert [round(f.value) for f in found.figures] == [1000, 2000, 1500]
     assert found.change == pytest.approx(-25) and found.movement == "worse"
-
-
-def test_newcombes_example():
-    """Newcombe 1998, table II, case (a): 56/70 against 48/80 has 0.0524 to 0.3339."""
-    ours, theirs = (Figure(value=k / n, interval=wilson(k / n, n)) for k, n in ((56, 70), (48, 80)))
-    around = difference(ours, theirs)
-    assert (around.low, around.high) == (pytest.approx(0.0524, abs=1e-4), pytest.approx(0.3339, abs=1e-4))
-
-
-def test_a_figure_without_interval_differs_by_an_unknown_amount():
-    known, single = Figure(value=0.8, interval=wilson(0.8, 70)), Figure(value=0.5, interval=None)
-    assert difference(known, single) is difference(single, known) is difference(single, single) is None
-
-
-def test_equal_models_rarely_look_worse():
-    """At 95 % an unchanged accuracy is called worse in about one of forty runs."""
-    rng = random.Random(0)
-    n, share, worse = 300, 0.8, 0
-    for _ in range(2000):
-        counts = [sum(rng.random() < share for _ in range(n)) for _ in range(2)]
-        ours, theirs = (Figure(value=k / n, interval=wilson(k / n, n)) for k in counts)
-        worse += difference(ours, theirs).high < 0
-    assert 0.01 < worse / 2000 < 0.04
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])

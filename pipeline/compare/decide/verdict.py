@@ -203,13 +203,14 @@ def _divergence(comparison: Comparison) -> Iterable[Sentence]:
 
 def _smallest(comparison: Comparison) -> Iterable[Sentence]:
     """Yield the smallest checkpoints; bytes are counted, not sampled, and need no interval."""
-    sized = [(row, row.size) for row in comparison.rows if isinstance(row.size, SizeCell) and not row.is_baseline]
-    smaller = [(row, size) for row, size in sized if isinstance(size.ratio, float) and size.ratio < 1]
+    smaller = [
+        (row.size.bytes, row.size.ratio, row.label)
+        for row in comparison.rows
+        if isinstance(row.size, SizeCell) and isinstance(row.size.ratio, float) and row.size.ratio < 1
+    ]
     if smaller:
-        least = min(size.bytes for _, size in smaller)
-        names = listing(row.label for row, size in smaller if size.bytes == least)
-        ratio = next(size.ratio for _, size in smaller if size.bytes == least)
-        assert isinstance(ratio, float)
+        least, ratio, _ = min(smaller)
+        names = listing(label for size, _, label in smaller if size == least)
         yield plain("size", f"Smallest checkpoint: {names}, {ratio:.2f} of BF16's bytes.")
 
 

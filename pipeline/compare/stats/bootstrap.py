@@ -71,7 +71,6 @@ def percentile_errors(
         statistic,
         n_resamples=RESAMPLES,
         batch=max(1, BATCH // max(1, len(values))),
-        vectorized=True,
         method="percentile",
         rng=np.random.default_rng(seed),
     )

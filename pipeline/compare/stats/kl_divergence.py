@@ -153,14 +153,9 @@ def _kl(p_ids: Ints, p_logs: Floats, q_ids: Ints, q_logs: Floats) -> Floats:
 def _ratios(sums: Floats, tokens: Floats) -> list[Estimate]:
     """Return the ratio of two sums over sequences for each row, with its interval; all rows share one resampling."""
     values = sums.sum(axis=1) / tokens.sum(axis=1)
-    low, high = studentized(sums, tokens) if sums.shape[1] > 1 else (np.full_like(values, math.nan),) * 2
+    low, high = studentized(sums, tokens)
     return [
-        Estimate(
-            value=value,
-            interval=Interval(low=min(start, value), high=max(end, value))
-            if start < end and math.isfinite(end - start)
-            else None,
-        )
+        Estimate(value=value, interval=Interval(low=min(start, value), high=max(end, value)) if start < end else None)
         for value, start, end in zip(values.tolist(), low.tolist(), high.tolist(), strict=True)
     ]
 
@@ -169,8 +164,8 @@ def studentized(sums: Floats, tokens: Floats) -> tuple[Floats, Floats]:
     """Return the bounds of the studentized bootstrap interval of each row's ratio.
 
     The error of a ratio R of sums s and t over n sequences is that of its linearization, the root of
-    n / (n - 1) sum (s - R t)^2, divided by sum t (W. Cochran, Sampling Techniques, 3rd ed., 1977, section 6.4). All
-    moments of a resample are products with its counts of draws.
+    n / (n - 1) sum (s - R t)^2, divided by sum t (W. Cochran, Sampling Techniques, 3rd ed., 1977, section 6.4); the
+    factor n / (n - 1) cancels. All moments of a resample are products with its counts of draws.
 
     Args:
         sums: shape (rows, sequences), a quantity summed over each sequence's tokens.
@@ -186,19 +181,19 @@ def studentized(sums: Floats, tokens: Floats) -> tuple[Floats, Floats]:
         total, weight = sums @ count, tokens @ count
         ratio = total / weight
         squares = sums**2 @ count - 2 * ratio * ((sums * tokens) @ count) + ratio**2 * (tokens**2 @ count)
-        return ratio, np.sqrt(np.maximum(squares, 0.0) * number / (number - 1)) / weight
+        return ratio, np.sqrt(squares) / weight
 
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio, error = ratio_and_error(np.ones((number, 1), dtype=np.int64))
         drawn, spread = ratio_and_error(draws)
-        # Rounding leaves an error of about 1e-17 where sequences are alike.
-        negligible = spread <= 1e-9 * np.maximum(np.abs(drawn), np.abs(ratio))
+        # Where the drawn sequences are alike, rounding leaves a share of about 1e-8, or the root of a negative number.
+        negligible = spread <= 1e-6 * np.maximum(np.abs(drawn), np.abs(ratio))
         pivots = np.where(negligible, math.nan, (drawn - ratio) / spread)
     low, high = np.full(len(sums), math.nan), np.full(len(sums), math.nan)
     for row, pivot in enumerate(pivots):
         # Resamples of a single sequence have no error; few of them do not matter.
         known = pivot[np.isfinite(pivot)]
-        if len(known) > RESAMPLES // 2 and np.isfinite(error[row, 0]):
+        if len(known) > RESAMPLES // 2:
             lower, upper = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
             low[row], high[row] = ratio[row, 0] - upper * error[row, 0], ratio[row, 0] - lower * error[row, 0]
     return low, high

@@ -19,7 +19,6 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from pipeline.compare.stats.intervals import LEVEL
@@ -37,8 +36,7 @@ NO_COMMON_BLOCK = "no block has measured both"
 TOO_FEW = "the starts are too few to estimate the noise"
 
 
-@dataclass(frozen=True)
-class Observation:
+class Observation(NamedTuple):
     """One repeat of a variant; an unknown seed is None, an unknown device is empty."""
 
     variant: str

@@ -5,6 +5,7 @@ from collections import defaultdict
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from pipeline.compare.decide.allocation import (
     Design,
@@ -199,6 +200,97 @@ def test_the_chance_of_being_faster_is_that_of_the_mean_of_all_blocks(ours, thei
 def test_what_shares_no_block_cannot_be_compared():
     seen = {"bf16": {0: Block(log_mean=8, variance=1e-5)}, "a": {SCREEN: Block(log_mean=9, variance=1e-5)}}
     assert SpeedChances(seen, 4e-4, 2, 1 / 3).chance("a", "bf16") == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("items", "gained", "lost", "chance"),
+    # All items are answered: D > -margin + 1.645 sqrt(share / n) + 1 / 2n; of 400 items -0.21 of them, of 100 +0.6.
+    [(400, 0, 0, 1.0), (400, 0, 1, 0.0), (100, 0, 0, 0.0), (100, 3, 0, 1.0), (4000, 0, 20, 1.0), (4000, 10, 60, 0.0)],
+)
+def test_after_all_items_the_chance_is_the_verdict(items, gained, lost, chance):
+    plan = TaskPlan(items=items, margin=0.01, minutes=0)
+    assert chance_to_pass(Pairs(gained=gained, lost=lost, n=items), plan, 0.1) == chance
+    assert (tango(gained, lost, items, 0.01) <= 0.05) == bool(chance) or (gained, lost) == (0, 0)
+
+
+def test_the_chance_to_pass_is_that_of_a_normal_sum():
+    """10 of 600 lost, 4 gained: 14 + 1 of 602 differ; the bound of the difference is below zero, and taken."""
+    plan = TaskPlan(items=2000, margin=0.01, minutes=0)
+    share = 15 / 602
+    limit = -0.01 + stats.norm.ppf(0.95) * math.sqrt(share / 2000) + 1 / 4000
+    for level in (0.3, 0.001):
+        bound = min(0.0, -6 / 600 + stats.norm.isf(level) * math.sqrt(share / 600))
+        z = (-6 + 1400 * bound - 2000 * limit) / math.sqrt(1400 * share)
+        found = chance_to_pass(Pairs(gained=4, lost=10, n=600), plan, level)
+        assert found == pytest.approx(stats.norm.cdf(z)) and (bound < 0) == (level == 0.3)
+
+
+@pytest.mark.parametrize(("blocks", "look"), [((SCREEN,), 1), ((SCREEN, 0), 2), ((SCREEN, 0, 1), 3), ((0, 1, 2), 3)])
+def test_a_variant_is_dropped_as_slower_at_the_level_spent_at_its_look(blocks, look):
+    """A ln(1 + (e - 1) k / K) with A = 2.5 % and K = 3, over two variants; the blocks share the variance of a start."""
+    spent = [0.025 * math.log1p((math.e - 1) * k / 3) for k in range(4)]
+    number = len(set(blocks) - {SCREEN}) or 1
+    variance = 2 * math.log(1.02) ** 2 / number + 2 * 1e-5 / number
+    critical = stats.norm.ppf((spent[look] - spent[look - 1]) / 2) * math.sqrt(variance)
+    for factor, dropped in ((0.99, False), (1.01, True)):
+        known = {"bf16": seen(blocks=blocks), "a": seen(factor * critical, blocks), "b": seen(0.5, blocks)}
+        found = allocate(known, "bf16", DESIGN).dropped.get("a", "")
+        assert found.startswith("slower than BF16") is dropped
+
+
+def test_a_gain_is_clear_at_the_level_of_all_blocks():
+    variance = 2 * math.log(1.02) ** 2 / 2 + 1e-5
+    critical = stats.norm.isf(0.025 / 2) * math.sqrt(variance)
+    clean, blocks = Pairs(gained=200, lost=210, n=14_042), (SCREEN, 0, 1)
+    for factor, name in ((0.99, None), (1.01, "a")):
+        known = {
+            "bf16": seen(blocks=blocks),
+            "a": seen(factor * critical, blocks, tasks=clean),
+            "b": seen(-0.5, blocks),
+        }
+        assert answer(known, "bf16", DESIGN) == allocate(known, "bf16", DESIGN).answer == name
+
+
+def test_the_screen_counts_only_until_there_is_a_block():
+    screened = {SCREEN: Block(log_mean=9.0, variance=1e-5), 0: Block(log_mean=7.5, variance=1e-5)}
+    known = {"bf16": seen(blocks=(SCREEN, 0)), "a": Evidence(blocks=screened, kl=NEAR), "b": seen(0.3, (SCREEN, 0))}
+    assert allocate(known, "bf16", DESIGN).dropped == {"a": "slower than BF16: −39.3 % in 1 block"}
+
+
+def test_items_are_added_to_those_of_the_stages_before():
+    """30 % of the items less 10 %, for the variant; BF16 has those of another leader already."""
+    blocks = (SCREEN, 0, 1)
+    first = Pairs(gained=20, lost=22, n=1405)
+    known = {"bf16": seen(blocks=blocks), "a": seen(0.3, blocks, tasks=first)}
+    stages = [1405, 4213, 14042]
+    both = allocate(known, "bf16", DESIGN).steps
+    assert [step.minutes for step in both] == pytest.approx(2 * [0.0012 * (stages[1] - stages[0]) + 1.5])
+    known["b"] = seen(0.2, blocks, tasks=Pairs(gained=40, lost=42, n=4213))
+    (alone,) = allocate(known, "bf16", DESIGN).steps
+    assert (alone.variant, alone.stage, alone.minutes) == ("a", 2, both[1].minutes)
+    known["a"] = seen(0.3, blocks, tasks=first.model_copy(update={"n": 1404}))
+    assert [(step.variant, step.stage) for step in allocate(known, "bf16", DESIGN).steps] == [("a", 1)]
+
+
+def test_a_stage_is_finished_when_all_of_its_tasks_are():
+    blocks = (SCREEN, 0, 1)
+    two = DESIGN.model_copy(update={"tasks": {"MMLU": MMLU, "C-Eval": TaskPlan(items=100, margin=0.01, minutes=1)}})
+    known = {"bf16": seen(blocks=blocks), "a": seen(0.3, blocks, tasks=Pairs(gained=20, lost=22, n=1405))}
+    found = allocate(known, "bf16", two)
+    assert steps(found) == [("bf16", "items", 1), ("a", "items", 1)]
+    assert found.steps[1].minutes == pytest.approx(0.0012 * 1405 + 10 + 1.5)
+
+
+def test_starts_that_vary_more_than_stated_have_their_own_variance():
+    """Differences from BF16 of 0.3 +- 0.15: a variance of 0.045 between blocks, of two starts and the repeats."""
+    blocks = {n: Block(log_mean=8.3 + sign * 0.15, variance=1e-5) for n, sign in enumerate((1, -1))}
+    clean = Pairs(gained=200, lost=210, n=14_042)
+    session = (0.045 - 2e-5) / 2
+    critical = stats.norm.isf(0.025) * math.sqrt(session + 1e-5)
+    for gain, name in ((critical - 0.001, None), (critical + 0.001, "a")):
+        moved = {n: Block(log_mean=b.log_mean - 0.3 + gain, variance=1e-5) for n, b in blocks.items()}
+        known = {"bf16": seen(blocks=(0, 1)), "a": Evidence(blocks=moved, kl=NEAR, tasks={"MMLU": clean})}
+        assert allocate(known, "bf16", DESIGN).answer == name
 
 
 TASKS = {

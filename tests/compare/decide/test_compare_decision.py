@@ -110,6 +110,24 @@ def test_the_worst_task_is_the_one_with_the_worst_word():
     assert worst_task(rows[0]) is None
 
 
+def test_of_equal_words_the_largest_loss_that_is_not_ruled_out_is_the_worst():
+    few, more = (compare([record("bf16"), record("a", wrong=wrong)], TASKS).rows[1].tasks for wrong in (2, 6))
+    row = compare([record("bf16"), record("a")], TASKS).rows[1]
+    for worst, other in (("MMLU", "GSM8K"), ("GSM8K", "MMLU")):
+        mixed = row.model_copy(update={"tasks": {task: {worst: more, other: few}[task][task] for task in TASKS}})
+        assert worst_task(mixed)[0] == worst
+    # A loss that is shown is worse than one that may be.
+    lossy = compare([record("bf16"), record("a", wrong=30)], TASKS).rows[1].tasks
+    assert worst_task(row.model_copy(update={"tasks": {"MMLU": few["MMLU"], "GSM8K": lossy["GSM8K"]}}))[0] == "GSM8K"
+
+
+def test_items_are_asked_for_only_if_the_fastest_needs_them():
+    unscored = record("fast", 1500, tasks=Missing(reason="eval has not run"))
+    found = decided(record("bf16", n=100), unscored, record("mid", 1300, wrong=1, n=100))
+    assert found.title == "Fastest so far: FAST; its quality is not measured." and not found.needs_items
+    assert decided(record("bf16", n=100), record("mid", 1300, wrong=1, n=100)).needs_items
+
+
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(anything())
 def test_the_head_is_short_and_deploys_only_what_is_recommended(records):

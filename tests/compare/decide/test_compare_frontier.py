@@ -1,10 +1,13 @@
 """Who is on the frontier, on stated figures and on everything that hypothesis comes up with."""
 
+import pytest
 from hypothesis import HealthCheck, given, settings
+from scipy import stats
 from support.compare_records import TASKS, anything, record
 
 from pipeline.compare import compare
 from pipeline.compare.comparison import SIZE
+from pipeline.compare.decide.differences import speed_between
 from pipeline.compare.decide.frontier import frontiers
 from pipeline.results.base import Missing
 from pipeline.results.metrics import HEADLINE
@@ -68,6 +71,67 @@ def test_emulated_and_unscored_variants_are_absent_with_their_reason():
 def test_size_is_counted_and_needs_no_repeats():
     found = places(record("bf16", n=2000, size=100), record("a", n=2000, size=50), cost=SIZE)
     assert found["bf16"].beaten_by == ("a",) and found["a"].standing == "on"
+
+
+def test_statements_name_both_axes_with_their_signs():
+    """Latency and size are better the smaller they are."""
+    records = record("bf16", n=2000, size=100), record("a", 1250, n=2000, size=50)
+    start = "BF16 is off: clearly better on one axis and no worse on the other is A "
+    for cost, gain, title in (
+        (THROUGHPUT, "+25.0 % throughput", "throughput"),
+        ("mean_ttft_ms", "−20.0 % mean TTFT", "mean TTFT"),
+        (SIZE, "−50.0 % checkpoint size", "checkpoint size"),
+    ):
+        found = places(*records, cost=cost)
+        assert found["bf16"].statement.text == f"{start}({gain})."
+        assert found["a"].statement.text == (
+            f"A is on the frontier: in mean accuracy or {title} it is clearly better than each other variant."
+        )
+        (claim,) = found["bf16"].statement.claims
+        assert (claim.variant, claim.against, claim.column) == ("a", "bf16", cost) and claim.interval.low > 10
+    assert places(record("bf16"))["bf16"].statement.text == "BF16 is the only variant."
+
+
+def test_more_accuracy_puts_off_in_points():
+    found = places(record("bf16", wrong=60), record("a", wrong=20), cost=SIZE)
+    assert found["bf16"].standing == "off"
+    assert found["bf16"].statement.text.endswith("is A (+10.0 points mean accuracy).")
+    # The level of 2 % is split over two ordered pairs of variants.
+    (claim,) = found["bf16"].statement.claims
+    (row,) = [row for row in compare([record("bf16", wrong=60), record("a", wrong=20)], TASKS).rows if row.name == "a"]
+    around = row.mean_change.interval
+    half = 100 * (around.high - around.low) / 2 * stats.norm.isf(0.01) / stats.norm.isf(0.025)
+    assert (claim.interval.high - claim.interval.low) / 2 == pytest.approx(half)
+
+
+@pytest.mark.parametrize(("others", "level"), [(1, 0.9), (2, 0.95)])
+def test_no_slower_is_judged_at_a_level_split_over_those_that_have_a_place(others, level):
+    """One-sided 5 % for each of the others: the ends of an interval at 90 %, at 95 % for two. Three are emulated."""
+    more = [record(name, 500, wrong=60, n=2000) for name in "cd"[: others - 1]]
+    absent = [record(f"x{i}", emulated=("fp8",)) for i in range(3)]
+    records = [record("bf16", wrong=200, n=2000), record("a", 995, n=2000), *more, *absent]
+    table = compare(records, TASKS)
+    low = speed_between(table, THROUGHPUT, "a", "bf16", level=level).interval.low
+    assert low < 0
+    for margin, standing in ((-low + 0.01, "off"), (-low - 0.01, "cannot tell")):
+        found = {place.name: place for place in frontiers(records, table, margin)[0].places}
+        assert len(found) == others + 1 and found["bf16"].standing == standing
+
+
+def test_a_size_within_the_margin_puts_nobody_off_and_is_no_worse():
+    def standing(size, margin, wrong=0):
+        found = places(
+            record("bf16", wrong=60, n=2000, size=100),
+            record("a", n=2000, wrong=wrong, size=size),
+            cost=SIZE,
+            margin=margin,
+        )
+        return found["bf16"].standing, found["a"].standing
+
+    # More accurate, and larger by 3 %: no worse within 4 %.
+    assert standing(103, 4) == ("off", "on") and standing(103, 2) == ("on", "on")
+    # As accurate, and smaller by 3 %.
+    assert standing(97, 4, wrong=60) == ("cannot tell", "cannot tell") and standing(97, 2, wrong=60) == ("off", "on")
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -152,6 +152,32 @@ def test_an_emulated_variant_is_never_the_fastest():
     assert found.recommended is None and found.answer.text.startswith("No speed verdict")
 
 
+def test_the_answer_names_what_is_not_ruled_out_and_what_cannot_be_told():
+    """None of 400 items lost leaves 0.9 points: (d - 1/800) / sqrt(d (1 - d) / 400) = 1.645."""
+    found = decided(record("bf16"), record("a", 1540), record("b", 1500), record("c", 1200), record("d", 1600, wrong=2))
+    assert found.recommended == "a"
+    assert found.answer.text.partition("and is ")[2] == (
+        "no worse on 2 tasks (within 1 point). A loss of up to 0.9 points (MMLU) is not ruled out. "
+        "Its throughput cannot be told from that of B. Better in throughput, but not known to be admissible: D."
+    )
+
+
+def test_losses_of_what_could_not_take_its_place_are_no_reasons():
+    """A variant that is slower, or emulated, could not be deployed instead, whatever it loses."""
+    records = record("bf16"), record("a", 1500), record("lossy", 1200, wrong=40), record("fp8", 9000, 40, ("fp8",))
+    found = decided(*records, max_loss_points={"MMLU": 2, "GSM8K": 2})
+    texts = [sentence.text for sentence in found.reasons]
+    assert found.recommended == "a" and len(texts) == 3
+    assert [text.partition(" on ")[0] for text in texts[:2]] == ["A loses less than 2 points"] * 2
+    assert texts[2].startswith("Runner-up: ")
+    faster = decided(*records[:2], record("lossy", 1800, wrong=40), max_loss_points={"MMLU": 2, "GSM8K": 2})
+    assert [s.text.partition(" on ")[0] for s in faster.reasons][-2:] == ["LOSSY loses more than 2 points"] * 2
+    # Nor are items asked of what is slower.
+    for speed, asked in ((1200, set()), (1800, {"few"})):
+        found = decided(record("bf16"), record("a", 1500), record("few", speed, wrong=2))
+        assert {each.variant for each in found.settle if each.kind == "items"} == asked
+
+
 CONSTRAINTS = st.builds(
     Constraints,
     memory_gib=st.sampled_from([None, 10.0]),

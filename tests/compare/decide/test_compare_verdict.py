@@ -181,6 +181,53 @@ def test_a_figure_that_its_items_average_to_is_not_noted():
     assert not any("average" in note for note in compare([record("bf16", tasks=whole)], TASKS).notes)
 
 
+def texts(*records, start=""):
+    return [point.text for point in judged(*records).points if point.text.startswith(start)]
+
+
+def test_the_smallest_checkpoint_is_one_that_is_smaller_than_bf16():
+    records = record("bf16", size=100), record("a", size=40), record("b", size=60), record("c", size=40)
+    unmade = record("d").model_copy(update={"size": Missing(reason="not made")})
+    assert texts(*records, unmade, start="Smallest") == ["Smallest checkpoint: A and C, 0.40 of BF16's bytes."]
+    assert texts(*records[:1], record("b", size=100), record("c", size=120), unmade, start="Smallest") == []
+    assert texts(*records[1:], start="Smallest") == []
+
+
+def test_slower_and_undecided_variants_are_named_apart():
+    records = record("bf16"), record("slow", 800), record("same", 1002), record("slower", 700), record("fast", 1300)
+    assert texts(*records, start="Lower") == ["Lower throughput than BF16: SLOW (−20.0 %) and SLOWER (−30.0 %)."]
+    assert texts(*records, start="Cannot tell from") == ["Cannot tell from BF16 in throughput: SAME."]
+    single = record("single", 1002, noise=(1.0,))
+    assert texts(record("bf16"), single, start="Lower") == texts(record("bf16"), single, start="Cannot tell from") == []
+    (faster,) = texts(*records, start="FAST")
+    assert faster.startswith("FAST: +30.0 % throughput (+") and faster.endswith(
+        ", −23.1 % mean TTFT, −23.1 % mean TPOT."
+    )
+
+
+def test_the_quality_of_all_variants_is_told_apart():
+    records = record("bf16", wrong=60), record("better", wrong=20), record("lossy", wrong=100), record("same", wrong=60)
+    said = texts(*records)
+    assert any(text.startswith("BETTER scores higher than BF16 on MMLU (+10.0 points, ") for text in said)
+    assert any(text.startswith("LOSSY is worse than BF16 by more than the margin on MMLU (−10.0 ") for text in said)
+    assert "No worse than BF16 on every task: BETTER and SAME." in said
+    assert any(text.startswith("Losses beyond the margin are corrected") and "of 3 that lose" in text for text in said)
+    open_ones = texts(record("bf16"), record("few", wrong=2), start="Not known")
+    assert open_ones == ["Not known to be no worse on every task: FEW."]
+    assert not texts(record("bf16"), record("few", wrong=2), start="Losses beyond")
+
+
+def test_the_limits_of_one_start_are_told_once():
+    start = "Each server was started once"
+    (one,) = texts(record("bf16"), record("a", 1300), start=start)
+    assert "differences in speed are claimed only beyond 2 %." in one
+    assert not texts(record("bf16"), record("a", 1300), start="The intervals of")
+    assert texts(record("bf16"), record("a", noise=(1.0,)), start=start) == []
+    assert (
+        texts(record("bf16"), record("a", 1300, tasks=Missing(reason="it crashed")), start="A:")[-1] == "A: it crashed."
+    )
+
+
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(anything())
 def test_no_sentence_claims_what_the_interval_does_not(records):

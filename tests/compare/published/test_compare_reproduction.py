@@ -246,6 +246,37 @@ def test_accuracy_differences_agree_up_to_both_noises_and_no_further():
     assert seen == {"too wide to tell", "no"}
 
 
+def test_published_differences_beyond_their_noise_are_counted_and_named():
+    """AngelSlim prints 20 differences; 74.78 to 73.26 and to 73.59 of 14,042 items are beyond a point of noise."""
+    found = reproduce(ACCURACY, measured(bf16=100), None)
+    (noise,) = [sentence for sentence in found.statements if sentence.kind == "quality"]
+    assert noise.text == (
+        "2 of 20 published accuracy differences from BF16 are beyond their items' noise: "
+        "INT4-GPTQ on MMLU (−1.52 points) and INT4-AWQ on MMLU (−1.19 points)."
+    )
+    assert [(claim.variant, claim.against, claim.column) for claim in noise.claims] == [
+        ("INT4-GPTQ", "bf16", "MMLU"),
+        ("INT4-AWQ", "bf16", "MMLU"),
+    ]
+    # A table of speeds has none, and nothing that was not measured agrees with anything.
+    statements = reproduce(TABLES["study_a100"], measured(awq=100), None).statements
+    assert [sentence for sentence in statements if sentence.kind != "caveat"] == []
+
+
+def test_accuracy_is_compared_in_points_and_speed_in_percent():
+    records = [record("bf16", wrong=20), record("gptq", 1500, wrong=40)]
+    cells = {(c.label, c.metric): c for c in reproduce(ACCURACY, compare(records, ("MMLU",)), "L4").cells}
+    cell = cells["INT4-GPTQ", "MMLU"]
+    assert (cell.measured, cell.measured_change) == (pytest.approx(90), pytest.approx(-5))
+    assert cell.published_change == pytest.approx(73.26 - 74.78) and cell.ratio == pytest.approx(90 / 73.26)
+    assert cell.measured_change_interval.high - cell.measured_change_interval.low == pytest.approx(4.6, abs=0.3)
+    assert cells["BF16", "MMLU"].published_change is cells["BF16", "MMLU"].measured_change is None
+    speeds = reproduce(TABLES["study_rtx4090"], compare([record("bf16"), record("awq", 1500)], ("MMLU",)), None).cells
+    cell = {(c.label, c.metric): c for c in speeds}["AWQ", "total_token_throughput"]
+    assert cell.published_change == pytest.approx(100 * (5653.4 / 3869.3 - 1))
+    assert cell.measured_change == pytest.approx(50) and cell.ratio is None and cell.agrees == "yes"
+
+
 BAD = {
     "no baseline": lambda d: d["rows"].pop(0),
     "two baselines": lambda d: d["rows"].append({**copy.deepcopy(d["rows"][0]), "label": "again"}),

@@ -1,5 +1,7 @@
 """The bound on the divergence against the exact one, its intervals, and what is made of it in table and verdict."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
@@ -170,6 +172,31 @@ def test_the_interval_is_the_studentized_bootstrap_over_sequences():
     # Tokens of one sequence are alike here: taking them for independent would be far too sure.
     naive = 2 * 1.96 * kl_by_token(variant, reference).std() / np.sqrt(720)
     assert found.kl.interval.high - found.kl.interval.low > 1.3 * naive
+
+
+def test_of_three_sequences_the_extreme_resamples_are_the_ends():
+    """Each of seven unlike draws is one of eight, so that the quantiles are the extremes; draws of one are left out."""
+    sums, tokens = np.array([0.31, 1.13, 0.57]), np.array([3.0, 7.0, 11.0])
+
+    def ratio_and_error(count):
+        ratio = (count @ sums) / (count @ tokens)
+        return ratio, np.sqrt(count @ (sums - ratio * tokens) ** 2) / (count @ tokens)
+
+    ratio, error = ratio_and_error(np.ones(3))
+    drawn = [ratio_and_error(np.array(count)) for count in itertools.permutations((2.0, 1.0, 0.0))]
+    pivots = [(value - ratio) / spread for value, spread in drawn]
+    (low,), (high,) = studentized(sums[None], tokens[None])
+    assert low == pytest.approx(ratio - max(pivots) * error)
+    assert high == pytest.approx(ratio - min(pivots) * error)
+
+
+@pytest.mark.parametrize("number", [1, 2, 5, 24])
+def test_sequences_that_are_alike_have_no_interval(number):
+    """Rounding of a tenth per token was taken for an error, and gave an interval of 1e-17."""
+    tokens = np.arange(7.0, 7.0 + number)
+    for ratio in (0.1, 0.0829, 1.0, 0.7):
+        low, high = studentized((ratio * tokens)[None], tokens[None])
+        assert np.isnan(low).all() and np.isnan(high).all()
 
 
 def test_the_probability_of_the_likeliest_tokens_tells_how_close_the_bound_is():

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import optimize, stats
 
 from pipeline.compare.stats.least_squares import AdditiveFit, Unit, of_unequal_noise
 from pipeline.compare.stats.measurement_model import (
@@ -171,6 +171,24 @@ def test_the_start_is_the_unit_where_there_are_several():
     assert starts.start_percent == pytest.approx(100 * math.expm1(math.sqrt((residuals**2).sum() / 3)), rel=1e-3)
 
 
+def test_two_variants_in_two_blocks_leave_one_degree_of_freedom():
+    """The means' logarithms 0 and 0.1, 0.2 and 0.4: an interaction of 0.1, so that a residual is 0.025 in each."""
+    logs = {("bf16", 0): 0.0, ("bf16", 1): 0.1, ("a", 0): 0.2, ("a", 1): 0.4}
+    spread = np.array([0.01, -0.01])
+    fitted = model(*(variant(n, np.exp(m + spread), block=b) for (n, b), m in logs.items()), tolerance=2.0)
+    assert fitted.has_starts and fitted.tolerance_percent == 0
+    contrast = fitted.contrast("a", "bf16")
+    assert (contrast.log_ratio, contrast.freedom) == (pytest.approx(0.25), 1)
+    assert contrast.error == pytest.approx(math.sqrt(4 * 0.025**2))
+    noise = fitted.mean_noise("a")
+    assert (noise.log_ratio, noise.freedom) == (0.0, 1) and noise.error == pytest.approx(0.05 / math.sqrt(2))
+    assert fitted.start_variation("bf16").starts == 2 and fitted.start_variation("nobody") is None
+    # One start of each in one block: nothing is known of starts.
+    single = model(*(variant(n, np.exp(logs[n, 0] + spread)) for n in ("bf16", "a")), tolerance=2.0)
+    assert not single.has_starts and single.tolerance_percent == 2.0
+    assert single.mean_noise("a") is None and single.start_variation("bf16") is None
+
+
 def test_a_variant_of_one_block_is_compared_with_the_noise_between_starts():
     dice = np.random.default_rng(6)
     found = [
@@ -209,6 +227,35 @@ def test_repeats_needed_are_a_range_and_none_where_there_may_be_no_difference():
     assert found.unit == "repeats" and found.low <= found.likely < found.high
     assert found.text == f"about {found.likely} repeats ({found.low} to {found.high})"
     assert model(variant("bf16", [1.0]), variant("a", [2.0])).repeats_needed("a", "bf16", "bf16", []) is None
+
+
+@pytest.mark.parametrize(("ours", "theirs", "typical"), [(3, 5, 5), (2, 2, 2), (4, 3, 4)])
+def test_no_fewer_repeats_are_proposed_than_were_typical(ours, theirs, typical):
+    """Ten times as much among repeats that agree within 2 % is shown by those that were made."""
+    noise = np.array([1.0, 1.01, 0.99, 1.005, 0.995])
+    fitted = model(variant("a", 1000 * noise[:ours]), variant("b", 100 * noise[::-1][:theirs]))
+    found = fitted.repeats_needed("a", "b", None, ["a", "b"])
+    assert (found.unit, found.low, found.likely, found.high) == ("repeats", typical, typical, typical)
+
+
+def test_the_smallest_gain_is_that_of_the_test_widened_by_the_tolerance():
+    """Two variants of three repeats: 2 degrees of freedom, and the noncentral t at four of five."""
+    ours, theirs = [100.0, 103.0, 99.0], [101.0, 100.0, 102.0]
+    error = stats.sem(np.log(ours) - np.log(theirs))
+    found = model(variant("a", ours), variant("bf16", theirs), tolerance=2.0).smallest_change("bf16", ["bf16", "a"])
+    gain = error * optimize.brentq(lambda d: stats.nct.sf(stats.t.ppf(0.975, 2), 2, d) - 0.8, 0.1, 20)
+    assert found == pytest.approx(100 * math.expm1(gain + math.log(1.02)), rel=1e-4)
+    assert model(variant("a", [1.0]), variant("bf16", theirs)).smallest_change("bf16", ["a"]) is None
+
+
+def test_blocks_on_other_devices_are_other_blocks():
+    """Two variants share the second device alone; seeds and starts of the first do not count."""
+    one = variant("a", [100.0, 101.0], device="GPU-1") + variant("a", [120.0, 121.0], device="GPU-2")
+    fitted = model(one, variant("b", [110.0, 112.0], device="GPU-2"))
+    assert fitted.pair("b", "a").percent == pytest.approx(100 * (math.sqrt(110 * 112 / 120 / 121) - 1))
+    # The same device in another block is a common device, without a common block.
+    later = model(variant("a", [100.0, 101.0], device="GPU-1"), variant("b", [110.0, 112.0], block=1, device="GPU-1"))
+    assert later.pair("b", "a") == Missing(reason=NO_COMMON_BLOCK)
 
 
 def test_as_many_repeats_show_the_difference_in_four_of_five_runs():

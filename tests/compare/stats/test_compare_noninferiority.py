@@ -20,8 +20,18 @@ from pipeline.compare.stats.accuracy import (
     mcnemar,
     paired_difference,
 )
-from pipeline.compare.stats.intervals import holm
-from pipeline.compare.stats.noninferiority import blindness, judge_loss, judge_mean, mean_margin, tango, task_margin
+from pipeline.compare.stats.intervals import Interval, holm
+from pipeline.compare.stats.noninferiority import (
+    blindness,
+    judge_loss,
+    judge_mean,
+    loss_interval,
+    mean_margin,
+    p_beyond,
+    p_within,
+    tango,
+    task_margin,
+)
 from pipeline.compare.stats.paired_score import p_above, p_below
 from pipeline.compare.stats.sample_size import LEVEL, decided, items_needed
 from pipeline.results.base import Missing
@@ -250,8 +260,8 @@ def test_near_chance_a_task_cannot_show_a_loss(
 def test_graded_scores_have_a_t_test() -> None:
     draw = np.random.default_rng(0)
     theirs = draw.uniform(0.2, 0.8, 4000)
-    same = paired_difference(named(list(theirs + draw.normal(0, 0.02, 4000))), named(list(theirs)))
-    lower = paired_difference(named(list(theirs - 0.02 + draw.normal(0, 0.02, 4000))), named(list(theirs)))
+    same = paired_difference(named(list(theirs + draw.normal(0, 0.02, 4000))), named(list(theirs)), resamples=0)
+    lower = paired_difference(named(list(theirs - 0.02 + draw.normal(0, 0.02, 4000))), named(list(theirs)), resamples=0)
     assert isinstance(same, PairedDifference) and isinstance(lower, PairedDifference)
     assert judge_loss(same, same.p_value, MARGIN).kind == "no worse"
     assert judge_loss(lower, lower.p_value, MARGIN).kind == "worse"
@@ -259,9 +269,35 @@ def test_graded_scores_have_a_t_test() -> None:
     expected = stats.ttest_1samp(
         [d + 0.001 * (-1) ** i for i, d in enumerate(differences)], -0.01, alternative="greater"
     )
-    found = paired_difference(named([t - 0.02 + 0.001 * (-1) ** i for i, t in enumerate(theirs)]), named(list(theirs)))
+    shifted = named([t - 0.02 + 0.001 * (-1) ** i for i, t in enumerate(theirs)])
+    found = paired_difference(shifted, named(list(theirs)), resamples=0)
     assert isinstance(found, PairedDifference)
     assert judge_loss(found, found.p_value, MARGIN).p_no_worse == pytest.approx(expected.pvalue, abs=1e-6)
+
+
+def test_graded_scores_that_differ_alike_are_certain() -> None:
+    """Each item loses a quarter: less than a half, more than an eighth, and not more than a quarter."""
+    found = paired_difference(named([0.5] * 8), named([0.75] * 8))
+    assert isinstance(found, PairedDifference) and found.method == "paired t"
+    assert [(p_within(found, margin), p_beyond(found, margin)) for margin in (0.125, 0.25, 0.5)] == [
+        (1.0, 0.0),
+        (1.0, 1.0),
+        (0.0, 1.0),
+    ]
+    assert loss_interval(found) == Interval(low=-0.25, high=-0.25)
+
+
+def test_graded_scores_have_the_interval_of_both_t_tests() -> None:
+    differences = np.array([0.1, -0.3, 0.05, -0.2, 0.0, -0.1])
+    found = paired_difference(named([0.5] * 6), named((0.5 - differences).tolist()))
+    assert isinstance(found, PairedDifference)
+    error = float(stats.sem(differences))
+    half = stats.t.ppf(0.95, 5) * error
+    around = loss_interval(found)
+    assert around is not None
+    assert (around.low, around.high) == pytest.approx((differences.mean() - half, differences.mean() + half))
+    within = stats.ttest_1samp(differences, -0.1, alternative="greater").pvalue
+    assert p_within(found, 0.1) == pytest.approx(within) and p_beyond(found, 0.1) == pytest.approx(1 - within)
 
 
 def record(name: str, scores: list[float], **more: int) -> Record:

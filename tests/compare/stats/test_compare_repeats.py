@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from pipeline.compare.stats.intervals import Interval, excludes_zero
-from pipeline.compare.stats.repeats import Change, Contrast, Repeated, relative_change, summarize
+from pipeline.compare.stats.repeats import Change, Contrast, Repeated, floor, relative_change, summarize
 from pipeline.compare.stats.simultaneous import Student
 from pipeline.results.base import Missing
 
@@ -112,3 +112,49 @@ def test_zero_is_excluded_only_by_an_interval_that_does():
     assert not excludes_zero(None)
     assert not excludes_zero(Interval(low=0.0, high=1.0))
     assert excludes_zero(Interval(low=0.1, high=1.0)) and excludes_zero(Interval(low=-2, high=-1))
+
+
+def test_the_floor_is_the_variance_of_the_mean_by_the_errors_of_its_values():
+    assert floor([100.0, 200.0], [5.0, 20.0]) == pytest.approx((0.05**2 + 0.1**2) / 4)
+    # However many repeats there are, and zero where one's error is unknown.
+    assert floor([100.0] * 300, [5.0] * 300) == pytest.approx(0.05**2 / 300)
+    assert floor([100.0, 200.0], [5.0, None]) == floor([100.0, 200.0], []) == 0.0
+
+
+def test_the_p_value_of_a_contrast():
+    """That of the difference beyond the bound, and no smaller than the errors within repeats allow."""
+    sampled = Contrast(-0.3, 0.1, 4)
+    assert sampled.p_value(Student()) == pytest.approx(2 * stats.t.sf(3, 4))
+    assert sampled.p_value(Student(), 0.1) == pytest.approx(2 * stats.t.sf(2, 4))
+    assert sampled.p_value(Student(), 0.3) == sampled.p_value(Student(), 0.4) == 1.0
+    floored = Contrast(0.3, 0.01, 4, 0.15)
+    assert floored.p_value(Student()) == pytest.approx(2 * stats.norm.sf(2))
+    assert floored.half_width(Student()) == pytest.approx(stats.norm.ppf(0.975) * 0.15)
+    assert sampled.half_width(Student(), 0.9) == pytest.approx(stats.t.ppf(0.95, 4) * 0.1)
+
+
+def test_two_samples_have_welchs_test():
+    ours, theirs = [102.0, 101.0, 108.0], [99.0, 100.0, 101.0, 97.0]
+    found = relative_change(ours, theirs)
+    expected = stats.ttest_ind(np.log(ours), np.log(theirs), equal_var=False)
+    assert found.p_value == pytest.approx(expected.pvalue)
+    low, high = expected.confidence_interval()
+    assert (found.interval.low, found.interval.high) == pytest.approx((100 * np.expm1(low), 100 * np.expm1(high)))
+    assert found.percent == pytest.approx(100 * np.expm1(np.log(ours).mean() - np.log(theirs).mean()))
+
+
+def test_repeats_without_noise_have_that_of_their_requests():
+    found = relative_change([110.0, 110.0], [100.0, 100.0], [11.0, 11.0], [5.0, 5.0])
+    half = stats.norm.ppf(0.975) * math.sqrt((0.1**2 + 0.05**2) / 2)
+    assert found.interval.high == pytest.approx(100 * math.expm1(math.log(1.1) + half))
+    assert found.interval.low == pytest.approx(100 * math.expm1(math.log(1.1) - half))
+
+
+def test_the_starts_of_servers_widen_an_interval_and_never_narrow_it():
+    values = [101.0, 98.0, 104.0]
+    alone = summarize("tok/s", values)
+    assert summarize("tok/s", values, start=Contrast(0.0, 0.001, 10)).interval == alone.interval
+    wide = summarize("tok/s", values, start=Contrast(0.0, 0.2, 10)).interval
+    centre, half = np.log(values).mean(), stats.t.ppf(0.975, 10) * 0.2
+    assert (wide.low, wide.high) == pytest.approx((math.exp(centre - half), math.exp(centre + half)))
+    assert (alone.median, alone.mean) == (101.0, pytest.approx(101.0))
