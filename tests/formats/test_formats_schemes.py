@@ -162,6 +162,8 @@ def test_groups_blocks_and_flags_are_those_of_the_formats() -> None:
         "shown_tokens": {"NVFP4"},
     }
     assert {flag: {name for name, scheme in SCHEMES.items() if getattr(scheme, flag)} for flag in flags} == flags
+    mixed = {name: scheme.bits for name, scheme in SCHEMES.items() if scheme.mixture is not None}
+    assert mixed == {"Q4_K_M": 4.5, "Q8_0": 8.5}
     divisors = {name: scheme.divisor for name, scheme in SCHEMES.items() if scheme.divisor != 1}
     assert divisors == {"FP8_BLOCK": 128, "Q4_K_M": 256, "Q8_0": 32}
     assert {name: scheme.block for name, scheme in SCHEMES.items() if scheme.block} == {"FP8_BLOCK": 128}

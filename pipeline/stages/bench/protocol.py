@@ -144,11 +144,11 @@ class Protocol:
 
     def _warm_up(self) -> None:
         load, rounds = plan.warmup(self.settings), list[float]()
-        while load.num_prompts and len(rounds) < self.settings.warmup_rounds:
+        for number in range(self.settings.warmup_rounds if load.num_prompts else 0):
             if trends.is_steady(rounds, self.settings.warmup_tolerance):
                 break
-            self.job.progress.detail(f"warming up, round {len(rounds) + 1} of at most {self.settings.warmup_rounds}")
-            run = self.client.send(load, self.settings.seed + plan.WARMUP_SEED + len(rounds))
+            self.job.progress.detail(f"warming up, round {number + 1} of at most {self.settings.warmup_rounds}")
+            run = self.client.send(load, self.settings.seed + plan.WARMUP_SEED + number)
             rounds.append(float(run.summary["total_token_throughput"]))
         self.found["warm_up"] = tuple(rounds)
         self.guards.append(trends.warm_up(rounds, self.settings.warmup_tolerance, load.num_prompts))

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -304,3 +305,43 @@ def test_rounding_to_nearest_is_known_of_the_modules_that_bf16_has(settings) -> 
         nearest_errors(CHECKPOINT, {MODULE}, settings("quant=bf16").quant)
     with pytest.raises(UnknownFormat, match="rounds"):
         compare(CHECKPOINT, CHECKPOINT, settings("quant=bf16").quant)
+
+
+class Tensors:
+    """Tensors of a checkpoint by name: kept, changed, or not known to be either."""
+
+    def __init__(self, **kinds: str) -> None:
+        self.files = {name.replace("__", "."): kind for name, kind in kinds.items()}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.files
+
+    def __getitem__(self, name: str) -> str:
+        return self.files[name]
+
+
+def kept(name: str, kind: str) -> bool:
+    if kind == "unknown":
+        raise UnknownFormat(f"if {name} was rescaled")
+    return kind == "kept"
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_what_differs_counts_more_than_what_is_not_known(tied: bool, monkeypatch: pytest.MonkeyPatch, settings) -> None:
+    before = Tensors(a__weight="", b="", c="", lm_head__weight="", q__weight="")
+    after = Tensors(a__weight="kept", b="kept", c="unknown", lm_head__weight="kept", q__weight="changed")
+    pair = SimpleNamespace(
+        before=before, after=after, modules={"q"}, config={"tie_word_embeddings": tied}, is_kept=kept
+    )
+    monkeypatch.setattr("pipeline.models.pair.Pair", lambda folder, source, quant: pair)
+    monkeypatch.setattr("pipeline.stages.verify.weights.gguf_file", lambda folder: None)
+    quant = settings("quant=w4a16").quant
+    with pytest.raises(UnknownFormat, match="if c was rescaled"):
+        changed(Path(), Path(), quant)
+    after.files["c"] = "kept"
+    assert changed(Path(), Path(), quant) == []
+    after.files |= {"c": "unknown", "b": "changed"}
+    assert changed(Path(), Path(), quant) == ["b"]
+    del after.files["a.weight"], after.files["lm_head.weight"]
+    # Tied embeddings are stored once.
+    assert changed(Path(), Path(), quant) == ["a.weight", "b", *([] if tied else ["lm_head.weight"])]
