@@ -1,8 +1,10 @@
 """Continuous batching on a roofline: nothing is lost, no limit is passed, and closed forms come out."""
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import expon
 
 from pipeline.compare.roofline.batching import RooflineLoad, ServerLimits, lengths, serve
 
@@ -23,6 +25,15 @@ def test_lengths_have_the_means_that_were_asked_for_and_are_always_the_same():
     assert sum(output for _, output in found) / 1000 == pytest.approx(150, rel=0.01)
     assert found == lengths(load(1000, 200, 150, longest=10**6))
     assert max(prompt + output for prompt, output in lengths(load(1000, 2000, 2000))) <= 2048
+
+
+def test_lengths_are_exponential_or_equal():
+    """The quantiles at 1/20, 3/20 ... 19/20 of an exponential, scaled to the mean."""
+    quantiles = expon.ppf((2 * np.arange(10) + 1) / 20)
+    found = lengths(load(10, 1000, 100, longest=10**6))
+    for tokens, mean in zip(zip(*found, strict=True), (1000, 100), strict=True):
+        assert sorted(tokens) == [round(value) for value in (mean * quantiles / quantiles.mean()).tolist()]
+    assert lengths(load(3, 99.6, 0.2, spread="equal")) == ((100, 1),) * 3
 
 
 def test_with_room_for_all_every_prompt_is_done_in_the_first_step():
