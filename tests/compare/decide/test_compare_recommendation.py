@@ -157,7 +157,7 @@ def test_the_answer_names_what_is_not_ruled_out_and_what_cannot_be_told():
     found = decided(record("bf16"), record("a", 1540), record("b", 1500), record("c", 1200), record("d", 1600, wrong=2))
     assert found.recommended == "a"
     assert found.answer.text.partition("and is ")[2] == (
-        "no worse on 2 tasks (within 1 point). A loss of up to 0.9 points (MMLU) is not ruled out. "
+        "no worse on 2 tasks (within 1 point). A loss of more than 0.9 points is ruled out (MMLU). "
         "Its throughput cannot be told from that of B. Better in throughput, but not known to be admissible: D."
     )
 
