@@ -154,6 +154,7 @@ def run_benchmark() -> None:
 
 def run_server() -> None:
     """Run `vllm serve` through its class: the CPU build's command `vllm` does not find its own version."""
+    import vllm.logger
     from vllm.entrypoints.cli.serve import ServeSubcommand
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
@@ -162,6 +163,9 @@ def run_server() -> None:
     command, parser = ServeSubcommand(), FlexibleArgumentParser(prog="vllm")
     command.subparser_init(parser.add_subparsers(dest="subparser"))
     args = parser.parse_args(["serve", *sys.argv[1:]])
+    # Without it there is no line on kernels and memory; vLLM before 0.32 logs by itself.
+    if hasattr(vllm.logger, "configure_logging_from_args"):
+        vllm.logger.configure_logging_from_args(args)
     command.validate(args)
     command.cmd(args)
 

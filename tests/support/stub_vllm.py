@@ -84,6 +84,7 @@ def make(folder: Path, behaviour: str) -> tuple[str, Path]:
         "__init__.py": f"{broken}__version__ = '0.32.0'\n",
         "platforms.py": "class current_platform:\n    is_cpu = staticmethod(lambda: False)\n",
         "benchmarks/serve.py": CLIENT,
+        "logger.py": "",
         "utils/argparse_utils.py": PARSER,
         "entrypoints/cli/serve.py": SERVER.format(behaviour=behaviour, seen=str(seen)),
         "v1/engine/async_llm.py": "",

@@ -1,4 +1,4 @@
-"""Which of two variants will be the faster after all blocks, as far as those so far tell.
+"""Probability that one of two variants is the faster after all blocks, as far as those so far tell.
 
 The logarithm of a block's throughput is the sum of an effect of the variant, one of the block, and noise: that of the
 server's start and that of its repeats. Weighted least squares over all blocks, and the screen as one of them, estimate
