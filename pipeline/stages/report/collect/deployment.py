@@ -53,13 +53,14 @@ def _model(settings: Settings, source: Source) -> str:
 
 def _model_words(model: ModelSettings) -> list[str]:
     """Return the words of the command line that name a model: its choice in `conf/model`, else its source."""
-    words = [f"model={model.name}"] if _is_choice(model) else []
+    is_choice = _is_choice(model)
+    words = [f"model={model.name}"] if is_choice else []
     if model.path is not None and not model.path.is_relative_to(PACKAGE):
         words.append(f"model.path={model.path}")
     elif not words:
         words.append(f"model.hub_id={model.hub_id}")
     unnamed = ModelSettings.model_validate({"path": model.path, "hub_id": model.hub_id})
-    if not _is_choice(model) and unnamed.name != model.name:
+    if not is_choice and unnamed.name != model.name:
         words.append(f"model.name={model.name}")
     return [*words, *(["model.weights=random"] if model.weights == "random" else [])]
 
