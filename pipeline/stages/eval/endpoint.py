@@ -111,33 +111,34 @@ class Endpoint:
 
         waiting = _batches(self._unknown(bodies, arrived), batch)
         in_flight = self.num_concurrent // batch
-        limits = httpx.Limits(max_connections=in_flight, max_keepalive_connections=in_flight)
-
-        async def worker() -> None:
-            for asked in waiting:
-                prompts = [each.body["prompt"] for each in asked]
-                body = {**asked[0].body, "prompt": prompts if batch > 1 else prompts[0]}
-                for each, choice in zip(asked, await self._one(client, body, len(asked)), strict=True):
-                    answer = _read(read, each.number, choice)
-                    self._journal.append(each.key, answer)
-                    arrived(each.number, answer)
-                self._arrived += 1
-
         timeout = httpx.Timeout(TIMEOUT_S, connect=CONNECT_S)
         trusts = not access.is_local(self.url)
-        async with httpx.AsyncClient(timeout=timeout, limits=limits, trust_env=trusts) as client:
-            watch = asyncio.create_task(self._watch())
-            ended: asyncio.Future[Any] = asyncio.gather(*(worker() for _ in range(in_flight)))
-            try:
-                pending: set[asyncio.Future[Any]] = {watch, ended}
-                await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-                if watch.done():
-                    watch.result()
-                await ended
-            finally:
-                watch.cancel()
-                ended.cancel()
-                await asyncio.gather(watch, ended, return_exceptions=True)
+        certificates = httpx.create_ssl_context(trust_env=trusts)
+
+        async def worker() -> None:
+            # A connection of its own: httpx's pool looks at every connection of it for every request.
+            async with httpx.AsyncClient(timeout=timeout, trust_env=trusts, verify=certificates) as client:
+                for asked in waiting:
+                    prompts = [each.body["prompt"] for each in asked]
+                    body = {**asked[0].body, "prompt": prompts if batch > 1 else prompts[0]}
+                    for each, choice in zip(asked, await self._one(client, body, len(asked)), strict=True):
+                        answer = _read(read, each.number, choice)
+                        self._journal.append(each.key, answer)
+                        arrived(each.number, answer)
+                    self._arrived += 1
+
+        watch = asyncio.create_task(self._watch())
+        ended: asyncio.Future[Any] = asyncio.gather(*(worker() for _ in range(in_flight)))
+        try:
+            pending: set[asyncio.Future[Any]] = {watch, ended}
+            await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            if watch.done():
+                watch.result()
+            await ended
+        finally:
+            watch.cancel()
+            ended.cancel()
+            await asyncio.gather(watch, ended, return_exceptions=True)
 
     def _unknown(self, bodies: Iterable[Body], arrived: Arrived) -> Iterator[Asked]:
         """Yield what is not in the journal; the rest has arrived."""

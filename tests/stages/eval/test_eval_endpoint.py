@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -97,3 +98,18 @@ def test_an_engine_that_computes_nothing_is_noticed_though_its_metrics_answer(se
     server.failures = ["hang"]
     with pytest.raises(ServerError, match="The server hangs"):
         ask(server)
+
+
+def test_a_request_costs_no_more_of_the_client_beside_many_others(server: CompletionsServer) -> None:
+    """In seconds of the client's own thread; in one pool of connections it was seven times as much beside 128."""
+    server.metrics = Growing(COMPUTED)  # type: ignore[assignment]
+
+    def cost(num_concurrent: int) -> float:
+        bodies = ({"prompt": [5, 6, 7 + number], "max_tokens": 2} for number in range(256))
+        began = time.thread_time()
+        endpoint = Endpoint(server.url, "model", num_concurrent, lambda: None)
+        endpoint.complete(bodies, lambda _, choice: choice["text"], lambda *_: None)
+        return time.thread_time() - began
+
+    cost(4)
+    assert cost(96) < 3 * cost(4)
