@@ -201,17 +201,39 @@ def worst_channel(
         algorithm: rounding algorithm.
         slack: relative error of the factors that were divided out, of all or of each, and what clipping takes.
     """
-    squares = original.square().sum(0)
-    lengths = squares.sqrt().clamp_min(TINY)
-    lengths = lengths.maximum(SMALLEST * lengths.square().mean().sqrt())
+    lengths = _lengths(original, 0)
     off = ((image - original) * original).sum(0).abs() / lengths.square()
-    bias = ((nearest - original) * original).sum(0).abs() / lengths.square()
-    error = (nearest - original).norm(dim=0) / lengths * TOLERANCE.get(algorithm, TOLERANCE_WITH_DATA)
-    by_chance = TOLERANCE_OF_OTHER_FACTORS * error / math.sqrt(len(original))
     # The norm before and after and the product are rounded to BF16, each by half a unit.
-    allowed = by_chance.maximum(TOLERANCE_OF_BIAS * bias) + slack + 4 * BF16_QUOTIENT
+    allowed = explained_factors(original, nearest, algorithm, 0) + slack + 4 * BF16_QUOTIENT
     worst = int((off / allowed).nan_to_num(math.inf).argmax())
     return Part(f"input {worst}", float(off[worst]), float(allowed[worst]))
+
+
+def explained_factors(original: torch.Tensor, nearest: torch.Tensor, algorithm: str, dim: int) -> torch.Tensor:
+    """Return how far rounding may move the least-squares factor of each channel from 1.
+
+    Errors of rounding that are independent of the weights do so by chance, as far as those of the nearest numbers do
+    where they are not: the weights may have been rounded before.
+
+    Args:
+        original: BF16 weight of shape (out, in).
+        nearest: the weight rounded to nearest in its format.
+        algorithm: rounding algorithm.
+        dim: dimension of the sums: 0 for input channels, 1 for output channels.
+    """
+    lengths = _lengths(original, dim)
+    bias = ((nearest - original) * original).sum(dim).abs() / lengths.square()
+    error = (nearest - original).norm(dim=dim) / lengths * TOLERANCE.get(algorithm, TOLERANCE_WITH_DATA)
+    by_chance = TOLERANCE_OF_OTHER_FACTORS * error / math.sqrt(original.shape[dim])
+    explained: torch.Tensor = by_chance.maximum(TOLERANCE_OF_BIAS * bias)
+    return explained
+
+
+def _lengths(weight: torch.Tensor, dim: int) -> torch.Tensor:
+    """Return the norm of each channel, of an empty one what the scales of the others resolve."""
+    norms: torch.Tensor = weight.norm(dim=dim)
+    lengths = norms.clamp_min(TINY)
+    return lengths.maximum(SMALLEST * lengths.square().mean().sqrt())
 
 
 def has_huge(inputs: torch.Tensor) -> bool:

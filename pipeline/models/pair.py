@@ -137,6 +137,6 @@ class Pair:
             divided = self.before[name].float() * factors.outputs(module) if own == "bias" else self.after[name].float()
             return divided, factors.precision(module)
         if own == "weight" and (module in factors.pairs or module in factors.divided):
-            tolerance = factors.precision(factors.pairs.get(module, module)) + factors.noise(module, 0.0)
+            tolerance = factors.precision(factors.pairs.get(module, module)) + factors.noise(module)
             return self.before[name].float() * factors.of(module), tolerance
         return None

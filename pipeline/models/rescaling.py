@@ -101,15 +101,13 @@ class Factors:
         """Return the largest relative error of a divided module's factors, and of a BF16 tensor multiplied by them."""
         return REROUNDED if self.is_norm(module) else FITTED
 
-    def noise(self, module: str, error: float) -> torch.Tensor | float:
-        """Return the relative error of a module's input factors, if the weights in front have this relative error.
+    def noise(self, module: str) -> torch.Tensor | float:
+        """Return the relative error of a module's input factors behind a norm; 0 behind a Linear, whose rows tell it.
 
         A norm with an offset is stored without it: half a unit of its weight is more of a small `offset + weight`.
         """
         maker = self.pairs.get(module)
-        if maker is None or (self.is_norm(maker) and not self._offset):
+        if maker is None or not self.is_norm(maker) or not self._offset:
             return 0.0
-        if self.is_norm(maker):
-            weight = self._stored(f"{maker}.weight")
-            return HALF_UNIT * weight.abs() / (weight + self._offset).abs()
-        return float(error / self._original(f"{maker}.weight").shape[1] ** 0.5)
+        weight = self._stored(f"{maker}.weight")
+        return HALF_UNIT * weight.abs() / (weight + self._offset).abs()

@@ -245,6 +245,17 @@ def test_the_worst_channel_is_off_by_its_factor(algorithm: str, tolerance: float
     assert shorter.error == pytest.approx(0.5, rel=1e-4)
 
 
+def test_the_factor_of_a_row_may_be_off_by_what_rounding_takes_from_it() -> None:
+    """All but one weight of the first row are rounded to zero, a tenth of its square; the second is exact."""
+    original = torch.full((2, 129), 0.03)
+    original[:, 0] = 1.0
+    nearest = original.clone()
+    nearest[0, 1:] = 0.0
+    lost = 128 * 0.03**2
+    explained = rounding.explained_factors(original, nearest, "rtn", 1)
+    assert explained.tolist() == pytest.approx([1.5 * lost / (1 + lost), 0.0])
+
+
 def test_a_channel_of_almost_nothing_is_measured_by_the_usual_one() -> None:
     original = torch.ones(4, 2)
     original[:, 1] = 2.0**-12

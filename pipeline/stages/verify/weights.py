@@ -67,6 +67,17 @@ def _weights(pair: Pair, module: str) -> tuple[torch.Tensor, torch.Tensor, torch
     return found[0].masked_fill(dead, 0), found[1].masked_fill(dead, 0), found[2].masked_fill(dead, 0)
 
 
+def _factor_error(pair: Pair, module: str) -> torch.Tensor | float:
+    """Return how far the factors that were divided out of a module's input channels may be off, relative to each."""
+    factors = pair.factors
+    maker = factors.pairs[module]
+    if factors.is_norm(maker):
+        return factors.noise(module)
+    original, _, nearest = _weights(pair, maker)
+    width = pair.before[f"{module}.weight"].shape[1]
+    return rounding.explained_factors(original, nearest, pair.quant.algorithm, 1)[-width:]
+
+
 def _compared(pair: Pair, module: str, set_aside: torch.Tensor | None = None) -> WeightError:
     """Return the errors of a module; of one with huge inputs, without the heavy rows that are set aside."""
     if pair.before[f"{module}.weight"].shape != pair.images[module].shape:
@@ -80,7 +91,7 @@ def _compared(pair: Pair, module: str, set_aside: torch.Tensor | None = None) ->
     if module in factors.pairs:
         # Other engines' AWQ clips the largest weights after scaling.
         clipped = rounding.CLIPPED if pair.quant.engine != ENGINE else 0.0
-        slack = factors.noise(module, limit.error) + clipped
+        slack = _factor_error(pair, module) + clipped
         parts.append(rounding.worst_channel(original, image, nearest, algorithm, slack))
     return WeightError(
         module=module,

@@ -60,6 +60,12 @@ def test_batches_hold_every_token_once_beside_their_padding() -> None:
     assert sorted(map(list, (row.tolist() for row in kept))) == sorted(ids[0].tolist() for ids in sequences)
 
 
+def test_a_batch_holds_no_more_scores_of_attention_than_a_gpu_has_room_for() -> None:
+    sequences = [torch.ones(1, length, dtype=torch.long) for length in (2048, 2048, 2048, 2048, 2048, 8192, 8192)]
+    shapes = [tuple(batch["input_ids"].shape) for batch in padded(sequences, 16384)]
+    assert shapes == [(4, 2048), (1, 2048), (1, 8192), (1, 8192)]
+
+
 @pytest.mark.slow
 def test_awq_chooses_the_same_factors_in_batches(settings, tmp_path: Path, monkeypatch) -> None:
     from pipeline.runner import Runner
@@ -74,7 +80,7 @@ def test_awq_chooses_the_same_factors_in_batches(settings, tmp_path: Path, monke
 
     together = norms(tmp_path / "together")
     # Each conversation is a batch of its own.
-    monkeypatch.setattr(llmcompressor, "BATCH_TOKENS", 1)
+    monkeypatch.setitem(llmcompressor.BATCH_TOKENS, "cpu", 1)
     alone = norms(tmp_path / "alone")
     assert len(alone) == 8
     for name, tensor in alone.items():

@@ -123,7 +123,7 @@ FAULTS: list[tuple[str, Callable[[dict[str, torch.Tensor]], None], set[str]]] = 
     # What is wrong in front of up_proj is taken in part for what AWQ moved to down_proj, and missing there.
     ("awq", forgotten_norm, {GATE, UP, DOWN}),
     ("awq", factors_of_other_channels, {GATE, UP, DOWN}),
-    ("awq", shifted_zero_points, {UP, DOWN}),
+    ("awq", shifted_zero_points, {UP}),
     ("awq", swapped_packing, {UP, DOWN}),
     ("awq", not_a_number, {UP, DOWN}),
     # Least squares take it for what AWQ moved from up_proj to down_proj, where it is missing.
