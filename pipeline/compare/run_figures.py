@@ -346,7 +346,7 @@ def _paired_kl(now: DivergenceCell, then: DivergenceCell, allowed: float) -> Del
     half = float(stdtrit(number - 1, (1 + LEVEL) / 2)) * error
     beyond = max(abs(change) - allowed, 0.0)
     p_value = 2 * float(stdtr(number - 1, -beyond / error)) if error > 0 else float(beyond == 0)
-    return Delta(change, Interval(low=change - half, high=change + half), p_value=min(p_value, 1.0))
+    return Delta(change, Interval(low=change - half, high=change + half), p_value=p_value)
 
 
 def _independent(now: Figure, then: Figure, reason: str) -> Delta:

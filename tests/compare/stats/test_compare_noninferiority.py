@@ -33,7 +33,7 @@ from pipeline.compare.stats.noninferiority import (
     task_margin,
 )
 from pipeline.compare.stats.paired_score import p_above, p_below
-from pipeline.compare.stats.sample_size import LEVEL, decided, items_needed
+from pipeline.compare.stats.sample_size import LEVEL, decided, items_needed, items_needed_graded
 from pipeline.results.base import Missing
 from pipeline.results.records import Record, TaskScores
 
@@ -285,6 +285,19 @@ def test_graded_scores_that_differ_alike_are_certain() -> None:
         (0.0, 1.0),
     ]
     assert loss_interval(found) == Interval(low=-0.25, high=-0.25)
+
+
+def test_the_items_that_would_tell_are_searched_by_the_test_of_the_scores() -> None:
+    """Right and wrong answers have a score test, graded ones a t test of their own variance."""
+    answers = change(3, 4, 300)
+    found = judge_loss(answers, 1.0, MARGIN).items
+    assert found == items_needed(3, 4, 300, MARGIN)
+    assert found != items_needed_graded(answers.difference, 7 / 300, 300, MARGIN)
+    differences = np.random.default_rng(1).normal(-0.005, 0.2, 400)
+    graded = paired_difference(named((0.5 + differences).tolist()), named([0.5] * 400), resamples=0)
+    assert isinstance(graded, PairedDifference)
+    expected = items_needed_graded(differences.mean(), differences.var(ddof=1), 400, MARGIN)
+    assert judge_loss(graded, 1.0, MARGIN).items == expected
 
 
 def test_graded_scores_have_the_interval_of_both_t_tests() -> None:
