@@ -166,6 +166,9 @@ def run_server() -> None:
     # Without it there is no line on kernels and memory; vLLM before 0.32 logs by itself.
     if hasattr(vllm.logger, "configure_logging_from_args"):
         vllm.logger.configure_logging_from_args(args)
+    # Answers with token ids alone, which an evaluation asks for; vLLM before 0.32 has none.
+    if hasattr(args, "enable_scale_out"):
+        args.enable_scale_out = True
     command.validate(args)
     command.cmd(args)
 

@@ -65,6 +65,9 @@ class CompletionsServer:
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                if self.path != "/v1/completions":
+                    self.answer(404, error("there is no such path"))
+                    return
                 with outer.lock:
                     outer.requests.append(body)
                     status = outer.failures.pop(0) if outer.failures else 200

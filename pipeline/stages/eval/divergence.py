@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.config import DivergenceSettings
 from pipeline.errors import InputError, ServerError
 from pipeline.results.eval import DivergenceResult
-from pipeline.stages.eval.endpoint import Completion, Endpoint
+from pipeline.stages.eval.endpoint import Completion, Endpoint, of_tokens
 from pipeline.tasks.chat_templates import ChatTemplate, TemplateRefusal
 from pipeline.tasks.conversation_rows import Conversation
 from pipeline.tasks.conversations import local_file, read_conversations
@@ -132,7 +132,8 @@ def collect(
     import numpy as np
 
     asked = {"max_tokens": 1, "temperature": 0, "prompt_logprobs": top_k}
-    bodies = ({"prompt": text.tokens, **asked} for text in texts)
+    in_tokens = endpoint.takes_tokens
+    bodies = (of_tokens(text.tokens, **asked) if in_tokens else {"prompt": text.tokens, **asked} for text in texts)
     parts: list[Reported] = [([], [], [])] * len(texts)
     done = 0
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple, NotRequired, TypedDict
 
@@ -24,6 +24,11 @@ WATCH_S = 2.0
 # A request waits for its place in the server's queue; one that has died or hangs is noticed by the watch instead.
 TIMEOUT_S = 3600.0
 CONNECT_S = 30.0
+
+TEXTS = "/v1/completions"
+# vLLM's own way (from 0.32 on), with token ids alone: of log-probabilities, decoding their tokens is most of the work.
+TOKENS = "/inference/v1/generate"
+NOT_THERE = (403, 404, 405)
 
 # A request: its prompt as token ids, and whatever parameters the task has.
 Body = dict[str, object]
@@ -43,7 +48,7 @@ class Completion(TypedDict):
     """One completion, reduced to the fields read here."""
 
     index: int
-    text: str
+    text: NotRequired[str]
     finish_reason: NotRequired[str | None]
     logprobs: Any
     prompt_logprobs: NotRequired[Any]
@@ -92,6 +97,17 @@ class Endpoint:
             self._check_alive()
             raise ServerError(f"{self.url}/v1/models does not say the context's length ({error!r}).") from error
 
+    @cached_property
+    def takes_tokens(self) -> bool:
+        """Whether the server answers requests of `of_tokens`; an empty one tells, which it refuses otherwise."""
+        import httpx
+
+        try:
+            return access.post(self.url, TOKENS, {}, timeout_s=60).status_code not in NOT_THERE
+        except httpx.HTTPError:
+            self._check_alive()
+            return False
+
     def complete(self, bodies: Iterable[Body], read: Read, arrived: Arrived, *, batch: int = 1) -> None:
         """Ask every prompt without an answer in the journal, and pass on each parsed answer.
 
@@ -119,8 +135,9 @@ class Endpoint:
             # A connection of its own: httpx's pool looks at every connection of it for every request.
             async with httpx.AsyncClient(timeout=timeout, trust_env=trusts, verify=certificates) as client:
                 for asked in waiting:
-                    prompts = [each.body["prompt"] for each in asked]
-                    body = {**asked[0].body, "prompt": prompts if batch > 1 else prompts[0]}
+                    body = asked[0].body
+                    if batch > 1:
+                        body = {**body, "prompt": [each.body["prompt"] for each in asked]}
                     for each, choice in zip(asked, await self._one(client, body, len(asked)), strict=True):
                         answer = _read(read, each.number, choice)
                         self._journal.append(each.key, answer)
@@ -167,7 +184,8 @@ class Endpoint:
                 await asyncio.sleep(FIRST_PAUSE_S * 2 ** (attempt - 1))
                 self._check_alive()
             try:
-                answer = await client.post(f"{self.url}/v1/completions", json={"model": self.model, **body})
+                path = TOKENS if "token_ids" in body else TEXTS
+                answer = await client.post(f"{self.url}{path}", json={"model": self.model, **body})
             except httpx.TransportError as error:
                 trouble = f"{type(error).__name__} {error}".strip()
                 continue
@@ -181,6 +199,11 @@ class Endpoint:
                 break
         self._check_alive()
         raise ServerError(f"The server did not complete a request of the evaluation: {trouble}.")
+
+
+def of_tokens(prompt: Sequence[int], **sampling: object) -> Body:
+    """Return the request of a prompt whose answer has no text; its sampling parameters are vLLM's."""
+    return {"token_ids": prompt, "sampling_params": {**sampling, "detokenize": False}}
 
 
 def _batches(asked: Iterable[Asked], size: int) -> Iterator[list[Asked]]:
@@ -202,7 +225,11 @@ def _parameters(body: Body) -> Body:
 def _choices(text: str) -> list[Completion] | None:
     """Return the completions of an answer in the order of their prompts; None if it is something else."""
     try:
-        choices: list[Completion] = json.loads(text)["choices"]
+        answer = json.loads(text)
+        choices: list[Completion] = answer["choices"]
+        if "prompt_logprobs" in answer:
+            # Of its only prompt.
+            choices[0]["prompt_logprobs"] = answer["prompt_logprobs"]
         return sorted(choices, key=lambda choice: int(choice["index"]))
     except (LookupError, ValueError, TypeError, RecursionError):
         return None

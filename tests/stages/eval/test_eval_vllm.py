@@ -195,3 +195,15 @@ def test_bf16_does_not_diverge_from_itself(tokenizer: Any, vllm_server: Server) 
     assert isinstance(found, DivergenceCell)
     assert found.kl.value < 1e-4 and found.agreement.value > 0.99
     assert (np.diff(first.top_logprobs, axis=1) <= 0).all() and (np.exp(first.top_logprobs).sum(axis=1) < 1.001).all()
+
+
+def test_a_prompt_in_tokens_has_the_log_probabilities_of_one_in_text(tokenizer: Any, vllm_server: Server) -> None:
+    asked = {"dataset": {"path": BENCHMARK}, "num_sequences": 4, "max_seq_length": 128}
+    texts = read_texts(DivergenceSettings.model_validate(asked), tokenizer)
+    # One at a time, so that sums are rounded alike.
+    in_tokens, in_text = (Endpoint(vllm_server.url, SERVED_NAME, 1, vllm_server.check_alive) for _ in range(2))
+    assert in_tokens.takes_tokens
+    in_text.takes_tokens = False
+    ours, theirs = collect(texts, 20, in_tokens), collect(texts, 20, in_text)
+    for name, values in ours.items():
+        assert np.array_equal(values, theirs[name]), name
