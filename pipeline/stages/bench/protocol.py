@@ -96,6 +96,12 @@ class Protocol:
     guards: list[Guard] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     found: Found = field(default_factory=lambda: Found())
+    # Of each load, and rounds of warm-up at most.
+    repeats: int = field(init=False)
+    rounds: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.repeats, self.rounds = self.settings.repeats, self.settings.warmup_rounds
 
     def run(self) -> None:
         """Send all loads."""
@@ -105,6 +111,9 @@ class Protocol:
         trust = self.job.settings.model.trust_remote_code
         self.client = Client(self.job.serving, server, self.settings, self.prompts, self.scratch, logs, trust)
         self.client.logs.mkdir(parents=True, exist_ok=True)
+        if server.facts().emulated:
+            # Its speed is not the format's: once is enough to see that the load works.
+            self.repeats = self.rounds = 1
         self._warm_up()
         if self.settings.ladder is None:
             self._measure(plan.single(self.settings))
@@ -144,10 +153,10 @@ class Protocol:
 
     def _warm_up(self) -> None:
         load, rounds = plan.warmup(self.settings), list[float]()
-        for number in range(self.settings.warmup_rounds if load.num_prompts else 0):
+        for number in range(self.rounds if load.num_prompts else 0):
             if trends.is_steady(rounds, self.settings.warmup_tolerance):
                 break
-            self.job.progress.detail(f"warming up, round {number + 1} of at most {self.settings.warmup_rounds}")
+            self.job.progress.detail(f"warming up, round {number + 1} of at most {self.rounds}")
             run = self.client.send(load, self.settings.seed + plan.WARMUP_SEED + number)
             rounds.append(float(run.summary["total_token_throughput"]))
         self.found["warm_up"] = tuple(rounds)
@@ -161,7 +170,7 @@ class Protocol:
             nonlocal took
             for load in loads():
                 # A level takes about as long as the one before it; a rate takes at least requests / rate.
-                ahead = max(took, self.settings.repeats * _least_s(load))
+                ahead = max(took, self.repeats * _least_s(load))
                 if budget_s is not None and self.loads and time.monotonic() - started + ahead > budget_s:
                     self.left_out.append(load.name)
                     continue
@@ -235,7 +244,7 @@ class Protocol:
 
     def _measure(self, load: Load, repeats: int | None = None) -> list[Run]:
         """Send a load with all of its repeats and record the results."""
-        number, runs, conditions = repeats or self.settings.repeats, list[Run](), list[Conditions]()
+        number, runs, conditions = repeats or self.repeats, list[Run](), list[Conditions]()
         seeds = [load.seed(self.settings, self.job.block * number + index) for index in range(number)]
         for index, seed in enumerate(seeds):
             self.job.progress.detail(f"{load.name}, repeat {index + 1} of {number}")

@@ -76,9 +76,10 @@ class Bench:
             key_variable="KEY",
             log=None,
             change=lambda: self.change,
-            facts=lambda: ServerFacts(kv_cache_tokens=1000, attention="FLASH"),
+            facts=lambda: ServerFacts(kv_cache_tokens=1000, attention="FLASH", emulated=self.emulated),
         )
         self.change = ""
+        self.emulated: tuple[str, ...] = ()
         artifact = SimpleNamespace(manifest=lambda: None)
         self.job: Any = SimpleNamespace(
             settings=settings,
@@ -154,6 +155,17 @@ def test_one_load_is_warmed_up_repeated_and_summed_up(bench: Callable[..., Bench
     names = [guard.name for guard in result.guards]
     assert names.count("warm-up") == names.count("trend") == names.count("reply length") == 1
     assert not {"same server", "budget", "distinct prompts"} & set(names)
+
+
+def test_an_emulated_format_is_measured_once(bench: Callable[..., Bench]) -> None:
+    """Its speed is not the format's, and no claim is made of it."""
+    made = bench(*RANDOM, "bench.warmup_rounds=6", "bench.seed=5")
+    made.emulated = ("fp8_w8a8_static",)
+    result = made.run()
+    assert [(load.name, seed) for load, seed in made.sent] == [("warm-up", 10_005), ("rate inf", 5)]
+    assert result.loads[0].seeds == (5,) and result.server.emulated == ("fp8_w8a8_static",)
+    assert {guard.name for guard in result.guards if guard.name in ("warm-up", "trend")} == {"warm-up", "trend"}
+    assert not [guard for guard in result.guards if guard.name in ("warm-up", "trend") and guard.passed is False]
 
 
 def test_the_server_and_the_client_are_watched(bench: Callable[..., Bench]) -> None:
