@@ -11,7 +11,9 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from itertools import zip_longest
+from functools import cache
+from itertools import pairwise, zip_longest
+from typing import Any
 
 from pipeline.artifacts.manifest import MANIFEST, Manifest
 from pipeline.compare.published.tables import SpeedTable, percent_change
@@ -19,6 +21,7 @@ from pipeline.compare.statements import signed
 from pipeline.compare.stats.prediction import one_more_change
 from pipeline.compare.stats.repeats import relative_change
 from pipeline.results.base import Missing
+from pipeline.results.eval import EvalResult
 from pipeline.results.metrics import THROUGHPUT, TPOT, TTFT
 from pipeline.results.quantize import QuantizeResult
 from pipeline.stages.report.collect.published import published_tables
@@ -63,6 +66,8 @@ FIGURE = re.compile(r"(<!-- figure: (?P<name>[^>]+?) -->).*?(<!-- end -->)", re.
 TABLE = re.compile(r"(<!-- measured: (?P<name>[^>]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 METRICS = (THROUGHPUT.name, TTFT.name, TPOT.name)
 IN_FLIGHT = (1, 4, 16, 64, 256)
+# One trained model: its quality.
+TRAINED = "smollm2_h200"
 
 
 def page(text: str) -> str:
@@ -106,7 +111,8 @@ def _making_gib() -> str:
     peaks = []
     for path in FOLDER.glob("*/*/quantize.json"):
         manifest = Manifest.model_validate_json(path.read_text(encoding="utf-8"))
-        peaks.append(QuantizeResult.model_validate(manifest.results).peak_gpu_bytes or 0)
+        if manifest.model == "qwen3_8b":
+            peaks.append(QuantizeResult.model_validate(manifest.results).peak_gpu_bytes or 0)
     return f"{max(peaks) / 2**30:.1f}"
 
 
@@ -186,6 +192,10 @@ FIGURES: Mapping[str, Callable[[], str]] = {
     "kv error h200": lambda: kv_error("h200"),
     "kv error h100": lambda: kv_error("h100"),
     "study agreement": lambda: _agreement(),
+    "trained model, order": lambda: _trained_order(),
+    "trained model, seconds of bf16": lambda: _trained_seconds(is_baseline=True),
+    "trained model, seconds of the others": lambda: _trained_seconds(is_baseline=False),
+    "trained model, seconds of calibration": lambda: _trained_calibration(),
     "highest rate bf16, host A": lambda: _goodput(HOST_A, "bf16"),
     "highest rate bf16, host B": lambda: f"{_goodput(HOST_B, 'bf16')}{FAILED}",
     "highest rate fp8 static, host B": lambda: f"{_goodput(HOST_B, 'fp8_static')}{FAILED}",
@@ -354,20 +364,92 @@ def _under_load(variant: str, name: str) -> str:
 
 
 def _trained() -> Iterator[tuple[str, ...]]:
-    """Yield the variants of the trained model as its stored report compares them with BF16, the closest first."""
-    report = json.loads((FOLDER / "smollm2_h200" / "report.json").read_text(encoding="utf-8"))
-    rows = report["comparison"]["rows"]
-    tasks = report["comparison"]["tasks"]
-    yield ("", "size", "perplexity", "KL from BF16, 10⁻³ nats per token", *(f"{task}, %" for task in tasks))
-    for row in sorted(rows, key=lambda each: each["divergence"]["kl"]["value"] if each["divergence"] else 0.0):
-        kl = row["divergence"] and row["divergence"]["kl"]
-        distance = "" if not kl else f"{1e3 * kl['value']:.1f} ({_thousandths(kl['interval'])})"
-        scores = (f"{100 * row['tasks'][task]['accuracy']['value']:.2f}" for task in tasks)
-        yield (row["label"], f"{row['size']['ratio']:.2f}", f"{row['perplexity']:.2f}", distance, *scores)
+    """Yield the variants of the trained model, the closest to BF16 first: what it took to make them, and divergence."""
+    head = ("size", "gate", "made in, s", "peak GPU memory, MB", "perplexity", "KL from BF16, 10⁻³ nats per token")
+    yield ("", *head, "same first token, %")
+    for row in _trained_rows():
+        cell = row["divergence"]
+        made = _trained_manifest(row["name"], "quantize.json")
+        result = QuantizeResult.model_validate(made.results)
+        kl = cell["kl"]
+        yield (
+            f"{row['label']}, asked twice" if row["is_baseline"] else row["label"],
+            f"{row['size']['ratio']:.2f}",
+            "passed" if _trained_manifest(row["name"], f"verify/{MANIFEST}").status == "ok" else "failed",
+            "linked" if row["is_baseline"] else f"{made.seconds:.1f}",
+            "" if result.peak_gpu_bytes is None else f"{result.peak_gpu_bytes / 1e6:,.0f}",
+            f"{row['perplexity']:.2f}",
+            f"{1e3 * kl['value']:.1f} ({1e3 * kl['interval']['low']:.1f} to {1e3 * kl['interval']['high']:.1f})",
+            f"{100 * cell['agreement']['value']:.1f}",
+        )
 
 
-def _thousandths(interval: Mapping[str, float]) -> str:
-    return f"{1e3 * interval['low']:.1f} to {1e3 * interval['high']:.1f}"
+def _trained_tasks() -> Iterator[tuple[str, ...]]:
+    """Yield the scores of the trained model's variants, each with its paired difference and verdict, and what was cut.
+
+    The verdict is on the loss, corrected for all comparisons of the table; so is the p of answers that were cut.
+    """
+    tasks = list(_trained_rows()[0]["tasks"])
+    generated = [task for task in tasks if any(row["tasks"][task]["cut"] for row in _trained_rows())]
+    yield ("", *(f"{task}, %" for task in tasks), *(f"cut, {task}" for task in generated))
+    for row in _trained_rows():
+        cells = [row["tasks"][task] for task in tasks]
+        yield (row["label"], *map(_score, cells), *(_cut(row["name"], task) for task in generated))
+
+
+def _score(cell: Mapping[str, Any]) -> str:
+    score, change = f"{100 * cell['accuracy']['value']:.2f}", cell["change"]
+    if "difference" not in change:
+        return score
+    low, high = (signed(100 * change["interval"][end], 2) for end in ("low", "high"))
+    return f"{score} ({low} to {high}), {cell['loss']['kind']}"
+
+
+def _cut(variant: str, task: str) -> str:
+    """Format the answers of a task that ended at their budget of tokens, with the p of the pairs with BF16's."""
+    asked = _trained_manifest(variant, f"eval/{MANIFEST}").results["tasks"][task]
+    cell = next(row for row in _trained_rows() if row["name"] == variant)["tasks"][task]["cut"]
+    return f"{asked['unfinished']} of {asked['n']:,}" + (f" (p {_p(cell['p_holm'])})" if cell else "")
+
+
+def _p(value: float) -> str:
+    return "< 0.0001" if value < 1e-4 else f"= {value:.2g}"
+
+
+@cache
+def _trained_rows() -> list[dict[str, Any]]:
+    """Return the rows of the trained model's stored report, the closest to BF16 first."""
+    report = json.loads((FOLDER / TRAINED / "report.json").read_text(encoding="utf-8"))
+    return sorted(report["comparison"]["rows"], key=lambda row: float(row["divergence"]["kl"]["value"]))
+
+
+def _trained_manifest(variant: str, path: str) -> Manifest:
+    return Manifest.model_validate_json((FOLDER / TRAINED / variant / path).read_text(encoding="utf-8"))
+
+
+def _trained_order() -> str:
+    """Name the variants in the order of their divergence, with an equals sign where the intervals overlap."""
+    rows = [row for row in _trained_rows() if not row["is_baseline"]]
+    text = str(rows[0]["label"])
+    for near, far in pairwise(rows):
+        apart = near["divergence"]["kl"]["interval"]["high"] < far["divergence"]["kl"]["interval"]["low"]
+        text += f" {'<' if apart else '≈'} {far['label']}"
+    return text
+
+
+def _trained_seconds(*, is_baseline: bool) -> str:
+    """Format the seconds of each part of BF16's evaluation, or the least and the most of the others'."""
+    variants = [row["name"] for row in _trained_rows() if row["is_baseline"] is is_baseline]
+    results = [EvalResult.model_validate(_trained_manifest(each, f"eval/{MANIFEST}").results) for each in variants]
+    digits = 1 if len(results) == 1 else 0
+    parts = [f"{task} {between([each.seconds[task] for each in results], digits)}" for task in results[0].seconds]
+    seconds = [each.divergence.seconds for each in results if each.divergence and each.divergence.seconds]
+    return f"{', '.join(parts)} and divergence {between(seconds, digits)}"
+
+
+def _trained_calibration() -> str:
+    """Format the seconds of the trained model's calibration."""
+    return f"{_trained_manifest('calibrate', MANIFEST).seconds:.1f}"
 
 
 def _mean(repeats: Sequence[float]) -> float:
@@ -418,6 +500,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "two blocks": _table(_two_blocks),
     "all cores": _table(_all_cores),
     "trained model": _table(_trained),
+    "trained model, tasks": _table(_trained_tasks),
 }
 
 

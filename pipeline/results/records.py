@@ -84,6 +84,36 @@ class Logprobs:
             raise ValueError("the tokens are not in the order of the text")
 
 
+@dataclass(frozen=True, eq=False)
+class DivergenceSums:
+    """What a divergence from BF16 is computed from, in 15 kB instead of the 3 MB of its log-probabilities.
+
+    A row for each sequence, a column for each quarter of it: its `tokens`, and their sums of the divergence `kl`, of
+    equal first choices `agrees`, and of the log-probability `lost`. `worst` is the sum over the tokens that diverge
+    most; `reference` is the digest of BF16's log-probabilities, and `perplexity` is the variant's own.
+    """
+
+    reference: str
+    tokens: NDArray[np.float64]
+    kl: NDArray[np.float64]
+    agrees: NDArray[np.float64]
+    lost: NDArray[np.float64]
+    worst: float
+    perplexity: float
+    top_k: int
+    top_probability: float
+
+    def __post_init__(self) -> None:
+        """Raise a ValueError if the sums are not those of sequences."""
+        sums = (self.tokens, self.kl, self.agrees, self.lost)
+        if any(each.ndim != 2 or each.shape != self.tokens.shape for each in sums) or not self.tokens.size:
+            raise ValueError("no sequences, or sums of unequal number")
+        if not all(np.isfinite(each).all() for each in (*sums, self.worst, self.perplexity, self.top_probability)):
+            raise ValueError("a sum is not finite")
+        if (self.tokens.sum(axis=1) < 1).any():
+            raise ValueError("a sequence has no tokens")
+
+
 class Record(Frozen):
     """All results of one variant."""
 
@@ -97,9 +127,9 @@ class Record(Frozen):
     # The same variant under further protocols, by their names.
     protocols: dict[str, Speed] = Field(default_factory=dict)
     tasks: dict[str, TaskScores] | Missing
-    divergence: InstanceOf[Logprobs] | Missing = Missing(reason="not measured")
+    divergence: InstanceOf[Logprobs] | InstanceOf[DivergenceSums] | Missing = Missing(reason="not measured")
     # The baseline is evaluated twice: its distance from itself is the resolution of the comparison.
-    divergence_again: InstanceOf[Logprobs] | Missing = Missing(reason="not measured")
+    divergence_again: InstanceOf[Logprobs] | InstanceOf[DivergenceSums] | Missing = Missing(reason="not measured")
     # The number format, a key of `formats.schemes`; empty for BF16 weights.
     scheme: str = ""
     # Checks of the gate that failed for a checkpoint of others, which was measured all the same.

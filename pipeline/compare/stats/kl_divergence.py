@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from pipeline.compare.stats.intervals import LEVEL, Interval
 from pipeline.results.base import Frozen, Missing
-from pipeline.results.records import Logprobs
+from pipeline.results.records import DivergenceSums, Logprobs
 
 RESAMPLES = 4999
 SEED = 0
@@ -69,37 +69,71 @@ class DivergenceCell(Frozen):
     top_probability: float | None = None
 
 
-def perplexity(logprobs: Logprobs) -> float:
+def perplexity(measured: Logprobs | DivergenceSums) -> float:
     """Return the exponential of the mean negative log-probability of the text's tokens."""
-    return math.exp(min(-float(logprobs.logprob.mean(dtype=np.float64)), 300.0))
+    if isinstance(measured, DivergenceSums):
+        return measured.perplexity
+    return math.exp(min(-float(measured.logprob.mean(dtype=np.float64)), 300.0))
 
 
-def diverge(variant: Logprobs, reference: Logprobs) -> DivergenceCell | Missing:
+def diverge(variant: Logprobs | DivergenceSums, reference: Logprobs | DivergenceSums) -> DivergenceCell | Missing:
     """Return the divergence of `variant` from `reference`, or why the two cannot be compared."""
+    if isinstance(variant, Logprobs) and isinstance(reference, Logprobs):
+        found = sums_of(variant, reference)
+        return found if isinstance(found, Missing) else _estimates(found)
+    if not (isinstance(variant, DivergenceSums) and isinstance(reference, DivergenceSums)):
+        return Missing(reason="only the sums of one of the two were stored")
+    if variant.reference != reference.reference:
+        return Missing(reason="its stored sums are those against another BF16")
+    return _estimates(variant)
+
+
+def sums_of(variant: Logprobs, reference: Logprobs, digest: str = "") -> DivergenceSums | Missing:
+    """Return all that a divergence is computed from, or why the two cannot be compared.
+
+    Args:
+        variant: log-probabilities of the variant.
+        reference: those of BF16.
+        digest: names the file of `reference` where the sums are stored.
+    """
     for name in ("sequence", "position", "token"):
         if not np.array_equal(getattr(variant, name), getattr(reference, name)):
             return Missing(reason="the tokens differ from BF16's")
     kl = kl_by_token(variant, reference)
-    agrees = (first_choice(variant) == first_choice(reference)).astype(np.float64)
-    lost = reference.logprob.astype(np.float64) - variant.logprob.astype(np.float64)
     _, sequence, lengths = np.unique(reference.sequence, return_inverse=True, return_counts=True)
     start = np.cumsum(lengths) - lengths
     quarter = (np.arange(len(kl)) - start[sequence]) * QUARTERS // lengths[sequence]
-    everywhere = np.ones(len(kl))
-    parts = [(quarter == index).astype(np.float64) for index in range(QUARTERS)]
-    if not all(part.any() for part in parts):
-        # Sequences of a few tokens cannot be split into quarters.
-        parts = []
-    weights = [everywhere, everywhere, everywhere, *parts, *parts, *parts]
-    values = [kl, agrees, lost, *(figure * part for figure in (kl, agrees, lost) for part in parts)]
 
-    def sums(columns: list[Floats]) -> Floats:
-        return np.stack([np.bincount(sequence, column, len(lengths)) for column in columns])
+    def sums(column: Floats) -> Floats:
+        cells = np.bincount(sequence * QUARTERS + quarter, column, len(lengths) * QUARTERS).astype(np.float64)
+        return cells.reshape(len(lengths), QUARTERS)
 
-    mean, agreement, log_ratio, *quarters = _ratios(sums(values), sums(weights))
-    of = [tuple(quarters[start : start + len(parts)]) for start in range(0, 3 * len(parts), len(parts) or 1)]
-    by_position, agreement_by_position, log_ratio_by_position = of or [(), (), ()]
-    worst = np.sort(kl)[-math.ceil(WORST * len(kl)) :]
+    return DivergenceSums(
+        reference=digest,
+        tokens=sums(np.ones(len(kl))),
+        kl=sums(kl),
+        agrees=sums((first_choice(variant) == first_choice(reference)).astype(np.float64)),
+        lost=sums(reference.logprob.astype(np.float64) - variant.logprob.astype(np.float64)),
+        worst=float(np.sort(kl)[-math.ceil(WORST * len(kl)) :].sum()),
+        perplexity=perplexity(variant),
+        top_k=min(variant.top_ids.shape[1], reference.top_ids.shape[1]),
+        top_probability=min(1.0, float(np.exp(reference.top_logprobs.astype(np.float64)).sum(axis=1).mean())),
+    )
+
+
+def _estimates(sums: DivergenceSums) -> DivergenceCell:
+    # Sequences of a few tokens cannot be split into quarters.
+    quarters = list(sums.tokens.T) if sums.tokens.any(axis=0).all() else []
+    figures = (sums.kl, sums.agrees, sums.lost)
+    values = [each.sum(axis=1) for each in figures]
+    values += [part for each in figures for part in each.T] if quarters else []
+    mean, agreement, log_ratio, *parts = _ratios(
+        np.stack(values), np.stack([sums.tokens.sum(axis=1)] * len(figures) + quarters * len(figures))
+    )
+    by_position, agreement_by_position, log_ratio_by_position = (
+        tuple(parts[index * len(quarters) : (index + 1) * len(quarters)]) for index in range(len(figures))
+    )
+    total = float(sums.kl.sum())
     return DivergenceCell(
         kl=mean,
         agreement=agreement,
@@ -107,12 +141,12 @@ def diverge(variant: Logprobs, reference: Logprobs) -> DivergenceCell | Missing:
         by_position=by_position,
         agreement_by_position=agreement_by_position,
         perplexity_ratio_by_position=tuple(_exponential(each) for each in log_ratio_by_position),
-        worst_share=float(worst.sum() / kl.sum()) if kl.sum() > 0 else None,
-        sequences=len(lengths),
-        tokens=len(kl),
-        top_k=min(variant.top_ids.shape[1], reference.top_ids.shape[1]),
-        by_sequence=tuple(float(f"{total:.7g}") for total in np.bincount(sequence, kl, len(lengths)).tolist()),
-        top_probability=min(1.0, float(np.exp(reference.top_logprobs.astype(np.float64)).sum(axis=1).mean())),
+        worst_share=sums.worst / total if total > 0 else None,
+        sequences=len(sums.tokens),
+        tokens=round(float(sums.tokens.sum())),
+        top_k=sums.top_k,
+        by_sequence=tuple(float(f"{each:.7g}") for each in values[0].tolist()),
+        top_probability=sums.top_probability,
     )
 
 

@@ -45,7 +45,7 @@ def row(scheme, kl):
         (
             "W4A16",
             0.2,
-            "A 200 (known for this format: 71.9 (Llama 3 8B, llama.cpp's Q4_0), 374 (SmolLM2-135M, docs/results))",
+            "A 200 (known for this format: 71.9 (Llama 3 8B, llama.cpp's Q4_0), 367 (SmolLM2-135M, docs/results))",
         ),
         ("NVFP4", 0.0001234, "A 0.123 (known for this format: n/a)"),
         ("W4A16", None, ""),

@@ -78,7 +78,7 @@ def test_near_chance_nothing_is_harmless() -> None:
     text = recommend(table).answer.text
     assert "MMLU and GSM8K cannot tell whether accuracy is kept: BF16 itself is near chance there." in text
     assert "KL from BF16 in 10⁻³ nats per token: W4A16 " in text
-    assert "(known for this format: 71.9 (Llama 3 8B, llama.cpp's Q4_0), 374 (SmolLM2-135M, docs/results))" in text
+    assert "(known for this format: 71.9 (Llama 3 8B, llama.cpp's Q4_0), 367 (SmolLM2-135M, docs/results))" in text
     assert "No worse" not in text and "Smallest" not in text and "noise" not in text
     size = frontiers(records, table, 1.0)[-1]
     assert {place.standing for place in size.places} <= {"cannot tell", "on"}

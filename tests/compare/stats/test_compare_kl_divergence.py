@@ -16,9 +16,10 @@ from pipeline.compare.stats.kl_divergence import (
     kl_by_token,
     perplexity,
     studentized,
+    sums_of,
 )
 from pipeline.results.base import Missing
-from pipeline.results.records import Logprobs, Record
+from pipeline.results.records import DivergenceSums, Logprobs, Record
 
 VOCABULARY = 12
 # The rounding of float32 probabilities, and of the remainder that is made of them.
@@ -266,6 +267,44 @@ def test_other_tokens_are_not_compared(change):
 def test_damaged_arrays_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         Logprobs(**{**vars(logprobs(np.zeros((8, VOCABULARY)))), **changes})
+
+
+def test_stored_sums_give_the_same_figures_as_the_log_probabilities():
+    variant, reference, *_ = many()
+    own, theirs = (sums_of(each, reference, "file") for each in (reference, variant))
+    assert diverge(theirs, own) == diverge(variant, reference)
+    assert diverge(own, own) == diverge(reference, reference)
+    assert perplexity(theirs) == perplexity(variant)
+    rows = compare([record("bf16", own, own), record("near", theirs)], ()).rows
+    expected = compare([record("bf16", reference, reference), record("near", variant)], ()).rows
+    assert rows == expected
+
+
+def test_stored_sums_are_compared_with_the_same_baseline_only():
+    variant, reference, *_ = many()
+    own, other = (sums_of(reference, reference, name) for name in ("file", "other"))
+    sums = sums_of(variant, reference, "file")
+    assert diverge(sums, other) == Missing(reason="its stored sums are those against another BF16")
+    for pair in ((sums, reference), (variant, own)):
+        assert diverge(*pair) == Missing(reason="only the sums of one of the two were stored")
+    assert sums_of(logprobs(np.zeros((8, VOCABULARY))), reference) == Missing(reason="the tokens differ from BF16's")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kl": np.zeros((3, 4))}, "unequal number"),
+        ({"lost": np.zeros(8)}, "unequal number"),
+        ({name: np.zeros((0, 4)) for name in ("tokens", "kl", "agrees", "lost")}, "no sequences"),
+        ({"agrees": np.full((24, 4), np.nan)}, "not finite"),
+        ({"worst": float("inf")}, "not finite"),
+        ({"tokens": np.zeros((24, 4))}, "no tokens"),
+    ],
+)
+def test_damaged_sums_are_refused(changes, message):
+    variant, reference, *_ = many()
+    with pytest.raises(ValueError, match=message):
+        DivergenceSums(**{**vars(sums_of(variant, reference)), **changes})
 
 
 def record(name, divergence, again=None):

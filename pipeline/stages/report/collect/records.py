@@ -21,7 +21,7 @@ from pipeline.results.bench import BenchResult, Guard, machine_of
 from pipeline.results.eval import EvalResult
 from pipeline.results.item_scores import ItemScores
 from pipeline.results.quantize import QuantizeResult
-from pipeline.results.records import Logprobs, Record, Size, Speed, TaskScores
+from pipeline.results.records import DivergenceSums, Logprobs, Record, Size, Speed, TaskScores
 from pipeline.results.server import ServerFacts
 from pipeline.results.text import clean, first_line
 from pipeline.results.verify import VerifyResult
@@ -152,8 +152,11 @@ def samples_of(manifest: Manifest, folder: Path, label: str) -> Samples:
     return {"scores": scores, "cut": cut if len(cut) == len(rows) else None, "chance": chance}
 
 
-def _logprobs(source: Source, which: Literal["file", "file_again"]) -> Logprobs | Missing:
-    """Return the checkpoint's log-probabilities of the held-out text; only a file that the manifest lists is opened."""
+def _logprobs(source: Source, which: Literal["file", "file_again"]) -> Logprobs | DivergenceSums | Missing:
+    """Return the checkpoint's log-probabilities of the held-out text, or the sums that a stored study keeps of them.
+
+    Only a file that the manifest lists is opened.
+    """
     result = source.result(EvalResult)
     if isinstance(result, Missing):
         return result
@@ -164,6 +167,8 @@ def _logprobs(source: Source, which: Literal["file", "file_again"]) -> Logprobs 
         return Missing(reason="no log-probabilities were stored")
     try:
         with np.load(source.folders[Stage.EVAL] / name, allow_pickle=False) as arrays:
-            return Logprobs(**{field.name: arrays[field.name] for field in fields(Logprobs)})
+            kind = DivergenceSums if "reference" in arrays else Logprobs
+            found = {field.name: arrays[field.name] for field in fields(kind)}
+            return kind(**{name: each if each.ndim else each.item() for name, each in found.items()})
     except BROKEN_ARRAYS:
         return Missing(reason="the log-probabilities cannot be read")
