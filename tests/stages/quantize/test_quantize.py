@@ -1,6 +1,7 @@
 """Schemes become llm-compressor's recipes; what was never observed gets no invented scale."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,11 +9,12 @@ from safetensors.torch import load_file
 
 from pipeline.demo import CHECKPOINT
 from pipeline.errors import StageError
+from pipeline.hardware.probe import Hardware
 from pipeline.models.headers import describe, headers, quantized_modules
 from pipeline.stages.calibrate import artifact
 from pipeline.stages.calibrate.histograms import Sketch
 from pipeline.stages.calibrate.observers import ObservedSite
-from pipeline.stages.quantize.engines.llmcompressor import padded, recipe, set_input_scales
+from pipeline.stages.quantize.engines.llmcompressor import batch_tokens, padded, recipe, set_input_scales
 from pipeline.stages.quantize.support import why_not_made
 
 
@@ -66,6 +68,23 @@ def test_a_batch_holds_no_more_scores_of_attention_than_a_gpu_has_room_for() -> 
     assert shapes == [(4, 2048), (1, 2048), (1, 8192), (1, 8192)]
 
 
+@pytest.mark.parametrize(
+    ("device", "memory_gib", "vocabulary", "tokens"),
+    [
+        ("cpu", 512, 50_000, 4096),
+        ("cuda", 140, 49_152, 16_384),
+        # The logits of a token of Qwen3 take 912 kB: 8.75 GiB hold those of 10,306, and 1.5 GiB those of 1,766.
+        ("cuda", 140, 151_936, 10_306),
+        ("cuda", 24, 151_936, 4096),
+    ],
+)
+def test_the_batches_of_awq_have_room_for_their_logits(
+    device: Any, memory_gib: float, vocabulary: int, tokens: int
+) -> None:
+    hardware = Hardware(device=device, name="x", memory_gib=memory_gib, cores=8)
+    assert batch_tokens(hardware, vocabulary) == tokens
+
+
 @pytest.mark.slow
 def test_awq_chooses_the_same_factors_in_batches(settings, tmp_path: Path, monkeypatch) -> None:
     from pipeline.runner import Runner
@@ -80,7 +99,7 @@ def test_awq_chooses_the_same_factors_in_batches(settings, tmp_path: Path, monke
 
     together = norms(tmp_path / "together")
     # Each conversation is a batch of its own.
-    monkeypatch.setitem(llmcompressor.BATCH_TOKENS, "cpu", 1)
+    monkeypatch.setattr(llmcompressor, "BATCH_TOKENS", 1)
     alone = norms(tmp_path / "alone")
     assert len(alone) == 8
     for name, tensor in alone.items():

@@ -15,7 +15,7 @@ from pipeline.artifacts.workspace import Draft
 from pipeline.config import CalibrationSettings, QuantSettings, Stage
 from pipeline.errors import StageError
 from pipeline.formats.schemes import AWQ, GPTQ, RESCALING, SCHEMES, SMOOTHQUANT, SMOOTHQUANT_GPTQ
-from pipeline.models.architecture import has_experts, read_config
+from pipeline.models.architecture import has_experts, read_config, text_config
 from pipeline.models.baseline import write_config
 from pipeline.models.headers import stored_tensors
 from pipeline.models.modules import fusion_group, kept_matrices
@@ -26,6 +26,7 @@ from pipeline.stages.quantize.engines import base
 if TYPE_CHECKING:
     import torch
 
+    from pipeline.hardware.probe import Hardware
     from pipeline.job import Job
 
 TITLE = "llm-compressor"
@@ -34,9 +35,13 @@ NOTE = ""
 check = base.accept
 # Tokens, with padding, of a batch of AWQ's search, which forwards every batch 21 times for each norm. Small ones leave
 # a GPU idle between its kernels: with 4096 tokens, SmolLM2 takes 2.5 times GPTQ's time on an H200.
-BATCH_TOKENS = {"cpu": 4096, "cuda": 16384}
+BATCH_TOKENS, LARGE_BATCH_TOKENS = 4096, 16384
 # llm-compressor keeps the scores of attention: 4 GiB for 32 heads.
 BATCH_SCORES = 2**24
+# It computes the logits of a batch as well, in BF16 and float32, for which this share of a GPU's memory is left.
+LOGITS_BYTES, LOGITS_SHARE = 6, 1 / 16
+# Where config.json leaves it to transformers (Gemma 3).
+LARGE_VOCABULARY = 2**18
 
 
 def make(job: Job, draft: Draft) -> None:
@@ -95,7 +100,7 @@ def _calibration(job: Job) -> dict[str, Any]:
     job.progress.detail(f"{quant.algorithm} over {len(sequences)} conversations")
     # A router sends padding to experts like any token, and llm-compressor has no mask behind it.
     is_padded = quant.algorithm == AWQ and not has_experts(job.model.config)
-    tokens = BATCH_TOKENS[job.hardware.device]
+    tokens = batch_tokens(job.hardware, text_config(job.model.config).get("vocab_size", LARGE_VOCABULARY))
     batches: Any = padded(sequences, tokens) if is_padded else [whole(ids) for ids in sequences]
     return {
         "dataset": torch.utils.data.DataLoader(batches, batch_size=None),
@@ -104,6 +109,14 @@ def _calibration(job: Job) -> dict[str, Any]:
         # It would look for one of images and sound.
         "processor": load_tokenizer(job.model.folder, trust_remote_code=job.settings.model.trust_remote_code),
     }
+
+
+def batch_tokens(hardware: Hardware, vocabulary: int) -> int:
+    """Return the tokens of a batch of AWQ's search, with its padding, for a vocabulary of so many tokens."""
+    if hardware.device == "cpu":
+        return BATCH_TOKENS
+    room = hardware.memory_gib * 2**30 * LOGITS_SHARE / (LOGITS_BYTES * vocabulary)
+    return min(max(int(room), BATCH_TOKENS), LARGE_BATCH_TOKENS)
 
 
 def whole(ids: torch.Tensor) -> dict[str, torch.Tensor]:
