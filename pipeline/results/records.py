@@ -86,7 +86,7 @@ class Logprobs:
 
 @dataclass(frozen=True, eq=False)
 class DivergenceSums:
-    """What a divergence from BF16 is computed from, in 15 kB instead of the 3 MB of its log-probabilities.
+    """Sums that a divergence from BF16 is computed from: 15 kB instead of the 3 MB of its log-probabilities.
 
     A row for each sequence, a column for each quarter of it: its `tokens`, and their sums of the divergence `kl`, of
     equal first choices `agrees`, and of the log-probability `lost`. `worst` is the sum over the tokens that diverge

@@ -64,10 +64,12 @@ def test_every_stage_leaves_a_whole_artifact(outputs: Path) -> None:
 def test_figures_come_from_a_real_server(outputs: Path) -> None:
     for variant, manifest in manifests(outputs, "bench").items():
         results = manifest["results"]
-        assert results["completed"] == results["asked"] == 16
-        assert len(results["metrics"]["total_token_throughput"]["values"]) == 2
         emulated = results["server"]["emulated"]
         assert emulated == ([] if variant == "bf16" else emulated)
+        # A format that is emulated is measured once.
+        repeats = 1 if emulated else 2
+        assert results["completed"] == results["asked"] == 8 * repeats
+        assert len(results["metrics"]["total_token_throughput"]["values"]) == repeats
     static = manifests(outputs, "bench")["fp8_static"]["results"]["server"]
     if manifests(outputs, "bench")["fp8_static"]["hardware"]["device"] == "cpu":
         assert static["emulated"] == ["fp8_w8a8_static"]

@@ -99,7 +99,7 @@ class Endpoint:
 
     @cached_property
     def takes_tokens(self) -> bool:
-        """Whether the server answers requests of `of_tokens`; an empty one tells, which it refuses otherwise."""
+        """True if the server answers requests of `of_tokens`; an empty one tells, which it refuses otherwise."""
         import httpx
 
         try:
