@@ -394,7 +394,7 @@ def _trained_tasks() -> Iterator[tuple[str, ...]]:
     yield ("", *(f"{task}, %" for task in tasks), *(f"cut, {task}" for task in generated))
     for row in _trained_rows():
         cells = [row["tasks"][task] for task in tasks]
-        yield (row["label"], *map(_score, cells), *(_cut(row["name"], task) for task in generated))
+        yield (row["label"], *map(_score, cells), *(_cut(row, task) for task in generated))
 
 
 def _score(cell: Mapping[str, Any]) -> str:
@@ -405,10 +405,10 @@ def _score(cell: Mapping[str, Any]) -> str:
     return f"{score} ({low} to {high}), {cell['loss']['kind']}"
 
 
-def _cut(variant: str, task: str) -> str:
+def _cut(row: Mapping[str, Any], task: str) -> str:
     """Format the answers of a task that ended at their budget of tokens, with the p of the pairs with BF16's."""
-    asked = _trained_manifest(variant, f"eval/{MANIFEST}").results["tasks"][task]
-    cell = next(row for row in _trained_rows() if row["name"] == variant)["tasks"][task]["cut"]
+    asked = _trained_manifest(row["name"], f"eval/{MANIFEST}").results["tasks"][task]
+    cell = row["tasks"][task]["cut"]
     return f"{asked['unfinished']} of {asked['n']:,}" + (f" (p {_p(cell['p_holm'])})" if cell else "")
 
 

@@ -14,7 +14,7 @@ import json
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -28,6 +28,7 @@ from pipeline.results.base import Missing
 from pipeline.results.calibration import SUMMARY
 from pipeline.results.item_scores import ItemScores
 from pipeline.results.records import Logprobs
+from pipeline.stages.report.collect.records import read_divergence
 
 ITEMS = "items"
 SCORES = "items.json"
@@ -132,8 +133,10 @@ def _store_sums(variant: Path, reference: Path, place: Path) -> None:
 
 
 def _logprobs(path: Path) -> Logprobs:
-    with np.load(path, allow_pickle=False) as arrays:
-        return Logprobs(**{field.name: arrays[field.name] for field in fields(Logprobs)})
+    found = read_divergence(path)
+    if not isinstance(found, Logprobs):
+        raise SystemExit(f"{path} holds the sums already")
+    return found
 
 
 if __name__ == "__main__":

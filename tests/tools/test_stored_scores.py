@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from dataclasses import asdict, fields
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -13,8 +13,8 @@ from pipeline.artifacts.manifest import MANIFEST, Manifest
 from pipeline.compare.stats.kl_divergence import diverge
 from pipeline.results.eval import EvalResult
 from pipeline.results.item_scores import ItemScores
-from pipeline.results.records import DivergenceSums, Logprobs
-from pipeline.stages.report.collect.records import samples_of
+from pipeline.results.records import DivergenceSums
+from pipeline.stages.report.collect.records import read_divergence, samples_of
 from tools.headline import TRAINED
 from tools.stored_results import FOLDER
 from tools.stored_scores import SCORES, store, unpack
@@ -23,12 +23,6 @@ STORED = FOLDER / TRAINED
 REPORT = json.loads((STORED / "report.json").read_text(encoding="utf-8"))
 ROWS = {row["name"]: row for row in REPORT["comparison"]["rows"]}
 SCORED = {"Choice": [1.0, 0.0, 1.0], "Text": [0.0, 0.0, 1.0], "Graded": [0.25, 1.0, 0.5]}
-
-
-def read(kind, path):
-    with np.load(path) as arrays:
-        found = {field.name: arrays[field.name] for field in fields(kind)}
-    return kind(**{name: each if each.ndim else each.item() for name, each in found.items()})
 
 
 @pytest.mark.parametrize("variant", ROWS)
@@ -47,8 +41,9 @@ def test_the_stored_report_is_that_of_its_files(variant, tmp_path):
         assert found["chance"] == (0.25 if label in ("C-Eval", "MMLU") else 0)
         assert ItemScores.of(found["scores"]).model_dump() == REPORT["answers"][variant][label]
     last = "divergence_again.npz" if variant == "bf16" else "divergence.npz"
-    own = read(DivergenceSums, STORED / "bf16" / "eval" / "divergence.npz")
-    cell = diverge(read(DivergenceSums, place / last), own)
+    own = read_divergence(STORED / "bf16" / "eval" / "divergence.npz")
+    assert isinstance(own, DivergenceSums)
+    cell = diverge(read_divergence(place / last), own)
     assert cell.kl.value == pytest.approx(ROWS[variant]["divergence"]["kl"]["value"])
 
 
@@ -123,8 +118,9 @@ def test_scores_and_divergence_come_back_as_they_were(outputs, tmp_path):
         assert found["chance"] == (0.5 if label == "Choice" else 0)
         expected = None if label == "Choice" else {hash_of(f"{label}{i}"): float(i == 1) for i in range(3)}
         assert (dict(found["cut"]) if found["cut"] else None) == expected
-    bf16, ours = (read(Logprobs, outputs / each / "eval-12345678" / "divergence.npz") for each in ("bf16", "near"))
-    sums = [read(DivergenceSums, folder / each / "eval" / "divergence.npz") for each in ("near", "bf16")]
+    bf16, ours = (read_divergence(outputs / each / "eval-12345678" / "divergence.npz") for each in ("bf16", "near"))
+    sums = [read_divergence(folder / each / "eval" / "divergence.npz") for each in ("near", "bf16")]
+    assert all(isinstance(each, DivergenceSums) for each in sums)
     assert diverge(*sums) == diverge(ours, bf16)
 
 
@@ -144,7 +140,7 @@ def test_what_does_not_belong_together_is_refused(outputs, tmp_path):
         store(outputs, tmp_path / "third", tmp_path / "config.json")
     (samples / "Choice.jsonl").write_text(rows)
     path = outputs / "near" / "eval-12345678" / "divergence.npz"
-    logprobs = read(Logprobs, path)
+    logprobs = read_divergence(path)
     np.savez(path, **{**asdict(logprobs), "token": logprobs.token + 1})
     with pytest.raises(SystemExit, match="the tokens differ"):
         store(outputs, tmp_path / "fourth", tmp_path / "config.json")

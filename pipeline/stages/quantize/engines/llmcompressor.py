@@ -100,8 +100,10 @@ def _calibration(job: Job) -> dict[str, Any]:
     job.progress.detail(f"{quant.algorithm} over {len(sequences)} conversations")
     # A router sends padding to experts like any token, and llm-compressor has no mask behind it.
     is_padded = quant.algorithm == AWQ and not has_experts(job.model.config)
-    tokens = batch_tokens(job.hardware, text_config(job.model.config).get("vocab_size", LARGE_VOCABULARY))
-    batches: Any = padded(sequences, tokens) if is_padded else [whole(ids) for ids in sequences]
+    batches: Any = [whole(ids) for ids in sequences]
+    if is_padded:
+        vocabulary = text_config(job.model.config).get("vocab_size", LARGE_VOCABULARY)
+        batches = padded(sequences, batch_tokens(job.hardware, vocabulary))
     return {
         "dataset": torch.utils.data.DataLoader(batches, batch_size=None),
         "num_calibration_samples": len(batches),
@@ -131,8 +133,8 @@ def padded(sequences: Sequence[torch.Tensor], tokens: int) -> list[dict[str, tor
 
     Args:
         sequences: conversations, each of shape (1, length).
-        tokens: tokens of a batch, with its padding; a longer conversation is a batch of its own. Pairs of tokens of a
-            conversation are at most `BATCH_SCORES`.
+        tokens: tokens of a batch, with its padding; a longer conversation is a batch of its own. Its pairs of tokens
+            that attend to each other are at most `BATCH_SCORES`.
     """
     import torch
 

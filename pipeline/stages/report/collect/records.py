@@ -166,9 +166,18 @@ def _logprobs(source: Source, which: Literal["file", "file_again"]) -> Logprobs 
     if name not in source.manifests[Stage.EVAL].files:
         return Missing(reason="no log-probabilities were stored")
     try:
-        with np.load(source.folders[Stage.EVAL] / name, allow_pickle=False) as arrays:
-            kind = DivergenceSums if "reference" in arrays else Logprobs
-            found = {field.name: arrays[field.name] for field in fields(kind)}
-            return kind(**{name: each if each.ndim else each.item() for name, each in found.items()})
+        return read_divergence(source.folders[Stage.EVAL] / name)
     except BROKEN_ARRAYS:
         return Missing(reason="the log-probabilities cannot be read")
+
+
+def read_divergence(path: Path) -> Logprobs | DivergenceSums:
+    """Return what a file holds of a divergence: log-probabilities, or the sums of them.
+
+    Raises:
+        BROKEN_ARRAYS: if it is not such a file.
+    """
+    with np.load(path, allow_pickle=False) as arrays:
+        kind = DivergenceSums if "reference" in arrays else Logprobs
+        found = {field.name: arrays[field.name] for field in fields(kind)}
+    return kind(**{name: each if each.ndim else each.item() for name, each in found.items()})
