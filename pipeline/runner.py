@@ -24,7 +24,7 @@ from pipeline import feasibility, interruption, waiting_threads
 from pipeline.artifacts import kill_notice, provenance
 from pipeline.artifacts.keys import Digests
 from pipeline.artifacts.workspace import Artifact, Workspace
-from pipeline.config import Command, Settings, Stage
+from pipeline.config import BenchSettings, Command, Settings, Stage
 from pipeline.config.compose import unapplied
 from pipeline.errors import NotApplicable, PipelineError, StorageError
 from pipeline.feasibility import OFFLINE
@@ -95,10 +95,10 @@ class Runner:
 
     def _check_due(self, hardware: Hardware) -> None:
         """Check the settings of steps that would run, where a stage itself would refuse them only after others."""
-        from pipeline.stages.bench.prompts import check_number
+        from pipeline.stages.bench.prompts import check_conversations
         from pipeline.tasks import preflight as tasks
 
-        is_scored = False
+        is_scored, protocols = False, dict[str, BenchSettings]()
         for job in self.jobs:
             if job.unmade:
                 continue
@@ -110,10 +110,12 @@ class Runner:
                 elif stage not in OFFLINE and not job.unserved:
                     check_context(job.settings, job.model, hardware)
                     if stage is Stage.BENCH:
-                        check_number(job.settings.bench)
+                        protocols[job.settings.bench.name] = job.settings.bench
                     is_scored |= stage is Stage.EVAL
+        # All variants are asked the same.
+        for protocol in protocols.values():
+            check_conversations(protocol)
         if is_scored:
-            # All variants are asked the same.
             tasks.check(self.jobs[0].settings.eval)
 
     @property

@@ -18,6 +18,7 @@ from typing import Any
 from pipeline.artifacts.manifest import MANIFEST, Manifest
 from pipeline.compare.published.tables import SpeedTable, percent_change
 from pipeline.compare.statements import signed
+from pipeline.compare.stats.intervals import Interval
 from pipeline.compare.stats.prediction import one_more_change
 from pipeline.compare.stats.repeats import relative_change
 from pipeline.results.base import Missing
@@ -66,7 +67,7 @@ FIGURE = re.compile(r"(<!-- figure: (?P<name>[^>]+?) -->).*?(<!-- end -->)", re.
 TABLE = re.compile(r"(<!-- measured: (?P<name>[^>]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 METRICS = (THROUGHPUT.name, TTFT.name, TPOT.name)
 IN_FLIGHT = (1, 4, 16, 64, 256)
-# One trained model: its quality.
+# One trained model: its quality and its speed.
 TRAINED = "smollm2_h200"
 
 
@@ -397,6 +398,21 @@ def _trained_tasks() -> Iterator[tuple[str, ...]]:
         yield (row["label"], *map(_score, cells), *(_cut(row, task) for task in generated))
 
 
+def _trained_speed() -> Iterator[tuple[str, ...]]:
+    """Yield the trained model's throughput under the study's load, and who was busy meanwhile."""
+    yield ("", "tokens per second", "against BF16, %", "GPU busy, %", "API server, % of a core")
+    for row in _trained_rows():
+        cell = row["speed"][THROUGHPUT.name]
+        change = cell["change"]
+        yield (
+            row["label"],
+            f"{cell['measured']['mean']:,.0f}",
+            "" if row["is_baseline"] else f"{signed(change['percent'])} ({span(Interval(**change['interval']))})",
+            _busy(TRAINED, row["name"], STUDY, "gpu"),
+            _busy(TRAINED, row["name"], STUDY, "api_server"),
+        )
+
+
 def _score(cell: Mapping[str, Any]) -> str:
     score, change = f"{100 * cell['accuracy']['value']:.2f}", cell["change"]
     if "difference" not in change:
@@ -500,6 +516,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "two blocks": _table(_two_blocks),
     "all cores": _table(_all_cores),
     "trained model": _table(_trained),
+    "trained model, speed": _table(_trained_speed),
     "trained model, tasks": _table(_trained_tasks),
 }
 

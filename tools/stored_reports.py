@@ -30,7 +30,7 @@ SETTINGS = ("stage=report", "report.recorded=true", "outputs=outputs")
 OF_MODEL = {
     "qwen3_8b": ("model=qwen3_8b", "model.weights=random", "bench=study"),
     # Without its weights the sizes of formats with groups cannot be checked: the baseline has none.
-    "smollm2": ("model.path=SmolLM2-135M-Instruct", "model.name=smollm2", "quant=bf16", "eval=study"),
+    "smollm2": ("model.path=SmolLM2-135M-Instruct", "model.name=smollm2", "quant=bf16", "bench=study", "eval=study"),
 }
 
 

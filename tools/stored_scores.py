@@ -1,4 +1,4 @@
-"""An evaluated study in `docs/results/`, small enough for git, and back as the report reads it.
+"""A study with scores in `docs/results/`, small enough for git, and back as the report reads it.
 
     python -m tools.stored_scores outputs/<model> docs/results/<folder> <model's config.json>
 
@@ -39,18 +39,22 @@ BASELINE = "bf16"
 
 
 def store(outputs: Path, folder: Path, config: Path) -> None:
-    """Write the evaluated variants of `outputs`, one result of each stage, to `folder`; `config` is the model's own."""
+    """Write the results of `outputs`, one of each stage and variant, to `folder`; `config` is the model's own."""
     made = {path: Manifest.model_validate_json(path.read_text(encoding="utf-8")) for path in _manifests(outputs)}
     (folder / MODEL).mkdir(parents=True)
     shutil.copy(config, folder / MODEL / "config.json")
     baseline = next(path.parent for path, m in made.items() if (m.variant, m.stage) == (BASELINE, "eval"))
     for path, manifest in made.items():
         text = _without_places(path.read_text(encoding="utf-8"), manifest)
-        if manifest.stage == "verify":
-            # It has an entry for each layer: indented, those are half as large again.
+        if manifest.stage in ("verify", "bench"):
+            # They have an entry for each layer or repeat: indented, those are half as large again.
             text = json.dumps(json.loads(text), ensure_ascii=False) + "\n"
         if manifest.stage == "quantize":
             place = folder / str(manifest.variant) / QUANTIZE
+        elif manifest.stage == "bench":
+            block = int(manifest.payload.get("block", 0))
+            protocol = manifest.results["protocol"] + (f"_block_{block + 1}" if block else "")
+            place = folder / str(manifest.variant) / protocol / MANIFEST
         else:
             place = folder / (manifest.variant or "") / manifest.stage / MANIFEST
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -90,7 +94,7 @@ def _fill(rows: Sequence[dict[str, Any]], name: str, stored: object, hashes: Seq
 
 
 def _manifests(outputs: Path) -> Iterator[Path]:
-    stages = ("quantize", "verify", "eval")
+    stages = ("quantize", "verify", "bench", "eval")
     yield from sorted(outputs.glob(f"calibrate-*/{MANIFEST}"))
     yield from sorted(path for stage in stages for path in outputs.glob(f"*/{stage}-*/{MANIFEST}"))
 

@@ -193,6 +193,10 @@ class LoadResult(Frozen):
         return None
 
 
+# The guard of the engine as what limited a load.
+BOTTLENECK = "bottleneck"
+
+
 class Guard(Frozen):
     """Check of the validity of a load's measurement, as a sentence.
 

@@ -47,6 +47,9 @@ def import_vllm() -> str:
         _fork_engines()
         _sleep_while_waiting()
         import vllm.v1.worker.cpu_worker
+    elif current_platform.is_cuda():
+        import vllm.v1.engine.core
+        import vllm.v1.worker.gpu_worker
     return str(vllm.__version__)
 
 
@@ -158,8 +161,9 @@ def run_server() -> None:
     from vllm.entrypoints.cli.serve import ServeSubcommand
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-    # As vLLM's command does, since CUDA does not survive a fork.
-    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+    # vLLM spawns its engine, which imports all again for some 15 s, since CUDA does not survive a fork. Nothing
+    # here initializes CUDA, and vLLM itself spawns where something has.
+    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "fork")
     command, parser = ServeSubcommand(), FlexibleArgumentParser(prog="vllm")
     command.subparser_init(parser.add_subparsers(dest="subparser"))
     args = parser.parse_args(["serve", *sys.argv[1:]])

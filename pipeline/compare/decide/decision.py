@@ -18,12 +18,18 @@ from pipeline.compare.statements import count, in_points, listing, signed
 from pipeline.compare.stats.noninferiority import LossVerdict
 from pipeline.compare.words import MEANINGS, quality_words, task_word
 from pipeline.results.base import Frozen, Missing
+from pipeline.results.bench import BOTTLENECK
 from pipeline.results.metrics import THROUGHPUT
 
 # From here on a run could not have shown the gains that formats have: BF16's repeats differ by so many times, or the
 # smallest gain that would have been shown is so many percent.
 NOISY_TIMES = 1.5
 NOISY_PERCENT = 30.0
+FRONT_END = (
+    "Work on the CPU in front of it limited BF16, so a faster format could not show its gain. Give the server more "
+    "processes (serve.extra_args=['--api-server-count=4','--stream-interval=8']), or judge fewer requests in flight "
+    "(bench=ladder)."
+)
 
 Stage = Literal["bench", "eval"]
 
@@ -114,6 +120,8 @@ class _Head:
             if any(not row.claims_speed for row in self.others):
                 return "this machine emulates the formats", "Run it on the GPU that you deploy on.", ()
             return "speed was not measured", "", ("bench",)
+        if any(mark.partition(":")[0] == BOTTLENECK for mark in self.baseline.marks):
+            return "the engine was not the bottleneck", FRONT_END, ("bench",)
         gains = [row for row in self._unmarked() if self.objective.gains(row)]
         varied, smallest = variation(self.baseline), self.comparison.smallest_gains.get(THROUGHPUT.name)
         is_noisy = not gains and (

@@ -14,7 +14,7 @@ MORE_REPEATS = "more repeats or blocks of each would separate their throughput, 
 class Measurement(Frozen):
     """A measurement that would decide an open question: a total of items or repeats, or a stage that has not run.
 
-    `guards` are those that failed, if that is why.
+    `guards` are those that failed, and `blind` says why more items would not decide, if that is why.
     """
 
     variant: str
@@ -24,6 +24,7 @@ class Measurement(Frozen):
     needed: int | None
     text: str
     guards: tuple[str, ...] = ()
+    blind: str = ""
 
 
 def open_points(settle: Sequence[Measurement], labels: Mapping[str, str]) -> list[str]:
@@ -38,6 +39,8 @@ def open_points(settle: Sequence[Measurement], labels: Mapping[str, str]) -> lis
             alike: tuple[str, ...] = (each.kind, *unscored[each.variant])
         elif each.guards:
             alike = ("guards",)
+        elif each.blind:
+            alike = (each.column, each.blind)
         elif each.kind == "repeats" and each.needed is None:
             alike = (each.kind, each.against, each.column)
         else:
@@ -51,6 +54,8 @@ def _line(group: Sequence[Measurement], labels: Mapping[str, str]) -> str:
     first, names = group[0], listing(dict.fromkeys(labels[each.variant] for each in group))
     if first.guards and len(group) > 1:
         return f"{names}: their speed must be measured again ({'; '.join(_guards(group, labels))})."
+    if first.blind:
+        return f"{names}: {first.column} cannot decide: {first.blind}."
     if all(each.text == first.text for each in group):
         return first.text
     if first.kind == "evaluation":

@@ -368,7 +368,8 @@ class _Decision:
             text = f"{row.label}: {task} must be scored on the same items as BF16."
             return _open_measurement(row, task, "evaluation", None, text)
         if loss.blind or loss.items is None:
-            return _open_measurement(row, task, "items", None, f"{row.label}: {task} cannot decide: {loss.blind}.")
+            blind = _open_measurement(row, task, "items", None, f"{row.label}: {task} cannot decide: {loss.blind}.")
+            return blind.model_copy(update={"blind": loss.blind or ""})
         text = f"{row.label}: {loss.items.text(f'items of {task}')} are needed to decide"
         return _open_measurement(row, task, "items", loss.items_needed, f"{text}; {cell.accuracy.n:,} were answered.")
 

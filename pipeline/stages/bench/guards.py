@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.results.bench import Busy, Conditions, Guard
+from pipeline.results.bench import BOTTLENECK, Busy, Conditions, Guard
 
 # Beyond these a figure is marked: shares of all cores, foreign tasks per core, relative differences, degrees.
 FOREIGN_CPU = 0.1
@@ -47,7 +47,7 @@ def check(load: str, conditions: Sequence[Conditions], failed: int, asked: int) 
         "preemptions": _preemptions,
         "queue": _queue,
         "KV cache": _kv_cache,
-        "bottleneck": _bottleneck,
+        BOTTLENECK: _bottleneck,
         "other processes": _foreign,
         "GPU clock": _clock,
         "GPU processes": _gpu_processes,

@@ -44,21 +44,14 @@ def prepare(settings: BenchSettings, source: Path, folder: Path, tokenizer: Toke
         InputError: when it has too few conversations that can be sent.
     """
     rows = read_rows(source)
-    pairs = [_first_turns(row, settings.output_len) for row in rows]
-    found = [pair for pair in pairs if pair is not None]
+    found = _pairs(settings, source, rows)
     wanted, setting = _most(settings)
-    if not found:
-        without = "" if settings.output_len else ", or set bench.output_len to send prompts without answers"
-        raise InputError(
-            f"bench.dataset={source}: none of {len(pairs)} rows is a conversation with a question and an answer.",
-            f"Name a ShareGPT file{without}.",
-        )
     longest = min(MAX_TOTAL, (context or MAX_TOTAL + TEMPLATE_TOKENS) - TEMPLATE_TOKENS)
     fitting = _fitting(found, tokenizer, settings.output_len, longest, wanted)
     if len(fitting) < wanted:
         raise InputError(
             f"{setting}={wanted}: {source.name} has {len(fitting)} different prompts that vLLM's client would send "
-            f"({MIN_TOKENS} to {MAX_PROMPT} tokens of prompt, {longest} with the reply) among {len(pairs)} rows.",
+            f"({MIN_TOKENS} to {MAX_PROMPT} tokens of prompt, {longest} with the reply) among {len(rows)} rows.",
             "Ask for fewer prompts, or name a larger set; sending one twice would measure a warm cache."
             if longest == MAX_TOTAL
             else "Ask for fewer prompts, name shorter conversations, or raise the context (serve.max_model_len).",
@@ -79,6 +72,22 @@ def prepare(settings: BenchSettings, source: Path, folder: Path, tokenizer: Toke
     return path
 
 
+def _pairs(settings: BenchSettings, source: Path, rows: Sequence[Any]) -> list[tuple[str, str]]:
+    """Return the question and answer of each row that has what is sent.
+
+    Raises:
+        InputError: where none has.
+    """
+    found = [pair for row in rows if (pair := _first_turns(row, settings.output_len)) is not None]
+    if not found:
+        without = "" if settings.output_len else ", or set bench.output_len to send prompts without answers"
+        raise InputError(
+            f"bench.dataset={source}: none of {len(rows)} rows is a conversation with a question and an answer.",
+            f"Name a ShareGPT file{without}.",
+        )
+    return found
+
+
 def _most(settings: BenchSettings) -> tuple[int, str]:
     """Return the largest number of prompts in one load, and the setting that determines it."""
     asked = {"bench.warmup_prompts": settings.warmup_prompts or 0}
@@ -94,12 +103,12 @@ def _most(settings: BenchSettings) -> tuple[int, str]:
     return asked[setting], setting
 
 
-# Bytes of a file that is read at once to count its rows.
+# Bytes of a file whose rows are read before any work.
 SMALL = 32 * 2**20
 
 
-def check_number(settings: BenchSettings) -> None:
-    """Refuse more prompts than a small local file has rows, before any work; a large one is counted by the benchmark.
+def check_conversations(settings: BenchSettings) -> None:
+    """Refuse a small local file with fewer conversations than are sent, before any work; a large one is read later.
 
     Raises:
         InputError: naming the setting and the rows.
@@ -108,9 +117,10 @@ def check_number(settings: BenchSettings) -> None:
     if settings.prompts == "random" or path is None or not path.is_file() or path.stat().st_size > SMALL:
         return
     wanted, setting = _most(settings)
-    if (rows := len(read_rows(path))) < wanted:
+    rows = read_rows(path)
+    if (found := len(_pairs(settings, path, rows))) < wanted:
         raise InputError(
-            f"{setting}={wanted}: {path} has {rows} rows.",
+            f"{setting}={wanted}: {path} has {found} conversations that can be sent, in {len(rows)} rows.",
             "Ask for fewer prompts, or name a larger set (bench.dataset).",
         )
 

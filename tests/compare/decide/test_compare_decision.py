@@ -60,6 +60,13 @@ def test_a_failed_guard_leaves_no_answer_on_speed(which):
     assert f"Guards failed while {which.upper()} ran: warm-up. BF16 itself varied by 2 %." in found.text
 
 
+def test_a_load_that_the_cpu_limited_is_called_so_however_noisy():
+    records = [record("bf16", noise=LOUD), record("fast", 1100, noise=LOUD)]
+    found = decided(*(marked(each, "bottleneck") for each in records))
+    assert found.title == "No speed answer: the engine was not the bottleneck." and found.stages == ("bench",)
+    assert "--api-server-count" in found.text and "idle machine" not in found.text
+
+
 def test_a_marked_variant_does_not_hide_a_sound_one():
     assert decided(record("bf16"), marked(record("odd", 1500)), record("fast", 1300)).title == "Deploy FAST."
 

@@ -50,6 +50,14 @@ def test_repeats_without_a_number_are_one_line_for_those_against_the_same() -> N
     assert found == [f"A and B, each with BF16: {MORE_REPEATS}", "against b", "c with 7", "a with 7"]
 
 
+def test_tasks_that_cannot_show_a_loss_are_a_line_each_for_all_variants() -> None:
+    asked = [("a", "MMLU"), ("a", "GSM8K"), ("b", "MMLU"), ("b", "GSM8K")]
+    found = points(
+        *(measurement(name, "items", f"{name} {task}.", column=task, blind="at chance") for name, task in asked)
+    )
+    assert found == ["A and B: MMLU cannot decide: at chance.", "A and B: GSM8K cannot decide: at chance."]
+
+
 def test_other_measurements_are_lines_of_their_own_and_each_is_said_once() -> None:
     found = points(
         measurement("a", "items", "100 items", needed=100),

@@ -11,7 +11,7 @@ from support import custom_code
 from pipeline.demo import BENCHMARK, CHECKPOINT
 from pipeline.errors import InputError
 from pipeline.stages.bench import prompts
-from pipeline.stages.bench.prompts import TEMPLATE_TOKENS, check_lengths, check_number, prepare
+from pipeline.stages.bench.prompts import TEMPLATE_TOKENS, check_conversations, check_lengths, prepare
 from pipeline.stages.bench.protocol import CheckpointTokenizer
 
 # Each prompt is another one.
@@ -264,18 +264,26 @@ def test_the_largest_load_decides_how_many_prompts_are_needed(
 def test_a_small_file_is_counted_before_any_work(settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = written(tmp_path, [turns(9, 9) for _ in range(3)])
     given = (f"bench.dataset.path={source}", "bench.warmup_prompts=1")
-    check_number(settings(*given, "bench.num_prompts=3").bench)
+    check_conversations(settings(*given, "bench.num_prompts=3").bench)
     few = settings(*given, "bench.num_prompts=4").bench
-    with pytest.raises(InputError, match=rf"bench.num_prompts=4: {source} has 3 rows"):
-        check_number(few)
-    check_number(few.model_copy(update={"prompts": "random"}))
+    with pytest.raises(InputError, match=rf"bench.num_prompts=4: {source} has 3 conversations that can be sent"):
+        check_conversations(few)
+    check_conversations(few.model_copy(update={"prompts": "random"}))
     size = source.stat().st_size
     monkeypatch.setattr(prompts, "SMALL", size)
     with pytest.raises(InputError):
-        check_number(few)
+        check_conversations(few)
     monkeypatch.setattr(prompts, "SMALL", size - 1)
-    check_number(few)
-    check_number(settings(f"bench.dataset.path={tmp_path}/missing.json", "bench.num_prompts=4").bench)
+    check_conversations(few)
+    check_conversations(settings(f"bench.dataset.path={tmp_path}/missing.json", "bench.num_prompts=4").bench)
+
+
+def test_questions_without_answers_are_refused_before_any_work(settings, tmp_path: Path) -> None:
+    source = written(tmp_path, [turns(9, None) for _ in range(3)])
+    given = (f"bench.dataset.path={source}", "bench.warmup_prompts=1", "bench.num_prompts=3")
+    with pytest.raises(InputError, match="none of 3 rows is a conversation with a question and an answer"):
+        check_conversations(settings(*given).bench)
+    check_conversations(settings(*given, "bench.output_len=8").bench)
 
 
 @pytest.mark.parametrize(
