@@ -7,7 +7,7 @@ known, no format is blamed for it: there is no answer on speed, and the benchmar
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pipeline.compare.comparison import Comparison, Row, SpeedCell, TaskCell
 from pipeline.compare.decide.differences import baseline_of, variation, variation_text
@@ -25,10 +25,11 @@ from pipeline.results.metrics import THROUGHPUT
 # smallest gain that would have been shown is so many percent.
 NOISY_TIMES = 1.5
 NOISY_PERCENT = 30.0
+# What takes work off the process in front of the engine (`vllm serve`).
+FRONT_END_ARGS = ("--api-server-count=4", "--stream-interval=8")
 FRONT_END = (
     "Work on the CPU in front of it limited BF16, so a faster format could not show its gain. Give the server more "
-    "processes (serve.extra_args=['--api-server-count=4','--stream-interval=8']), or judge fewer requests in flight "
-    "(bench=ladder)."
+    "processes, or judge fewer requests in flight (bench=ladder)."
 )
 
 Stage = Literal["bench", "eval"]
@@ -44,6 +45,7 @@ class Decision(Frozen):
         text: what it rests on.
         stages: the stages that would decide what is open, empty if none would.
         needs_items: True if an evaluation decides with more items.
+        serve_args: arguments of `vllm serve` that the measurement needs, where it would repeat itself without.
     """
 
     kind: Literal["deploy", "keep", "measure"]
@@ -52,11 +54,21 @@ class Decision(Frozen):
     text: str
     stages: tuple[Stage, ...] = ()
     needs_items: bool = False
+    serve_args: tuple[str, ...] = ()
 
 
 def decide(comparison: Comparison, chosen: Recommendation) -> Decision:
     """Return the head of the report on these results."""
     return _Head(comparison, chosen).decision()
+
+
+class Fault(NamedTuple):
+    """A reason why there is no answer on speed, and what would give one."""
+
+    title: str
+    reason: str
+    stages: tuple[Stage, ...]
+    serve_args: tuple[str, ...] = ()
 
 
 class _Head:
@@ -82,8 +94,8 @@ class _Head:
         if not self.chosen.constraints.is_empty:
             title, _, text = self.chosen.answer.text.partition(". ")
             return self._open(f"{title.rstrip('.')}.", text)
-        if self.objective.is_speed and (fault := self._speed_fault()):
-            return self._no_speed(*fault)
+        if self.objective.is_speed and (fault := self._speed_fault()) is not None:
+            return self._no_speed(fault)
         faster = [row for row in self._unmarked() if self.objective.gains(row)]
         if undecided := [row for row in faster if self.standing[row.name] != "excluded"]:
             return self._undecided(undecided)
@@ -113,22 +125,23 @@ class _Head:
             text += f" ({signed(change.interval.low)} to {signed(change.interval.high)})"
         return f"{text} {load}" if load else text
 
-    def _speed_fault(self) -> tuple[str, str, tuple[Stage, ...]] | None:
-        """Return title, reason and remedy if there is no answer on speed; None if there is one."""
+    def _speed_fault(self) -> Fault | None:
+        """Return why there is no answer on speed; None if there is one."""
         assert self.baseline is not None
         if not self.timed:
             if any(not row.claims_speed for row in self.others):
-                return "this machine emulates the formats", "Run it on the GPU that you deploy on.", ()
-            return "speed was not measured", "", ("bench",)
+                return Fault("this machine emulates the formats", "Run it on the GPU that you deploy on.", ())
+            return Fault("speed was not measured", "", ("bench",))
         if any(mark.partition(":")[0] == BOTTLENECK for mark in self.baseline.marks):
-            return "the engine was not the bottleneck", FRONT_END, ("bench",)
+            return Fault("the engine was not the bottleneck", FRONT_END, ("bench",), FRONT_END_ARGS)
         gains = [row for row in self._unmarked() if self.objective.gains(row)]
         varied, smallest = variation(self.baseline), self.comparison.smallest_gains.get(THROUGHPUT.name)
         is_noisy = not gains and (
             (varied is not None and varied >= NOISY_TIMES) or (smallest is not None and smallest >= NOISY_PERCENT)
         )
         if is_noisy:
-            return variation_text(self.comparison) or "the repeats differ too much", _quiet(smallest), ("bench",)
+            varied_text = variation_text(self.comparison) or "the repeats differ too much"
+            return Fault(varied_text, _quiet(smallest), ("bench",))
         if not self._unmarked():
             marked = [row for row in (self.baseline, *self.timed) if row.marks]
             guards = listing(dict.fromkeys(mark.partition(":")[0] for row in marked for mark in row.marks))
@@ -137,8 +150,8 @@ class _Head:
             found = variation_text(self.comparison)
             reason = f"Guards failed while {names} ran: {guards}.{f' {found}.' if found else ''}"
             if varied is not None and varied >= NOISY_TIMES:
-                return found, reason, ("bench",)
-            return "the measurement is unreliable", reason, ("bench",)
+                return Fault(found, reason, ("bench",))
+            return Fault("the measurement is unreliable", reason, ("bench",))
         return None
 
     def _unmarked(self) -> list[Row]:
@@ -148,11 +161,16 @@ class _Head:
             return [row for row in self.others if self.objective.change(row) is not None]
         return [] if self.baseline.marks else [row for row in self.timed if not row.marks]
 
-    def _no_speed(self, why: str, reason: str, stages: tuple[Stage, ...]) -> Decision:
-        text = " ".join(part for part in (reason, quality_summary(self.comparison), self._smallest()) if part)
-        if not any(scored(row) for row in self.others):
-            stages = (*stages, "eval")
-        return Decision(kind="measure", title=f"No speed answer: {why}.", text=text, stages=stages)
+    def _no_speed(self, fault: Fault) -> Decision:
+        text = " ".join(part for part in (fault.reason, quality_summary(self.comparison), self._smallest()) if part)
+        scores = () if any(scored(row) for row in self.others) else ("eval",)
+        return Decision(
+            kind="measure",
+            title=f"No speed answer: {fault.title}.",
+            text=text,
+            stages=(*fault.stages, *scores),
+            serve_args=fault.serve_args,
+        )
 
     def _open(self, title: str, text: str) -> Decision:
         kinds = {each.kind for each in self.chosen.settle}

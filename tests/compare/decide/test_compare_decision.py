@@ -64,7 +64,7 @@ def test_a_load_that_the_cpu_limited_is_called_so_however_noisy():
     records = [record("bf16", noise=LOUD), record("fast", 1100, noise=LOUD)]
     found = decided(*(marked(each, "bottleneck") for each in records))
     assert found.title == "No speed answer: the engine was not the bottleneck." and found.stages == ("bench",)
-    assert "--api-server-count" in found.text and "idle machine" not in found.text
+    assert "--api-server-count=4" in found.serve_args and "idle machine" not in found.text
 
 
 def test_a_marked_variant_does_not_hide_a_sound_one():

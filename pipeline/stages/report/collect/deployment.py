@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Sequence
 
@@ -85,7 +86,11 @@ def next_command(settings: Settings, decision: Decision, variants: Sequence[str]
     for stage, name in ((Stage.BENCH, settings.bench.name), (Stage.EVAL, settings.eval.name)):
         if stage in stages:
             parts.append(f"{stage}={name}")
-    if Stage.BENCH in stages:
+    if decision.serve_args:
+        given = settings.serve.extra_args
+        new = [each for each in decision.serve_args if not any(each.partition("=")[0] in word for word in given)]
+        parts.append(f"serve.extra_args={json.dumps([*given, *new], separators=(',', ':'))}")
+    elif Stage.BENCH in stages:
         parts.append(f"bench.blocks={settings.bench.blocks + 1}")
     if decision.needs_items and settings.eval.limit is not None:
         parts.append("eval.limit=null")

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from support.settings import command_of
 
-from pipeline.compare.decide.decision import Decision
+from pipeline.compare.decide.decision import FRONT_END_ARGS, Decision
 from pipeline.config import Stage, Variant
 from pipeline.stages.report.collect.deployment import next_command, serve_commands
 from pipeline.stages.report.collect.labels import task_label
@@ -77,6 +77,15 @@ def test_the_next_command_names_the_model_as_its_user_did(asked, words):
     (bf16, *_) = command_of(*asked, "quant=bf16", "add_bf16=false")
     command = next_command(bf16, Decision(kind="measure", title="", text="", stages=("bench",)), ["bf16"])
     assert [word for word in shlex.split(command) if word.startswith("model")] == words
+
+
+def test_a_load_that_the_front_end_limited_is_measured_with_more_of_it(settings):
+    asked = settings("bench.blocks=2", "serve.extra_args=['--stream-interval=4']")
+    decision = Decision(kind="measure", title="", text="", stages=("bench",), serve_args=FRONT_END_ARGS)
+    command = shlex.split(next_command(asked, decision, ["bf16"]))
+    assert 'serve.extra_args=["--stream-interval=4","--api-server-count=4"]' in command
+    # Other servers: what was measured is none of their blocks.
+    assert not any(word.startswith("bench.blocks") for word in command)
 
 
 def test_random_weights_have_no_quality_to_score(settings):
