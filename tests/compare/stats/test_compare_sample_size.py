@@ -160,7 +160,7 @@ def test_no_margin_is_more_than_everything() -> None:
     assert least_margin(1, 0.01) == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("size", [10, 164, 1319])
+@pytest.mark.parametrize("size", [1, 10, 164, 1319])
 def test_a_smaller_loss_is_not_shown_by_identical_answers(size: int) -> None:
     found = never_shown(size)
     assert p_above(0, 0, size, -found) == pytest.approx(0.05, abs=1e-8)
