@@ -277,10 +277,9 @@ def _paired_change(margin: float, now: NDArray[np.float64], then: NDArray[np.flo
 
 
 def _paired(now: NDArray[np.float64], then: NDArray[np.float64]) -> PairedDifference | Missing:
-    """Return the paired difference, without the bootstrap's interval, which is not shown."""
     names = [str(index) for index in range(len(now))]
     ours, theirs = (list(zip(names, scores.tolist(), strict=True)) for scores in (now, then))
-    return paired_difference(ours, theirs, resamples=0)
+    return paired_difference(ours, theirs)
 
 
 def _margin(margin: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline.compare.stats.accuracy import PairedDifference
+from pipeline.compare.stats.intervals import Interval
 from pipeline.compare.stats.noninferiority import MeanLoss
 from pipeline.compare.tasks import CutAnswers, TaskCell, judged, margins_of, mean_loss, on_same_items, task_cell
 from pipeline.results.base import Missing
@@ -53,6 +54,8 @@ def test_a_part_of_the_items_is_held_against_as_many_of_each() -> None:
     change = cell(part, whole).change
     assert isinstance(change, PairedDifference)
     assert (change.n, change.gained, change.lost) == (3, 0, 1)
+    # Of three items one is lost: the bootstrap reaches from all to none.
+    assert change.bootstrap == Interval(low=-1.0, high=0.0)
 
 
 def test_only_a_part_that_was_answered_in_full_is_one() -> None:

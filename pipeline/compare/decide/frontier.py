@@ -219,7 +219,7 @@ def _accuracies(records: Mapping[str, Record], comparison: Comparison) -> Compar
         found = []
         for task in comparison.tasks:
             one, other = (_scores(records[name], task) for name in (ours, theirs))
-            change = None if one is None or other is None else paired_difference(one, other, resamples=0)
+            change = None if one is None or other is None else paired_difference(one, other)
             if not isinstance(change, PairedDifference) or change.interval is None:
                 return None
             found.append(change)
