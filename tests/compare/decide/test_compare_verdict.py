@@ -39,6 +39,12 @@ def test_clear_gain_without_loss_is_recommended():
     assert any(point.text.startswith(lost) for point in verdict.points)
 
 
+def test_no_worse_is_said_to_hold_for_each_variant_by_itself() -> None:
+    table = compare([record("bf16"), *(record(f"v{i}", 1100) for i in range(7))], TASKS)
+    texts = [point.text for point in judge(table, "tiny", "a machine").points]
+    assert any("of 7 that lose just their margin, 0.35 would be called no worse by chance" in text for text in texts)
+
+
 def test_equals_of_the_fastest_are_named():
     verdict = judged(record("bf16"), record("one", 1301), record("two", 1300))
     assert "cannot be told from that of TWO" in verdict.answer.text
