@@ -246,6 +246,15 @@ def test_accuracy_differences_agree_up_to_both_noises_and_no_further():
     assert seen == {"too wide to tell", "no"}
 
 
+def test_without_a_difference_of_ours_or_of_theirs_nothing_agrees():
+    """BF16 has no difference from itself, and one that was scored on other items has none from BF16."""
+    comparison = compare([record("bf16"), record("gptq", n=401)], ("MMLU",))
+    cells = {(c.label, c.metric): c for c in reproduce(ACCURACY, comparison, "L4").cells}
+    for label in ("BF16", "INT4-GPTQ"):
+        cell = cells[label, "MMLU"]
+        assert cell.measured == pytest.approx(100) and cell.measured_change is cell.agrees is None
+
+
 def test_published_differences_beyond_their_noise_are_counted_and_named():
     """AngelSlim prints 20 differences; 74.78 to 73.26 and to 73.59 of 14,042 items are beyond a point of noise."""
     found = reproduce(ACCURACY, measured(bf16=100), None)
