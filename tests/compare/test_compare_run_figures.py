@@ -121,6 +121,8 @@ def test_bytes_are_counted(size: int, percent: float, same: bool) -> None:
     found = delta("size", snapshot(record("a", size=100)), snapshot(record("a", size=size)), tolerance=2.0 + 1e-9)
     assert found.change == pytest.approx(percent) and found.same is same and found.p_value is None
     assert found.interval is not None and found.interval.low == found.interval.high == found.change
+    # The tolerance itself is still the same.
+    assert delta("size", snapshot(record("a", size=100)), snapshot(record("a", size=150)), tolerance=50.0).same
     read = column("size", *2 * [snapshot(record("a"))])
     assert read.figure(cells("size", *2 * [snapshot(record("a", size=120))])[0]) == Figure(value=120.0, interval=None)
 

@@ -126,6 +126,14 @@ def test_several_filters_are_kept_and_one_is_not() -> None:
     assert cell(binary(4, chance=0.25), binary(4)).chance == 0.25
 
 
+def test_without_a_verdict_no_difference_is_shown() -> None:
+    """The verdicts come with the whole table."""
+    for ours, theirs in ((binary(60, 30), binary(60)), (binary(60), binary(60, 30))):
+        found = cell(ours, theirs)
+        assert isinstance(found.change, PairedDifference) and found.change.is_clear
+        assert not (found.is_lower or found.is_gain or found.is_loss)
+
+
 def cut(items: range | set[int], n: int = 60) -> dict[str, object]:
     return {"unfinished": len(items), "cut": tuple((f"item {i}", float(i in items)) for i in range(n))}
 

@@ -8,6 +8,7 @@ from pipeline.compare import compare
 from pipeline.compare.decide.constraints import Constraints, Requirements
 from pipeline.compare.decide.decision import decide, worst_task
 from pipeline.compare.decide.recommendation import recommend
+from pipeline.compare.stats.sample_size import never_shown
 from pipeline.results.base import Missing
 from pipeline.results.bench import Guard
 
@@ -29,6 +30,15 @@ def test_a_clear_winner_is_to_be_deployed():
     assert (found.kind, found.variant, found.title, found.stages) == ("deploy", "fast", "Deploy FAST.", ())
     assert found.text.startswith("+30.0 % tokens per second against BF16 (+2")
     assert "no worse on 2 tasks; a loss of more than 0." in found.text
+
+
+def test_the_loss_that_is_ruled_out_is_told_in_points():
+    """All of 40 answers are the same: what such a set cannot show is ruled out no less."""
+    comparison = compare([record("bf16", n=40), record("fast", 1300, n=40)], TASKS, 0.2)
+    found = decide(comparison, recommend(comparison))
+    assert found.title == "Deploy FAST."
+    assert f"; a loss of more than {100 * never_shown(40):.1f} points is ruled out (MMLU)." in found.text
+    assert f"{100 * never_shown(40):.1f}" != f"{101 * never_shown(40):.1f}"
 
 
 def test_faster_but_worse_keeps_bf16_and_names_the_loss():

@@ -52,6 +52,9 @@ def test_a_set_that_is_too_small_is_not_asked_for_more_items() -> None:
     wide = compare([small("bf16", 1000), small("a", 1500)], TASKS)
     texts = [point.text for point in judge(wide, "tiny", "a machine").points]
     assert any(t.startswith("MMLU has 164 items, which can rarely rule out a loss below 8.5 points") for t in texts)
+    # A wider margin that was asked for can be shown, and is no caveat.
+    asked = compare([small("bf16", 1000), small("a", 1500)], TASKS, 0.1)
+    assert not any("164" in point.text for point in judge(asked, "tiny", "a machine").points)
 
 
 def open_of(table: Comparison, **limits: float) -> list[str]:

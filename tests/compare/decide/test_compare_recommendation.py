@@ -60,6 +60,36 @@ def test_a_loss_beyond_the_limit_excludes():
     assert next(c for c in found.candidates if c.name == "a").standing == "excluded"
 
 
+@pytest.mark.parametrize(
+    ("fast", "text"),
+    [
+        (("fast",), "FAST serves more tokens per second than BF16 but loses accuracy on at least one task."),
+        (
+            ("fast", "faster"),
+            "FASTER and FAST serve more tokens per second than BF16 but lose accuracy on at least one task.",
+        ),
+    ],
+)
+def test_what_is_faster_but_worse_is_not_recommended(fast, text):
+    speeds = {"fast": 1500, "faster": 1600}
+    found = decided(record("bf16"), *(record(name, speeds[name], wrong=30) for name in fast))
+    assert found.recommended is None
+    assert found.answer.text == f"No format is both faster and no worse here. {text}"
+
+
+def test_a_task_near_chance_is_not_asked_for_more_items():
+    def near(name, speed):
+        made = record(name, speed, wrong=300)
+        tasks = {task: scores.model_copy(update={"chance": 0.25}) for task, scores in made.tasks.items()}
+        return made.model_copy(update={"tasks": tasks})
+
+    settle = [each for each in decided(near("bf16", 1000), near("a", 1500)).settle if each.column in TASKS]
+    said = "cannot decide: BF16 itself scores 25.0 %, near the 25.0 % of guessing."
+    assert [(each.kind, each.needed, each.text) for each in settle] == [
+        ("items", None, f"A: {task} {said}") for task in TASKS
+    ]
+
+
 def test_too_few_items_are_counted_out():
     found = decided(record("bf16", n=200), record("a", 1500, wrong=1, n=200), max_loss_points={"MMLU": 1})
     assert found.recommended == "bf16" and "Open: A." in found.answer.text

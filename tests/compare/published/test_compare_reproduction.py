@@ -293,6 +293,7 @@ BAD = {
     "an unknown field": lambda d: d.update(hardwear="L4"),
     "a percentage without its figure": lambda d: d["rows"][1].update(printed_percent={"speed": 1.0}),
     "a figure of zero": lambda d: d["rows"][1]["figures"].update(mean_ttft_ms=0),
+    "a figure below zero": lambda d: d["rows"][1]["figures"].update(mean_ttft_ms=-1),
     "no source": lambda d: d.pop("source"),
     "another kind": lambda d: d.update(kind="power"),
 }

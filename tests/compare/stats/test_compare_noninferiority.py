@@ -21,6 +21,7 @@ from pipeline.compare.stats.accuracy import (
 )
 from pipeline.compare.stats.intervals import Interval, holm
 from pipeline.compare.stats.noninferiority import (
+    LossVerdict,
     blindness,
     judge_loss,
     judge_mean,
@@ -254,6 +255,12 @@ def test_near_chance_a_task_cannot_show_a_loss(
     assert verdict.text == (
         f"cannot tell: {blind}" if blind else f"no worse (within {100 * margin:g} point{'s' * (margin != 0.01)})"
     )
+
+
+def test_a_verdict_that_an_earlier_release_stored_is_of_one_comparison() -> None:
+    found = LossVerdict(kind="cannot tell", margin=MARGIN, p_no_worse=1.0, p_worse=1.0, p_holm=1.0, blind="near chance")
+    assert found.comparisons == judge_loss(change(3, 4, 300), 1.0, MARGIN).comparisons == 1
+    assert found.text == "cannot tell: near chance"
 
 
 def test_graded_scores_have_a_t_test() -> None:

@@ -128,6 +128,7 @@ def test_beyond_the_largest_number_none_is_named() -> None:
             "1,410 items at least, and perhaps more than the 1,569 that exist",
         ),
         (ItemsNeeded(low=1569, likely=1570, high=7200, available=1569), False, "more than the 1,569 items that exist"),
+        (ItemsNeeded(low=2000, likely=2500, high=None, available=1569), False, "more than the 1,569 items that exist"),
         (ItemsNeeded(low=410, likely=None, high=None), False, "more items than any set has"),
         (ItemsNeeded(low=None, likely=None, high=None, available=164), False, "more items than any set has"),
         (
