@@ -11,6 +11,7 @@ from pipeline.compare.decide.recommendation import recommend
 from pipeline.compare.stats.sample_size import never_shown
 from pipeline.results.base import Missing
 from pipeline.results.bench import Guard
+from pipeline.results.metrics import THROUGHPUT
 
 LOUD = (0.7, 1.0, 1.4)
 
@@ -28,6 +29,7 @@ def marked(made, name="warm-up"):
 def test_a_clear_winner_is_to_be_deployed():
     found = decided(record("bf16"), record("fast", 1300))
     assert (found.kind, found.variant, found.title, found.stages) == ("deploy", "fast", "Deploy FAST.", ())
+    assert not found.needs_items
     assert found.text.startswith("+30.0 % tokens per second against BF16 (+2")
     assert "no worse on 2 tasks; a loss of more than 0." in found.text
 
@@ -60,6 +62,18 @@ def test_a_noisy_machine_is_called_so():
     assert found.stages == ("bench",) and "Repeat it on an idle machine." in found.text
     assert "Quality: of 4 comparisons, no worse in 4." in found.text
     assert "FAST" not in found.title + found.text.partition("Quality")[0]
+
+
+@pytest.mark.parametrize(
+    ("times", "smallest", "noisy"),
+    [(1.5, 5.0, True), (1.49, 5.0, False), (1.1, 30.0, True), (1.1, 29.9, False), (1.1, None, False)],
+)
+def test_noise_is_too_much_from_half_as_fast_again_or_a_hidden_gain_of_thirty_percent(times, smallest, noisy):
+    table = compare([record("bf16", noise=(1.0, 1.0, times)), record("same", noise=(1.0, 1.0, times))], TASKS)
+    gains = {} if smallest is None else {THROUGHPUT.name: smallest}
+    table = table.model_copy(update={"smallest_gains": gains})
+    found = decide(table, recommend(table))
+    assert found.title.startswith("No speed answer: BF16 itself varied" if noisy else "Keep BF16.")
 
 
 @pytest.mark.parametrize("which", ["bf16", "fast"])

@@ -77,6 +77,12 @@ def test_what_is_faster_but_worse_is_not_recommended(fast, text):
     assert found.answer.text == f"No format is both faster and no worse here. {text}"
 
 
+@pytest.mark.parametrize(("number", "names"), [(4, "A, B, C and D"), (5, "any of 5 variants")])
+def test_more_than_four_variants_are_counted_and_not_named(number, names):
+    found = decided(record("bf16"), *(record(name, 1001) for name in "abcde"[:number]))
+    assert found.answer.text == f"No throughput gain over BF16 was shown on this machine for {names}."
+
+
 def test_a_task_near_chance_is_not_asked_for_more_items():
     def near(name, speed):
         made = record(name, speed, wrong=300)
