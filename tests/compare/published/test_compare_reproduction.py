@@ -12,7 +12,7 @@ from support.compare_records import anything, record
 
 from pipeline.compare import compare
 from pipeline.compare.published.reproduction import reproduce
-from pipeline.compare.published.tables import published_differences, recompute
+from pipeline.compare.published.tables import PublishedRow, published_differences, recompute
 from pipeline.config import PROJECT_ROOT, Variant
 from pipeline.errors import InputError
 from pipeline.hardware.gpus import GPUS
@@ -76,6 +76,22 @@ def test_published_accuracies_are_mostly_noise():
     assert all((abs(d.z) < 1.96) == d.within_noise for d in found)
     humaneval = next(d for d in found if (d.label, d.task) == ("INT8-Dynamic", "HumanEval"))
     assert humaneval.items == 6 and humaneval.within_noise
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(30.0, 25.0), (25.0, 30.0), (80.0, 75.0), (0.0001, 100.0)])
+def test_a_published_difference_has_the_interval_of_two_independent_samples(ours, theirs):
+    """Of 1000 items each: the root of p (1 - p) / n + q (1 - q) / n, times 1.96."""
+    rows = tuple(
+        PublishedRow(label=label, variants=(label,), figures={"MMLU": share})
+        for label, share in (("bf16", theirs), ("gptq", ours))
+    )
+    (found,) = published_differences(ACCURACY.model_copy(update={"rows": rows, "items": {"MMLU": 1000}}))
+    p, q = round(10 * ours) / 1000, round(10 * theirs) / 1000
+    error = math.sqrt((p * (1 - p) + q * (1 - q)) / 1000)
+    assert (found.n, found.items, found.points) == (1000, round(1000 * (p - q)), pytest.approx(100 * (p - q)))
+    assert found.interval.low == pytest.approx(100 * (p - q - 1.959964 * error))
+    assert found.interval.high == pytest.approx(100 * (p - q + 1.959964 * error))
+    assert found.z == pytest.approx((p - q) / error if error else 0.0)
 
 
 @given(printed=st.floats(-90, 90), digits=st.integers(1, 2), noise=st.floats(-1, 1))
