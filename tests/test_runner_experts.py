@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -143,12 +142,6 @@ def test_the_plan_says_what_is_judged_by_its_files(tmp_path: Path, capsys: pytes
     lines = [" ".join(line.split()) for line in capsys.readouterr().err.splitlines()]
     assert any(line.startswith("verify bf16 run:") and "by its files alone" in line for line in lines)
     assert "bench bf16 n/a: no such products here" in lines
-
-
-def test_a_checkpoint_that_was_judged_by_its_files_is_judged_again_where_it_is_served(tmp_path: Path) -> None:
-    (job,) = demo(tmp_path, "verify").jobs
-    keys = [replace(job, unserved=reason).artifact(Stage.VERIFY).key for reason in ("no such products here", "")]
-    assert keys[0] != keys[1] == job.artifact(Stage.VERIFY).key
 
 
 @pytest.mark.slow

@@ -263,7 +263,7 @@ def _paired_change(margin: float, now: NDArray[np.float64], then: NDArray[np.flo
     found = _paired(now, then)
     if isinstance(found, Missing) or found.interval is None:
         return Delta(None, None, found.reason if isinstance(found, Missing) else "a single item has no interval")
-    no_worse = np.array_equal(now, then) or judge_loss(found, 1.0, margin).kind == "no worse"
+    no_worse = np.array_equal(now, then) or judge_loss(found, found.p_value, margin).kind == "no worse"
     interval = Interval(low=100 * found.interval.low, high=100 * found.interval.high)
     return Delta(
         100 * found.difference,
@@ -277,10 +277,9 @@ def _paired_change(margin: float, now: NDArray[np.float64], then: NDArray[np.flo
 
 
 def _paired(now: NDArray[np.float64], then: NDArray[np.float64]) -> PairedDifference | Missing:
-    """Return the paired difference, without the bootstrap's interval, which is not shown."""
     names = [str(index) for index in range(len(now))]
     ours, theirs = (list(zip(names, scores.tolist(), strict=True)) for scores in (now, then))
-    return paired_difference(ours, theirs, resamples=0)
+    return paired_difference(ours, theirs)
 
 
 def _margin(margin: float) -> str:

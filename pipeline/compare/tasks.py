@@ -236,7 +236,7 @@ def _change(result: TaskScores, reference: TaskScores) -> PairedDifference | Mis
         return result.scores
     if isinstance(reference.scores, Missing):
         return Missing(reason=f"BF16: {reference.scores.reason}")
-    return paired(result.scores, reference.scores)
+    return paired(result.scores, reference.scores, bootstrap=True)
 
 
 def _cut(result: TaskScores, reference: TaskScores) -> CutAnswers | None:

@@ -6,6 +6,7 @@ learning", 2022, table 1; OCP Microscaling formats, 2023, 5.3. NF4: Dettmers et 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -35,11 +36,9 @@ class Element:
         if self.mantissa is None:
             return tuple(float(number) for number in range(int(self.largest) + 1))
         steps, unit = 1 << self.mantissa, 2.0 ** (self.min_exponent - self.mantissa)
-        found = [step * unit for step in range(steps)]
-        while found[-1] < self.largest:
-            found += [(steps + step) * unit for step in range(steps)]
-            unit *= 2
-        return tuple(number for number in found if number <= self.largest)
+        octaves = range(math.frexp(self.largest)[1] - self.min_exponent)
+        normal = ((steps + step) * unit * 2**octave for octave in octaves for step in range(steps))
+        return (*(step * unit for step in range(steps)), *(number for number in normal if number <= self.largest))
 
     @property
     def numbers(self) -> tuple[float, ...]:

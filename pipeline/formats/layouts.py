@@ -24,8 +24,8 @@ Shape = tuple[int, ...]
 Stored = Mapping[str, tuple[str, Shape]]
 # Permitted values of a scale tensor; `codes` are exponents of powers of two.
 Scales = Literal["positive", "zero or more", "not zero", "codes"]
-# bitsandbytes' double quantization: scales that share a second-level scale.
-NESTED_BLOCK = 256
+# bitsandbytes' NF4: weights that share a scale; with double quantization, scales that share a second-level scale.
+BLOCK, NESTED_BLOCK = 64, 256
 
 
 class Packing(NamedTuple):
@@ -141,7 +141,7 @@ def _bitsandbytes(shape: Shape, packing: Packing) -> Stored:
     out, width = shape
     if packing.bits == 8:
         return {"weight": ("I8", shape), "SCB": ("F32", (out,)), "weight_format": ("U8", ())}
-    blocks = -(-out * width // int(packing.group or 64))
+    blocks = -(-out * width // (packing.group or BLOCK))
     own: dict[str, tuple[str, Shape]] = {
         "weight": ("U8", (-(-out * width // 2), 1)),
         "weight.absmax": ("U8" if packing.nested else "F32", (blocks,)),
@@ -156,7 +156,8 @@ def _bitsandbytes(shape: Shape, packing: Packing) -> Stored:
 
 
 def _state_bytes(shape: Shape, packing: Packing) -> int:
-    state: dict[str, object] = {"quant_type": "nf4", "blocksize": 64, "dtype": "bfloat16", "shape": list(shape)}
+    block = packing.group or BLOCK
+    state: dict[str, object] = {"quant_type": "nf4", "blocksize": block, "dtype": "bfloat16", "shape": list(shape)}
     if packing.nested:
         state |= {"nested_blocksize": NESTED_BLOCK, "nested_dtype": "float32", "nested_offset": 0.0123456789012345}
     return len(json.dumps(state))

@@ -85,7 +85,7 @@ def relative_error(original: torch.Tensor, image: torch.Tensor) -> float:
     if distance == 0:
         return 0.0
     error = distance / norm if norm else math.inf
-    return error if error == error else math.inf
+    return math.inf if math.isnan(error) else error
 
 
 def factor_error(original: torch.Tensor, image: torch.Tensor, group: int | None) -> float:
@@ -96,7 +96,7 @@ def factor_error(original: torch.Tensor, image: torch.Tensor, group: int | None)
         return 0.0
     factors = (weights * images).sum(1)[squares > 0] / squares[squares > 0]
     error = float((factors - 1).square().mean().sqrt())
-    return error if error == error else math.inf
+    return math.inf if math.isnan(error) else error
 
 
 def rounded(weight: torch.Tensor, name: str, group: int | None) -> torch.Tensor:
@@ -162,7 +162,7 @@ def worst_parts(
         return []
     width = original.shape[1]
     # Blocks of bitsandbytes may run over the end of a row.
-    for size in (width, group) if group and group < width and width % group == 0 else (width,):
+    for size in dict.fromkeys((width, group)) if group and width % group == 0 else (width,):
         number = width // size
         norms, seen, wrong = _norms(original, size), _norms(original - image, size), original - nearest
         explained = _norms(wrong, size).maximum(_share(wrong, number))

@@ -80,7 +80,7 @@ class WeightError(Frozen):
 
 def _ratio(error: float, allowed: float) -> float:
     ratio = error / (allowed or 1e-9)
-    return ratio if ratio == ratio else math.inf
+    return math.inf if math.isnan(ratio) else ratio
 
 
 class CanaryDistance(Frozen):

@@ -115,7 +115,7 @@ def shared_error(outcomes: Sequence[Outcome]) -> tuple[str, int] | None:
         if not outcome.passed
     )
     error, count = max(errors.items(), key=lambda each: each[1], default=("", 0))
-    return (error, count) if count > len(outcomes) / 2 and not error.startswith("AssertionError") else None
+    return (error, count) if 2 * count > len(outcomes) and not error.startswith("AssertionError") else None
 
 
 def scores_by_function(task: Any) -> bool:

@@ -67,8 +67,8 @@ def record(name: str, *speeds: Speed) -> Record:
     )
 
 
-def cell_of(one: Record, bf16: Record) -> SpeedCell | Missing:
-    return headline_cell(one, bf16, METRIC, "tok/s", SpeedModels([bf16, one]))
+def cell_of(one: Record, bf16: Record, unit: str = "tok/s") -> SpeedCell | Missing:
+    return headline_cell(one, bf16, METRIC, unit, SpeedModels([bf16, one]))
 
 
 BASE, FAST, SAME = (100.0, 101.0, 99.0), (150.0, 151.0, 149.0), (100.5, 99.2, 101.1)
@@ -111,6 +111,12 @@ def test_a_rate_has_no_change_of_throughput_and_latencies_only_at_the_same_rate(
     assert cells["mean_ttft_ms"].change.percent == pytest.approx(50, abs=0.01)
     headline = headline_cell(same, bf16, METRIC, "tok/s", SpeedModels([bf16, same]))
     assert isinstance(headline, SpeedCell) and isinstance(headline.change, Missing)
+
+
+@pytest.mark.parametrize("unit", ["tok/h", "tokens/s"])
+def test_a_figure_in_another_unit_is_not_shown(unit: str) -> None:
+    made = record("bf16", speed(load("a", BASE)))
+    assert cell_of(made, made, unit) == Missing(reason=f"measured in tok/s, not {unit}")
 
 
 @pytest.mark.parametrize(("requests", "shown"), [(8, ()), (20, ("p90",)), (99, ("p90",)), (100, ("p90", "p99"))])
@@ -186,8 +192,12 @@ def test_a_load_that_bf16_was_not_measured_under_is_compared_with_nothing() -> N
 
 @pytest.mark.parametrize(
     "reference",
-    [Metric(unit="tok/h", values=BASE), Metric(unit="tok/s", values=(float("nan"), 100.0, 101.0))],
-    ids=["another unit", "not finite"],
+    [
+        Metric(unit="tok/h", values=BASE),
+        Metric(unit="tokens/s", values=BASE),
+        Metric(unit="tok/s", values=(float("nan"), 100.0, 101.0)),
+    ],
+    ids=["another unit", "another name", "not finite"],
 )
 def test_a_reference_that_is_no_such_figure_is_not_compared(reference: Metric) -> None:
     of_bf16 = load("a", BASE).model_copy(update={"metrics": {METRIC: reference}})

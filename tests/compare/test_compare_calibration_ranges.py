@@ -10,11 +10,13 @@ POSITIVE = st.floats(1e-6, 1e6)
 
 
 def test_experts_of_a_layer_share_a_place_and_what_has_no_layer_has_none():
-    found = ranges_by_layer([("down", 1, 2.0), ("down", 0, 5.0), ("down", 1, 9.0), ("head", None, 99.0), ("K", 0, 1.0)])
+    found = ranges_by_layer(
+        [("down", 1, 2.0), ("down", 0, 5.0), ("down", 1, 9.0), ("head", None, 99.0), ("K", 0, 0.25)]
+    )
     assert [(item.kind, item.layer, item.largest) for item in found] == [
         ("down", 0, 5.0),
         ("down", 1, 9.0),
-        ("K", 0, 1.0),
+        ("K", 0, 0.25),
     ]
 
 

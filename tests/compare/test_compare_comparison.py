@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from support.compare_records import TASKS, record
 
 from pipeline.compare import compare
-from pipeline.compare.comparison import DIVERGENCE, SIZE
+from pipeline.compare.comparison import DIVERGENCE, SIZE, Comparison
 from pipeline.compare.speed_models import group_of
 from pipeline.results.base import Missing
 from pipeline.results.bench import Guard, LoadResult, Metric
@@ -20,6 +22,14 @@ THROUGHPUT, TTFT, TPOT = (metric.name for metric in HEADLINE)
 def marked(made: Record, text: str = "not steady", name: str = "warm-up") -> Record:
     guards = (*made.speed.guards, Guard(name=name, passed=False, text=text))
     return made.model_copy(update={"speed": made.speed.model_copy(update={"guards": guards})})
+
+
+def test_a_table_is_read_as_it_was_stored() -> None:
+    table = compare([record("bf16"), record("a", 1500, wrong=3)], TASKS)
+    text = table.model_dump_json()
+    # Without the fits behind it.
+    assert "models" not in json.loads(text)
+    assert Comparison.model_validate_json(text).rows == table.rows
 
 
 def best(*records: Record) -> dict[str, tuple[str, ...]]:

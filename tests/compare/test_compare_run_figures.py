@@ -89,6 +89,17 @@ def test_a_speed_is_the_same_within_the_tolerance_on_both_sides(
     assert slower.no_worse is no_worse
 
 
+def test_a_change_is_beyond_the_tolerance_if_no_value_of_its_interval_is_within() -> None:
+    then = snapshot(record("a", noise=(1.0, 1.0, 1.0)))
+    for factor in (1.05, 0.95):
+        now = snapshot(record("a", 1000 * factor, noise=(1, 1.001, 0.999)))
+        around = delta(THROUGHPUT, then, now).interval
+        assert around is not None
+        nearest = min(abs(around.low), abs(around.high))
+        assert delta(THROUGHPUT, then, now, 0.999 * nearest).limit == "two sessions may differ by as much"
+        assert "not shown" in delta(THROUGHPUT, then, now, nearest).limit
+
+
 def test_a_single_repeat_has_a_change_and_no_interval() -> None:
     found = delta(THROUGHPUT, snapshot(record("a", 1000, noise=(1.0,))), snapshot(record("a", 1100, noise=(1.0,))))
     assert found.change == pytest.approx(10) and found.interval is None and "single repeat" in found.reason
@@ -110,6 +121,8 @@ def test_bytes_are_counted(size: int, percent: float, same: bool) -> None:
     found = delta("size", snapshot(record("a", size=100)), snapshot(record("a", size=size)), tolerance=2.0 + 1e-9)
     assert found.change == pytest.approx(percent) and found.same is same and found.p_value is None
     assert found.interval is not None and found.interval.low == found.interval.high == found.change
+    # The tolerance itself is still the same.
+    assert delta("size", snapshot(record("a", size=100)), snapshot(record("a", size=150)), tolerance=50.0).same
     read = column("size", *2 * [snapshot(record("a"))])
     assert read.figure(cells("size", *2 * [snapshot(record("a", size=120))])[0]) == Figure(value=120.0, interval=None)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline.compare.stats.accuracy import PairedDifference
+from pipeline.compare.stats.intervals import Interval
 from pipeline.compare.stats.noninferiority import MeanLoss
 from pipeline.compare.tasks import CutAnswers, TaskCell, judged, margins_of, mean_loss, on_same_items, task_cell
 from pipeline.results.base import Missing
@@ -53,6 +54,8 @@ def test_a_part_of_the_items_is_held_against_as_many_of_each() -> None:
     change = cell(part, whole).change
     assert isinstance(change, PairedDifference)
     assert (change.n, change.gained, change.lost) == (3, 0, 1)
+    # Of three items one is lost: the bootstrap reaches from all to none.
+    assert change.bootstrap == Interval(low=-1.0, high=0.0)
 
 
 def test_only_a_part_that_was_answered_in_full_is_one() -> None:
@@ -121,6 +124,14 @@ def test_several_filters_are_kept_and_one_is_not() -> None:
     assert cell(binary(4, filters={"x": 0.5}), binary(4)).filters == {}
     assert cell(binary(4, filters={"x": 0.5, "y": 0.25}, chance=0.25), binary(4)).filters == {"x": 0.5, "y": 0.25}
     assert cell(binary(4, chance=0.25), binary(4)).chance == 0.25
+
+
+def test_without_a_verdict_no_difference_is_shown() -> None:
+    """The verdicts come with the whole table."""
+    for ours, theirs in ((binary(60, 30), binary(60)), (binary(60), binary(60, 30))):
+        found = cell(ours, theirs)
+        assert isinstance(found.change, PairedDifference) and found.change.is_clear
+        assert not (found.is_lower or found.is_gain or found.is_loss)
 
 
 def cut(items: range | set[int], n: int = 60) -> dict[str, object]:

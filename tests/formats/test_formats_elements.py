@@ -42,6 +42,12 @@ def test_rounding_is_torchs_and_saturates(name: str, dtype: torch.dtype) -> None
     assert element.round(beyond).tolist() == [-element.largest, element.largest]
 
 
+@pytest.mark.parametrize(("name", "dtype"), [("fp8", torch.float8_e4m3fn), ("fp8_e5m2", torch.float8_e5m2)])
+def test_the_numbers_of_eight_bits_are_torchs(name: str, dtype: torch.dtype) -> None:
+    known = torch.arange(256, dtype=torch.uint8).view(dtype).double()
+    assert ELEMENTS[name].numbers == tuple(sorted(set(known[known.isfinite()].tolist())))
+
+
 def test_integers_round_to_even_and_saturate() -> None:
     values = np.array([-300.0, -127.4, -2.5, -0.5, 0.5, 1.5, 126.6, 127.4, 300.0])
     assert elements.INT8.round(values).tolist() == [-127, -127, -2, 0, 0, 2, 127, 127, 127]

@@ -59,6 +59,15 @@ def test_e4m3_has_a_scale_for_each_square_block_also_at_the_edges() -> None:
     assert close(image(grids.fp8_blocks(2), weight), [[448, 0.3125, 6], [1, 2, 22 * 6 / 448], [-224, 0.3125, 3]])
 
 
+def test_blocks_at_the_edges_have_scales_of_their_own() -> None:
+    """Four rows and columns in squares of three: the last of each are blocks of one by three, three by one, and one."""
+    weight = [[448.0, 0.3, 1.0, 6.0], [1.0, 1.0, 1.0, 1.0], [2.0, 2.0, 2.0, 2.0], [3.0, 0.3, 1.0, 5.0]]
+    inside = [[448, 0.3125, 1], [1, 1, 1], [2, 2, 2], [3, 44 * 3 / 448, 144 * 3 / 448]]
+    edge = [6, 72 * 6 / 448, 144 * 6 / 448, 5]
+    expected = [[*row, last] for row, last in zip(inside, edge, strict=True)]
+    assert close(image(grids.fp8_blocks(3), weight), expected)
+
+
 def test_a_table_is_rounded_to_its_nearest_number_in_each_block() -> None:
     weight = [[6.0, -2.4, 0.2, 5.1], [12.0, 4.8, -0.4, -10.2]]
     assert close(image(grids.table(E2M1.numbers), weight), [[6, -2, 0, 6], [12, 4, 0, -12]])

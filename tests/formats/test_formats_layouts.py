@@ -103,7 +103,9 @@ def test_bitsandbytes_has_blocks_over_the_ends_of_rows(nested: bool) -> None:
     # 4,851 weights: 76 blocks of 64, the last of 51; two of them a byte.
     fields = layouts.BITSANDBYTES.fields((49, 99), Packing(bits=4, group=64, nested=nested))
     state = fields.pop("weight.quant_state.bitsandbytes__nf4")
-    assert state[0] == "U8"
+    text = '{"quant_type": "nf4", "blocksize": 64, "dtype": "bfloat16", "shape": [49, 99]}'
+    offset = ', "nested_blocksize": 256, "nested_dtype": "float32", "nested_offset": 0.0123456789012345'
+    assert state == ("U8", (len(text) + nested * len(offset),))
     expected = {
         "weight": ("U8", (2426, 1)),
         "weight.absmax": ("U8" if nested else "F32", (76,)),
@@ -114,6 +116,10 @@ def test_bitsandbytes_has_blocks_over_the_ends_of_rows(nested: bool) -> None:
     assert fields == expected
     larger = layouts.BITSANDBYTES.fields((257, 64), Packing(bits=4, group=None, nested=True))
     assert larger["weight.absmax"] == ("U8", (257,)) and larger["weight.nested_absmax"] == ("F32", (2,))
+    blocks = layouts.BITSANDBYTES.fields((49, 99), Packing(bits=4, group=128, nested=nested))
+    assert blocks["weight.absmax"][1] == (38,)
+    # The block size has a digit more.
+    assert blocks["weight.quant_state.bitsandbytes__nf4"] == ("U8", (state[1][0] + 1,))
 
 
 def test_only_what_is_asked_for_is_stored_beside_a_weight() -> None:

@@ -101,6 +101,9 @@ def weights(own: dict[str, Any] | None, inputs: dict[str, Any] | None = None) ->
     return {"weights": own, "input_activations": inputs}
 
 
+SIZELESS: tuple[dict[str, int], ...] = ({}, {"group_size": 0}, {"group_size": -1})
+
+
 @pytest.mark.parametrize(
     ("config", "scheme", "described"),
     [
@@ -129,6 +132,8 @@ def weights(own: dict[str, Any] | None, inputs: dict[str, Any] | None = None) ->
         (packed(weights(numbers(3, group_size=64))), None, "weights INT3 per group"),
         (packed(weights(numbers(4, group_size=-1))), None, "weights INT4 per channel"),
         (packed(weights(numbers(4))), None, "weights INT4 per tensor"),
+        # Groups without a size, or of none.
+        *((packed(weights(numbers(4, strategy="group", **size))), None, "weights INT4 per group") for size in SIZELESS),
         (packed(weights({})), None, "compressed-tensors without numbers of weights"),
         (packed(weights({"strategy": "tensor"})), None, "weights INT8 per tensor"),
         (

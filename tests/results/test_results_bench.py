@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from pipeline.artifacts.manifest import Manifest
-from pipeline.results.bench import machine_of
+from pipeline.results.bench import BenchResult, machine_of
 
 
 @pytest.mark.parametrize(
@@ -23,3 +23,9 @@ from pipeline.results.bench import machine_of
 def test_a_cpu_is_told_with_its_cores(hardware: dict[str, Any], expected: str) -> None:
     rest: dict[str, Any] = {"model": "m", "variant": None, "status": "ok", "key": "0", "payload": {}, "started": ""}
     assert machine_of(Manifest(stage="bench", seconds=1, hardware=hardware, results={}, **rest)) == expected
+
+
+def test_what_an_earlier_release_left_out_is_the_first_block_and_no_failure() -> None:
+    found = BenchResult(asked=3, completed=3, metrics={})
+    assert (found.block, found.failed, found.protocol, found.headline, found.temperature) == (0, 0, "", None, None)
+    assert found.load(None) is found.load("concurrency 1") is None

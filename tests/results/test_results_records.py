@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.results.base import Missing
 from pipeline.results.bench import LoadResult, Metric
-from pipeline.results.records import Logprobs, Record, Speed
+from pipeline.results.records import DivergenceSums, Logprobs, Record, Speed
 
 
 def logprobs(**changes: Any) -> Logprobs:
@@ -73,6 +73,40 @@ def test_the_likeliest_tokens_are_a_row_for_each_token(changes: dict[str, Any]) 
 def test_no_tokens_are_refused() -> None:
     with pytest.raises(ValueError, match="no tokens"):
         Logprobs(**{name: getattr(logprobs(), name)[:0] for name in vars(logprobs())})
+
+
+def divergence(**changes: Any) -> DivergenceSums:
+    own = {name: np.full((2, 4), 3.0) for name in ("tokens", "kl", "agrees", "lost")}
+    facts = {"reference": "", "worst": 1.0, "perplexity": 9.0, "top_k": 20, "top_probability": 0.9}
+    return DivergenceSums(**{**own, **facts, **changes})
+
+
+SUMS = ("tokens", "kl", "agrees", "lost")
+
+
+@pytest.mark.parametrize("name", SUMS)
+def test_sums_are_those_of_the_same_sequences_and_quarters(name: str) -> None:
+    for other in (np.ones((3, 4)), np.ones((2, 3)), np.ones(8)):
+        with pytest.raises(ValueError, match="sums of unequal number"):
+            divergence(**{name: other})
+    for none in (np.empty((0, 4)), np.ones(8), np.ones((2, 2, 2))):
+        with pytest.raises(ValueError, match="no sequences"):
+            divergence(**dict.fromkeys(SUMS, none))
+
+
+@pytest.mark.parametrize("name", [*SUMS, "worst", "perplexity", "top_probability"])
+def test_a_sum_that_is_not_finite_is_refused(name: str) -> None:
+    spoiled = np.full((2, 4), 3.0)
+    spoiled[1, 2] = np.inf
+    with pytest.raises(ValueError, match="a sum is not finite"):
+        divergence(**{name: spoiled if name in SUMS else np.nan})
+
+
+def test_every_sequence_has_a_token() -> None:
+    one = np.array([[0.0, 0, 0, 1], [1, 0, 0, 0]])
+    assert divergence(tokens=one).tokens is one
+    with pytest.raises(ValueError, match="a sequence has no tokens"):
+        divergence(tokens=np.array([[0.0, 0, 0, 0], [1, 1, 1, 1]]))
 
 
 def load(name: str, blocks: tuple[int, ...] = (), devices: tuple[str, ...] = (), **more: Any) -> LoadResult:

@@ -21,6 +21,12 @@ def test_an_error_counts_as_a_multiple_of_its_limit(seen: float, allowed: float,
     assert error(factor_error=seen, allowed_factor_error=allowed).excess == pytest.approx(max(0.5, excess))
 
 
+def test_what_an_earlier_release_did_not_store_is_no_error() -> None:
+    old = error()
+    assert (old.nearest, old.factor_error, old.allowed_factor_error, old.parts) == (None, 0.0, 0.0, ())
+    assert old.excess == pytest.approx(0.5)
+
+
 def test_the_worst_of_a_modules_errors_counts() -> None:
     parts = [{"place": "row 1", "error": 0.9, "allowed": 0.3}, {"place": "row 2", "error": 0.1, "allowed": 0.1}]
     assert error(parts=parts).excess == pytest.approx(3.0)

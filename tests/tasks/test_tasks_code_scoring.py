@@ -37,6 +37,9 @@ def test_only_sizes_that_every_task_has_candidates_for_are_scored() -> None:
     scores, _ = CodeEval().compute(["a", "b"], candidates, k=[1, 2, 3])
     assert scores == {"pass@1": pytest.approx((1 / 3 + 1) / 2), "pass@2": pytest.approx((2 / 3 + 1) / 2)}
     assert CodeEval().compute([], [], k=[1]) == ({}, {})
+    # Those of the original metric.
+    assert set(CodeEval().compute(["a"], [["right"] * 100])[0]) == {"pass@1", "pass@10", "pass@100"}
+    assert set(CodeEval().compute(["a"], [["right"] * 99])[0]) == {"pass@1", "pass@10"}
 
 
 @pytest.mark.parametrize(("n", "correct", "k"), [(10, 3, 1), (10, 3, 5), (10, 0, 5), (10, 10, 1), (5, 1, 5)])

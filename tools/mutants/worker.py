@@ -60,7 +60,8 @@ def nearest(path: Path) -> tuple[Path, ...]:
     folder = ROOT / "tests" / path.parent.relative_to("pipeline")
     while not any(folder.glob("test_*.py")):
         folder = folder.parent
-    own = sorted(folder.glob(f"test_*{path.stem}.py"))
+    # A package's own tests have its name.
+    own = sorted(folder.glob(f"test_*{path.parent.name if path.stem == '__init__' else path.stem}.py"))
     mirrored = sorted(folder.rglob("test_*.py"))
     importing = sorted(file for file, names in _imports().items() if ".".join(path.with_suffix("").parts) in names)
     return tuple(dict.fromkeys(file.relative_to(ROOT) for file in (*own, *mirrored, *importing)))

@@ -257,11 +257,7 @@ def quality_summary(comparison: Comparison) -> str:
 def worst_task(row: Row) -> tuple[str, TaskCell] | None:
     """Return the task that speaks most against a variant: the worst word, then the largest loss not ruled out."""
     order = ("worse", "cannot tell", "no worse", "better")
-    judged = [
-        (task, cell, cell.loss)
-        for task, cell in scored(row).items()
-        if isinstance(cell.loss, LossVerdict) and not isinstance(cell.change, Missing)
-    ]
+    judged = [(task, cell, cell.loss) for task, cell in scored(row).items() if isinstance(cell.loss, LossVerdict)]
     if not judged:
         return None
 

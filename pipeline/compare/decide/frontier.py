@@ -211,15 +211,14 @@ def _claim(name: str, other: str, axis: Axis, difference: Difference) -> Claim:
 def _accuracies(records: Mapping[str, Record], comparison: Comparison) -> Compare:
     """Return the comparison of mean accuracy: the paired differences over all tasks, in points."""
     scored = [row.name for row in comparison.rows if not isinstance(row.mean_accuracy, Missing)]
-    pairs, others = len(scored) * (len(scored) - 1), max(len(scored) - 1, 1)
-    reach = -float(ndtri(ACCURACY_LEVEL / max(pairs, 1))) / TWO_SIDED
+    others = len(scored) - 1
 
     @cache
     def changes(ours: str, theirs: str) -> list[PairedDifference] | None:
         found = []
         for task in comparison.tasks:
             one, other = (_scores(records[name], task) for name in (ours, theirs))
-            change = None if one is None or other is None else paired_difference(one, other, resamples=0)
+            change = None if one is None or other is None else paired_difference(one, other)
             if not isinstance(change, PairedDifference) or change.interval is None:
                 return None
             found.append(change)
@@ -234,6 +233,7 @@ def _accuracies(records: Mapping[str, Record], comparison: Comparison) -> Compar
         mean = mean_over_tasks([(each.difference, each.interval) for each in found or []])
         if found is None or not isinstance(mean, Mean) or mean.interval is None:
             return UNKNOWN
+        reach = -float(ndtri(ACCURACY_LEVEL / (len(scored) * others))) / TWO_SIDED
         centre = (mean.interval.low + mean.interval.high) / 2
         half = reach * (mean.interval.high - mean.interval.low) / 2
         interval = Interval(low=100 * min(mean.value, centre - half), high=100 * max(mean.value, centre + half))

@@ -168,11 +168,12 @@ def _margins(comparison: Comparison) -> Iterable[Sentence]:
     for task, margin in comparison.margins.items():
         if not any(task in scored(row) for row in comparison.rows) or margin.available is None:
             continue
-        never = f"a loss below {100 * (margin.never_shown or 0):.1f} points not even by identical answers"
+        never_shown = margin.never_shown or 0.0
+        never = f"a loss below {100 * never_shown:.1f} points not even by identical answers"
         if margin.is_widened:
             text = f"{task} has {margin.available:,} items, which can rarely rule out a loss below "
             yield plain("caveat", f"{text}{points(margin.margin)}, its margin here, and {never}.")
-        elif margin.never_shown is not None and margin.never_shown >= margin.margin:
+        elif never_shown >= margin.margin:
             text = (
                 f"{task}: no set of {margin.available:,} items can rule out a loss of {points(margin.margin)}; {never}."
             )

@@ -145,7 +145,7 @@ def _cell(
     prediction = None
     if published is not None and not isinstance(value, Missing):
         if table.kind == "accuracy":
-            agrees = _same_difference(table, row, metric, ours, ours_around)
+            agrees = _same_difference(table, row, metric, ours_around)
         else:
             prediction = _prediction(found, rows, metric, basis)
             compared, effect = published if basis == "figures" else change, change
@@ -232,13 +232,11 @@ def _is_unreliable(row: Row | None, rows: dict[str, Row], basis: Literal["figure
     return row is not None and any(each.marks for each in (row, *baselines))
 
 
-def _same_difference(
-    table: PublishedTable, row: PublishedRow, task: str, ours: float | None, around: Interval | None
-) -> Agreement | None:
+def _same_difference(table: PublishedTable, row: PublishedRow, task: str, around: Interval | None) -> Agreement | None:
     """Return whether the two differences from BF16 agree within their combined uncertainty; None if unknown."""
     assert isinstance(table, AccuracyTable)
     theirs = next((d for d in published_differences(table) if (d.label, d.task) == (row.label, task)), None)
-    if theirs is None or ours is None or around is None:
+    if theirs is None or around is None:
         return None
     centre = (around.low + around.high) / 2
     half = math.hypot(*((each.high - each.low) / 2 for each in (around, theirs.interval)))

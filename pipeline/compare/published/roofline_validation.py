@@ -106,8 +106,8 @@ def check(
 
 
 def rank_correlation(ours: Sequence[float], theirs: Sequence[float]) -> float | None:
-    """Return Spearman's rank correlation, with mean ranks for ties; None if one side is constant."""
-    if len(ours) < 2 or len(set(ours)) == 1 or len(set(theirs)) == 1:
+    """Return Spearman's rank correlation, with mean ranks for ties; None if one side is constant, or of two values."""
+    if len(ours) < 3 or len(set(ours)) == 1 or len(set(theirs)) == 1:
         return None
     return float(np.corrcoef(_mean_ranks(ours), _mean_ranks(theirs))[0, 1])
 
@@ -210,7 +210,7 @@ def _rank_within(pairs: Sequence[tuple[ModelCell, float, float]]) -> float | Non
     found = [
         (len(group), rank)
         for group in groups.values()
-        if len(group) > 2 and (rank := rank_correlation(*zip(*group, strict=True))) is not None
+        if (rank := rank_correlation(*zip(*group, strict=True))) is not None
     ]
     cells = sum(count for count, _ in found)
     return math.fsum(count * rank for count, rank in found) / cells if cells else None

@@ -115,25 +115,22 @@ def pair(scores: Scores, baseline: Scores) -> list[tuple[float, float]] | Missin
     return _finite(matched)
 
 
-def paired_difference(scores: Scores, baseline: Scores, resamples: int = RESAMPLES) -> PairedDifference | Missing:
-    """Return the difference from the baseline on the same items, or why the two cannot be paired.
-
-    Without `resamples` it has no bootstrap interval.
-    """
+def paired_difference(scores: Scores, baseline: Scores, *, bootstrap: bool = False) -> PairedDifference | Missing:
+    """Return the difference from the baseline on the same items, or why the two cannot be paired."""
     matched = pair(scores, baseline)
     if isinstance(matched, Missing):
         return matched
     differences = [ours - theirs for ours, theirs in matched]
     difference, interval = paired_interval(matched)
-    bootstrap = bootstrap_mean(differences) if resamples else None
+    resampled = bootstrap_mean(differences) if bootstrap else None
     gained = sum(ours > theirs for ours, theirs in matched)
     lost = sum(ours < theirs for ours, theirs in matched)
     if _is_binary(score for couple in matched for score in couple):
-        return counted_difference(gained, lost, len(matched), bootstrap)
+        return counted_difference(gained, lost, len(matched), resampled)
     return PairedDifference(
         difference=difference,
         interval=interval,
-        bootstrap=bootstrap,
+        bootstrap=resampled,
         p_value=_t_test(differences),
         n=len(matched),
         gained=gained,

@@ -258,8 +258,7 @@ class MeasurementModel:
             return _detectable(scaled, test) <= beyond
 
         tried = range(now, most + 1)
-        found = bisect_left(tried, True, key=shows)
-        return tried[found] if found < len(tried) else None
+        return next(iter(tried[bisect_left(tried, True, key=shows) :]), None)
 
     def _separate(self, ours: str, theirs: str) -> Missing | None:
         """Return why two variants cannot be compared by where they ran; None if they can."""

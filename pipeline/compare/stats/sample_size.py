@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri
 
-from pipeline.compare.stats.paired_score import null_variance, p_above
+from pipeline.compare.stats.paired_score import null_variance
 from pipeline.results.base import Frozen
 
 LEVEL = 0.05
@@ -113,12 +113,12 @@ def least_margin(size: int, smallest: float) -> float:
 
 
 def never_shown(size: int) -> float:
-    """Return the loss up to which not even identical answers to `size` items are found no worse."""
-    low, high = 0.0, 1.0
-    for _ in range(40):
-        middle = (low + high) / 2
-        low, high = (low, middle) if p_above(0, 0, size, -middle) <= LEVEL else (middle, high)
-    return high
+    """Return the loss up to which not even identical answers to `size` items are found no worse.
+
+    It is the upper limit of E. Wilson's interval, with the correction for continuity, of zero losses.
+    """
+    z = -float(ndtri(LEVEL))
+    return (1 + z**2 + z * math.sqrt(2 + z**2 - 1 / size)) / (2 * (size + z**2))
 
 
 def _at_best_equal(gained: ArrayLike, lost: ArrayLike) -> tuple[Floats, Floats]:

@@ -106,8 +106,8 @@ def _pooled(estimates: Mapping[str, _Estimate]) -> dict[str, _Estimate]:
 
 def _equal(variances: Floats, freedoms: Floats) -> bool:
     """Return True unless Bartlett's test rejects equal variances at 5 %."""
-    if (variances <= NO_VARIANCE).any():
-        return bool((variances <= NO_VARIANCE).all())
+    if (none := variances <= NO_VARIANCE).any():
+        return bool(none.all())
     total = float(freedoms.sum())
     statistic = total * math.log(variances @ freedoms / total) - float(freedoms @ np.log(variances))
     correction = 1 + (float((1 / freedoms).sum()) - 1 / total) / (3 * (len(variances) - 1))

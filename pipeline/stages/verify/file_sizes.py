@@ -84,7 +84,7 @@ def differences(expected: Mapping[str, int], folder: Path) -> list[str]:
     seen = {name: item["data_offsets"][1] - item["data_offsets"][0] for name, item in disk.headers(folder).items()}
     names = sorted({*expected, *seen} - {HEADER})
     return [
-        f"{name}: {seen.get(name, 0):,} bytes instead of {expected.get(name, 0):,}"
+        f"{name}: {here:,} bytes instead of {there:,}"
         for name in names
-        if seen.get(name, 0) != expected.get(name, 0)
+        if (here := seen.get(name, 0)) != (there := expected.get(name, 0))
     ]

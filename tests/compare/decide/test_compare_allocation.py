@@ -253,6 +253,14 @@ def test_a_gain_is_clear_at_the_level_of_all_blocks():
         assert answer(known, "bf16", DESIGN) == allocate(known, "bf16", DESIGN).answer == name
 
 
+@pytest.mark.parametrize(("repeats", "gain", "dropped"), [(3, -0.295, False), (3, -0.32, True), (1, -0.32, False)])
+def test_a_block_has_the_repeats_noise_of_its_share_of_a_screen(repeats, gain, dropped):
+    """Screens of 10 % noise, starts of 2 %: two blocks of three repeats each may still turn -0.307, of one -0.346."""
+    noisy = {"bf16": seen(variance=0.01), "a": seen(gain, variance=0.01)}
+    found = allocate(noisy, "bf16", DEAR.model_copy(update={"repeats": repeats}))
+    assert ("a" in found.dropped) is dropped
+
+
 def test_the_screen_counts_only_until_there_is_a_block():
     screened = {SCREEN: Block(log_mean=9.0, variance=1e-5), 0: Block(log_mean=7.5, variance=1e-5)}
     known = {"bf16": seen(blocks=(SCREEN, 0)), "a": Evidence(blocks=screened, kl=NEAR), "b": seen(0.3, (SCREEN, 0))}

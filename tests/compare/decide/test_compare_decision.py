@@ -8,8 +8,10 @@ from pipeline.compare import compare
 from pipeline.compare.decide.constraints import Constraints, Requirements
 from pipeline.compare.decide.decision import decide, worst_task
 from pipeline.compare.decide.recommendation import recommend
+from pipeline.compare.stats.sample_size import never_shown
 from pipeline.results.base import Missing
 from pipeline.results.bench import Guard
+from pipeline.results.metrics import THROUGHPUT
 
 LOUD = (0.7, 1.0, 1.4)
 
@@ -27,8 +29,18 @@ def marked(made, name="warm-up"):
 def test_a_clear_winner_is_to_be_deployed():
     found = decided(record("bf16"), record("fast", 1300))
     assert (found.kind, found.variant, found.title, found.stages) == ("deploy", "fast", "Deploy FAST.", ())
+    assert not found.needs_items
     assert found.text.startswith("+30.0 % tokens per second against BF16 (+2")
     assert "no worse on 2 tasks; a loss of more than 0." in found.text
+
+
+def test_the_loss_that_is_ruled_out_is_told_in_points():
+    """All of 40 answers are the same: what such a set cannot show is ruled out no less."""
+    comparison = compare([record("bf16", n=40), record("fast", 1300, n=40)], TASKS, 0.2)
+    found = decide(comparison, recommend(comparison))
+    assert found.title == "Deploy FAST."
+    assert f"; a loss of more than {100 * never_shown(40):.1f} points is ruled out (MMLU)." in found.text
+    assert f"{100 * never_shown(40):.1f}" != f"{101 * never_shown(40):.1f}"
 
 
 def test_faster_but_worse_keeps_bf16_and_names_the_loss():
@@ -50,6 +62,18 @@ def test_a_noisy_machine_is_called_so():
     assert found.stages == ("bench",) and "Repeat it on an idle machine." in found.text
     assert "Quality: of 4 comparisons, no worse in 4." in found.text
     assert "FAST" not in found.title + found.text.partition("Quality")[0]
+
+
+@pytest.mark.parametrize(
+    ("times", "smallest", "noisy"),
+    [(1.5, 5.0, True), (1.49, 5.0, False), (1.1, 30.0, True), (1.1, 29.9, False), (1.1, None, False)],
+)
+def test_noise_is_too_much_from_half_as_fast_again_or_a_hidden_gain_of_thirty_percent(times, smallest, noisy):
+    table = compare([record("bf16", noise=(1.0, 1.0, times)), record("same", noise=(1.0, 1.0, times))], TASKS)
+    gains = {} if smallest is None else {THROUGHPUT.name: smallest}
+    table = table.model_copy(update={"smallest_gains": gains})
+    found = decide(table, recommend(table))
+    assert found.title.startswith("No speed answer: BF16 itself varied" if noisy else "Keep BF16.")
 
 
 @pytest.mark.parametrize("which", ["bf16", "fast"])

@@ -1,5 +1,7 @@
 """What is recommended under constraints, and why, on stated figures and on everything that hypothesis comes up with."""
 
+from __future__ import annotations
+
 import math
 import re
 
@@ -8,11 +10,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.compare_records import TASKS, anything, record
 
-from pipeline.compare import compare
+from pipeline.compare import compare, judge
+from pipeline.compare.comparison import Comparison
 from pipeline.compare.decide.constraints import Constraints, Requirements
+from pipeline.compare.decide.frontier import frontiers
 from pipeline.compare.decide.recommendation import recommend
 from pipeline.results.base import Missing
-from pipeline.results.bench import Metric
+from pipeline.results.bench import Guard, LoadResult, Metric
+from pipeline.results.records import Record
+
+GUARD = "other processes: another process was on the GPU"
 
 
 def decided(*records, needs=None, **constraints):
@@ -51,6 +58,42 @@ def test_a_loss_beyond_the_limit_excludes():
     assert found.recommended == "b"
     assert any("A loses more than 2 points on MMLU" in s.text for s in found.reasons)
     assert next(c for c in found.candidates if c.name == "a").standing == "excluded"
+
+
+@pytest.mark.parametrize(
+    ("fast", "text"),
+    [
+        (("fast",), "FAST serves more tokens per second than BF16 but loses accuracy on at least one task."),
+        (
+            ("fast", "faster"),
+            "FASTER and FAST serve more tokens per second than BF16 but lose accuracy on at least one task.",
+        ),
+    ],
+)
+def test_what_is_faster_but_worse_is_not_recommended(fast, text):
+    speeds = {"fast": 1500, "faster": 1600}
+    found = decided(record("bf16"), *(record(name, speeds[name], wrong=30) for name in fast))
+    assert found.recommended is None
+    assert found.answer.text == f"No format is both faster and no worse here. {text}"
+
+
+@pytest.mark.parametrize(("number", "names"), [(4, "A, B, C and D"), (5, "any of 5 variants")])
+def test_more_than_four_variants_are_counted_and_not_named(number, names):
+    found = decided(record("bf16"), *(record(name, 1001) for name in "abcde"[:number]))
+    assert found.answer.text == f"No throughput gain over BF16 was shown on this machine for {names}."
+
+
+def test_a_task_near_chance_is_not_asked_for_more_items():
+    def near(name, speed):
+        made = record(name, speed, wrong=300)
+        tasks = {task: scores.model_copy(update={"chance": 0.25}) for task, scores in made.tasks.items()}
+        return made.model_copy(update={"tasks": tasks})
+
+    settle = [each for each in decided(near("bf16", 1000), near("a", 1500)).settle if each.column in TASKS]
+    said = "cannot decide: BF16 itself scores 25.0 %, near the 25.0 % of guessing."
+    assert [(each.kind, each.needed, each.text) for each in settle] == [
+        ("items", None, f"A: {task} {said}") for task in TASKS
+    ]
 
 
 def test_too_few_items_are_counted_out():
@@ -176,6 +219,125 @@ def test_losses_of_what_could_not_take_its_place_are_no_reasons():
     for speed, asked in ((1200, set()), (1800, {"few"})):
         found = decided(record("bf16"), record("a", 1500), record("few", speed, wrong=2))
         assert {each.variant for each in found.settle if each.kind == "items"} == asked
+
+
+def marked(comparison: Comparison, *names: str) -> Comparison:
+    rows = tuple(r.model_copy(update={"marks": (GUARD,) if r.name in names else ()}) for r in comparison.rows)
+    return comparison.model_copy(update={"rows": rows})
+
+
+@pytest.mark.parametrize("names", [("a",), ("bf16",)])
+def test_what_was_measured_while_a_guard_failed_is_measured_again(names: tuple[str, ...]) -> None:
+    """Another process on the GPU, and the answer named the winner."""
+    records = [record("bf16"), record("a", 1500), record("b", 1200)]
+    table = marked(compare(records, TASKS), *names)
+    found = recommend(table)
+    assert found.recommended == ("b" if names == ("a",) else None)
+    if names == ("bf16",):
+        assert found.answer.text.startswith("No speed verdict: a guard failed while BF16 was measured. Measure again.")
+        assert "No worse than BF16 on every task (within 1 point): A and B." in found.answer.text
+    again = [m for m in found.settle if m.kind == "benchmark" and m.variant == "a"]
+    assert bool(again) == (names == ("a",))
+    assert all("must be measured again (other processes" in m.text for m in again)
+    throughput = frontiers(records, table, 1.0)[0]
+    assert set(throughput.absent) == set(names)
+    assert recommend(table, objective="size").recommended is None
+
+
+def test_a_guard_that_failed_for_several_is_told_once() -> None:
+    records = [record("bf16"), record("a", 1500), record("b", 1200), record("c", 1100)]
+    found = recommend(marked(compare(records, TASKS), "a", "b"))
+    asked = [line for line in found.open_points if "measured again" in line]
+    assert asked == ["A and B: their speed must be measured again (other processes)."]
+    table = marked(compare(records, TASKS), "a", "b")
+    hot = tuple(
+        r.model_copy(update={"marks": (*r.marks, "GPU clock: block 1: 1.2 GHz", "GPU clock: block 2: 1.1 GHz")})
+        if r.name == "b"
+        else r
+        for r in table.rows
+    )
+    lines = recommend(table.model_copy(update={"rows": hot})).open_points
+    assert "A and B: their speed must be measured again (other processes; GPU clock for B)." in lines
+
+
+def test_an_emulated_variant_is_not_asked_to_be_measured_again() -> None:
+    """Another machine is needed for its speed, not another run."""
+    records = [record("bf16"), record("a", 1500, emulated=("a",)), record("b", 1200)]
+    table = marked(compare(records, TASKS), "a")
+    for found in (recommend(table), recommend(table, Constraints(ttft_p99_ms=100))):
+        assert not [each for each in found.settle if each.guards]
+        assert not any("measured again" in check.statement.text for c in found.candidates for check in c.checks)
+    texts = [point.text for point in judge(table, "tiny", "a machine").points]
+    assert not any("guard failed" in text for text in texts)
+
+
+def test_emulated_formats_are_not_to_be_measured_again() -> None:
+    """A guard that failed changes nothing where no format claims a speed, though another was not measured at all."""
+    gone = Missing(reason="bench has not run")
+    emulated = record("a", 1500, emulated=("fp8",))
+    failed = Guard(name="other processes", passed=False, text="they took half of the CPU")
+    marked = emulated.model_copy(update={"speed": emulated.speed.model_copy(update={"guards": (failed,)})})
+    found = recommend(compare([record("bf16"), marked, record("b", speed=gone)], TASKS))
+    assert found.answer.text.startswith("No speed verdict: the other formats are emulated on this machine.")
+
+
+def ladder(made: Record, alone: float, many: float) -> Record:
+    """Give the record two loads: one request at a time, and 16 in flight, which the tables show."""
+
+    def load(slots: int, tpot: float) -> LoadResult:
+        metrics = {
+            **made.speed.metrics,
+            "mean_tpot_ms": Metric(unit="ms", values=(tpot, 1.01 * tpot, 0.99 * tpot)),
+            "p99_ttft_ms": Metric(unit="ms", values=(10 * tpot, 10.1 * tpot, 9.9 * tpot)),
+        }
+        return LoadResult(
+            name=f"concurrency {slots}",
+            num_prompts=120,
+            request_rate="inf",
+            max_concurrency=slots,
+            asked=360,
+            completed=360,
+            failed=0,
+            metrics=metrics,
+        )
+
+    loads = (load(1, alone), load(16, many))
+    changed = {"loads": loads, "headline": "concurrency 16", "metrics": loads[1].metrics, "protocol": "ladder"}
+    speed = made.speed.model_copy(update=changed)
+    return made.model_copy(update={"speed": speed, "protocols": {"ladder": speed}})
+
+
+def test_the_objective_decides_and_is_named() -> None:
+    records = [
+        ladder(record("bf16", size=100), 10, 40),
+        ladder(record("fast", 1500, size=60), 9, 30),
+        ladder(record("quick", 1100, size=50), 5, 38),
+        ladder(record("small", 900, size=25), 11, 44),
+    ]
+    table = compare(records, TASKS)
+    chosen = {name: recommend(table, objective=name) for name in ("throughput", "tpot", "size")}
+    assert {name: found.recommended for name, found in chosen.items()} == {
+        "throughput": "fast",
+        "tpot": "quick",
+        "size": "small",
+    }
+    assert ", at 16 requests in flight, and is no worse" in chosen["throughput"].answer.text
+    assert "QUICK takes 50.0 % less time per output token than BF16 (95 % interval" in chosen["tpot"].answer.text
+    assert ", one request at a time, and is no worse" in chosen["tpot"].answer.text
+    assert chosen["size"].answer.text.startswith("SMALL's checkpoint is 75 % smaller than BF16's, and is no worse")
+    assert [chosen[name].objective for name in chosen] == list(chosen)
+
+
+@pytest.mark.parametrize(("at", "recommended"), [(None, "bf16"), ("concurrency 16", "bf16"), ("concurrency 1", "a")])
+def test_a_latency_is_judged_at_its_load(at: str | None, recommended: str) -> None:
+    records = [ladder(record("bf16"), 10, 20), ladder(record("a", 1500), 10, 40)]
+    found = recommend(compare(records, TASKS), Constraints(ttft_p99_ms=300, at=at))
+    assert found.recommended == recommended
+    (check,) = [c for c in found.candidates[1].checks if c.constraint == "ttft_p99_ms"]
+    words = "one request at a time" if at == "concurrency 1" else "at 16 requests in flight"
+    assert f"p99 TTFT {words} is" in check.statement.text
+    missing = recommend(compare(records, TASKS), Constraints(ttft_p99_ms=300, at="rate 3"))
+    assert "unknown (not measured under the load rate 3)" in missing.candidates[0].checks[0].statement.text
 
 
 CONSTRAINTS = st.builds(

@@ -12,7 +12,7 @@ from support.compare_records import anything, record
 
 from pipeline.compare import compare
 from pipeline.compare.published.reproduction import reproduce
-from pipeline.compare.published.tables import published_differences, recompute
+from pipeline.compare.published.tables import PublishedRow, published_differences, recompute
 from pipeline.config import PROJECT_ROOT, Variant
 from pipeline.errors import InputError
 from pipeline.hardware.gpus import GPUS
@@ -76,6 +76,22 @@ def test_published_accuracies_are_mostly_noise():
     assert all((abs(d.z) < 1.96) == d.within_noise for d in found)
     humaneval = next(d for d in found if (d.label, d.task) == ("INT8-Dynamic", "HumanEval"))
     assert humaneval.items == 6 and humaneval.within_noise
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(30.0, 25.0), (25.0, 30.0), (80.0, 75.0), (0.0001, 100.0)])
+def test_a_published_difference_has_the_interval_of_two_independent_samples(ours, theirs):
+    """Of 1000 items each: the root of p (1 - p) / n + q (1 - q) / n, times 1.96."""
+    rows = tuple(
+        PublishedRow(label=label, variants=(label,), figures={"MMLU": share})
+        for label, share in (("bf16", theirs), ("gptq", ours))
+    )
+    (found,) = published_differences(ACCURACY.model_copy(update={"rows": rows, "items": {"MMLU": 1000}}))
+    p, q = round(10 * ours) / 1000, round(10 * theirs) / 1000
+    error = math.sqrt((p * (1 - p) + q * (1 - q)) / 1000)
+    assert (found.n, found.items, found.points) == (1000, round(1000 * (p - q)), pytest.approx(100 * (p - q)))
+    assert found.interval.low == pytest.approx(100 * (p - q - 1.959964 * error))
+    assert found.interval.high == pytest.approx(100 * (p - q + 1.959964 * error))
+    assert found.z == pytest.approx((p - q) / error if error else 0.0)
 
 
 @given(printed=st.floats(-90, 90), digits=st.integers(1, 2), noise=st.floats(-1, 1))
@@ -246,6 +262,15 @@ def test_accuracy_differences_agree_up_to_both_noises_and_no_further():
     assert seen == {"too wide to tell", "no"}
 
 
+def test_without_a_difference_of_ours_or_of_theirs_nothing_agrees():
+    """BF16 has no difference from itself, and one that was scored on other items has none from BF16."""
+    comparison = compare([record("bf16"), record("gptq", n=401)], ("MMLU",))
+    cells = {(c.label, c.metric): c for c in reproduce(ACCURACY, comparison, "L4").cells}
+    for label in ("BF16", "INT4-GPTQ"):
+        cell = cells[label, "MMLU"]
+        assert cell.measured == pytest.approx(100) and cell.measured_change is cell.agrees is None
+
+
 def test_published_differences_beyond_their_noise_are_counted_and_named():
     """AngelSlim prints 20 differences; 74.78 to 73.26 and to 73.59 of 14,042 items are beyond a point of noise."""
     found = reproduce(ACCURACY, measured(bf16=100), None)
@@ -284,6 +309,7 @@ BAD = {
     "an unknown field": lambda d: d.update(hardwear="L4"),
     "a percentage without its figure": lambda d: d["rows"][1].update(printed_percent={"speed": 1.0}),
     "a figure of zero": lambda d: d["rows"][1]["figures"].update(mean_ttft_ms=0),
+    "a figure below zero": lambda d: d["rows"][1]["figures"].update(mean_ttft_ms=-1),
     "no source": lambda d: d.pop("source"),
     "another kind": lambda d: d.update(kind="power"),
 }

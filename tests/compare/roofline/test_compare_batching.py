@@ -27,6 +27,11 @@ def test_lengths_have_the_means_that_were_asked_for_and_are_always_the_same():
     assert max(prompt + output for prompt, output in lengths(load(1000, 2000, 2000))) <= 2048
 
 
+def test_lengths_are_in_the_same_order_on_every_machine():
+    """What was predicted for a report is predicted again for the next."""
+    assert [prompt for prompt, _ in lengths(load(6, 100, 50))] == [93, 263, 9, 30, 57, 147]
+
+
 def test_lengths_are_exponential_or_equal():
     """The quantiles at 1/20, 3/20 ... 19/20 of an exponential, scaled to the mean."""
     quantiles = expon.ppf((2 * np.arange(10) + 1) / 20)
@@ -34,6 +39,8 @@ def test_lengths_are_exponential_or_equal():
     for tokens, mean in zip(zip(*found, strict=True), (1000, 100), strict=True):
         assert sorted(tokens) == [round(value) for value in (mean * quantiles / quantiles.mean()).tolist()]
     assert lengths(load(3, 99.6, 0.2, spread="equal")) == ((100, 1),) * 3
+    # However short, a prompt and an answer have a token.
+    assert lengths(load(3, 0.1, 0.1)) == lengths(load(3, 0.1, 0.1, spread="equal")) == ((1, 1),) * 3
 
 
 def test_with_room_for_all_every_prompt_is_done_in_the_first_step():

@@ -10,6 +10,8 @@ from pipeline.compare.stats.accuracy import (
     PairedDifference,
     accuracy,
     adjusted_wald,
+    bootstrap_mean,
+    fisher,
     mcnemar,
     mean_over_tasks,
     paired_difference,
@@ -37,6 +39,14 @@ def test_share_has_wilsons_interval(case):
 def test_mcnemar_is_the_exact_binomial_test(gained, lost):
     expected = stats.binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
     assert mcnemar(gained, lost) == pytest.approx(expected)
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.data())
+def test_fishers_exact_test_is_that_of_scipy(n: int, m: int, data: st.DataObject) -> None:
+    ours, theirs = data.draw(st.integers(0, n)), data.draw(st.integers(0, m))
+    table = [[ours, n - ours], [theirs, m - theirs]]
+    tails = [stats.fisher_exact(table, alternative=side).pvalue for side in ("less", "greater")]
+    assert fisher(ours, n, theirs, m) == pytest.approx(min(1.0, 2 * min(tails)))
 
 
 @given(COUNTS)
@@ -99,6 +109,32 @@ def test_noise_means_that_the_interval_crosses_zero(items):
     assert found.within_noise == found.interval.contains(0.0)
     if found.is_clear:
         assert (found.difference > 0) == (found.interval.low > 0)
+
+
+def test_the_bootstrap_is_scipys() -> None:
+    differences = [1.0] * 14 + [-1.0] * 22 + [0.0] * 264
+    found = bootstrap_mean(differences)
+    assert found is not None
+    expected = stats.bootstrap(
+        (differences,), np.mean, n_resamples=9999, method="percentile", rng=np.random.default_rng(1)
+    ).confidence_interval
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.004)
+    assert bootstrap_mean([0.0] * 5) is None
+    graded = list(np.random.default_rng(2).normal(0.02, 0.1, 150))
+    found = bootstrap_mean(graded)
+    expected = stats.bootstrap(
+        (graded,), np.mean, method="percentile", rng=np.random.default_rng(1)
+    ).confidence_interval
+    assert found is not None and (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.001)
+
+
+@pytest.mark.parametrize("ours", [[1.0, 0.0, 1.0, 1.0], [0.5, 0.25, 1.0, 0.75]])
+def test_the_bootstrap_is_computed_where_it_is_asked_for(ours):
+    pair = scores(ours), scores([0, 1, 0, 1])
+    assert paired_difference(*pair).bootstrap is None
+    found = paired_difference(*pair, bootstrap=True)
+    assert found.bootstrap == bootstrap_mean([a - b for (_, a), (_, b) in zip(*pair, strict=True)])
+    assert found.bootstrap.low < found.difference < found.bootstrap.high
 
 
 def test_mean_over_tasks_adds_variances():

@@ -46,6 +46,12 @@ def test_values_of_one_request_count_as_one_observation() -> None:
     assert clustered > 3 * apart
 
 
+def test_each_percentile_has_the_error_that_it_has_alone() -> None:
+    values, sizes = np.random.default_rng(4).normal(size=60), np.full(20, 3)
+    alone = [percentile_errors(values, sizes, [percent])[0] for percent in (50, 90, 99)]
+    assert percentile_errors(values, sizes, [50, 90, 99]) == pytest.approx(alone)
+
+
 def test_the_same_data_give_the_same_errors() -> None:
     values, sizes = np.random.default_rng(3).normal(size=100), np.ones(100, np.int64)
     found = percentile_errors(values, sizes, [50, 99])

@@ -229,6 +229,20 @@ def test_repeats_needed_are_a_range_and_none_where_there_may_be_no_difference():
     assert model(variant("bf16", [1.0]), variant("a", [2.0])).repeats_needed("a", "bf16", "bf16", []) is None
 
 
+def test_so_many_repeats_show_a_difference_and_one_less_does_not():
+    """The noncentral t, with an error that shrinks by the root of the repeats, and two degrees of freedom of three."""
+    values = np.array([0.99, 1.0, 1.01])
+    ours, theirs = 1.05 * values[[1, 2, 0]], values
+    found = model(variant("a", ours), variant("b", theirs)).repeats_needed("a", "b", None, ["a", "b"])
+    error, gain = stats.sem(np.log(ours / theirs)), np.log(ours / theirs).mean()
+
+    def power(repeats):
+        critical = stats.t.ppf(0.975, repeats - 1)
+        return stats.nct.sf(critical, repeats - 1, gain / (error * math.sqrt(3 / repeats)))
+
+    assert found.likely > 3 and power(found.likely) >= 0.8 > power(found.likely - 1)
+
+
 @pytest.mark.parametrize(("ours", "theirs", "typical"), [(3, 5, 5), (2, 2, 2), (4, 3, 4)])
 def test_no_fewer_repeats_are_proposed_than_were_typical(ours, theirs, typical):
     """Ten times as much among repeats that agree within 2 % is shown by those that were made."""

@@ -30,6 +30,11 @@ def test_no_interval_holds_an_impossible_value(values):
     assert 0 < found.interval.low < found.mean < found.interval.high
 
 
+def test_an_interval_beyond_any_meaning_ends_at_a_finite_number():
+    found = summarize("tok/s", [1e-100, 1e100])
+    assert found.interval.high == pytest.approx(math.exp(300))
+
+
 def test_single_repeat_has_no_interval():
     found = summarize("ms", [3.0])
     assert isinstance(found, Repeated) and found.interval is None

@@ -128,6 +128,7 @@ def test_beyond_the_largest_number_none_is_named() -> None:
             "1,410 items at least, and perhaps more than the 1,569 that exist",
         ),
         (ItemsNeeded(low=1569, likely=1570, high=7200, available=1569), False, "more than the 1,569 items that exist"),
+        (ItemsNeeded(low=2000, likely=2500, high=None, available=1569), False, "more than the 1,569 items that exist"),
         (ItemsNeeded(low=410, likely=None, high=None), False, "more items than any set has"),
         (ItemsNeeded(low=None, likely=None, high=None, available=164), False, "more items than any set has"),
         (
@@ -160,7 +161,7 @@ def test_no_margin_is_more_than_everything() -> None:
     assert least_margin(1, 0.01) == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("size", [10, 164, 1319])
+@pytest.mark.parametrize("size", [1, 10, 164, 1319])
 def test_a_smaller_loss_is_not_shown_by_identical_answers(size: int) -> None:
     found = never_shown(size)
     assert p_above(0, 0, size, -found) == pytest.approx(0.05, abs=1e-8)

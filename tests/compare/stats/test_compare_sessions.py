@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pipeline.compare.stats.sessions import session_changes
+from pipeline.compare.stats.sessions import _equal, session_changes
 from pipeline.results.base import Missing
 
 NOW, THEN = [980.0, 1075.0, 902.0], [1000.0, 1100.0, 900.0]
@@ -48,6 +48,19 @@ def test_variances_are_pooled_where_they_are_equal_and_else_the_larger_one_is_ta
     assert spread(unequal["noisy"]) == pytest.approx(2 * stats.t.ppf(0.975, 2) * np.sqrt(1 / 3))
     pooled = (1e-4 * 2 + 1) / 3
     assert spread(unequal["a"]) == pytest.approx(2 * stats.t.ppf(0.975, 6) * np.sqrt(pooled / 3))
+
+
+def test_variances_are_equal_unless_bartletts_test_rejects_that():
+    draw, seen = np.random.default_rng(0), set()
+    for _ in range(200):
+        samples = [draw.normal(scale=1 + 2 * draw.random(), size=size) for size in draw.integers(3, 9, 3)]
+        variances = np.array([np.var(each, ddof=1) for each in samples])
+        equal = _equal(variances, np.array([len(each) - 1.0 for each in samples]))
+        assert equal == (stats.bartlett(*samples).pvalue >= 0.05)
+        seen.add(equal)
+    assert seen == {True, False}
+    # Nothing varies, or something does and the rest does not.
+    assert _equal(np.zeros(2), np.ones(2)) and not _equal(np.array([0.0, 1.0]), np.ones(2))
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,12 @@ def test_more_comparisons_and_less_correlation_need_larger_differences():
     assert Tukey(7).critical(12) > Dunnett(6).critical(12)
 
 
+def test_a_correlation_is_rounded_down_to_hundredths():
+    """A smaller one needs a larger difference: never too small a one is asked for."""
+    assert Dunnett(6, 0.309).critical(12) == Dunnett(6, 0.3).critical(12) > Dunnett(6, 0.31).critical(12)
+    assert Dunnett(6, -0.2).critical(12) == Dunnett(6, 0.0).critical(12)
+
+
 @pytest.mark.parametrize("freedom", [2, 12, 1e9])
 def test_the_detectable_difference_is_found_in_four_of_five_cases(freedom):
     critical = Student().critical(freedom)

@@ -10,13 +10,13 @@ from pipeline.stages.bench.memory import memory
 SHAPE = {"num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32}
 
 
-def of(config: dict, tokens: int | None, *peaks: int | None, url: str | None = None) -> Memory:
+def of(config: dict, tokens: int | None, *peaks: int | None, url: str | None = None, device: str = "cpu") -> Memory:
     artifact = SimpleNamespace(manifest=lambda: None)
     job = SimpleNamespace(
         settings=SimpleNamespace(serve=SimpleNamespace(url=url), kv_cache=SimpleNamespace(dtype="auto")),
         model=SimpleNamespace(config=config),
         artifact=lambda stage: artifact,
-        hardware=SimpleNamespace(device="cpu"),
+        hardware=SimpleNamespace(device=device),
     )
     server = SimpleNamespace(facts=lambda: SimpleNamespace(kv_cache_tokens=tokens))
     repeats = [Conditions.model_construct(peak_memory_bytes=peak) for peak in peaks]
@@ -40,3 +40,10 @@ def test_where_one_factor_is_not_known_the_cache_is_not(config: dict, tokens: in
 def test_nothing_is_known_of_a_server_that_the_user_runs() -> None:
     found = of(SHAPE, 1000, url="http://127.0.0.1:9")
     assert (found.weights_bytes, found.kv_bytes_per_token, found.kv_cache_tokens, found.kv_cache_bytes) == (None,) * 4
+
+
+@pytest.mark.parametrize(
+    ("device", "text"), [("cuda", "the GPU's memory in use"), ("cpu", "what the server's processes held")]
+)
+def test_the_peak_is_said_to_be_of_what_was_observed(device: str, text: str) -> None:
+    assert of(SHAPE, 1000, 5, device=device).peak_of == text

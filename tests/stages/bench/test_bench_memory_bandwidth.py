@@ -1,9 +1,12 @@
 """The measured read bandwidth: what a process of its own prints, and what it is made of."""
 
+import runpy
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from pipeline.stages.bench import memory_bandwidth
 
@@ -49,6 +52,21 @@ def test_the_fastest_read_counts_and_the_first_is_none(
     monkeypatch.setattr(memory_bandwidth, "ROUNDS", {"cpu": 3})
     memory_bandwidth.main("cpu")
     assert float(capsys.readouterr().out) == pytest.approx(4096 / 0.25)
+
+
+def test_the_program_measures_the_device_that_it_is_given(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[str] = []
+
+    def ones(count: int, device: str) -> torch.Tensor:
+        asked.append(device)
+        return torch.zeros(8)
+
+    monkeypatch.setattr(torch, "ones", ones)
+    monkeypatch.setattr(sys, "argv", [memory_bandwidth.__file__, "cpu"])
+    runpy.run_path(memory_bandwidth.__file__, run_name="__main__")
+    assert asked == ["cpu"] and float(capsys.readouterr().out) > 0
 
 
 def test_arrays_are_several_times_as_large_as_caches() -> None:

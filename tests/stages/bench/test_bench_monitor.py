@@ -13,6 +13,7 @@ from pipeline.stages.bench import gpu_monitor, monitor
 from pipeline.stages.bench.requests import Requests
 
 URL = "http://127.0.0.1:9"
+INTERVAL_S = monitor.CPU_INTERVAL_S
 # SM clock and its maximum, temperature, power and its limit, utilization, memory in use and in total, reasons.
 SAMPLE = "{mhz}, 1980, 62, 600, 700.00, {busy}, {mib}, 143771, 0x0000000000000004"
 
@@ -169,7 +170,8 @@ def test_one_sample_in_four_is_of_all_else(monkeypatch: pytest.MonkeyPatch, mach
     watch._sample()
     four = ["processes"] * 4
     assert looks == ["processes", "all", *four, "all", *four, "all"]
-    assert monitor.EVERY == 4
+    # All else every two seconds.
+    assert (INTERVAL_S, monitor.EVERY) == (0.5, 4)
 
 
 @pytest.mark.parametrize(

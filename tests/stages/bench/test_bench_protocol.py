@@ -67,6 +67,7 @@ class Bench:
     def __init__(self, settings: Settings, folder: Path, server: StepServer) -> None:
         self.sent: list[tuple[Load, int]] = []
         self.said: list[str] = []
+        self.details: list[str] = []
         self.stopped = 0
         self.step_server = server
         self.damage: Callable[[Load, Requests], Run | None] = lambda load, requests: None
@@ -88,7 +89,7 @@ class Bench:
             reference=None,
             hardware=SimpleNamespace(device="cuda", device_id="GPU-1"),
             model=SimpleNamespace(config=SHAPE, context=lambda wanted: wanted or 4096),
-            progress=SimpleNamespace(detail=lambda text: None, say=self.said.append),
+            progress=SimpleNamespace(detail=self.details.append, say=self.said.append),
             serving=SimpleNamespace(logs=folder / "logs", client_pid=17, stop=self.stop),
             target=lambda: target,
             artifact=lambda stage: artifact,
@@ -146,6 +147,10 @@ def test_one_load_is_warmed_up_repeated_and_summed_up(bench: Callable[..., Bench
     assert result.output_tokens == load.output_tokens and result.metrics == load.metrics
     assert (result.protocol, result.temperature, result.block, result.device) == ("throughput", 0, 0, "GPU-1")
     assert len(result.warm_up) == 2 and all(rate > 0 for rate in result.warm_up)
+    assert [detail for detail in made.details if detail.startswith("warming up")] == [
+        "warming up, round 1 of at most 2",
+        "warming up, round 2 of at most 2",
+    ]
     assert result.server.attention == "FLASH" and result.memory_bandwidth == 3e12
     assert (result.memory.kv_cache_bytes, result.memory.peak_bytes) == (1_024_000, 1003)
     assert result.goodput is None and result.failures == () and result.left_out == ()

@@ -2,8 +2,10 @@
 
 import pytest
 
+from pipeline.config import Stage
+from pipeline.stages.verify import activation_scales
 from pipeline.stages.verify.activation_scales import check
-from pipeline.stages.verify.outcomes import NotCompared
+from pipeline.stages.verify.outcomes import Failed, NotCompared
 
 
 @pytest.mark.parametrize(
@@ -24,3 +26,19 @@ def test_what_was_made_is_the_calibrations(given: tuple[str, ...], count: int, m
 def test_a_format_without_calibrated_scales_is_not_compared(quant: str, made) -> None:
     with pytest.raises(NotCompared, match="no calibrated scale"):
         check(made(f"quant={quant}"))
+
+
+@pytest.mark.parametrize(("factor", "passes"), [(1.007, True), (0.993, True), (1.01, False), (0.99, False)])
+def test_a_scale_may_be_off_by_what_bf16_rounds(
+    factor: float, passes: bool, made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = made("quant=fp8_static")
+    wanted = activation_scales._wanted(job, job.artifact(Stage.CALIBRATE).folder)
+    stored = {name: scale.value for name, scale in wanted.items()}
+    name = min(stored)
+    monkeypatch.setattr(activation_scales, "_stored", lambda folder: {**stored, name: factor * stored[name]})
+    if passes:
+        assert check(job)
+    else:
+        with pytest.raises(Failed, match=f"{name} is .* by the calibration"):
+            check(job)

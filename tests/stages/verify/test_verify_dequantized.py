@@ -5,7 +5,9 @@ format rounds them. A fault is planted where a kernel would have it: the files a
 """
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -185,3 +187,17 @@ def test_what_cannot_be_computed_is_not_compared(made: Callable[..., Job], monke
         patch.setattr(dequantized, "load_model", lambda *_, **__: 1 / 0)
         with pytest.raises(NotCompared, match=r"does not run it \(ZeroDivisionError\)"):
             dequantized.reference(job, canary.TEXTS)
+
+
+@pytest.mark.parametrize(("device", "stops"), [("cpu", 0), ("cuda", 1)])
+def test_a_gpu_is_freed_of_the_server_before_weights_are_loaded(
+    device: str, stops: int, made: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped: list[str] = []
+    job = made("quant=w4a16")
+    hardware = job.hardware.model_copy(update={"device": device})
+    serving = SimpleNamespace(stop=lambda: stopped.append(device))
+    monkeypatch.setattr(dequantized, "fits", lambda folder, hardware, dtype: False)
+    with pytest.raises(NotCompared, match="does not fit"):
+        dequantized.reference(replace(job, hardware=hardware, serving=cast(Any, serving)), canary.TEXTS)
+    assert len(stopped) == stops

@@ -116,9 +116,17 @@ def test_a_class_of_a_later_version_reads_what_it_writes_and_nothing_older() -> 
 
 
 def test_text_from_elsewhere_is_cleaned() -> None:
-    guard = Guard(name="a\x1b[31m" + "b" * 99, passed=None, text="\u202e" + "word " * 99)
-    assert "\x1b" not in guard.name and len(guard.name) <= 60
-    assert "\u202e" not in guard.text and len(guard.text) <= 300
+    guard = Guard(name="a\x1b[31m" + "b" * 99, passed=None, text="\u202e" + "x" * 400)
+    # A name has at most 60 characters, a sentence 300.
+    assert (guard.name, guard.text) == ("a[31m" + "b" * 54 + "…", "x" * 299 + "…")
+    whole = Guard(name="b" * 60, passed=None, text="x" * 300)
+    assert (whole.name, whole.text) == ("b" * 60, "x" * 300)
+
+
+def test_a_version_is_told_in_at_most_forty_characters() -> None:
+    for version, told in (("9" * 40, "9" * 40), ("9" * 50, "9" * 39 + "…")):
+        found = read(BenchResult, manifest("bench", {**stored("bench"), "schema_version": version}))
+        assert found.reason == f"{BenchResult.SOURCE} has schema version {told}, this release reads 1"
 
 
 def test_the_summary_of_a_calibration_comes_back_as_it_was_written() -> None:
