@@ -271,5 +271,5 @@ def worst_outputs(
     error = (inputs @ (image - original)[rows].T).norm(dim=0) / outputs
     explained = TOLERANCE_OF_OUTPUTS * (inputs @ (nearest - original)[rows].T).norm(dim=0) / outputs
     worst = int((error / explained.clamp_min(TINY)).nan_to_num(math.inf).argmax())
-    row = int(rows.nonzero()[worst, 0])
+    row = int(rows.nonzero().flatten()[worst])
     return Part(f"outputs of row {row}", float(error[worst]), float(explained[worst]))

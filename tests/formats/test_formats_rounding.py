@@ -239,6 +239,10 @@ def test_the_worst_channel_is_off_by_its_factor(algorithm: str, tolerance: float
     assert found.place == "input 1" and found.error == pytest.approx(0.5, rel=1e-4)
     assert found.allowed == pytest.approx(0.04 * tolerance + 0.01 + 4 * 2.0**-9, rel=1e-4)
     # The format's own bias explains half as much again.
+    # The farthest from its limit, not the farthest from 1: at half of .1, and a tenth of .3.
+    slack, kept = torch.full((original.shape[1],), 9.0), torch.ones(original.shape[1])
+    slack[:2], kept[:2] = torch.tensor([0.1, 0.3]), torch.tensor([0.5, 0.1])
+    assert rounding.worst_channel(original, original * kept, original, algorithm, slack).place == "input 0"
     shorter = rounding.worst_channel(original, original * 0.5, original * 0.8, algorithm, 0.0)
     by_chance = 4 * 0.2 * tolerance / 4
     assert shorter.allowed == pytest.approx(max(1.5 * 0.2, by_chance) + 4 * 2.0**-9, rel=1e-4)

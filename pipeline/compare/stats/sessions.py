@@ -99,8 +99,8 @@ def _pooled(estimates: Mapping[str, _Estimate]) -> dict[str, _Estimate]:
     fair = _equal(spreads, freedoms)
     return {
         name: each.model_copy(update={"variance": spread / each.pairs, "freedom": freedom})
-        for name, each in paired.items()
-        if fair or spread > (each.spread or 0.0)
+        for (name, each), own in zip(paired.items(), spreads, strict=True)
+        if fair or spread > own
     }
 
 

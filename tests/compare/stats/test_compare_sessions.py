@@ -48,6 +48,9 @@ def test_variances_are_pooled_where_they_are_equal_and_else_the_larger_one_is_ta
     assert spread(unequal["noisy"]) == pytest.approx(2 * stats.t.ppf(0.975, 2) * np.sqrt(1 / 3))
     pooled = (1e-4 * 2 + 1) / 3
     assert spread(unequal["a"]) == pytest.approx(2 * stats.t.ppf(0.975, 6) * np.sqrt(pooled / 3))
+    # Repeats that do not vary at all have the noise of the others as well.
+    still = session_changes({"a": pair(0.0), "b": pair(1.0)}, 0.0)
+    assert spread(still["a"]) == pytest.approx(2 * stats.t.ppf(0.975, 4) * np.sqrt(0.5e-4 / 3))
 
 
 def test_variances_are_equal_unless_bartletts_test_rejects_that():
