@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import traceback
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import chain, count
 from pathlib import Path
@@ -388,9 +388,13 @@ def _free(error: BaseException) -> None:
     release_memory()
 
 
-def _set_references(jobs: Iterable[Job]) -> None:
-    """Let all ladders derive from the benchmark of BF16 under the same protocol, if it is among the variants."""
-    baselines = {job.settings.bench.name: job for job in jobs if job.settings.is_baseline}
+def _set_references(jobs: Sequence[Job]) -> None:
+    """Let all ladders derive from the benchmark of BF16 under the same protocol, if it is among the variants.
+
+    Of BF16 on different numbers of GPUs it is that on the fewest.
+    """
+    unchanged = sorted((job for job in jobs if job.settings.is_baseline), key=lambda job: -job.variant.gpus)
+    baselines = {job.settings.bench.name: job for job in unchanged}
     for job in jobs:
-        if not job.settings.is_baseline:
-            job.reference = baselines.get(job.settings.bench.name)
+        reference = baselines.get(job.settings.bench.name)
+        job.reference = None if reference is job else reference

@@ -15,6 +15,7 @@ from urllib.request import getproxies_environment
 from pipeline.artifacts.keys import Payload
 from pipeline.config import ServeSettings, Settings
 from pipeline.config.file_names import file_name
+from pipeline.config.serve import PARALLEL
 from pipeline.errors import InputError, NotApplicable, ServerError
 from pipeline.hardware.installed import vllm_version
 from pipeline.hardware.probe import Hardware
@@ -233,7 +234,9 @@ class Serving:
             from pipeline.serve.external import told
 
             return told(settings.serve).model_dump()
-        serve = settings.serve.model_dump(exclude=NOT_IDENTITY)
+        # Results of one GPU keep the keys that they had before there could be several.
+        single = {name for name in PARALLEL.values() if getattr(settings.serve, name) == 1}
+        serve = settings.serve.model_dump(exclude=NOT_IDENTITY | single)
         plugin = {"plugin": vllm_plugin.REVISION} if self.hardware.device == "cpu" else {}
         return {"vllm": vllm_version(settings.serve.python), "kv_cache": settings.kv_cache.dtype, **plugin, **serve}
 
@@ -337,6 +340,8 @@ class Serving:
             "--max-model-len": serve.max_model_len,
             "--max-num-seqs": serve.max_num_seqs,
             "--linear-backend": None if serve.kernel == "auto" else serve.kernel,
+            "--tensor-parallel-size": None if serve.tensor_parallel == 1 else serve.tensor_parallel,
+            "--data-parallel-size": None if serve.data_parallel == 1 else serve.data_parallel,
             "--seed": 0,
             # A benchmark that names no temperature is to decode as deployed.
             generation.SOURCE: "auto" if settings.bench.temperature is None else "vllm",
