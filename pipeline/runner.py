@@ -75,8 +75,9 @@ class Runner:
         model = ModelSource(first.model, first.outputs / ".cache", digests)
         self.serving = Serving(hardware, first.outputs / "logs", self.progress)
         self.jobs = [
-            Job(s, self.workspace, hardware, digests, model, self.progress, self.serving, overrides, existing=theirs)
+            Job(s, self.workspace, part, digests, model, self.progress, self.serving, overrides, existing=theirs)
             for s, theirs in existing.resolve([with_group_size(model, each) for each in variants], model)
+            for part in hardware.lanes(s.serve.gpus, most=1)
         ]
         for job in self.jobs:
             preflight.check(model, job.settings, set(job.closure(self.requested)))
@@ -202,15 +203,16 @@ class Runner:
         return self._conclude()
 
     def _take_turn(self) -> None:
-        """Wait for the GPU that others use, or refuse it, if a step is due that computes on it.
+        """Wait for the GPUs that others use, or refuse them, if a step is due that computes on them.
 
         Raises:
-            InputError: if it is still in use after `hardware.wait_minutes`.
+            InputError: if one is still in use after `hardware.wait_minutes`.
         """
-        hardware, settings = self.jobs[0].hardware, self.jobs[0].settings
-        due = (self.workspace.why(job.artifact(stage)) for job in self.jobs for stage in self._wanted(job))
-        if hardware.device == "cuda" and settings.serve.url is None and any(due):
-            gpu_turn.take(hardware.device_id, settings.hardware.wait_minutes, self.progress.say)
+        settings = self.jobs[0].settings
+        due = [job for job in self.jobs if any(self.workspace.why(job.artifact(each)) for each in self._wanted(job))]
+        used = {gpu for job in due if job.settings.serve.url is None for gpu in job.hardware.gpus.values()}
+        for gpu in sorted(used):
+            gpu_turn.take(gpu, settings.hardware.wait_minutes, self.progress.say)
 
     def _import_vllm(self, due: Sequence[Step]) -> None:
         """Import vLLM before the work that what it serves would take, if both are due.

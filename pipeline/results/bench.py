@@ -93,10 +93,10 @@ class Conditions(Frozen):
         waiting_mean: mean number of requests in the engine's queue.
         running_mean: mean number of requests that the engine worked on.
         busy: use of the processes and of the GPU.
-        peak_memory_bytes: on a GPU all of its memory in use, as the driver reports it (MiB, here in bytes); else what
-            the server's processes held.
-        gpu: clock, temperature, power, utilization and memory, if there is a GPU.
-        gpu_load: the GPU under load.
+        peak_memory_bytes: on a GPU all of its memory in use, of several the fullest, as the driver reports it (MiB,
+            here in bytes); else what the server's processes held.
+        gpu: clock, temperature, power, utilization and memory of all of the server's GPUs, if there is one.
+        gpu_load: the GPUs under load.
         foreign_gpu_processes: other processes on the GPU.
     """
 

@@ -363,7 +363,7 @@ class Serving:
         if self.hardware.device != "cpu":
             return {}
         cores, room = settings.serve.cpu_cores, settings.serve.cpu_kv_cache_gib
-        bind = f"0-{self.hardware.cores - 1}" if cores == "auto" else cores
+        bind = _cores_of_each(self.hardware.cores, settings.serve.gpus) if cores == "auto" else cores
         # vLLM reads whole numbers there, and prefers it to an argument.
         space = {"VLLM_CPU_KVCACHE_SPACE": f"{room:.0f}"} if room.is_integer() else {}
         return {**space, "VLLM_CPU_OMP_THREADS_BIND": bind}
@@ -386,6 +386,12 @@ class Serving:
             f"vLLM was not ready in time:\n{tail(server.log)}",
             f"The whole log is {server.log}. Raise serve.start_timeout_s if it was still working.",
         )
+
+
+def _cores_of_each(cores: int, processes: int) -> str:
+    """Return the cores of each process that shares a CPU, as vLLM reads them: `0-1|2-3`."""
+    each = cores // processes
+    return "|".join(f"{at * each}-{(at + 1) * each - 1}" for at in range(processes))
 
 
 def _port(serve: ServeSettings) -> int:
