@@ -83,6 +83,12 @@ def sizes(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> dict[
     return there if QUERIES in there else {name: size for name, size in there.items() if name != KEYS}
 
 
+def kv_heads(config: Mapping[str, Any]) -> int:
+    """Return the heads that a layer caches keys and values of; 1 for a latent, which all heads share, 0 if unknown."""
+    stated = numbers(config, (LATENT, KV_HEADS, HEADS))
+    return 1 if stated.get(LATENT) else stated.get(KV_HEADS) or stated.get(HEADS) or 0
+
+
 def with_group_size(source: ModelSource, settings: Settings) -> Settings:
     """Return the settings with a group size where none was asked for: the scheme's, or a smaller one that fits.
 

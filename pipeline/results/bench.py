@@ -256,14 +256,14 @@ class Goodput(Frozen):
 
 
 class Memory(Frozen):
-    """Memory of the server, in bytes; None if unknown, as for an attached server.
+    """Memory of the server on each of its GPUs, in bytes; None if unknown, as for an attached server.
 
     Attributes:
-        weights_bytes: size of the checkpoint's files.
-        kv_bytes_per_token: keys and values of one token.
-        kv_cache_tokens: capacity of vLLM's KV cache.
+        weights_bytes: size of the checkpoint's files, divided by the GPUs that share each weight.
+        kv_bytes_per_token: keys and values of one token, likewise.
+        kv_cache_tokens: capacity of the KV cache of a copy of the model, as vLLM prints it.
         kv_cache_bytes: memory of the KV cache.
-        peak_bytes: observed peak of the quantity named by `peak_of`.
+        peak_bytes: observed peak of the quantity named by `peak_of`, of the fullest GPU.
     """
 
     weights_bytes: int | None

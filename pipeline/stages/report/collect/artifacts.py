@@ -78,18 +78,22 @@ class Source:
 
     @property
     def is_baseline(self) -> bool:
-        """True for the BF16 checkpoint, served unchanged, on the fewest GPUs on which there is a result of it."""
-        is_unchanged = self.quant.get("engine") == "none" and self.kv_dtype == "auto" and self.variant.kernel == "auto"
-        return is_unchanged and not self.is_further
+        """True for the unchanged BF16 checkpoint on the fewest GPUs on which there is a result of it."""
+        return self.is_unchanged and not self.is_further
+
+    @property
+    def is_unchanged(self) -> bool:
+        """True for the BF16 checkpoint, served unchanged."""
+        return self.quant.get("engine") == "none" and self.kv_dtype == "auto" and self.variant.kernel == "auto"
 
     @property
     def family(self) -> Family:
         """The family of its format."""
         scheme = str(self.quant.get("scheme") or "")
-        if self.is_baseline:
+        if self.is_unchanged:
             return "baseline"
         if not scheme:
-            return "other" if self.quant.get("engine") == EXISTING or self.is_further else "KV cache"
+            return "other" if self.quant.get("engine") == EXISTING else "KV cache"
         return SCHEMES[scheme].family if scheme in SCHEMES else "other"
 
     @property
@@ -158,7 +162,7 @@ def sources(jobs: Sequence[Job], failures: Mapping[str, PipelineError], study: D
 
 def _ordered(found: list[Source]) -> list[Source]:
     """Choose the baseline, sort it first, and make every label unique."""
-    unchanged = [source for source in found if source.is_baseline]
+    unchanged = [source for source in found if source.is_unchanged]
     unchanged.sort(key=lambda source: (not source.is_measured, source.variant.gpus))
     for source in unchanged[1:]:
         source.is_further = True

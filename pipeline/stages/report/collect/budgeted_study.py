@@ -307,9 +307,9 @@ def _record(job: Job, items: Mapping[Stage, Item]) -> Record:
 
 
 def _logs(record: Record) -> list[float]:
-    """Return the logarithm of throughput of each repeat."""
+    """Return the logarithm of each repeat's throughput of one GPU."""
     metric = None if isinstance(record.speed, Missing) else record.speed.metrics.get(THROUGHPUT.name)
-    return [math.log(value) for value in metric.values if value > 0] if metric else []
+    return [math.log(value / record.gpus) for value in metric.values if value > 0] if metric else []
 
 
 def _block(record: Record | None, variance: float) -> Block | None:

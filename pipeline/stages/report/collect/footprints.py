@@ -15,7 +15,6 @@ from pipeline.config import QuantSettings, Stage, Variant, choice
 from pipeline.errors import InputError
 from pipeline.formats.schemes import SCHEMES, Activations
 from pipeline.models.architecture import KV_BYTES, DecoderShape, default_context, read_config, text_config
-from pipeline.models.contents import numbers
 from pipeline.models.headers import (
     as_stored,
     gguf_file,
@@ -25,7 +24,7 @@ from pipeline.models.headers import (
     quantized_modules,
 )
 from pipeline.models.layout import bytes_of, quantized, stored
-from pipeline.models.shapes import HEADS, KV_HEADS, LATENT
+from pipeline.models.shapes import kv_heads
 from pipeline.models.work import weights_of, work_of
 from pipeline.results.base import Missing
 from pipeline.stages.report.collect.artifacts import Source
@@ -144,11 +143,5 @@ def _footprint(
         experts=work.experts,
         chosen=work.chosen,
         expert_bytes=work.expert_bytes,
-        kv_heads=_kv_heads(config),
+        kv_heads=kv_heads(config),
     )
-
-
-def _kv_heads(config: Mapping[str, Any]) -> int:
-    """Return the heads that a layer caches keys and values of; 1 for a latent, which all heads share, 0 if unknown."""
-    stated = numbers(config, (LATENT, KV_HEADS, HEADS))
-    return 1 if stated.get(LATENT) else stated.get(KV_HEADS) or stated.get(HEADS) or 0
