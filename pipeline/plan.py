@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,12 @@ from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.shortages import free_bytes
 from pipeline.compare.roofline.device import limits_of
 from pipeline.compare.roofline.memory_fit import required_bytes
+from pipeline.compare.statements import count
 from pipeline.config import BenchSettings, Command, DatasetSettings, Settings, Stage
 from pipeline.config.compose import BF16
 from pipeline.errors import InputError
 from pipeline.feasibility import footprint_of
-from pipeline.hardware.probe import nvidia_smi
+from pipeline.hardware.probe import Hardware, nvidia_smi
 from pipeline.hardware.rules import Vllm
 from pipeline.job import Job
 from pipeline.models.source import ModelSource
@@ -46,6 +47,9 @@ class Plan:
     jobs: Sequence[Job]
     steps: Sequence[Step]
     vllm: Vllm
+    machine: Hardware
+    # Servers at the same time, by their number of GPUs; empty where one process serves all.
+    lanes: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def first(self) -> Settings:
@@ -71,6 +75,8 @@ class Plan:
         """Yield the plan as titles and texts."""
         yield "model", _model(self.jobs[0].model)
         yield "machine", self._machine()
+        if self.lanes:
+            yield "lanes", self._lanes()
         if Stage.BENCH in self.stages:
             protocols = {job.settings.bench.name: job.settings.bench for job in self.jobs}
             yield "load", "; ".join(_load(bench) for bench in protocols.values())
@@ -115,9 +121,19 @@ class Plan:
         return f"nothing would run; the report {'is up to date' if is_newer else 'would be written from these results'}"
 
     def _machine(self) -> str:
-        hardware = self.jobs[0].hardware
+        hardware, gpus = self.machine, len(self.machine.gpus)
+        name = f"{gpus} x {hardware.name}" if gpus > 1 else hardware.name
         version = "none" if self.vllm.release is None else ".".join(map(str, self.vllm.release))
-        return f"{hardware.name}, {hardware.cores} cores, {hardware.memory_gib:g} GiB, vLLM {version}"
+        return f"{name}, {hardware.cores} cores, {hardware.memory_gib:g} GiB, vLLM {version}"
+
+    def _lanes(self) -> str:
+        """Return how many servers run at the same time, on how much of the machine each."""
+        parts = {job.variant.gpus: job.hardware for job in self.jobs}
+        return "; ".join(
+            f"{count(number, 'server')}{' at a time, each' if number > 1 else ''} on {count(gpus, 'GPU')} "
+            f"and {count(parts[gpus].cores, 'core')}"
+            for gpus, number in sorted(self.lanes.items())
+        )
 
     def _tasks(self) -> str:
         settings = self.first.eval

@@ -36,6 +36,11 @@ class Hardware(BaseModel):
     device_id: str = ""
     gpus: dict[str, str] = Field({})
 
+    @property
+    def name_of_gpus(self) -> str:
+        """The GPUs by their numbers, in words."""
+        return f"GPU {'+'.join(self.gpus)}"
+
     def lanes(self, gpus: int, most: int | None = None) -> tuple[Hardware, ...]:
         """Return the equal parts of this machine on which servers run at the same time, with their share of its cores.
 

@@ -98,7 +98,6 @@ def _record(report: Report, row: Row) -> Record:
         "variant": row.name,
         "label": row.label,
         "decision": remark(report, row),
-        "gpus": row.gpus,
         "throughput_tok_s": _mean(speed),
         "throughput_change_percent": change.percent if change else None,
         **_ends("throughput_change_percent", change.interval if change else None),
@@ -120,12 +119,13 @@ def _record(report: Report, row: Row) -> Record:
 
 
 def _per_gpu(comparison: Comparison, row: Row) -> Record:
-    """Return the throughput of one GPU; nothing where every variant takes one."""
+    """Return the number of GPUs and the throughput of one; nothing where every variant takes one."""
     cell = row.speed.get(THROUGHPUT_PER_GPU.name)
     if cell is None:
         return {}
     change = cell.change if isinstance(cell, SpeedCell) and isinstance(cell.change, Change) else None
     return {
+        "gpus": row.gpus,
         "throughput_per_gpu_tok_s": _mean(cell),
         "throughput_per_gpu_change_percent": change.percent if change else None,
         **_ends("throughput_per_gpu_change_percent", change.interval if change else None),
