@@ -69,7 +69,7 @@ class StepName(NamedTuple):
 
 
 class LaneOutcome(NamedTuple):
-    """What failed in a lane so far, by variant."""
+    """Failures of a lane so far, by variant."""
 
     failures: dict[str, PipelineError]
     not_applicable: dict[str, str]

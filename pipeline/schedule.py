@@ -36,7 +36,7 @@ class Start(NamedTuple):
 
 
 class Unit(NamedTuple):
-    """What one lane does with one server: the steps of one start, in order."""
+    """Work of one lane with one server: the steps of one start, in order."""
 
     start: Start
     stages: tuple[Stage, ...]

@@ -23,6 +23,7 @@ from typing import TypeVar
 from pipeline.compare.roofline.batching import BatchStep, RooflineLoad, Served, ServerLimits, serve
 from pipeline.compare.roofline.device import Device, Footprint, limits_of
 from pipeline.compare.roofline.memory_fit import kv_tokens
+from pipeline.compare.statements import listing
 from pipeline.compare.stats.intervals import Interval
 from pipeline.results.base import Frozen, Missing
 
@@ -255,8 +256,8 @@ def _of_several(entries: Sequence[Entry]) -> Iterable[str]:
     """Yield what the figures of variants on several GPUs are of."""
     if several := [entry.label for entry in entries if entry.tensor_parallel * entry.data_parallel > 1]:
         yield (
-            f"Figures of {', '.join(several)} are those of one of its GPUs, with its part of the weights and of the "
-            "requests; what GPUs that share a layer send each other is left out."
+            f"Figures of {listing(several)} are those of one GPU, with its part of the weights and of the requests; "
+            "what GPUs that share a layer send each other is left out."
         )
 
 

@@ -110,7 +110,7 @@ def test_a_roofline_of_several_gpus_is_that_of_one_of_them(qwen3_8b):
 def test_several_gpus_are_named_in_the_notes(qwen3_8b):
     entries = [Entry(name="bf16@tp2", label="BF16, TP 2", footprint=qwen3_8b("bf16"), tensor_parallel=2)]
     notes = roofline(H100, entries, LOAD, 0.9, 100).notes
-    assert any(note.startswith("Figures of BF16, TP 2 are those of one of its GPUs") for note in notes)
+    assert any(note.startswith("Figures of BF16, TP 2 are those of one GPU") for note in notes)
 
 
 def test_what_is_not_known_is_said(qwen3_8b):
