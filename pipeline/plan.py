@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,19 @@ import psutil
 from pipeline.artifacts.keys import Payload
 from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.shortages import free_bytes
-from pipeline.compare.roofline.device import Footprint, limits_of
+from pipeline.compare.roofline.device import limits_of
 from pipeline.compare.roofline.memory_fit import required_bytes
-from pipeline.config import BenchSettings, Command, DatasetSettings, QuantSettings, Settings, Stage
+from pipeline.compare.statements import count
+from pipeline.config import BenchSettings, Command, DatasetSettings, Settings, Stage
 from pipeline.config.compose import BF16
-from pipeline.errors import InputError, PipelineError
-from pipeline.hardware.probe import nvidia_smi
+from pipeline.errors import InputError
+from pipeline.feasibility import footprint_of
+from pipeline.hardware.probe import Hardware, nvidia_smi
 from pipeline.hardware.rules import Vllm
 from pipeline.job import Job
 from pipeline.models.source import ModelSource
 from pipeline.results.base import Missing
-from pipeline.stages.report.collect.footprints import of_format, settings_of
+from pipeline.stages.report.collect.footprints import settings_of
 
 GIB, GB = 2**30, 1e9
 REPORT = "index.html"
@@ -45,6 +47,9 @@ class Plan:
     jobs: Sequence[Job]
     steps: Sequence[Step]
     vllm: Vllm
+    machine: Hardware
+    # Servers at the same time, by their number of GPUs; empty where one process serves all.
+    lanes: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def first(self) -> Settings:
@@ -70,6 +75,8 @@ class Plan:
         """Yield the plan as titles and texts."""
         yield "model", _model(self.jobs[0].model)
         yield "machine", self._machine()
+        if self.lanes:
+            yield "lanes", self._lanes()
         if Stage.BENCH in self.stages:
             protocols = {job.settings.bench.name: job.settings.bench for job in self.jobs}
             yield "load", "; ".join(_load(bench) for bench in protocols.values())
@@ -114,9 +121,19 @@ class Plan:
         return f"nothing would run; the report {'is up to date' if is_newer else 'would be written from these results'}"
 
     def _machine(self) -> str:
-        hardware = self.jobs[0].hardware
+        hardware, gpus = self.machine, len(self.machine.gpus)
+        name = f"{gpus} x {hardware.name}" if gpus > 1 else hardware.name
         version = "none" if self.vllm.release is None else ".".join(map(str, self.vllm.release))
-        return f"{hardware.name}, {hardware.cores} cores, {hardware.memory_gib:g} GiB, vLLM {version}"
+        return f"{name}, {hardware.cores} cores, {hardware.memory_gib:g} GiB, vLLM {version}"
+
+    def _lanes(self) -> str:
+        """Return how many servers run at the same time, on how much of the machine each."""
+        parts = {job.variant.gpus: job.hardware for job in self.jobs}
+        return "; ".join(
+            f"{count(number, 'server')}{' at a time, each' if number > 1 else ''} on {count(gpus, 'GPU')} "
+            f"and {count(parts[gpus].cores, 'core')}"
+            for gpus, number in sorted(self.lanes.items())
+        )
 
     def _tasks(self) -> str:
         settings = self.first.eval
@@ -166,13 +183,15 @@ class Plan:
         """Return what serving the largest variant takes, and what there is."""
         job, needed = self.jobs[0], dict[str, float]()
         for each in self.jobs:
-            found = _footprint(each, each.settings.kv_cache.dtype)
+            found, serve = footprint_of(each, each.settings.kv_cache.dtype), each.settings.serve
             if isinstance(found, Missing):
                 return f"not known: {found.reason}"
             if job.hardware.device == "cpu":
-                needed[str(each.variant)] = found.weight_bytes + each.settings.serve.cpu_kv_cache_gib * GIB
+                # Of each process, which are all on this machine.
+                held = found.divided(serve.tensor_parallel).weight_bytes + serve.cpu_kv_cache_gib * GIB
+                needed[str(each.variant)] = serve.gpus * held
                 continue
-            serve = each.settings.serve
+            found = found.divided(serve.tensor_parallel)
             limits = limits_of(job.hardware.name, job.hardware.memory_mib or 0, serve.max_num_seqs)
             context = each.model.context(serve.max_model_len) or 0
             needed[str(each.variant)] = required_bytes(found, limits, context, serve.gpu_memory_utilization)
@@ -180,7 +199,10 @@ class Plan:
         counted = "weights and KV cache" if job.hardware.device == "cpu" else "weights, one full context, a step"
         need, free = needed[largest] / GIB, _free_gib(job.hardware.device)
         short = "; it does not fit" if need > free else ""
-        return f"{largest} needs at least {need:.1f} GiB ({counted}), {free:.1f} GiB are free{short}"
+        each_gpu = (
+            " on each GPU" if job.hardware.device == "cuda" and any(j.variant.gpus > 1 for j in self.jobs) else ""
+        )
+        return f"{largest} needs at least {need:.1f} GiB{each_gpu} ({counted}), {free:.1f} GiB are free{short}"
 
     def check_disk(self) -> None:
         """Refuse a run whose checkpoints do not fit on the disk, before the first is made.
@@ -208,7 +230,7 @@ class Plan:
         written = 0.0
         for step in self.due:
             if step.stage is Stage.QUANTIZE and step.job.settings.quant.scheme is not None:
-                found = _footprint(step.job)
+                found = footprint_of(step.job)
                 written += 0 if isinstance(found, Missing) else found.weight_bytes
         return written
 
@@ -220,7 +242,7 @@ class Plan:
             and not model.is_random
             and not _is_cached(str(model.settings.hub_id), model.hub_weights[0], model.settings.revision, "model")
         ):
-            baseline = _footprint(self.jobs[0], quant=settings_of(BF16.quant))
+            baseline = footprint_of(self.jobs[0], quant=settings_of(BF16.quant))
             size = "" if isinstance(baseline, Missing) else f" ({baseline.weight_bytes / GB:.1f} GB)"
             yield f"{model.settings.hub_id}{size}"
         yield from dict.fromkeys(f"data set {each.hub_id}" for each in self._datasets() if not _is_here(each))
@@ -236,14 +258,6 @@ class Plan:
             yield from (job.settings.bench.dataset for job in self.jobs if job.settings.bench.prompts == "sharegpt")
         if Stage.EVAL in due and self.first.eval.divergence is not None:
             yield self.first.eval.divergence.dataset
-
-
-def _footprint(job: Job, kv_dtype: str = "auto", quant: QuantSettings | None = None) -> Footprint | Missing:
-    """Return what a variant stores, by the model's config; a config that does not tell stops no run."""
-    try:
-        return of_format(job.model.config, quant or job.settings.quant, kv_dtype)
-    except (PipelineError, LookupError, TypeError, ValueError) as error:
-        return Missing(reason=f"config.json does not tell the shapes ({type(error).__name__})")
 
 
 def _model(source: ModelSource) -> str:

@@ -45,9 +45,15 @@ class Inert:
 class Progress:
     """Terminal output of one run, on standard error; standard output is reserved for results."""
 
-    def __init__(self, console: Console | None = None) -> None:
-        """Write to `console`, by default standard error."""
-        self.console = console or Console(file=sys.stderr, highlight=False)
+    def __init__(self, console: Console | None = None, lane: str = "") -> None:
+        """Write to `console`, by default standard error.
+
+        Args:
+            console: of rich.
+            lane: name of one process of several that write there, which stands before its lines; it has no live status.
+        """
+        self.console = console or Console(file=sys.stderr, highlight=False, force_terminal=False if lane else None)
+        self._lane = f"  {lane}:" if lane else ""
         self._status: Status | None = None
         self._step = ""
         self._printed = set[str]()
@@ -58,7 +64,7 @@ class Progress:
             line = self.console.render_str(text)
         except MarkupError:
             line = Text(text)
-        self.console.print(Inert(line), soft_wrap=True)
+        self.console.print(Inert(Text.assemble(self._lane, line) if self._lane else line), soft_wrap=True)
 
     def say_once(self, text: str) -> None:
         """Print a line unless it has been printed before."""

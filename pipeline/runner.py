@@ -2,7 +2,8 @@
 
 Several variants run in one process, stage by stage while nothing is served and variant by variant from then on, so
 that each variant's stages share a server. Further blocks of the benchmark follow, each with a new server for every
-variant. A variant that fails does not stop the others.
+variant. Where there are several GPUs, blocks and scores are divided among lanes, processes with GPUs of their own
+(`lanes`, `schedule`). A variant that fails does not stop the others.
 
 With a budget, each round of measurements follows from the results of the rounds before (`budgeted_study`).
 """
@@ -11,16 +12,15 @@ from __future__ import annotations
 
 import traceback
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain, count
 from pathlib import Path
-from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich.markup import escape
 
-from pipeline import feasibility, interruption, waiting_threads
+from pipeline import feasibility, interruption, lanes, schedule, waiting_threads
 from pipeline.artifacts import kill_notice, provenance
 from pipeline.artifacts.keys import Digests
 from pipeline.artifacts.workspace import Artifact, Workspace
@@ -46,18 +46,46 @@ from pipeline.stages.quantize import check_engine
 if TYPE_CHECKING:
     from pipeline.plan import Plan, Step
 
-SERVED = tuple(stage for stage in Stage if stage not in OFFLINE)
 # Stages that a study with a budget makes in parts.
 DIVIDED = (Stage.BENCH, Stage.EVAL)
 # Commands that read the results of all variants.
 REPORTING = {Command.REPORT, Command.GATE}
 
 
+class LanePlace(NamedTuple):
+    """The part of a machine that a lane has, and the whole machine."""
+
+    place: Hardware
+    machine: Hardware
+
+
+class StepName(NamedTuple):
+    """A step by names, which mean the same in every process of a run."""
+
+    variant: str
+    protocol: str
+    block: int
+    stage: Stage
+
+
+class LaneOutcome(NamedTuple):
+    """Failures of a lane so far, by variant."""
+
+    failures: dict[str, PipelineError]
+    not_applicable: dict[str, str]
+    failed_stages: dict[str, set[Stage]]
+
+
 class Runner:
     """Runs the stages that one command requests, over one or several variants."""
 
-    def __init__(self, variants: list[Settings], overrides: list[str]) -> None:
+    def __init__(self, variants: list[Settings], overrides: list[str], lane: LanePlace | None = None) -> None:
         """Check every variant against its model before anything is made.
+
+        Args:
+            variants: their settings, under each protocol.
+            overrides: what was given on the command line.
+            lane: where this process is one of several of a run; None in the process of the command.
 
         Raises:
             PipelineError: if a variant cannot work.
@@ -65,18 +93,19 @@ class Runner:
         from pipeline.hardware.installed import packages
         from pipeline.serve.server import Serving
 
-        first = variants[0]
+        self.variants, first = variants, variants[0]
         self.requested = first.stage
         self.dry_run = first.dry_run
-        self.progress = Progress()
+        self.progress = Progress(lane=lane.place.name_of_gpus if lane else "")
         self.workspace = Workspace(first.outputs, hashes=first.verify == "full")
-        hardware = probe(first.hardware.device)
+        self.machine = hardware = lane.machine if lane else probe(first.hardware.device)
         digests = Digests(first.outputs / ".cache" / "digests.json")
         model = ModelSource(first.model, first.outputs / ".cache", digests)
         self.serving = Serving(hardware, first.outputs / "logs", self.progress)
         self.jobs = [
-            Job(s, self.workspace, hardware, digests, model, self.progress, self.serving, overrides, existing=theirs)
+            Job(s, self.workspace, part, digests, model, self.progress, self.serving, overrides, existing=theirs)
             for s, theirs in existing.resolve([with_group_size(model, each) for each in variants], model)
+            for part in [lane.place if lane and len(lane.place.gpus) == s.serve.gpus else self._places(s)[0]]
         ]
         for job in self.jobs:
             preflight.check(model, job.settings, set(job.closure(self.requested)))
@@ -92,6 +121,13 @@ class Runner:
         feasibility.judge(self.jobs, self.requested, hardware, self.gpu, self.vllm)
         _set_references([job for job in self.jobs if not (job.unmade or job.unserved)])
         self._check_due(hardware)
+
+    def _places(self, settings: Settings) -> tuple[Hardware, ...]:
+        """Return the parts of this machine that serve a variant at the same time.
+
+        With a budget what is measured next follows from what was, one after another.
+        """
+        return self.machine.lanes(settings.serve.gpus, 1 if settings.has_budget else settings.hardware.lanes)
 
     def _check_due(self, hardware: Hardware) -> None:
         """Check the settings of steps that would run, where a stage itself would refuse them only after others."""
@@ -152,7 +188,8 @@ class Runner:
         from pipeline.plan import Plan, Step
 
         steps = [Step(job, stage, self.workspace.why(job.artifact(stage))) for job, stage in self._steps(rounds=1)]
-        return Plan(self.jobs, steps, self.vllm)
+        number = {job.variant.gpus: len(self._places(job.settings)) for job in self.jobs} if self._has_lanes else {}
+        return Plan(self.jobs, steps, self.vllm, self.machine, number)
 
     def _describe(self, plan: Plan) -> None:
         for title, text in plan.lines():
@@ -183,19 +220,13 @@ class Runner:
         self._describe(plan)
         plan.check_disk()
         self._sweep()
-        block = 0
         self._take_turn()
         self._import_vllm(plan.due)
-        try:
-            for job, stage in self._steps():
-                if job.block != block:
-                    # A block has a start of its own for each server, even for one that is still running.
-                    self.serving.stop()
-                    block = job.block
-                if not self._is_prevented(job, stage):
-                    self._do(job, stage)
-        finally:
-            self.serving.stop()
+        if self._has_lanes:
+            self._perform((job, stage) for job, stage in self._steps() if stage in OFFLINE)
+            self._divide()
+        else:
+            self._perform(self._steps())
         if REPORTING & set(self.requested):
             self.progress.say("")
             self.failures |= report.make(self.jobs, self.failures)
@@ -203,16 +234,109 @@ class Runner:
             self.failures |= publish.make(self.jobs, self.failures)
         return self._conclude()
 
+    def _perform(self, steps: Iterable[tuple[Job, Stage]]) -> None:
+        """Do steps in this process, one after another."""
+        block = None
+        try:
+            for job, stage in steps:
+                if block is not None and job.block != block:
+                    # A block has a start of its own for each server, even for one that is still running.
+                    self.serving.stop()
+                block = job.block
+                if not self._is_prevented(job, stage):
+                    self._do(job, stage)
+        finally:
+            self.serving.stop()
+
+    @property
+    def _has_lanes(self) -> bool:
+        """True if servers are started in processes with GPUs of their own, since this one sees several."""
+        first = self.jobs[0].settings
+        return len(self.machine.gpus) > 1 and first.serve.url is None and not self._is_divided
+
+    def _divide(self) -> None:
+        """Do the served steps in lanes, first of the variants on as many GPUs as BF16, whose answers the gate takes."""
+        by_gpus: dict[int, list[Job]] = {}
+
+        def rank(job: Job) -> tuple[bool, bool, int]:
+            return bool(job.unserved), not job.settings.is_baseline, job.variant.gpus
+
+        for job in sorted(self.jobs, key=rank):
+            by_gpus.setdefault(job.variant.gpus, []).append(job)
+        for jobs in by_gpus.values():
+            places = self._places(jobs[0].settings)
+            queues = [[unit for unit in queue if self._due_in(unit)] for queue in schedule.queues(jobs, len(places))]
+            if any(queues):
+                self._run_lanes(places, queues)
+
+    def _due_in(self, unit: schedule.Unit) -> list[StepName]:
+        """Return the steps of a unit that would run, by names that a lane has too."""
+        return [
+            StepName(str(job.variant), job.settings.bench.name, job.block, stage)
+            for job, stage in unit.steps
+            if stage in self._wanted(job)
+            and not self._is_prevented(job, stage)
+            and self.workspace.why(job.artifact(stage)) is not None
+        ]
+
+    def _run_lanes(self, places: Sequence[Hardware], queues: list[list[schedule.Unit]]) -> None:
+        """Let each lane do the units of its queue; no variant is in two lanes at once."""
+        at_work: dict[int, schedule.Unit] = {}
+        made = partial(_worker, self.variants, self.jobs[0].overrides, self.machine)
+        with lanes.opened(places, made) as opened:
+            while any(queues) or at_work:
+                for number, (lane, queue) in enumerate(zip(opened, queues, strict=True)):
+                    if number in at_work or (unit := self._next(queue, at_work, queues)) is None:
+                        continue
+                    queue.remove(unit)
+                    if due := self._due_in(unit):
+                        at_work[number] = unit
+                        lane.begin(due)
+                for lane in lanes.ready(opened) if at_work else ():
+                    _, outcome = lane.finish()
+                    del at_work[opened.index(lane)]
+                    self.failures |= outcome.failures
+                    self.not_applicable |= outcome.not_applicable
+                    for variant, stages in outcome.failed_stages.items():
+                        self.failed_stages[variant] |= stages
+
+    @staticmethod
+    def _next(
+        queue: Sequence[schedule.Unit], at_work: Mapping[int, schedule.Unit], queues: Sequence[Sequence[schedule.Unit]]
+    ) -> schedule.Unit | None:
+        """Return the first unit of a queue that can begin now; None if all wait for another lane."""
+        unfinished = [*at_work.values(), *chain.from_iterable(queues)]
+        busy = {unit.start.variant for unit in at_work.values()}
+        return next(
+            (
+                unit
+                for unit in queue
+                if unit.start.variant not in busy and not any(unit.waits_for(other) for other in unfinished)
+            ),
+            None,
+        )
+
+    def do(self, names: Sequence[StepName]) -> LaneOutcome:
+        """Do the steps of these names, as a lane; return what failed so far."""
+        by_name = {(str(job.variant), job.settings.bench.name): job for job in self.jobs}
+        self._perform((by_name[each.variant, each.protocol].in_block(each.block), each.stage) for each in names)
+        return LaneOutcome(dict(self.failures), dict(self.not_applicable), dict(self.failed_stages))
+
     def _take_turn(self) -> None:
-        """Wait for the GPU that others use, or refuse it, if a step is due that computes on it.
+        """Wait for the GPUs that others use, or refuse them, if a step is due that computes on them.
 
         Raises:
-            InputError: if it is still in use after `hardware.wait_minutes`.
+            InputError: if one is still in use after `hardware.wait_minutes`.
         """
-        hardware, settings = self.jobs[0].hardware, self.jobs[0].settings
-        due = (self.workspace.why(job.artifact(stage)) for job in self.jobs for stage in self._wanted(job))
-        if hardware.device == "cuda" and settings.serve.url is None and any(due):
-            gpu_turn.take(hardware.device_id, settings.hardware.wait_minutes, self.progress.say)
+        settings = self.jobs[0].settings
+        due = [job for job in self.jobs if any(self.workspace.why(job.artifact(each)) for each in self._wanted(job))]
+        served = [job for job in due if job.settings.serve.url is None]
+        places = [
+            place for job in served for place in (self._places(job.settings) if self._has_lanes else (job.hardware,))
+        ]
+        used = {gpu for place in places for gpu in place.gpus.values()}
+        for gpu in sorted(used):
+            gpu_turn.take(gpu, settings.hardware.wait_minutes, self.progress.say)
 
     def _import_vllm(self, due: Sequence[Step]) -> None:
         """Import vLLM before the work that what it serves would take, if both are due.
@@ -220,7 +344,9 @@ class Runner:
         Raises:
             ServerError: if it cannot be imported.
         """
-        served = [step.job for step in due if step.stage in SERVED and not self._why_no_result(step.job, step.stage)]
+        served = [
+            step.job for step in due if step.stage in schedule.SERVED and not self._why_no_result(step.job, step.stage)
+        ]
         if served and any(step.stage in OFFLINE for step in due):
             with self.progress.step("import vLLM"):
                 self.serving.prepare(served[0].settings.serve)
@@ -238,7 +364,7 @@ class Runner:
         """Yield the steps in order, each artifact once; of a study with a budget at most so many rounds."""
         yielded = set()
         divided = chain(self._screens(), self._rounds(rounds))
-        for job, stage in divided if self._is_divided else self._order():
+        for job, stage in divided if self._is_divided else schedule.in_order(self.jobs):
             if stage in self._wanted(job):
                 folder = job.artifact(stage).folder
                 if folder not in yielded:
@@ -254,7 +380,7 @@ class Runner:
         """Yield the offline stages of all variants, then each variant's gate and screen, which share a server."""
         yield from ((job, stage) for stage in OFFLINE for job in self.jobs)
         for job in sorted(self.jobs, key=lambda job: not job.settings.is_baseline):
-            for stage in SERVED:
+            for stage in schedule.SERVED:
                 yield (job.screen if stage in DIVIDED else job), stage
 
     def _rounds(self, limit: int | None) -> Iterator[tuple[Job, Stage]]:
@@ -273,30 +399,11 @@ class Runner:
             made |= folders
             yield from due
 
-    def _order(self) -> Iterator[tuple[Job, Stage]]:
-        """Yield the offline stages of all variants, then block by block each variant's served stages together."""
-        yield from ((job, stage) for stage in OFFLINE for job in self.jobs)
-        by_variant: dict[str, list[Job]] = {}
-        for job in self.jobs:
-            by_variant.setdefault(str(job.variant), []).append(job)
-        seed, number = self.jobs[0].settings.bench.seed, max(len(job.blocks) for job in self.jobs)
-        for block in range(number):
-            variants = list(by_variant.values())
-            Random(f"{seed} {block}").shuffle(variants)
-            # BF16 opens the first block, since others are compared with its answers, and closes the last: its starts
-            # span the whole run, and a steady drift of the machine cancels in its mean.
-            closes = 0 < block == number - 1
-            variants.sort(key=lambda jobs: jobs[0].settings.is_baseline is closes)
-            for jobs in variants:
-                # One protocol may have fewer blocks than another.
-                there = [job.blocks[block] for job in jobs if block < len(job.blocks)]
-                yield from ((job, stage) for stage in (SERVED if block == 0 else (Stage.BENCH,)) for job in there)
-
     def _is_prevented(self, job: Job, stage: Stage) -> bool:
-        """Return whether an earlier failure prevents a step: in further blocks, only that of a stage it needs."""
+        """Return whether an earlier failure prevents a step: of blocks beside others, only that of a stage it needs."""
         name = str(job.variant)
         failed = self.failed_stages[name]
-        if job.block:
+        if job.block or (self._has_lanes and stage is Stage.BENCH):
             failed = failed & set(job.closure((stage,))) - {stage}
         return name in self.not_applicable or bool(failed)
 
@@ -367,7 +474,7 @@ class Runner:
 
     def _affected(self, job: Job, stage: Stage) -> list[str]:
         """Return the variants that need this artifact: several if it is shared."""
-        if stage in SERVED:
+        if stage in schedule.SERVED:
             return [str(job.variant)]
         folder = job.artifact(stage).folder
         dependents = [other for other in self.jobs if stage in other.closure(self.requested)]
@@ -381,6 +488,14 @@ class Runner:
         return max((error.exit_code for error in self.failures.values()), default=0)
 
 
+def _worker(
+    variants: list[Settings], overrides: list[str], machine: Hardware, place: Hardware
+) -> Callable[[Sequence[StepName]], LaneOutcome]:
+    """Return what does the steps in a lane."""
+    waiting_threads.settle()
+    return Runner(variants, overrides, LanePlace(place, machine)).do
+
+
 def _free(error: BaseException) -> None:
     """Release the memory that a failed step still holds: its local variables, by the traceback of its error."""
     cause: BaseException | None = error
@@ -390,9 +505,13 @@ def _free(error: BaseException) -> None:
     release_memory()
 
 
-def _set_references(jobs: Iterable[Job]) -> None:
-    """Let all ladders derive from the benchmark of BF16 under the same protocol, if it is among the variants."""
-    baselines = {job.settings.bench.name: job for job in jobs if job.settings.is_baseline}
+def _set_references(jobs: Sequence[Job]) -> None:
+    """Let all ladders derive from the benchmark of BF16 under the same protocol, if it is among the variants.
+
+    Of BF16 on different numbers of GPUs it is that on the fewest.
+    """
+    unchanged = sorted((job for job in jobs if job.settings.is_baseline), key=lambda job: -job.variant.gpus)
+    baselines = {job.settings.bench.name: job for job in unchanged}
     for job in jobs:
-        if not job.settings.is_baseline:
-            job.reference = baselines.get(job.settings.bench.name)
+        reference = baselines.get(job.settings.bench.name)
+        job.reference = None if reference is job else reference

@@ -96,6 +96,31 @@ def test_each_block_measures_every_variant_once_in_a_seeded_random_order(tmp_pat
     assert [block for _, _, block in found] == sorted(block for _, _, block in found)
 
 
+def test_one_checkpoint_serves_any_number_of_gpus(tmp_path: Path) -> None:
+    given = ["stage=all", "variants=[bf16@tp2,bf16,awq+fp8_e4m3@tp2,awq+fp8_e4m3]", f"outputs={tmp_path}"]
+    two, one, awq_two, awq_one = Runner(variants_of(*given), given).jobs
+    for first, second in ((one, two), (awq_one, awq_two)):
+        assert first.artifact(Stage.QUANTIZE) == second.artifact(Stage.QUANTIZE)
+        assert first.artifact(Stage.CALIBRATE) == second.artifact(Stage.CALIBRATE)
+        for stage in (Stage.VERIFY, Stage.BENCH, Stage.EVAL):
+            assert first.artifact(stage).folder != second.artifact(stage).folder
+    assert awq_two.artifact(Stage.BENCH).folder.parent.name == "awq+fp8_e4m3@tp2"
+    # All are sent the loads of the BF16 that takes the fewest GPUs.
+    assert [job.reference for job in (two, one, awq_two, awq_one)] == [one, None, one, one]
+
+
+def test_a_server_of_one_gpu_keeps_the_identity_that_it_had(tmp_path: Path) -> None:
+    one, two = (
+        Runner(variants_of(*given), given).jobs[0].artifact(Stage.BENCH).payload["serve"]
+        for given in (
+            ["quant=bf16", f"outputs={tmp_path}"],
+            ["quant=bf16", "serve.tensor_parallel=2", f"outputs={tmp_path}"],
+        )
+    )
+    assert two == one | {"tensor_parallel": 2}
+    assert "data_parallel" not in one
+
+
 class Made:
     """Stages that only note what was asked of them, and the starts of servers."""
 

@@ -15,7 +15,7 @@ from pipeline.compare.benchmarks import Benchmark, benchmark, headline_cell, mar
 from pipeline.compare.benchmarks import SpeedCell as SpeedCell
 from pipeline.compare.load_guards import first_repeats
 from pipeline.compare.speed_models import TOLERANCE_PERCENT, SpeedModels, group_of
-from pipeline.compare.statements import listing
+from pipeline.compare.statements import count, listing
 from pipeline.compare.stats.accuracy import Mean, PairedDifference, mean_over_tasks
 from pipeline.compare.stats.intervals import LEVEL, Interval
 from pipeline.compare.stats.kl_divergence import DivergenceCell, diverge, perplexity
@@ -26,7 +26,13 @@ from pipeline.compare.tasks import Margins, judged, margins_of, mean_loss, task_
 from pipeline.compare.tasks import TaskCell as TaskCell
 from pipeline.results.base import Frozen, Missing
 from pipeline.results.bench import Guard
-from pipeline.results.metrics import HEADLINE, THROUGHPUT, Direction, MetricDefinition
+from pipeline.results.metrics import (
+    HEADLINE,
+    THROUGHPUT,
+    THROUGHPUT_PER_GPU,
+    Direction,
+    MetricDefinition,
+)
 from pipeline.results.records import Family, Record, Speed
 
 SIZE = "size"
@@ -47,6 +53,8 @@ class Row(Frozen):
     label: str
     family: Family
     is_baseline: bool
+    # Those that served it.
+    gpus: int = 1
     emulated: tuple[str, ...]
     claims_speed: bool
     size: SizeCell | Missing
@@ -70,6 +78,16 @@ class Row(Frozen):
     # The number format, a key of `formats.schemes`.
     scheme: str = ""
 
+    @property
+    def throughput(self) -> str:
+        """The throughput that decides: that of one GPU where a variant takes several."""
+        return THROUGHPUT_PER_GPU.name if THROUGHPUT_PER_GPU.name in self.speed else THROUGHPUT.name
+
+    @property
+    def per_gpu(self) -> str:
+        """The words behind a throughput that is of one GPU; empty where every variant takes one."""
+        return " per GPU" if self.throughput == THROUGHPUT_PER_GPU.name else ""
+
 
 class Comparison(Frozen):
     """All variants, the baseline first where there is one."""
@@ -92,6 +110,11 @@ class Comparison(Frozen):
     starts: StartVariation | None = None
     # The models behind all differences of speed, for pairs other than those with the baseline; not stored.
     models: InstanceOf[SpeedModels] = Field(default_factory=SpeedModels, exclude=True, repr=False)
+
+    @property
+    def throughput(self) -> MetricDefinition:
+        """The throughput that decides, as of each row."""
+        return THROUGHPUT_PER_GPU if THROUGHPUT_PER_GPU in self.metrics else THROUGHPUT
 
     @property
     def is_measured(self) -> bool:
@@ -133,19 +156,28 @@ def compare(
     baseline = next((record for record in ordered if record.is_baseline), None)
     by_task = margins_of(records, tasks, margins)
     models = SpeedModels(ordered, tolerance_percent)
-    rows = _judged([_row(record, baseline, tasks, models) for record in ordered], by_task)
+    columns = _columns(ordered)
+    rows = _judged([_row(record, baseline, tasks, models, columns) for record in ordered], by_task)
     return Comparison(
         baseline=None if baseline is None else baseline.name,
         tasks=tuple(tasks),
-        metrics=HEADLINE,
+        metrics=columns,
         rows=rows,
-        best=_best(rows, tasks),
+        best=_best(rows, tasks, columns),
         notes=tuple(_notes(ordered, baseline)),
         guards=first_repeats(ordered),
         margins=by_task,
-        **_precision(baseline, models),
+        **_precision(baseline, models, columns),
         models=models,
     )
+
+
+def _columns(records: Sequence[Record]) -> tuple[MetricDefinition, ...]:
+    """Return the metrics of the table: with the throughput of one GPU where the records have it."""
+    speeds = [record.speed for record in records if isinstance(record.speed, Speed)]
+    if any(THROUGHPUT_PER_GPU.name in speed.metrics for speed in speeds):
+        return (THROUGHPUT, THROUGHPUT_PER_GPU, *HEADLINE[1:])
+    return HEADLINE
 
 
 class _Precision(TypedDict, total=False):
@@ -154,12 +186,12 @@ class _Precision(TypedDict, total=False):
     starts: StartVariation | None
 
 
-def _precision(baseline: Record | None, models: SpeedModels) -> _Precision:
+def _precision(baseline: Record | None, models: SpeedModels, columns: Sequence[MetricDefinition]) -> _Precision:
     """Return the differences that the benchmarks could have shown, and the variation between starts of a server."""
     if baseline is None or isinstance(baseline.speed, Missing):
         return {}
     headline = group_of(baseline.speed, baseline.speed.headline)
-    gains = {metric.name: models.smallest_gain(headline, metric.name) for metric in HEADLINE}
+    gains = {metric.name: models.smallest_gain(headline, metric.name) for metric in columns}
     by_load = {
         protocol: {
             load.name: gain
@@ -175,7 +207,13 @@ def _precision(baseline: Record | None, models: SpeedModels) -> _Precision:
     }
 
 
-def _row(record: Record, baseline: Record | None, tasks: Sequence[str], models: SpeedModels) -> Row:
+def _row(
+    record: Record,
+    baseline: Record | None,
+    tasks: Sequence[str],
+    models: SpeedModels,
+    columns: Sequence[MetricDefinition],
+) -> Row:
     cells = {task: task_cell(record, baseline, task) for task in tasks}
     changes = [c.change for c in cells.values() if isinstance(c, TaskCell) and isinstance(c.change, PairedDifference)]
     scored = [cell.accuracy for cell in cells.values() if isinstance(cell, TaskCell)]
@@ -185,10 +223,11 @@ def _row(record: Record, baseline: Record | None, tasks: Sequence[str], models: 
         label=record.label,
         family=record.family,
         is_baseline=record.is_baseline,
+        gpus=record.gpus,
         emulated=record.emulated,
         claims_speed=_claims_speed(record, baseline),
         size=_size(record, baseline),
-        speed={column.name: headline_cell(record, baseline, column.name, column.unit, models) for column in HEADLINE},
+        speed={column.name: headline_cell(record, baseline, column.name, column.unit, models) for column in columns},
         details={}
         if speed is None
         else {name: headline_cell(record, baseline, name, m.unit, models) for name, m in speed.metrics.items()},
@@ -247,7 +286,7 @@ def _divergence(record: Record, baseline: Record | None) -> DivergenceCell | Mis
     return diverge(logprobs, baseline.divergence)
 
 
-def _best(rows: Sequence[Row], tasks: Sequence[str]) -> dict[str, tuple[str, ...]]:
+def _best(rows: Sequence[Row], tasks: Sequence[str], columns: Sequence[MetricDefinition]) -> dict[str, tuple[str, ...]]:
     """Return the rows with the best figure of each column, where that is shown to be better than BF16's.
 
     Figures of emulated variants, and those whose guards failed (theirs or BF16's), are not ranked.
@@ -262,7 +301,7 @@ def _best(rows: Sequence[Row], tasks: Sequence[str]) -> dict[str, tuple[str, ...
                 best[column] = leaders
 
     is_sound = not any(row.marks for row in rows if row.is_baseline)
-    for metric in HEADLINE:
+    for metric in columns:
         found = {row.name: row.speed[metric.name] for row in rows if is_sound and row.claims_speed and not row.marks}
         cells = {name: cell for name, cell in found.items() if isinstance(cell, SpeedCell)}
         gains = {name for name, cell in cells.items() if _is_gain(cell, metric.better)}
@@ -314,6 +353,8 @@ def _claims_speed(record: Record, baseline: Record | None) -> bool:
 def _notes(records: Sequence[Record], baseline: Record | None) -> list[str]:
     """Return the limitations of single cells."""
     found = []
+    if baseline is not None and len({record.gpus for record in records}) > 1:
+        found.append(f"BF16 that others are compared with is {baseline.label}, on {count(baseline.gpus, 'GPU')}.")
     if baseline is not None and baseline.emulated:
         found.append("BF16 itself is emulated here, so no variant's speed is compared.")
     found += _marked(records, baseline)

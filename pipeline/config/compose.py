@@ -14,6 +14,7 @@ from pipeline.config import PACKAGE, RESOURCES, Command, Settings, Stage, Varian
 from pipeline.config.messages import of_hydra
 from pipeline.config.names import choices, spelled
 from pipeline.config.quant import lacks
+from pipeline.config.settings import SERVING
 from pipeline.errors import ConfigError
 from pipeline.formats.schemes import SCHEMES
 
@@ -37,7 +38,7 @@ def compose_variants(config: DictConfig, overrides: list[str]) -> list[Settings]
         ConfigError: with the errors of all variants.
     """
     plain = _plain(config)
-    kernel = plain["serve"]["kernel"]
+    serving = {name: plain["serve"][name] for name in SERVING}
     # Format and kernel are validated per variant below; only what all share is here.
     shared = plain
     if plain["variants"] is not None:
@@ -45,9 +46,10 @@ def compose_variants(config: DictConfig, overrides: list[str]) -> list[Settings]
         shared = plain | {"quant": choice("quant", "bf16")}
     first = validate(shared)
     # None stands for the variant that the groups are configured for.
-    rows: list[Variant | None] = [_spelled(Variant.parse(text, kernel)) for text in first.variants or ()] or [None]
+    rows: list[Variant | None] = [_spelled(Variant.parse(text, **serving)) for text in first.variants or ()] or [None]
     if _lacks_baseline(first, rows):
-        rows.insert(0, BF16)
+        # No format of its own, so no kernel.
+        rows.insert(0, BF16.model_copy(update=serving | {"kernel": "auto"}))
     if rows == [None] and first.protocols is None:
         return [first]
     under = {name: _under(rows, plain, overrides, name) for name in first.protocols or (None,)}
@@ -88,7 +90,8 @@ def _under(
         if isinstance(composed, str):
             return [composed] * len(rows)
         plain = composed
-    shared = [each for each in overrides if not each.startswith(("quant=", "kv_cache=", "serve.kernel="))]
+    own = ("quant=", "kv_cache=", *(f"serve.{name}=" for name in SERVING))
+    shared = [each for each in overrides if not each.startswith(own)]
     each_variant = _each([row for row in rows if row is not None], plain, shared)
     return [_checked(plain if row is None else next(each_variant)) for row in rows]
 
@@ -112,10 +115,11 @@ def _each(variants: list[Variant], plain: dict[str, Any], overrides: list[str]) 
             yield plain | {
                 "quant": quant,
                 "kv_cache": kv_cache,
-                "serve": plain["serve"] | {"kernel": variant.kernel},
+                "serve": plain["serve"] | variant.serving,
             }
         else:
-            chosen = (f"quant={variant.format}", f"kv_cache={variant.kv_cache}", f"serve.kernel={variant.kernel}")
+            served = (f"serve.{name}={value}" for name, value in variant.serving.items())
+            chosen = (f"quant={variant.format}", f"kv_cache={variant.kv_cache}", *served)
             yield _named(variant, _composed([*_applicable(overrides, variant), *chosen, *_own(variant)]))
 
 

@@ -18,9 +18,12 @@ from pipeline.formats.layouts import LAYOUTS, WeightLayout
 from pipeline.formats.schemes import UNKNOWN
 
 HUB, FOLDER = "hub:", "folder:"
-# Paths hold any character, so a cache and a kernel are told by their names.
+# The GPUs of a variant: `@tp2`, `@dp2`, `@tp2@dp2`.
+GPUS = r"(?P<gpus>(?:@[td]p\d+)*)"
+# Paths hold any character, so a cache, a kernel and GPUs are told by their names.
 WRITTEN = re.compile(
-    rf"(?P<quant>(?:{HUB}|{FOLDER}).+?(?:\([^()]*\))?)(?:\+(?P<kv_cache>auto|fp8_\w+))?(?:@(?P<kernel>[a-z_]+))?"
+    rf"(?P<quant>(?:{HUB}|{FOLDER}).+?(?:\([^()]*\))?)"
+    rf"(?:\+(?P<kv_cache>auto|fp8_\w+))?(?:@(?P<kernel>[a-z_]+))?{GPUS}"
 )
 _NAMED = re.compile(rf"{HUB}[\w.-]+/[\w.-]+|{FOLDER}.+")
 _OPTION = "revision="
@@ -68,7 +71,7 @@ def settings_of(quant: str) -> ExistingSettings | str:
     """Return the settings of a checkpoint as a variant names it, or the error text instead.
 
     Args:
-        quant: the variant without its cache and kernel, e.g. `hub:RedHatAI/Qwen3-8B-FP8-dynamic(revision=main)`.
+        quant: the variant without its cache, kernel and GPUs, e.g. `hub:RedHatAI/Qwen3-8B-FP8-dynamic(revision=main)`.
     """
     found = re.fullmatch(r"(?P<checkpoint>.+?)(?:\((?P<option>\w+=[^()]*)\))?", quant)
     checkpoint, option = (found["checkpoint"], found["option"]) if found else (quant, None)

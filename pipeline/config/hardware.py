@@ -8,6 +8,7 @@ from pydantic import (
     BeforeValidator,
     Field,
     NonNegativeFloat,
+    PositiveInt,
 )
 
 from pipeline.config.base import SettingsGroup
@@ -44,6 +45,11 @@ class HardwareSettings(SettingsGroup):
         None,
         description="GPU to ask about, installed or not: one of pipeline/hardware/gpus.py, e.g. h100_sxm, or one of "
         "your own as a mapping",
+    )
+    lanes: PositiveInt | None = Field(
+        None,
+        description="servers that are measured at the same time, each with GPUs of its own and its share of the cores; "
+        "null: as many as there are GPUs for",
     )
     wait_minutes: NonNegativeFloat | None = Field(
         0, description="minutes to wait for a GPU in use; 0: refuse it, null: share it (speeds are then unreliable)"

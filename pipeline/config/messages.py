@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
 from pipeline.config.names import did_you_mean, field_at, nearest, nearest_settings
+from pipeline.config.serve import PARALLEL
 from pipeline.errors import ConfigError
 
 SEE_ALL = "`python -m pipeline --cfg job` prints every setting with its value."
@@ -78,9 +79,9 @@ def no_setting(name: str, root: type[BaseModel]) -> str:
     """Return the sentence on an unknown setting."""
     meant = did_you_mean(nearest_settings(name, root))
     said = f"There is no setting {name}{f'; {meant}' if meant else '.'}"
-    if not name.startswith("serve."):
-        return said
     option = name.removeprefix("serve.").replace("_", "-")
+    if not name.startswith("serve.") or f"--{option}" in PARALLEL:
+        return said
     return f"{said} vLLM's own options go through serve.extra_args: 'serve.extra_args=[--{option}=...]'."
 
 

@@ -23,6 +23,13 @@ URL = re.compile(
 # Of the API itself: what belongs to the address ends before them.
 ENDPOINTS = ("/chat", "/completions", "/models")
 VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+# Arguments of vLLM's that settings stand for, so that it is known how many GPUs serve.
+PARALLEL = {
+    "--tensor-parallel-size": "tensor_parallel",
+    "-tp": "tensor_parallel",
+    "--data-parallel-size": "data_parallel",
+    "-dp": "data_parallel",
+}
 
 
 class ServeSettings(SettingsGroup):
@@ -46,6 +53,10 @@ class ServeSettings(SettingsGroup):
     kernel: str = Field(
         "auto",
         description="kernel of the quantized layers, vLLM's --linear-backend (docs/formats.md); auto: vLLM's choice",
+    )
+    tensor_parallel: PositiveInt = Field(1, description="GPUs that share each weight; of one variant: bf16@tp2")
+    data_parallel: PositiveInt = Field(
+        1, description="copies of the model, each on GPUs and with requests of its own; of one variant: bf16@dp2"
     )
     max_model_len: PositiveInt | None = Field(None, description="context length in tokens; null: the model's")
     max_num_seqs: PositiveInt | None = Field(None, description="sequences in a batch; null: vLLM's default")
@@ -88,9 +99,22 @@ class ServeSettings(SettingsGroup):
             raise ValueError(NO_KEY)
         return value
 
+    @field_validator("extra_args")
+    @classmethod
+    def _without_gpus(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for word in (word for part in value for word in re.split(r"[ =]", part)):
+            if setting := PARALLEL.get(word.replace("_", "-")):
+                raise ValueError(f"{word} has a setting of its own: serve.{setting}")
+        return value
+
     @field_validator("kernel")
     @classmethod
     def _known_kernel(cls, value: str) -> str:
         if value != "auto" and value not in TITLES:
             raise ValueError(unknown(value, ("auto", *TITLES)))
         return value
+
+    @property
+    def gpus(self) -> int:
+        """Number of GPUs of a server."""
+        return self.tensor_parallel * self.data_parallel

@@ -19,6 +19,7 @@ from pipeline.config.base import Command, SettingsGroup, Stage
 from pipeline.config.bench import BenchSettings
 from pipeline.config.calibration import CalibrationSettings
 from pipeline.config.eval import EvalSettings
+from pipeline.config.existing import GPUS as _WRITTEN_GPUS
 from pipeline.config.existing import WRITTEN as _WRITTEN_EXISTING
 from pipeline.config.hardware import HardwareSettings
 from pipeline.config.kv_cache import KVCacheSettings
@@ -31,30 +32,53 @@ from pipeline.config.report import ReportSettings
 from pipeline.config.serve import ServeSettings
 from pipeline.hardware.vllm_kernels import choices
 
-# A variant as it is written: `w4a16(group_size=64,ignore=[lm_head])+fp8_e4m3@marlin`.
-_WRITTEN = re.compile(r"(?P<quant>[^+@(]*(?:\(.*\))?)(?:\+(?P<kv_cache>[^@]*))?(?:@(?P<kernel>.*))?")
+# A variant as it is written: `w4a16(group_size=64,ignore=[lm_head])+fp8_e4m3@marlin@tp2`.
+_WRITTEN = re.compile(
+    rf"(?P<quant>[^+@(]*(?:\(.*\))?)(?:\+(?P<kv_cache>[^@]*))?(?:@(?![td]p\d)(?P<kernel>.*?))?{_WRITTEN_GPUS}"
+)
+# Settings of `serve` that are part of a variant's name.
+SERVING = ("kernel", "tensor_parallel", "data_parallel")
 
 
 class Variant(BaseModel):
-    """One row of the report: a weight format, a KV-cache format, and the kernel that serves it."""
+    """One row of the report: a weight format, a KV-cache format, and the kernel and the GPUs that serve it."""
 
     model_config = ConfigDict(frozen=True)
     quant: str = Field(description="name of the weight and activation format, with settings of its own in parentheses")
     kv_cache: str = Field("auto", description="name of the KV-cache format; auto: the model's")
     kernel: str = Field("auto", description="kernel of the quantized layers; auto: vLLM's choice")
+    tensor_parallel: int = Field(1, description="GPUs that share each weight")
+    data_parallel: int = Field(1, description="copies of the model, each with requests of its own")
 
     @classmethod
-    def parse(cls, text: str, default: str = "auto") -> Variant:
-        """Parse `quant[(setting=value,...)][+kv_cache][@kernel]`; `default` is the kernel."""
+    def parse(cls, text: str, **defaults: Any) -> Variant:
+        """Parse `quant[(setting=value,...)][+kv_cache][@kernel][@tp<n>][@dp<n>]`; `defaults` are those of `SERVING`."""
         found = _WRITTEN_EXISTING.fullmatch(text) or _WRITTEN.fullmatch(text)
         if found is None:
-            return cls(quant=text, kernel=default)
-        return cls(quant=found["quant"], kv_cache=found["kv_cache"] or "auto", kernel=found["kernel"] or default)
+            return cls(quant=text, **defaults)
+        written = dict(re.findall(r"@([td]p)(\d+)", found["gpus"]))
+        given = {
+            "kernel": found["kernel"],
+            "tensor_parallel": written.get("tp"),
+            "data_parallel": written.get("dp"),
+        }
+        serving = defaults | {name: value for name, value in given.items() if value}
+        return cls(quant=found["quant"], kv_cache=found["kv_cache"] or "auto", **serving)
 
     @property
     def checkpoint(self) -> Variant:
-        """The variant that names the checkpoint: several kernels share one."""
-        return self.model_copy(update={"kernel": "auto"})
+        """The variant that names the checkpoint: all ways to serve it share one."""
+        return Variant(quant=self.quant, kv_cache=self.kv_cache)
+
+    @property
+    def serving(self) -> dict[str, Any]:
+        """The settings of `serve` that are part of the name."""
+        return self.model_dump(include=set(SERVING))
+
+    @property
+    def gpus(self) -> int:
+        """Number of GPUs that serve it."""
+        return self.tensor_parallel * self.data_parallel
 
     @property
     def format(self) -> str:
@@ -70,8 +94,13 @@ class Variant(BaseModel):
 
     def __str__(self) -> str:
         """The name, as it is parsed."""
+        served = {
+            f"@{self.kernel}": self.kernel != "auto",
+            f"@tp{self.tensor_parallel}": self.tensor_parallel != 1,
+            f"@dp{self.data_parallel}": self.data_parallel != 1,
+        }
         cache = "" if self.kv_cache == "auto" else f"+{self.kv_cache}"
-        return f"{self.quant}{cache}{'' if self.kernel == 'auto' else f'@{self.kernel}'}"
+        return "".join((self.quant, cache, *(part for part, is_named in served.items() if is_named)))
 
 
 class Settings(SettingsGroup):
@@ -86,9 +115,9 @@ class Settings(SettingsGroup):
     variants: tuple[str, ...] | None = Field(
         None,
         min_length=1,
-        description="several `quant[(setting=value)][+kv_cache][@kernel]` in one run, e.g. "
-        "[bf16, bf16+fp8_e4m3, 'w4a16(group_size=64)']; quantized by others: hub:<owner>/<name> or folder:<path>; "
-        "null: just one",
+        description="several `quant[(setting=value)][+kv_cache][@kernel][@tp<n>][@dp<n>]` in one run, e.g. "
+        "[bf16, bf16+fp8_e4m3, 'w4a16(group_size=64)', bf16@tp2]; quantized by others: hub:<owner>/<name> or "
+        "folder:<path>; null: just one",
     )
     protocols: tuple[str, ...] | None = Field(
         None, description="several files of bench/ in one run, e.g. [study, ladder]; null: just one"
@@ -134,7 +163,7 @@ class Settings(SettingsGroup):
     def _in_order(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
         for name in names or ():
             if found := re.fullmatch(r"([^@]*)@([^+]*)\+(.*)", name):
-                raise ValueError(f"{name}: the cache comes before the kernel: {found[1]}+{found[3]}@{found[2]}")
+                raise ValueError(f"{name}: the cache comes before what serves it: {found[1]}+{found[3]}@{found[2]}")
         return names
 
     @model_validator(mode="before")
@@ -180,6 +209,11 @@ class Settings(SettingsGroup):
             raise ValueError(
                 f"serve.url={self.serve.url} has one checkpoint, and variants={list(self.variants)} are several: "
                 "name the one that it serves; another one is another server, and another command"
+            )
+        if self.serve.url is not None and self.serve.gpus > 1:
+            raise ValueError(
+                f"serve.url={self.serve.url} is a server that runs already: serve.tensor_parallel and "
+                "serve.data_parallel are of servers that are started here"
             )
         if self.serve.url is None and (self.serve.model or self.serve.api_key_env):
             raise ValueError("serve.model and serve.api_key_env are of a server that runs already: set serve.url")
@@ -227,7 +261,9 @@ class Settings(SettingsGroup):
     @property
     def variant(self) -> Variant:
         """The variant that these settings describe."""
-        return Variant(quant=self.quant.name, kv_cache=self.kv_cache.name, kernel=self.serve.kernel)
+        return Variant(
+            quant=self.quant.name, kv_cache=self.kv_cache.name, **self.serve.model_dump(include=set(SERVING))
+        )
 
 
 def why_no_kernel(kernel: str, quant: QuantSettings) -> str:

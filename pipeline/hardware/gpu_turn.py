@@ -27,10 +27,10 @@ _held: dict[str, int] = {}
 
 
 def take(gpu: str, wait_minutes: float | None, say: Callable[[str], None], interval_s: float = INTERVAL_S) -> None:
-    """Take a turn on the GPU that CUDA will use; do nothing if this process has it already.
+    """Take a turn on a GPU; do nothing if this process has it already.
 
     Args:
-        gpu: its UUID.
+        gpu: its UUID; empty if unknown, for the first that CUDA will use.
         wait_minutes: longest wait; 0: none, None: share the GPU with anybody.
         say: prints a line, once, if there is somebody to wait for.
         interval_s: seconds between two looks.
@@ -57,28 +57,28 @@ def _try(gpu: str) -> str:
     lock = _locked(gpu)
     if lock is None:
         return "another run of the pipeline"
-    if found := occupants():
+    if found := occupants(gpu):
         os.close(lock)
         return found
     _held[gpu] = lock
     return ""
 
 
-def occupants() -> str:
-    """Return who else computes on the GPU that CUDA will use, as words; empty if nobody does."""
+def occupants(gpu: str) -> str:
+    """Return who else computes on a GPU, as words; empty if nobody does."""
     ours = _family()
     others = []
-    for line in nvidia_smi("--query-compute-apps=pid,used_memory,process_name"):
+    for line in nvidia_smi("--query-compute-apps=pid,used_memory,process_name", gpu=gpu):
         pid, memory, name = (*map(str.strip, line.split(",", 2)), "", "")[:3]
         if pid.isdigit() and int(pid) not in ours:
             held = f", {int(memory):,} MiB" if memory.isdigit() else ""
             others.append(f"process {pid} ({Path(name).name or 'unknown'}{held})")
-    return ", ".join(others) or _hidden_memory()
+    return ", ".join(others) or _hidden_memory(gpu)
 
 
-def _hidden_memory() -> str:
+def _hidden_memory(gpu: str) -> str:
     """Return the memory in use by processes that are not listed, as words; empty if it is little."""
-    for line in nvidia_smi("--query-gpu=memory.used,memory.total")[:1]:
+    for line in nvidia_smi("--query-gpu=memory.used,memory.total", gpu=gpu)[:1]:
         used, total = (*map(str.strip, line.split(",")), "", "")[:2]
         if used.isdigit() and total.isdigit() and int(used) > IDLE_MEMORY * int(total):
             return f"{int(used):,} of {int(total):,} MiB by processes that are not visible here"

@@ -10,19 +10,20 @@ import shutil
 import subprocess
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from pipeline.errors import ConfigError
 
 
 class Hardware(BaseModel):
-    """One machine: a CPU, and one GPU if present.
+    """One machine or a part of it: a CPU, and GPUs of one kind if present.
 
-    `memory_mib` is a GPU's memory as the driver reports it; `memory_gib` is rounded.
-    `device_id` tells two devices of one kind apart: the GPU's UUID, on a CPU a hash of the machine's ID; empty if
-    unknown.
+    `memory_mib` is one GPU's memory as the driver reports it; `memory_gib` is rounded.
+    `device_id` tells two devices of one kind apart: the GPU's UUID, of several joined by commas, on a CPU a hash of the
+    machine's ID; empty if unknown.
+    `gpus` are the GPUs of the first one's kind, as `CUDA_VISIBLE_DEVICES` names them, each with its UUID.
     """
 
     device: Literal["cpu", "cuda"]
@@ -33,6 +34,31 @@ class Hardware(BaseModel):
     cpu_features: tuple[str, ...] = ()
     compute_capability: float | None = None
     device_id: str = ""
+    gpus: dict[str, str] = Field({})
+
+    @property
+    def name_of_gpus(self) -> str:
+        """The GPUs by their numbers, in words."""
+        return f"GPU {'+'.join(self.gpus)}"
+
+    def lanes(self, gpus: int, most: int | None = None) -> tuple[Hardware, ...]:
+        """Return the equal parts of this machine on which servers run at the same time, with their share of its cores.
+
+        Args:
+            gpus: number of GPUs of a server.
+            most: number of parts at most; None for as many as there are GPUs for.
+        """
+        number = max(1, min(len(self.gpus) // gpus, most or len(self.gpus)))
+        if len(self.gpus) < gpus:
+            return (self,)
+        names = list(self.gpus)
+        parts = [{name: self.gpus[name] for name in names[at * gpus : (at + 1) * gpus]} for at in range(number)]
+        cores = max(1, self.cores // number)
+        devices = [",".join(part.values()) if all(part.values()) else "" for part in parts]
+        return tuple(
+            self.model_copy(update={"gpus": part, "device_id": device, "cores": cores})
+            for part, device in zip(parts, devices, strict=True)
+        )
 
     @property
     def has_native_bf16(self) -> bool:
@@ -59,8 +85,8 @@ def probe(device: Literal["auto", "cpu", "cuda"] = "auto") -> Hardware:
     import psutil
 
     flags, cpu_name = _cpu()
-    gpu = None if device == "cpu" else _gpu()
-    if gpu is None and device == "cuda":
+    gpus = {} if device == "cpu" else _gpus()
+    if not gpus and device == "cuda":
         raise ConfigError(
             "hardware.device=cuda: nvidia-smi finds no GPU on this machine.",
             "Leave it at auto, or ask with hardware.gpu what a GPU of the catalogue could serve.",
@@ -70,16 +96,17 @@ def probe(device: Literal["auto", "cpu", "cuda"] = "auto") -> Hardware:
         "cores": psutil.cpu_count() or 1,
         "cpu_features": tuple(f for f in CPU_FEATURES if f in flags),
     }
-    if gpu is None:
+    if not gpus:
         return Hardware(device="cpu", name=cpu_name, memory_gib=round(memory, 1), device_id=_cpu_id(), **common)
-    name, mebibytes, capability, uuid = gpu
+    first = next(iter(gpus.values()))
     return Hardware(
         device="cuda",
-        name=name,
-        memory_gib=round(mebibytes / 1024, 1),
-        memory_mib=round(mebibytes),
-        compute_capability=capability,
-        device_id=uuid,
+        name=first.name,
+        memory_gib=round(first.memory_mib / 1024, 1),
+        memory_mib=round(first.memory_mib),
+        compute_capability=first.compute_capability,
+        device_id=first.uuid,
+        gpus={each: gpu.uuid for each, gpu in gpus.items()},
         **common,
     )
 
@@ -94,19 +121,20 @@ def _cpu() -> tuple[set[str], str]:
     return set(fields.get("flags", "").split()), fields.get("model name") or platform.machine()
 
 
-def nvidia_smi(query: str, *, every: bool = False) -> list[str]:
-    """Query `nvidia-smi` for the GPU that CUDA will use; return the lines, empty if it cannot be run.
+def nvidia_smi(query: str, *, gpu: str = "", every: bool = False) -> list[str]:
+    """Query `nvidia-smi` for the first GPU that CUDA will use; return the lines, empty if it cannot be run.
 
     It lists every GPU of the machine, whatever `CUDA_VISIBLE_DEVICES` leaves to this process.
 
     Args:
         query: its option.
+        gpu: another GPU, by its number or UUID; empty for the first.
         every: whether to ask about all GPUs of the machine.
     """
     first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
     if shutil.which("nvidia-smi") is None or first in ("", "-1"):
         return []
-    command = ["nvidia-smi", query, "--format=csv,noheader,nounits", *([] if every else ["-i", first])]
+    command = ["nvidia-smi", query, "--format=csv,noheader,nounits", *([] if every else ["-i", gpu or first])]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=20)
     except subprocess.TimeoutExpired:
@@ -114,12 +142,32 @@ def nvidia_smi(query: str, *, every: bool = False) -> list[str]:
     return answer.stdout.splitlines() if answer.returncode == 0 else []
 
 
-def _gpu() -> tuple[str, float, float, str] | None:
-    lines = nvidia_smi("--query-gpu=name,memory.total,compute_cap,uuid")
-    if not lines:
-        return None
-    name, memory, capability, uuid = (part.strip() for part in lines[0].split(","))
-    return name, float(memory), float(capability), uuid if uuid.startswith(("GPU-", "MIG-")) else ""
+def visible_gpus() -> list[str]:
+    """Return the GPUs that CUDA will use, as `CUDA_VISIBLE_DEVICES` names them; without it by `nvidia-smi`'s numbers.
+
+    Both number GPUs alike where all are of one kind, or with `CUDA_DEVICE_ORDER=PCI_BUS_ID`.
+    """
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    found = named.split(",") if named is not None else nvidia_smi("--query-gpu=index", every=True) or ["0"]
+    return [each.strip() for each in found]
+
+
+class _Gpu(NamedTuple):
+    name: str
+    memory_mib: float
+    compute_capability: float
+    uuid: str
+
+
+def _gpus() -> dict[str, _Gpu]:
+    """Return the visible GPUs of the first one's kind."""
+    found = dict[str, _Gpu]()
+    for each in visible_gpus():
+        for line in nvidia_smi("--query-gpu=name,memory.total,compute_cap,uuid", gpu=each)[:1]:
+            name, memory, capability, uuid = (part.strip() for part in line.split(","))
+            known = uuid if uuid.startswith(("GPU-", "MIG-")) else ""
+            found[each] = _Gpu(name, float(memory), float(capability), known)
+    return {each: gpu for each, gpu in found.items() if gpu.name == next(iter(found.values())).name}
 
 
 # The ID itself must stay on the machine: machine-id(5) asks for a keyed hash with a key of the application.

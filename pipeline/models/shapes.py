@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline.config import QuantSettings, Settings
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 HEADS, KV_HEADS, LATENT = "num_attention_heads", "num_key_value_heads", "kv_lora_rank"
 QUERIES, KEYS = f"{HEADS}*head_dim", f"{KV_HEADS}*head_dim"
 EXPERTS = "moe_intermediate_size"
-TENSOR_PARALLEL = ("--tensor-parallel-size", "--tensor_parallel_size", "-tp")
 # vLLM then gives each GPU whole experts.
 EXPERT_PARALLEL = ("--enable-expert-parallel", "--enable_expert_parallel", "-ep")
 
@@ -85,6 +83,12 @@ def sizes(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> dict[
     return there if QUERIES in there else {name: size for name, size in there.items() if name != KEYS}
 
 
+def kv_heads(config: Mapping[str, Any]) -> int:
+    """Return the heads that a layer caches keys and values of; 1 for a latent, which all heads share, 0 if unknown."""
+    stated = numbers(config, (LATENT, KV_HEADS, HEADS))
+    return 1 if stated.get(LATENT) else stated.get(KV_HEADS) or stated.get(HEADS) or 0
+
+
 def with_group_size(source: ModelSource, settings: Settings) -> Settings:
     """Return the settings with a group size where none was asked for: the scheme's, or a smaller one that fits.
 
@@ -118,12 +122,12 @@ def check_shapes(model: str, settings: Settings, config: Mapping[str, Any], tens
     Raises:
         ConfigError: naming the sizes that do not fit, with the way out.
     """
-    layer, gpus = _layer_of(config, tensors, settings), _gpus(settings)
+    layer, gpus = _layer_of(config, tensors, settings), settings.serve.tensor_parallel
     if uneven := layer.uneven(gpus):
         even = [n for n in range(1, numbers(config, (HEADS,))[HEADS] + 1) if not layer.uneven(n)]
         raise ConfigError(
-            f"serve.extra_args: a tensor-parallel size of {gpus} does not divide {_listing(uneven)} of model={model}.",
-            f"Use one of {', '.join(map(str, even))}.",
+            f"serve.tensor_parallel={gpus} does not divide {_listing(uneven)} of model={model}.",
+            f"Use one of {', '.join(map(str, even))}, for one variant as {settings.quant.name}@tp{even[-1]}.",
         )
     wrong = layer.misfits(gpus)
     if not wrong:
@@ -133,7 +137,7 @@ def check_shapes(model: str, settings: Settings, config: Mapping[str, Any], tens
     if quant.format is not None and quant.format.group_is_free:
         ways.insert(0, f"set quant.group_size to a divisor of {layer.common_divisor(gpus)}")
     if fitting := [str(n) for n in range(1, gpus) if not layer.uneven(n) and not layer.misfits(n)]:
-        ways.insert(0, f"use a tensor-parallel size of {' or '.join(fitting)} (serve.extra_args)")
+        ways.insert(0, f"set serve.tensor_parallel={' or '.join(fitting)}")
     way_out = ", or ".join(ways)
     what = "group size" if quant.effective_group_size else "block size"
     raise ConfigError(
@@ -198,23 +202,11 @@ def _layer_of(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo], sett
 
 
 def _fits(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo], settings: Settings) -> bool:
-    return not _layer_of(config, tensors, settings).misfits(_gpus(settings))
-
-
-def _gpus(settings: Settings) -> int:
-    return tensor_parallel_size(settings.serve.extra_args) or 1
+    return not _layer_of(config, tensors, settings).misfits(settings.serve.tensor_parallel)
 
 
 def _listing(found: Mapping[str, int]) -> str:
     return ", ".join(f"{name}={size}" for name, size in found.items())
-
-
-def tensor_parallel_size(arguments: Iterable[str]) -> int | None:
-    """Return the tensor-parallel size among vLLM's arguments; None if there is none."""
-    for name, value in pairwise(_words(arguments)):
-        if name in TENSOR_PARALLEL and value.isdigit() and int(value):
-            return int(value)
-    return None
 
 
 def _words(arguments: Iterable[str]) -> list[str]:
@@ -224,7 +216,7 @@ def _words(arguments: Iterable[str]) -> list[str]:
 def served_shapes(source: ModelSource, settings: Settings) -> frozenset[tuple[int, int]]:
     """Return the shapes (in, out) of a model's weights as one GPU loads them, as far as they are known by now."""
     tensors = source.tensors if "stored" in vars(source) else {}
-    return loaded_shapes(source.config, tensors, _gpus(settings))
+    return loaded_shapes(source.config, tensors, settings.serve.tensor_parallel)
 
 
 def loaded_shapes(

@@ -93,10 +93,10 @@ class Conditions(Frozen):
         waiting_mean: mean number of requests in the engine's queue.
         running_mean: mean number of requests that the engine worked on.
         busy: use of the processes and of the GPU.
-        peak_memory_bytes: on a GPU all of its memory in use, as the driver reports it (MiB, here in bytes); else what
-            the server's processes held.
-        gpu: clock, temperature, power, utilization and memory, if there is a GPU.
-        gpu_load: the GPU under load.
+        peak_memory_bytes: on a GPU all of its memory in use, of several the fullest, as the driver reports it (MiB,
+            here in bytes); else what the server's processes held.
+        gpu: clock, temperature, power, utilization and memory of all of the server's GPUs, if there is one.
+        gpu_load: the GPUs under load.
         foreign_gpu_processes: other processes on the GPU.
     """
 
@@ -260,14 +260,14 @@ class Goodput(Frozen):
 
 
 class Memory(Frozen):
-    """Memory of the server, in bytes; None if unknown, as for an attached server.
+    """Memory of the server on each of its GPUs, in bytes; None if unknown, as for an attached server.
 
     Attributes:
-        weights_bytes: size of the checkpoint's files.
-        kv_bytes_per_token: keys and values of one token.
-        kv_cache_tokens: capacity of vLLM's KV cache.
+        weights_bytes: size of the checkpoint's files, divided by the GPUs that share each weight.
+        kv_bytes_per_token: keys and values of one token, likewise.
+        kv_cache_tokens: capacity of the KV cache of a copy of the model, as vLLM prints it.
         kv_cache_bytes: memory of the KV cache.
-        peak_bytes: observed peak of the quantity named by `peak_of`.
+        peak_bytes: observed peak of the quantity named by `peak_of`, of the fullest GPU.
     """
 
     weights_bytes: int | None

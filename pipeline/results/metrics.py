@@ -47,6 +47,7 @@ def latency(statistic: str, name: str) -> MetricDefinition:
 
 
 THROUGHPUT = _throughput("total_token_throughput", "Throughput", "tok/s")
+THROUGHPUT_PER_GPU = _throughput("total_token_throughput_per_gpu", "Throughput per GPU", "tok/s")
 OUTPUT_THROUGHPUT = _throughput("output_throughput", "Output throughput", "tok/s")
 REQUEST_THROUGHPUT = _throughput("request_throughput", "Request throughput", "req/s")
 GOODPUT = _throughput("request_goodput", "Goodput", "req/s")
@@ -55,13 +56,13 @@ TPOT = latency("mean", "tpot")
 P99_TTFT = latency("p99", "ttft")
 P99_TPOT = latency("p99", "tpot")
 P99_E2EL = latency("p99", "e2el")
-THROUGHPUTS = tuple(metric.name for metric in (THROUGHPUT, OUTPUT_THROUGHPUT, REQUEST_THROUGHPUT))
-# Columns of the comparison.
+THROUGHPUTS = tuple(metric.name for metric in (THROUGHPUT, THROUGHPUT_PER_GPU, OUTPUT_THROUGHPUT, REQUEST_THROUGHPUT))
+# Columns of the comparison; where a variant takes several GPUs, also the throughput of one.
 HEADLINE = (THROUGHPUT, TTFT, TPOT)
 METRICS = {
     metric.name: metric
     for metric in (
-        *(THROUGHPUT, OUTPUT_THROUGHPUT, REQUEST_THROUGHPUT, GOODPUT),
+        *(THROUGHPUT, THROUGHPUT_PER_GPU, OUTPUT_THROUGHPUT, REQUEST_THROUGHPUT, GOODPUT),
         *(latency(statistic, name) for name in LATENCIES for statistic in ("mean", "std", *PERCENTILES.values())),
     )
 }

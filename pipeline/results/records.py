@@ -5,6 +5,7 @@ The readers of manifests fill these; nothing here depends on files.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,8 +14,9 @@ from numpy.typing import NDArray
 from pydantic import Field, InstanceOf
 
 from pipeline.results.base import Frozen, Missing
-from pipeline.results.bench import BenchResult
+from pipeline.results.bench import BenchResult, Metric
 from pipeline.results.eval import TaskResult
+from pipeline.results.metrics import THROUGHPUT, THROUGHPUT_PER_GPU
 
 Family = Literal["baseline", "weights and activations", "weights only", "KV cache", "other"]
 
@@ -29,10 +31,26 @@ class Speed(BenchResult):
         """Number of blocks, each with a start of the server."""
         return len({block for load in self.loads for block in load.blocks}) or 1
 
+    def per_gpu(self, gpus: int) -> Speed:
+        """Return it with the throughput of one of so many GPUs, under each load."""
+        loads = (load.model_copy(update={"metrics": _per_gpu(load.metrics, gpus)}) for load in self.loads)
+        return self.model_copy(update={"metrics": _per_gpu(self.metrics, gpus), "loads": tuple(loads)})
+
     @property
     def devices(self) -> tuple[str, ...]:
         """Devices of all repeats; empty if unknown."""
         return tuple(dict.fromkeys(device for load in self.loads for device in load.devices))
+
+
+def _per_gpu(metrics: Mapping[str, Metric], gpus: int) -> dict[str, Metric]:
+    """Return metrics with the throughput of one GPU behind that of all."""
+    found = dict[str, Metric]()
+    for name, metric in metrics.items():
+        found[name] = metric
+        if name == THROUGHPUT.name:
+            values = tuple(value / gpus for value in metric.values)
+            found[THROUGHPUT_PER_GPU.name] = metric.model_copy(update={"values": values})
+    return found
 
 
 class Size(Frozen):
@@ -121,6 +139,8 @@ class Record(Frozen):
     label: str
     family: Family
     is_baseline: bool
+    # Those that served it.
+    gpus: int = 1
     emulated: tuple[str, ...]
     size: Size | Missing
     speed: Speed | Missing
@@ -140,3 +160,9 @@ class Record(Frozen):
         """All benchmarks, each once: that of the tables, then those of further protocols."""
         own = (self.speed,) if isinstance(self.speed, Speed) else ()
         return (*own, *(each for name, each in self.protocols.items() if name not in {speed.protocol for speed in own}))
+
+    def per_gpu(self) -> Record:
+        """Return it with the throughput of one of its GPUs."""
+        speed = self.speed if isinstance(self.speed, Missing) else self.speed.per_gpu(self.gpus)
+        protocols = {name: each.per_gpu(self.gpus) for name, each in self.protocols.items()}
+        return self.model_copy(update={"speed": speed, "protocols": protocols})

@@ -8,6 +8,7 @@ from pipeline.config import Settings
 from pipeline.errors import ConfigError
 from pipeline.hardware.probe import Hardware
 from pipeline.models.architecture import has_windows, kv_bytes_per_token
+from pipeline.models.shapes import kv_heads
 from pipeline.models.source import ModelSource
 
 # Tokens per block of vLLM's KV cache on a CPU.
@@ -28,11 +29,12 @@ def check_context(settings: Settings, model: ModelSource, hardware: Hardware) ->
         model.context(serve.max_model_len),
         kv_bytes_per_token(model.config, settings.kv_cache.dtype),
     )
-    room = int(serve.cpu_kv_cache_gib * 2**30)
+    # Of each process that shares the heads, which has a cache of that size.
+    room = int(serve.cpu_kv_cache_gib * 2**30) * min(serve.tensor_parallel, kv_heads(model.config) or 1)
     if tokens is None or bytes_per_token is None or tokens * bytes_per_token <= room:
         return
     longest = room // bytes_per_token // BLOCK * BLOCK
-    needed = math.ceil(10 * tokens * bytes_per_token / 2**30) / 10
+    needed = math.ceil(10 * serve.cpu_kv_cache_gib * tokens * bytes_per_token / room) / 10
     shorter = f"Set serve.max_model_len={longest}, or" if longest else "Set"
     raise ConfigError(
         f"serve.cpu_kv_cache_gib={serve.cpu_kv_cache_gib:g} on model={settings.model.name}: the KV cache holds "

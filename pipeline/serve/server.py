@@ -15,6 +15,7 @@ from urllib.request import getproxies_environment
 from pipeline.artifacts.keys import Payload
 from pipeline.config import ServeSettings, Settings
 from pipeline.config.file_names import file_name
+from pipeline.config.serve import PARALLEL
 from pipeline.errors import InputError, NotApplicable, ServerError
 from pipeline.hardware.installed import vllm_version
 from pipeline.hardware.probe import Hardware
@@ -233,7 +234,9 @@ class Serving:
             from pipeline.serve.external import told
 
             return told(settings.serve).model_dump()
-        serve = settings.serve.model_dump(exclude=NOT_IDENTITY)
+        # Results of one GPU keep the keys that they had before there could be several.
+        single = {name for name in PARALLEL.values() if getattr(settings.serve, name) == 1}
+        serve = settings.serve.model_dump(exclude=NOT_IDENTITY | single)
         plugin = {"plugin": vllm_plugin.REVISION} if self.hardware.device == "cpu" else {}
         return {"vllm": vllm_version(settings.serve.python), "kv_cache": settings.kv_cache.dtype, **plugin, **serve}
 
@@ -337,6 +340,8 @@ class Serving:
             "--max-model-len": serve.max_model_len,
             "--max-num-seqs": serve.max_num_seqs,
             "--linear-backend": None if serve.kernel == "auto" else serve.kernel,
+            "--tensor-parallel-size": None if serve.tensor_parallel == 1 else serve.tensor_parallel,
+            "--data-parallel-size": None if serve.data_parallel == 1 else serve.data_parallel,
             "--seed": 0,
             # A benchmark that names no temperature is to decode as deployed.
             generation.SOURCE: "auto" if settings.bench.temperature is None else "vllm",
@@ -358,7 +363,7 @@ class Serving:
         if self.hardware.device != "cpu":
             return {}
         cores, room = settings.serve.cpu_cores, settings.serve.cpu_kv_cache_gib
-        bind = f"0-{self.hardware.cores - 1}" if cores == "auto" else cores
+        bind = _cores_of_each(self.hardware.cores, settings.serve.gpus) if cores == "auto" else cores
         # vLLM reads whole numbers there, and prefers it to an argument.
         space = {"VLLM_CPU_KVCACHE_SPACE": f"{room:.0f}"} if room.is_integer() else {}
         return {**space, "VLLM_CPU_OMP_THREADS_BIND": bind}
@@ -381,6 +386,12 @@ class Serving:
             f"vLLM was not ready in time:\n{tail(server.log)}",
             f"The whole log is {server.log}. Raise serve.start_timeout_s if it was still working.",
         )
+
+
+def _cores_of_each(cores: int, processes: int) -> str:
+    """Return the cores of each process that shares a CPU, as vLLM reads them: `0-1|2-3`."""
+    each = cores // processes
+    return "|".join(f"{at * each}-{(at + 1) * each - 1}" for at in range(processes))
 
 
 def _port(serve: ServeSettings) -> int:

@@ -82,12 +82,59 @@ def test_all_that_is_wrong_is_said_at_once():
         ),
         ("bf16+fp8_e4m3", ("bf16", (), "fp8_e4m3", "auto")),
         ("awq@marlin", ("awq", (), "auto", "marlin")),
+        ("w4a16(group_size=64)+fp8_e4m3@marlin@tp2@dp4", ("w4a16", ("group_size=64",), "fp8_e4m3", "marlin")),
     ],
 )
 def test_a_variants_name_is_read_and_written_alike(text, parts):
     variant = Variant.parse(text)
     assert (variant.format, variant.options, variant.kv_cache, variant.kernel) == parts
     assert Variant.parse(str(variant)) == variant
+
+
+@pytest.mark.parametrize(
+    ("text", "gpus"),
+    [
+        ("bf16", (1, 1)),
+        ("bf16@tp2", (2, 1)),
+        ("bf16+fp8_e4m3@dp2", (1, 2)),
+        ("awq@marlin@tp4@dp2", (4, 2)),
+        ("hub:a/b(revision=abc)+fp8_e4m3@tp2", (2, 1)),
+        ("folder:/data/a@tp/b@marlin@tp2@dp2", (2, 2)),
+    ],
+)
+def test_a_variant_names_its_gpus(text: str, gpus: tuple[int, int]) -> None:
+    variant = Variant.parse(text)
+    assert (variant.tensor_parallel, variant.data_parallel) == gpus
+    assert str(variant) == text
+    assert "@tp2" not in str(variant.checkpoint) and variant.checkpoint.gpus == 1
+
+
+def test_variants_have_their_own_gpus_and_the_others_those_of_the_settings() -> None:
+    given = ("serve.tensor_parallel=2", "variants=[fp8_static@tp1,awq@dp2,'w4a16(group_size=64)']")
+    found = {str(each.variant): each.serve.gpus for each in variants_of(*given)}
+    # The added BF16 is served as what has no GPUs of its own.
+    assert found == {"bf16@tp2": 2, "fp8_static": 1, "awq@tp2@dp2": 4, "w4a16(group_size=64)@tp2": 2}
+
+
+def test_bf16_on_two_gpus_is_the_baseline_that_was_asked_for() -> None:
+    assert [str(each.variant) for each in variants_of("variants=[bf16@tp2,fp8_static@tp1]")] == [
+        "bf16@tp2",
+        "fp8_static",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("variants=[bf16@tp0]", r"variants: bf16@tp0: serve.tensor_parallel=0"),
+        ("variants=[bf16@tp2+fp8_e4m3]", r"before what serves it: bf16\+fp8_e4m3@tp2"),
+        ("serve.extra_args=['--tensor-parallel-size=2']", r"has a setting of its own: serve.tensor_parallel"),
+        ("serve.extra_args=[-dp,'2']", r"has a setting of its own: serve.data_parallel"),
+    ],
+)
+def test_gpus_that_cannot_be_read_are_refused(override: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        variants_of(override)
 
 
 def test_settings_of_one_variant_are_its_own_and_in_its_name():

@@ -133,20 +133,20 @@ def test_the_lock_of_another_user_needs_no_right_to_write(machine: Path) -> None
 def test_what_this_process_started_is_not_foreign(machine: Path) -> None:
     with subprocess.Popen(["sleep", "60"]) as child:
         (machine / "apps").write_text(f"{os.getpid()}, 600, python\n{child.pid}, 600, sleep\n")
-        assert occupants() == ""
+        assert occupants(GPU) == ""
         child.kill()
 
 
 def test_memory_of_another_container_counts(machine: Path) -> None:
     (machine / "memory").write_text("90000, 143771\n")
-    assert occupants() == "90,000 of 143,771 MiB by processes that are not visible here"
+    assert occupants(GPU) == "90,000 of 143,771 MiB by processes that are not visible here"
 
 
 @pytest.mark.parametrize("answer", ["[N/A], [N/A]\n", "No devices were found\n", ""])
 def test_an_answer_without_figures_is_an_idle_gpu(machine: Path, answer: str) -> None:
     (machine / "apps").write_text(answer)
     (machine / "memory").write_text(answer)
-    assert occupants() == ""
+    assert occupants(GPU) == ""
 
 
 def test_a_run_is_refused_before_anything_is_made(settings, machine: Path) -> None:
@@ -154,7 +154,9 @@ def test_a_run_is_refused_before_anything_is_made(settings, machine: Path) -> No
     given = ["stage=quantize", "quant=fp8_dynamic", "hardware=cpu", f"outputs={machine / 'outputs'}"]
     runner = Runner([settings(*given)], given)
     for job in runner.jobs:
-        job.hardware = Hardware(device="cuda", name="NVIDIA H200", cores=2, memory_gib=140, device_id=GPU)
+        job.hardware = Hardware(
+            device="cuda", name="NVIDIA H200", cores=2, memory_gib=140, device_id=GPU, gpus={"0": GPU}
+        )
     with pytest.raises(InputError, match="process 4321"):
         runner.execute()
     assert not list(machine.glob("outputs/**/quantize-*"))

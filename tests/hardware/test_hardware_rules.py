@@ -182,7 +182,7 @@ def test_what_does_not_exist_is_refused_by_name(override: str, said: str, settin
 
 
 def test_a_gpu_that_is_asked_for_and_not_there_is_no_cpu(monkeypatch) -> None:
-    monkeypatch.setattr("pipeline.hardware.probe._gpu", lambda: None)
+    monkeypatch.setattr("pipeline.hardware.probe._gpus", dict)
     with pytest.raises(ConfigError, match=r"hardware\.device=cuda: nvidia-smi finds no GPU"):
         probe("cuda")
 

@@ -135,35 +135,43 @@ FAULTS = {
     "fp8 blocks on one of two GPUs": Fault(
         tensors_of({**CONFIG, "intermediate_size": 640}),
         {"intermediate_size": 640},
-        ("quant=fp8_block", "serve.extra_args=['--tensor-parallel-size=2']"),
+        ("quant=fp8_block", "serve.tensor_parallel=2"),
         (
             "block size 128 does not divide intermediate_size/2=320.",
-            "Use a tensor-parallel size of 1 (serve.extra_args), or choose",
+            "Set serve.tensor_parallel=1, or choose",
         ),
     ),
     "groups on one of four GPUs": Fault(
         None,
         {},
-        ("quant=w4a16", "serve.extra_args=[-tp,'4']"),
-        ("group size 128 does not divide intermediate_size/4=192", "size of 1 or 2", "to a divisor of 64"),
+        ("quant=w4a16", "serve.tensor_parallel=4"),
+        (
+            "group size 128 does not divide intermediate_size/4=192",
+            "Set serve.tensor_parallel=1 or 2",
+            "to a divisor of 64",
+        ),
     ),
     "experts on one of two GPUs": Fault(
         {**WHOLE, "model.layers.1.mlp.experts.0.down_proj.weight": ("BF16", (256, 128))},
         {"moe_intermediate_size": 128},
-        ("quant=awq", "serve.extra_args=[-tp,'2']"),
-        ("group size 128 does not divide moe_intermediate_size/2=64", "size of 1"),
+        ("quant=awq", "serve.tensor_parallel=2"),
+        ("group size 128 does not divide moe_intermediate_size/2=64", "serve.tensor_parallel=1"),
     ),
     "experts that GPUs cannot share": Fault(
         {**WHOLE, "model.layers.1.mlp.experts.0.down_proj.weight": ("BF16", (256, 132))},
         {"moe_intermediate_size": 132},
-        ("serve.extra_args=[-tp,'8']",),
-        ("tensor-parallel size of 8 does not divide moe_intermediate_size=132", "1, 2, 4."),
+        ("serve.tensor_parallel=8",),
+        ("serve.tensor_parallel=8 does not divide moe_intermediate_size=132", "1, 2, 4,"),
     ),
     "tensor parallel": Fault(
         None,
         {},
-        ("serve.extra_args=['--tensor-parallel-size=3']",),
-        ("serve.extra_args", "size of 3", "num_attention_heads=8, num_key_value_heads=4", "1, 2, 4, 8"),
+        ("serve.tensor_parallel=3",),
+        (
+            "serve.tensor_parallel=3",
+            "num_attention_heads=8, num_key_value_heads=4",
+            "1, 2, 4, 8, for one variant as fp8_static@tp8",
+        ),
     ),
 }
 
@@ -347,9 +355,9 @@ def test_a_report_needs_no_weights(tmp_path: Path, settings: Callable[..., Setti
 
 def test_key_value_heads_may_be_copied_to_more_gpus(tmp_path: Path, settings: Callable[..., Settings]) -> None:
     folder = write_source(tmp_path / "model")
-    check(folder, settings, "serve.extra_args=[-tp,'8']")
+    check(folder, settings, "serve.tensor_parallel=8")
     with pytest.raises(ConfigError, match="num_attention_heads=8 of"):
-        check(folder, settings, "serve.extra_args=[-tp,'16']")
+        check(folder, settings, "serve.tensor_parallel=16")
 
 
 MEASURE = """

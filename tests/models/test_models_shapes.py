@@ -10,7 +10,7 @@ from support.tiny_sources import CONFIG, tensors_of
 from pipeline.config import Settings
 from pipeline.errors import ConfigError
 from pipeline.hardware.gpus import GPUS
-from pipeline.models.shapes import check_shapes, loaded_shapes, sizes, tensor_parallel_size, with_group_size
+from pipeline.models.shapes import check_shapes, loaded_shapes, sizes, with_group_size
 from pipeline.serve.support import of_settings
 
 BY_KEY = {gpu.key: gpu for gpu in GPUS}
@@ -31,20 +31,6 @@ def test_sizes_are_those_that_a_tensor_has() -> None:
         "num_attention_heads*head_dim": 512,
     }
     assert sizes(CONFIG, headers_of(CONFIG))["num_key_value_heads*head_dim"] == 256
-
-
-@pytest.mark.parametrize(
-    ("arguments", "size"),
-    [
-        (("--tensor-parallel-size", "2"), 2),
-        (("--tensor-parallel-size=4",), 4),
-        (("--seed", "1", "-tp", "8"), 8),
-        (("--seed", "1"), None),
-        (("-tp", "many"), None),
-    ],
-)
-def test_the_tensor_parallel_size_is_read_from_the_arguments(arguments: tuple[str, ...], size: int | None) -> None:
-    assert tensor_parallel_size(arguments) == size
 
 
 @pytest.mark.parametrize(
@@ -91,9 +77,14 @@ def test_shapes_are_those_of_one_gpus_part_of_fused_weights(
 
 def test_whole_experts_are_not_divided(settings: Callable[..., Settings]) -> None:
     config = {**CONFIG, "moe_intermediate_size": 128, "intermediate_size": 1024}
-    check_shapes("m", settings("quant=awq", "serve.extra_args=[-tp,'2','--enable-expert-parallel']"), config, {})
+    check_shapes(
+        "m",
+        settings("quant=awq", "serve.tensor_parallel=2", "serve.extra_args=['--enable-expert-parallel']"),
+        config,
+        {},
+    )
     with pytest.raises(ConfigError, match="moe_intermediate_size/2=64"):
-        check_shapes("m", settings("quant=awq", "serve.extra_args=[-tp,'2']"), config, {})
+        check_shapes("m", settings("quant=awq", "serve.tensor_parallel=2"), config, {})
 
 
 @pytest.mark.parametrize(

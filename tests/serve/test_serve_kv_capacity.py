@@ -44,6 +44,8 @@ def test_a_context_that_does_not_fit_is_refused_with_one_that_does(settings: Any
     "overrides",
     [
         ["kv_cache=fp8_e4m3", "serve.max_model_len=18688"],
+        # Two processes, each with the keys and values of half of the heads.
+        ["serve.tensor_parallel=2", "serve.max_model_len=18688"],
         ["quant=bf16", "stage=bench", "serve.url=http://127.0.0.1:8000"],
         ['serve.extra_args=["--max-model-len=2048"]'],
     ],

@@ -63,6 +63,25 @@ def test_the_kv_cache_of_a_cpu_may_be_a_fraction_of_a_gib(gib: float, settings: 
     assert given == int(gib * 2**30)
 
 
+@pytest.mark.parametrize(
+    ("given", "arguments", "cores"),
+    [
+        ((), (), "0-7"),
+        (("serve.tensor_parallel=2",), ("--tensor-parallel-size", "2"), "0-3|4-7"),
+        (("serve.tensor_parallel=1", "serve.data_parallel=2"), ("--data-parallel-size", "2"), "0-3|4-7"),
+        (("serve.tensor_parallel=2", "serve.cpu_cores=0-1|2-3"), ("--tensor-parallel-size", "2"), "0-1|2-3"),
+    ],
+)
+def test_a_server_is_divided_as_the_settings_say(
+    given: tuple[str, ...], arguments: tuple[str, ...], cores: str, settings: Any, tmp_path: Path
+) -> None:
+    serving = Serving(Hardware(device="cpu", name="Imaginary", cores=8, memory_gib=8.0), tmp_path, Progress())
+    argv = serving._arguments(tmp_path, settings(*given), False)
+    at = next((index for index, word in enumerate(argv) if "parallel" in word), len(argv))
+    assert tuple(argv[at : at + 2 if arguments else None]) == arguments
+    assert serving._environment(settings(*given))["VLLM_CPU_OMP_THREADS_BIND"] == cores
+
+
 @pytest.mark.parametrize(("temperature", "source"), [("0", "vllm"), ("0.7", "vllm"), ("null", "auto")])
 def test_the_generation_config_counts_only_where_a_benchmark_leaves_sampling_to_it(
     temperature: str, source: str, settings: Any, tmp_path: Path

@@ -49,7 +49,8 @@ class ServeSubcommand:
 
 
 def serve(port):
-    Path({seen!r}).write_text(json.dumps(dict(os.environ)))
+    for path in (Path({seen!r}), Path({seen!r}).with_stem(f"environment-{{os.getpid()}}")):
+        path.write_text(json.dumps(dict(os.environ)))
     # vLLM leaves what it makes there.
     Path(os.environ["VLLM_RPC_BASE_PATH"], "socket").touch()
     if behaviour == "dies at start":
@@ -77,7 +78,10 @@ def main(args):
 
 
 def make(folder: Path, behaviour: str) -> tuple[str, Path]:
-    """Return a Python that has the package, and the file into which its server writes its environment."""
+    """Return a Python that has the package, and the file into which its server writes its environment.
+
+    Each server also writes one of its own, `environment-<pid>.json`.
+    """
     package, seen = folder / "site" / "vllm", folder / "environment.json"
     broken = "import module_that_is_not_there\n" if behaviour == "cannot be imported" else ""
     files = {

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from pipeline.artifacts.keys import Digests
 from pipeline.artifacts.workspace import Draft, Workspace
-from pipeline.config import Settings, Stage, validate
+from pipeline.config import Settings, Stage, Variant, validate
 from pipeline.errors import NotApplicable, PipelineError, StageError
 from pipeline.formats.schemes import SCHEMES as SCHEME_DATA
 from pipeline.hardware.probe import Hardware
@@ -128,7 +128,7 @@ class FakeServing:
     """The part of `Serving` that keys are made of."""
 
     def identity(self, settings: Settings) -> dict[str, Any]:
-        return {"vllm": "0.99.0", "kv_cache": settings.kv_cache.dtype}
+        return {"vllm": "0.99.0", "kv_cache": settings.kv_cache.dtype, **settings.variant.serving}
 
 
 class FakeModel:
@@ -194,7 +194,8 @@ class Run:
         )
 
     def settings(self, name: str) -> Settings:
-        quant, _, kv_cache = name.partition("+")
+        variant = Variant.parse(name)
+        quant, kv_cache = variant.quant, variant.kv_cache
         data = {"path": str(self.dataset)}
         text = {"dataset": data, "num_sequences": SEQUENCES, "max_seq_length": 64}
         return validate(
@@ -211,8 +212,8 @@ class Run:
                     "scheme": SCHEMES[quant],
                     "algorithm": quant.partition("_")[0] if quant.startswith(("awq", "gptq")) else "rtn",
                 },
-                "kv_cache": {"name": kv_cache or "auto", "dtype": kv_cache or "auto"},
-                "serve": {"name": "vllm"},
+                "kv_cache": {"name": kv_cache, "dtype": kv_cache},
+                "serve": {"name": "vllm", **variant.serving},
                 "bench": {
                     "name": "few",
                     "dataset": data,

@@ -19,7 +19,6 @@ from pipeline.compare.stats.noninferiority import LossVerdict
 from pipeline.compare.words import MEANINGS, quality_words, task_word
 from pipeline.results.base import Frozen, Missing
 from pipeline.results.bench import BOTTLENECK
-from pipeline.results.metrics import THROUGHPUT
 
 # From here on a run could not have shown the gains that formats have: BF16's repeats differ by so many times, or the
 # smallest gain that would have been shown is so many percent.
@@ -79,7 +78,7 @@ class _Head:
         self.others = [row for row in comparison.rows if not row.is_baseline]
         self.standing = {each.name: each.standing for each in chosen.candidates}
         self.timed = [
-            row for row in self.others if row.claims_speed and isinstance(row.speed[THROUGHPUT.name], SpeedCell)
+            row for row in self.others if row.claims_speed and isinstance(row.speed[row.throughput], SpeedCell)
         ]
 
     def decision(self) -> Decision:
@@ -119,7 +118,7 @@ class _Head:
         change, load = self.objective.change(row), under(self.objective.load)
         if change is None:
             return f"It meets the constraints, at {self.objective.shown(row)}"
-        noun = {"throughput": "tokens per second", "tpot": "time per output token", "size": "size"}
+        noun = {"throughput": f"tokens per second{row.per_gpu}", "tpot": "time per output token", "size": "size"}
         text = f"{signed(change.percent)} % {noun[self.objective.name]} against BF16"
         if change.interval is not None and self.objective.is_speed:
             text += f" ({signed(change.interval.low)} to {signed(change.interval.high)})"
@@ -135,7 +134,7 @@ class _Head:
         if any(mark.partition(":")[0] == BOTTLENECK for mark in self.baseline.marks):
             return Fault("the engine was not the bottleneck", FRONT_END, ("bench",), FRONT_END_ARGS)
         gains = [row for row in self._unmarked() if self.objective.gains(row)]
-        varied, smallest = variation(self.baseline), self.comparison.smallest_gains.get(THROUGHPUT.name)
+        varied, smallest = variation(self.baseline), self.comparison.smallest_gains.get(self.comparison.throughput.name)
         is_noisy = not gains and (
             (varied is not None and varied >= NOISY_TIMES) or (smallest is not None and smallest >= NOISY_PERCENT)
         )
@@ -199,7 +198,7 @@ class _Head:
             ]
             text = f"What is {word} loses accuracy: {listing(lost[:NAMED])}." if lost else ""
         else:
-            smallest = self.comparison.smallest_gains.get(THROUGHPUT.name)
+            smallest = self.comparison.smallest_gains.get(self.comparison.throughput.name)
             text = f"No format is shown to be {word}"
             shown = smallest is not None and self.objective.name == "throughput"
             text += f"; a gain of {smallest:.0f} % or more would have shown." if shown else "."

@@ -11,7 +11,6 @@ from pipeline.compare.stats.intervals import LEVEL
 from pipeline.compare.stats.measurement_model import RepeatsNeeded
 from pipeline.compare.stats.repeats import Change
 from pipeline.results.base import Missing
-from pipeline.results.metrics import THROUGHPUT
 
 
 def baseline_of(comparison: Comparison) -> Row | None:
@@ -29,13 +28,13 @@ def change_of(row: Row, metric: str) -> Change | None:
 
 def gains(row: Row) -> bool:
     """Return True if its throughput is clearly higher than BF16's."""
-    change = change_of(row, THROUGHPUT.name)
+    change = change_of(row, row.throughput)
     return change is not None and change.is_clear and change.percent > 0
 
 
 def throughput_over(comparison: Comparison, row: Row, other: Row) -> Change | None:
     """Return the change in throughput from another row to this one, of this pair alone; None if it is no claim."""
-    change = speed_between(comparison, THROUGHPUT.name, row.name, other.name)
+    change = speed_between(comparison, comparison.throughput.name, row.name, other.name)
     return change if isinstance(change, Change) else None
 
 
@@ -74,16 +73,16 @@ def speed_between(
 
 def repeats_needed(comparison: Comparison, row: Row, other: Row) -> RepeatsNeeded | None:
     """Return the repeats or blocks that would separate the throughput of two rows; None if none can be named."""
-    if isinstance(speed_between(comparison, THROUGHPUT.name, row.name, other.name), Missing):
+    if isinstance(speed_between(comparison, comparison.throughput.name, row.name, other.name), Missing):
         return None
     group = comparison.models.headline(row.name)
-    model = comparison.models.model(group, THROUGHPUT.name)
+    model = comparison.models.model(group, comparison.throughput.name)
     return model.repeats_needed(row.name, other.name, comparison.baseline, comparison.models.family(group))
 
 
 def variation(row: Row | None) -> float | None:
     """Return the largest throughput of a row's repeats over the smallest; None with fewer than two."""
-    cell = None if row is None else row.speed[THROUGHPUT.name]
+    cell = None if row is None else row.speed[row.throughput]
     if not isinstance(cell, SpeedCell) or len(cell.measured.values) < 2 or min(cell.measured.values) <= 0:
         return None
     return max(cell.measured.values) / min(cell.measured.values)
@@ -98,8 +97,8 @@ def variation_text(comparison: Comparison) -> str:
 
 
 def mean_throughput(row: Row) -> float:
-    """Return the mean throughput in tokens per second, 0 if it was not measured."""
-    cell = row.speed[THROUGHPUT.name]
+    """Return the mean throughput that decides, in tokens per second, 0 if it was not measured."""
+    cell = row.speed[row.throughput]
     return cell.measured.mean if isinstance(cell, SpeedCell) else 0.0
 
 
@@ -118,4 +117,4 @@ def serves_more(row: Row, change: Change) -> str:
     """Return the gain in throughput in words."""
     limit = f"; {change.qualification}" if change.qualification else ""
     around = f"95 % interval {percent_range(change)} %{limit}"
-    return f"{row.label} serves {change.percent:.1f} % more tokens per second than BF16 ({around})"
+    return f"{row.label} serves {change.percent:.1f} % more tokens per second{row.per_gpu} than BF16 ({around})"

@@ -113,7 +113,7 @@ def frontiers(records: Sequence[Record], comparison: Comparison, margin_percent:
     accuracy = _accuracies({record.name: record for record in records}, comparison)
     unscored = {row.name: row.mean_accuracy.reason for row in comparison.rows if isinstance(row.mean_accuracy, Missing)}
     found = []
-    for column in HEADLINE:
+    for column in (comparison.throughput, *HEADLINE[1:]):
         cost = Axis(name=column.name, title=column.title, unit="%", better=column.better, margin=margin_percent)
         absent = _untimed(comparison, column) | unscored
         speed = _speed_of(comparison, column, margin_percent, len(comparison.rows) - len(absent))

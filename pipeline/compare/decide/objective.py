@@ -7,11 +7,11 @@ from typing import Literal
 
 from pipeline.compare.comparison import Comparison, Row, SizeCell, SpeedCell
 from pipeline.compare.decide.differences import change_of, serves_more, throughput_over
-from pipeline.compare.statements import Claim, percent_range
+from pipeline.compare.statements import Claim, percent_range, within_text
 from pipeline.compare.stats.intervals import Interval
 from pipeline.compare.stats.repeats import Change
 from pipeline.results.base import Missing
-from pipeline.results.metrics import THROUGHPUT, TPOT
+from pipeline.results.metrics import TPOT
 
 Name = Literal["throughput", "tpot", "size"]
 # A request alone has the whole server; the highest level has the longest queue.
@@ -53,7 +53,8 @@ class Objective:
     @property
     def noun(self) -> str:
         """The quantity in words."""
-        return {"throughput": "throughput", "tpot": "time per output token", "size": "checkpoint size"}[self.name]
+        throughput = within_text(self.comparison.throughput.title)
+        return {"throughput": throughput, "tpot": "time per output token", "size": "checkpoint size"}[self.name]
 
     @property
     def load(self) -> str | None:
@@ -85,7 +86,7 @@ class Objective:
     def change(self, row: Row) -> Change | None:
         """Return the change from BF16 that may be claimed; None if there is none."""
         if self.name == "throughput":
-            return change_of(row, THROUGHPUT.name)
+            return change_of(row, row.throughput)
         cell = self._cell(row)
         if isinstance(cell, SizeCell):
             return None if isinstance(cell.ratio, Missing) else _exact(100 * (cell.ratio - 1))
@@ -121,7 +122,7 @@ class Objective:
 
     def column(self) -> str:
         """Return the column of the tables that it is in."""
-        return {"throughput": THROUGHPUT.name, "tpot": TPOT.name, "size": "size"}[self.name]
+        return {"throughput": self.comparison.throughput.name, "tpot": TPOT.name, "size": "size"}[self.name]
 
     def claim(self, row: Row, change: Change, against: str = "bf16") -> Claim:
         """Return a change as a claim."""
@@ -144,7 +145,8 @@ class Objective:
     def better(self, row: Row, other: Row, change: Change) -> str:
         """Return a gain over another variant as a clause."""
         if self.name == "throughput":
-            return f"{row.label} serves {change.percent:.1f} % more tokens per second ({percent_range(change)} %)"
+            more = f"{change.percent:.1f} % more tokens per second{row.per_gpu}"
+            return f"{row.label} serves {more} ({percent_range(change)} %)"
         if self.name == "size":
             return f"{row.label} is {-change.percent:.0f} % smaller"
         return f"{row.label} takes {-change.percent:.1f} % less time per output token ({percent_range(change)} %)"
@@ -153,14 +155,14 @@ class Objective:
         """Return a variant's figure with its unit."""
         figure = self.figure(row) or 0.0
         if self.name == "throughput":
-            return f"{figure:,.0f} tok/s"
+            return f"{figure:,.0f} tok/s{row.per_gpu}"
         return f"{figure / 1e9:,.2f} GB" if self.name == "size" else f"{figure:,.1f} ms per token"
 
     def _cell(self, row: Row) -> SpeedCell | SizeCell | Missing:
         if self.name == "size":
             return row.size
         if self.name == "throughput":
-            return row.speed[THROUGHPUT.name]
+            return row.speed[row.throughput]
         found = cell_at(row, TPOT.name, self.load)
         return row.speed[TPOT.name] if isinstance(found, Missing) and self.load == row.headline else found
 

@@ -28,7 +28,6 @@ from pipeline.compare.decide.objective import Objective, under
 from pipeline.compare.decide.open_accuracy import LOSS, accuracy_summary, divergences, needs
 from pipeline.compare.statements import Claim, Sentence, count, listing, plain, within_text
 from pipeline.results.base import Frozen, Missing
-from pipeline.results.metrics import THROUGHPUT
 
 # Headlines with more variants than these give their number, not their names.
 NAMED = 4
@@ -232,7 +231,7 @@ class _Decision:
         """Return the answer on accuracy and size alone, without any figure of the objective."""
         assert self.baseline is not None
         # Measured again, an emulated format has no speed verdict either.
-        timed = [row for row in self.others if row.claims_speed and isinstance(row.speed[THROUGHPUT.name], SpeedCell)]
+        timed = [row for row in self.others if row.claims_speed and isinstance(row.speed[row.throughput], SpeedCell)]
         marked = [row.label for row in (self.baseline, *timed) if row.marks]
         if not self.objective.is_speed:
             text = "No verdict: no checkpoint's size can be compared with BF16's."
@@ -358,7 +357,7 @@ class _Decision:
             return _open_measurement(row, metric.name, "benchmark", None, text)
         if name == "measurement":
             failed = tuple(dict.fromkeys(mark.partition(": ")[0] for mark in row.marks))
-            again = _open_measurement(row, THROUGHPUT.name, "benchmark", None, check.statement.text)
+            again = _open_measurement(row, row.throughput, "benchmark", None, check.statement.text)
             return again.model_copy(update={"guards": failed})
         if name != LOSS.rstrip("."):
             return None

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from pipeline.compare.comparison import Comparison, SizeCell
 from pipeline.compare.decide.constraints import cut_text
 from pipeline.compare.decide.differences import by_throughput, change_of, claim, gains
+from pipeline.compare.decide.gpus import divided
 from pipeline.compare.decide.losses import is_no_worse, is_scored, losses, lowered, scored, wins
 from pipeline.compare.decide.open_accuracy import blind_tasks
 from pipeline.compare.decide.recommendation import Recommendation, recommend
@@ -22,7 +23,7 @@ from pipeline.compare.stats.measurement_model import StartVariation
 from pipeline.compare.stats.noninferiority import points
 from pipeline.compare.stats.sample_size import LEVEL
 from pipeline.results.base import Frozen, Missing
-from pipeline.results.metrics import THROUGHPUT, TPOT, TTFT
+from pipeline.results.metrics import TPOT, TTFT
 
 
 class Verdict(Frozen):
@@ -37,6 +38,7 @@ def judge(comparison: Comparison, model: str, machine: str, recommendation: Reco
     """Return the verdict on these results; without a recommendation, the one without constraints."""
     recommendation = recommendation or recommend(comparison)
     points = [
+        *divided(comparison),
         *_faster(comparison),
         *_slower(comparison),
         *_multiple_comparisons(comparison),
@@ -57,11 +59,11 @@ def judge(comparison: Comparison, model: str, machine: str, recommendation: Reco
 def _faster(comparison: Comparison) -> Iterable[Sentence]:
     """Yield the variants with clearly more throughput than BF16, with the latencies that changed."""
     for row in by_throughput(comparison):
-        change = change_of(row, THROUGHPUT.name)
+        change = change_of(row, row.throughput)
         if change is None or not gains(row):
             continue
-        claims = [claim(row, THROUGHPUT.name, change)]
-        parts = [f"{signed(change.percent)} % throughput ({percent_range(change)} %)"]
+        claims = [claim(row, row.throughput, change)]
+        parts = [f"{signed(change.percent)} % throughput{row.per_gpu} ({percent_range(change)} %)"]
         for metric, name in ((TTFT, "mean TTFT"), (TPOT, "mean TPOT")):
             latency = change_of(row, metric.name)
             if latency is not None and latency.is_clear:
@@ -73,17 +75,19 @@ def _faster(comparison: Comparison) -> Iterable[Sentence]:
 def _slower(comparison: Comparison) -> Iterable[Sentence]:
     slower = []
     for row in by_throughput(comparison):
-        change = change_of(row, THROUGHPUT.name)
+        change = change_of(row, row.throughput)
         if change is not None and change.is_clear and change.percent < 0:
             slower.append((row, change))
     if slower:
         parts = [f"{row.label} ({signed(change.percent)} %)" for row, change in slower]
-        claims = tuple(claim(row, THROUGHPUT.name, change) for row, change in slower)
-        yield Sentence(kind="speed", text=f"Lower throughput than BF16: {listing(parts)}.", claims=claims)
+        claims = tuple(claim(row, row.throughput, change) for row, change in slower)
+        yield Sentence(
+            kind="speed", text=f"Lower throughput{slower[0][0].per_gpu} than BF16: {listing(parts)}.", claims=claims
+        )
     noise = [
         row.label
         for row in by_throughput(comparison)
-        if (change := change_of(row, THROUGHPUT.name)) is not None
+        if (change := change_of(row, row.throughput)) is not None
         and change.interval is not None
         and not change.is_clear
     ]
@@ -96,7 +100,7 @@ def _multiple_comparisons(comparison: Comparison) -> Iterable[Sentence]:
     changes = [
         change
         for row in comparison.rows
-        if (change := change_of(row, THROUGHPUT.name)) is not None and change.interval is not None
+        if (change := change_of(row, row.throughput)) is not None and change.interval is not None
     ]
     if len(changes) > 1:
         yield plain(
@@ -238,7 +242,7 @@ def _marked(comparison: Comparison) -> Iterable[Sentence]:
 def _absent(comparison: Comparison) -> Iterable[Sentence]:
     for row in comparison.rows:
         reasons = dict.fromkeys(
-            cell.reason for cell in (row.speed[THROUGHPUT.name], *row.tasks.values()) if isinstance(cell, Missing)
+            cell.reason for cell in (row.speed[row.throughput], *row.tasks.values()) if isinstance(cell, Missing)
         )
         if reasons:
             text = "; ".join(reason.rstrip(".") for reason in reasons)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from pipeline.compare.roofline.batching import BatchLimits
 from pipeline.formats.schemes import Activations
 from pipeline.hardware.gpus import Gpu
@@ -52,7 +54,8 @@ class Footprint(Frozen):
     output layer; `attention_products` those of a token with one token of its context. `context` is the model's maximum
     context in tokens; 0 if unknown. The widths of the residual stream, of the MLPs that a token passes, and of the
     vocabulary decide the activations of a step; 0 if unknown. A layer has that many `experts`, of which a token chooses
-    `chosen`; `expert_bytes` are those of all experts of all layers.
+    `chosen`; `expert_bytes` are those of all experts of all layers. `kv_heads` are the heads of one layer that keys and
+    values are cached of; 0 if unknown.
     """
 
     weight_bytes: float
@@ -70,6 +73,22 @@ class Footprint(Frozen):
     experts: int = 0
     chosen: int = 0
     expert_bytes: float = 0
+    kv_heads: int = 0
+
+    def divided(self, gpus: int) -> Footprint:
+        """Return the part of one GPU where several share each layer (tensor parallelism).
+
+        Each has its part of the weights, and of the heads with their keys and values; fewer key-value heads than GPUs
+        are copied. The residual stream and the logits are on all of them. What GPUs send to each other is left out.
+        """
+        if gpus == 1:
+            return self
+        shared = ("weight_bytes", "step_bytes", "products", "head_products", "attention_products", "bf16_products")
+        parts = {name: getattr(self, name) / gpus for name in (*shared, "expert_bytes")}
+        cached = self.kv_bytes_per_token / min(gpus, self.kv_heads or gpus)
+        return self.model_copy(
+            update=parts | {"kv_bytes_per_token": cached, "intermediate": math.ceil(self.intermediate / gpus)}
+        )
 
     def bytes_read(self, tokens: int) -> float:
         """Return the bytes of weights that a step of that many tokens reads.

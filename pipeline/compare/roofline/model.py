@@ -7,7 +7,8 @@ be chosen, see `Footprint.bytes_read`), the output layer (in BF16, for sampled t
 of all contexts are read; products are in BF16).
 
 It does not model kernels: unpacking of weights, rounding of activations, launches, sampling and scheduling are left
-out. So a step takes longer than its bound, in particular with kernels that unpack weights. The gain of a format over
+out, and what GPUs that share a layer send each other. So a step takes longer than its bound, in particular with kernels
+that unpack weights. Of a variant on several GPUs all figures are those of one of them. The gain of a format over
 BF16 is a ratio of two simulated throughputs, each too high by an unknown factor: it bounds nothing. Only for
 weight-only formats the direction of its error is known, as unpacking is left out of the numerator alone: their gain is
 at most this.
@@ -15,12 +16,14 @@ at most this.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from pipeline.compare.roofline.batching import BatchStep, RooflineLoad, Served, ServerLimits, serve
 from pipeline.compare.roofline.device import Device, Footprint, limits_of
 from pipeline.compare.roofline.memory_fit import kv_tokens
+from pipeline.compare.statements import listing
 from pipeline.compare.stats.intervals import Interval
 from pipeline.results.base import Frozen, Missing
 
@@ -89,13 +92,38 @@ class MeasuredSpeed(Frozen):
 
 
 class Entry(Frozen):
-    """A variant with its footprint; `unserved` is the reason why the device cannot serve it, empty if it can."""
+    """A variant with its footprint; `unserved` is the reason why the device cannot serve it, empty if it can.
+
+    `tensor_parallel` GPUs share each layer, and `data_parallel` copies of the model share the requests.
+    """
 
     name: str
     label: str
     footprint: Footprint | Missing
     is_weight_only: bool = False
     unserved: str = ""
+    tensor_parallel: int = 1
+    data_parallel: int = 1
+
+    @property
+    def on_one(self) -> Entry:
+        """The part of one GPU."""
+        if isinstance(self.footprint, Missing):
+            return self
+        return self.model_copy(update={"footprint": self.footprint.divided(self.tensor_parallel)})
+
+    def share(self, load: RooflineLoad) -> RooflineLoad:
+        """Return the load of one copy of the model."""
+        if self.data_parallel == 1:
+            return load
+        limit = load.max_concurrency and math.ceil(load.max_concurrency / self.data_parallel)
+        recorded = tuple(repeat[:: self.data_parallel] for repeat in load.recorded)
+        requests = math.ceil(load.requests / self.data_parallel)
+        return load.model_copy(update={"requests": requests, "max_concurrency": limit, "recorded": recorded})
+
+    def of_one(self, served: Served) -> Served:
+        """Return the performance of one copy with the throughput of one of its GPUs."""
+        return served.model_copy(update={"throughput_tok_s": served.throughput_tok_s / self.tensor_parallel})
 
 
 def roofline(
@@ -110,7 +138,7 @@ def roofline(
     """Compute the roofline of all entries on one device, the first of them BF16.
 
     Args:
-        device: the GPU or CPU.
+        device: the GPU or CPU, one of as many as a variant takes.
         entries: the variants; the gain is against the first.
         load: the requests that throughput is predicted for.
         utilization: the share of the memory that the server may use.
@@ -118,9 +146,11 @@ def roofline(
         measured: results on this device, by variant; None for a prediction.
         max_num_seqs: sequences in a batch; None for vLLM's default.
     """
+    entries = [entry.on_one for entry in entries]
 
     def simulated(entry: Entry, load: RooflineLoad = load) -> Served | Missing:
-        return _best(entry, device, load, utilization, max_num_seqs)
+        best = _best(entry, device, entry.share(load), utilization, max_num_seqs)
+        return best if isinstance(best, Missing) else entry.of_one(best)
 
     best = {entry.name: simulated(entry) for entry in entries}
     reference = best[entries[0].name] if entries else UNKNOWN_ARITHMETIC
@@ -156,7 +186,11 @@ def roofline(
         load=load,
         context=context,
         rows=tuple(rows),
-        notes=(*_notes(device, rows), *(_of_lengths(entries[0], load, simulated) if measured and entries else ())),
+        notes=(
+            *_notes(device, rows),
+            *_of_several(entries),
+            *(_of_lengths(entries[0], load, simulated) if measured and entries else ()),
+        ),
     )
 
 
@@ -216,6 +250,15 @@ def _notes(device: Device, rows: Sequence[RooflineRow]) -> Iterable[str]:
         )
     if floors and device.products_s("bf16") is None:
         yield "Products per second are not known, so the lower bounds are those of memory alone."
+
+
+def _of_several(entries: Sequence[Entry]) -> Iterable[str]:
+    """Yield what the figures of variants on several GPUs are of."""
+    if several := [entry.label for entry in entries if entry.tensor_parallel * entry.data_parallel > 1]:
+        yield (
+            f"Figures of {listing(several)} are those of one GPU, with its part of the weights and of the requests; "
+            "what GPUs that share a layer send each other is left out."
+        )
 
 
 def _of_lengths(

@@ -11,7 +11,9 @@ Rigorous Benchmarking in Reasonable Time, ISMM 2013): with two or more blocks, e
 the noise is the interaction of variant and block of the means of the starts, as in a split plot (Montgomery, chapter
 14). With one block that cannot be estimated: each change is widened by a tolerance, and says so.
 
-Repeats on two devices are two blocks (of one start of a variant each), since two GPUs of one model differ.
+Repeats on two devices are two blocks (of one start of a variant each), since two GPUs of one model differ. A variant on
+several GPUs at once is placed with those of its block on one of them: how far the others differ from that one is then
+part of the noise between starts.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ TOO_FEW = "the starts are too few to estimate the noise"
 
 
 class Observation(NamedTuple):
-    """One repeat of a variant; an unknown seed is None, an unknown device is empty."""
+    """One repeat of a variant; an unknown seed is None, an unknown device is empty, several are joined by commas."""
 
     variant: str
     value: float
@@ -92,7 +94,7 @@ class MeasurementModel:
         self._tolerance = tolerance_percent
         self._dunnett: dict[tuple[str, tuple[str, ...]], Dunnett] = {}
         self._all: dict[str, list[Observation]] = {}
-        for each in observations:
+        for each in _placed(observations):
             self._all.setdefault(each.variant, []).append(each)
         self._usable = [name for name, found in self._all.items() if not _reason(found)]
         used = [each for name in self._usable for each in self._all[name]]
@@ -291,6 +293,20 @@ class MeasurementModel:
         if len(fits) == 1:
             return next(iter(fits.values())), AdditiveFit(starts)
         return AdditiveFit([unit for fit in fits.values() for unit in fit.units]), AdditiveFit(starts)
+
+
+def _placed(observations: Sequence[Observation]) -> list[Observation]:
+    """Return the observations with each group of devices replaced by the one device of its block that it includes."""
+    found = {(each.block, each.device) for each in observations}
+
+    def place(block: int, device: str) -> str:
+        own = set(device.split(","))
+        inside = [other for at, other in found if at == block and set(other.split(",")) < own]
+        least = [each for each in inside if not any(set(o.split(",")) < set(each.split(",")) for o in inside)]
+        return least[0] if len(least) == 1 else device
+
+    places = {at: place(*at) for at in found}
+    return [each._replace(device=places[each.block, each.device]) for each in observations]
 
 
 def _within(place: tuple[int, str], observations: Sequence[Observation]) -> AdditiveFit:

@@ -1,11 +1,11 @@
-"""Samples of the GPU by `nvidia-smi`: clock and what holds it back, power, temperature, memory, utilization."""
+"""Samples of a GPU by `nvidia-smi`: clock and what holds it back, power, temperature, memory, utilization."""
 
 from __future__ import annotations
 
 import math
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.hardware.probe import nvidia_smi
@@ -56,17 +56,18 @@ class GpuSample:
 
 
 class GpuSampler:
-    """Sampler of the GPU that CUDA will use."""
+    """Sampler of one GPU."""
 
-    def __init__(self) -> None:
+    def __init__(self, gpu: str) -> None:
         """Query nothing yet; the first sample finds the field of the reasons that this driver has."""
+        self._gpu = gpu
         self._fields = list(REASON_FIELDS)
 
     def sample(self, at: float) -> GpuSample | None:
         """Return a sample; None if `nvidia-smi` finds no GPU or does not answer."""
         for field in list(self._fields):
             names = [*FIELDS.values(), *([field] if field else [])]
-            if lines := nvidia_smi(f"--query-gpu={','.join(names)}"):
+            if lines := nvidia_smi(f"--query-gpu={','.join(names)}", gpu=self._gpu):
                 self._fields = [field]
                 return parse(lines[0], at)
         return None
@@ -128,10 +129,7 @@ def _median(samples: Sequence[GpuSample], name: str) -> float | None:
     return statistics.median(values) if values else None
 
 
-def processes() -> set[int]:
-    """Return the pids of all processes that compute on the GPU."""
-    found = set()
-    for line in nvidia_smi("--query-compute-apps=pid"):
-        if line.strip().isdigit():
-            found.add(int(line))
-    return found
+def processes(gpus: Iterable[str]) -> set[int]:
+    """Return the pids of all processes that compute on these GPUs."""
+    lines = (line.strip() for gpu in gpus for line in nvidia_smi("--query-compute-apps=pid", gpu=gpu))
+    return {int(line) for line in lines if line.isdigit()}

@@ -45,7 +45,7 @@ class Watch:
         self,
         url: str,
         pid: int | None,
-        on_gpu: bool,
+        gpus: Sequence[str],
         client: Callable[[], int | None] = lambda: None,
         key_variable: str | None = None,
     ) -> None:
@@ -54,7 +54,7 @@ class Watch:
         Args:
             url: of the server.
             pid: of the server; None where it is not ours, and what it takes cannot be told from what others take.
-            on_gpu: whether the server computes on a GPU of this machine.
+            gpus: the GPUs of this machine that it computes on, by number or UUID; none on a CPU.
             client: returns the pid of the load generator, None while there is none.
             key_variable: environment variable with the server's key.
         """
@@ -72,7 +72,8 @@ class Watch:
         self._gauges: list[tuple[float, Mapping[str, float]]] = []
         self._foreign_tasks: list[tuple[float, float]] = []
         self._memory: list[float] = []
-        self._sampler = GpuSampler() if on_gpu else None
+        self._gpus = tuple(gpus)
+        self._samplers = [GpuSampler(gpu) for gpu in gpus]
         self._gpu: list[GpuSample] = []
 
     def __enter__(self) -> Watch:
@@ -155,8 +156,8 @@ class Watch:
         )
 
     def _foreign(self) -> tuple[int, ...] | None:
-        """Return the foreign processes on the GPU; None if ours is not listed by its pid (in a container)."""
-        own, listed = {process.pid for process in family(os.getpid())}, gpu_monitor.processes()
+        """Return the foreign processes on the GPUs; None if ours is not listed by its pid (in a container)."""
+        own, listed = {process.pid for process in family(os.getpid())}, gpu_monitor.processes(self._gpus)
         return tuple(sorted(listed - own)) if listed & own else None
 
     def _sample(self) -> None:
@@ -185,10 +186,11 @@ class Watch:
             self._foreign_tasks.append((at, tasks))
         if (reading := counters.read(self.url, self.key_variable)) is not None:
             self._gauges.append((at, reading.values))
-        if self._sampler is not None and (sample := self._sampler.sample(at)) is not None:
-            self._gpu.append(sample)
-            # The driver counts in MiB.
-            self._memory.append(sample.values.get("memory_mib", 0.0) * 2**20)
+        samples = [sample for sampler in self._samplers if (sample := sampler.sample(at)) is not None]
+        self._gpu += samples
+        if samples:
+            # Of the fullest GPU; the driver counts in MiB.
+            self._memory.append(max(sample.values.get("memory_mib", 0.0) for sample in samples) * 2**20)
         elif self.pid is not None:
             self._memory.append(memory_of(self.pid))
 

@@ -249,8 +249,8 @@ class Protocol:
         for index, seed in enumerate(seeds):
             self.job.progress.detail(f"{load.name}, repeat {index + 1} of {number}")
             server = self.client.server
-            on_gpu = self.job.hardware.device == "cuda"
-            watched = Watch(server.url, server.pid, on_gpu, lambda: self.job.serving.client_pid, server.key_variable)
+            gpus = tuple(self.job.hardware.gpus)
+            watched = Watch(server.url, server.pid, gpus, lambda: self.job.serving.client_pid, server.key_variable)
             with watched as watch:
                 run = self.client.send(load, seed)
                 watch.requests = run.requests

@@ -164,7 +164,7 @@ def serve_lines(settings: Settings, checkpoint: Path) -> list[str]:
     """Return the commands that serve the published checkpoint as measured, without machine-specific options."""
     serve, name = settings.serve, repository(settings)
     options = serve_options(
-        serve, serve.kernel, settings.kv_cache.dtype, trust_remote_code=settings.model.trust_remote_code
+        serve, settings.variant, settings.kv_cache.dtype, trust_remote_code=settings.model.trust_remote_code
     )
     file = next(checkpoint.glob("*.gguf"), None)
     if file is None:

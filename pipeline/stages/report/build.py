@@ -27,7 +27,7 @@ from pipeline.stages.report.collect.footprints import of_source
 from pipeline.stages.report.collect.labels import label_in
 from pipeline.stages.report.collect.past_runs import earlier, side_by_side
 from pipeline.stages.report.collect.published import comparable_tables
-from pipeline.stages.report.collect.records import answers_of, record_of
+from pipeline.stages.report.collect.records import answers_of, records_of
 from pipeline.stages.report.collect.requirements import constraints_of, fits_of, margins_in, requirements_of
 from pipeline.stages.report.collect.rooflines import rooflines, study_check
 from pipeline.stages.report.collect.setup import setup_of
@@ -41,7 +41,7 @@ def build(jobs: Sequence[Job], failures: Mapping[str, PipelineError]) -> Report:
     settings = jobs[0].settings
     study = BudgetedStudy.finished(jobs, failures) if settings.has_budget else None
     found = sources(jobs, failures, study)
-    records = [record_of(source) for source in found]
+    records = records_of(found)
     comparison = compare(
         records,
         [label_in(settings, label) for label in settings.eval.tasks],

@@ -75,6 +75,43 @@ def test_a_gpu_without_fp8_computes_in_bf16(qwen3_8b):
     assert prefill_ms(fp8, a100, 4096) == pytest.approx(prefill_ms(qwen3_8b("bf16"), a100, 4096))
 
 
+def test_gpus_that_share_layers_have_parts_of_weights_heads_and_work(qwen3_8b):
+    whole, half = qwen3_8b("bf16"), qwen3_8b("bf16").divided(2)
+    assert half.weight_bytes == whole.weight_bytes / 2 and half.products == whole.products / 2
+    assert half.kv_bytes_per_token == whole.kv_bytes_per_token / 2
+    assert decode_ms(half, H100, 1, 0) == pytest.approx(decode_ms(whole, H100, 1, 0) / 2)
+    # Eight heads of keys and values are copied to sixteen GPUs.
+    assert whole.divided(16).kv_bytes_per_token == whole.kv_bytes_per_token / 8
+    assert whole.divided(1) == whole and half.hidden == whole.hidden
+
+
+def test_a_roofline_of_several_gpus_is_that_of_one_of_them(qwen3_8b):
+    bf16 = qwen3_8b("bf16")
+    one, two, copies = roofline(
+        H100,
+        [
+            Entry(name="bf16", label="BF16", footprint=bf16),
+            Entry(name="bf16@tp2", label="BF16, TP 2", footprint=bf16, tensor_parallel=2),
+            Entry(name="bf16@dp2", label="BF16, DP 2", footprint=bf16, data_parallel=2),
+        ],
+        LOAD,
+        0.9,
+        100,
+    ).rows
+    assert two.decode_ms == pytest.approx(one.decode_ms / 2, rel=0.01)
+    # Both GPUs read their half of the weights for every token: together no more than twice as fast.
+    assert one.best.throughput_tok_s * 0.9 < two.best.throughput_tok_s <= 1.05 * one.best.throughput_tok_s
+    assert two.kv_tokens > 2 * one.kv_tokens
+    # Half of the requests are smaller batches.
+    assert copies.kv_tokens == one.kv_tokens and copies.best.throughput_tok_s < one.best.throughput_tok_s
+
+
+def test_several_gpus_are_named_in_the_notes(qwen3_8b):
+    entries = [Entry(name="bf16@tp2", label="BF16, TP 2", footprint=qwen3_8b("bf16"), tensor_parallel=2)]
+    notes = roofline(H100, entries, LOAD, 0.9, 100).notes
+    assert any(note.startswith("Figures of BF16, TP 2 are those of one GPU") for note in notes)
+
+
 def test_what_is_not_known_is_said(qwen3_8b):
     bf16 = qwen3_8b("bf16")
     assert decode_ms(bf16, UNKNOWN, 1, 0) == pytest.approx(1000 * bf16.step_bytes / 20e9)

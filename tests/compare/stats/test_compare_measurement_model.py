@@ -218,6 +218,26 @@ def test_devices():
     assert unknown.pair("a", "bf16").percent == pytest.approx(10)
 
 
+def test_a_variant_on_several_devices_is_placed_with_those_on_one_of_them():
+    def on(name, value, device, block=0):
+        return variant(name, [value, value * 1.01, value * 0.99], block=block, device=device)
+
+    # The second device is 10 % faster; BF16 takes both.
+    found = model(
+        *(on("bf16", 100.0, "A,B", block) for block in (0, 1)),
+        *(on(name, value * factor, device, block) for name, value in (("a", 120.0), ("b", 90.0))
+          for block, device, factor in ((0, "A", 1.0), (1, "B", 1.1))),
+    )  # fmt: skip
+    assert found.pair("a", "b").percent == pytest.approx(100 * (120 / 90 - 1), abs=0.01)
+    change = found.pair("a", "bf16")
+    assert change.percent == pytest.approx(100 * (1.2 * math.sqrt(1.1) - 1), abs=0.01)
+    # How far the devices differ widens the comparison with what takes both.
+    assert change.interval.high - change.interval.low > 2 * 10
+    # Of two that are in one block on different devices, neither has a place with both.
+    apart = model(on("bf16", 100.0, "A,B"), on("a", 120.0, "A"), on("b", 90.0, "B"))
+    assert apart.pair("a", "bf16") == apart.pair("a", "b") == Missing(reason=OTHER_DEVICE)
+
+
 def test_repeats_needed_are_a_range_and_none_where_there_may_be_no_difference():
     values = np.array([0.97, 1.0, 1.03])
     bf16, other = variant("bf16", 100 * values), variant("b", 100 * values[::-1])

@@ -99,16 +99,16 @@ def test_the_field_is_the_one_that_the_driver_has(
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    sampler = gpu_monitor.GpuSampler()
+    sampler = gpu_monitor.GpuSampler("0")
     assert [sampler.sample(0.0).reasons for _ in range(3)] == [reasons] * 3
     tried = {"nothing": 0, "clocks_event_reasons.active": 1, "reasons.active": 2}[unknown]
     assert len(calls.read_text().splitlines()) == 3 + tried
-    assert gpu_monitor.processes() == {17, 42}
+    assert gpu_monitor.processes(["0"]) == {17, 42}
 
 
 def test_without_a_gpu_there_is_no_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert gpu_monitor.GpuSampler().sample(0.0) is None
+    assert gpu_monitor.GpuSampler("0").sample(0.0) is None
 
 
 def test_a_sample_of_the_first_second_tells_what_was_before_the_load() -> None:

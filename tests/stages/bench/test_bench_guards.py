@@ -259,7 +259,7 @@ def watched(monkeypatch: pytest.MonkeyPatch, machine: float, ours: float) -> Con
     monkeypatch.setattr(monitor, "cpu_s", lambda _: next(used))
     monkeypatch.setattr(monitor.time, "monotonic", lambda: next(clock, 1.0))
     monkeypatch.setattr(monitor, "CPU_INTERVAL_S", 60.0)
-    with monitor.Watch("http://127.0.0.1:9", os.getpid(), on_gpu=False) as watch:
+    with monitor.Watch("http://127.0.0.1:9", os.getpid(), ()) as watch:
         pass
     return watch.conditions
 
@@ -272,7 +272,7 @@ def test_watching_sees_foreign_work_and_not_its_own(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_real_machine_reports_our_work_as_ours() -> None:
-    with monitor.Watch("http://127.0.0.1:9", os.getpid(), on_gpu=False) as watch:
+    with monitor.Watch("http://127.0.0.1:9", os.getpid(), ()) as watch:
         before = processes.cpu_s(processes.family(os.getpid()))
         busy = sum(processes.busy_s())
         subprocess.run([sys.executable, "-c", SPIN], check=True)
@@ -321,7 +321,7 @@ def test_shares_are_those_of_the_time_in_which_requests_were_in_flight() -> None
 
 
 def test_the_time_of_requests_is_the_clients_if_it_lies_in_the_load() -> None:
-    watch = monitor.Watch("http://127.0.0.1:9", None, on_gpu=False)
+    watch = monitor.Watch("http://127.0.0.1:9", None, ())
     watch._started = 100.0
 
     def requests(start: list[float], good: list[bool]) -> Requests:
@@ -376,7 +376,7 @@ def test_a_client_without_a_core_left_is_recorded() -> None:
     server = OpenAIServer(metrics=page)
     client = subprocess.Popen([sys.executable, "-c", SPIN])
     try:
-        with monitor.Watch(server.url, os.getpid(), False, lambda: client.pid) as watch:
+        with monitor.Watch(server.url, os.getpid(), (), lambda: client.pid) as watch:
             client.wait()
     finally:
         server.close()

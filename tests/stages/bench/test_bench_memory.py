@@ -10,10 +10,14 @@ from pipeline.stages.bench.memory import memory
 SHAPE = {"num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32}
 
 
-def of(config: dict, tokens: int | None, *peaks: int | None, url: str | None = None, device: str = "cpu") -> Memory:
+def of(
+    config: dict, tokens: int | None, *peaks: int | None, url: str | None = None, device: str = "cpu", gpus: int = 1
+) -> Memory:
     artifact = SimpleNamespace(manifest=lambda: None)
     job = SimpleNamespace(
-        settings=SimpleNamespace(serve=SimpleNamespace(url=url), kv_cache=SimpleNamespace(dtype="auto")),
+        settings=SimpleNamespace(
+            serve=SimpleNamespace(url=url, tensor_parallel=gpus), kv_cache=SimpleNamespace(dtype="auto")
+        ),
         model=SimpleNamespace(config=config),
         artifact=lambda stage: artifact,
         hardware=SimpleNamespace(device=device),
@@ -27,6 +31,11 @@ def test_the_cache_is_its_tokens_times_their_bytes() -> None:
     found = of(SHAPE, 1000, 5, 9, None)
     # Keys and values, 4 layers, 2 heads of 32 numbers of 2 bytes.
     assert (found.kv_bytes_per_token, found.kv_cache_bytes, found.peak_bytes) == (1024, 1_024_000, 9)
+
+
+@pytest.mark.parametrize(("gpus", "each"), [(1, 1024), (2, 512), (4, 512)])
+def test_a_gpu_caches_its_part_of_the_heads_and_one_at_least(gpus: int, each: int) -> None:
+    assert of(SHAPE, 1000, gpus=gpus).kv_bytes_per_token == each
 
 
 @pytest.mark.parametrize(("config", "tokens"), [(SHAPE, None), ({"num_hidden_layers": 4}, 1000)])

@@ -71,7 +71,7 @@ def answered(*times: tuple[float, float]) -> Requests:
 
 def test_everything_is_recorded_between_the_first_request_and_the_last(machine: Machine) -> None:
     machine.load, machine.used = 1.234, {11: 50.0, 12: 60.0, 13: 70.0, 21: 0.0}
-    with monitor.Watch(URL, 11, False, lambda: 21, "KEY") as watch:
+    with monitor.Watch(URL, 11, (), lambda: 21, "KEY") as watch:
         # Before the first request: the client reads its prompts.
         machine.page |= {"running": 90.0, "waiting": 95.0, "kv_cache_usage": 0.9}
         machine.tasks, machine.memory = 40.0, 10**9
@@ -108,7 +108,7 @@ def test_everything_is_recorded_between_the_first_request_and_the_last(machine: 
 
 
 def test_without_requests_the_whole_watch_counts(machine: Machine) -> None:
-    with monitor.Watch(URL, 11, False) as watch:
+    with monitor.Watch(URL, 11, ()) as watch:
         machine.page = {"running": 3.0, "waiting": 0.004}
         machine.tasks = 1.0
         watch._look()
@@ -121,7 +121,7 @@ def test_without_requests_the_whole_watch_counts(machine: Machine) -> None:
 
 def test_nothing_is_made_up_of_a_server_that_tells_nothing(machine: Machine) -> None:
     machine.page = None
-    with monitor.Watch(URL, 11, False) as watch:
+    with monitor.Watch(URL, 11, ()) as watch:
         watch._look()
         machine.now, machine.ours = 104.0, 5.0
     found = watch.conditions
@@ -134,14 +134,14 @@ def test_nothing_is_made_up_of_a_server_that_tells_nothing(machine: Machine) -> 
 def test_counters_need_a_reading_before_and_after(machine: Machine) -> None:
     for before, after in ((None, {"queued": 1.0}), ({"queued": 1.0}, None)):
         machine.page = before
-        with monitor.Watch(URL, 11, False) as watch:
+        with monitor.Watch(URL, 11, ()) as watch:
             machine.now += 1
             machine.page = after
         assert watch.conditions.counters == {}
 
 
 def test_what_others_take_is_not_known_beside_a_server_that_is_not_ours(machine: Machine) -> None:
-    with monitor.Watch(URL, None, False) as watch:
+    with monitor.Watch(URL, None, ()) as watch:
         machine.tasks, machine.memory = 2.0, 5
         watch._look()
         machine.now = 110.0
@@ -154,14 +154,14 @@ def test_what_others_take_is_not_known_beside_a_server_that_is_not_ours(machine:
 def test_cores_that_report_less_than_half_of_our_time_are_others(
     machine: Machine, busy: float, share: float | None
 ) -> None:
-    with monitor.Watch(URL, 11, False) as watch:
+    with monitor.Watch(URL, 11, ()) as watch:
         machine.now, machine.ours = 110.0, 9.0
         machine.cores[2] += busy
     assert watch.conditions.foreign_cpu_share == share
 
 
 def test_one_sample_in_four_is_of_all_else(monkeypatch: pytest.MonkeyPatch, machine: Machine) -> None:
-    watch = monitor.Watch(URL, 11, False)
+    watch = monitor.Watch(URL, 11, ())
     waits = iter([False] * 9 + [True])
     looks: list[str] = []
     monkeypatch.setattr(watch._stop, "wait", lambda seconds: next(waits) if seconds == 600.0 else None)
@@ -189,9 +189,9 @@ def test_a_gpu_is_sampled_and_its_processes_are_told_apart(
         mhz, busy, mib = found
         return gpu_monitor.parse(SAMPLE.format(mhz=mhz, busy=busy, mib=mib), at)
 
-    monkeypatch.setattr(monitor, "GpuSampler", lambda: SimpleNamespace(sample=sample))
-    monkeypatch.setattr(monitor.gpu_monitor, "processes", lambda: listed)
-    with monitor.Watch(URL, 11, True) as watch:
+    monkeypatch.setattr(monitor, "GpuSampler", lambda gpu: SimpleNamespace(sample=sample))
+    monkeypatch.setattr(monitor.gpu_monitor, "processes", lambda gpus: listed)
+    with monitor.Watch(URL, 11, ("0",)) as watch:
         watch._look()
         machine.now = 104.0
         watch._look()
@@ -207,12 +207,28 @@ def test_a_gpu_is_sampled_and_its_processes_are_told_apart(
     assert found.foreign_gpu_processes == foreign
 
 
+def test_each_gpu_of_a_server_is_sampled(monkeypatch: pytest.MonkeyPatch, machine: Machine) -> None:
+    samples = {
+        "2": gpu_monitor.parse(SAMPLE.format(mhz=1980, busy=100, mib=900), 101.0),
+        "3": gpu_monitor.parse(SAMPLE.format(mhz=1500, busy=80, mib=1000), 101.0),
+    }
+    monkeypatch.setattr(monitor, "GpuSampler", lambda gpu: SimpleNamespace(sample=lambda at: samples[gpu]))
+    monkeypatch.setattr(monitor.gpu_monitor, "processes", lambda gpus: {12} if gpus == ("2", "3") else set())
+    with monitor.Watch(URL, 11, ("2", "3")) as watch:
+        watch._look()
+        machine.now = 102.0
+    found = watch.conditions
+    assert found.peak_memory_bytes == 1000 * 2**20, "of the fuller one"
+    assert found.gpu is not None and (found.gpu["sm_mhz"].min, found.gpu["sm_mhz"].max) == (1500, 1980)
+    assert found.foreign_gpu_processes == ()
+
+
 def test_a_machine_without_a_driver_is_asked_for_the_servers_memory(
     monkeypatch: pytest.MonkeyPatch, machine: Machine
 ) -> None:
-    monkeypatch.setattr(monitor, "GpuSampler", lambda: SimpleNamespace(sample=lambda at: None))
+    monkeypatch.setattr(monitor, "GpuSampler", lambda gpu: SimpleNamespace(sample=lambda at: None))
     machine.memory = 512
-    with monitor.Watch(URL, 11, True) as watch:
+    with monitor.Watch(URL, 11, ("0",)) as watch:
         machine.now = 101.0
     assert watch.conditions.peak_memory_bytes == 512
     assert watch.conditions.gpu is None and watch.conditions.foreign_gpu_processes is None
@@ -232,14 +248,14 @@ def test_a_machine_without_a_driver_is_asked_for_the_servers_memory(
 def test_the_time_of_requests_lies_within_the_watch(
     machine: Machine, start: float, end: float, window: tuple[float, float]
 ) -> None:
-    watch = monitor.Watch(URL, None, False)
+    watch = monitor.Watch(URL, None, ())
     watch._started = 100.0
     watch.requests = answered((start, end))
     assert watch._window(112.0) == window
 
 
 def test_samples_at_either_end_of_the_time_count(machine: Machine) -> None:
-    watch = monitor.Watch(URL, None, False)
+    watch = monitor.Watch(URL, None, ())
     watch._gauges = [(at, {"running": value}) for at, value in ((1.0, 10.0), (2.0, 20.0), (3.0, 30.0), (4.0, 40.0))]
     assert watch._gauge("running", 2.0, 3.0) == [20.0, 30.0]
     assert watch._gauge("running") == [10.0, 20.0, 30.0, 40.0]

@@ -87,7 +87,7 @@ class Bench:
             variant="awq",
             block=0,
             reference=None,
-            hardware=SimpleNamespace(device="cuda", device_id="GPU-1"),
+            hardware=SimpleNamespace(device="cuda", device_id="GPU-1", gpus={"0": "GPU-1"}),
             model=SimpleNamespace(config=SHAPE, context=lambda wanted: wanted or 4096),
             progress=SimpleNamespace(detail=self.details.append, say=self.said.append),
             serving=SimpleNamespace(logs=folder / "logs", client_pid=17, stop=self.stop),
@@ -176,11 +176,11 @@ def test_an_emulated_format_is_measured_once(bench: Callable[..., Bench]) -> Non
 def test_the_server_and_the_client_are_watched(bench: Callable[..., Bench]) -> None:
     made = bench(*RANDOM, "bench.warmup_rounds=1", "bench.repeats=1")
     made.run()
-    ((url, pid, on_gpu, client, key_variable),) = [each.given for each in Watched.made]
-    assert (url, pid, on_gpu, client(), key_variable) == ("http://127.0.0.1:9", 42, True, 17, "KEY")
-    made.job.hardware.device = "cpu"
+    ((url, pid, gpus, client, key_variable),) = [each.given for each in Watched.made]
+    assert (url, pid, gpus, client(), key_variable) == ("http://127.0.0.1:9", 42, ("0",), 17, "KEY")
+    made.job.hardware.gpus = {}
     made.run()
-    assert Watched.made[-1].given[2] is False
+    assert Watched.made[-1].given[2] == ()
 
 
 def test_each_block_has_seeds_of_its_own(bench: Callable[..., Bench]) -> None:

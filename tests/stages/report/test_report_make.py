@@ -55,6 +55,43 @@ def test_every_format_has_every_variant(study):
     assert "BF16 + FP8 KV (E4M3)" in written(study, "index.html")
 
 
+def test_variants_on_different_numbers_of_gpus_are_compared_per_gpu(tmp_path):
+    variants = {
+        "bf16@tp2": Figures(2000, 300, 30.0, lost=0, gained=0, bytes=21_433_344),
+        "fp8_static": Figures(1300, 402, 38.0, lost=0, gained=0, bytes=12_890_112),
+        "int8_dynamic@dp2": Figures(2500, 402, 38.0, lost=0, gained=0, bytes=12_890_112),
+    }
+    run = Run(tmp_path, variants)
+    report.make(run.jobs, run.failures)
+    rows = {row["variant"]: row for row in csv.DictReader(io.StringIO(written(run, "report.csv")))}
+    assert [rows[name]["gpus"] for name in variants] == ["2", "1", "2"]
+    assert float(rows["fp8_static"]["throughput_tok_s"]) == pytest.approx(1300, rel=0.02)
+    assert float(rows["bf16@tp2"]["throughput_per_gpu_tok_s"]) == pytest.approx(1000, rel=0.02)
+    assert float(rows["int8_dynamic@dp2"]["throughput_per_gpu_tok_s"]) == pytest.approx(1250, rel=0.02)
+    assert float(rows["fp8_static"]["throughput_per_gpu_change_percent"]) == pytest.approx(30, abs=2)
+    assert (rows["fp8_static"]["throughput_verdict"], rows["fp8_static"]["throughput_per_gpu_verdict"]) == (
+        "worse",
+        "better",
+    )
+    text = written(run, "report.md")
+    assert "FP8 static on 1 GPU or BF16, TP 2 on 2 GPUs? FP8 static serves more per GPU" in text
+    assert "Throughput per GPU" in text and "1: FP8 static; 2: BF16, TP 2, INT8 dynamic, DP 2" in text
+    assert "BF16 that others are compared with is BF16, TP 2, on 2 GPUs." in text
+
+
+def test_the_smallest_bf16_with_results_is_the_baseline(tmp_path):
+    variants = {
+        "bf16@tp4": Figures(3000, lost=0, gained=0),
+        "bf16": Figures(missing={"bench": "no room", "eval": "no room"}),
+        "bf16@tp2": Figures(2000, lost=0, gained=0),
+    }
+    run = Run(tmp_path, variants)
+    found = sources(run.jobs, run.failures)
+    assert (found[0].name, found[0].is_baseline) == ("bf16@tp2", True)
+    assert sum(source.is_baseline for source in found) == 1
+    assert {source.family for source in found} == {"baseline"}
+
+
 def test_the_csv_for_people_has_words_and_few_columns_and_the_long_one_every_figure(study):
     table = {row["variant"]: row for row in csv.DictReader(io.StringIO(written(study, "report.csv")))}
     int8 = table["int8_dynamic"]

@@ -18,6 +18,7 @@ from pipeline.artifacts.workspace import Artifact
 from pipeline.config import Stage, Variant, choice
 from pipeline.config.existing import title_of
 from pipeline.config.quant import EXISTING
+from pipeline.config.settings import SERVING
 from pipeline.errors import PipelineError
 from pipeline.formats.schemes import SCHEMES
 from pipeline.job import Job
@@ -54,6 +55,8 @@ class Source:
     failure: str = ""
     # Why a study with a budget did not measure it further.
     outcome: str = ""
+    # True for BF16 on more GPUs than the baseline's.
+    is_further: bool = False
     manifests: dict[Stage, Manifest] = field(default_factory=dict)
     folders: dict[Stage, Path] = field(default_factory=dict)
     # The manifests of the blocks of each requested protocol; the first finished one is also in `manifests`.
@@ -75,6 +78,11 @@ class Source:
 
     @property
     def is_baseline(self) -> bool:
+        """True for the unchanged BF16 checkpoint on the fewest GPUs on which there is a result of it."""
+        return self.is_unchanged and not self.is_further
+
+    @property
+    def is_unchanged(self) -> bool:
         """True for the BF16 checkpoint, served unchanged."""
         return self.quant.get("engine") == "none" and self.kv_dtype == "auto" and self.variant.kernel == "auto"
 
@@ -82,11 +90,16 @@ class Source:
     def family(self) -> Family:
         """The family of its format."""
         scheme = str(self.quant.get("scheme") or "")
-        if self.is_baseline:
+        if self.is_unchanged:
             return "baseline"
         if not scheme:
             return "other" if self.quant.get("engine") == EXISTING else "KV cache"
         return SCHEMES[scheme].family if scheme in SCHEMES else "other"
+
+    @property
+    def is_measured(self) -> bool:
+        """True if there are speeds or scores of it."""
+        return any(self.finished(stage) for stage in (Stage.BENCH, Stage.EVAL))
 
     def finished(self, stage: Stage) -> Manifest | None:
         """Return the stage's manifest if its status is ok."""
@@ -148,7 +161,11 @@ def sources(jobs: Sequence[Job], failures: Mapping[str, PipelineError], study: D
 
 
 def _ordered(found: list[Source]) -> list[Source]:
-    """Sort the baseline first, and make every label unique."""
+    """Choose the baseline, sort it first, and make every label unique."""
+    unchanged = [source for source in found if source.is_unchanged]
+    unchanged.sort(key=lambda source: (not source.is_measured, source.variant.gpus))
+    for source in unchanged[1:]:
+        source.is_further = True
     found.sort(key=lambda source: not source.is_baseline)
     _make_unique(found)
     return found
@@ -158,7 +175,7 @@ def _of_job(job: Job, failure: PipelineError | None, study: Divided | None) -> S
     settings, name = job.settings, str(job.variant)
     source = Source(
         variant=job.variant,
-        label=_label(settings.quant.title, settings.kv_cache.dtype, job.variant.kernel),
+        label=_label(settings.quant.title, settings.kv_cache.dtype, job.variant),
         quant=settings.quant.model_dump(mode="json"),
         kv_dtype=settings.kv_cache.dtype,
         failure=failure.problem if failure is not None else "",
@@ -271,7 +288,7 @@ def _peer(variant: str, checkpoint: Item, results: dict[Stage, list[Item]], foun
     parsed = Variant.parse(variant)
     dtype = str((serve or {}).get("kv_cache", parsed.kv_cache))
     quant = dict(made.payload.get("quant", {}))
-    source = Source(parsed, _label(_title(parsed.quant, quant), dtype, parsed.kernel), quant, dtype)
+    source = Source(parsed, _label(_title(parsed.quant, quant), dtype, parsed), quant, dtype)
     everything = {Stage.QUANTIZE: [checkpoint], **results}
     for item in found[Stage.VERIFY]:
         if item[1].variant == variant and item[1].payload.get("quantize") == made.key:
@@ -285,22 +302,24 @@ def _peer(variant: str, checkpoint: Item, results: dict[Stage, list[Item]], foun
 
 
 def conditions(payload: Mapping[str, Any]) -> Payload:
-    """Return the conditions that results in one table must share: all but checkpoint, KV cache and kernel.
+    """Return the conditions that results in one table must share: all but checkpoint, KV cache, kernel and GPUs.
 
     A ladder's reference is left out: BF16, which is the reference of all others, has none.
     """
-    serve = {name: value for name, value in payload.get("serve", {}).items() if name not in ("kv_cache", "kernel")}
+    serve = {name: value for name, value in payload.get("serve", {}).items() if name not in ("kv_cache", *SERVING)}
     own = ("quantize", "reference")
     return {**{name: value for name, value in payload.items() if name not in own}, "serve": serve}
 
 
-def _label(title: str, kv_dtype: str, kernel: str) -> str:
-    if kernel != "auto":
-        title = f"{title}, {kernel}"
-    if kv_dtype == "auto":
-        return clean(title, 60)
-    kind, _, form = kv_dtype.partition("_")
-    return clean(f"{title} + {kind.upper()} KV{f' ({form.upper()})' if form else ''}", 60)
+def _label(title: str, kv_dtype: str, served: Variant) -> str:
+    if served.kernel != "auto":
+        title = f"{title}, {served.kernel}"
+    if kv_dtype != "auto":
+        kind, _, form = kv_dtype.partition("_")
+        title = f"{title} + {kind.upper()} KV{f' ({form.upper()})' if form else ''}"
+    divided = f", TP {served.tensor_parallel}" if served.tensor_parallel > 1 else ""
+    copied = f", DP {served.data_parallel}" if served.data_parallel > 1 else ""
+    return clean(f"{title}{divided}{copied}", 60)
 
 
 def _title(quant: str, made: Payload) -> str:

@@ -73,7 +73,8 @@ class BudgetedStudy:
         self.jobs = {str(job.variant): job for job in jobs}
         self.settings = jobs[0].settings
         running = [name for name in self.jobs if name not in stopped]
-        self.baseline = next((name for name in running if self.jobs[name].settings.is_baseline), None)
+        unchanged = (name for name in running if self.jobs[name].settings.is_baseline)
+        self.baseline = min(unchanged, key=lambda name: self.jobs[name].variant.gpus, default=None)
         # BF16 has a block in each round; the others may miss some in between.
         rounds = _rounds(self.jobs[self.baseline]) if self.baseline else 0
         self.measured = {name: _measured(job, rounds) for name, job in self.jobs.items()}
@@ -306,9 +307,9 @@ def _record(job: Job, items: Mapping[Stage, Item]) -> Record:
 
 
 def _logs(record: Record) -> list[float]:
-    """Return the logarithm of throughput of each repeat."""
+    """Return the logarithm of each repeat's throughput of one GPU."""
     metric = None if isinstance(record.speed, Missing) else record.speed.metrics.get(THROUGHPUT.name)
-    return [math.log(value) for value in metric.values if value > 0] if metric else []
+    return [math.log(value / record.gpus) for value in metric.values if value > 0] if metric else []
 
 
 def _block(record: Record | None, variance: float) -> Block | None:

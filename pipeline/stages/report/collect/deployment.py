@@ -7,18 +7,20 @@ import shlex
 from collections.abc import Sequence
 
 from pipeline.compare.decide.decision import Decision
-from pipeline.config import PACKAGE, Command, ModelSettings, ServeSettings, Settings, Stage
+from pipeline.config import PACKAGE, Command, ModelSettings, ServeSettings, Settings, Stage, Variant
 from pipeline.config.presets import model_choice
 from pipeline.stages.report.collect.artifacts import Source
 
 
-def serve_options(serve: ServeSettings, kernel: str, kv_dtype: str, *, trust_remote_code: bool) -> list[str]:
+def serve_options(serve: ServeSettings, served: Variant, kv_dtype: str, *, trust_remote_code: bool) -> list[str]:
     """Return the options of `vllm serve` that a deployment needs; those of the measurement alone are left out."""
     given = {
         "--kv-cache-dtype": None if kv_dtype == "auto" else kv_dtype,
         "--dtype": None if serve.dtype == "auto" else serve.dtype,
         "--max-model-len": serve.max_model_len,
-        "--linear-backend": None if kernel == "auto" else kernel,
+        "--linear-backend": None if served.kernel == "auto" else served.kernel,
+        "--tensor-parallel-size": None if served.tensor_parallel == 1 else served.tensor_parallel,
+        "--data-parallel-size": None if served.data_parallel == 1 else served.data_parallel,
     }
     options = [str(part) for option in given.items() if option[1] is not None for part in option]
     return [*options, *(["--trust-remote-code"] if trust_remote_code else [])]
@@ -32,7 +34,7 @@ def serve_commands(settings: Settings, found: Sequence[Source]) -> dict[str, str
             continue
         options = serve_options(
             settings.serve,
-            source.variant.kernel,
+            source.variant,
             source.kv_dtype,
             trust_remote_code=settings.model.trust_remote_code,
         )

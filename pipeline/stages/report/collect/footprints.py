@@ -24,6 +24,7 @@ from pipeline.models.headers import (
     quantized_modules,
 )
 from pipeline.models.layout import bytes_of, quantized, stored
+from pipeline.models.shapes import kv_heads
 from pipeline.models.work import weights_of, work_of
 from pipeline.results.base import Missing
 from pipeline.stages.report.collect.artifacts import Source
@@ -142,4 +143,5 @@ def _footprint(
         experts=work.experts,
         chosen=work.chosen,
         expert_bytes=work.expert_bytes,
+        kv_heads=kv_heads(config),
     )

@@ -34,6 +34,12 @@ UNREADABLE = (OSError, KeyError, TypeError, ValueError, AttributeError, Overflow
 BROKEN_ARRAYS = (EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, *UNREADABLE)
 
 
+def records_of(found: Sequence[Source]) -> list[Record]:
+    """Return all results of all variants, with the throughput of one GPU where one of them takes several."""
+    records = [record_of(source) for source in found]
+    return [record.per_gpu() for record in records] if any(record.gpus > 1 for record in records) else records
+
+
 def record_of(source: Source) -> Record:
     """Return all results of one variant."""
     speeds = [speed_of(blocks) for blocks in source.benchmarks]
@@ -43,6 +49,7 @@ def record_of(source: Source) -> Record:
         label=source.label,
         family=source.family,
         is_baseline=source.is_baseline,
+        gpus=source.variant.gpus,
         scheme=str(source.quant.get("scheme") or ""),
         emulated=emulated(source),
         faults=_faults(source),

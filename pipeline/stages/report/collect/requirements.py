@@ -42,11 +42,11 @@ def margins_in(settings: Settings) -> Mapping[str, float]:
 def requirements_of(
     settings: Settings, found: Sequence[Source], footprints: Mapping[str, Footprint | Missing]
 ) -> dict[str, Requirements]:
-    """Return for each variant the memory for weights and one full context, and the GPU's native support."""
+    """Return for each variant the memory of each GPU for weights and one full context, and the GPU's native support."""
     gpu = settings.report.constraints.hardware
     requirements = {}
     for source in found:
-        memory, of = _memory(settings, footprints[source.name])
+        memory, of = _memory(settings, _on_one(footprints[source.name], source))
         there = unserved(source, footprints[source.name], gpu, native=True) if gpu else ""
         elsewhere = _measured_elsewhere(source, gpu) if gpu else ""
         requirements[source.name] = Requirements(memory_gib=memory, memory_of=of, unserved=there, measured_on=elsewhere)
@@ -68,7 +68,7 @@ def fits_of(
     assert gpu is not None
     fits: dict[str, Fit | Missing] = {}
     for source in found:
-        footprint, serve = footprints[source.name], settings.serve
+        footprint, serve = _on_one(footprints[source.name], source), settings.serve
         if reason := unserved(source, footprint, gpu):
             fits[source.name] = Missing(reason=reason)
             continue
@@ -77,6 +77,11 @@ def fits_of(
             footprint, Device.of(gpu), serve.gpu_memory_utilization, context, max_num_seqs=serve.max_num_seqs
         )
     return fits
+
+
+def _on_one(footprint: Footprint | Missing, source: Source) -> Footprint | Missing:
+    """Return the part of a footprint that is on one of the GPUs that share each layer."""
+    return footprint if isinstance(footprint, Missing) else footprint.divided(source.variant.tensor_parallel)
 
 
 def _context(settings: Settings, footprint: Footprint) -> int:

@@ -17,7 +17,7 @@ from pipeline.hardware import rules
 from pipeline.hardware.gpus import Gpu, gpu_of
 from pipeline.results.base import Missing
 from pipeline.results.bench import LoadResult
-from pipeline.results.metrics import THROUGHPUT, TPOT
+from pipeline.results.metrics import TPOT
 from pipeline.results.records import Record
 from pipeline.stages.bench.plan import Load
 from pipeline.stages.bench.requests import Requests
@@ -53,6 +53,8 @@ def rooflines(
                 footprint=footprints[source.name],
                 is_weight_only=source.family == "weights only",
                 unserved=_unserved(source, footprints[source.name], gpu),
+                tensor_parallel=source.variant.tensor_parallel,
+                data_parallel=source.variant.data_parallel,
             )
             for source in found
         ]
@@ -196,7 +198,7 @@ def _tpot_alone(record: Record) -> float | Missing:
 
 def _measured(row: Row, record: Record) -> MeasuredSpeed:
     alone, printed = _tpot_alone(record), _printed_kv_tokens(record)
-    throughput = row.speed.get(THROUGHPUT.name, Missing(reason="not measured"))
+    throughput = row.speed.get(row.throughput, Missing(reason="not measured"))
     if not row.claims_speed:
         throughput = alone = Missing(reason="emulated here: speed not measured")
     if isinstance(throughput, Missing):

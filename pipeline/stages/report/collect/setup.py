@@ -33,6 +33,7 @@ def setup_of(found: Sequence[Source], records: Sequence[Record], comparison: Com
         "Load": "; ".join(dict.fromkeys(map(_load, speeds))) or NOTHING,
         **_repeats(speeds),
         **_blocks(records),
+        **_gpus(records),
         **_devices(records),
         **_decoding(found),
         **_weights(found),
@@ -75,6 +76,15 @@ def _blocks(records: Sequence[Record]) -> dict[str, str]:
     fewer = ", ".join(f"{label} has {count}" for label, count in counts.items() if count < most)
     text = f"{most}, each with a start of every variant's server"
     return {"Blocks": f"{text}; {fewer}" if fewer else text}
+
+
+def _gpus(records: Sequence[Record]) -> dict[str, str]:
+    """Return the variants by their number of GPUs, where one has several."""
+    variants: dict[int, list[str]] = {}
+    for record in records:
+        variants.setdefault(record.gpus, []).append(record.label)
+    text = "; ".join(f"{number}: {', '.join(variants[number])}" for number in sorted(variants))
+    return {"GPUs": text} if max(variants, default=1) > 1 else {}
 
 
 def _devices(records: Sequence[Record]) -> dict[str, str]:

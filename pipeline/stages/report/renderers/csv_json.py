@@ -20,7 +20,7 @@ from pipeline.compare.stats.kl_divergence import DivergenceCell
 from pipeline.compare.stats.repeats import Change
 from pipeline.compare.words import Word, is_reliable, speed_word, task_word
 from pipeline.results.base import Missing
-from pipeline.results.metrics import METRICS, P99_TPOT, P99_TTFT, THROUGHPUT, TPOT
+from pipeline.results.metrics import METRICS, P99_TPOT, P99_TTFT, THROUGHPUT, THROUGHPUT_PER_GPU, TPOT
 from pipeline.stages.report.document import Report
 from pipeline.stages.report.sections.summary import remark
 
@@ -102,6 +102,7 @@ def _record(report: Report, row: Row) -> Record:
         "throughput_change_percent": change.percent if change else None,
         **_ends("throughput_change_percent", change.interval if change else None),
         "throughput_verdict": _speed_word(comparison, row, THROUGHPUT.name),
+        **_per_gpu(comparison, row),
         "tpot_one_user_ms": _mean(cell_at(row, TPOT.name, ALONE)),
         "ttft_p99_ms": _mean(row.details.get(P99_TTFT.name)),
         "tpot_p99_ms": _mean(row.details.get(P99_TPOT.name)),
@@ -114,6 +115,21 @@ def _record(report: Report, row: Row) -> Record:
         "quality_verdict": "" if row.is_baseline else task_word(worst[1]) if worst else "not measured",
         "kl_nats_per_token": cell.kl.value if cell else None,
         "note": "; ".join(_reasons(comparison, row)),
+    }
+
+
+def _per_gpu(comparison: Comparison, row: Row) -> Record:
+    """Return the number of GPUs and the throughput of one; nothing where every variant takes one."""
+    cell = row.speed.get(THROUGHPUT_PER_GPU.name)
+    if cell is None:
+        return {}
+    change = cell.change if isinstance(cell, SpeedCell) and isinstance(cell.change, Change) else None
+    return {
+        "gpus": row.gpus,
+        "throughput_per_gpu_tok_s": _mean(cell),
+        "throughput_per_gpu_change_percent": change.percent if change else None,
+        **_ends("throughput_per_gpu_change_percent", change.interval if change else None),
+        "throughput_per_gpu_verdict": _speed_word(comparison, row, THROUGHPUT_PER_GPU.name),
     }
 
 

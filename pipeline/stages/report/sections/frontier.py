@@ -78,11 +78,15 @@ def quality_table(comparison: Comparison) -> Table:
     for p in points:
         across = f"{number(p.x_low, digits)} to {number(p.x_high, digits)}" if p.x_low < p.x_high else "n/a"
         show = partial(signed if comparison.baseline else number, digits=2)
-        quality = "baseline" if p.family == "baseline" else show(p.y)
+        quality = "baseline" if p.is_baseline else show(p.y)
         down = f"{show(p.y_low)} to {show(p.y_high)}" if p.y_low < p.y_high else "n/a"
         rows.append((p.label, f"{number(p.x, digits)}{p.symbol}", across, quality, down))
     quality = "Accuracy against BF16 (points, mean of tasks)" if comparison.baseline else "Mean accuracy (%)"
-    return Table(("Variant", "Throughput (tok/s)", "95 %", quality, "95 %"), rows, "Quality against throughput")
+    return Table(
+        ("Variant", f"{comparison.throughput.title} (tok/s)", "95 %", quality, "95 %"),
+        rows,
+        "Quality against throughput",
+    )
 
 
 def standing_table(report: Report) -> Table:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pipeline.compare.comparison import Comparison, Row, SpeedCell
 from pipeline.compare.decide.frontier import Frontier, Standing
 from pipeline.compare.stats.accuracy import Mean
-from pipeline.results.metrics import THROUGHPUT
 from pipeline.results.records import Family
 from pipeline.stages.report.number_format import decimals, number, signed
 from pipeline.stages.report.sections.result_cells import claim_symbol
@@ -39,6 +38,7 @@ class ScatterPoint:
 
     label: str
     family: Family
+    is_baseline: bool
     is_emulated: bool
     x: float
     x_low: float
@@ -56,7 +56,7 @@ def quality_points(comparison: Comparison, frontier: Frontier | None = None) -> 
     standings = {place.name: place.standing for place in frontier.places} if frontier else {}
     points = []
     for row in comparison.rows:
-        cell, quality = row.speed[THROUGHPUT.name], _quality(row, comparison)
+        cell, quality = row.speed[row.throughput], _quality(row, comparison)
         if isinstance(cell, SpeedCell) and quality is not None:
             x, across = cell.measured.mean, cell.measured.interval
             y, low, high = quality
@@ -66,6 +66,7 @@ def quality_points(comparison: Comparison, frontier: Frontier | None = None) -> 
                 ScatterPoint(
                     label=row.label,
                     family=row.family,
+                    is_baseline=row.is_baseline,
                     is_emulated=not row.claims_speed,
                     x=x,
                     x_low=across.low if across else x,
@@ -73,7 +74,7 @@ def quality_points(comparison: Comparison, frontier: Frontier | None = None) -> 
                     y=y,
                     y_low=low,
                     y_high=high,
-                    hover=f"{row.label}: {number(x, decimals([x]))} tok/s{claim}, accuracy "
+                    hover=f"{row.label}: {number(x, decimals([x]))} tok/s{row.per_gpu}{claim}, accuracy "
                     f"{signed(y, 2) if comparison.baseline else number(y, 1)} {unit} "
                     f"({number(low, 2)} to {number(high, 2)}){STANDING[standings.get(row.name)]}",
                     symbol=claim_symbol(row),
@@ -85,7 +86,7 @@ def quality_points(comparison: Comparison, frontier: Frontier | None = None) -> 
 
 def quality_chart(comparison: Comparison, frontiers: Sequence[Frontier] = ()) -> Chart | None:
     """Return accuracy against throughput with 95 % intervals; None if fewer than two variants have both."""
-    points = quality_points(comparison, next((f for f in frontiers if f.cost.name == THROUGHPUT.name), None))
+    points = quality_points(comparison, next((f for f in frontiers if f.cost.name == comparison.throughput.name), None))
     if len(points) < 2:
         return None
     title = "Accuracy against BF16 (points)" if comparison.baseline else "Mean accuracy (%)"
@@ -149,7 +150,7 @@ def _obstacles(points: Sequence[ScatterPoint], frame: Frame) -> list[Box]:
         (centre, top), (_, bottom) = frame.pixel(p.x, p.y_high), frame.pixel(p.x, p.y_low)
         boxes += [Box(left, middle - 2, right, middle + 2), Box(centre - 2, top, centre + 2, bottom)]
     for p in points:
-        if p.family == "baseline":
+        if p.is_baseline:
             x, y = frame.pixel(p.x, p.y)
             boxes += [Box(0, y - 2, frame.width, y + 2), Box(x - 2, 0, x + 2, frame.height)]
     return boxes
@@ -182,7 +183,7 @@ def _rows(points: Sequence[ScatterPoint], frame: Frame, layout: Layout) -> Recor
 
 def _home(points: Sequence[ScatterPoint], encoding: Spec) -> list[Spec]:
     """Return the dashed lines that cross at the baseline."""
-    home = next((p for p in points if p.family == "baseline"), None)
+    home = next((p for p in points if p.is_baseline), None)
     if home is None:
         return []
     dashed = {"type": "rule", "color": MUTED, "strokeDash": [4, 4]}

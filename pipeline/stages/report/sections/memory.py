@@ -42,8 +42,8 @@ def section(report: Report) -> Section | None:
     if held:
         blocks += [
             lead(
-                "Memory of the server during the measurement. vLLM reserves memory for the KV cache; smaller weights "
-                "leave more of it."
+                "Memory of the server during the measurement, of several GPUs that of one. vLLM reserves memory for "
+                "the KV cache; smaller weights leave more of it."
             ),
             Key([Mark(name, colour, "square") for name, colour in PARTS.items()], media=PAGE),
             Picture(held, [memory_table(comparison, report.fits)]),

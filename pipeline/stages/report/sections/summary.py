@@ -12,7 +12,7 @@ from pipeline.compare.stats.accuracy import PairedDifference
 from pipeline.compare.stats.repeats import Change
 from pipeline.compare.words import is_reliable, legend, speed_word, task_word
 from pipeline.results.base import Missing
-from pipeline.results.metrics import THROUGHPUT, TPOT, MetricDefinition
+from pipeline.results.metrics import TPOT, MetricDefinition
 from pipeline.stages.report.blocks import EVERYWHERE, Cell, CellRow, CellTable, Column
 from pipeline.stages.report.document import Report
 from pipeline.stages.report.number_format import decimals, number, signed, size_unit
@@ -79,7 +79,7 @@ class _Summary:
     @property
     def columns(self) -> list[Column]:
         """The headings."""
-        found = [Column("Throughput", "against BF16", group="a")]
+        found = [Column(self.comparison.throughput.title, "against BF16", group="a")]
         if self.has_one_user:
             found.append(Column("Time per token", "one user", group="a"))
         found += [Column("Checkpoint", self.size[0], group="a"), Column("Worst task", "points", group="a")]
@@ -89,7 +89,7 @@ class _Summary:
 
     def cells(self, row: Row) -> list[Cell]:
         """The figures of a variant."""
-        found = [self._speed(row, row.speed[THROUGHPUT.name], THROUGHPUT)]
+        found = [self._speed(row, row.speed[row.throughput], self.comparison.throughput)]
         if self.has_one_user:
             found.append(self._speed(row, cell_at(row, TPOT.name, ALONE), TPOT))
         found += [self._size(row), worst_cell(row)]
@@ -105,7 +105,7 @@ class _Summary:
         if not row.claims_speed:
             return Cell(value=figure, word="not measured", evidence="emulated", around="emulated")
         # Of another load than that of the tables the guards are in the section on speed.
-        reliable = is_reliable(self.comparison, row) if metric is THROUGHPUT else self._is_reliable_alone(row)
+        reliable = is_reliable(self.comparison, row) if metric is not TPOT else self._is_reliable_alone(row)
         return Cell(
             value=f"{signed(change.percent, 1 if abs(change.percent) < 10 else 0)} %",
             around=_ends(change) if change.interval else "one repeat",

@@ -1,0 +1,63 @@
+"""FP8 on one GPU or BF16 on two: what each GPU serves decides, and totals stand beside."""
+
+from support.compare_records import TASKS, record
+
+from pipeline.compare import compare, judge
+from pipeline.compare.decide.decision import decide
+from pipeline.compare.decide.gpus import divided
+from pipeline.compare.decide.recommendation import recommend
+from pipeline.compare.stats.repeats import Change
+from pipeline.results.metrics import HEADLINE, THROUGHPUT, THROUGHPUT_PER_GPU
+from pipeline.results.records import Record
+
+
+def placed(made: Record, gpus: int, family: str = "other") -> Record:
+    return made.model_copy(update={"gpus": gpus, "family": family})
+
+
+def test_what_each_gpu_serves_answers_the_question() -> None:
+    # 1900 tok/s of two GPUs are 950 of each.
+    records = [placed(record("bf16", 1900.0), 2, "baseline"), placed(record("fp8", 1300.0), 1)]
+    found = compare([each.per_gpu() for each in records], TASKS)
+    fp8 = found.rows[1]
+    total, each = fp8.speed[THROUGHPUT.name].change, fp8.speed[THROUGHPUT_PER_GPU.name].change
+    assert isinstance(total, Change) and round(total.percent, 1) == -31.6
+    assert isinstance(each, Change) and round(each.percent, 1) == 36.8
+    (answer,) = divided(found)
+    assert answer.text.startswith(
+        "FP8 on 1 GPU or BF16 on 2 GPUs? FP8 serves more per GPU than BF16: FP8 +36.8 % per GPU ("
+    )
+    assert "FP8 1,300 tok/s per GPU, BF16 950 tok/s per GPU, 1,900 together; a token takes" in answer.text
+    assert [claim.column for claim in answer.claims] == [THROUGHPUT_PER_GPU.name]
+    assert found.notes[0] == "BF16 that others are compared with is BF16, on 2 GPUs."
+    # It is deployed for what it serves per GPU, and the words say so.
+    decision = decide(found, recommend(found))
+    assert (decision.kind, decision.variant) == ("deploy", "fp8")
+    assert "+36.8 % tokens per second per GPU against BF16" in decision.text
+    assert "36.8 % more tokens per second per GPU than BF16" in judge(found, "m", "box").answer.text
+
+
+def test_bf16_on_two_gpus_is_compared_with_bf16_on_one() -> None:
+    records = [
+        placed(record("bf16", 1000.0), 1, "baseline"),
+        placed(record("bf16@tp2", 1900.0), 2, "baseline"),
+        placed(record("fp8", 1300.0), 1),
+        placed(record("int8", 1200.0), 1),
+    ]
+    found = compare([each.per_gpu() for each in records], TASKS)
+    assert found.baseline == "bf16"
+    (answer,) = divided(found)
+    assert answer.text.startswith("FP8 on 1 GPU or BF16@TP2 on 2 GPUs? FP8 serves more per GPU")
+    assert recommend(found).recommended == "fp8"
+
+
+def test_what_is_within_noise_is_not_answered() -> None:
+    records = [placed(record("bf16", 2000.0), 2, "baseline"), placed(record("fp8", 1005.0), 1)]
+    (answer,) = divided(compare([each.per_gpu() for each in records], TASKS))
+    assert "? Cannot tell what serves more per GPU: +0.5 %" in answer.text and not answer.claims
+
+
+def test_of_one_gpu_each_there_is_no_question() -> None:
+    found = compare([record("bf16"), record("fp8", 1300.0)], TASKS)
+    assert found.metrics == HEADLINE and not list(divided(found))
+    assert found.throughput == THROUGHPUT and "per GPU" not in judge(found, "m", "box").answer.text
