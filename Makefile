@@ -79,6 +79,7 @@ lint: $(INSTALLED) ## ruff, mypy --strict, and the direction of imports
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
+	$(PY) -m mypy benchmarks
 	$(VENV)/bin/lint-imports --no-logo
 
 test: lint ## Lint, types and tests: what CI runs

@@ -2,9 +2,9 @@
 
     python benchmarks/calibration.py [--chunks 10] [overrides, like model=qwen3_8b calibration.num_samples=4]
 
-Speed: both passes in one process, alternating over the same chunks of the sequences, so that other load on the machine
-slows both. Memory: each pass in a separate process; the peak is that of the process's own pages (mapped files do not
-count), or of the GPU. The model is loaded before the clock starts.
+Speed: both passes in one process, alternating over the same batches of the same chunks of the sequences, so that other
+load on the machine slows both. Memory: each pass in a separate process; the peak is that of the process's own pages
+(mapped files do not count), or of the GPU. The model is loaded before the clock starts.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,26 @@ class Peak:
         return self.mib
 
 
+class Unobserved:
+    """A recorder of the same batches that records nothing."""
+
+    def __init__(self, observers: Any) -> None:
+        """Take the batches of these observers."""
+        self.batches = observers.batches
+
+    def begin(self, lengths: Sequence[int]) -> None:
+        """Note nothing."""
+
+    def cache(self) -> None:
+        """Leave keys and values where they are."""
+
+    def commit(self, first: int) -> None:
+        """Note nothing."""
+
+    def settle(self) -> None:
+        """Move nothing."""
+
+
 class Bench:
     """A model and the sequences passed through it."""
 
@@ -56,18 +77,19 @@ class Bench:
         import hydra
         from transformers import AutoTokenizer
 
-        from pipeline.config import PROJECT_ROOT
+        from pipeline.config import RESOURCES
         from pipeline.config.compose import compose_variants
         from pipeline.models.forward import decoder
-        from pipeline.runner import Run
+        from pipeline.runner import Runner
         from pipeline.stages.calibrate.conversations import draw
 
-        with hydra.initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base=None):
+        with hydra.initialize_config_dir(str(RESOURCES / "conf"), version_base=None):
             config = hydra.compose("config", ["stage=calibrate", "quant=fp8_static", *overrides])
-            self.job = Run(compose_variants(config, overrides), overrides).jobs[0]
+            self.job = Runner(compose_variants(config, overrides), overrides).jobs[0]
         tokenizer = AutoTokenizer.from_pretrained(self.job.model.folder)
         self.sequences = [sequence for each in draw(self.job, tokenizer) for sequence in each.sequences]
-        self.decoder = decoder(self.job)
+        job, calibration = self.job, self.job.settings.calibration
+        self.decoder = decoder(job.model, job.hardware, calibration.layerwise, lambda _: None)
         self.is_gpu = self.job.hardware.device == "cuda"
         if self.is_gpu:
             # The first pass on a GPU chooses and loads kernels.
@@ -80,14 +102,15 @@ class Bench:
         from pipeline.stages.calibrate.observers import Observers
 
         settings = self.job.settings.calibration
-        watching = Observers(self.decoder.model, settings, len(sequences)) if kind == "observed" else None
+        watching = Observers(self.decoder.model, settings, len(sequences))
+        if kind == "bare":
+            watching.detach()
         started = time.perf_counter()
-        self.decoder.run(sequences, watching, lambda _: None)
+        self.decoder.run(sequences, watching if kind == "observed" else Unobserved(watching), lambda _: None)
         if self.is_gpu:
             torch.cuda.synchronize()
         seconds = time.perf_counter() - started
-        if watching is not None:
-            watching.detach()
+        watching.detach()
         return seconds
 
     def speed(self, chunks: int) -> dict[str, Any]:

@@ -20,6 +20,7 @@ import json
 import os
 import tempfile
 import time
+from collections.abc import Mapping
 from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
@@ -35,10 +36,10 @@ def settings_of(overrides: list[str]) -> Any:
     """Return the settings of the baseline with these overrides."""
     import hydra
 
-    from pipeline.config import PROJECT_ROOT
+    from pipeline.config import RESOURCES
     from pipeline.config.compose import compose_variants
 
-    with hydra.initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base=None):
+    with hydra.initialize_config_dir(str(RESOURCES / "conf"), version_base=None):
         config = hydra.compose("config", ["stage=eval", "quant=bf16", *overrides])
         return compose_variants(config, overrides)[0]
 
@@ -91,7 +92,8 @@ def compare(settings: Any, column: str, questions: int, folder: Path) -> dict[st
     from pipeline.progress import Progress
     from pipeline.serve.server import SERVED_NAME, Serving
     from pipeline.stages.eval.endpoint import Endpoint
-    from pipeline.stages.eval.model import ServedModel, Tally
+    from pipeline.stages.eval.model import ServedModel
+    from pipeline.stages.eval.tally import Tally
 
     os.environ["TQDM_DISABLE"] = "1"
     instances, others = instances_of(settings, column, questions)
@@ -114,7 +116,8 @@ def compare(settings: Any, column: str, questions: int, folder: Path) -> dict[st
         for client in (ours, theirs):
             client.loglikelihood(others)
         ours.tally = Tally()
-        seconds, chosen = dict.fromkeys(CLIENTS, 0.0), {name: [] for name in CLIENTS}
+        seconds = dict.fromkeys(CLIENTS, 0.0)
+        chosen: dict[str, list[Any]] = {name: [] for name in CLIENTS}
 
         def ask(name: str, client: Any, part: list[Any]) -> None:
             started = time.perf_counter()
@@ -132,7 +135,7 @@ def compare(settings: Any, column: str, questions: int, folder: Path) -> dict[st
 
 
 def figures(
-    settings: Any, column: str, instances: list[Any], tally: dict[str, int], seconds: dict[str, float], chosen: Any
+    settings: Any, column: str, instances: list[Any], tally: Mapping[str, Any], seconds: dict[str, float], chosen: Any
 ) -> dict[str, Any]:
     """Return the results as plain data."""
     fast, standard, again = (chosen[name] for name in CLIENTS)

@@ -30,7 +30,8 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.compare.stats.repeats import Change, Repeated, relative_change, summarize
-from pipeline.config import PROJECT_ROOT
+from pipeline.config import RESOURCES
+from pipeline.demo import CHECKPOINT
 from pipeline.models.safetensors import safetensors_header
 
 FORMATS = ("bf16", "int8_dynamic", "w4a16", "gptq", "awq")
@@ -45,7 +46,7 @@ main(parser.parse_args())
 
 def pipeline(outputs: Path, *arguments: str) -> None:
     """Run the pipeline's command and show its output."""
-    subprocess.run([sys.executable, "-m", "pipeline", *arguments, f"outputs={outputs}"], cwd=PROJECT_ROOT, check=True)
+    subprocess.run([sys.executable, "-m", "pipeline", *arguments, f"outputs={outputs}"], cwd=RESOURCES, check=True)
 
 
 def results(outputs: Path, variant: str) -> list[dict[str, Any]]:
@@ -56,8 +57,8 @@ def results(outputs: Path, variant: str) -> list[dict[str, Any]]:
 
 def client(outputs: Path, rounds: int, prompts: int, overrides: list[str]) -> None:
     """Alternate the pipeline's client and vLLM's command against one server, given by its URL."""
-    dataset = PROJECT_ROOT / "calibration_data" / "demo" / "benchmark.json"
-    checkpoint = PROJECT_ROOT / "pipeline" / "demo" / "checkpoint"
+    dataset = RESOURCES / "calibration_data" / "demo" / "benchmark.json"
+    checkpoint = CHECKPOINT
     port, log = 18_765, outputs / "server.log"
     outputs.mkdir(parents=True, exist_ok=True)
     serve = [
@@ -92,8 +93,7 @@ def client(outputs: Path, rounds: int, prompts: int, overrides: list[str]) -> No
                 *("--dataset-path", str(dataset), "--num-prompts", str(prompts), "--seed", str(seed)),
                 *("--temperature", "0", "--save-result", "--result-dir", str(outputs), "--result-filename", file.name),
             ]
-            quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-            subprocess.run([sys.executable, "-c", BY_HAND, *command], check=True, **quiet)
+            subprocess.run([sys.executable, "-c", BY_HAND, *command], check=True, capture_output=True)
             content = json.loads(file.read_text())
             theirs.append({name: float(content[name]) for name in names})
 
