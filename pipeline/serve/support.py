@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from pipeline.config import ExistingSettings, QuantSettings, Settings
 from pipeline.config.existing import GGUF
 from pipeline.hardware.rules import LOCKED, Capability, Machine, ServingRequest, Vllm, of_kv_cache, of_scheme, weaker
+from pipeline.models.preflight import rounds_experts
+from pipeline.models.shapes import fits, served_shapes
+
+if TYPE_CHECKING:
+    from pipeline.models.source import ModelSource
 
 
 def of_settings(
@@ -42,8 +49,43 @@ def of_quant(
     """Return the capability of a machine for a weight format as its engine writes it; see `of_settings`."""
     if quant.is_existing and quant.scheme is None:
         return Capability("native", "what vLLM chooses", "a format that no table of this project has")
+    if quant.is_mixed:
+        found = [
+            of_quant(quant.candidate(name), machine, vllm, kernel, dtype, shapes, experts) for name in quant.schemes
+        ]
+        return _of_mix(quant, found, machine)
     asked = ServingRequest(kernel, dtype, quant.own_format, quant.effective_group_size, shapes, experts)
     return of_scheme(quant.scheme, machine, vllm, asked)
+
+
+def _of_mix(quant: QuantSettings, found: list[Capability], machine: Machine) -> Capability:
+    """Return the capability of a machine for a mix: native, if it has kernels for any of the candidates."""
+    native = [each for each in found if each.support == "native"]
+    if not native:
+        return Capability("no", reason=f"{machine.name} has no kernel of its own for {', '.join(quant.schemes)}")
+    by, reasons = (
+        dict.fromkeys(filter(None, texts)) for texts in zip(*((e.by, e.reason) for e in native), strict=True)
+    )
+    return Capability("native", " and ".join(by), "; ".join(reasons))
+
+
+def with_candidates(source: ModelSource, settings: Settings, machine: Machine, vllm: Vllm = LOCKED) -> Settings:
+    """Return the settings of a mix with those candidates that fit the model's shapes and the machine's kernels.
+
+    Where none does they are as they were: the machine cannot serve the mix.
+    """
+    quant, serve = settings.quant, settings.serve
+    if not quant.is_mixed:
+        return settings
+    shapes, experts = served_shapes(source, settings), rounds_experts(source, quant)
+    own = {name: settings.model_copy(update={"quant": quant.candidate(name)}) for name in quant.candidates}
+    kept = tuple(
+        name
+        for name, each in own.items()
+        if fits(source, each)
+        and of_quant(each.quant, machine, vllm, serve.kernel, serve.dtype, shapes, experts).support == "native"
+    )
+    return settings.model_copy(update={"quant": quant.model_copy(update={"candidates": kept or quant.candidates})})
 
 
 def why_not_taken(quant: QuantSettings) -> str:

@@ -80,11 +80,12 @@ def _solve(groups: Mapping[str, Sequence[Option]], spare: int, unit: int) -> dic
     while True:
         found = milp(
             costs / (costs.max() or 1) * LARGEST_COST,
-            integrality=np.ones(len(options)),
+            integrality=np.ones(len(options), dtype=int),
             bounds=Bounds(0, 1),
             constraints=[LinearConstraint(one, 1, 1), LinearConstraint(extra[None], ub=limit)],
             options={"mip_rel_gap": 0},
         )
+        assert found.x is not None, found.message
         chosen = np.flatnonzero(found.x > 0.5)
         # The solver's own tolerance may let a choice through that is larger by a hair.
         if (over := extra[chosen].sum() - spare) <= 0:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from pipeline.compare.roofline.batching import BatchLimits
 from pipeline.formats.schemes import Activations
 from pipeline.hardware.gpus import Gpu
@@ -52,7 +54,8 @@ class Footprint(Frozen):
     output layer; `attention_products` those of a token with one token of its context. `context` is the model's maximum
     context in tokens; 0 if unknown. The widths of the residual stream, of the MLPs that a token passes, and of the
     vocabulary decide the activations of a step; 0 if unknown. A layer has that many `experts`, of which a token chooses
-    `chosen`; `expert_bytes` are those of all experts of all layers.
+    `chosen`; `expert_bytes` are those of all experts of all layers. Of a mix of formats, `other_products` are those in
+    further types than `activations`.
     """
 
     weight_bytes: float
@@ -70,6 +73,7 @@ class Footprint(Frozen):
     experts: int = 0
     chosen: int = 0
     expert_bytes: float = 0
+    other_products: dict[Activations, float] = Field({})
 
     def bytes_read(self, tokens: int) -> float:
         """Return the bytes of weights that a step of that many tokens reads.
