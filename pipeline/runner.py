@@ -43,6 +43,7 @@ from pipeline.serve.support import with_candidates
 from pipeline.stages import publish, report
 from pipeline.stages.calibrate import memory
 from pipeline.stages.quantize import check_engine
+from pipeline.stages.quantize.mixed.gain import target
 
 if TYPE_CHECKING:
     from pipeline.plan import Plan, Step
@@ -113,6 +114,8 @@ class Runner:
                     continue
                 if stage is Stage.QUANTIZE:
                     check_engine(job.settings.quant)
+                    if job.settings.quant.gain_percent is not None:
+                        target(job.settings, hardware)
                 elif stage not in OFFLINE and not job.unserved:
                     check_context(job.settings, job.model, hardware)
                     if stage is Stage.BENCH:

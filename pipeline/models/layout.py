@@ -29,6 +29,8 @@ def stored(original: Stored, config: Mapping[str, Any], quant: QuantSettings) ->
         original.pop("lm_head.weight", None)  # stored once, even if the BF16 checkpoint stores it twice
     if quant.engine == "none":
         return original
+    if quant.format is None and not quant.is_mixed:
+        raise UnknownFormat(f"how {quant.title} stores weights")
     if quant.format is not None and quant.format.mixture is not None:
         return _blocks(original, int(config["num_hidden_layers"]), quant.format.mixture)
     found: dict[str, tuple[str, Shape]] = {}

@@ -110,7 +110,7 @@ def make(job: Job, draft: Draft) -> None:
     if job.settings.quant.is_mixed:
         from pipeline.stages.quantize.mixed import choice
 
-        choice.write(job, draft)
+        more["mix"] = choice.write(job, draft)
     # An engine with its own environment returns the versions installed there.
     if versions := ENGINES[job.settings.quant.engine].make(job, draft):
         more["engine"] = versions

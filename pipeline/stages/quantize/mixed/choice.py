@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipeline.compare.decide.mixture import Option, choose, smallest
+from pipeline.compare.decide.mixture import Option, Options, choose, smallest
 from pipeline.config import QuantSettings
 from pipeline.errors import ConfigError
 from pipeline.formats.layouts import Shape, Stored
@@ -16,16 +16,21 @@ from pipeline.models.mix import FILE, UNROUNDED
 from pipeline.models.modules import Linear, decoder_linears, loaded_as_one, matched
 from pipeline.results.mix import GroupChoice, Mix, Sensitivities
 from pipeline.stages.quantize.engines import base
+from pipeline.stages.quantize.mixed.gain import Gain, gain_on, target
 
 if TYPE_CHECKING:
     from pipeline.artifacts.workspace import Draft
     from pipeline.job import Job
 
 BF16_BYTES = 2
+# Share of the weights' bytes at which the search for a gain stops.
+RESOLUTION = 1e-3
 
 
-def write(job: Job, draft: Draft) -> None:
-    """Write the best mix of formats within a job's budget beside the weights to come; measure what is not there yet.
+def write(job: Job, draft: Draft) -> Mix:
+    """Write the best mix of formats within a job's budget beside the weights to come, and return it.
+
+    Sensitivities that are not there yet are measured.
 
     Raises:
         ConfigError: if no choice fits into the budget.
@@ -34,13 +39,25 @@ def write(job: Job, draft: Draft) -> None:
 
     with base.captured(job, draft, "the measurement of sensitivities"):
         known = sensitivities.of(job)
-    found = chosen(job.settings.quant, stored_tensors(job.model.folder), job.model.config, known)
+    quant, original, config = job.settings.quant, stored_tensors(job.model.folder), job.model.config
+    gain = None
+    if quant.gain_percent is not None:
+        gpu = target(job.settings, job.hardware)
+        gain = gain_on(gpu, quant, original, config, job.settings.kv_cache.dtype)
+    found = chosen(quant, original, config, known, gain)
     folder = draft.folder / "checkpoint"
     folder.mkdir()
     (folder / FILE).write_text(found.model_dump_json(indent=1))
+    return found
 
 
-def chosen(quant: QuantSettings, original: Stored, config: Mapping[str, Any], known: Sensitivities) -> Mix:
+def chosen(
+    quant: QuantSettings,
+    original: Stored,
+    config: Mapping[str, Any],
+    known: Sensitivities,
+    gain: Gain | None = None,
+) -> Mix:
     """Return the mix of formats with the least predicted divergence within the budget.
 
     Args:
@@ -48,6 +65,7 @@ def chosen(quant: QuantSettings, original: Stored, config: Mapping[str, Any], kn
         original: type and shape of every tensor of the BF16 checkpoint.
         config: content of config.json.
         known: the sensitivities of all groups.
+        gain: of a choice in throughput, percent; for a budget that is stated as such.
 
     Raises:
         ConfigError: if no choice fits into the budget.
@@ -57,14 +75,12 @@ def chosen(quant: QuantSettings, original: Stored, config: Mapping[str, Any], kn
     groups = loaded_as_one(linears)
     options = {name: _options(quant, own, known.kl[name], kept) for name, own in groups.items()}
     weights = sum(math.prod(linear.shape) for linear in linears.values())
-    limit, said = _budget(quant, weights, original, config)
-    found = choose(options, limit)
-    if found is None:
-        raise ConfigError(
-            f"quant.{said}: the smallest mix of {', '.join((*quant.candidates, UNROUNDED))} takes "
-            f"{8 * smallest(options) / weights:.3f} bits of a weight, the budget is {8 * limit / weights:.3f}.",
-            "Raise the budget, or add a smaller format to quant.candidates.",
-        )
+    if quant.gain_percent is not None and gain is not None:
+        said = f"gain_percent={quant.gain_percent:g}"
+        found = _gaining(options, groups, gain, quant.gain_percent)
+    else:
+        limit, said = _budget(quant, weights, original, config)
+        found = _within(options, limit, weights, said, quant)
     return Mix(
         budget=said,
         bits=8 * sum(option.bytes for option in found.values()) / weights,
@@ -72,6 +88,52 @@ def chosen(quant: QuantSettings, original: Stored, config: Mapping[str, Any], kn
         tokens=known.tokens,
         groups=tuple(_group(name, groups[name], option, known.kl[name]) for name, option in found.items()),
     )
+
+
+def _within(options: Options, limit: int, weights: int, said: str, quant: QuantSettings) -> dict[str, Option]:
+    """Return the best choice within a number of bytes.
+
+    Raises:
+        ConfigError: if none fits.
+    """
+    found = choose(options, limit)
+    if found is None:
+        raise ConfigError(
+            f"quant.{said}: the smallest mix of {', '.join((*quant.candidates, UNROUNDED))} takes "
+            f"{8 * smallest(options) / weights:.3f} bits of a weight, the budget is {8 * limit / weights:.3f}.",
+            "Raise the budget, or add a smaller format to quant.candidates.",
+        )
+    return found
+
+
+def _gaining(options: Options, groups: Mapping[str, Sequence[Linear]], gain: Gain, wanted: float) -> dict[str, Option]:
+    """Return the best choice within the most bytes with which it still gains as much.
+
+    The gain is that of the best choice of so many bytes, which falls as bytes rise.
+
+    Raises:
+        ConfigError: if the smallest choice gains less.
+    """
+
+    def gains(found: Mapping[str, Option]) -> float:
+        return gain({linear.name: option.format for name, option in found.items() for linear in groups[name]})
+
+    low, high = smallest(options), sum(max(option.bytes for option in own) for own in options.values())
+    best = choose(options, low)
+    assert best is not None
+    if (most := gains(best)) < wanted:
+        raise ConfigError(
+            f"quant.gain_percent={wanted:g}: by the roofline, the smallest mix gains {most:.1f} % there.",
+            "Ask for less, or add a smaller format to quant.candidates.",
+        )
+    while high - low > high * RESOLUTION:
+        middle = (low + high) // 2
+        found = choose(options, middle)
+        if found is not None and gains(found) >= wanted:
+            low, best = middle, found
+        else:
+            high = middle
+    return best
 
 
 def _group(name: str, linears: Sequence[Linear], option: Option, sensitivities: dict[str, float]) -> GroupChoice:

@@ -11,12 +11,13 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from pipeline.compare.roofline.device import Footprint
+from pipeline.compare.roofline.footprint import footprint
 from pipeline.config import QuantSettings, Stage, Variant, choice
 from pipeline.errors import InputError
 from pipeline.formats.layouts import Stored
-from pipeline.formats.schemes import MIXED, SCHEMES, Activations
+from pipeline.formats.schemes import MIXED
 from pipeline.models import mix
-from pipeline.models.architecture import KV_BYTES, DecoderShape, default_context, read_config, text_config
+from pipeline.models.architecture import DecoderShape, read_config
 from pipeline.models.headers import (
     as_stored,
     by_module,
@@ -28,7 +29,7 @@ from pipeline.models.headers import (
 )
 from pipeline.models.layout import bytes_of, quantized, stored
 from pipeline.models.modules import decoder_linears
-from pipeline.models.work import weights_of, work_of
+from pipeline.models.work import weights_of
 from pipeline.results.base import Missing
 from pipeline.stages.report.collect.artifacts import Source
 
@@ -71,7 +72,7 @@ def of_checkpoint(folder: Path, scheme: str | None, kv_dtype: str) -> Footprint 
         modules = quantized_modules(folder)
         sizes = {name: item["data_offsets"][1] - item["data_offsets"][0] for name, item in found.items()}
         schemes = mix.formats(folder) if scheme == MIXED else dict.fromkeys(modules, scheme)
-        return _footprint(weights, {module: schemes.get(module) for module in modules}, sizes, config, kv_dtype)
+        return footprint(weights, {module: schemes.get(module) for module in modules}, sizes, config, kv_dtype)
     except InputError as error:
         return Missing(reason=error.problem)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, struct.error) as error:
@@ -95,7 +96,7 @@ def of_format(config: Mapping[str, Any], quant: QuantSettings | Missing, kv_dtyp
     if quant.is_mixed:
         return _of_budget(original, config, quant, kv_dtype)
     made, modules = bytes_of(stored(original, config, quant)), quantized(original, config, quant)
-    return _footprint(weights_of(original), dict.fromkeys(modules, quant.scheme), made, config, kv_dtype)
+    return footprint(weights_of(original), dict.fromkeys(modules, quant.scheme), made, config, kv_dtype)
 
 
 def _of_budget(original: Stored, config: Mapping[str, Any], quant: QuantSettings, kv_dtype: str) -> Footprint | Missing:
@@ -110,9 +111,7 @@ def _of_budget(original: Stored, config: Mapping[str, Any], quant: QuantSettings
         share = (1e9 * quant.size_gb - others) / number
     else:
         return Missing(reason="its size follows from the gain that is asked for")
-    return _footprint(
-        weights, {}, sizes | {f"{m}.weight": round(share * weights[m]) for m in modules}, config, kv_dtype
-    )
+    return footprint(weights, {}, sizes | {f"{m}.weight": round(share * weights[m]) for m in modules}, config, kv_dtype)
 
 
 def _settings(recorded: Mapping[str, Any]) -> QuantSettings | Missing:
@@ -133,41 +132,3 @@ def settings_of(quant: str) -> QuantSettings:
 
 def _own(variant: Variant) -> DictConfig:
     return OmegaConf.from_dotlist(list(variant.options))
-
-
-def _footprint(
-    weights: Mapping[str, int],
-    schemes: Mapping[str, str | None],
-    sizes: Mapping[str, int],
-    config: Mapping[str, Any],
-    kv_dtype: str,
-) -> Footprint:
-    """Return the footprint of a checkpoint by its weights in each matrix, schemes of modules, and bytes of tensors."""
-    kinds: dict[Activations, list[str]] = {}
-    for module, scheme in schemes.items():
-        # Products in BF16 are of one kind, whatever the weights are stored in.
-        if scheme is not None and (kind := SCHEMES[scheme].activations) != "bf16":
-            kinds.setdefault(kind, []).append(module)
-    counted = {kind: work_of(weights, modules, sizes, config).products for kind, modules in kinds.items()}
-    work = work_of(weights, [module for modules in kinds.values() for module in modules], sizes, config)
-    activations: Activations = max(counted, key=lambda kind: counted[kind], default="bf16")
-    products, others = (counted.pop(activations), work.bf16_products) if counted else (work.bf16_products, 0.0)
-    decoder = text_config(config)
-    return Footprint(
-        weight_bytes=sum(sizes.values()),
-        step_bytes=work.step_bytes,
-        kv_bytes_per_token=work.cached * KV_BYTES[kv_dtype],
-        products=products,
-        head_products=work.head_products,
-        attention_products=work.attention_products,
-        activations=activations,
-        context=default_context(config) or 0,
-        hidden=int(decoder["hidden_size"]),
-        intermediate=work.mlp,
-        vocabulary=int(decoder["vocab_size"]),
-        bf16_products=others,
-        experts=work.experts,
-        chosen=work.chosen,
-        expert_bytes=work.expert_bytes,
-        **({"other_products": counted} if counted else {}),
-    )
