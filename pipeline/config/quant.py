@@ -98,8 +98,7 @@ class QuantSettings(SettingsGroup):
     ignore: tuple[str, ...] = Field(("lm_head",), description="modules left in BF16")
     candidates: tuple[str, ...] = Field(
         (),
-        description="schemes that scheme=MIXED chooses from, beside BF16; those without a kernel of their own on the "
-        "target are left out",
+        description="schemes that scheme=MIXED chooses from, beside BF16, as far as the target has kernels for them",
     )
     bits: PositiveFloat | None = Field(
         None, description="budget of scheme=MIXED: average bits of the decoder's weights, with their scales"
