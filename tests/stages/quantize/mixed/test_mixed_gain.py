@@ -54,9 +54,7 @@ def test_a_gain_is_reached_with_as_little_loss_as_it_takes(mix, settings: Callab
 
 
 def test_more_than_the_smallest_mix_gains_is_refused(mix) -> None:
-    with pytest.raises(
-        ConfigError, match=r"gain_percent=500: by the roofline, the smallest mix gains \d+\.\d %"
-    ):
+    with pytest.raises(ConfigError, match=r"gain_percent=500: by the roofline, the smallest mix gains \d+\.\d %"):
         mix(500)
 
 
