@@ -163,7 +163,7 @@ class Study:
 
     def best(self, cost: str, bits: float) -> dict[str, str] | None:
         """Return the mix with the least sum of a cost within average bits; None if none fits."""
-        from pipeline.compare.decide.mixture import Option, choose
+        from pipeline.compare.decide.format_choice import Option, choose
 
         options = {
             name: [

@@ -58,10 +58,9 @@ def cpu(*features: str):
 
 def test_formats_with_kernels_are_not_mixed_with_emulated_ones(given: Settings) -> None:
     vllm = Vllm(LOCKED.release, LOCKED.packages | {EMULATION})
-    with_kernels, without = kept(given, cpu("avx512f", "avx512_vnni"), vllm), kept(given, cpu(), vllm)
-    supports = {
-        name: of_quant(given.quant.candidate(name), cpu("avx512f", "avx512_vnni"), vllm).support for name in given.quant.candidates
-    }
+    recent = cpu("avx512f", "avx512_vnni")
+    with_kernels, without = kept(given, recent, vllm), kept(given, cpu(), vllm)
+    supports = {name: of_quant(given.quant.candidate(name), recent, vllm).support for name in given.quant.candidates}
     assert with_kernels == tuple(name for name, support in supports.items() if support == "native")
     assert {"W4A16", "W8A8"} <= {*with_kernels}
     assert {"W4A16", "W8A8"} <= {*without} and "NVFP4" not in without

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipeline.compare.decide.mixture import Option, Options, choose, smallest
+from pipeline.compare.decide.format_choice import Option, Options, choose, smallest
 from pipeline.config import QuantSettings
 from pipeline.errors import ConfigError
 from pipeline.formats.layouts import Shape, Stored

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.compare.decide.mixture import Option, choose, smallest
+from pipeline.compare.decide.format_choice import Option, choose, smallest
 
 OPTIONS = st.lists(
     st.builds(
