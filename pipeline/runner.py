@@ -30,7 +30,7 @@ from pipeline.errors import NotApplicable, PipelineError, StorageError
 from pipeline.feasibility import OFFLINE
 from pipeline.hardware import gpu_turn
 from pipeline.hardware.probe import Hardware, probe
-from pipeline.hardware.rules import Vllm
+from pipeline.hardware.rules import LOCKED, Vllm
 from pipeline.job import Job, module_of
 from pipeline.models import existing, preflight
 from pipeline.models.loading import release_memory
@@ -39,9 +39,11 @@ from pipeline.models.source import ModelSource
 from pipeline.progress import Progress
 from pipeline.serve import capabilities
 from pipeline.serve.kv_capacity import check_context
+from pipeline.serve.support import with_candidates
 from pipeline.stages import publish, report
 from pipeline.stages.calibrate import memory
 from pipeline.stages.quantize import check_engine
+from pipeline.stages.quantize.mixed.gain import target
 
 if TYPE_CHECKING:
     from pipeline.plan import Plan, Step
@@ -99,12 +101,14 @@ class Runner:
         self.progress = Progress(lane=lane.place.name_of_gpus if lane else "")
         self.workspace = Workspace(first.outputs, hashes=first.verify == "full")
         self.machine = hardware = lane.machine if lane else probe(first.hardware.device)
+        self.gpu = first.hardware.gpu
+        self.vllm = Vllm.of(packages(first.serve.python))
         digests = Digests(first.outputs / ".cache" / "digests.json")
         model = ModelSource(first.model, first.outputs / ".cache", digests)
         self.serving = Serving(hardware, first.outputs / "logs", self.progress)
         self.jobs = [
             Job(s, self.workspace, part, digests, model, self.progress, self.serving, overrides, existing=theirs)
-            for s, theirs in existing.resolve([with_group_size(model, each) for each in variants], model)
+            for s, theirs in existing.resolve([self._settled(each, model, hardware) for each in variants], model)
             for part in [lane.place if lane and len(lane.place.gpus) == s.serve.gpus else self._places(s)[0]]
         ]
         for job in self.jobs:
@@ -116,8 +120,6 @@ class Runner:
         if REPORTING & set(self.requested):
             report.check(first)
         self.not_applicable: dict[str, str] = {}
-        self.gpu = first.hardware.gpu
-        self.vllm = Vllm.of(packages(first.serve.python))
         feasibility.judge(self.jobs, self.requested, hardware, self.gpu, self.vllm)
         _set_references([job for job in self.jobs if not (job.unmade or job.unserved)])
         self._check_due(hardware)
@@ -128,6 +130,11 @@ class Runner:
         With a budget what is measured next follows from what was, one after another.
         """
         return self.machine.lanes(settings.serve.gpus, 1 if settings.has_budget else settings.hardware.lanes)
+
+    def _settled(self, settings: Settings, model: ModelSource, here: Hardware) -> Settings:
+        """Return the settings of a variant with what follows from the model, and from the machine that serves it."""
+        machine, vllm = (self.gpu, LOCKED) if self.gpu else (here, self.vllm)
+        return with_candidates(model, with_group_size(model, settings), machine, vllm)
 
     def _check_due(self, hardware: Hardware) -> None:
         """Check the settings of steps that would run, where a stage itself would refuse them only after others."""
@@ -143,6 +150,8 @@ class Runner:
                     continue
                 if stage is Stage.QUANTIZE:
                     check_engine(job.settings.quant)
+                    if job.settings.quant.gain_percent is not None:
+                        target(job.settings, hardware)
                 elif stage not in OFFLINE and not job.unserved:
                     check_context(job.settings, job.model, hardware)
                     if stage is Stage.BENCH:

@@ -14,6 +14,7 @@ from pipeline.config.eval import DivergenceSettings, EvalSettings, TaskSettings
 from pipeline.config.existing import ExistingSettings
 from pipeline.config.hardware import HardwareSettings
 from pipeline.config.kv_cache import KVCacheSettings
+from pipeline.config.mixed import ChosenSettings
 from pipeline.config.model import ModelSettings
 from pipeline.config.presets import choice
 from pipeline.config.publish import PublishSettings
@@ -31,6 +32,7 @@ __all__ = [
     "BenchSettings",
     "CalibrationSet",
     "CalibrationSettings",
+    "ChosenSettings",
     "Command",
     "ConstraintSettings",
     "DatasetSettings",

@@ -7,16 +7,22 @@ from typing import Any, Final
 
 from pydantic import (
     Field,
+    PositiveFloat,
     PositiveInt,
     model_validator,
 )
 
 from pipeline.config.base import SettingsGroup
 from pipeline.formats.layouts import WeightLayout
-from pipeline.formats.schemes import AWQ, GPTQ, SCHEMES, SIGNROUND, Scheme
+from pipeline.formats.schemes import AWQ, GPTQ, MIXED, ROUND, SCHEMES, SIGNROUND, Scheme
 
 # The engine of checkpoints that others quantized (`config.existing`).
 EXISTING: Final = "existing"
+# Settings that only a mix of formats has: what it is made of, and what it may take.
+BUDGETS = ("bits", "size_gb", "gain_percent")
+OF_MIXES = ("candidates", *BUDGETS)
+# The engine of mixes, and the algorithms of their formats.
+_MIXER, _OF_MIXER = "llmcompressor", (ROUND, GPTQ)
 
 
 def own_format(quant: Mapping[str, Any]) -> str:
@@ -38,6 +44,10 @@ def lacks(setting: str, value: object, scheme: str, engine: str) -> str:
         scheme: a key of `SCHEMES`.
         engine: the engine that makes it.
     """
+    if scheme == MIXED:
+        return _mix_lacks(setting, value)
+    if setting in OF_MIXES:
+        return f"{setting}={value} goes with scheme {MIXED}, not {scheme}"
     own = SCHEMES[scheme]
     if setting == "engine" and value not in own.engines:
         return f"engine={value} does not make {scheme}; {', '.join(own.engines)} can"
@@ -51,13 +61,26 @@ def lacks(setting: str, value: object, scheme: str, engine: str) -> str:
     return ""
 
 
+def _mix_lacks(setting: str, value: object) -> str:
+    """Return why a mix of formats does not have a setting, or not with this value; empty if it does."""
+    if setting == "engine" and value != _MIXER:
+        return f"engine={value} does not make {MIXED}; {_MIXER} can"
+    if setting == "algorithm" and value not in _OF_MIXER:
+        return f"algorithm={value}: {_MIXER} makes {MIXED} by {', '.join(_OF_MIXER)}"
+    if setting == "double_quant":
+        return f"double_quant={str(value).lower()} does not go with scheme {MIXED}"
+    return ""
+
+
 class QuantSettings(SettingsGroup):
     """A weight and activation format, and the algorithm that makes it."""
 
     name: str = Field(description="name in variants, and of the folder under outputs/")
     title: str = Field(description="row label in the report")
     engine: str = Field("llmcompressor", description="quantization library; none: use the checkpoint unchanged")
-    scheme: str | None = Field(None, description="number format of pipeline/formats/schemes.py; null if engine=none")
+    scheme: str | None = Field(
+        None, description="number format of pipeline/formats/schemes.py; null if engine=none; MIXED: several"
+    )
     algorithm: str = Field(
         "rtn",
         description="how weights are rounded: rtn (to nearest), gptq, awq, smoothquant, smoothquant_gptq or signround",
@@ -73,6 +96,17 @@ class QuantSettings(SettingsGroup):
         False, description="also quantize NF4's scales, to 8 bits in blocks of 256: saves 0.4 bits per weight"
     )
     ignore: tuple[str, ...] = Field(("lm_head",), description="modules left in BF16")
+    candidates: tuple[str, ...] = Field(
+        (),
+        description="schemes that scheme=MIXED chooses from, beside BF16, as far as the target has kernels for them",
+    )
+    bits: PositiveFloat | None = Field(
+        None, description="budget of scheme=MIXED: average bits of the decoder's weights, with their scales"
+    )
+    size_gb: PositiveFloat | None = Field(None, description="budget of scheme=MIXED instead: GB of all weights")
+    gain_percent: PositiveFloat | None = Field(
+        None, description="target of scheme=MIXED instead: gain in throughput over BF16 by the roofline, percent"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -91,22 +125,71 @@ class QuantSettings(SettingsGroup):
             raise ValueError("engine=none goes with scheme=null, any other engine needs a scheme")
         if self.scheme is None:
             return self
-        if self.scheme not in SCHEMES:
-            raise ValueError(f"scheme={self.scheme}: unknown scheme; known are {', '.join(SCHEMES)}")
+        if self.is_mixed:
+            self._check_mix()
+        elif self.scheme not in SCHEMES:
+            raise ValueError(f"scheme={self.scheme}: unknown scheme; known are {', '.join(SCHEMES)}, {MIXED}")
         for setting in type(self).model_fields:
             value = getattr(self, setting)
             # None and False ask for nothing.
-            if value not in (None, False) and (reason := lacks(setting, value, self.scheme, self.engine)):
+            if value not in (None, False, ()) and (reason := lacks(setting, value, self.scheme, self.engine)):
                 raise ValueError(reason)
         return self
 
-    @property
-    def format(self) -> Scheme | None:
-        """The number format; None for the unchanged checkpoint."""
-        return None if self.scheme is None else SCHEMES[self.scheme]
+    def _check_mix(self) -> None:
+        """Raise ValueError for candidates that cannot be mixed, and without just one budget."""
+        if not self.candidates:
+            raise ValueError(f"candidates=[]: scheme={MIXED} chooses from some of {', '.join(SCHEMES)}")
+        for name in self.candidates:
+            own = SCHEMES.get(name)
+            if own is None or ROUND not in own.engines.get(_MIXER, ()) or own.static is not None or own.per_tensor:
+                known = (
+                    name
+                    for name, own in SCHEMES.items()
+                    if ROUND in own.engines.get(_MIXER, ()) and own.static is None and not own.per_tensor
+                )
+                raise ValueError(f"candidates={name}: formats that can be mixed are {', '.join(known)}")
+        given = [f"{name}={getattr(self, name):g}" for name in BUDGETS if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"scheme={MIXED} has one of {', '.join(BUDGETS)}, here {' and '.join(given) or 'none'}: set the others "
+                "to null"
+            )
 
     @property
-    def bits(self) -> int | None:
+    def is_mixed(self) -> bool:
+        """True if each group of Linears has a format of its own."""
+        return self.scheme == MIXED
+
+    def candidate(self, scheme: str) -> QuantSettings:
+        """Return the settings of one of the formats of a mix."""
+        own = SCHEMES[scheme]
+        return QuantSettings(
+            name=scheme.lower(),
+            title=scheme,
+            scheme=scheme,
+            algorithm=self.algorithm if self.algorithm in own.engines[self.engine] else ROUND,
+            group_size=self.group_size if own.group_is_free else None,
+            dampening=self.dampening,
+            ignore=self.ignore,
+        )
+
+    def of(self, module: str) -> QuantSettings:
+        """Return the settings of a module's own format: of a mix it depends on the module (`config.mixed`)."""
+        return self
+
+    @property
+    def schemes(self) -> tuple[str, ...]:
+        """The number formats that quantized modules may have."""
+        return self.candidates if self.is_mixed else () if self.scheme is None else (self.scheme,)
+
+    @property
+    def format(self) -> Scheme | None:
+        """The number format; None for the unchanged checkpoint, and for several."""
+        return None if self.scheme is None or self.is_mixed else SCHEMES[self.scheme]
+
+    @property
+    def whole_bits(self) -> int | None:
         """Whole bits of a stored weight, as engines take them; None for the unchanged checkpoint."""
         return None if self.format is None else int(self.format.bits)
 
@@ -137,8 +220,8 @@ class QuantSettings(SettingsGroup):
 
     @property
     def takes_tokens(self) -> bool:
-        """True if the engine reads calibration tokens."""
-        return self.algorithm != "rtn" or (self.format is not None and self.format.shown_tokens)
+        """True if the engine reads calibration tokens, or the sensitivities of a mix are measured on them."""
+        return self.algorithm != ROUND or self.is_mixed or (self.format is not None and self.format.shown_tokens)
 
     @property
     def needs_data(self) -> bool:

@@ -277,6 +277,8 @@ SCHEMES: Mapping[str, Scheme] = {
         group=32,
     ),
 }
+# A scheme for each group of Linears that vLLM loads as one, in place of one for all (`quant.candidates`).
+MIXED = "MIXED"
 ENGINES = ("none", *dict.fromkeys(engine for scheme in SCHEMES.values() for engine in scheme.engines))
 # Element types that activations are calibrated for, by name.
 CALIBRATED: Mapping[str, Element] = {

@@ -12,6 +12,7 @@ from pipeline.formats import unpack_gguf
 from pipeline.formats.layouts import layout_of
 from pipeline.models.headers import (
     Quantization,
+    by_module,
     gguf_file,
     layout_name,
     packed_bits,
@@ -81,9 +82,9 @@ class Weights:
                 owner = owner.rpartition(".")[0]
             if owner:
                 self._parts[owner].append(name)
-        config = quantization_config(folder)
-        self._layout = None if self._blocks else layout_of(layout_name(config))
-        self._bits, self._group = packed_bits(config), _group(config)
+        own = by_module(quantization_config(folder))
+        self._configs = {module: own(module) for module in self.modules}
+        self._layouts = {} if self._blocks else {m: layout_of(layout_name(c)) for m, c in self._configs.items()}
 
     def __getitem__(self, module: str) -> torch.Tensor:
         """Return a module's weight, float32 of shape (out, in).
@@ -92,15 +93,16 @@ class Weights:
             MissingTensor: if a tensor of the module's format is missing.
             InputError: if the module's tensors do not fit each other, or the config.
         """
-        if self._layout is None:
+        if self._blocks:
             return unpack_gguf.weight(self._blocks[f"{module}.weight"]).to(self._tensors.device)
         own = {name.removeprefix(f"{module}."): self._tensors[name] for name in self._parts[module]}
         try:
-            weight = self._layout.unpack(_Stored(f"{module}.", own), self._bits)
+            weight = self._layouts[module].unpack(_Stored(f"{module}.", own), packed_bits(self._configs[module]))
         except (RuntimeError, ValueError, IndexError) as error:
             raise InputError(f"{module}: its tensors do not fit each other or config.json ({error})") from None
-        if self._group > 0 and (groups := _groups(own)) * self._group != weight.shape[1]:
-            raise InputError(f"{module}: config.json says groups of {self._group}, and it has {groups} for each row")
+        group = _group(self._configs[module])
+        if group > 0 and (groups := _groups(own)) * group != weight.shape[1]:
+            raise InputError(f"{module}: config.json says groups of {group}, and it has {groups} for each row")
         return weight
 
     def block_format(self, module: str) -> str | None:

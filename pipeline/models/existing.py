@@ -17,6 +17,7 @@ from pipeline.config.existing import FOLDER, GGUF, HUB, folder_of, title_of
 from pipeline.config.file_names import file_name
 from pipeline.errors import ConfigError, InputError
 from pipeline.formats.recognition import recognize
+from pipeline.models import mix
 from pipeline.models.architecture import CONFIG, read_config, text_config
 from pipeline.models.contents import (
     LAYERS,
@@ -255,13 +256,15 @@ def _different(what: str, own: Any, original: Any) -> Iterable[str]:
 
 
 def as_stored(quant: QuantSettings, folder: Path, source: Path) -> QuantSettings:
-    """Return a format's settings with the modules that others left in BF16, as a finished checkpoint has them.
+    """Return a format's settings as a finished checkpoint has them: what others left in BF16, what a mix chose.
 
     Args:
-        quant: the settings; those of a format that is made here are returned as they are.
+        quant: the settings; those of one format that is made here are returned as they are.
         folder: the checkpoint.
         source: the BF16 checkpoint.
     """
+    if quant.is_mixed:
+        return mix.chosen(quant, folder)
     if not quant.is_existing:
         return quant
     rounded = quantized_modules(folder)

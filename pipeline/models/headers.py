@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal, NotRequired, TypedDict, cast
 
 from pipeline.formats import unpack_gguf
 from pipeline.formats.layouts import FP8, MARKS, Stored
 from pipeline.models.architecture import read_config
+from pipeline.models.modules import matched
 from pipeline.models.safetensors import TensorInfo, safetensors_files, tensor_infos
 
 
@@ -29,6 +30,9 @@ class Group(TypedDict):
 
     weights: SchemeConfig
     input_activations: NotRequired[SchemeConfig | None]
+    targets: NotRequired[list[str]]
+    # Where groups are stored differently.
+    format: NotRequired[str | None]
 
 
 class Quantization(TypedDict, total=False):
@@ -101,6 +105,27 @@ def quantization_config(folder: Path) -> Quantization:
         return {"quant_method": "gguf", "format": f"gguf {unpack_gguf.file_type(path)}"}
     found: Quantization = read_config(folder).get("quantization_config") or Quantization()
     return found
+
+
+def by_module(config: Quantization) -> Callable[[str], Quantization]:
+    """Return a function for what a `quantization_config` says of a module: of several groups, that which names it.
+
+    A module is named by its own name, else by a pattern `re:...`, else as any `Linear`, as vLLM looks it up.
+    """
+    groups = config.get("config_groups") or {}
+    if len(groups) < 2:
+        return lambda _: config
+    named = {target: group for group in reversed(groups.values()) for target in group.get("targets", ())}
+
+    def of(module: str) -> Quantization:
+        fitting = (target for target in (module, *named) if target in named and matched([module], [target]))
+        group = named.get(next(fitting, "Linear"))
+        own: Quantization = {**config, "config_groups": {} if group is None else {"own": group}}
+        if group is not None and (form := group.get("format")):
+            own["format"] = form
+        return own
+
+    return of
 
 
 def layout_name(config: Quantization) -> str:

@@ -29,23 +29,31 @@ def stored(original: Stored, config: Mapping[str, Any], quant: QuantSettings) ->
         original.pop("lm_head.weight", None)  # stored once, even if the BF16 checkpoint stores it twice
     if quant.engine == "none":
         return original
-    if quant.format is None:
+    if quant.format is None and not quant.is_mixed:
         raise UnknownFormat(f"how {quant.title} stores weights")
-    if quant.format.mixture is not None:
+    if quant.format is not None and quant.format.mixture is not None:
         return _blocks(original, int(config["num_hidden_layers"]), quant.format.mixture)
-    if quant.layout is None:
-        raise UnknownFormat(f"how {quant.title} stores weights")
-    fields = quant.layout.fields
-    packing = quant.format.packing(quant.effective_group_size, nested=quant.double_quant)
     found: dict[str, tuple[str, Shape]] = {}
     modules = quantized(original, config, quant)
     for name, each in original.items():
         module = name.removesuffix(".weight")
         if module in modules:
-            found |= {f"{module}.{part}": own for part, own in fields(each[1], packing).items()}
+            found |= {f"{module}.{part}": own for part, own in fields(each[1], quant.of(module)).items()}
         else:
             found[name] = each
     return found
+
+
+def fields(shape: Shape, quant: QuantSettings) -> Stored:
+    """Return type and shape of the tensors that a format stores for a weight of a shape, by their own names.
+
+    Raises:
+        UnknownFormat: if that is not known.
+    """
+    if quant.format is None or quant.layout is None:
+        raise UnknownFormat(f"how {quant.title} stores weights")
+    packing = quant.format.packing(quant.effective_group_size, nested=quant.double_quant)
+    return quant.layout.fields(shape, packing)
 
 
 def bytes_of(tensors: Stored) -> dict[str, int]:

@@ -125,6 +125,22 @@ def fusion_group(name: str) -> str:
     return f"{parent}.{next((names[0] for names in FUSED if own in names), own)}"
 
 
+def loaded_as_one(linears: Mapping[str, Linear]) -> dict[str, list[Linear]]:
+    """Return the Linears that vLLM loads as one weight, which have one format: q, k and v; gate and up; all experts.
+
+    Args:
+        linears: of a decoder, by name.
+
+    Returns:
+        The Linears of each group in order, by the name of the first, or of the experts' module.
+    """
+    found: dict[str, list[Linear]] = {}
+    for name, linear in linears.items():
+        group = fusion_group(name) if linear.is_dense else f"{name.partition('.experts.')[0]}.experts"
+        found.setdefault(group, []).append(linear)
+    return found
+
+
 def attentions(tensors: Iterable[str]) -> list[str]:
     """Return the modules of a checkpoint's tensors that cache keys and values, in order."""
     found = []

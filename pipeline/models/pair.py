@@ -13,6 +13,7 @@ from pipeline.errors import UnknownFormat
 from pipeline.formats.schemes import AWQ, RESCALING, UNKNOWN
 from pipeline.models.architecture import read_config
 from pipeline.models.dequantize import Tensors, Weights
+from pipeline.models.existing import as_stored
 from pipeline.models.headers import headers, quantized_modules
 from pipeline.models.mappings import makers, rescaled_by
 from pipeline.models.rescaling import Factors, norm_offset
@@ -30,7 +31,7 @@ class Pair:
             quant: how the one was made of the other.
             device: where tensors are loaded to.
         """
-        self.folder, self.quant, self.config = folder, quant, read_config(source)
+        self.folder, self.quant, self.config = folder, as_stored(quant, folder, source), read_config(source)
         self.before, self.after = Tensors(source, device), Tensors(folder, device)
         self.modules = quantized_modules(folder)
         found = {name: tuple(item["shape"]) for name, item in headers(source).items()}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline.config import QuantSettings, Settings
 from pipeline.errors import ConfigError, InputError
+from pipeline.formats.schemes import SCHEMES
 from pipeline.models.architecture import DecoderShape
 from pipeline.models.contents import numbers
 from pipeline.models.headers import as_stored
@@ -92,9 +93,13 @@ def kv_heads(config: Mapping[str, Any]) -> int:
 def with_group_size(source: ModelSource, settings: Settings) -> Settings:
     """Return the settings with a group size where none was asked for: the scheme's, or a smaller one that fits.
 
-    Where none fits it is the scheme's, which `check_shapes` refuses.
+    Where none fits it is the scheme's, which `check_shapes` refuses. All formats of a mix share it.
     """
     quant = settings.quant
+    if quant.is_mixed:
+        free = next((quant.candidate(name) for name in quant.candidates if SCHEMES[name].group_is_free), quant)
+        size = quant.group_size if free is quant else with_group_size(source, _with(settings, free)).quant.group_size
+        return _with(settings, quant.model_copy(update={"group_size": size}))
     if quant.format is None or not quant.format.group_is_free or quant.group_size is not None or quant.is_existing:
         return settings
     own = quant.model_copy(update={"group_size": quant.effective_group_size})
@@ -102,12 +107,21 @@ def with_group_size(source: ModelSource, settings: Settings) -> Settings:
         quant.model_copy(update={"group_size": size, "title": f"{quant.title}, group_size={size}"})
         for size in SMALLER_GROUPS
     ]
-    ways = [settings.model_copy(update={"quant": each}) for each in (own, *smaller)]
-    tensors: Mapping[str, TensorInfo] = {}
-    if not _fits(source.config, tensors, ways[0]) and source.settings.path is not None and not source.is_random:
-        # Some configs state sizes that no tensor has.
-        tensors = source.tensors
-    return next((way for way in ways if _fits(source.config, tensors, way)), ways[0])
+    ways = [_with(settings, each) for each in (own, *smaller)]
+    return next((way for way in ways if fits(source, way)), ways[0])
+
+
+def fits(source: ModelSource, settings: Settings) -> bool:
+    """Return whether groups and blocks of a format divide the sizes of a model's Linears."""
+    if _fits(source.config, {}, settings):
+        return True
+    # Some configs state sizes that no tensor has.
+    has_tensors = source.settings.path is not None and not source.is_random
+    return has_tensors and _fits(source.config, source.tensors, settings)
+
+
+def _with(settings: Settings, quant: QuantSettings) -> Settings:
+    return settings.model_copy(update={"quant": quant})
 
 
 def check_shapes(model: str, settings: Settings, config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> None:

@@ -8,7 +8,7 @@ experts that its router does not choose.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,12 +50,12 @@ class Work:
     mlp: int
 
 
-def weights_of(tensors: Stored, bits: int) -> dict[str, int]:
+def weights_of(tensors: Stored, bits: Callable[[str], int] = lambda _: 0) -> dict[str, int]:
     """Return the number of weights that each matrix of a checkpoint stands for, by module.
 
     Args:
         tensors: of a checkpoint in any format.
-        bits: of a weight that is packed into int32; 0 if there are none.
+        bits: returns those of a module's weight that is packed into int32; 0 if it is not.
     """
     found = {}
     for name, (kind, shape) in tensors.items():
@@ -63,7 +63,7 @@ def weights_of(tensors: Stored, bits: int) -> dict[str, int]:
         # Experts that are one tensor have names without `.weight`.
         is_joined = len(shape) == 3 and part_of(name) is Part.EXPERTS
         if is_joined or (len(shape) > 1 and own in _WEIGHTS):
-            packed = 32 // bits if kind == "I32" and bits else _PACKED.get(kind, 1)
+            packed = 32 // own_bits if kind == "I32" and (own_bits := bits(module)) else _PACKED.get(kind, 1)
             found[name if is_joined else module] = math.prod(shape) * packed
     return found
 

@@ -7,6 +7,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from pipeline.results.base import Result
+from pipeline.results.mix import Mix
 
 
 class QuantizeResult(Result):
@@ -21,6 +22,7 @@ class QuantizeResult(Result):
         format: as config.json names it; `bf16` where nothing is quantized.
         ignore: modules that were left alone.
         rounded_experts: experts of a mixture that an engine with data rounded to nearest, as no token was sent to them.
+        mix: the choice of formats, if it has several.
         peak_gpu_bytes: the most GPU memory in use while it was made.
     """
 
@@ -34,4 +36,5 @@ class QuantizeResult(Result):
     format: str = ""
     ignore: tuple[str, ...] = ()
     rounded_experts: tuple[str, ...] = ()
+    mix: Mix | None = None
     peak_gpu_bytes: int | None = None

@@ -13,7 +13,7 @@ from rich.text import Text
 from pipeline.config import QuantSettings
 from pipeline.config.names import choices
 from pipeline.config.presets import choice
-from pipeline.formats.schemes import ENGINES, SCHEMES
+from pipeline.formats.schemes import ENGINES, MIXED, SCHEMES
 from pipeline.hardware import vllm_kernels
 from pipeline.hardware.gpus import GPUS, Gpu
 from pipeline.hardware.probe import Hardware
@@ -54,9 +54,9 @@ class Row:
 
 
 def formats() -> dict[str, QuantSettings]:
-    """Return the formats of `conf/quant/`, in the order of `SCHEMES`, llm-compressor's first."""
+    """Return the formats of `conf/quant/`, in the order of `SCHEMES`, llm-compressor's first, mixes last."""
     found = {name: QuantSettings.model_validate(choice("quant", name)) for name in choices("quant")}
-    order, makers = ["None", *SCHEMES], list(ENGINES)
+    order, makers = ["None", *SCHEMES, MIXED], list(ENGINES)
     return dict(
         sorted(found.items(), key=lambda each: (order.index(str(each[1].scheme)), makers.index(each[1].engine)))
     )

@@ -2,9 +2,30 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from pipeline.config import ExistingSettings, QuantSettings, Settings
 from pipeline.config.existing import GGUF
-from pipeline.hardware.rules import LOCKED, Capability, Machine, ServingRequest, Vllm, of_kv_cache, of_scheme, weaker
+from pipeline.hardware.rules import (
+    LOCKED,
+    Capability,
+    Machine,
+    ServingRequest,
+    Support,
+    Vllm,
+    of_kv_cache,
+    of_scheme,
+    weaker,
+)
+from pipeline.models.preflight import rounds_experts
+from pipeline.models.shapes import fits, served_shapes
+
+if TYPE_CHECKING:
+    from pipeline.models.source import ModelSource
+
+
+# Kinds of support with which a format is served, the best first.
+SERVED: tuple[Support, ...] = ("native", "emulated")
 
 
 def of_settings(
@@ -42,8 +63,43 @@ def of_quant(
     """Return the capability of a machine for a weight format as its engine writes it; see `of_settings`."""
     if quant.is_existing and quant.scheme is None:
         return Capability("native", "what vLLM chooses", "a format that no table of this project has")
+    if quant.is_mixed:
+        found = [
+            of_quant(quant.candidate(name), machine, vllm, kernel, dtype, shapes, experts) for name in quant.schemes
+        ]
+        return _of_mix(quant, found, machine)
     asked = ServingRequest(kernel, dtype, quant.own_format, quant.effective_group_size, shapes, experts)
     return of_scheme(quant.scheme, machine, vllm, asked)
+
+
+def _of_mix(quant: QuantSettings, found: list[Capability], machine: Machine) -> Capability:
+    """Return the capability of a machine for a mix: that of the candidates which it serves best."""
+    for support in SERVED:
+        own = [each for each in found if each.support == support]
+        if own:
+            by, reasons = dict.fromkeys(each.by for each in own), dict.fromkeys(each.reason for each in own)
+            return Capability(support, " and ".join(filter(None, by)), "; ".join(filter(None, reasons)))
+    return Capability("no", reason=f"{machine.name} serves none of {', '.join(quant.schemes)}")
+
+
+def with_candidates(source: ModelSource, settings: Settings, machine: Machine, vllm: Vllm = LOCKED) -> Settings:
+    """Return the settings of a mix with those candidates that fit the model's shapes and that the machine serves best.
+
+    Formats with kernels are not mixed with emulated ones. Where none is served the candidates are as they were.
+    """
+    quant, serve = settings.quant, settings.serve
+    if not quant.is_mixed:
+        return settings
+    shapes, experts = served_shapes(source, settings), rounds_experts(source, quant)
+    own = {name: settings.model_copy(update={"quant": quant.candidate(name)}) for name in quant.candidates}
+    answers = {
+        name: of_quant(each.quant, machine, vllm, serve.kernel, serve.dtype, shapes, experts).support
+        for name, each in own.items()
+        if fits(source, each)
+    }
+    by_support = (tuple(name for name, answer in answers.items() if answer == support) for support in SERVED)
+    kept = next(filter(None, by_support), quant.candidates)
+    return settings.model_copy(update={"quant": quant.model_copy(update={"candidates": kept})})
 
 
 def why_not_taken(quant: QuantSettings) -> str:

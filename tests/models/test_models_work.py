@@ -30,7 +30,7 @@ KINDS = (
 
 def work_of_folder(folder: Path) -> Work:
     tensors, config = stored_tensors(folder), read_config(folder)
-    return work_of(weights_of(tensors, 0), (), bytes_of(tensors), config)
+    return work_of(weights_of(tensors), (), bytes_of(tensors), config)
 
 
 @pytest.mark.parametrize("family", KINDS)
@@ -75,7 +75,7 @@ def test_qwen3_30b_a3b_has_the_active_parameters_of_its_card() -> None:
     """30.5 billion, 3.3 billion activated, 128 experts of which 8 are activated (the model card)."""
     tensors = tensors_of(QWEN3_30B_A3B)
     assert round(sum(math.prod(shape) for _, shape in tensors.values()) / 1e9, 1) == 30.5
-    work = work_of(weights_of(tensors, 0), (), bytes_of(tensors), QWEN3_30B_A3B)
+    work = work_of(weights_of(tensors), (), bytes_of(tensors), QWEN3_30B_A3B)
     embedding = 151936 * 2048
     assert (work.experts, work.chosen) == (128, 8)
     assert 3.3e9 < work.bf16_products + work.head_products + embedding < 3.4e9
@@ -95,7 +95,7 @@ def test_qwen3_30b_a3b_has_the_active_parameters_of_its_card() -> None:
 def test_a_format_stands_for_as_many_weights_as_it_stores(variant: str) -> None:
     small = {**QWEN3_30B_A3B, "num_hidden_layers": 1, "num_experts": 2}
     original, quant = tensors_of(small), settings_of(Variant.parse(variant).quant)
-    assert weights_of(stored(original, small, quant), quant.bits or 0) == weights_of(original, 0)
+    assert weights_of(stored(original, small, quant), lambda _: quant.whole_bits or 0) == weights_of(original)
     modules = quantized(original, small, quant)
     assert not any(name.endswith("mlp.gate") for name in modules)
 
@@ -106,7 +106,7 @@ def test_experts_in_one_tensor_are_experts() -> None:
     joined = {name: each for name, each in apart.items() if ".experts." not in name}
     joined["model.layers.0.mlp.experts.gate_up_proj"] = ("BF16", (128, 2 * 768, 2048))
     joined["model.layers.0.mlp.experts.down_proj"] = ("BF16", (128, 2048, 768))
-    works = [work_of(weights_of(each, 0), (), bytes_of(each), config) for each in (apart, joined)]
+    works = [work_of(weights_of(each), (), bytes_of(each), config) for each in (apart, joined)]
     assert works[0] == works[1]
 
 
@@ -119,7 +119,7 @@ def test_a_step_reads_no_tower_and_no_layer_that_drafts() -> None:
         "model.layers.1.mlp.down_proj.weight": ("BF16", (64, 64)),
         "mtp.layers.0.mlp.down_proj.weight": ("BF16", (64, 64)),
     }
-    works = [work_of(weights_of(each, 0), (), bytes_of(each), config) for each in (plain, more)]
+    works = [work_of(weights_of(each), (), bytes_of(each), config) for each in (plain, more)]
     assert works[0] == works[1]
 
 
@@ -127,7 +127,7 @@ def test_what_the_work_depends_on_must_be_said() -> None:
     tensors = tensors_of({**QWEN3_30B_A3B, "num_hidden_layers": 1, "num_experts": 2})
     config = {name: value for name, value in QWEN3_30B_A3B.items() if name != "num_experts_per_tok"}
     with pytest.raises(InputError, match="how many a token passes"):
-        work_of(weights_of(tensors, 0), (), bytes_of(tensors), config)
+        work_of(weights_of(tensors), (), bytes_of(tensors), config)
 
 
 def test_the_footprint_of_a_mixture_is_that_of_its_active_parameters(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from pydantic import Field
+
 from pipeline.compare.roofline.batching import BatchLimits
 from pipeline.formats.schemes import Activations
 from pipeline.hardware.gpus import Gpu
@@ -55,7 +57,8 @@ class Footprint(Frozen):
     context in tokens; 0 if unknown. The widths of the residual stream, of the MLPs that a token passes, and of the
     vocabulary decide the activations of a step; 0 if unknown. A layer has that many `experts`, of which a token chooses
     `chosen`; `expert_bytes` are those of all experts of all layers. `kv_heads` are the heads of one layer that keys and
-    values are cached of; 0 if unknown.
+    values are cached of; 0 if unknown. Of a mix of formats, `other_products` are those in further types than
+    `activations`.
     """
 
     weight_bytes: float
@@ -74,6 +77,7 @@ class Footprint(Frozen):
     chosen: int = 0
     expert_bytes: float = 0
     kv_heads: int = 0
+    other_products: dict[Activations, float] = Field({})
 
     def divided(self, gpus: int) -> Footprint:
         """Return the part of one GPU where several share each layer (tensor parallelism).
@@ -85,9 +89,15 @@ class Footprint(Frozen):
             return self
         shared = ("weight_bytes", "step_bytes", "products", "head_products", "attention_products", "bf16_products")
         parts = {name: getattr(self, name) / gpus for name in (*shared, "expert_bytes")}
+        others = {kind: products / gpus for kind, products in self.other_products.items()}
         cached = self.kv_bytes_per_token / min(gpus, self.kv_heads or gpus)
         return self.model_copy(
-            update=parts | {"kv_bytes_per_token": cached, "intermediate": math.ceil(self.intermediate / gpus)}
+            update=parts
+            | {
+                "kv_bytes_per_token": cached,
+                "intermediate": math.ceil(self.intermediate / gpus),
+                "other_products": others,
+            }
         )
 
     def bytes_read(self, tokens: int) -> float:

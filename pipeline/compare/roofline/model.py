@@ -25,6 +25,7 @@ from pipeline.compare.roofline.device import Device, Footprint, limits_of
 from pipeline.compare.roofline.memory_fit import kv_tokens
 from pipeline.compare.statements import listing
 from pipeline.compare.stats.intervals import Interval
+from pipeline.formats.schemes import Activations
 from pipeline.results.base import Frozen, Missing
 
 Figure = TypeVar("Figure", int, float)
@@ -215,10 +216,11 @@ def step_seconds(footprint: Footprint, device: Device) -> Callable[..., float]:
     assert device.bandwidth_gb_s is not None
     bytes_s = device.bandwidth_gb_s * 1e9
     # Without a figure for arithmetic a product takes no time: the bound is that of memory.
-    linear = 1 / rate if (rate := device.products_s(footprint.activations)) else 0.0
-    bf16 = 1 / rate if (rate := device.products_s("bf16")) else 0.0
-    head_bytes = 2 * footprint.head_products  # BF16, one product per weight
-    products = footprint.products * linear + footprint.bf16_products * bf16
+    kinds: tuple[Activations, ...] = ("bf16", footprint.activations, *footprint.other_products)
+    took = {kind: 1 / rate if (rate := device.products_s(kind)) else 0.0 for kind in kinds}
+    bf16, head_bytes = took["bf16"], 2 * footprint.head_products  # BF16, one product per weight
+    products = footprint.products * took[footprint.activations] + footprint.bf16_products * bf16
+    products += sum(number * took[kind] for kind, number in footprint.other_products.items())
 
     def seconds(step: BatchStep, steps: int = 1) -> float:
         tokens, sampled = step.decoding + step.prompt_tokens, step.decoding + step.prompts_done

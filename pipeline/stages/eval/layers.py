@@ -25,7 +25,7 @@ import torch
 
 from pipeline.errors import UnknownFormat
 from pipeline.models.activations import activation_scheme, is_known, rounded_inputs
-from pipeline.models.headers import quantization_config, stored_tensors
+from pipeline.models.headers import by_module, quantization_config, stored_tensors
 from pipeline.models.layer_inputs import inputs_at
 from pipeline.models.modules import decoder_linears
 from pipeline.models.pair import Pair
@@ -67,13 +67,14 @@ def measure(job: Job, texts: Sequence[Text], tokens: int, folder: Path) -> Layer
         return Missing(reason=f"not known here: {error.problem}")
     found.sort(key=lambda each: each.snr_db)
     (folder / FILE).write_text(json.dumps([each.model_dump() for each in found], indent=1))
-    scheme = activation_scheme(quantization_config(job.checkpoint))
+    config = by_module(quantization_config(job.checkpoint))
+    schemes = [scheme for module in modules if (scheme := activation_scheme(config(module))) is not None]
     return LayerErrors(
         file=FILE,
         tokens=min(tokens, sum(len(text.counted) for text in texts)),
         modules=len(found),
         **({"unrouted": len(modules) - len(found)} if len(modules) > len(found) else {}),
-        activations="as they are" if scheme is None or not is_known(scheme) else "rounded",
+        activations="rounded" if any(map(is_known, schemes)) else "as they are",
         median_db=found[len(found) // 2].snr_db,
         worst=tuple(found[:5]),
     )
@@ -97,7 +98,7 @@ def _error(pair: Pair, module: str, x: torch.Tensor) -> LayerError:
     signal = x @ pair.before[f"{module}.weight"].float().T
     # The rescaled model's layer gets its inputs divided by what its columns were multiplied with.
     seen, scale = x / pair.factors.inputs(module), pair.factors.outputs(module)
-    scheme = activation_scheme(quantization_config(pair.folder))
+    scheme = activation_scheme(by_module(quantization_config(pair.folder))(module))
     static = after[f"{module}.input_scale"].float() if f"{module}.input_scale" in after else None
     rounded = seen if scheme is None or not is_known(scheme) else rounded_inputs(seen, scheme, static)
     return LayerError(

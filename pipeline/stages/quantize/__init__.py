@@ -13,6 +13,7 @@ from typing import Any, NotRequired, TypedDict
 from pipeline.artifacts.keys import Payload
 from pipeline.artifacts.workspace import Draft
 from pipeline.config import PROJECT_ROOT, CalibrationSettings, QuantSettings, Settings, Stage
+from pipeline.config.quant import OF_MIXES
 from pipeline.errors import ConfigError, NotApplicable
 from pipeline.job import Job
 from pipeline.results.calibration import observations_key
@@ -43,7 +44,7 @@ def identity(job: Job) -> Payload:
     settings = job.settings
     payload: Payload = {
         "model": job.model.identity(),
-        "quant": settings.quant.model_dump(exclude={"name", "title"}),
+        "quant": settings.quant.model_dump(exclude={"name", "title", *(() if settings.quant.is_mixed else OF_MIXES)}),
     }
     if job.existing is not None and not job.existing.is_gguf:
         payload["existing"] = job.existing.identity()
@@ -106,6 +107,10 @@ def make(job: Job, draft: Draft) -> None:
     if gpu := _gpu_in_use():
         gpu.reset_peak_memory_stats()
     more: dict[str, object] = {"cast_from": job.model.cast_from}
+    if job.settings.quant.is_mixed:
+        from pipeline.stages.quantize.mixed import choice
+
+        more["mix"] = choice.write(job, draft)
     # An engine with its own environment returns the versions installed there.
     if versions := ENGINES[job.settings.quant.engine].make(job, draft):
         more["engine"] = versions

@@ -9,13 +9,17 @@ from pipeline.compare import compare, judge
 from pipeline.compare.decide.decision import decide
 from pipeline.compare.decide.frontier import frontiers
 from pipeline.compare.decide.recommendation import recommend
+from pipeline.compare.mixes import mixes
 from pipeline.compare.published.reproduction import reproduce
 from pipeline.config import Settings, Stage
 from pipeline.errors import PipelineError
 from pipeline.hardware.gpus import gpu_of
 from pipeline.job import Job
 from pipeline.models.safetensors import WEIGHTS
+from pipeline.results.base import Missing
 from pipeline.results.bench import machine_of
+from pipeline.results.mix import Mix
+from pipeline.results.quantize import QuantizeResult
 from pipeline.results.records import Speed
 from pipeline.results.text import clean
 from pipeline.stages.report.collect.artifacts import Source, sources
@@ -87,6 +91,7 @@ def build(jobs: Sequence[Job], failures: Mapping[str, PipelineError]) -> Report:
             )
         ),
         frontiers=frontiers(records, comparison, settings.report.margin_percent),
+        mixes=mixes(_choices(found), comparison),
         recommendation=recommendation,
         fits=fits_of(settings, found, footprints),
         rooflines=rooflines(settings, found, records, footprints, comparison, machine),
@@ -96,6 +101,12 @@ def build(jobs: Sequence[Job], failures: Mapping[str, PipelineError]) -> Report:
     )
     past = side_by_side(earlier(settings), report, settings.report.tolerance_percent)
     return report.model_copy(update={"history": past})
+
+
+def _choices(found: Sequence[Source]) -> dict[str, Mix]:
+    """Return the choice of each variant that is a mix of formats."""
+    made = ((source.name, source.result(QuantizeResult)) for source in found)
+    return {name: each.mix for name, each in made if not isinstance(each, Missing) and each.mix is not None}
 
 
 def _model(settings: Settings) -> str:

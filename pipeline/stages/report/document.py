@@ -18,6 +18,7 @@ from pipeline.compare.decide.recommendation import Recommendation
 from pipeline.compare.decide.verdict import Verdict
 from pipeline.compare.engine_agreement import Engines
 from pipeline.compare.history import History
+from pipeline.compare.mixes import Mixes
 from pipeline.compare.published.reproduction import Reproduction
 from pipeline.compare.published.roofline_validation import RooflineCheck
 from pipeline.compare.roofline.memory_fit import Fit
@@ -191,6 +192,7 @@ class Report(Frozen):
     sweeps: tuple[Sweep, ...] = ()
     engines: tuple[Engines, ...] = ()
     frontiers: tuple[Frontier, ...] = ()
+    mixes: Mixes | None = None
     recommendation: Recommendation | None = None
     reproductions: tuple[Reproduction, ...] = ()
     # By variant, on the GPU of the memory table.

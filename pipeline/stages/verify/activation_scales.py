@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.config import Stage
 from pipeline.formats.elements import E2M1, E4M3
+from pipeline.models.existing import as_stored
 from pipeline.models.headers import quantized_modules
 from pipeline.results.calibration import SKETCHES
 from pipeline.stages.verify.outcomes import Failed, NotCompared
@@ -45,14 +46,16 @@ def check(job: Job) -> str:
     settings = job.settings
     if settings.quant.is_existing:
         raise NotCompared("others calibrated it, if it has any")
-    if not (settings.takes_ranges or (settings.quant.format and settings.quant.format.shown_tokens)):
+    quant = as_stored(settings.quant, folder, job.model.folder)
+    shown = {name for name in quantized_modules(folder) if (own := quant.of(name).format) and own.shown_tokens}
+    if not (settings.takes_ranges or shown):
         if stored:
             raise Failed(f"{min(stored)} is a calibrated scale, and none of its formats has one")
         raise NotCompared("its formats have no calibrated scale of activations")
     calibration = job.artifact(Stage.CALIBRATE).folder
     if not (calibration / SKETCHES).is_file():
         raise NotCompared("the calibration that it was made from is no longer there")
-    wanted = _wanted(job, calibration)
+    wanted = _wanted(job, calibration, shown)
     if missing := wanted.keys() - stored.keys():
         raise Failed(f"{len(missing)} calibrated scales are missing, {min(missing)} first")
     if extra := stored.keys() - wanted.keys():
@@ -63,16 +66,15 @@ def check(job: Job) -> str:
     return f"{len(wanted)} scales of activations, keys and values are the calibration's"
 
 
-def _wanted(job: Job, calibration: Path) -> dict[str, Scale]:
-    """Return the calibrated scales of a variant by tensor."""
+def _wanted(job: Job, calibration: Path, shown: set[str]) -> dict[str, Scale]:
+    """Return the calibrated scales of a variant by tensor; `shown` are modules whose engine saw tokens for theirs."""
     from pipeline.stages.calibrate.artifact import read_scales
 
     settings, modules, found = job.settings, quantized_modules(job.checkpoint), dict[str, Scale]()
     if (number := settings.quant.static_activations) is not None:
         scales = read_scales(calibration, settings.calibration, number)
         found |= {f"{name}{INPUT}": Scale(value, STORED) for name, value in scales.items() if name in modules}
-    elif settings.quant.format is not None and settings.quant.format.shown_tokens:
-        found |= _global_scales(calibration, modules, settings.calibration.algorithm_samples)
+    found |= _global_scales(calibration, shown, settings.calibration.algorithm_samples) if shown else {}
     if settings.kv_cache.needs_data:
         scales = read_scales(calibration, settings.calibration, settings.kv_cache.dtype)
         found |= {

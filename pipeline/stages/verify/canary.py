@@ -44,6 +44,7 @@ from pipeline.artifacts.workspace import Artifact
 from pipeline.config import KVCacheSettings, Settings
 from pipeline.errors import PipelineError, ServerError
 from pipeline.formats.elements import ELEMENTS
+from pipeline.formats.schemes import SCHEMES
 from pipeline.results.verify import CanaryAnswers, ReferenceResult
 
 if TYPE_CHECKING:
@@ -117,8 +118,9 @@ def allowed_of_kernels(settings: Settings, layers: int, reference: Sequence[floa
 
 def _bound(settings: Settings, layers: int, errors: list[float], reference: Sequence[float]) -> float:
     """Return the bound for these relative errors of a product, and those of activations and of the KV cache."""
-    if settings.quant.format is not None and settings.quant.format.activations != "bf16":
-        errors.append(relative_rounding(settings.quant.format.activations))
+    # Of a mix, the coarsest of its formats bounds them all.
+    numbers = {SCHEMES[scheme].activations for scheme in settings.quant.schemes} - {"bf16"}
+    errors += [max(map(relative_rounding, numbers))] if numbers else []
     if settings.kv_cache.dtype != "auto":
         errors.append(relative_rounding(settings.kv_cache.dtype))
     product = math.sqrt(sum(error**2 for error in errors))

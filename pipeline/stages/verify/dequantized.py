@@ -19,7 +19,7 @@ from pipeline.hardware.probe import probe
 from pipeline.models.activations import activation_scheme, is_known, rounded_inputs
 from pipeline.models.dequantize import Tensors, Weights
 from pipeline.models.forward import fits
-from pipeline.models.headers import quantization_config
+from pipeline.models.headers import by_module, quantization_config
 from pipeline.models.loading import load_model, release_memory
 from pipeline.models.tokenizer import load_tokenizer
 from pipeline.results.verify import CanaryAnswers
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from pipeline.hardware.probe import Hardware
     from pipeline.job import Job
+    from pipeline.models.headers import SchemeConfig
 
 
 class Dequantized(NamedTuple):
@@ -105,14 +106,16 @@ def _to_bf16(module: Any, inputs: Any, output: Any) -> Any:
 
 def _round_inputs(job: Job, model: Any, images: Weights, stored: Tensors) -> None:
     """Let the quantized Linears round their inputs as the format does, where that is known."""
-    scheme = activation_scheme(quantization_config(job.checkpoint))
-    if scheme is None or not is_known(scheme):
-        return
-    modules = dict(model.named_modules())
+    config, modules = by_module(quantization_config(job.checkpoint)), dict(model.named_modules())
     for name in images.modules:
+        scheme = activation_scheme(config(name))
+        if scheme is None or not is_known(scheme):
+            continue
         scale = stored[f"{name}.input_scale"].float() if f"{name}.input_scale" in stored else None
 
-        def rounded(_: Any, inputs: tuple[torch.Tensor], scale: torch.Tensor | None = scale) -> tuple[torch.Tensor]:
+        def rounded(
+            _: Any, inputs: tuple[torch.Tensor], scheme: SchemeConfig = scheme, scale: torch.Tensor | None = scale
+        ) -> tuple[torch.Tensor]:
             flat = inputs[0].reshape(-1, inputs[0].shape[-1])
             return (rounded_inputs(flat, scheme, scale).view_as(inputs[0]),)
 

@@ -33,8 +33,9 @@ def predicted(source: Path, quant: QuantSettings, kv_scales: bool, *, in_float32
     """
     config, original = text_config(read_config(source)), disk.stored_tensors(source)
     tensors = layout.stored(original, config, quant)
-    if in_float32 and quant.engine == "llmcompressor" and quant.effective_group_size is None:
-        tensors |= {name: ("F32", shape) for name, (_, shape) in tensors.items() if name.endswith("_scale")}
+    if in_float32 and quant.engine == "llmcompressor":
+        found = ((name, shape) for name, (_, shape) in tensors.items() if name.endswith("_scale"))
+        tensors |= {name: ("F32", shape) for name, shape in found if not _of_groups(name, quant)}
     sizes = layout.bytes_of(tensors)
     if quant.engine == "gguf":
         return sizes | {HEADER: _gguf_header(source, tensors, sizes)}
@@ -45,6 +46,11 @@ def predicted(source: Path, quant: QuantSettings, kv_scales: bool, *, in_float32
         header += _header(scales, layout.bytes_of(scales))
         sizes |= layout.bytes_of(scales)
     return sizes | {HEADER: header}
+
+
+def _of_groups(scale: str, quant: QuantSettings) -> bool:
+    """Return whether a scale is one of groups, by its name."""
+    return quant.of(scale.rpartition(".")[0]).effective_group_size is not None
 
 
 def _header(tensors: Stored, sizes: Mapping[str, int]) -> int:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts.keys import sha256_of
 from pipeline.artifacts.workspace import Draft
+from pipeline.config import QuantSettings, Settings
 from pipeline.errors import InputError, PipelineError, ServerError, StageError, UnknownFormat
 from pipeline.formats import unpack_gguf
 from pipeline.formats.layouts import Scales, layout_of, possible
@@ -18,8 +19,10 @@ from pipeline.models import headers as disk
 from pipeline.models import tokens
 from pipeline.models.architecture import read_config, text_config
 from pipeline.models.existing import as_stored
-from pipeline.models.modules import decoder_linears, matched
-from pipeline.models.safetensors import check_safetensors, companions
+from pipeline.models.layout import fields
+from pipeline.models.mix import FILE
+from pipeline.models.modules import Linear, decoder_linears, matched
+from pipeline.models.safetensors import TensorInfo, check_safetensors, companions
 from pipeline.results.server import ServerFacts
 from pipeline.results.verify import (
     CHECKS,
@@ -230,8 +233,23 @@ def layers(folder: Path, source: Path, job: Job) -> str:
     wide = [name for name in sorted(quantized) if (own := found.get(f"{name}.weight")) and own["dtype"] in unrounded]
     if wide:
         raise Failed(f"{wide[0]} has a scale, and its weight is still {found[wide[0] + '.weight']['dtype']}")
+    if quant.is_mixed and (other := _in_other_formats(found, linears, expected, quant)):
+        raise Failed(f"{len(other)} layers are not stored in the format of {FILE}, {other[0]} first")
     others = "quantized too" if quantized & beyond else "left alone"
     return f"{len(quantized - beyond)} of {len(linears)} decoder Linears quantized, lm_head and embeddings {others}"
+
+
+def _in_other_formats(
+    found: Mapping[str, TensorInfo], linears: Mapping[str, Linear], modules: set[str], quant: QuantSettings
+) -> list[str]:
+    """Return the modules whose weight does not have the type and shape of its format in a mix."""
+    wrong = []
+    for module in sorted(modules):
+        own, (kind, shape) = next(iter(fields(linears[module].shape, quant.of(module)).items()))
+        seen = found.get(f"{module}.{own}")
+        if seen is None or (seen["dtype"], tuple(seen["shape"])) != (kind, shape):
+            wrong.append(module)
+    return wrong
 
 
 def untouched(folder: Path, source: Path, job: Job) -> str:
@@ -273,7 +291,7 @@ def _explained(job: Job, found: Findings) -> list[float]:
     Raises:
         NotCompared: if rounding in the format is not known.
     """
-    quant = job.settings.quant
+    quant = _as_stored(job).quant
     if quant.engine == "none":
         return []
     if found.weight_errors is not None:
@@ -301,7 +319,7 @@ def log_probabilities(job: Job, found: Findings, answers: CanaryAnswers) -> str:
         explained = _explained(job, found)
     except NotCompared as reason:
         raise NotCompared(f"{seen:.4f} of their spread away from BF16's; {reason}") from None
-    limit = canary.allowed(job.settings, layers, explained, reference.logprobs)
+    limit = canary.allowed(_as_stored(job), layers, explained, reference.logprobs)
     found.canary_logprobs = CanaryDistance(distance=seen, allowed=limit, tokens=len(answers.tokens))
     said = f"{seen:.4f} of their spread away from BF16's, {limit:.4f} would be explained"
     if job.settings.model.weights == "random" and limit >= canary.CAP and math.isfinite(seen):
@@ -315,6 +333,12 @@ def log_probabilities(job: Job, found: Findings, answers: CanaryAnswers) -> str:
     return "; ".join(filter(None, (f"{len(answers.tokens)} tokens", said, beside_weights)))
 
 
+def _as_stored(job: Job) -> Settings:
+    """Return the settings of a variant with its formats as its checkpoint has them."""
+    quant = as_stored(job.settings.quant, job.checkpoint, job.model.folder)
+    return job.settings.model_copy(update={"quant": quant})
+
+
 def _not_compared(reason: str) -> str:
     raise NotCompared(reason)
 
@@ -324,7 +348,7 @@ def _beside_weights(job: Job, found: Findings, answers: CanaryAnswers, layers: i
     if found.dequantized is None or answers.tokens != found.dequantized.answers.tokens:
         return ""
     reference, rounded = found.dequantized
-    limit = canary.allowed_of_kernels(job.settings, layers, reference.logprobs, rounded.logprobs)
+    limit = canary.allowed_of_kernels(_as_stored(job), layers, reference.logprobs, rounded.logprobs)
     seen = canary.distance(reference.logprobs, answers.logprobs)
     found.canary_kernels = CanaryDistance(distance=seen, allowed=limit, tokens=len(answers.tokens))
     said = f"{seen:.4f} away from those of the dequantized weights, {limit:.4f} would be explained by kernels"
@@ -343,8 +367,8 @@ def scales(folder: Path) -> str:
             count += weight.numel()
         return f"{count:,} weights of blocks with scales in them finite"
     kinds = _scales(folder)
-    for name, tensor in _tensors(folder, lambda name: name.endswith(tuple(kinds))):
-        kind = next(kinds[end] for end in kinds if name.endswith(end))
+    for name, tensor in _tensors(folder, kinds.__contains__):
+        kind = kinds[name]
         if not bool(possible(kind, tensor).all()):
             raise Failed(f"{name} holds a value that no scale can have")
         count += tensor.numel()
@@ -352,10 +376,13 @@ def scales(folder: Path) -> str:
 
 
 def _scales(folder: Path) -> Mapping[str, Scales]:
-    """Return the permitted values of a checkpoint's scales, by the suffix of their names."""
-    config = disk.quantization_config(folder)
-    stored = layout_of(disk.layout_name(config)).scales if disk.quantized_modules(folder) else {}
-    return {**{f".{name}": kind for name, kind in stored.items()}, **OTHER_SCALES}
+    """Return the permitted values of a checkpoint's scales, by their names."""
+    config, names = disk.by_module(disk.quantization_config(folder)), disk.headers(folder)
+    found = {name: kind for name in names for end, kind in OTHER_SCALES.items() if name.endswith(end)}
+    for module in disk.quantized_modules(folder):
+        stored = layout_of(disk.layout_name(config(module))).scales
+        found |= {name: kind for own, kind in stored.items() if (name := f"{module}.{own}") in names}
+    return found
 
 
 def _tensors(folder: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, Any]]:

@@ -59,8 +59,9 @@ def compare(folder: Path, source: Path, quant: QuantSettings, inputs: Inputs | N
 def _weights(pair: Pair, module: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return a module's weight, its image, and the weight rounded to nearest, with the factors divided out."""
     original, scale = pair.before[f"{module}.weight"].float(), pair.factors.of(module)
-    scheme = pair.images.block_format(module) or str(pair.quant.scheme)
-    nearest = rounding.rounded(original * scale, scheme, pair.quant.effective_group_size) / scale
+    quant = pair.quant.of(module)
+    scheme = pair.images.block_format(module) or str(quant.scheme)
+    nearest = rounding.rounded(original * scale, scheme, quant.effective_group_size) / scale
     found = (original, pair.images[module] / scale, nearest)
     if (dead := pair.dead(module)) is None:
         return found
@@ -75,7 +76,7 @@ def _factor_error(pair: Pair, module: str) -> torch.Tensor | float:
         return factors.noise(module)
     original, _, nearest = _weights(pair, maker)
     width = pair.before[f"{module}.weight"].shape[1]
-    return rounding.explained_factors(original, nearest, pair.quant.algorithm, 1)[-width:]
+    return rounding.explained_factors(original, nearest, pair.quant.of(maker).algorithm, 1)[-width:]
 
 
 def _compared(pair: Pair, module: str, set_aside: torch.Tensor | None = None) -> WeightError:
@@ -85,12 +86,13 @@ def _compared(pair: Pair, module: str, set_aside: torch.Tensor | None = None) ->
     original, image, nearest = _weights(pair, module)
     if set_aside is not None:
         original, image, nearest = (each[~set_aside] for each in (original, image, nearest))
-    group, algorithm, factors = pair.quant.effective_group_size, pair.quant.algorithm, pair.factors
+    quant, factors = pair.quant.of(module), pair.factors
+    group, algorithm = quant.effective_group_size, quant.algorithm
     limit = rounding.limits(original, nearest, group, algorithm)
     parts = rounding.worst_parts(original, image, nearest, group, algorithm, beside_huge=set_aside is not None)
     if module in factors.pairs:
         # Other engines' AWQ clips the largest weights after scaling.
-        clipped = rounding.CLIPPED if pair.quant.engine != ENGINE else 0.0
+        clipped = rounding.CLIPPED if quant.engine != ENGINE else 0.0
         slack = _factor_error(pair, module) + clipped
         parts.append(rounding.worst_channel(original, image, nearest, algorithm, slack))
     return WeightError(
@@ -131,8 +133,8 @@ def nearest_errors(source: Path, modules: set[str], quant: QuantSettings) -> lis
     before, found = Tensors(source), []
     for module in sorted(modules):
         if f"{module}.weight" in before:
-            original = before[f"{module}.weight"].float()
-            nearest = rounding.rounded(original, str(quant.scheme), quant.effective_group_size)
+            original, own = before[f"{module}.weight"].float(), quant.of(module)
+            nearest = rounding.rounded(original, str(own.scheme), own.effective_group_size)
             found.append(rounding.relative_error(original, nearest))
     return found
 

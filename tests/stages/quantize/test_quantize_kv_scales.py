@@ -54,7 +54,7 @@ def test_bf16_weights_are_linked_and_scales_are_a_file_of_their_own(quantized: C
 def test_quantized_weights_keep_their_own_scheme(quant: str, quantized: Callable[..., Path], settings) -> None:
     folder = quantized(f"quant={quant}", "quant.algorithm=rtn", "kv_cache=fp8_e4m3")
     config = quantization_config(folder)
-    assert config["config_groups"]["group_0"]["weights"]["num_bits"] == settings(f"quant={quant}").quant.bits
+    assert config["config_groups"]["group_0"]["weights"]["num_bits"] == settings(f"quant={quant}").quant.whole_bits
     assert config["kv_cache_scheme"]["num_bits"] == 8
     scales = load_file(folder / "kv_scales.safetensors")
     assert len(scales) == 8

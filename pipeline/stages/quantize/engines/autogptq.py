@@ -49,7 +49,7 @@ def make(job: Job, draft: Draft) -> dict[str, str]:
         "samples": job.settings.calibration.algorithm_samples,
         "checkpoint": str(folder.resolve()),
         "device": "cuda:0" if job.hardware.device == "cuda" else "cpu",
-        "bits": quant.bits,
+        "bits": quant.whole_bits,
         "group_size": quant.effective_group_size,
         "dampening": quant.dampening,
     }
@@ -87,7 +87,7 @@ def write_config(source: Path, target: Path, quant: QuantSettings) -> None:
     config["quantization_config"] = {
         "quant_method": "gptq",
         "checkpoint_format": "gptq",
-        "bits": quant.bits,
+        "bits": quant.whole_bits,
         "group_size": quant.effective_group_size,
         "damp_percent": quant.dampening,
         "desc_act": False,

@@ -49,7 +49,7 @@ def _make(job: Job, draft: Draft) -> None:
     rounding = AutoRound(
         model,
         tokenizer=load_tokenizer(job.model.folder, trust_remote_code=job.settings.model.trust_remote_code),
-        scheme=f"W{quant.bits}A16",
+        scheme=f"W{quant.whole_bits}A16",
         sym=symmetric,
         group_size=quant.effective_group_size,
         layer_config={name: {"bits": 16} for name in kept if name != "lm_head"},

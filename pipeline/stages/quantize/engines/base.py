@@ -233,7 +233,7 @@ def configuration(quant: QuantSettings, kept: list[str]) -> dict[str, Any]:
     rules = excluded(kept)
     return {
         "quant_method": "gptq",
-        "bits": quant.bits,
+        "bits": quant.whole_bits,
         "group_size": quant.effective_group_size,
         "sym": True,
         "desc_act": False,

@@ -118,7 +118,7 @@ def _surviving() -> Iterator[None]:
 def arguments(quant: QuantSettings, device: str) -> dict[str, Any]:
     """Return GPTQModel's arguments for a scheme."""
     common: dict[str, Any] = {
-        "bits": quant.bits,
+        "bits": quant.whole_bits,
         "group_size": quant.effective_group_size,
         "device": device,
         "offload_to_disk": False,

@@ -7,14 +7,15 @@ Activation scales of static schemes come from the `calibrate` stage's ranges; al
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts.workspace import Draft
-from pipeline.config import CalibrationSettings, QuantSettings, Stage
+from pipeline.config import CalibrationSettings, ChosenSettings, QuantSettings, Stage
 from pipeline.errors import StageError
 from pipeline.formats.schemes import AWQ, GPTQ, RESCALING, SCHEMES, SMOOTHQUANT, SMOOTHQUANT_GPTQ
+from pipeline.models import mix
 from pipeline.models.architecture import has_experts, read_config, text_config
 from pipeline.models.baseline import write_config
 from pipeline.models.headers import stored_tensors
@@ -56,18 +57,19 @@ def _make(job: Job, draft: Draft) -> None:
 
     from pipeline.models.mappings import decoder_mappings
 
-    quant = job.settings.quant
+    quant, folder = job.settings.quant, draft.folder / "checkpoint"
+    if quant.is_mixed:
+        quant = mix.chosen(quant, folder)
     job.progress.detail("loading the model")
     model = base.load(job, linear_experts=True)
     rescaling, trust = RESCALING.get(quant.algorithm), job.settings.model.trust_remote_code
     mappings = decoder_mappings(model, rescaling) if rescaling else None
-    data = _calibration(job)
-    folder = draft.folder / "checkpoint"
+    data = _calibration(job, quant)
     try:
         with _without_pinning(), _exact_norms(model, moves=rescaling is not None):
             oneshot(
                 model=model,
-                recipe=recipe(quant, base.kept(model, quant.ignore), mappings),
+                recipe=recipe(quant, base.kept(model, quant.ignore), mappings, _names(model)),
                 # It reads the source's config once more.
                 trust_remote_code_model=trust,
                 **data,
@@ -79,20 +81,31 @@ def _make(job: Job, draft: Draft) -> None:
             share_weight_scales(model)
         job.progress.detail("writing the checkpoint")
         # Its session knows the recipe, which is stored beside the weights.
-        save(model, folder, quant)
+        names = _names(model)
+        save(model, folder)
     finally:
         # Its global session holds the model, and with it the GPU memory that the server needs next.
         reset_session()
     base.carry(job.model.folder, folder)
-    _settle_config(job.model.folder, folder)
+    _settle_config(job.model.folder, folder, names)
     copy_companions(job.model.folder, folder)
 
 
-def _calibration(job: Job) -> dict[str, Any]:
+def _names(model: Any) -> dict[str, str]:
+    """Return the names of a model's Linears in the checkpoint -> in the model."""
+    import torch
+
+    from pipeline.models.loading import stored_names
+
+    stored = stored_names(model)
+    linears = (name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear))
+    return {stored(f"{name}.weight").removesuffix(".weight"): name for name in linears}
+
+
+def _calibration(job: Job, quant: QuantSettings) -> dict[str, Any]:
     """Return `oneshot`'s arguments for the calibration data of a job."""
     import torch
 
-    quant = job.settings.quant
     if not quant.takes_tokens:
         job.progress.detail("rounding")
         return {"pipeline": "datafree"}
@@ -155,30 +168,29 @@ def padded(sequences: Sequence[torch.Tensor], tokens: int) -> list[dict[str, tor
     return found
 
 
-def recipe(quant: QuantSettings, kept: Sequence[str] = (), mappings: Sequence[Any] | None = None) -> list[Any]:
+def recipe(
+    quant: QuantSettings,
+    kept: Sequence[str] = (),
+    mappings: Sequence[Any] | None = None,
+    names: Mapping[str, str] | None = None,
+) -> list[Any]:
     """Return llm-compressor's modifiers for a scheme and its algorithm.
 
     Args:
         quant: the scheme.
         kept: Linear modules that stay in BF16, beside those that the settings name.
         mappings: layers that AWQ and SmoothQuant rescale together; None: as they find by the architecture.
+        names: of Linears in the checkpoint -> in the model, for a mix.
     """
-    from compressed_tensors.quantization import QuantizationArgs, preset_name_to_scheme
     from llmcompressor.modifiers.gptq import GPTQModifier
     from llmcompressor.modifiers.quantization import QuantizationModifier
     from llmcompressor.modifiers.transform.awq import AWQModifier
     from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
 
-    scheme = preset_name_to_scheme(str(quant.scheme).removesuffix("_STATIC"), targets=["Linear"])
-    if quant.scheme == "W8A8_STATIC":
-        # One scale for all tokens, from calibration; there is no preset for it.
-        scheme.input_activations = QuantizationArgs(num_bits=8, strategy="tensor", symmetric=True, dynamic=False)
-    if quant.group_size is not None:
-        scheme.weights.group_size = quant.group_size
-    # As inferred, but for W4AFP8: compressed-tensors 0.19 would leave its integers unpacked, which vLLM cannot load.
-    scheme.format = SCHEMES[str(quant.scheme)].layouts["llmcompressor"].name
     ignored = list(dict.fromkeys([*quant.ignore, *kept]))
-    common: dict[str, Any] = {"config_groups": {"group_0": scheme}, "ignore": ignored}
+    if isinstance(quant, ChosenSettings):
+        return _recipe_of_mix(quant, ignored, names or {})
+    common: dict[str, Any] = {"config_groups": {"group_0": scheme_of(quant, ["Linear"])}, "ignore": ignored}
     # Each runs over all layers before the next one does: GPTQ sees inputs as they are smoothed.
     modifiers: list[Any] = []
     rescaling = RESCALING.get(quant.algorithm)
@@ -189,6 +201,37 @@ def recipe(quant: QuantSettings, kept: Sequence[str] = (), mappings: Sequence[An
     if quant.algorithm in (GPTQ, SMOOTHQUANT_GPTQ):
         return [*modifiers, GPTQModifier(dampening_frac=quant.dampening, **common)]
     return [*modifiers, QuantizationModifier(**common)]
+
+
+def _recipe_of_mix(quant: ChosenSettings, ignored: list[str], names: Mapping[str, str]) -> list[Any]:
+    """Return a modifier for each algorithm of a mix, with a group for each of its formats."""
+    from llmcompressor.modifiers.gptq import GPTQModifier
+    from llmcompressor.modifiers.quantization import QuantizationModifier
+
+    groups: dict[str, dict[str, Any]] = {}
+    for scheme in quant.schemes:
+        own = quant.candidate(scheme)
+        modules = [names.get(module, module) for module, chosen in quant.formats.items() if chosen == scheme]
+        groups.setdefault(own.algorithm, {})[scheme] = scheme_of(own, modules)
+    modifiers: list[Any] = []
+    if compensated := groups.pop(GPTQ, None):
+        modifiers.append(GPTQModifier(config_groups=compensated, ignore=ignored, dampening_frac=quant.dampening))
+    return modifiers + [QuantizationModifier(config_groups=own, ignore=ignored) for own in groups.values()]
+
+
+def scheme_of(quant: QuantSettings, targets: Sequence[str]) -> Any:
+    """Return compressed-tensors' quantization scheme of a number format, for some modules."""
+    from compressed_tensors.quantization import QuantizationArgs, preset_name_to_scheme
+
+    scheme = preset_name_to_scheme(str(quant.scheme).removesuffix("_STATIC"), targets=list(targets))
+    if quant.scheme == "W8A8_STATIC":
+        # One scale for all tokens, from calibration; there is no preset for it.
+        scheme.input_activations = QuantizationArgs(num_bits=8, strategy="tensor", symmetric=True, dynamic=False)
+    if quant.group_size is not None:
+        scheme.weights.group_size = quant.group_size
+    # As inferred, but for W4AFP8: compressed-tensors 0.19 would leave its integers unpacked, which vLLM cannot load.
+    scheme.format = SCHEMES[str(quant.scheme)].layouts["llmcompressor"].name
+    return scheme
 
 
 def set_input_scales(model: Any, calibration: Path, settings: CalibrationSettings, number: str) -> None:
@@ -219,7 +262,7 @@ def set_input_scales(model: Any, calibration: Path, settings: CalibrationSetting
             scale.fill_(scales[name])
 
 
-def save(model: Any, folder: Path, quant: QuantSettings) -> None:
+def save(model: Any, folder: Path) -> None:
     """Compress and write the weights: quantized ones as rounded, everything else in BF16."""
     import torch
     from compressed_tensors.compressors import ModelCompressor
@@ -228,7 +271,9 @@ def save(model: Any, folder: Path, quant: QuantSettings) -> None:
     compressor.compress_model(model, skip_compressed=True)
     for name, parameter in [*model.named_parameters(), *model.named_buffers()]:
         # Scales of tensors and channels keep the precision of the computation; of groups there are many, in BF16.
-        is_group = quant.effective_group_size is not None and not name.endswith("_global_scale")
+        scheme = getattr(model.get_submodule(name.rpartition(".")[0]), "quantization_scheme", None)
+        has_groups = scheme is not None and scheme.weights.group_size is not None
+        is_group = has_groups and not name.endswith("_global_scale")
         if parameter.dtype == torch.float32 and (is_group or not name.endswith("_scale")):
             parameter.data = parameter.data.to(torch.bfloat16)
     model.config.dtype = torch.bfloat16
@@ -254,14 +299,22 @@ def share_weight_scales(model: Any) -> None:
                 scale.fill_(largest)
 
 
-def _settle_config(source: Path, folder: Path) -> None:
+def _settle_config(source: Path, folder: Path, linears: Mapping[str, str]) -> None:
     """Write the source's config.json with the engine's `quantization_config`: transformers would rewrite the rest.
 
     Routers and other matrices that stay in BF16 are listed in it, since vLLM loads some of them as Linears.
+
+    Args:
+        source: the BF16 checkpoint.
+        folder: the checkpoint made of it.
+        linears: names of its Linears in the checkpoint -> in the model, which the engine names them by.
     """
     config, quantization = read_config(source), read_config(folder)["quantization_config"]
     names = [*quantization.get("ignore", ()), *kept_matrices(stored_tensors(source), config)]
     quantization["ignore"] = list(dict.fromkeys(names))
+    stored = {called: name for name, called in linears.items()}
+    for group in quantization["config_groups"].values():
+        group["targets"] = [stored.get(target, target) for target in group["targets"]]
     write_config(config | {"quantization_config": quantization}, folder)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,16 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from pipeline.compare.roofline.device import Footprint
+from pipeline.compare.roofline.footprint import footprint
 from pipeline.config import QuantSettings, Stage, Variant, choice
 from pipeline.errors import InputError
-from pipeline.formats.schemes import SCHEMES, Activations
-from pipeline.models.architecture import KV_BYTES, DecoderShape, default_context, read_config, text_config
+from pipeline.formats.layouts import Stored
+from pipeline.formats.schemes import MIXED
+from pipeline.models import mix
+from pipeline.models.architecture import DecoderShape, read_config
 from pipeline.models.headers import (
     as_stored,
+    by_module,
     gguf_file,
     headers,
     packed_bits,
@@ -24,8 +28,8 @@ from pipeline.models.headers import (
     quantized_modules,
 )
 from pipeline.models.layout import bytes_of, quantized, stored
-from pipeline.models.shapes import kv_heads
-from pipeline.models.work import weights_of, work_of
+from pipeline.models.modules import decoder_linears
+from pipeline.models.work import weights_of
 from pipeline.results.base import Missing
 from pipeline.stages.report.collect.artifacts import Source
 
@@ -63,10 +67,12 @@ def of_checkpoint(folder: Path, scheme: str | None, kv_dtype: str) -> Footprint 
         config, found = read_config(folder), headers(folder)
         if not found:
             return Missing(reason="the checkpoint is gone")
-        weights = weights_of(as_stored(found), packed_bits(quantization_config(folder)))
+        own = by_module(quantization_config(folder))
+        weights = weights_of(as_stored(found), lambda module: packed_bits(own(module)))
         modules = quantized_modules(folder)
         sizes = {name: item["data_offsets"][1] - item["data_offsets"][0] for name, item in found.items()}
-        return _footprint(weights, modules, sizes, config, scheme, kv_dtype)
+        schemes = mix.formats(folder) if scheme == MIXED else dict.fromkeys(modules, scheme)
+        return footprint(weights, {module: schemes.get(module) for module in modules}, sizes, config, kv_dtype)
     except InputError as error:
         return Missing(reason=error.problem)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, struct.error) as error:
@@ -87,10 +93,25 @@ def of_format(config: Mapping[str, Any], quant: QuantSettings | Missing, kv_dtyp
     except InputError as error:
         return Missing(reason=error.problem)
     original = {name: ("BF16", dimensions) for name, dimensions in shape.tensors.items()}
-    made = stored(original, config, quant)
-    return _footprint(
-        weights_of(original, 0), quantized(original, config, quant), bytes_of(made), config, quant.scheme, kv_dtype
-    )
+    if quant.is_mixed:
+        return _of_budget(original, config, quant, kv_dtype)
+    made, modules = bytes_of(stored(original, config, quant)), quantized(original, config, quant)
+    return footprint(weights_of(original), dict.fromkeys(modules, quant.scheme), made, config, kv_dtype)
+
+
+def _of_budget(original: Stored, config: Mapping[str, Any], quant: QuantSettings, kv_dtype: str) -> Footprint | Missing:
+    """Return the footprint of a mix before its choice is made: as large as its budget, with products in BF16."""
+    weights, sizes = weights_of(original), bytes_of(original)
+    modules = decoder_linears(original, config)
+    number = sum(weights[module] for module in modules)
+    others = sum(size for name, size in sizes.items() if name.removesuffix(".weight") not in modules)
+    if quant.bits is not None:
+        share = quant.bits / 8
+    elif quant.size_gb is not None:
+        share = (1e9 * quant.size_gb - others) / number
+    else:
+        return Missing(reason="its size follows from the gain that is asked for")
+    return footprint(weights, {}, sizes | {f"{m}.weight": round(share * weights[m]) for m in modules}, config, kv_dtype)
 
 
 def _settings(recorded: Mapping[str, Any]) -> QuantSettings | Missing:
@@ -111,37 +132,3 @@ def settings_of(quant: str) -> QuantSettings:
 
 def _own(variant: Variant) -> DictConfig:
     return OmegaConf.from_dotlist(list(variant.options))
-
-
-def _footprint(
-    weights: Mapping[str, int],
-    modules: Collection[str],
-    sizes: Mapping[str, int],
-    config: Mapping[str, Any],
-    scheme: str | None,
-    kv_dtype: str,
-) -> Footprint:
-    """Return the footprint of a checkpoint by its weights in each matrix, quantized modules, and bytes of tensors."""
-    activations: Activations = "bf16" if scheme is None else SCHEMES[scheme].activations
-    # Products in BF16 are of one kind, whatever the weights are stored in.
-    counted = () if activations == "bf16" else modules
-    work, decoder = work_of(weights, counted, sizes, config), text_config(config)
-    products, others = (work.products, work.bf16_products) if counted else (work.bf16_products, 0.0)
-    return Footprint(
-        weight_bytes=sum(sizes.values()),
-        step_bytes=work.step_bytes,
-        kv_bytes_per_token=work.cached * KV_BYTES[kv_dtype],
-        products=products,
-        head_products=work.head_products,
-        attention_products=work.attention_products,
-        activations=activations,
-        context=default_context(config) or 0,
-        hidden=int(decoder["hidden_size"]),
-        intermediate=work.mlp,
-        vocabulary=int(decoder["vocab_size"]),
-        bf16_products=others,
-        experts=work.experts,
-        chosen=work.chosen,
-        expert_bytes=work.expert_bytes,
-        kv_heads=kv_heads(config),
-    )

@@ -65,7 +65,8 @@ def comparable_tables(
 def _shape(footprint: Footprint) -> tuple[float, ...]:
     """Return the widths and the products of a model, which its variants share."""
     widths = (footprint.hidden, footprint.intermediate, footprint.vocabulary)
-    return (*widths, footprint.products, footprint.head_products, footprint.attention_products)
+    products = footprint.products + footprint.bf16_products + sum(footprint.other_products.values())
+    return (*widths, products, footprint.head_products, footprint.attention_products)
 
 
 def protocols() -> tuple[tuple[PublishedProtocol, tuple[SpeedTable, ...]], ...]:

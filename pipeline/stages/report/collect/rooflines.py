@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
+from functools import reduce
 
 from pipeline.compare.comparison import Comparison, Row
 from pipeline.compare.published.roofline_validation import RooflineCheck, check
@@ -13,8 +14,11 @@ from pipeline.compare.roofline.model import Entry, MeasuredSpeed, Roofline, roof
 from pipeline.compare.stats.repeats import Change
 from pipeline.config import Settings, Stage, Variant
 from pipeline.config.quant import EXISTING, own_format
+from pipeline.errors import InputError
+from pipeline.formats.schemes import MIXED, SCHEMES
 from pipeline.hardware import rules
 from pipeline.hardware.gpus import Gpu, gpu_of
+from pipeline.models import mix
 from pipeline.results.base import Missing
 from pipeline.results.bench import LoadResult
 from pipeline.results.metrics import TPOT
@@ -91,17 +95,32 @@ def unserved(source: Source, footprint: Footprint | Missing, gpu: Gpu, native: b
     scheme = source.quant.get("scheme")
     if source.quant.get("engine") == EXISTING and scheme is None:
         return "what serves its format is in no table"
-    asked = rules.ServingRequest(
-        kernel=source.variant.kernel,
-        engine=own_format(source.quant),
-        group=source.quant.get("group_size"),
-        experts=isinstance(footprint, Footprint) and footprint.experts > 0,
-    )
-    weights = rules.of_scheme(scheme, gpu, asked=asked)
-    limit = rules.weaker(weights, rules.of_kv_cache(source.kv_dtype, gpu))
+    found = [rules.of_kv_cache(source.kv_dtype, gpu)]
+    for each in _schemes(source):
+        has_groups = each is not None and SCHEMES[each].group_is_free
+        asked = rules.ServingRequest(
+            kernel=source.variant.kernel,
+            engine=own_format(source.quant),
+            group=source.quant.get("group_size") if has_groups else None,
+            experts=isinstance(footprint, Footprint) and footprint.experts > 0,
+        )
+        found.append(rules.of_scheme(each, gpu, asked=asked))
+    limit = reduce(rules.weaker, found[::-1])
     if limit.support == "emulated" and native:
         return f"it is emulated there ({limit.by})"
     return limit.reason if limit.support == "no" else ""
+
+
+def _schemes(source: Source) -> Sequence[str | None]:
+    """Return the number formats of a variant's weights: those that a mix chose, or may choose."""
+    scheme = source.quant.get("scheme")
+    if scheme != MIXED:
+        return [scheme]
+    try:
+        chosen = mix.formats(source.folders[Stage.QUANTIZE] / "checkpoint").values()
+        return sorted({*chosen} - {mix.UNROUNDED}) or [None]
+    except (InputError, LookupError):
+        return list(source.quant.get("candidates") or [None])
 
 
 def _unserved(source: Source, footprint: Footprint | Missing, gpu: Gpu | None) -> str:

@@ -1,0 +1,141 @@
+"""Mixes of formats beside formats that all Linears share: average bits, predicted and measured divergence from BF16.
+
+The prediction of a mix is the sum of its groups' sensitivities, as if what rounding one group does were independent of
+the others. How far that goes shows in the rank correlation of predicted and measured divergences (C. Spearman, Am. J.
+Psychol. 15, 1904), which asks for no unit and no straight line; of few mixes it says nothing.
+
+Two variants have read the same sequences, so their difference is paired: the interval is that of the bootstrap over
+sequences (`stats.kl_divergence`). A mix is off the frontier of bits and divergence if a variant that is not larger
+diverges less, with an interval of their difference that excludes zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from pipeline.compare.comparison import Comparison, Row, SizeCell
+from pipeline.compare.stats.intervals import Interval
+from pipeline.compare.stats.kl_divergence import DivergenceCell, Estimate, studentized
+from pipeline.results.base import Frozen
+from pipeline.results.mix import Mix
+
+# Mixes that a rank correlation is computed of, at least.
+ENOUGH = 12
+
+
+class Difference(Frozen):
+    """Divergence of a mix less that of a variant that is not larger, nats per token."""
+
+    mix: str
+    other: str
+    value: float
+    interval: Interval | None
+
+    @property
+    def word(self) -> str:
+        """The difference in a word."""
+        if self.interval is None or self.interval.low <= 0 <= self.interval.high:
+            return "cannot tell"
+        return "less" if self.value < 0 else "more"
+
+
+class Placed(Frozen):
+    """A variant by the average bits of the decoder's weights and its divergence from BF16; a mix has a prediction."""
+
+    name: str
+    label: str
+    bits: float
+    kl: Estimate
+    predicted: float | None = None
+
+
+class Mixes(Frozen):
+    """The mixes of a report.
+
+    Attributes:
+        choices: by variant.
+        labels: by variant.
+        placed: all variants with a size and a divergence, the smallest first.
+        differences: of each mix from each variant of one format that is not larger.
+        correlation: rank correlation of predicted and measured divergence over the mixes; None of too few.
+    """
+
+    choices: dict[str, Mix]
+    labels: dict[str, str]
+    placed: tuple[Placed, ...]
+    differences: tuple[Difference, ...]
+    correlation: float | None
+
+    @property
+    def off(self) -> tuple[str, ...]:
+        """The mixes that are off the frontier of bits and divergence."""
+        return tuple(dict.fromkeys(each.mix for each in self.differences if each.word == "more"))
+
+
+def mixes(choices: Mapping[str, Mix], comparison: Comparison) -> Mixes | None:
+    """Return what is known of the mixes of a report; None if there are none.
+
+    Args:
+        choices: by variant.
+        comparison: of all variants.
+    """
+    if not choices:
+        return None
+    rows = {row.name: row for row in comparison.rows}
+    placed = sorted(_placed(choices, comparison), key=lambda each: (each.bits, each.name))
+    measured = [each for each in placed if each.predicted is not None]
+    return Mixes(
+        choices=dict(choices),
+        labels={name: rows[name].label for name in choices if name in rows},
+        placed=tuple(placed),
+        differences=tuple(
+            _difference(rows[mix.name], rows[other.name])
+            for mix in measured
+            for other in placed
+            if other.predicted is None and other.bits <= mix.bits
+        ),
+        correlation=_correlation(measured) if len(measured) >= ENOUGH else None,
+    )
+
+
+def _placed(choices: Mapping[str, Mix], comparison: Comparison) -> list[Placed]:
+    """Return the variants with a size and a divergence; what is beside the decoder's weights is taken from a mix."""
+    sizes = {row.name: row.size.bytes for row in comparison.rows if isinstance(row.size, SizeCell)}
+    known = next((name for name in choices if name in sizes), None)
+    if known is None:
+        return []
+    weights = sum(group.weights for group in choices[known].groups)
+    others = sizes[known] - sum(group.bytes for group in choices[known].groups)
+    return [
+        Placed(
+            name=row.name,
+            label=row.label,
+            bits=choices[row.name].bits if row.name in choices else 8 * (sizes[row.name] - others) / weights,
+            kl=row.divergence.kl,
+            predicted=choices[row.name].kl if row.name in choices else None,
+        )
+        for row in comparison.rows
+        # BF16's is that between two runs of its own.
+        if row.name in sizes and not row.is_baseline and isinstance(row.divergence, DivergenceCell)
+    ]
+
+
+def _difference(mix: Row, other: Row) -> Difference:
+    assert isinstance(mix.divergence, DivergenceCell) and isinstance(other.divergence, DivergenceCell)
+    lost = np.subtract(mix.divergence.by_sequence, other.divergence.by_sequence)[None]
+    # Tokens of each sequence are not stored beside the sums, so all count as one of mean length.
+    length = mix.divergence.tokens / mix.divergence.sequences
+    low, high = studentized(lost, np.full_like(lost, length))
+    value = float(lost.sum() / mix.divergence.tokens)
+    interval = Interval(low=float(low[0]), high=float(high[0])) if low[0] < high[0] else None
+    return Difference(mix=mix.name, other=other.name, value=value, interval=interval)
+
+
+def _correlation(measured: Sequence[Placed]) -> float:
+    """Return Spearman's rank correlation of the predicted and the measured divergence."""
+    from scipy.stats import rankdata
+
+    pairs = np.array([(each.predicted or 0.0, each.kl.value) for each in measured])
+    return float(np.corrcoef(rankdata(pairs[:, 0]), rankdata(pairs[:, 1]))[0, 1])
