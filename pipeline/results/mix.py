@@ -8,7 +8,7 @@ from pipeline.results.base import Frozen, Result
 
 
 class Sensitivities(Result):
-    """What rounding each group of Linears alone does to the model's predictions.
+    """Effect on the model's predictions of rounding each group of Linears alone.
 
     Attributes:
         tokens: of the calibration, that the predictions follow.
