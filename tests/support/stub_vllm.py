@@ -86,7 +86,7 @@ def make(folder: Path, behaviour: str) -> tuple[str, Path]:
     broken = "import module_that_is_not_there\n" if behaviour == "cannot be imported" else ""
     files = {
         "__init__.py": f"{broken}__version__ = '0.32.0'\n",
-        "platforms.py": "class current_platform:\n    is_cpu = staticmethod(lambda: False)\n",
+        "platforms.py": "class current_platform:\n    is_cpu = is_cuda = staticmethod(lambda: False)\n",
         "benchmarks/serve.py": CLIENT,
         "logger.py": "",
         "utils/argparse_utils.py": PARSER,

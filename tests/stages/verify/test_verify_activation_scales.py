@@ -33,7 +33,7 @@ def test_a_scale_may_be_off_by_what_bf16_rounds(
     factor: float, passes: bool, made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = made("quant=fp8_static")
-    wanted = activation_scales._wanted(job, job.artifact(Stage.CALIBRATE).folder)
+    wanted = activation_scales._wanted(job, job.artifact(Stage.CALIBRATE).folder, shown=set())
     stored = {name: scale.value for name, scale in wanted.items()}
     name = min(stored)
     monkeypatch.setattr(activation_scales, "_stored", lambda folder: {**stored, name: factor * stored[name]})
