@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pipeline.compare.roofline.device import Footprint
 from pipeline.config import Command, QuantSettings, Stage
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.hardware import rules
@@ -18,9 +17,9 @@ from pipeline.results.base import Missing
 from pipeline.serve import support
 from pipeline.stages.quantize import INSTALL
 from pipeline.stages.quantize.support import why_not_made
-from pipeline.stages.report.collect.footprints import of_format
 
 if TYPE_CHECKING:
+    from pipeline.compare.roofline.device import Footprint
     from pipeline.job import Job
 
 # Stages that need no server.
@@ -133,6 +132,8 @@ def why_no_room(job: Job, here: Hardware) -> str:
 
 def footprint_of(job: Job, kv_dtype: str = "auto", quant: QuantSettings | None = None) -> Footprint | Missing:
     """Return what a variant stores, by the model's config; a config that does not tell stops no run."""
+    from pipeline.stages.report.collect.footprints import of_format
+
     try:
         return of_format(job.model.config, quant or job.settings.quant, kv_dtype)
     except (PipelineError, LookupError, TypeError, ValueError) as error:

@@ -43,7 +43,6 @@ from pipeline.serve.support import with_candidates
 from pipeline.stages import publish, report
 from pipeline.stages.calibrate import memory
 from pipeline.stages.quantize import check_engine
-from pipeline.stages.quantize.mixed.gain import target
 
 if TYPE_CHECKING:
     from pipeline.plan import Plan, Step
@@ -151,6 +150,8 @@ class Runner:
                 if stage is Stage.QUANTIZE:
                     check_engine(job.settings.quant)
                     if job.settings.quant.gain_percent is not None:
+                        from pipeline.stages.quantize.mixed.gain import target
+
                         target(job.settings, hardware)
                 elif stage not in OFFLINE and not job.unserved:
                     check_context(job.settings, job.model, hardware)
