@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from support.settings import command_of
 
-from pipeline import feasibility, plan
+from pipeline import plan
 from pipeline.config import Stage
 from pipeline.errors import PipelineError
 from pipeline.runner import Runner
+from pipeline.stages.report.collect import footprints
 
 VARIANTS = "variants=bf16,w4a16"
 
@@ -119,7 +120,7 @@ def test_a_config_that_does_not_tell_its_shapes_stops_no_run(tmp_path: Path, mon
     def unknown(*_: object) -> None:
         raise KeyError("num_hidden_layers")
 
-    monkeypatch.setattr(feasibility, "of_format", unknown)
+    monkeypatch.setattr(footprints, "of_format", unknown)
     _, lines = planned(tmp_path, VARIANTS, "stage=bench")
     assert lines["memory"] == "not known: config.json does not tell the shapes (KeyError)"
 
