@@ -28,7 +28,7 @@ def composed(monkeypatch):
 # Each cache composes every format; one shows the rule, the others are proofs.
 @pytest.mark.parametrize("cache", [CACHES[0], *(pytest.param(cache, marks=pytest.mark.slow) for cache in CACHES[1:])])
 def test_every_choice_is_what_hydra_composes(cache, composed):
-    given = ["bench=latency", "calibration.num_samples=3", "eval.limit=5"]
+    given = ["bench=latency", "calibration.num_samples=3", "eval.limit=5", "add_bf16=false"]
     variants = f"variants=[{','.join(f'{quant}+{cache}' for quant in QUANTS)}]"
     found = variants_of(*given, variants)
     assert len(composed) == 1, "no variant needed a composition of its own"
