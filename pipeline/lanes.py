@@ -57,15 +57,15 @@ class Lane(Generic[Task, Outcome]):
         self.task = task
         self.connection.send(task)
 
-    def finish(self) -> tuple[Task, Outcome]:
-        """Return the task with its outcome; wait for it.
+    def finish(self) -> Outcome:
+        """Return the outcome of the task; wait for it.
 
         Raises:
             PipelineError: that the task has raised.
             StageError: if the process has ended.
         """
-        task, self.task = self.task, None
-        assert task is not None
+        assert self.task is not None
+        self.task = None
         try:
             outcome: Outcome | PipelineError = self.connection.recv()
         except (EOFError, OSError):
@@ -76,7 +76,7 @@ class Lane(Generic[Task, Outcome]):
             ) from None
         if isinstance(outcome, PipelineError):
             raise outcome
-        return task, outcome
+        return outcome
 
     def close(self) -> None:
         """Let an idle process end, or terminate one that is at work."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import traceback
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain, count
 from pathlib import Path
@@ -138,6 +138,7 @@ class Runner:
     def _check_due(self, hardware: Hardware) -> None:
         """Check the settings of steps that would run, where a stage itself would refuse them only after others."""
         from pipeline.stages.bench.prompts import check_conversations
+        from pipeline.stages.quantize.mixed.gain import target
         from pipeline.tasks import preflight as tasks
 
         is_scored, protocols = False, dict[str, BenchSettings]()
@@ -150,8 +151,6 @@ class Runner:
                 if stage is Stage.QUANTIZE:
                     check_engine(job.settings.quant)
                     if job.settings.quant.gain_percent is not None:
-                        from pipeline.stages.quantize.mixed.gain import target
-
                         target(job.settings, hardware)
                 elif stage not in OFFLINE and not job.unserved:
                     check_context(job.settings, job.model, hardware)
@@ -291,20 +290,20 @@ class Runner:
 
     def _run_lanes(self, places: Sequence[Hardware], queues: list[list[schedule.Unit]]) -> None:
         """Let each lane do the units of its queue; no variant is in two lanes at once."""
-        at_work: dict[int, schedule.Unit] = {}
+        at_work: dict[lanes.Lane[Sequence[StepName], LaneOutcome], schedule.Unit] = {}
         made = partial(_worker, self.variants, self.jobs[0].overrides, self.machine)
         with lanes.opened(places, made) as opened:
             while any(queues) or at_work:
-                for number, (lane, queue) in enumerate(zip(opened, queues, strict=True)):
-                    if number in at_work or (unit := self._next(queue, at_work, queues)) is None:
+                for lane, queue in zip(opened, queues, strict=True):
+                    if lane in at_work or (unit := self._next(queue, at_work.values(), queues)) is None:
                         continue
                     queue.remove(unit)
                     if due := self._due_in(unit):
-                        at_work[number] = unit
+                        at_work[lane] = unit
                         lane.begin(due)
                 for lane in lanes.ready(opened) if at_work else ():
-                    _, outcome = lane.finish()
-                    del at_work[opened.index(lane)]
+                    outcome = lane.finish()
+                    del at_work[lane]
                     self.failures |= outcome.failures
                     self.not_applicable |= outcome.not_applicable
                     for variant, stages in outcome.failed_stages.items():
@@ -312,11 +311,11 @@ class Runner:
 
     @staticmethod
     def _next(
-        queue: Sequence[schedule.Unit], at_work: Mapping[int, schedule.Unit], queues: Sequence[Sequence[schedule.Unit]]
+        queue: Sequence[schedule.Unit], at_work: Collection[schedule.Unit], queues: Sequence[Sequence[schedule.Unit]]
     ) -> schedule.Unit | None:
         """Return the first unit of a queue that can begin now; None if all wait for another lane."""
-        unfinished = [*at_work.values(), *chain.from_iterable(queues)]
-        busy = {unit.start.variant for unit in at_work.values()}
+        unfinished = [*at_work, *chain.from_iterable(queues)]
+        busy = {unit.start.variant for unit in at_work}
         return next(
             (
                 unit

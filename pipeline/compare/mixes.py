@@ -11,13 +11,14 @@ diverges less, with an interval of their difference that excludes zero.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
 from pipeline.compare.comparison import Comparison, Row, SizeCell
 from pipeline.compare.stats.intervals import Interval
 from pipeline.compare.stats.kl_divergence import DivergenceCell, Estimate, studentized
+from pipeline.compare.stats.rank_correlation import rank_correlation
 from pipeline.results.base import Frozen
 from pipeline.results.mix import Mix
 
@@ -86,6 +87,7 @@ def mixes(choices: Mapping[str, Mix], comparison: Comparison) -> Mixes | None:
     rows = {row.name: row for row in comparison.rows}
     placed = sorted(_placed(choices, comparison), key=lambda each: (each.bits, each.name))
     measured = [each for each in placed if each.predicted is not None]
+    predicted = [each.predicted or 0.0 for each in measured]
     return Mixes(
         choices=dict(choices),
         labels={name: rows[name].label for name in choices if name in rows},
@@ -96,7 +98,9 @@ def mixes(choices: Mapping[str, Mix], comparison: Comparison) -> Mixes | None:
             for other in placed
             if other.predicted is None and other.bits <= mix.bits
         ),
-        correlation=_correlation(measured) if len(measured) >= ENOUGH else None,
+        correlation=rank_correlation(predicted, [each.kl.value for each in measured])
+        if len(measured) >= ENOUGH
+        else None,
     )
 
 
@@ -131,11 +135,3 @@ def _difference(mix: Row, other: Row) -> Difference:
     value = float(lost.sum() / mix.divergence.tokens)
     interval = Interval(low=float(low[0]), high=float(high[0])) if low[0] < high[0] else None
     return Difference(mix=mix.name, other=other.name, value=value, interval=interval)
-
-
-def _correlation(measured: Sequence[Placed]) -> float:
-    """Return Spearman's rank correlation of the predicted and the measured divergence."""
-    from scipy.stats import rankdata
-
-    pairs = np.array([(each.predicted or 0.0, each.kl.value) for each in measured])
-    return float(np.corrcoef(rankdata(pairs[:, 0]), rankdata(pairs[:, 1]))[0, 1])

@@ -140,15 +140,13 @@ class QuantSettings(SettingsGroup):
         """Raise ValueError for candidates that cannot be mixed, and without just one budget."""
         if not self.candidates:
             raise ValueError(f"candidates=[]: scheme={MIXED} chooses from some of {', '.join(SCHEMES)}")
-        for name in self.candidates:
-            own = SCHEMES.get(name)
-            if own is None or ROUND not in own.engines.get(_MIXER, ()) or own.static is not None or own.per_tensor:
-                known = (
-                    name
-                    for name, own in SCHEMES.items()
-                    if ROUND in own.engines.get(_MIXER, ()) and own.static is None and not own.per_tensor
-                )
-                raise ValueError(f"candidates={name}: formats that can be mixed are {', '.join(known)}")
+        known = [
+            name
+            for name, own in SCHEMES.items()
+            if ROUND in own.engines.get(_MIXER, ()) and own.static is None and not own.per_tensor
+        ]
+        if unknown := [name for name in self.candidates if name not in known]:
+            raise ValueError(f"candidates={unknown[0]}: formats that can be mixed are {', '.join(known)}")
         given = [f"{name}={getattr(self, name):g}" for name in BUDGETS if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(

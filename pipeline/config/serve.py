@@ -32,6 +32,12 @@ PARALLEL = {
 }
 
 
+def parallel_options(tensor: int, data: int) -> dict[str, int | None]:
+    """Return vLLM's options for these numbers of GPUs and copies; None for one, its default."""
+    given = {"--tensor-parallel-size": tensor, "--data-parallel-size": data}
+    return {option: None if number == 1 else number for option, number in given.items()}
+
+
 class ServeSettings(SettingsGroup):
     """Options of the vLLM server; a new one is started for each variant."""
 

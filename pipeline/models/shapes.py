@@ -90,6 +90,11 @@ def kv_heads(config: Mapping[str, Any]) -> int:
     return 1 if stated.get(LATENT) else stated.get(KV_HEADS) or stated.get(HEADS) or 0
 
 
+def kv_parts(config: Mapping[str, Any], gpus: int) -> int:
+    """Return the parts of keys and values among GPUs that share each layer: fewer heads than GPUs are copied."""
+    return min(gpus, kv_heads(config) or gpus)
+
+
 def with_group_size(source: ModelSource, settings: Settings) -> Settings:
     """Return the settings with a group size where none was asked for: the scheme's, or a smaller one that fits.
 

@@ -8,7 +8,7 @@ from pipeline.config import Settings
 from pipeline.errors import ConfigError
 from pipeline.hardware.probe import Hardware
 from pipeline.models.architecture import has_windows, kv_bytes_per_token
-from pipeline.models.shapes import kv_heads
+from pipeline.models.shapes import kv_parts
 from pipeline.models.source import ModelSource
 
 # Tokens per block of vLLM's KV cache on a CPU.
@@ -30,7 +30,7 @@ def check_context(settings: Settings, model: ModelSource, hardware: Hardware) ->
         kv_bytes_per_token(model.config, settings.kv_cache.dtype),
     )
     # Of each process that shares the heads, which has a cache of that size.
-    room = int(serve.cpu_kv_cache_gib * 2**30) * min(serve.tensor_parallel, kv_heads(model.config) or 1)
+    room = int(serve.cpu_kv_cache_gib * 2**30) * kv_parts(model.config, serve.tensor_parallel)
     if tokens is None or bytes_per_token is None or tokens * bytes_per_token <= room:
         return
     longest = room // bytes_per_token // BLOCK * BLOCK

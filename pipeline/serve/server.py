@@ -15,7 +15,7 @@ from urllib.request import getproxies_environment
 from pipeline.artifacts.keys import Payload
 from pipeline.config import ServeSettings, Settings
 from pipeline.config.file_names import file_name
-from pipeline.config.serve import PARALLEL
+from pipeline.config.serve import PARALLEL, parallel_options
 from pipeline.errors import InputError, NotApplicable, ServerError
 from pipeline.hardware.installed import vllm_version
 from pipeline.hardware.probe import Hardware
@@ -340,8 +340,7 @@ class Serving:
             "--max-model-len": serve.max_model_len,
             "--max-num-seqs": serve.max_num_seqs,
             "--linear-backend": None if serve.kernel == "auto" else serve.kernel,
-            "--tensor-parallel-size": None if serve.tensor_parallel == 1 else serve.tensor_parallel,
-            "--data-parallel-size": None if serve.data_parallel == 1 else serve.data_parallel,
+            **parallel_options(serve.tensor_parallel, serve.data_parallel),
             "--seed": 0,
             # A benchmark that names no temperature is to decode as deployed.
             generation.SOURCE: "auto" if settings.bench.temperature is None else "vllm",

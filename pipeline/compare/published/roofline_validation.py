@@ -13,14 +13,12 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
 from pipeline.compare.published.tables import SpeedTable
 from pipeline.compare.roofline.batching import BatchStep, RooflineLoad, Served, lengths
 from pipeline.compare.roofline.device import Device, Footprint
 from pipeline.compare.roofline.model import Entry, decode_ms, roofline, step_seconds
 from pipeline.compare.statements import within_text
+from pipeline.compare.stats.rank_correlation import rank_correlation
 from pipeline.results import metrics
 from pipeline.results.base import Frozen, Missing
 from pipeline.results.metrics import HEADLINE, THROUGHPUT, TPOT, TTFT
@@ -103,19 +101,6 @@ def check(
     cells = tuple(cell for table, device in tables for cell in _cells(table, device, footprints, load, utilization))
     errors = [_error(name, [c for c in cells if name in (ALL, c.metric)]) for name in (ALL, *FIELDS)]
     return RooflineCheck(cells=cells, errors=tuple(e for e in errors if e), assumptions=tuple(assumptions))
-
-
-def rank_correlation(ours: Sequence[float], theirs: Sequence[float]) -> float | None:
-    """Return Spearman's rank correlation, with mean ranks for ties; None if one side is constant, or of two values."""
-    if len(ours) < 3 or len(set(ours)) == 1 or len(set(theirs)) == 1:
-        return None
-    return float(np.corrcoef(_mean_ranks(ours), _mean_ranks(theirs))[0, 1])
-
-
-def _mean_ranks(values: Sequence[float]) -> NDArray[np.float64]:
-    _, which, counts = np.unique(np.asarray(values), return_inverse=True, return_counts=True)
-    ranks: NDArray[np.float64] = (np.cumsum(counts) - (counts - 1) / 2)[which]
-    return ranks
 
 
 def _cells(

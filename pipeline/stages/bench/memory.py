@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.config import Stage
 from pipeline.models.architecture import kv_bytes_per_token
-from pipeline.models.shapes import kv_heads
+from pipeline.models.shapes import kv_parts
 from pipeline.results.base import Missing, read
 from pipeline.results.bench import Conditions, Memory
 from pipeline.results.quantize import QuantizeResult
@@ -24,9 +24,9 @@ def memory(job: Job, server: Target, conditions: Sequence[Conditions]) -> Memory
     if job.settings.serve.url is None:
         gpus = job.settings.serve.tensor_parallel
         weights = _part(_weights(job), gpus)
-        # Fewer key-value heads than GPUs are copied.
-        heads = kv_heads(job.model.config) or gpus
-        per_token = _part(kv_bytes_per_token(job.model.config, job.settings.kv_cache.dtype), min(gpus, heads))
+        per_token = _part(
+            kv_bytes_per_token(job.model.config, job.settings.kv_cache.dtype), kv_parts(job.model.config, gpus)
+        )
         tokens = server.facts().kv_cache_tokens
     return Memory(
         weights_bytes=weights,

@@ -25,7 +25,7 @@ import torch
 
 from pipeline.errors import UnknownFormat
 from pipeline.models.activations import activation_scheme, is_known, rounded_inputs
-from pipeline.models.headers import by_module, quantization_config, stored_tensors
+from pipeline.models.headers import SchemeConfig, by_module, quantization_config, stored_tensors
 from pipeline.models.layer_inputs import inputs_at
 from pipeline.models.modules import decoder_linears
 from pipeline.models.pair import Pair
@@ -58,23 +58,24 @@ def measure(job: Job, texts: Sequence[Text], tokens: int, folder: Path) -> Layer
     modules = [name for name in linears if name in pair.modules]
     try:
         _ = pair.images
+        config = by_module(quantization_config(job.checkpoint))
+        schemes = {module: activation_scheme(config(module)) for module in modules}
         job.progress.detail("noting the inputs of BF16's layers")
         inputs = _inputs(job, texts, set(modules), tokens)
         job.progress.detail("each quantized layer against BF16")
         seen = ((module, torch.cat(inputs[module])) for module in modules if module in inputs)
-        found = [_error(pair, module, rows) for module, rows in seen if len(rows)]
+        found = [_error(pair, module, rows, schemes[module]) for module, rows in seen if len(rows)]
     except UnknownFormat as error:
         return Missing(reason=f"not known here: {error.problem}")
     found.sort(key=lambda each: each.snr_db)
     (folder / FILE).write_text(json.dumps([each.model_dump() for each in found], indent=1))
-    config = by_module(quantization_config(job.checkpoint))
-    schemes = [scheme for module in modules if (scheme := activation_scheme(config(module))) is not None]
+    is_rounded = any(scheme is not None and is_known(scheme) for scheme in schemes.values())
     return LayerErrors(
         file=FILE,
         tokens=min(tokens, sum(len(text.counted) for text in texts)),
         modules=len(found),
         **({"unrouted": len(modules) - len(found)} if len(modules) > len(found) else {}),
-        activations="rounded" if any(map(is_known, schemes)) else "as they are",
+        activations="rounded" if is_rounded else "as they are",
         median_db=found[len(found) // 2].snr_db,
         worst=tuple(found[:5]),
     )
@@ -93,12 +94,11 @@ def _inputs(job: Job, texts: Sequence[Text], modules: set[str], tokens: int) -> 
     return inputs_at(chosen, sequences, modules, job.model, job.hardware, layerwise, job.progress.detail)
 
 
-def _error(pair: Pair, module: str, x: torch.Tensor) -> LayerError:
+def _error(pair: Pair, module: str, x: torch.Tensor, scheme: SchemeConfig | None) -> LayerError:
     image, after = pair.images[module], pair.after
     signal = x @ pair.before[f"{module}.weight"].float().T
     # The rescaled model's layer gets its inputs divided by what its columns were multiplied with.
     seen, scale = x / pair.factors.inputs(module), pair.factors.outputs(module)
-    scheme = activation_scheme(by_module(quantization_config(pair.folder))(module))
     static = after[f"{module}.input_scale"].float() if f"{module}.input_scale" in after else None
     rounded = seen if scheme is None or not is_known(scheme) else rounded_inputs(seen, scheme, static)
     return LayerError(

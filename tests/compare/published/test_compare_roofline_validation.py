@@ -6,11 +6,8 @@ import math
 import statistics
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from scipy.stats import spearmanr
 
-from pipeline.compare.published.roofline_validation import ALL, RooflineCheck, check, rank_correlation
+from pipeline.compare.published.roofline_validation import ALL, RooflineCheck, check
 from pipeline.compare.published.tables import PublishedRow, SpeedTable
 from pipeline.compare.roofline.batching import RooflineLoad
 from pipeline.compare.roofline.device import Device, Footprint
@@ -124,24 +121,6 @@ def test_ranks_within_tables_are_of_three_gains_or_more() -> None:
     (tpot,) = [error for error in found.errors if error.metric == TPOT]
     # By time per token the least bytes are the fastest, then 0.9, then 1.2: as published.
     assert tpot.rank_within == tpot.rank_correlation == pytest.approx(1.0)
-
-
-def test_ranks() -> None:
-    assert rank_correlation([1, 2, 3], [10, 20, 25]) == pytest.approx(1)
-    assert rank_correlation([1, 2, 3], [3, 2, 1]) == pytest.approx(-1)
-    assert rank_correlation([1, 1, 1], [1, 2, 3]) is rank_correlation([1, 2, 3], [2, 2, 2]) is None
-    # Two are always in the same order or in the opposite one.
-    assert rank_correlation([1, 2], [1, 2]) is None
-
-
-@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=3, max_size=30))
-def test_ranks_are_scipys(pairs: list[tuple[int, int]]) -> None:
-    ours, theirs = zip(*pairs, strict=True)
-    found = rank_correlation(ours, theirs)
-    if found is None:
-        assert 1 in (len(set(ours)), len(set(theirs)))
-    else:
-        assert found == pytest.approx(spearmanr(ours, theirs).statistic)
 
 
 def test_a_variant_without_footprint_has_neither_bound_nor_prediction() -> None:

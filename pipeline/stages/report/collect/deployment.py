@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pipeline.compare.decide.decision import Decision
 from pipeline.config import PACKAGE, Command, ModelSettings, ServeSettings, Settings, Stage, Variant
 from pipeline.config.presets import model_choice
+from pipeline.config.serve import parallel_options
 from pipeline.stages.report.collect.artifacts import Source
 
 
@@ -19,8 +20,7 @@ def serve_options(serve: ServeSettings, served: Variant, kv_dtype: str, *, trust
         "--dtype": None if serve.dtype == "auto" else serve.dtype,
         "--max-model-len": serve.max_model_len,
         "--linear-backend": None if served.kernel == "auto" else served.kernel,
-        "--tensor-parallel-size": None if served.tensor_parallel == 1 else served.tensor_parallel,
-        "--data-parallel-size": None if served.data_parallel == 1 else served.data_parallel,
+        **parallel_options(served.tensor_parallel, served.data_parallel),
     }
     options = [str(part) for option in given.items() if option[1] is not None for part in option]
     return [*options, *(["--trust-remote-code"] if trust_remote_code else [])]
