@@ -48,7 +48,7 @@ CUSTOM = "custom"
 # The choice that comes with the project; it is no other checkpoint's name.
 DEMO = "demo"
 # Choices for a checkpoint of the user's where there is no GPU: the study's method, in an hour or two.
-WITHOUT_GPU = {"calibration": "laptop", "bench": "quick", "eval": "laptop"}
+WITHOUT_GPU = {"calibration": "laptop", "bench": "laptop", "eval": "laptop"}
 # Loads of a checkpoint of the user's on a GPU: saturation, which the study measured, and what few users feel.
 OF_LOADS = ("bench", "protocols", "eval.budget_minutes", "serve.url")
 LOADS = "[study,ladder_quick]"

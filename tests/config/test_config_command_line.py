@@ -68,7 +68,7 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
 def test_a_model_of_ones_own_is_measured_at_the_size_of_the_machine(words, device):
     own = command_of(*words)[0]
     sizes = (own.calibration.name, own.bench.name, own.eval.name)
-    assert sizes == (("laptop", "quick", "laptop") if device == "cpu" else ("sharegpt", "study", "study"))
+    assert sizes == (("laptop", "laptop", "laptop") if device == "cpu" else ("sharegpt", "study", "study"))
     assert own.calibration.dataset.hub_id == own.bench.dataset.hub_id == SHAREGPT
 
 
@@ -76,7 +76,7 @@ def test_a_model_of_ones_own_is_measured_at_the_size_of_the_machine(words, devic
     ("words", "sizes"),
     [
         (["model=some/model", "eval=study", "bench=ladder"], ("laptop", "ladder", "study")),
-        (["model=some/model", "calibration.num_samples=8"], ("laptop", "quick", "laptop")),
+        (["model=some/model", "calibration.num_samples=8"], ("laptop", "laptop", "laptop")),
         (["model=some/model", "hardware.gpu=L40S"], ("sharegpt", "study", "study")),
         (["model=some/model", "hardware.device=cuda"], ("sharegpt", "study", "study")),
         (["model=qwen3_8b", "model.path=/data/mine"], ("sharegpt", "study", "study")),
