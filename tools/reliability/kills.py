@@ -13,6 +13,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,8 +22,8 @@ from tools.reliability.command import END_S, LONGEST_S, Case, Results, ended, st
 SIGNALS = ("SIGKILL", "SIGTERM", "SIGINT")
 TARGETS = ("process", "group")
 CODES = {"SIGKILL": (-9,), "SIGTERM": (143,), "SIGINT": (130,)}
-# Moments within each step of a round besides those around its publication; the second round has one of the latter.
-ROUNDS = ((2, ("before", "after")), (1, ("before",)), (1, ("after",)))
+# Moments within each step of a round, and those around its publication.
+ROUNDS = ((2, ("before",)), (2, ("after",)))
 # Seconds that a report takes, which is no artifact.
 REPORT_S = 4.0
 
@@ -51,9 +52,10 @@ def moments(reference: Path, round_: int) -> list[Moment]:
 
 
 def kill_all(work: Path, reference: Case, results: Results, is_over: Callable[[], bool]) -> None:
-    """Run every round as far as the time allows."""
+    """Run the rounds beside each other, as far as the time allows."""
     usual, whole = steps(reference.outputs), reference.checkpoints()
-    for number in range(len(ROUNDS)):
+
+    def round_of_kills(number: int) -> None:
         case = Case(work / f"round-{number}" / "outputs", work / f"t{number}", f"round {number}")
         for index, moment in enumerate(moments(reference.outputs, number)):
             name = f"kill {number}.{index:02d}"
@@ -62,6 +64,10 @@ def kill_all(work: Path, reference: Case, results: Results, is_over: Callable[[]
         name = f"round {number}"
         if name not in results and not is_over():
             results.add(name, kind="round", **completed(case, whole))
+
+    with ThreadPoolExecutor(len(ROUNDS)) as pool:
+        for done in [pool.submit(round_of_kills, number) for number in range(len(ROUNDS))]:
+            done.result()
 
 
 def killed(case: Case, moment: Moment, usual: dict[tuple[str, str], float]) -> dict[str, object]:
