@@ -36,6 +36,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -68,7 +69,7 @@ CAP = 0.7
 MARGIN = {"trained": 1.0, "random": 3.0}
 # Squared roundings to BF16 of a product by a server, in units of one: see above.
 OTHER_CODE = 8 / 3 + 2
-# A server's distance, as a multiple of that of one computation that rounds to BF16.
+# A server's distance, as a multiple of the rms of computations that round to BF16.
 OF_NOISE = 2.0
 SHARED_STAGE = "reference"
 # Reason why the BF16 model could not be served, by the reference's key: it is tried once per run.
@@ -103,17 +104,20 @@ def allowed(settings: Settings, layers: int, weight_errors: Sequence[float], ref
     return _bound(settings, layers, errors, reference)
 
 
-def allowed_of_kernels(settings: Settings, layers: int, reference: Sequence[float], rounded: Sequence[float]) -> float:
+def allowed_of_kernels(
+    settings: Settings, layers: int, reference: Sequence[float], rounded: Sequence[Sequence[float]]
+) -> float:
     """Return the largest distance from the dequantized weights' answers that kernels and activations explain.
 
     Args:
         settings: settings of the variant.
         layers: decoder layers of the model.
         reference: log-probabilities of the dequantized weights, by transformers.
-        rounded: the same, with every module's output rounded to BF16.
+        rounded: the same, with every module's output rounded to BF16, in several draws.
     """
     by_formula = _bound(settings, layers, [math.sqrt(OTHER_CODE) * relative_rounding("bf16")], reference)
-    return max(by_formula, min(CAP, OF_NOISE * distance(reference, rounded)))
+    noise = math.sqrt(statistics.fmean(distance(reference, each) ** 2 for each in rounded))
+    return max(by_formula, min(CAP, OF_NOISE * noise))
 
 
 def _bound(settings: Settings, layers: int, errors: list[float], reference: Sequence[float]) -> float:

@@ -348,7 +348,8 @@ def _beside_weights(job: Job, found: Findings, answers: CanaryAnswers, layers: i
     if found.dequantized is None or answers.tokens != found.dequantized.answers.tokens:
         return ""
     reference, rounded = found.dequantized
-    limit = canary.allowed_of_kernels(_as_stored(job), layers, reference.logprobs, rounded.logprobs)
+    draws = [each.logprobs for each in rounded]
+    limit = canary.allowed_of_kernels(_as_stored(job), layers, reference.logprobs, draws)
     seen = canary.distance(reference.logprobs, answers.logprobs)
     found.canary_kernels = CanaryDistance(distance=seen, allowed=limit, tokens=len(answers.tokens))
     said = f"{seen:.4f} away from those of the dequantized weights, {limit:.4f} would be explained by kernels"

@@ -124,11 +124,11 @@ def test_kernels_explain_their_rounding_and_that_of_activations_and_cache(
     settings, given: tuple[str, ...], error: float
 ) -> None:
     """By hand: sqrt(6 (1 + ln 9)) = 4.37975 of all errors, and of the logits sqrt(2) 0.0022553 times 4 / 1.11803."""
-    found = canary.allowed_of_kernels(settings(*given), 4, REFERENCE, REFERENCE)
+    found = canary.allowed_of_kernels(settings(*given), 4, REFERENCE, [REFERENCE])
     product = math.hypot((14 / 3) ** 0.5 * 0.0022553, error)
     assert found == pytest.approx(math.hypot(4.37975 * product, 0.0114107), rel=1e-4)
     layers = 28
-    deeper = canary.allowed_of_kernels(settings(*given), layers, REFERENCE, REFERENCE)
+    deeper = canary.allowed_of_kernels(settings(*given), layers, REFERENCE, [REFERENCE])
     assert deeper == pytest.approx(math.hypot((6 * (1 + math.log(57))) ** 0.5 * product, 0.0114107), rel=1e-4)
 
 

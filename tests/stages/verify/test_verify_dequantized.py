@@ -69,7 +69,7 @@ def judged(job: Job, answers: CanaryAnswers, known: dequantized.Dequantized) -> 
     """The distance, and what kernels explain."""
     layers = int(text_config(job.model.config)["num_hidden_layers"])
     reference = known.answers.logprobs
-    limit = canary.allowed_of_kernels(job.settings, layers, reference, known.rounded.logprobs)
+    limit = canary.allowed_of_kernels(job.settings, layers, reference, [each.logprobs for each in known.rounded])
     return canary.distance(reference, answers.logprobs), limit
 
 
@@ -77,7 +77,7 @@ def judged(job: Job, answers: CanaryAnswers, known: dequantized.Dequantized) -> 
 def test_a_servers_rounding_is_explained(quant: str, made: Callable[..., Job]) -> None:
     job = made(f"quant={quant}")
     answers, known = served(job), dequantized.reference(job, canary.TEXTS)
-    assert known.answers.tokens == known.rounded.tokens == answers.tokens
+    assert {each.tokens for each in known.rounded} == {known.answers.tokens} == {answers.tokens}
     seen, limit = judged(job, answers, known)
     assert 0 < seen < 0.75 * limit
 
@@ -96,7 +96,7 @@ def test_activations_are_rounded_as_the_format_does(made: Callable[..., Job], mo
 def test_what_rounding_moves_in_this_model_widens_the_bound(settings: Callable[..., Any]) -> None:
     reference = [-1.0, -2.0, -3.0, -4.0]
     bounds = [
-        canary.allowed_of_kernels(settings("quant=w4a16"), 4, reference, [value + moved for value in reference])
+        canary.allowed_of_kernels(settings("quant=w4a16"), 4, reference, [[value + moved for value in reference]])
         for moved in (0.0, 0.001, 0.2, 5.0)
     ]
     assert (
@@ -107,6 +107,23 @@ def test_what_rounding_moves_in_this_model_widens_the_bound(settings: Callable[.
         == pytest.approx(2 * canary.distance(reference, [-0.8, -1.8, -2.8, -3.8]))
     )
     assert bounds[3] == canary.CAP
+
+
+def test_the_noise_is_that_of_all_draws(settings: Callable[..., Any]) -> None:
+    """One draw may be far below what rounding does to a model: its server would be refused."""
+    reference, moved = [-1.0, -2.0, -3.0, -4.0], [-0.9, -1.9, -2.9, -3.9]
+    found = canary.allowed_of_kernels(settings("quant=w4a16"), 4, reference, [reference, moved])
+    assert found == pytest.approx(2 * canary.distance(reference, moved) / 2**0.5)
+
+
+def test_stochastic_rounding_is_unbiased_and_keeps_what_is_bf16() -> None:
+    generator, value = torch.Generator().manual_seed(3), 1 + 2**-9
+    drawn = dequantized.rounded_stochastically(torch.full((40_000,), value), generator)
+    assert set(drawn.tolist()) == {1.0, 1 + 2**-7}
+    # The error of a mean of so many is 1e-5.
+    assert drawn.double().mean().item() == pytest.approx(value, abs=1e-4)
+    exact = torch.tensor([0.0, -1.5, 3e38, 2.0**-120]).bfloat16().float()
+    assert torch.equal(dequantized.rounded_stochastically(exact, generator), exact)
 
 
 def pairs_exchanged(images: Images) -> None:
