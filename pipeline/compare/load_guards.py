@@ -34,8 +34,9 @@ MOSTLY = 0.5
 def clocks(load: LoadResult, reference: LoadResult | None) -> Guard | None:
     """Return the guard on the GPU's clock under load against the baseline's; None without a GPU.
 
-    A GPU at its power limit lowers its clock, by how much depends on the kernels and on the chip. With both variants at
-    the limit of one chip, the clock is what the kernels of each format leave, and so a part of its speed.
+    A GPU at its power limit lowers its clock, by how much depends on the kernels and on the chip. Where both variants
+    were on the same chips and the limit held back the slower clock, the clock is what the kernels of each format leave,
+    and so a part of its speed.
     """
     if reference is None or not any(each.gpu for each in load.conditions):
         return None
@@ -50,9 +51,10 @@ def clocks(load: LoadResult, reference: LoadResult | None) -> Guard | None:
     if any(share is not None for share in capped):
         shown = " and ".join("unknown" if share is None else f"{100 * share:.0f} %" for share in capped)
         text += f"; held back by the power limit in {shown} of the samples"
-    is_of_the_format = len({*load.devices, *reference.devices}) == 1 and all((share or 0) >= MOSTLY for share in capped)
+    on_the_same = bool(load.gpus) and load.gpus == reference.gpus
+    is_of_the_format = on_the_same and (capped[0 if drift < 0 else 1] or 0) >= MOSTLY
     if is_of_the_format:
-        text += "; on one GPU, so the clock is what each format's power leaves"
+        text += "; on the same GPU, so the clock is what each format's power leaves"
     passed = is_of_the_format or abs(drift) <= CLOCK_DRIFT
     return Guard(name="GPU clock against BF16", passed=passed, text=text, load=load.name)
 

@@ -12,6 +12,8 @@ from pipeline.results.text import clean
 
 # Untrusted text of a model, a file or another release, cleaned for a table.
 Name = Annotated[str, AfterValidator(lambda value: clean(value, 60))]
+# The UUIDs of sixteen GPUs joined by commas, or a hash.
+DeviceId = Annotated[str, AfterValidator(lambda value: clean(value, 700))]
 Sentence = Annotated[str, AfterValidator(lambda value: clean(value, 300))]
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator, Field
 
 from pipeline.artifacts.manifest import Manifest
-from pipeline.results.base import Frozen, Name, Result, Sentence
+from pipeline.results.base import DeviceId, Frozen, Name, Result, Sentence
 from pipeline.results.metrics import THROUGHPUTS, withheld
 from pipeline.results.server import ServerFacts
 from pipeline.results.text import clean
@@ -144,7 +144,7 @@ class LoadResult(Frozen):
         seeds: seed of each repeat's prompts.
         blocks: block of each repeat; all repeats of a variant in one block share one start of its server. Empty if all
             are of one block.
-        devices: identity of the device of each repeat, a GPU's UUID; empty if unknown.
+        devices: identity of the device of each repeat, a GPU's UUID or several; empty if unknown.
         asked: requests of all repeats; `completed` and `failed` of them.
         input_tokens: total prompt tokens of each repeat.
         output_tokens: total generated tokens of each repeat.
@@ -160,7 +160,7 @@ class LoadResult(Frozen):
     max_concurrency: int | None
     seeds: tuple[int, ...] = ()
     blocks: tuple[int, ...] = ()
-    devices: tuple[Name, ...] = ()
+    devices: tuple[DeviceId, ...] = ()
     asked: int
     completed: int
     failed: int
@@ -170,6 +170,11 @@ class LoadResult(Frozen):
     conditions: tuple[Conditions, ...] = ()
     analysed: tuple[int, ...] = ()
     in_flight: tuple[float, ...] = ()
+
+    @property
+    def gpus(self) -> frozenset[str]:
+        """UUIDs of the GPUs of all repeats; empty if unknown."""
+        return frozenset(gpu for device in self.devices for gpu in device.split(",") if gpu)
 
     @property
     def kind(self) -> LoadKind:
@@ -306,7 +311,7 @@ class BenchResult(Result):
 
     protocol: Name = ""
     block: int = 0
-    device: Name = ""
+    device: DeviceId = ""
     headline: Name | None = None
     asked: int
     completed: int

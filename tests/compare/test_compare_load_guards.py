@@ -97,22 +97,28 @@ def test_a_clock_held_back_by_power_is_seen_between_variants(
 @pytest.mark.parametrize(
     ("devices", "capped", "passed"),
     [
-        (("one", "one"), (0.9, 0.9), True),
-        (("one", "other"), (0.9, 0.9), False),
-        (("", ""), (0.9, 0.9), False),
-        (("one", "one"), (0.9, 0.4), False),
+        ((("one",), ("one",)), (0.9, 0.9), True),
+        ((("one",), ("other",)), (0.9, 0.9), False),
+        (((), ()), (0.9, 0.9), False),
+        # Two blocks on two GPUs, in either order, and one server on both.
+        ((("one", "other"), ("other", "one")), (0.9, 0.9), True),
+        ((("one,other",), ("one", "other")), (0.9, 0.9), True),
+        ((("one",), ("one", "other")), (0.9, 0.9), False),
+        # The power of the faster clock does not matter: it is what the slower one is held back from.
+        ((("one",), ("one",)), (0.4, 0.9), True),
+        ((("one",), ("one",)), (0.9, 0.4), False),
     ],
 )
-def test_at_the_power_limit_of_one_gpu_the_clock_is_the_formats(
-    devices: tuple[str, str], capped: tuple[float, float], passed: bool
+def test_at_the_power_limit_of_the_same_gpus_the_clock_is_the_formats(
+    devices: tuple[tuple[str, ...], tuple[str, ...]], capped: tuple[float, float], passed: bool
 ) -> None:
     ours, theirs = (
-        load(of=(conditions(mhz, share),), devices=(device,) if device else ())
-        for mhz, share, device in zip((1838, 1635), capped, devices, strict=True)
+        load(of=tuple(conditions(mhz, share) for _ in its or ("",)), devices=its)
+        for mhz, share, its in zip((1838, 1635), capped, devices, strict=True)
     )
-    guard = clocks(ours, theirs)
-    assert guard.passed is passed
-    assert guard.text.endswith("on one GPU, so the clock is what each format's power leaves") is passed
+    for guard in (clocks(ours, theirs), clocks(theirs, ours)):
+        assert guard.passed is passed
+        assert guard.text.endswith("on the same GPU, so the clock is what each format's power leaves") is passed
 
 
 def test_the_text_has_both_clocks_and_what_held_them_back() -> None:
