@@ -22,6 +22,11 @@ def clean(value: Any, limit: int | None = None) -> str:
     return f"{(short.rpartition(' ')[0] or short).rstrip(' .;:,')}…"
 
 
+def capitalized(text: str) -> str:
+    """Return a text with its first letter in upper case, and the others as they are."""
+    return f"{text[:1].upper()}{text[1:]}"
+
+
 def signed_percent(share: float) -> str:
     """Format a share with its sign, in percent."""
     return f"{100 * share:+.1f} %".replace("-", "−")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.results.text import clean, first_line, signed_percent
+from pipeline.results.text import capitalized, clean, first_line, signed_percent
 
 
 @pytest.mark.parametrize(
@@ -36,3 +36,8 @@ def test_the_first_line_with_content_is_taken() -> None:
     assert first_line(" \n\t\n") == first_line("") == "no reason given"
     assert first_line("word " * 40) == "word " * 26 + "word…"
     assert first_line("word " * 40, limit=9) == "word…"
+
+
+def test_only_the_first_letter_is_capitalized() -> None:
+    assert capitalized("throughput per GPU") == "Throughput per GPU"
+    assert capitalized("") == ""

@@ -10,7 +10,7 @@ from pipeline.compare.comparison import DIVERGENCE, SIZE, Comparison, Row, SizeC
 from pipeline.compare.stats.repeats import Change
 from pipeline.compare.words import is_reliable, legend
 from pipeline.results import metrics
-from pipeline.results.text import clean
+from pipeline.results.text import capitalized, clean
 from pipeline.stages.report.blocks import (
     PAGE,
     Block,
@@ -141,7 +141,7 @@ def precision_lines(comparison: Comparison) -> list[str]:
     if changes:
         lines.append("The intervals of a speed's differences from BF16 hold for all variants together (Dunnett).")
     if limits := dict.fromkeys(change.qualification for change in changes if change.qualification):
-        lines.append(f"{'; '.join(limits).capitalize()}: two starts of one server may differ by as much.")
+        lines.append(f"{capitalized('; '.join(limits))}: two starts of one server may differ by as much.")
     if comparison.smallest_gains:
         parts = [
             f"{metric.title} {gain:.1f} %"

@@ -10,6 +10,7 @@ from pipeline.compare.statements import listing, within_text
 from pipeline.results import metrics
 from pipeline.results.base import Missing
 from pipeline.results.metrics import THROUGHPUT
+from pipeline.results.text import capitalized
 from pipeline.stages.report.blocks import PAGE, Block, Heading, Legend, Picture, Section, Table, lead
 from pipeline.stages.report.document import Report
 from pipeline.stages.report.number_format import figure, format_interval, number, signed
@@ -215,7 +216,7 @@ def _against(metric: str, rows: Records, layout: Layout, side: int) -> Spec:
         {"data": diagonal, **layer({"type": "line", "color": MUTED, "strokeDash": [4, 4]}, encoding, {})},
         layer(point, encoding, {"description": hover()}),
     ]
-    title = heading(f"{metric[:1].upper()}{metric[1:]}", "", layout, side)
+    title = heading(capitalized(metric), "", layout, side)
     return {"width": side, "height": side, "title": title, "data": {"values": rows}, "layer": layers}
 
 

@@ -8,6 +8,7 @@ from pipeline.compare.decide.constraints import Candidate, ConstraintCheck
 from pipeline.compare.decide.objective import Objective, under
 from pipeline.compare.decide.recommendation import Recommendation
 from pipeline.compare.statements import within_text
+from pipeline.results.text import capitalized
 from pipeline.stages.report.blocks import (
     EVERYWHERE,
     HERE,
@@ -71,7 +72,7 @@ def _objective(report: Report, chosen: Recommendation) -> str:
     """Name the objective, and the load that it is judged at."""
     objective = Objective(report.comparison, chosen.objective)
     at = f" {under(objective.load)}" if objective.load else ""
-    return f"{within_text(objective.noun).capitalize()}{at} (report.objective={objective.name})."
+    return f"{capitalized(within_text(objective.noun))}{at} (report.objective={objective.name})."
 
 
 def _statements(report: Report) -> list[Point]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.results.records import Family
+from pipeline.results.text import capitalized
 
 FAMILY_COLOURS: Mapping[Family, str] = {
     "baseline": "var(--c-baseline)",
@@ -55,4 +56,4 @@ def assign_styles(names: Sequence[str]) -> dict[str, Style]:
 def described(shapes: Mapping[str, str]) -> str:
     """Describe the shape of each name in words, for charts without a key."""
     marks = ", ".join(f"{name}: {WORDS.get(shape, shape)}" for name, shape in shapes.items())
-    return f"{marks[:1].upper()}{marks[1:]}."
+    return f"{capitalized(marks)}."
