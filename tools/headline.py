@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise, zip_longest
 from typing import Any
 
@@ -21,7 +21,8 @@ from pipeline.compare.statements import signed
 from pipeline.compare.stats.intervals import Interval
 from pipeline.compare.stats.prediction import one_more_change
 from pipeline.compare.stats.repeats import relative_change
-from pipeline.results.base import Missing
+from pipeline.results.base import Missing, read
+from pipeline.results.bench import BenchResult
 from pipeline.results.eval import EvalResult
 from pipeline.results.metrics import THROUGHPUT, TPOT, TTFT
 from pipeline.results.quantize import QuantizeResult
@@ -43,6 +44,7 @@ from tools.stored_results import (
     SMALL_GRAPHS,
     STREAM,
     STUDY,
+    TWO_GPUS,
     against_bf16,
     between,
     both_hosts,
@@ -154,6 +156,17 @@ def _failed_of_all_cores() -> str:
     return ", ".join(found) or "none"
 
 
+def _ready(start: int) -> str:
+    """Format the seconds until a server was ready in the run on two GPUs, at each variant's first or second start."""
+    found: list[float] = []
+    for folder in sorted(path for path in (FOLDER / TWO_GPUS).iterdir() if path.is_dir()):
+        blocks = [Manifest.model_validate_json(path.read_text()) for path in folder.glob(f"study*/{MANIFEST}")]
+        blocks.sort(key=lambda each: each.started)
+        results = [read(BenchResult, each) for each in blocks[start : start + 1]]
+        found += [each.server.ready_s for each in results if isinstance(each, BenchResult) and each.server.ready_s]
+    return f"{min(found):.0f} to {max(found):.0f}"
+
+
 def _contrast() -> str:
     """Format the difference between the two hosts' changes of FP8 static's throughput."""
     hosts = [change(host, "fp8_static", THROUGHPUT.name) for host in HOSTS]
@@ -161,6 +174,13 @@ def _contrast() -> str:
 
 
 FIGURES: Mapping[str, Callable[[], str]] = {
+    **{
+        f"{variant} throughput, two GPUs": partial(against_bf16, TWO_GPUS, variant, THROUGHPUT.name)
+        for variant in ("fp8_static", "int8_dynamic", "w4a16", "awq", "bf16@tp2")
+    },
+    "fp8_static TPOT, two GPUs": lambda: against_bf16(TWO_GPUS, "fp8_static", TPOT.name),
+    "first starts, two GPUs": lambda: _ready(0),
+    "second starts, two GPUs": lambda: _ready(1),
     "minutes of four variants": lambda: _minutes(FLOATS),
     "memory of making": lambda: _making_gib(),
     "fp8 static throughput, all cores": lambda: against_bf16(ALL_CORES, "fp8_static", THROUGHPUT.name),
@@ -324,6 +344,19 @@ def _two_blocks() -> Iterator[tuple[str, ...]]:
             changes = (against_bf16(host, each.name, metric) for metric in (THROUGHPUT.name, TTFT.name, TPOT.name))
             levels = (against_bf16(host, each.name, TPOT.name, LADDER, f"concurrency {number}") for number in (1, 16))
             yield (each.label, gpu, mean, *changes, *levels)
+
+
+def _two_gpus() -> Iterator[tuple[str, ...]]:
+    """Yield the formats of the run that divided its blocks between two GPUs."""
+    yield ("", "total tok/s of each repeat, GPU 1", "GPU 2", "throughput", "TTFT", "TPOT")
+    for each in compared(TWO_GPUS, STUDY).rows:
+        starts = [
+            ", ".join(f"{value:,.0f}" for value in repeats)
+            for repeats in by_start(TWO_GPUS, each.name, THROUGHPUT.name)
+        ]
+        metrics = (THROUGHPUT.name, TTFT.name, TPOT.name)
+        changes = (against_bf16(TWO_GPUS, each.name, metric) for metric in metrics)
+        yield (each.label, *[*starts, "both"][:2], *(["baseline"] * 3 if each.is_baseline else changes))
 
 
 def _all_cores() -> Iterator[tuple[str, ...]]:
@@ -515,6 +548,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "graphs": _table(_graphs),
     "two blocks": _table(_two_blocks),
     "all cores": _table(_all_cores),
+    "two GPUs": _table(_two_gpus),
     "trained model": _table(_trained),
     "trained model, speed": _table(_trained_speed),
     "trained model, tasks": _table(_trained_tasks),

@@ -12,9 +12,9 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from tools.stored_results import FOLDER, GRAPHS
+from tools.stored_results import FOLDER, TWO_GPUS
 
-PAGE = FOLDER / GRAPHS / "report.html"
+PAGE = FOLDER / TWO_GPUS / "report.html"
 PICTURE = FOLDER.parent / "report.png"
 # The decision and its table.
 SIZE = (1200, 590)

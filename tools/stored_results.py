@@ -34,6 +34,8 @@ GRAPHS, SMALL_GRAPHS = "h200_qwen3_8b_graphs", "study_graphs_to_512"
 FLOATS, INTEGERS = "h200_qwen3_8b_fp8", "h200_qwen3_8b_integers"
 # BF16 and FP8 static in two blocks, with every core of the host.
 ALL_CORES = "h200_qwen3_8b_all_cores"
+# Five formats in two blocks, each block on a GPU of its own, and BF16 on both GPUs together.
+TWO_GPUS = "h200_qwen3_8b_two_gpus"
 LABELS = {
     "bf16": "BF16",
     "fp8_static": "FP8 static",
@@ -42,6 +44,7 @@ LABELS = {
     "awq": "AWQ",
     "w4a16": "W4A16",
     "bf16+fp8_e4m3": "BF16 + FP8 KV cache",
+    "bf16@tp2": "BF16 on both GPUs",
 }
 
 
