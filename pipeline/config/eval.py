@@ -71,6 +71,9 @@ class EvalSettings(SettingsGroup):
         True, description="reuse the KV cache of few-shot examples; needs a server separate from the benchmark's"
     )
     max_gen_toks: PositiveInt = Field(256, description="new tokens where a task sets no limit; lm-eval's default")
+    max_reply_toks: PositiveInt | None = Field(
+        None, description="new tokens of any answer at most; null: as many as the task allows"
+    )
     seed: int = Field(0, description="seed of the samples and of the examples")
     code_timeout_s: PositiveFloat = Field(5, description="CPU seconds that a generated program may use")
     unsafe_code: bool = Field(False, description="run generated programs even if this machine cannot isolate them")

@@ -31,6 +31,8 @@ NOT_IDENTITY = {
     "budget_minutes",
     "divergence",
 }
+# Settings that change no answer as they are by default, so that earlier scores keep their keys.
+DEFAULTS = {"share": 1.0, "max_reply_toks": None}
 # Penalties of a generation config that earlier releases left greedy requests.
 LEFT = {"presence_penalty", "frequency_penalty"}
 
@@ -45,10 +47,11 @@ def identity(job: Job) -> Payload:
     from pipeline.artifacts.provenance import versions
 
     settings = job.settings.eval
+    left_out = NOT_IDENTITY | {name for name, value in DEFAULTS.items() if getattr(settings, name) == value}
     return {
         "quantize": job.artifact(Stage.QUANTIZE).key,
         "serve": job.serving.identity(job.settings),
-        "eval": settings.model_dump(exclude=NOT_IDENTITY | ({"share"} if settings.share == 1 else set())),
+        "eval": settings.model_dump(exclude=left_out),
         "divergence": _divergence(settings.divergence, job.digests),
         "task_files": task_files(settings, job.digests),
         "lm_eval": versions().get("lm-eval"),

@@ -158,6 +158,7 @@ def _evaluate_column(
         endpoint,
         tokenizer,
         max_gen_toks=settings.max_gen_toks,
+        max_reply_toks=settings.max_reply_toks,
         seed=settings.seed,
         enable_thinking=settings.enable_thinking,
         ask_again=ASKED_AGAIN if job.settings.is_baseline else 0,

@@ -42,6 +42,7 @@ class ServedModel(LM):  # type: ignore[misc]
         tokenizer: Any,
         *,
         max_gen_toks: int,
+        max_reply_toks: int | None = None,
         seed: int = 0,
         fast_choice: bool = True,
         enable_thinking: bool | None = None,
@@ -54,6 +55,7 @@ class ServedModel(LM):  # type: ignore[misc]
             endpoint: the server.
             tokenizer: the checkpoint's, of transformers.
             max_gen_toks: new tokens where a task sets no limit.
+            max_reply_toks: new tokens at most, whatever the task sets; None: no further limit.
             seed: of sampling, where a task samples.
             fast_choice: False to ask by `echo` alone.
             enable_thinking: Qwen3's switch of the chat template; None: what the template does by itself.
@@ -64,6 +66,7 @@ class ServedModel(LM):  # type: ignore[misc]
         self.endpoint = endpoint
         self.tokenizer = tokenizer
         self.max_gen_toks = max_gen_toks
+        self.max_reply_toks = max_reply_toks
         self.seed = seed
         self.fast_choice = fast_choice
         self.enable_thinking = enable_thinking
@@ -203,6 +206,7 @@ class ServedModel(LM):  # type: ignore[misc]
         """Return one generation request; the prompt is cut from the left to leave room for an answer."""
         given = dict(request.args[1])
         budget = next((int(given[name]) for name in LIMIT_NAMES if given.get(name) is not None), self.max_gen_toks)
+        budget = min(budget, self.max_reply_toks or budget)
         sampled = _is_sampled(given)
         strings, ids = self._stops_as_sent(_stops(given))
         for name in (*LIMIT_NAMES, "until", "do_sample"):

@@ -159,6 +159,12 @@ def test_the_budget_is_the_tasks_or_the_settings(server: CompletionsServer, toke
     assert sorted(request["max_tokens"] for request in server.requests) == [5, 9]
 
 
+def test_no_answer_is_longer_than_the_settings_allow(server: CompletionsServer, tokenizer: Any) -> None:
+    model = make(server, tokenizer, max_gen_toks=5, max_reply_toks=7)
+    model.generate_until([generation(0, "a"), generation(1, "b", max_gen_toks=9)])
+    assert sorted(request["max_tokens"] for request in server.requests) == [5, 7]
+
+
 def test_a_budget_that_fills_the_context_gives_way_before_the_prompt_does(
     server: CompletionsServer, tokenizer: Any
 ) -> None:
