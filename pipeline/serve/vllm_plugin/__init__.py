@@ -4,9 +4,9 @@ vLLM loads the entry point `vllm.general_plugins: pipeline = pipeline.serve.vllm
 each of its processes. On any platform but the CPU it does nothing. There it adds what is missing:
 FP8 W8A8 (static and dynamic) linear layers, integer weight-only layers on processors without
 AVX-512, INT8 W8A8 layers where the processor's own integer products saturate, an FP8 KV cache where
-the attention kernel has none, GGUF layers, and fast BF16 products where the processor has none. The
-results are those of the formats, but the speed is not, so each emulation is announced once per
-process by a line in the server's log:
+the attention kernel has none, GGUF layers, and fast BF16 products where the processor has none. And
+it removes kernels that a killed server left half compiled. The results are those of the formats,
+but the speed is not, so each emulation is announced once per process by a line in the server's log:
 
     pipeline: emulated fp8_w8a8_static on cpu (no speed claim)
 

@@ -29,6 +29,7 @@ def install() -> None:
         return
     _installed = True
     for what, step in (
+        ("unfinished kernels", _unfinished_kernels),
         ("float32 products", _products),
         ("FP8 linear layers", _fp8_linear),
         ("INT8 linear layers", _int8_linear),
@@ -47,6 +48,12 @@ def _guarded(what: str, step: Callable[[], None]) -> None:
         step()
     except Exception as error:  # this plugin must not break another vLLM
         announce.not_patched(what, f"{type(error).__name__}: {error}")
+
+
+def _unfinished_kernels() -> None:
+    from pipeline.serve.vllm_plugin import unfinished_kernels
+
+    unfinished_kernels.remove()
 
 
 def _products() -> None:
