@@ -47,7 +47,7 @@ def is_whole(library: Path) -> bool:
         return False
     table: int = struct.unpack_from("<Q", header, TABLE_AT)[0]
     entry, number = struct.unpack_from("<HH", header, ENTRIES_AT)
-    return 0 < table <= size - entry * number
+    return bool(0 < table <= size - entry * number)
 
 
 def _unlink(path: Path, locks: Path) -> None:
