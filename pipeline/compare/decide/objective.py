@@ -34,9 +34,11 @@ def under(load: str | None) -> str:
 
 def cell_at(row: Row, metric: str, load: str | None) -> SpeedCell | Missing:
     """Return a metric under a load; without a load, under the one of the tables."""
-    shown = row.speed[row.throughput]
-    absent = shown if isinstance(shown, Missing) else Missing(reason=f"not measured {under(load)}".rstrip())
-    if load is None or load == row.headline:
+    is_shown, benchmark = load is None or load == row.headline, row.speed[row.throughput]
+    absent = Missing(reason="not measured" if is_shown else f"not measured {under(load)}")
+    if isinstance(benchmark, Missing):
+        absent = benchmark
+    if is_shown:
         return row.details.get(metric, absent)
     for benchmark in row.benchmarks.values():
         for each in benchmark.loads:
