@@ -290,7 +290,7 @@ class Runner:
             for job, stage in unit.steps
             if stage in self._wanted(job)
             and not self._is_prevented(job, stage)
-            and self.workspace.why(job.artifact(stage)) is not None
+            and self.workspace.why(job.artifact(stage), self._why_no_result(job, stage)) is not None
         ]
 
     def _run_lanes(self, places: Sequence[Hardware], queues: list[list[schedule.Unit]]) -> None:

@@ -118,7 +118,8 @@ class Workspace:
             return f"{MANIFEST} cannot be read"
         if manifest is not None:
             damage = self._damage(artifact.folder, manifest)
-            if not damage and (manifest.status == "ok" or (absent and manifest.reason == absent)):
+            is_absent = manifest.status == "not_applicable" and manifest.reason == absent
+            if not damage and (manifest.status == "ok" or is_absent):
                 return None
             return damage or f"{manifest.status} before"
         try:
