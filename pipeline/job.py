@@ -80,8 +80,8 @@ class Job:
 
     @cached_property
     def blocks(self) -> tuple[Job, ...]:
-        """This job in each block of its benchmark; just one for a server that the user runs, which is not restarted."""
-        number = 1 if self.settings.serve.url else self.settings.bench.blocks
+        """This job in each block of its benchmark; just one if it is n/a, or of a server that is not restarted."""
+        number = 1 if self.settings.serve.url or self.untimed else self.settings.bench.blocks
         # The loads of a ladder are the same in each block.
         source = self.reference or self
         return (self, *(replace(self, block=block, reference=source) for block in range(1, number)))

@@ -75,7 +75,7 @@ def test_a_name_with_brackets_is_printed_whole(
     assert "w4a16(ignore=[lm_head]) failed: no [luck]" in capsys.readouterr().err
 
 
-SIX = "variants=[bf16,gptq,awq,w4a16,int8_dynamic,fp8_dynamic]"
+SIX = "variants=[bf16,gptq,awq,w4a16,int8_dynamic,bf16+fp8_e4m3]"
 
 
 def steps(tmp_path: Path, *overrides: str) -> list[tuple[str, Stage, int]]:
