@@ -34,17 +34,13 @@ def under(load: str | None) -> str:
 
 def cell_at(row: Row, metric: str, load: str | None) -> SpeedCell | Missing:
     """Return a metric under a load; without a load, under the one of the tables."""
-    is_shown, benchmark = load is None or load == row.headline, row.speed[row.throughput]
-    absent = Missing(reason="not measured" if is_shown else f"not measured {under(load)}")
-    if isinstance(benchmark, Missing):
-        absent = benchmark
-    if is_shown:
-        return row.details.get(metric, absent)
-    for benchmark in row.benchmarks.values():
-        for each in benchmark.loads:
-            if each.name == load:
-                return each.cells.get(metric, absent)
-    return absent
+    cells, reason = row.details, "not measured"
+    if load is not None and load != row.headline:
+        loads = (each for benchmark in row.benchmarks.values() for each in benchmark.loads)
+        cells = next((each.cells for each in loads if each.name == load), {})
+        reason = f"not measured {under(load)}"
+    shown = row.speed[row.throughput]
+    return cells.get(metric, shown if isinstance(shown, Missing) else Missing(reason=reason))
 
 
 @dataclass(frozen=True)

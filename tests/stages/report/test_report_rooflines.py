@@ -164,6 +164,7 @@ def test_the_measured_gpu_has_its_own_memory_and_bandwidth(run, capsys):
     def with_the_drivers_total(manifest, _):
         gpu = {"total_mib": {"min": 143771, "max": 143771}}
         manifest["results"]["loads"][0]["conditions"] = [{"gpu": gpu}]
+        manifest["results"]["server"]["kv_cache_tokens"] = 123_456
         manifest["results"]["memory"] = {
             "weights_bytes": 1,
             "kv_bytes_per_token": 1,
