@@ -1,8 +1,8 @@
-"""Variants that cannot be made of the model, or not be served by this machine, each with the reason."""
+"""Variants that cannot be made of the model, or not be served or benchmarked by this machine, each with the reason."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from pipeline.config import Command, QuantSettings, Stage
@@ -10,7 +10,7 @@ from pipeline.errors import ConfigError, PipelineError
 from pipeline.hardware import rules
 from pipeline.hardware.gpus import Gpu
 from pipeline.hardware.probe import Hardware
-from pipeline.hardware.rules import Vllm
+from pipeline.hardware.rules import NO_SPEED, Capability, Vllm
 from pipeline.models import preflight
 from pipeline.models.shapes import served_shapes
 from pipeline.results.base import Missing
@@ -29,7 +29,7 @@ OFFLINE = (Stage.CALIBRATE, Stage.QUANTIZE)
 def judge(
     jobs: Sequence[Job], requested: Sequence[Stage | Command], here: Hardware, gpu: Gpu | None, vllm: Vllm
 ) -> None:
-    """Set `unmade` and `unserved` of each job.
+    """Set `unmade`, `unserved` and `untimed` of each job.
 
     Args:
         jobs: all variants.
@@ -41,9 +41,28 @@ def judge(
     Raises:
         ConfigError: if none can be made, if `hardware.gpu` cannot serve one, or if no vLLM is installed.
     """
-    unserved, unmade = _unserved(jobs, requested, here, gpu, vllm), _unmade(jobs, requested)
+    answers = _answers(jobs, here, gpu, vllm)
+    unserved, unmade = _unserved(jobs, answers, requested, here, gpu, vllm), _unmade(jobs, requested)
     for job in jobs:
-        job.unserved, job.unmade = unserved.get(str(job.variant), ""), unmade.get(str(job.variant), "")
+        name = str(job.variant)
+        job.unserved, job.unmade = unserved.get(name, ""), unmade.get(name, "")
+        job.untimed = NO_SPEED if name in answers and answers[name].support == "emulated" else ""
+
+
+def _answers(jobs: Sequence[Job], here: Hardware, gpu: Gpu | None, vllm: Vllm) -> dict[str, Capability]:
+    """Return the capability of the machine for each variant that the pipeline serves."""
+    machine, serving = (gpu, rules.LOCKED) if gpu else (here, vllm)
+    return {
+        str(job.variant): support.of_settings(
+            job.settings,
+            machine,
+            serving,
+            served_shapes(job.model, job.settings),
+            preflight.rounds_experts(job.model, job.settings.quant),
+        )
+        for job in jobs
+        if job.settings.serve.url is None
+    }
 
 
 def _unmade(jobs: Sequence[Job], requested: Sequence[Stage | Command]) -> dict[str, str]:
@@ -61,21 +80,15 @@ def _unmade(jobs: Sequence[Job], requested: Sequence[Stage | Command]) -> dict[s
 
 
 def _unserved(
-    jobs: Sequence[Job], requested: Sequence[Stage | Command], here: Hardware, gpu: Gpu | None, vllm: Vllm
+    jobs: Sequence[Job],
+    answers: Mapping[str, Capability],
+    requested: Sequence[Stage | Command],
+    here: Hardware,
+    gpu: Gpu | None,
+    vllm: Vllm,
 ) -> dict[str, str]:
     """Return the variants that cannot be served, each with the reason."""
-    served = [job for job in jobs if job.settings.serve.url is None]
-    machine, serving = (gpu, rules.LOCKED) if gpu else (here, vllm)
-    answers = {
-        str(job.variant): support.of_settings(
-            job.settings,
-            machine,
-            serving,
-            served_shapes(job.model, job.settings),
-            preflight.rounds_experts(job.model, job.settings.quant),
-        )
-        for job in served
-    }
+    served = [job for job in jobs if str(job.variant) in answers]
     reasons = {variant: answer.reason for variant, answer in answers.items() if answer.support == "no"}
     if gpu is None:
         due = {stage for job in served for stage in job.closure(requested)} - set(OFFLINE)

@@ -56,7 +56,8 @@ class Job:
     `reference` is the job whose benchmark fixes the loads of this one's ladder; None if its own throughput does.
     `block` is the index of the benchmark's block; the artifacts of all other stages are the same in each.
     `existing` is the checkpoint of a variant that others quantized.
-    `unmade` and `unserved` are the reasons why it cannot be made of the model, or not be served here; empty if it can.
+    `unmade`, `unserved` and `untimed` are the reasons why it cannot be made of the model, not be served here, or not be
+    benchmarked here; empty if it can.
     A study with a budget makes parts of a benchmark or evaluation: `part` names one, and `whole` is the job it is of.
     """
 
@@ -75,11 +76,12 @@ class Job:
     existing: ExistingCheckpoint | None = None
     unmade: str = ""
     unserved: str = ""
+    untimed: str = ""
 
     @cached_property
     def blocks(self) -> tuple[Job, ...]:
-        """This job in each block of its benchmark; just one for a server that the user runs, which is not restarted."""
-        number = 1 if self.settings.serve.url else self.settings.bench.blocks
+        """This job in each block of its benchmark; just one if it is n/a, or of a server that is not restarted."""
+        number = 1 if self.settings.serve.url or self.untimed else self.settings.bench.blocks
         # The loads of a ladder are the same in each block.
         source = self.reference or self
         return (self, *(replace(self, block=block, reference=source) for block in range(1, number)))

@@ -33,7 +33,7 @@ REPORT = "index.html"
 
 @dataclass(frozen=True)
 class Step:
-    """One artifact of the run; `why` is the reason to make it, None if it is up to date."""
+    """One artifact of the run; `why` is the reason to make it, None if it is up to date or n/a."""
 
     job: Job
     stage: Stage
@@ -87,11 +87,14 @@ class Plan:
         yield "variants", ", ".join(dict.fromkeys(str(job.variant) for job in self.jobs))
         if groups := self._smaller_groups():
             yield "groups", groups
-        dropped: dict[str, list[str]] = {}
+        dropped: dict[tuple[str, str], list[str]] = {}
         for variant, job in {str(job.variant): job for job in self.jobs}.items():
-            dropped.setdefault(job.unmade or job.unserved, []).append(variant)
-        for reason in filter(None, dropped):
-            yield "left out", f"{', '.join(dropped[reason])}: {reason}"
+            if reason := job.unmade or job.unserved:
+                dropped.setdefault(("left out", reason), []).append(variant)
+            elif job.untimed and Stage.BENCH in self.stages:
+                dropped.setdefault(("not timed", job.untimed), []).append(variant)
+        for (title, reason), names in dropped.items():
+            yield title, f"{', '.join(names)}: {reason}"
         if self.steps:
             yield "steps", self.count
         if self.due:
@@ -114,7 +117,9 @@ class Plan:
         """The last line where nothing is due; empty where something is."""
         if self.due or not (self.steps or Command.REPORT in self.first.stage):
             return ""
-        finished = [step.job.artifact(step.stage).folder.stat().st_mtime for step in self.steps]
+        folders = (step.job.artifact(step.stage).folder for step in self.steps)
+        # What is n/a may not have been recorded.
+        finished = [folder.stat().st_mtime for folder in folders if folder.exists()]
         if Command.REPORT not in self.first.stage:
             return "nothing would run"
         is_newer = self.report.is_file() and self.report.stat().st_mtime >= max(finished, default=0)

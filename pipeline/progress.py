@@ -17,6 +17,7 @@ from rich.status import Status
 from rich.text import Text
 
 from pipeline import interruption
+from pipeline.errors import NotApplicable
 
 # Sequences that a terminal obeys, and characters that it or a reader is misled by: controls and directions of writing.
 OBEYED = re.compile(
@@ -82,6 +83,9 @@ class Progress:
             with self.console.status(Inert(Text(f"{name} ..."))) as self._status:
                 yield
             mark = "[green]done[/]"
+        except NotApplicable:
+            mark = "[yellow]n/a[/]"
+            raise
         finally:
             self._status = None
             self.say(f"  {escape(f'{name:<32}')} {mark} {time.monotonic() - started:7.1f} s")

@@ -119,6 +119,8 @@ class Runner:
         if REPORTING & set(self.requested):
             report.check(first)
         self.not_applicable: dict[str, str] = {}
+        # Those without a benchmark, which no score needs.
+        self.untimed: set[str] = set()
         feasibility.judge(self.jobs, self.requested, hardware, self.gpu, self.vllm)
         _set_references([job for job in self.jobs if not (job.unmade or job.unserved)])
         self._check_due(hardware)
@@ -196,7 +198,10 @@ class Runner:
     def _planned(self) -> Plan:
         from pipeline.plan import Plan, Step
 
-        steps = [Step(job, stage, self.workspace.why(job.artifact(stage))) for job, stage in self._steps(rounds=1)]
+        steps = [
+            Step(job, stage, None if self._why_no_result(job, stage) else self.workspace.why(job.artifact(stage)))
+            for job, stage in self._steps(rounds=1)
+        ]
         number = {job.variant.gpus: len(self._places(job.settings)) for job in self.jobs} if self._has_lanes else {}
         return Plan(self.jobs, steps, self.vllm, self.machine, number)
 
@@ -285,7 +290,7 @@ class Runner:
             for job, stage in unit.steps
             if stage in self._wanted(job)
             and not self._is_prevented(job, stage)
-            and self.workspace.why(job.artifact(stage)) is not None
+            and self.workspace.why(job.artifact(stage), self._why_no_result(job, stage)) is not None
         ]
 
     def _run_lanes(self, places: Sequence[Hardware], queues: list[list[schedule.Unit]]) -> None:
@@ -353,9 +358,7 @@ class Runner:
         Raises:
             ServerError: if it cannot be imported.
         """
-        served = [
-            step.job for step in due if step.stage in schedule.SERVED and not self._why_no_result(step.job, step.stage)
-        ]
+        served = [step.job for step in due if step.stage in schedule.SERVED]
         if served and any(step.stage in OFFLINE for step in due):
             with self.progress.step("import vLLM"):
                 self.serving.prepare(served[0].settings.serve)
@@ -399,7 +402,7 @@ class Runner:
         made: set[Path] = set()
         for _ in count() if limit is None else range(limit):
             absent = (str(job.variant) for job in self.jobs if job.unmade or job.unserved)
-            stopped = {*self.failures, *self.not_applicable, *absent}
+            stopped = {*self.failures, *self.not_applicable, *self.untimed, *absent}
             due = BudgetedStudy(self.jobs, stopped).due()
             folders = {job.artifact(stage).folder for job, stage in due}
             # A measurement without a result would be due again.
@@ -414,7 +417,7 @@ class Runner:
         failed = self.failed_stages[name]
         if job.block or (self._has_lanes and stage is Stage.BENCH):
             failed = failed & set(job.closure((stage,))) - {stage}
-        return name in self.not_applicable or bool(failed)
+        return name in self.not_applicable or bool(failed) or (stage is Stage.BENCH and name in self.untimed)
 
     def _wanted(self, job: Job) -> set[Stage]:
         """Return the requested stages and their inputs, without those needed only for what cannot be made or served."""
@@ -425,12 +428,13 @@ class Runner:
         return wanted - {Stage.CALIBRATE} if job.unmade else wanted
 
     def _why_no_result(self, job: Job, stage: Stage) -> str:
-        """Return why a step has no result: the variant cannot be made, or not be served here; empty if it may."""
+        """Return why a step has no result: the variant cannot be made, served or benchmarked here; empty if it may."""
         if stage is Stage.CALIBRATE:
             return ""
         # The gate judges files without a server.
         is_offline = stage is Stage.QUANTIZE or (stage is Stage.VERIFY and Stage.QUANTIZE in self._wanted(job))
-        return job.unmade or ("" if is_offline else job.unserved)
+        untimed = job.untimed if stage is Stage.BENCH else ""
+        return job.unmade or ("" if is_offline else job.unserved or untimed)
 
     def _sweep(self) -> None:
         """Remove what killed runs left in the making, and say so: memory may run out again."""
@@ -445,7 +449,7 @@ class Runner:
         """
         interruption.check()
         artifact = job.artifact(stage)
-        if self.workspace.why(artifact) is None:
+        if self.workspace.why(artifact, self._why_no_result(job, stage)) is None:
             return
         try:
             with self.workspace.claim(artifact, partial(self._say_waiting, artifact)) as why:
@@ -454,6 +458,9 @@ class Runner:
                 else:
                     self._make(job, stage, why)
         except NotApplicable as reason:
+            if stage is Stage.BENCH:
+                self.untimed.add(str(job.variant))
+                return
             self.not_applicable |= dict.fromkeys(self._affected(job, stage), str(reason))
         except StorageError:
             raise

@@ -10,6 +10,7 @@ from typing import Any
 
 import hypothesis
 import pytest
+from support.machines import SERVER_CPU
 from support.settings import compose as composed
 from support.settings import settings_of
 
@@ -43,6 +44,12 @@ def compose() -> Callable[..., dict[str, Any]]:
 def settings() -> Callable[..., Settings]:
     """Validated settings, from overrides."""
     return settings_of
+
+
+@pytest.fixture
+def server_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A runner's machine is a server's CPU, without GPUs."""
+    monkeypatch.setattr("pipeline.runner.probe", lambda device: SERVER_CPU)
 
 
 @pytest.fixture

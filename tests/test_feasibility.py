@@ -1,4 +1,4 @@
-"""Variants that a machine cannot serve: too few GPUs, or too little memory on each."""
+"""Variants that a machine cannot serve: too few GPUs, or too little memory on each; and those that it cannot time."""
 
 from pathlib import Path
 
@@ -8,6 +8,8 @@ from support.settings import variants_of
 from pipeline import runner as module
 from pipeline.errors import ConfigError
 from pipeline.hardware.probe import Hardware
+from pipeline.hardware.rules import NO_SPEED
+from pipeline.job import Job
 from pipeline.runner import Runner
 
 
@@ -21,10 +23,14 @@ def machine(gpus: int, memory_mib: int = 143771) -> Hardware:
     )  # fmt: skip
 
 
-def unserved(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, there: Hardware, *words: str) -> dict[str, str]:
+def jobs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, there: Hardware, *words: str) -> list[Job]:
     monkeypatch.setattr(module, "probe", lambda device: there)
     given = [*words, f"outputs={tmp_path}"]
-    return {str(job.variant): job.unserved for job in Runner(variants_of(*given), given).jobs}
+    return Runner(variants_of(*given), given).jobs
+
+
+def unserved(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, there: Hardware, *words: str) -> dict[str, str]:
+    return {str(job.variant): job.unserved for job in jobs(monkeypatch, tmp_path, there, *words)}
 
 
 def test_a_variant_that_takes_more_gpus_than_there_are_is_left_out(
@@ -61,3 +67,21 @@ def test_on_a_cpu_each_process_has_cores_of_its_own(monkeypatch: pytest.MonkeyPa
     given = ("stage=bench", "variants=[bf16,bf16@tp2,bf16@tp4]")
     found = unserved(monkeypatch, tmp_path, machine(gpus=0), *given)
     assert found == {"bf16": "", "bf16@tp2": "", "bf16@tp4": "4 processes share its work, and this CPU has 2 cores"}
+
+
+@pytest.mark.parametrize(
+    ("there", "emulated"),
+    [
+        ({"cpu_features": ("avx2",)}, {"fp8_static", "w4a16", "bf16+fp8_e4m3"}),
+        ({"cpu_features": ("avx512f",)}, {"fp8_static"}),
+        ({"cpu_features": ("avx512f", "amx_fp8")}, set()),
+        # Computes BF16 in FP16, by kernels of its own.
+        ({"device": "cuda", "name": "Tesla T4", "compute_capability": 7.5, "memory_mib": 15360}, set()),
+    ],
+)
+def test_what_a_machine_emulates_it_cannot_time(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, there: dict[str, object], emulated: set[str]
+) -> None:
+    given = ("stage=bench", "variants=[bf16,fp8_static,w4a16,bf16+fp8_e4m3]")
+    found = jobs(monkeypatch, tmp_path, machine(gpus=0).model_copy(update=there), *given)
+    assert {str(job.variant): job.untimed for job in found if job.untimed} == dict.fromkeys(emulated, NO_SPEED)

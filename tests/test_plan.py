@@ -11,9 +11,11 @@ from support.settings import command_of
 from pipeline import plan
 from pipeline.config import Stage
 from pipeline.errors import PipelineError
+from pipeline.hardware.rules import NO_SPEED
 from pipeline.runner import Runner
 from pipeline.stages.report.collect import footprints
 
+pytestmark = pytest.mark.usefixtures("server_cpu")
 VARIANTS = "variants=bf16,w4a16"
 
 
@@ -26,7 +28,7 @@ def planned(outputs: Path, *words: str) -> tuple[Runner, dict[str, str]]:
 def finish(runner: Runner, seconds: float, *stages: Stage) -> None:
     """Leave manifests as of finished steps."""
     for step in runner._planned().steps:
-        if step.stage in stages:
+        if step.stage in stages and step.why is not None:
             artifact = step.job.artifact(step.stage)
             artifact.folder.mkdir(parents=True)
             content = {
@@ -92,6 +94,24 @@ def test_nothing_to_do_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str
     page.write_text("")
     runner.plan()
     assert capsys.readouterr().err.splitlines()[-1] == "nothing would run; the report is up to date"
+
+
+def test_a_format_that_this_machine_emulates_is_not_timed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is sent to it: that it would be timed is no reason to run."""
+    asked = ("variants=bf16,fp8_static,bf16+fp8_e4m3", "stage=all", "dry_run=true")
+    runner, lines = planned(tmp_path, *asked)
+    assert lines["not timed"] == f"fp8_static: {NO_SPEED}" and "left out" not in lines
+    assert lines["steps"] == "13 steps, 12 to make"
+    runner.plan()
+    said = [" ".join(line.split()) for line in capsys.readouterr().err.splitlines()]
+    assert f"bench fp8_static n/a: {NO_SPEED}" in said
+    made = ("verify fp8_static", "eval fp8_static", "bench bf16", "bench bf16+fp8_e4m3")
+    assert all(f"{step} run: not there yet" in said for step in made)
+    finish(runner, 1, *Stage)
+    runner, lines = planned(tmp_path, *asked)
+    assert lines["steps"] == "13 steps, 0 to make"
+    runner.plan()
+    assert capsys.readouterr().err.splitlines()[-1].startswith("nothing would run; the report would be written")
 
 
 def test_a_job_of_a_sweep_is_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

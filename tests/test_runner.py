@@ -12,14 +12,16 @@ from support.tiny_sources import write_source
 
 from pipeline.artifacts.workspace import Draft
 from pipeline.config import Stage
-from pipeline.errors import ConfigError, ServerError, StageError
+from pipeline.errors import ConfigError, NotApplicable, ServerError, StageError
 from pipeline.feasibility import OFFLINE
+from pipeline.hardware.rules import NO_SPEED
 from pipeline.job import Job
 from pipeline.runner import Runner
 from pipeline.serve.server import Serving
 from pipeline.stages import bench, calibrate, quantize, verify
 from pipeline.stages import eval as eval_stage
 
+pytestmark = pytest.mark.usefixtures("server_cpu")
 VARIANTS = (
     ("quant=fp8_static",),
     ("quant=bf16", "kv_cache=fp8_e4m3"),
@@ -73,7 +75,7 @@ def test_a_name_with_brackets_is_printed_whole(
     assert "w4a16(ignore=[lm_head]) failed: no [luck]" in capsys.readouterr().err
 
 
-SIX = "variants=[bf16,gptq,awq,w4a16,int8_dynamic,fp8_dynamic]"
+SIX = "variants=[bf16,gptq,awq,w4a16,int8_dynamic,bf16+fp8_e4m3]"
 
 
 def steps(tmp_path: Path, *overrides: str) -> list[tuple[str, Stage, int]]:
@@ -156,6 +158,39 @@ def test_a_second_block_is_added_to_the_results_of_the_first(tmp_path: Path, mon
     assert made.stops == 2, "between the blocks, and at the end"
     assert made.run(tmp_path, "bench.blocks=2") == 0
     assert not made.steps
+
+
+def test_an_emulated_format_is_scored_and_sent_no_load(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = Made(monkeypatch)
+    asked = ("stage=[bench,eval]", "variants=[bf16,fp8_dynamic]", "bench.blocks=2")
+    assert made.run(tmp_path, *asked) == 0
+    assert {(stage, block) for name, stage, block in made.steps if name == "fp8_dynamic"} == {
+        ("quantize", 0),
+        ("verify", 0),
+        ("eval", 0),
+    }
+    assert "bench fp8_dynamic                n/a" in capsys.readouterr().err
+    records = {path: path.read_bytes() for path in tmp_path.rglob("manifest.json")}
+    benches = [json.loads(records[path]) for path in tmp_path.glob("demo/fp8_dynamic/bench-*/manifest.json")]
+    assert {(each["status"], each["reason"]) for each in benches} == {("not_applicable", NO_SPEED)}
+    assert made.run(tmp_path, *asked) == 0 and not made.steps
+    assert {path: path.read_bytes() for path in tmp_path.rglob("manifest.json")} == records
+
+
+def test_what_has_no_speed_by_its_server_is_scored_and_not_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, tried = Made(monkeypatch), []
+
+    def refuse(job: Job, draft: Draft) -> None:
+        tried.append((str(job.variant), job.block))
+        raise NotApplicable(NO_SPEED)
+
+    monkeypatch.setattr(bench, "make", refuse)
+    assert made.run(tmp_path, "stage=[bench,eval]", "variants=[bf16]", "bench.blocks=2") == 0
+    assert tried == [("bf16", 0)] and ("bf16", "eval", 0) in made.steps
 
 
 def test_the_identity_of_a_block_has_its_number_and_not_the_number_of_blocks(tmp_path: Path) -> None:

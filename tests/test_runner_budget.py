@@ -16,6 +16,7 @@ from support.synthetic_results import write_logprobs
 from pipeline.artifacts.workspace import Draft
 from pipeline.config import Stage
 from pipeline.errors import ConfigError, ServerError
+from pipeline.hardware.rules import NO_SPEED
 from pipeline.job import Job
 from pipeline.results.bench import BenchResult
 from pipeline.results.eval import EvalResult
@@ -25,6 +26,7 @@ from pipeline.stages import bench, calibrate, quantize, verify
 from pipeline.stages import eval as eval_stage
 from pipeline.tasks.sampling import nested
 
+pytestmark = pytest.mark.usefixtures("server_cpu")
 ITEMS = 400
 # True change in throughput, and share of the items that is lost.
 TRUTH = {"bf16": (0.0, 0.0), "int8_dynamic": (0.30, 0.0), "w4a16": (0.45, 0.2), "awq": (0.12, 0.0), "gptq": (-0.3, 0.0)}
@@ -170,6 +172,17 @@ def test_a_variant_that_fails_is_left_out_and_stops_nobody(tmp_path: Path, monke
     made.run(tmp_path, *BUDGET, "stage=report")
     again = {row["name"]: row for row in report_in(tmp_path)["spending"]["rows"]}
     assert {name: row["outcome"] for name, row in again.items()} == {n: row["outcome"] for n, row in rows.items()}
+
+
+def test_an_emulated_variant_is_screened_by_its_answers_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Invented(monkeypatch)
+    monkeypatch.setitem(TRUTH, "fp8_dynamic", (0.5, 0.0))
+    asked = (*BUDGET, "variants=[bf16,int8_dynamic,fp8_dynamic]")
+    assert made.run(tmp_path, *asked) == 0
+    assert not made.parts("fp8_dynamic", "bench") and made.parts("fp8_dynamic", "eval") == [(0, "screen")]
+    rows = {row["name"]: row for row in report_in(tmp_path)["spending"]["rows"]}
+    assert rows["fp8_dynamic"]["outcome"] == NO_SPEED
+    assert rows["int8_dynamic"]["outcome"] == "the answer: measured in full"
 
 
 def test_a_budget_that_is_spent_leaves_the_rest_undecided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,15 +105,21 @@ class Workspace:
         """Return the folder of an artifact's partial work, which need not exist."""
         return artifact.folder.parent / f".{artifact.folder.name}{KEPT}"
 
-    def why(self, artifact: Artifact) -> str | None:
-        """Return the reason to make the artifact, or None if it is up to date."""
+    def why(self, artifact: Artifact, absent: str = "") -> str | None:
+        """Return the reason to make the artifact, or None if it is up to date.
+
+        Args:
+            artifact: the artifact.
+            absent: why it is n/a, which needs no second record; empty if it is not.
+        """
         try:
             manifest = artifact.manifest()
         except DamagedManifest:
             return f"{MANIFEST} cannot be read"
         if manifest is not None:
             damage = self._damage(artifact.folder, manifest)
-            if manifest.status == "ok" and not damage:
+            is_absent = manifest.status == "not_applicable" and manifest.reason == absent
+            if not damage and (manifest.status == "ok" or is_absent):
                 return None
             return damage or f"{manifest.status} before"
         try:

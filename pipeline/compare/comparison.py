@@ -1,8 +1,4 @@
-"""Every variant against BF16: the study's table as data, with the uncertainty that the study does not state.
-
-A variant that was emulated, or that is measured against an emulated baseline, keeps its speed figures but makes no
-claim with them: it is neither marked best nor marked as different.
-"""
+"""Every variant against BF16: the study's table as data, with the uncertainty that the study does not state."""
 
 from __future__ import annotations
 
@@ -56,7 +52,6 @@ class Row(Frozen):
     # Those that served it.
     gpus: int = 1
     emulated: tuple[str, ...]
-    claims_speed: bool
     size: SizeCell | Missing
     speed: dict[str, SpeedCell | Missing]
     details: dict[str, SpeedCell | Missing]
@@ -128,10 +123,9 @@ class Comparison(Frozen):
         """Every difference that has an interval and may be claimed, with its variant and column."""
         found: list[tuple[str, str, Change | PairedDifference]] = []
         for row in self.rows:
-            if row.claims_speed:
-                for name, cell in row.speed.items():
-                    if isinstance(cell, SpeedCell) and isinstance(cell.change, Change) and cell.change.interval:
-                        found.append((row.name, name, cell.change))
+            for name, cell in row.speed.items():
+                if isinstance(cell, SpeedCell) and isinstance(cell.change, Change) and cell.change.interval:
+                    found.append((row.name, name, cell.change))
             for task, score in row.tasks.items():
                 if isinstance(score, TaskCell) and isinstance(score.change, PairedDifference) and score.change.interval:
                     found.append((row.name, task, score.change))
@@ -225,7 +219,6 @@ def _row(
         is_baseline=record.is_baseline,
         gpus=record.gpus,
         emulated=record.emulated,
-        claims_speed=_claims_speed(record, baseline),
         size=_size(record, baseline),
         speed={column.name: headline_cell(record, baseline, column.name, column.unit, models) for column in columns},
         details={}
@@ -233,7 +226,7 @@ def _row(
         else {name: headline_cell(record, baseline, name, m.unit, models) for name, m in speed.metrics.items()},
         marks=marks(record, baseline),
         benchmarks={name: benchmark(each, record, baseline, models) for name, each in record.protocols.items()},
-        kv_cache_tokens=speed.server.kv_cache_tokens if speed else None,
+        kv_cache_tokens=record.kv_cache_tokens,
         ready_s=speed.server.ready_s if speed else None,
         tasks=cells,
         mean_accuracy=_mean([(score.value, score.interval) for score in scored], tasks),
@@ -289,7 +282,7 @@ def _divergence(record: Record, baseline: Record | None) -> DivergenceCell | Mis
 def _best(rows: Sequence[Row], tasks: Sequence[str], columns: Sequence[MetricDefinition]) -> dict[str, tuple[str, ...]]:
     """Return the rows with the best figure of each column, where that is shown to be better than BF16's.
 
-    Figures of emulated variants, and those whose guards failed (theirs or BF16's), are not ranked.
+    Figures whose guards failed (theirs or BF16's) are not ranked.
     """
     best: dict[str, tuple[str, ...]] = {}
 
@@ -302,7 +295,7 @@ def _best(rows: Sequence[Row], tasks: Sequence[str], columns: Sequence[MetricDef
 
     is_sound = not any(row.marks for row in rows if row.is_baseline)
     for metric in columns:
-        found = {row.name: row.speed[metric.name] for row in rows if is_sound and row.claims_speed and not row.marks}
+        found = {row.name: row.speed[metric.name] for row in rows if is_sound and not row.marks}
         cells = {name: cell for name, cell in found.items() if isinstance(cell, SpeedCell)}
         gains = {name for name, cell in cells.items() if _is_gain(cell, metric.better)}
         mark(metric.name, metric.better, {name: cell.measured.mean for name, cell in cells.items()}, gains)
@@ -336,7 +329,7 @@ def _marked(records: Sequence[Record], baseline: Record | None) -> Iterator[str]
     """Yield each guard that failed once, with the variants it failed for; what it saw where that is one thing."""
     by_guard: dict[str, dict[str, list[str]]] = {}
     for record in records:
-        for mark in marks(record, baseline) if _claims_speed(record, baseline) else ():
+        for mark in marks(record, baseline):
             name, _, text = mark.partition(": ")
             by_guard.setdefault(name, {}).setdefault(text, []).append(record.label)
     for name, seen in by_guard.items():
@@ -346,17 +339,11 @@ def _marked(records: Sequence[Record], baseline: Record | None) -> Iterator[str]
         yield f"{listing(labels)}, unreliable: {name}: {text}."
 
 
-def _claims_speed(record: Record, baseline: Record | None) -> bool:
-    return not record.emulated and not (baseline is not None and baseline.emulated)
-
-
 def _notes(records: Sequence[Record], baseline: Record | None) -> list[str]:
     """Return the limitations of single cells."""
     found = []
     if baseline is not None and len({record.gpus for record in records}) > 1:
         found.append(f"BF16 that others are compared with is {baseline.label}, on {count(baseline.gpus, 'GPU')}.")
-    if baseline is not None and baseline.emulated:
-        found.append("BF16 itself is emulated here, so no variant's speed is compared.")
     found += _marked(records, baseline)
     for record in records:
         if record.faults:

@@ -38,7 +38,6 @@ class SpeedModels:
     def __init__(self, records: Sequence[Record] = (), tolerance_percent: float = TOLERANCE_PERCENT) -> None:
         self._tolerance = tolerance_percent
         self.baseline = next((record.name for record in records if record.is_baseline), None)
-        self._claiming = {record.name for record in records if not record.emulated}
         self._headlines = {
             record.name: group_of(record.speed, record.speed.headline)
             for record in records
@@ -82,8 +81,8 @@ class SpeedModels:
         return next((g for g, names in self._groups.items() if g.load == load and {ours, theirs} <= set(names)), None)
 
     def family(self, group: Group) -> list[str]:
-        """Return the variants whose differences are claims, the baseline among them."""
-        return [name for name in self._groups.get(group, {}) if name in self._claiming]
+        """Return the variants of a group, the baseline among them."""
+        return list(self._groups.get(group, {}))
 
     def against_baseline(self, group: Group, metric: str, name: str) -> Change | Missing:
         """Return the change of a variant from the baseline, simultaneous over all variants of the group."""

@@ -42,16 +42,15 @@ def legend(found: Iterable[str]) -> str:
     return "; ".join(f"{SYMBOLS[word]} {word}: {meaning}" for word, meaning in MEANINGS.items() if word in wanted)
 
 
-def speed_word(cell: SpeedCell | Missing, better: Direction, *, is_claimed: bool, is_reliable: bool) -> Word:
+def speed_word(cell: SpeedCell | Missing, better: Direction, *, is_reliable: bool) -> Word:
     """Return the word for a speed against BF16's.
 
     Args:
         cell: the figure with its change.
         better: the better direction.
-        is_claimed: False for an emulated format, or beside an emulated BF16.
         is_reliable: False if a guard failed while the variant or BF16 was measured.
     """
-    if not is_claimed or not isinstance(cell, SpeedCell) or not isinstance(cell.change, Change):
+    if not isinstance(cell, SpeedCell) or not isinstance(cell.change, Change):
         return "not measured"
     if not is_reliable:
         return "unreliable"

@@ -16,6 +16,8 @@ from pipeline.formats.schemes import SCHEMES
 from pipeline.hardware.vllm_kernels import CPU_EXPERTS, SERVED, TITLES, VLLM, Kernel, title
 
 Support = Literal["native", "emulated", "no"]
+# Why an emulated format is not benchmarked.
+NO_SPEED = "emulated on this machine, so only its accuracy counts: a speed would be the emulation's"
 
 
 class Machine(Protocol):
@@ -35,7 +37,7 @@ class Capability:
     """Support of one format on one machine.
 
     Attributes:
-        support: `native` kernels, `emulated` (correct numbers, no claim on speed), or `no`.
+        support: `native` kernels, `emulated` (the format's numbers, without a speed), or `no`.
         by: the expected kernel, or the means of emulation.
         reason: cause of `no`, or a note.
     """
@@ -159,7 +161,7 @@ def weaker(one: Capability, other: Capability) -> Capability:
 
 
 def _no_bf16(capability: float) -> Capability:
-    return Capability("emulated", "FP16", f"BF16 products need compute capability 8.0, not {capability}")
+    return Capability("native", "FP16", f"BF16 products need compute capability 8.0, not {capability}")
 
 
 def _on_cuda(scheme: str, name: str, capability: float, vllm: Vllm, asked: ServingRequest) -> Capability:

@@ -152,6 +152,8 @@ class Record(Frozen):
     divergence_again: InstanceOf[Logprobs] | InstanceOf[DivergenceSums] | Missing = Missing(reason="not measured")
     # The number format, a key of `formats.schemes`; empty for BF16 weights.
     scheme: str = ""
+    # Capacity of the KV cache as the server printed it, on a copy of the model.
+    kv_cache_tokens: int | None = None
     # Checks of the gate that failed for a checkpoint of others, which was measured all the same.
     faults: tuple[str, ...] = ()
 

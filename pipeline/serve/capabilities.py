@@ -85,7 +85,7 @@ def show(here: Hardware, vllm: Vllm, gpu: Gpu | None, console: Console) -> None:
     console.print(
         Text(
             "native: the format's own products; weights only: they are unpacked, and products are in 16 bits; "
-            "emulated: the format's numbers, no claim on speed. "
+            "emulated: the format's numbers, without a speed. "
             f"According to the sources of vLLM {first} to {last}; GPUs as with {last}."
         )
     )

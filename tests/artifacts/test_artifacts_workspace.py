@@ -111,6 +111,8 @@ def test_not_applicable_is_a_result(tmp_path: Path) -> None:
     manifest = artifact.manifest()
     assert manifest is not None
     assert manifest.status == "not_applicable"
+    assert workspace.why(artifact) == workspace.why(artifact, "needs AVX-512.") == "not_applicable before"
+    assert workspace.why(artifact, "needs a GPU.") is None, "recorded already"
 
 
 def test_an_unexpected_error_leaves_nothing(tmp_path: Path) -> None:

@@ -60,12 +60,10 @@ def test_equals_are_best_together() -> None:
     assert best(*records)[SIZE] == best(*records)[THROUGHPUT] == ("a", "b")
 
 
-def test_what_is_emulated_or_unreliable_is_not_ranked() -> None:
+def test_what_is_unreliable_is_not_ranked() -> None:
     bf16, fast = record("bf16"), record("fast", 1200)
-    assert best(bf16, fast, record("a", 1500, emulated=("fp8",)))[THROUGHPUT] == ("fast",)
     assert best(bf16, fast, marked(record("a", 1500)))[THROUGHPUT] == ("fast",)
     assert THROUGHPUT not in best(marked(bf16), fast)
-    assert THROUGHPUT not in best(record("bf16", emulated=("fp8",)), fast)
 
 
 def logprobs(scale: float, sequences: int = 12, length: int = 8) -> Logprobs:
@@ -195,13 +193,12 @@ def test_differences_are_those_with_an_interval_that_may_be_claimed() -> None:
     records = [
         record("bf16"),
         record("a", 1500),
-        record("emulated", 1500, emulated=("fp8",)),
         record("single", 1500, noise=(1.0,), tasks=gone),
         record("scored", speed=gone),
     ]
     found = [(name, column) for name, column, _ in compare(records, TASKS).differences]
     speeds = [("a", column) for column in (THROUGHPUT, TTFT, TPOT)]
-    assert found == [*speeds, *((name, task) for name in ("a", "emulated", "scored") for task in TASKS)]
+    assert found == [*speeds, *((name, task) for name in ("a", "scored") for task in TASKS)]
     assert all(change.interval is not None for _, _, change in compare(records, TASKS).differences)
 
 
@@ -267,10 +264,3 @@ def test_failed_guards_are_noted_once_with_their_variants() -> None:
         "A, unreliable: warm-up: not steady.",
         "B, unreliable: queue: short.",
     )
-    assert compare([bf16, marked(record("a", emulated=("fp8",)))], TASKS).notes == ()
-
-
-def test_an_emulated_bf16_is_noted_and_nothing_is_claimed_of_speed() -> None:
-    table = compare([record("bf16", emulated=("bf16",)), record("a", 1500)], TASKS)
-    assert table.notes == ("BF16 itself is emulated here, so no variant's speed is compared.",)
-    assert not any(row.claims_speed for row in table.rows)

@@ -51,7 +51,6 @@ def row(name: str, bits: float, sums: np.ndarray | None, is_baseline: bool = Fal
         family="other",
         is_baseline=is_baseline,
         emulated=(),
-        claims_speed=False,
         size=SizeCell(bytes=int(bits * WEIGHTS / 8) + OTHERS, ratio=1.0),
         speed={},
         details={},

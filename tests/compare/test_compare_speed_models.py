@@ -103,7 +103,7 @@ def test_shared_groups_have_both_variants() -> None:
     assert models.shared("a", "gone", None) is None and models.shared("gone", "gone", None) is None
 
 
-def test_the_family_of_a_group_claims_speeds() -> None:
+def test_the_family_of_a_group_is_what_was_timed_in_it() -> None:
     records = [record("bf16"), record("a"), record("fp8", emulated=("fp8",)), record("far", machine="elsewhere")]
     assert SpeedModels(records).family(Group("box", "", "")) == ["bf16", "a"]
     assert SpeedModels(records).family(Group("elsewhere", "", "")) == ["far"]

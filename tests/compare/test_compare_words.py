@@ -31,10 +31,9 @@ def test_the_word_for_a_speed(figure, noise, word):
     comparison = compare([record("bf16", noise=noise), record("a", figure, noise=noise)], TASKS)
     for metric in comparison.metrics:
         cell = comparison.rows[1].speed[metric.name]
-        assert speed_word(cell, metric.better, is_claimed=True, is_reliable=True) == word
-        assert speed_word(cell, metric.better, is_claimed=True, is_reliable=False) == "unreliable"
-        assert speed_word(cell, metric.better, is_claimed=False, is_reliable=True) == "not measured"
-    assert speed_word(Missing(reason="gone"), "higher", is_claimed=True, is_reliable=True) == "not measured"
+        assert speed_word(cell, metric.better, is_reliable=True) == word
+        assert speed_word(cell, metric.better, is_reliable=False) == "unreliable"
+    assert speed_word(Missing(reason="gone"), "higher", is_reliable=True) == "not measured"
 
 
 def test_a_guard_that_failed_for_bf16_makes_all_speeds_unreliable():

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import PROJECT_ROOT
+from pipeline.hardware.rules import NO_SPEED
 
 SMALL = [
     *("eval.limit=4", "eval.divergence.num_sequences=2"),
@@ -39,7 +40,9 @@ def test_a_folder_is_served_measured_and_compared(tmp_path: Path) -> None:
     _, row = document["comparison"]["rows"]
     assert row["label"] == "Demo-W4A16 (W4A16)"
     assert set(row["tasks"]) == {"C-Eval", "MMLU", "GSM8K", "HumanEval"}
-    assert all(value > 0 for value in row["speed"]["total_token_throughput"]["measured"]["values"])
+    speed = row["speed"]["total_token_throughput"]
+    # A processor without AVX-512 emulates W4A16.
+    assert speed == {"reason": NO_SPEED} or all(value > 0 for value in speed["measured"]["values"])
     (card,) = [card for card in document["cards"] if card["label"] == row["label"]]
     assert card["kernels"], "its kernel is read from vLLM's log"
     assert [check["name"] for check in card["checks"] if check["ok"] is False] == []

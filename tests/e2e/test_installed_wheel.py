@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import PROJECT_ROOT
+from pipeline.hardware.rules import NO_SPEED
 from pipeline.stages.report.vega import svg_cache
 
 SOURCES = ("pipeline", "conf", "calibration_data", "requirements", "tools", "tests")
@@ -164,5 +165,5 @@ def test_the_demo_runs_from_the_wheel(programs: Path, tmp_path: Path) -> None:
     page = tmp_path / "outputs" / "demo" / "report" / "index.html"
     assert str(programs.parent) not in page.read_text()
     found = [json.loads(path.read_text()) for path in tmp_path.glob("outputs/demo/**/manifest.json")]
-    assert len(found) >= 9 and all(each["status"] == "ok" for each in found)
+    assert len(found) >= 9 and {each["status"] for each in found if each["reason"] != NO_SPEED} == {"ok"}
     assert all(each["provenance"] == {} for each in found)

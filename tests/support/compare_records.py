@@ -2,6 +2,7 @@
 
 from hypothesis import strategies as st
 
+from pipeline.hardware.rules import NO_SPEED
 from pipeline.results.base import Missing
 from pipeline.results.bench import Metric
 from pipeline.results.metrics import HEADLINE
@@ -20,6 +21,9 @@ def record(
         else Metric(unit=metric.unit, values=tuple(1e6 / throughput * f for f in noise))
         for metric in HEADLINE
     }
+    if speed is None:
+        measured = Speed(machine=machine, metrics=metrics, asked=3, completed=3, failed=0)
+        speed = Missing(reason=NO_SPEED) if emulated else measured
     items = tuple((f"item {i}", float(i >= wrong)) for i in range(n))
     scored = TaskScores(task="t", metric="acc", value=1 - wrong / n, n=n, asked=n, scores=items)
     return Record(
@@ -29,7 +33,7 @@ def record(
         is_baseline=name == "bf16",
         emulated=emulated,
         size=Size(bytes=size),
-        speed=speed or Speed(machine=machine, metrics=metrics, asked=3, completed=3, failed=0),
+        speed=speed,
         tasks=dict.fromkeys(TASKS, scored) if tasks is None else tasks,
     )
 

@@ -21,6 +21,7 @@ from pipeline.config import Settings, Stage, Variant, validate
 from pipeline.errors import NotApplicable, PipelineError, StageError
 from pipeline.formats.schemes import SCHEMES as SCHEME_DATA
 from pipeline.hardware.probe import Hardware
+from pipeline.hardware.rules import NO_SPEED
 from pipeline.job import Job
 from pipeline.models.architecture import DecoderShape
 from pipeline.progress import Progress
@@ -258,9 +259,12 @@ class Run:
                             raise StageError(reason)
                         if reason:
                             raise NotApplicable(reason)
+                        if figures.emulated and stage is Stage.BENCH:
+                            raise NotApplicable(NO_SPEED)
                         WRITERS[stage](self, each, figures, draft)
                 except PipelineError as error:
-                    self.failures[str(job.variant)] = error
+                    if str(error) != NO_SPEED:
+                        self.failures[str(job.variant)] = error
             if reason:
                 return
 

@@ -124,7 +124,7 @@ class Case:
                     continue
                 if manifest is None:
                     found.append(f"{folder.name} has no manifest")
-                elif why := workspace.why(artifact_of(manifest, folder)):
+                elif manifest.status != "not_applicable" and (why := workspace.why(artifact_of(manifest, folder))):
                     found.append(f"{folder.name}: {why}")
         return found
 

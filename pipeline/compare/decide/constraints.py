@@ -154,8 +154,6 @@ def _latencies(row: Row, constraints: Constraints, needs: Requirements | None) -
             yield _open(name, "speed", f"{row.label}: {title} is open: {where}.")
             continue
         cell = cell_at(row, metric.name, load)
-        if not row.claims_speed:
-            cell = Missing(reason="emulated here: speed not measured")
         if not isinstance(cell, SpeedCell):
             yield _open(name, "speed", f"{row.label}: {title} is unknown ({cell.reason}).")
             continue
@@ -174,8 +172,8 @@ def _latencies(row: Row, constraints: Constraints, needs: Requirements | None) -
 
 
 def _measurement(row: Row) -> Iterable[CheckParts]:
-    """Yield the failed guards: a speed measured while one failed is not known. Emulated speeds are not claimed."""
-    if row.marks and row.claims_speed:
+    """Yield the failed guards: a speed measured while one failed is not known."""
+    if row.marks:
         text = f"{row.label}: its speed must be measured again ({'; '.join(mark.rstrip('.') for mark in row.marks)})."
         yield _open("measurement", "caveat", text)
 

@@ -77,9 +77,7 @@ class _Head:
         self.baseline = baseline_of(comparison)
         self.others = [row for row in comparison.rows if not row.is_baseline]
         self.standing = {each.name: each.standing for each in chosen.candidates}
-        self.timed = [
-            row for row in self.others if row.claims_speed and isinstance(row.speed[row.throughput], SpeedCell)
-        ]
+        self.timed = [row for row in self.others if isinstance(row.speed[row.throughput], SpeedCell)]
 
     def decision(self) -> Decision:
         if not self.comparison.is_measured:
@@ -128,7 +126,7 @@ class _Head:
         """Return why there is no answer on speed; None if there is one."""
         assert self.baseline is not None
         if not self.timed:
-            if any(not row.claims_speed for row in self.others):
+            if any(row.emulated for row in self.others):
                 return Fault("this machine emulates the formats", "Run it on the GPU that you deploy on.", ())
             return Fault("speed was not measured", "", ("bench",))
         if any(mark.partition(":")[0] == BOTTLENECK for mark in self.baseline.marks):

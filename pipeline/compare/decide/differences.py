@@ -19,9 +19,9 @@ def baseline_of(comparison: Comparison) -> Row | None:
 
 
 def change_of(row: Row, metric: str) -> Change | None:
-    """Return a change that may be claimed; None for an emulated variant."""
+    """Return a change that may be claimed; None if there is none."""
     cell = row.speed.get(metric)
-    if not row.claims_speed or not isinstance(cell, SpeedCell) or not isinstance(cell.change, Change):
+    if not isinstance(cell, SpeedCell) or not isinstance(cell.change, Change):
         return None
     return cell.change
 
@@ -59,8 +59,6 @@ def speed_between(
     rows = {row.name: row for row in comparison.rows}
     for row in (rows[ours], rows[theirs]):
         cell = row.speed[metric]
-        if not row.claims_speed:
-            return Missing(reason="emulated here: speed not measured")
         if not isinstance(cell, SpeedCell):
             return cell
     groups = {comparison.models.headline(name) for name in (ours, theirs)}

@@ -34,13 +34,13 @@ def under(load: str | None) -> str:
 
 def cell_at(row: Row, metric: str, load: str | None) -> SpeedCell | Missing:
     """Return a metric under a load; without a load, under the one of the tables."""
-    if load is None or load == row.headline:
-        return row.details.get(metric, Missing(reason="not measured"))
-    for benchmark in row.benchmarks.values():
-        for each in benchmark.loads:
-            if each.name == load:
-                return each.cells.get(metric, Missing(reason=f"not measured {under(load)}"))
-    return Missing(reason=f"not measured {under(load)}")
+    cells, reason = row.details, "not measured"
+    if load is not None and load != row.headline:
+        loads = (each for benchmark in row.benchmarks.values() for each in benchmark.loads)
+        cells = next((each.cells for each in loads if each.name == load), {})
+        reason = f"not measured {under(load)}"
+    shown = row.speed[row.throughput]
+    return cells.get(metric, shown if isinstance(shown, Missing) else Missing(reason=reason))
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Objective:
         cell = self._cell(row)
         if isinstance(cell, SizeCell):
             return None if isinstance(cell.ratio, Missing) else _exact(100 * (cell.ratio - 1))
-        if isinstance(cell, Missing) or isinstance(cell.change, Missing) or not row.claims_speed:
+        if isinstance(cell, Missing) or isinstance(cell.change, Missing):
             return None
         return cell.change
 
@@ -113,8 +113,6 @@ class Objective:
         if isinstance(ours, SizeCell) or isinstance(theirs, SizeCell):
             assert isinstance(ours, SizeCell) and isinstance(theirs, SizeCell)
             return _exact(100 * (ours.bytes / theirs.bytes - 1)) if theirs.bytes else None
-        if not row.claims_speed or not other.claims_speed:
-            return None
         models = self.comparison.models
         group = models.shared(row.name, other.name, self.load)
         change = None if group is None else models.model(group, TPOT.name).pair(row.name, other.name)

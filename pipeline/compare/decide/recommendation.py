@@ -230,8 +230,7 @@ class _Decision:
     def _unranked(self) -> Sentence:
         """Return the answer on accuracy and size alone, without any figure of the objective."""
         assert self.baseline is not None
-        # Measured again, an emulated format has no speed verdict either.
-        timed = [row for row in self.others if row.claims_speed and isinstance(row.speed[row.throughput], SpeedCell)]
+        timed = [row for row in self.others if isinstance(row.speed[row.throughput], SpeedCell)]
         marked = [row.label for row in (self.baseline, *timed) if row.marks]
         if not self.objective.is_speed:
             text = "No verdict: no checkpoint's size can be compared with BF16's."
@@ -239,7 +238,7 @@ class _Decision:
             verb = "was" if len(marked) == 1 else "were"
             text = f"No speed verdict: a guard failed while {listing(marked)} {verb} measured. Measure again."
         else:
-            emulated = any(not row.claims_speed for row in self.others)
+            emulated = any(row.emulated for row in self.others)
             why = "the other formats are emulated on this machine" if emulated else "no format was timed against BF16"
             text = f"No speed verdict: {why}."
         scored_rows = [row for row in self.others if row.tasks]
@@ -267,7 +266,6 @@ class _Decision:
             row
             for row in self.comparison.rows
             if row is not best
-            and (row.claims_speed or not self.objective.is_speed)
             and not (row.marks and self.objective.is_speed)
             and self.objective.figure(row) is not None
             and self._stands(row, "admissible", *([] if row.is_baseline else ["open"]))
@@ -290,8 +288,7 @@ class _Decision:
         """Return True if a variant could take the place of the recommended one."""
         if best is None:
             return True
-        claims = row.claims_speed or not self.objective.is_speed
-        return claims and self.objective.rank(row) >= self.objective.rank(best)
+        return self.objective.rank(row) >= self.objective.rank(best)
 
     def _settle(self, best: Row | None, runner_up: Row | None) -> Iterable[Measurement]:
         """Yield measurements that could change the recommendation, or separate it from the runner-up."""
@@ -352,7 +349,7 @@ class _Decision:
             metric = LATENCIES[name]
             title = within_text(metric.title)
             text = f"{row.label}: more repeats of the benchmark would settle its {title}."
-            if not row.claims_speed:
+            if row.emulated:
                 text = f"{row.label}: a machine that serves it natively would settle its {title}."
             return _open_measurement(row, metric.name, "benchmark", None, text)
         if name == "measurement":

@@ -2,7 +2,7 @@
 
 A statement that claims a difference carries the differences it rests on, and each of them has an interval that excludes
 zero. Losses of accuracy are those of the table's verdicts (`stats.noninferiority`). Differences in speed within noise
-are called that; a variant whose speed is emulated never appears in a claim about speed.
+are called that.
 The first statement answers the question of the report, the others give reasons, losses and limitations.
 """
 
@@ -47,7 +47,6 @@ def judge(comparison: Comparison, model: str, machine: str, recommendation: Reco
         *_margins(comparison),
         *_divergence(comparison),
         *_smallest(comparison),
-        *_emulated(comparison),
         *_marked(comparison),
         *_absent(comparison),
     ]
@@ -219,19 +218,9 @@ def _smallest(comparison: Comparison) -> Iterable[Sentence]:
         yield plain("size", f"Smallest checkpoint: {names}, {ratio:.2f} of BF16's bytes.")
 
 
-def _emulated(comparison: Comparison) -> Iterable[Sentence]:
-    rows = [row.label for row in comparison.rows if row.emulated]
-    if rows:
-        yield plain(
-            "caveat",
-            f"Emulated on this machine, so their speed is not measured: {listing(rows)}. "
-            "Their accuracy is that of the format.",
-        )
-
-
 def _marked(comparison: Comparison) -> Iterable[Sentence]:
     """Yield the variants with failed guards; if BF16 is one of them, every change is doubtful."""
-    rows = [row for row in comparison.rows if row.marks and row.claims_speed]
+    rows = [row for row in comparison.rows if row.marks]
     if rows:
         text = f"A guard failed while measuring the speed of {listing(row.label for row in rows)}, so it is unreliable"
         if rows[0].is_baseline:
@@ -240,13 +229,16 @@ def _marked(comparison: Comparison) -> Iterable[Sentence]:
 
 
 def _absent(comparison: Comparison) -> Iterable[Sentence]:
+    """Yield why figures are missing, the variants of one reason together."""
+    found: dict[str, list[str]] = {}
     for row in comparison.rows:
         reasons = dict.fromkeys(
             cell.reason for cell in (row.speed[row.throughput], *row.tasks.values()) if isinstance(cell, Missing)
         )
         if reasons:
-            text = "; ".join(reason.rstrip(".") for reason in reasons)
-            yield plain("caveat", f"{row.label}: {text}{'' if text.endswith('…') else '.'}")
+            found.setdefault("; ".join(reason.rstrip(".") for reason in reasons), []).append(row.label)
+    for text, labels in found.items():
+        yield plain("caveat", f"{listing(labels)}: {text}{'' if text.endswith('…') else '.'}")
 
 
 def _scope(comparison: Comparison, model: str, machine: str) -> Sentence:

@@ -199,8 +199,6 @@ def _measured(
     cell = row.speed.get(metric, Missing(reason=f"the benchmark has no {metric}"))
     if not isinstance(cell, SpeedCell):
         return cell, None, None, None
-    if not row.claims_speed:
-        return Missing(reason="emulated here: speed not measured"), None, None, None
     change = cell.change if isinstance(cell.change, Change) else None
     return (
         cell.measured.mean,

@@ -19,7 +19,8 @@ from rich.markup import escape
 from pipeline.artifacts.workspace import Draft
 from pipeline.config import BenchSettings
 from pipeline.config.file_names import file_name
-from pipeline.errors import ServerError
+from pipeline.errors import NotApplicable, ServerError
+from pipeline.hardware.rules import NO_SPEED
 from pipeline.models.tokenizer import load_tokenizer
 from pipeline.results.bench import BenchResult, Conditions, Goodput, Guard, LoadResult, Memory, Probe
 from pipeline.results.server import ServerFacts
@@ -112,8 +113,8 @@ class Protocol:
         self.client = Client(self.job.serving, server, self.settings, self.prompts, self.scratch, logs, trust)
         self.client.logs.mkdir(parents=True, exist_ok=True)
         if server.facts().emulated:
-            # Its speed is not the format's: once is enough to see that the load works.
-            self.repeats = self.rounds = 1
+            # A checkpoint of others, whose format no table has.
+            raise NotApplicable(NO_SPEED)
         self._warm_up()
         if self.settings.ladder is None:
             self._measure(plan.single(self.settings))

@@ -11,6 +11,7 @@ from pipeline.compare.decide.constraints import Candidate, ConstraintCheck, Cons
 from pipeline.compare.stats.intervals import Interval
 from pipeline.compare.stats.noninferiority import MeanLoss
 from pipeline.compare.tasks import CutAnswers
+from pipeline.hardware.rules import NO_SPEED
 from pipeline.results.base import Missing
 from pipeline.results.bench import Guard, Metric
 from pipeline.results.records import Record
@@ -106,8 +107,9 @@ def test_a_latency_without_a_figure_of_this_machine_is_open() -> None:
     elsewhere = WEIGHTS.model_copy(update={"measured_on": "AMD EPYC"})
     assert only(row_of(STEADY), elsewhere) == ("open", "A: p99 TTFT is open: measured on AMD EPYC, not on L40S.")
     assert only(row_of(STEADY), WEIGHTS)[0] == "met"
-    emulated = row_of(STEADY.model_copy(update={"emulated": ("fp8",)}))
-    assert only(emulated) == ("open", "A: p99 TTFT is unknown (emulated here: speed not measured).")
+    emulated = row_of(record("a", emulated=("fp8",)))
+    for limited in (limit, limit.model_copy(update={"at": "concurrency 1"})):
+        assert only(emulated, None, limited)[1].endswith(f" is unknown ({NO_SPEED}).")
     single = row_of(with_p99(record("a", noise=(1.0,)), 400.0))
     assert only(single) == ("open", "A: p99 TTFT is 400 ms in a single repeat, without interval.")
     assert only(row_of(record("a"))) == ("open", "A: p99 TTFT is unknown (not measured).")
@@ -127,7 +129,6 @@ def test_a_failed_guard_leaves_a_claimed_speed_open() -> None:
     text = "A: its speed must be measured again (warm-up: not steady; queue: long)."
     assert checks(row_of(marked(record("a"))), Constraints()) == {"measurement": ("open", text)}
     assert checks(row_of(record("a")), Constraints()) == {}
-    assert checks(row_of(marked(record("a", emulated=("fp8",)))), Constraints()) == {}
     assert examine(row_of(marked(record("a"))), Constraints(), None, needs_speed=False).standing == "admissible"
 
 

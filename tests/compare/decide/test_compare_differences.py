@@ -37,17 +37,16 @@ COMPARISON, ROWS = table(
     record("bf16"),
     record("a", 1250),
     record("b", 1000),
-    record("fp8", 2000, emulated=("fp8",)),
     record("x", speed=GONE),
 )
 
 
-def test_the_change_from_bf16_is_a_claim_of_what_is_not_emulated() -> None:
+def test_the_change_from_bf16_is_that_of_what_was_timed() -> None:
     assert change_of(ROWS["a"], THROUGHPUT.name).percent == pytest.approx(25)
     assert change_of(ROWS["a"], TTFT.name).percent == pytest.approx(-20)
     assert change_of(ROWS["a"], "other") is None
-    assert [change_of(ROWS[name], THROUGHPUT.name) for name in ("bf16", "fp8", "x")] == [None, None, None]
-    assert [gains(ROWS[name]) for name in ("a", "b", "fp8", "x", "bf16")] == [True, False, False, False, False]
+    assert [change_of(ROWS[name], THROUGHPUT.name) for name in ("bf16", "x")] == [None, None]
+    assert [gains(ROWS[name]) for name in ("a", "b", "x", "bf16")] == [True, False, False, False]
     _, slow = table(record("bf16"), record("slow", 800))
     assert change_of(slow["slow"], THROUGHPUT.name).is_clear and not gains(slow["slow"])
     assert baseline_of(COMPARISON) is COMPARISON.rows[0] and baseline_of(table(record("a"))[0]) is None
@@ -57,7 +56,7 @@ def test_the_change_between_two_rows_is_that_of_the_pair_or_of_all_pairs() -> No
     over = throughput_over(COMPARISON, ROWS["a"], ROWS["b"])
     assert over.percent == pytest.approx(25)
     assert throughput_over(COMPARISON, ROWS["b"], ROWS["a"]).percent == pytest.approx(-20)
-    assert throughput_over(COMPARISON, ROWS["a"], ROWS["fp8"]) is None
+    assert throughput_over(COMPARISON, ROWS["a"], ROWS["x"]) is None
     assert over == speed_between(COMPARISON, THROUGHPUT.name, "a", "b")
     noisy, _ = table(record("bf16", noise=(1.0, 1.1, 0.95)), record("a", 1250, noise=(1.1, 0.9, 1.0)), record("b"))
     alone, wide = (speed_between(noisy, THROUGHPUT.name, "a", "b", comparisons=n).interval for n in (1, "all"))
@@ -67,16 +66,13 @@ def test_the_change_between_two_rows_is_that_of_the_pair_or_of_all_pairs() -> No
 
 
 def test_what_is_not_compared_says_why() -> None:
-    emulated = Missing(reason="emulated here: speed not measured")
-    for pair in (("a", "fp8"), ("fp8", "a")):
-        assert speed_between(COMPARISON, THROUGHPUT.name, *pair) == emulated
     for pair in (("a", "x"), ("x", "a")):
         assert speed_between(COMPARISON, THROUGHPUT.name, *pair) == GONE
     far, rows = table(record("bf16"), record("far", 1200, machine="elsewhere"))
     reason = "measured on another machine, or under another load"
     assert speed_between(far, THROUGHPUT.name, "far", "bf16") == Missing(reason=reason)
     assert repeats_needed(far, rows["far"], rows["bf16"]) is None
-    assert repeats_needed(COMPARISON, ROWS["a"], ROWS["fp8"]) is None
+    assert repeats_needed(COMPARISON, ROWS["a"], ROWS["x"]) is None
 
 
 def test_repeats_are_proposed_where_there_is_a_difference() -> None:
@@ -112,7 +108,7 @@ def test_the_variation_of_bf16_is_the_largest_repeat_over_the_smallest(noise, ti
 
 
 def test_rows_by_throughput_without_bf16() -> None:
-    assert [row.name for row in by_throughput(COMPARISON)] == ["fp8", "a", "b", "x"]
+    assert [row.name for row in by_throughput(COMPARISON)] == ["a", "b", "x"]
     assert (mean_throughput(ROWS["a"]), mean_throughput(ROWS["x"])) == (pytest.approx(1250), 0.0)
 
 

@@ -9,6 +9,7 @@ from pipeline.compare import compare
 from pipeline.compare.comparison import SIZE
 from pipeline.compare.decide.differences import speed_between
 from pipeline.compare.decide.frontier import frontiers
+from pipeline.hardware.rules import NO_SPEED
 from pipeline.results.base import Missing
 from pipeline.results.metrics import HEADLINE
 from pipeline.results.records import TaskScores
@@ -64,7 +65,7 @@ def test_a_graded_task_of_one_item_decides_nothing():
 def test_emulated_and_unscored_variants_are_absent_with_their_reason():
     records = [record("bf16"), record("a", emulated=("fp8",)), record("b", tasks=Missing(reason="no answers"))]
     throughput, *_, size = frontiers(records, compare(records, TASKS), 1)
-    assert throughput.absent["a"] == "emulated here: speed not measured"
+    assert throughput.absent["a"] == NO_SPEED
     assert size.cost.name == SIZE and {p.name for p in size.places} == {"bf16", "a"} and "b" in size.absent
 
 

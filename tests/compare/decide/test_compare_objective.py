@@ -72,7 +72,7 @@ def test_the_change_from_bf16_is_a_gain_in_the_direction_of_the_quantity() -> No
     assert speed.change(rows["a"]).percent == pytest.approx(25)
     assert latency.change(rows["a"]).percent == pytest.approx(-20)
     assert speed.gains(rows["a"]) and latency.gains(rows["a"])
-    # Emulated: bytes are counted, speeds are not claimed.
+    # Emulated: its speed was not measured.
     assert speed.change(rows["b"]) is latency.change(rows["b"]) is None
     assert size.change(rows["a"]) == Change(percent=-60.0, interval=Interval(low=-60.0, high=-60.0), p_value=0.0)
     assert size.gains(rows["a"]) and not size.gains(rows["b"]) and size.change(rows["b"]).percent == pytest.approx(30)

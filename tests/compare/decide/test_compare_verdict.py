@@ -12,9 +12,9 @@ from pipeline.compare.decide.differences import by_throughput
 from pipeline.compare.stats.accuracy import PairedDifference
 from pipeline.compare.stats.intervals import Interval
 from pipeline.compare.stats.repeats import Change
+from pipeline.hardware.rules import NO_SPEED
 from pipeline.results.base import Missing
 from pipeline.results.bench import Metric
-from pipeline.results.metrics import HEADLINE
 from pipeline.results.records import Speed, TaskScores
 
 CLAIM = re.compile(
@@ -114,21 +114,12 @@ def test_marked_speed_is_a_caveat_and_that_of_bf16_one_of_every_change():
     assert caveat.startswith("A guard failed while measuring the speed of BF16") and "repeat that measurement" in caveat
 
 
-def test_emulated_speed_makes_no_claim():
-    comparison = compare([record("bf16"), record("fp8", 9000, emulated=("fp8",)), record("int8", 1100)], TASKS)
-    row = comparison.rows[1]
-    assert not row.claims_speed and isinstance(row.speed["mean_ttft_ms"], SpeedCell)
-    assert comparison.best["total_token_throughput"] == ("int8",)
-    verdict = judge(comparison, "tiny", "a machine")
+def test_the_reason_for_missing_figures_is_said_once_for_all_variants_that_have_it():
+    emulated = [record(name, emulated=("fp8",)) for name in ("fp8", "gguf")]
+    verdict = judged(record("bf16"), record("int8", 1100), *emulated, record("c", speed=Missing(reason="it crashed.")))
     assert verdict.recommended == "int8"
-    assert any("speed is not measured: FP8" in point.text for point in verdict.points)
-    only = judged(record("bf16"), record("fp8", 9000, emulated=("fp8",)))
-    assert only.answer.text.startswith("No speed verdict: the other formats are emulated")
-
-
-def test_emulated_baseline_takes_every_speed_claim_away():
-    verdict = judged(record("bf16", emulated=("bf16",)), record("fast", 2000))
-    assert verdict.recommended is None and not any(point.kind == "speed" for point in verdict.points)
+    caveats = [point.text for point in verdict.points if point.kind == "caveat"]
+    assert caveats[-2:] == [f"FP8 and GGUF: {NO_SPEED}.", "C: it crashed."]
 
 
 def test_without_a_baseline_there_is_no_verdict():
@@ -253,13 +244,9 @@ def test_no_sentence_claims_what_the_interval_does_not(records):
             assert isinstance(cell, SpeedCell | TaskCell)
             assert isinstance(cell.change, Change | PairedDifference)
             assert cell.change.interval == claim.interval
-            assert claim.column in TASKS or row.claims_speed
-    for row in comparison.rows:
-        if not row.claims_speed:
-            assert not any(row.name in comparison.best.get(metric.name, ()) for metric in HEADLINE)
     if verdict.recommended:
         best = found[verdict.recommended]
-        assert best.claims_speed and not best.is_baseline
+        assert not best.is_baseline
         for cell in best.tasks.values():
             assert isinstance(cell, TaskCell) and isinstance(cell.change, PairedDifference)
             assert cell.loss.kind == "no worse" and cell.loss.p_no_worse <= 0.05

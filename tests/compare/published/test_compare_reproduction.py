@@ -230,12 +230,6 @@ def test_figures_whose_guards_failed_are_unreliable():
     assert "A guard failed for 3 of them." in " ".join(sentence.text for sentence in found.statements)
 
 
-def test_an_emulated_variant_reproduces_no_speed():
-    comparison = compare([record("bf16"), record("fp8_static", 900, emulated=("fp8",))], ("MMLU",))
-    cells = reproduce(TABLES["study_h100"], comparison, None).cells
-    assert all(isinstance(cell.measured, Missing) for cell in cells if cell.label == "FP8 Static")
-
-
 def test_accuracy_differences_agree_within_both_noises():
     comparison = compare([record("bf16"), record("gptq", wrong=40)], ("MMLU", "GSM8K"))
     cells = {(c.label, c.metric): c for c in reproduce(ACCURACY, comparison, "L4").cells}

@@ -1,6 +1,7 @@
 """What the report makes of finished, failed and half-finished runs."""
 
 import csv
+import html
 import io
 import json
 import re
@@ -15,6 +16,7 @@ from support.synthetic_results import MACHINE, STAGES, STUDY, FakeModel, Figures
 from pipeline.compare.words import MEANINGS
 from pipeline.config import Stage
 from pipeline.errors import ServerError, StageError
+from pipeline.hardware.rules import NO_SPEED
 from pipeline.stages import report
 from pipeline.stages.report.build import build
 from pipeline.stages.report.collect.artifacts import sources
@@ -138,10 +140,28 @@ def test_verdict_leads_and_names_machine_and_model(study):
     assert "Report:" in study.shown.getvalue() and study.line["report"].endswith("index.html")
 
 
-def test_emulated_variants_are_never_best_in_speed(study):
-    best = json.loads(written(study, "report.json"))["comparison"]["best"]
-    for metric in ("total_token_throughput", "mean_ttft_ms", "mean_tpot_ms"):
-        assert best[metric] == ["int8_dynamic"]
+def test_the_speed_of_an_emulated_variant_is_not_measured_and_the_report_says_why(study):
+    row = json.loads(written(study, "report.json"))["comparison"]["rows"][1]
+    assert row["name"] == "fp8_static" and row["emulated"] == ["fp8_w8a8_static"]
+    assert all(cell == {"reason": NO_SPEED} for cell in row["speed"].values()) and "accuracy" in row["tasks"]["MMLU"]
+    page, text, shown = written(study, "index.html"), written(study, "report.md"), study.shown.getvalue()
+    for document in (html.unescape(page), text):
+        assert f"FP8 static and FP8 dynamic: {NO_SPEED}." in document
+    assert f"FP8 static not measured: {NO_SPEED}" in " ".join(shown.split())
+    # What another stage's server said of its cache is shown.
+    assert row["kv_cache_tokens"] == 131_072
+    assert re.search(r"\| FP8 static \| [\d.]+ \| n/a \| 131,072 \| n/a \| n/a \| no benchmark \|", text)
+
+
+def test_a_speed_of_the_emulation_that_an_earlier_release_measured_is_not_shown(tmp_path, capsys):
+    run = Run(tmp_path, {name: STUDY[name] for name in ("bf16", "gptq")}, formats=("json",))
+    path = run.job("gptq").artifact(Stage.BENCH).folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["results"]["server"]["emulated"] = ["w4a16"]
+    path.write_text(json.dumps(manifest))
+    report.make(run.jobs, {})
+    row = json.loads(written(run, "report.json"))["comparison"]["rows"][1]
+    assert row["speed"]["mean_ttft_ms"] == {"reason": NO_SPEED} and not row["details"] and not row["benchmarks"]
 
 
 def test_a_variant_without_result_says_why(study):

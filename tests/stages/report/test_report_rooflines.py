@@ -10,6 +10,7 @@ from pipeline.config import Stage, Variant
 from pipeline.config.quant import EXISTING
 from pipeline.demo import CHECKPOINT
 from pipeline.hardware.gpus import gpu_of
+from pipeline.hardware.rules import NO_SPEED
 from pipeline.results.base import Missing
 from pipeline.stages import report
 from pipeline.stages.bench.requests import Requests
@@ -72,7 +73,7 @@ def test_the_machine_that_measured_comes_first_with_the_share_of_its_floor(run, 
     moved = bf16.footprint.step_bytes + context * bf16.footprint.kv_bytes_per_token
     assert bf16.decode_ms == pytest.approx(1000 * moved / BANDWIDTH)
     assert gptq.decode_share == pytest.approx(gptq.decode_ms / TPOT)
-    assert emulated.decode_share.reason == "emulated here: speed not measured"
+    assert emulated.decode_ms == emulated.decode_share == Missing(reason=NO_SPEED)
     assert any("memory alone" in note for note in here.notes)
     assert [(roofline.device.name, roofline.predicted) for roofline in there] == [("L4", True), ("H100 SXM", True)]
     assert there[0].rows[0].best.throughput_tok_s > 0 and there[0].rows[0].gain_percent == 0
@@ -163,6 +164,7 @@ def test_the_measured_gpu_has_its_own_memory_and_bandwidth(run, capsys):
     def with_the_drivers_total(manifest, _):
         gpu = {"total_mib": {"min": 143771, "max": 143771}}
         manifest["results"]["loads"][0]["conditions"] = [{"gpu": gpu}]
+        manifest["results"]["server"]["kv_cache_tokens"] = 123_456
         manifest["results"]["memory"] = {
             "weights_bytes": 1,
             "kv_bytes_per_token": 1,

@@ -124,9 +124,12 @@ class Source:
         """Return the reason why a stage has no result: its own, an earlier stage's, or that it has not run."""
         for earlier in READ[: READ.index(stage) + 1][::-1]:
             manifest = self.manifests.get(earlier)
-            if manifest is not None and manifest.status != "ok":
-                if manifest.status == "failed" and self.failure:
-                    return first_line(self.failure)
+            if manifest is None or manifest.status == "ok":
+                continue
+            if manifest.status == "failed" and self.failure:
+                return first_line(self.failure)
+            # Scores need no benchmark.
+            if manifest.status == "failed" or earlier is stage or earlier is not Stage.BENCH:
                 return first_line(manifest.reason or f"{earlier} {manifest.status}")
         if self.outcome and not self.failure:
             return f"not measured further: {first_line(self.outcome)}"

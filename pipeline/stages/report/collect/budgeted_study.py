@@ -69,20 +69,15 @@ class BudgetedStudy:
     """The state of a study; a new object is made after every round."""
 
     def __init__(self, jobs: Sequence[Job], stopped: Container[str] = ()) -> None:
-        """Read the artifacts of all variants; those that are `stopped` by a failure are not measured further."""
+        """Read the artifacts of all variants; those `stopped` by a failure, or untimed, are not measured further."""
         self.jobs = {str(job.variant): job for job in jobs}
         self.settings = jobs[0].settings
-        running = [name for name in self.jobs if name not in stopped]
-        unchanged = (name for name in running if self.jobs[name].settings.is_baseline)
+        self.names = [name for name, job in self.jobs.items() if name not in stopped and not job.untimed]
+        unchanged = (name for name in self.names if self.jobs[name].settings.is_baseline)
         self.baseline = min(unchanged, key=lambda name: self.jobs[name].variant.gpus, default=None)
         # BF16 has a block in each round; the others may miss some in between.
         rounds = _rounds(self.jobs[self.baseline]) if self.baseline else 0
         self.measured = {name: _measured(job, rounds) for name, job in self.jobs.items()}
-        # Emulation says nothing about the speed of a format.
-        self.emulated = {
-            name for name, each in self.measured.items() if each.screen is not None and each.screen.emulated
-        }
-        self.names = [name for name in running if name not in self.emulated]
 
     @classmethod
     def finished(cls, jobs: Sequence[Job], stopped: Container[str]) -> BudgetedStudy:
@@ -212,8 +207,9 @@ class BudgetedStudy:
         open_steps = bool(found.unaffordable) or bool(found.steps)
         rest = "cannot tell: the budget does not allow another round" if found.unaffordable else "not decided yet"
         outcomes = {name: found.dropped.get(name, rest if open_steps else "no clear answer") for name in self.names}
-        outcomes |= {name: "a stage of it failed" for name in self.jobs if name not in self.names}
-        outcomes |= dict.fromkeys(self.emulated, "emulated on this machine, so its speed decides nothing")
+        outcomes |= {
+            name: job.untimed or "a stage of it failed" for name, job in self.jobs.items() if name not in self.names
+        }
         if found.answer:
             outcomes[found.answer] = "the answer: measured in full"
         if self.baseline:

@@ -15,6 +15,7 @@ import numpy as np
 from pipeline.artifacts.manifest import Manifest
 from pipeline.config import Stage
 from pipeline.config.file_names import file_name
+from pipeline.hardware.rules import NO_SPEED
 from pipeline.json_files import parse_json
 from pipeline.results.base import Missing, read
 from pipeline.results.bench import BenchResult, Guard, machine_of
@@ -52,6 +53,7 @@ def record_of(source: Source) -> Record:
         gpus=source.variant.gpus,
         scheme=str(source.quant.get("scheme") or ""),
         emulated=emulated(source),
+        kv_cache_tokens=next((each.kv_cache_tokens for each in source.servers() if each.kv_cache_tokens), None),
         faults=_faults(source),
         size=_size(source),
         speed=speeds[0] if bench else Missing(reason=source.missing_reason(Stage.BENCH)),
@@ -82,7 +84,10 @@ def speed_of(manifests: Sequence[Manifest]) -> Speed | Missing:
 
 def _block(manifest: Manifest) -> BenchResult | Missing:
     if manifest.status == "ok":
-        return read(BenchResult, manifest)
+        result = read(BenchResult, manifest)
+        # Earlier releases benchmarked the emulation.
+        is_emulated = isinstance(result, BenchResult) and result.server.emulated
+        return Missing(reason=NO_SPEED) if is_emulated else result
     return Missing(reason=first_line(manifest.reason or manifest.status))
 
 

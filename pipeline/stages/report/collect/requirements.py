@@ -47,7 +47,7 @@ def requirements_of(
     requirements = {}
     for source in found:
         memory, of = _memory(settings, _on_one(footprints[source.name], source))
-        there = unserved(source, footprints[source.name], gpu, native=True) if gpu else ""
+        there = unserved(source, footprints[source.name], gpu) if gpu else ""
         elsewhere = _measured_elsewhere(source, gpu) if gpu else ""
         requirements[source.name] = Requirements(memory_gib=memory, memory_of=of, unserved=there, measured_on=elsewhere)
     return requirements

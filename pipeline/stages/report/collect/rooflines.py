@@ -90,8 +90,8 @@ def study_check() -> RooflineCheck | None:
     return None
 
 
-def unserved(source: Source, footprint: Footprint | Missing, gpu: Gpu, native: bool = False) -> str:
-    """Return why a GPU of the catalogue does not serve a variant, or not natively; empty if it does."""
+def unserved(source: Source, footprint: Footprint | Missing, gpu: Gpu) -> str:
+    """Return why a GPU of the catalogue does not serve a variant; empty if it does."""
     scheme = source.quant.get("scheme")
     if source.quant.get("engine") == EXISTING and scheme is None:
         return "what serves its format is in no table"
@@ -106,8 +106,6 @@ def unserved(source: Source, footprint: Footprint | Missing, gpu: Gpu, native: b
         )
         found.append(rules.of_scheme(each, gpu, asked=asked))
     limit = reduce(rules.weaker, found[::-1])
-    if limit.support == "emulated" and native:
-        return f"it is emulated there ({limit.by})"
     return limit.reason if limit.support == "no" else ""
 
 
@@ -216,10 +214,9 @@ def _tpot_alone(record: Record) -> float | Missing:
 
 
 def _measured(row: Row, record: Record) -> MeasuredSpeed:
-    alone, printed = _tpot_alone(record), _printed_kv_tokens(record)
+    alone = _tpot_alone(record)
+    printed = record.kv_cache_tokens or Missing(reason="the server printed no size of its KV cache")
     throughput = row.speed.get(row.throughput, Missing(reason="not measured"))
-    if not row.claims_speed:
-        throughput = alone = Missing(reason="emulated here: speed not measured")
     if isinstance(throughput, Missing):
         return MeasuredSpeed(
             throughput_tok_s=throughput,
@@ -236,11 +233,3 @@ def _measured(row: Row, record: Record) -> MeasuredSpeed:
         tpot_ms_alone=alone,
         kv_tokens=printed,
     )
-
-
-def _printed_kv_tokens(record: Record) -> int | Missing:
-    """Return the size of the KV cache that vLLM printed, of the benchmark in the tables."""
-    for speed in record.benchmarks:
-        if speed.memory is not None and speed.memory.kv_cache_tokens:
-            return speed.memory.kv_cache_tokens
-    return Missing(reason="the server printed no size of its KV cache")

@@ -139,7 +139,7 @@ def _speed_word(comparison: Comparison, row: Row, metric: str) -> Word | Literal
     reliable = is_reliable(comparison, row)
     better = METRICS[metric].better if metric in METRICS else "higher"
     cell = row.details.get(metric, Missing(reason="not measured"))
-    return speed_word(cell, better, is_claimed=row.claims_speed, is_reliable=reliable)
+    return speed_word(cell, better, is_reliable=reliable)
 
 
 def _reasons(comparison: Comparison, row: Row) -> Iterator[str]:
@@ -163,8 +163,7 @@ def long_records(comparison: Comparison) -> Iterator[Record]:
 
 def _speeds(comparison: Comparison, row: Row) -> Iterator[Record]:
     for metric, cell in row.details.items():
-        notes = "; ".join((*(f"emulated: {name}" for name in row.emulated), *row.marks))
-        yield _speed(metric, row.headline or "", cell, _speed_word(comparison, row, metric), notes)
+        yield _speed(metric, row.headline or "", cell, _speed_word(comparison, row, metric), "; ".join(row.marks))
     for protocol, benchmark in row.benchmarks.items():
         for load in benchmark.loads:
             if load.name != row.headline or protocol != next(iter(row.benchmarks)):

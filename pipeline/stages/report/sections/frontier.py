@@ -12,7 +12,6 @@ from pipeline.stages.report.blocks import PAGE, Block, Details, Heading, Key, Ma
 from pipeline.stages.report.document import Report
 from pipeline.stages.report.number_format import decimals, number, signed
 from pipeline.stages.report.sections.frontier_chart import quality_chart, quality_points
-from pipeline.stages.report.sections.result_cells import claim_legend
 from pipeline.stages.report.vega.styles import FAMILY_COLOURS, FAMILY_SHAPES
 
 TITLE = "Variants on the frontier"
@@ -27,8 +26,7 @@ def section(report: Report) -> Section | None:
     against = " compared with BF16" if comparison.baseline else ""
     if chart := quality_chart(comparison, report.frontiers):
         blocks += [lead(_explanation(comparison)), Key(list(_marks(report)), media=PAGE)]
-        figures = [quality_table(comparison), *claim_legend(comparison.rows)]
-        blocks.append(Picture(chart, figures, media=PAGE))
+        blocks.append(Picture(chart, [quality_table(comparison)], media=PAGE))
     else:
         missing = f"n/a: the chart needs at least two variants with both a throughput and every accuracy{against}."
         blocks.append(Prose(missing, "empty", media=PAGE))
@@ -56,8 +54,6 @@ def _marks(report: Report) -> Iterator[Mark]:
     for family in dict.fromkeys(row.family for row in report.comparison.rows):
         name = "BF16" if family == "baseline" else family
         yield Mark(name, FAMILY_COLOURS[family], FAMILY_SHAPES[family])
-    if any(not row.claims_speed for row in report.comparison.rows):
-        yield Mark("emulated: speed not measured", "var(--muted)", "circle", is_hollow=True)
     if any(place.standing == "on" for frontier in report.frontiers[:1] for place in frontier.places):
         yield Mark("on the frontier", "var(--accent)", "ring")
         yield Mark("off it", sample="grey name")
@@ -80,7 +76,7 @@ def quality_table(comparison: Comparison) -> Table:
         show = partial(signed if comparison.baseline else number, digits=2)
         quality = "baseline" if p.is_baseline else show(p.y)
         down = f"{show(p.y_low)} to {show(p.y_high)}" if p.y_low < p.y_high else "n/a"
-        rows.append((p.label, f"{number(p.x, digits)}{p.symbol}", across, quality, down))
+        rows.append((p.label, number(p.x, digits), across, quality, down))
     quality = "Accuracy against BF16 (points, mean of tasks)" if comparison.baseline else "Mean accuracy (%)"
     return Table(
         ("Variant", f"{comparison.throughput.title} (tok/s)", "95 %", quality, "95 %"),

@@ -1,4 +1,4 @@
-"""Chart of accuracy against throughput with 95 % intervals; a hollow mark is an emulated speed."""
+"""Chart of accuracy against throughput with 95 % intervals."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pipeline.compare.decide.frontier import Frontier, Standing
 from pipeline.compare.stats.accuracy import Mean
 from pipeline.results.records import Family
 from pipeline.stages.report.number_format import decimals, number, signed
-from pipeline.stages.report.sections.result_cells import claim_symbol
 from pipeline.stages.report.vega.label_placement import Box, place
 from pipeline.stages.report.vega.spec import (
     INK,
@@ -39,7 +38,6 @@ class ScatterPoint:
     label: str
     family: Family
     is_baseline: bool
-    is_emulated: bool
     x: float
     x_low: float
     x_high: float
@@ -47,7 +45,6 @@ class ScatterPoint:
     y_low: float
     y_high: float
     hover: str
-    symbol: str = ""
     standing: Standing | None = None
 
 
@@ -60,24 +57,21 @@ def quality_points(comparison: Comparison, frontier: Frontier | None = None) -> 
         if isinstance(cell, SpeedCell) and quality is not None:
             x, across = cell.measured.mean, cell.measured.interval
             y, low, high = quality
-            claim = "" if row.claims_speed else ", emulated: speed not measured"
             unit = "points" if comparison.baseline else "%"
             points.append(
                 ScatterPoint(
                     label=row.label,
                     family=row.family,
                     is_baseline=row.is_baseline,
-                    is_emulated=not row.claims_speed,
                     x=x,
                     x_low=across.low if across else x,
                     x_high=across.high if across else x,
                     y=y,
                     y_low=low,
                     y_high=high,
-                    hover=f"{row.label}: {number(x, decimals([x]))} tok/s{row.per_gpu}{claim}, accuracy "
+                    hover=f"{row.label}: {number(x, decimals([x]))} tok/s{row.per_gpu}, accuracy "
                     f"{signed(y, 2) if comparison.baseline else number(y, 1)} {unit} "
                     f"({number(low, 2)} to {number(high, 2)}){STANDING[standings.get(row.name)]}",
-                    symbol=claim_symbol(row),
                     standing=standings.get(row.name),
                 )
             )
@@ -90,7 +84,7 @@ def quality_chart(comparison: Comparison, frontiers: Sequence[Frontier] = ()) ->
     if len(points) < 2:
         return None
     title = "Accuracy against BF16 (points)" if comparison.baseline else "Mean accuracy (%)"
-    key = described({p.family: FAMILY_SHAPES[p.family] for p in points}) + " Hollow: emulated, speed not measured."
+    key = described({p.family: FAMILY_SHAPES[p.family] for p in points})
     if any(point.standing == "on" for point in points):
         key += " Circled: on the frontier; grey name: off it."
     return Chart("quality", "Accuracy against throughput", key, lambda layout: _scatter(points, title, layout))
@@ -169,7 +163,6 @@ def _rows(points: Sequence[ScatterPoint], frame: Frame, layout: Layout) -> Recor
                 **{field: getattr(p, field) for field in ("x", "x_low", "x_high", "y", "y_low", "y_high", "hover")},
                 "label": name,
                 "color": FAMILY_COLOURS[p.family],
-                "fill": SURFACE if p.is_emulated else FAMILY_COLOURS[p.family],
                 "shape": FAMILY_SHAPES[p.family],
                 "text_x": text_x,
                 "text_y": text_y,
@@ -197,7 +190,7 @@ def _marks(encoding: Spec) -> list[Spec]:
     across = {"x": {"field": "x_low"}, "x2": {"field": "x_high"}, "color": from_row("color")}
     upright = {"y": {"field": "y_low"}, "y2": {"field": "y_high"}, "color": from_row("color")}
     mark = {
-        "fill": from_row("fill"),
+        "fill": from_row("color"),
         "stroke": from_row("color"),
         "shape": from_row("shape"),
         "description": {"field": "hover", "type": "nominal"},

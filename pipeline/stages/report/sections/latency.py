@@ -11,10 +11,8 @@ from pipeline.results import metrics
 from pipeline.results.metrics import LATENCIES, PERCENTILES
 from pipeline.stages.report.blocks import PAGE, Block, Heading, Key, Mark, Picture, Table, lead
 from pipeline.stages.report.number_format import decimals, figure, format_interval, number, signed
-from pipeline.stages.report.sections.result_cells import claim_legend, claim_symbol
 from pipeline.stages.report.vega.panels import Strip, hover, mark, strips
 from pipeline.stages.report.vega.spec import (
-    SURFACE,
     WIDE,
     Chart,
     Layout,
@@ -41,10 +39,8 @@ def latency_blocks(comparison: Comparison) -> Iterator[Block]:
         "stay below."
     )
     marks = [Mark(f"{name} percentile", "var(--muted)", SHAPES[which]) for which, name in ORDINALS.items()]
-    if any(not row.claims_speed for row in comparison.rows):
-        marks.append(Mark("emulated: speed not measured", "var(--muted)", "circle", is_hollow=True))
     yield Key(marks, media=PAGE)
-    yield Picture(chart, [latency_table(comparison), *claim_legend(comparison.rows)], media=PAGE)
+    yield Picture(chart, [latency_table(comparison)], media=PAGE)
 
 
 def percentile(row: Row, which: str, latency: str) -> SpeedCell | None:
@@ -59,7 +55,7 @@ def latency_chart(comparison: Comparison) -> Chart | None:
     rows = {latency: found for latency, found in rows.items() if found}
     if not rows:
         return None
-    key = "Circle: 50th percentile; square: 90th; triangle: 99th. Hollow: emulated, speed not measured. Milliseconds."
+    key = "Circle: 50th percentile; square: 90th; triangle: 99th. Milliseconds."
     labels = list(dict.fromkeys(row["label"] for found in rows.values() for row in found))
     return Chart("latency", "Latency percentiles", key, lambda layout: _latency(rows, labels, layout))
 
@@ -83,9 +79,8 @@ def _rows(comparison: Comparison, latency: str) -> Records:
                     "which": which,
                     "shape": SHAPES[which],
                     "color": FAMILY_COLOURS[row.family],
-                    "fill": FAMILY_COLOURS[row.family] if row.claims_speed else SURFACE,
                     "hover": f"{row.label}: {ORDINALS[which]} percentile of {latency.upper()} "
-                    f"{figure(values[which])} ms{between}{'' if row.claims_speed else ', emulated'}",
+                    f"{figure(values[which])} ms{between}",
                 }
             )
     return found
@@ -102,7 +97,7 @@ def _latency(rows: dict[str, Records], labels: list[str], layout: Layout) -> Spe
     point = mark(
         {"type": "point", "filled": True, "size": 52, "opacity": 1, "strokeWidth": 1.6},
         shape=from_row("shape"),
-        fill=from_row("fill"),
+        fill=from_row("color"),
         stroke=from_row("color"),
         description=hover(),
     )
@@ -130,7 +125,7 @@ def latency_table(comparison: Comparison) -> Table:
         for latency in LATENCIES:
             for which, name in ORDINALS.items():
                 if (cell := percentile(row, which, latency)) is not None:
-                    rows.append((f"{row.label}{claim_symbol(row)}", latency.upper(), name, *_cell(cell)))
+                    rows.append((row.label, latency.upper(), name, *_cell(cell)))
     head = ("Variant", "Latency", "Percentile", "ms", "95 %", "Against BF16", "95 %")
     return Table(head, rows, "Latency percentiles")
 

@@ -11,7 +11,6 @@ from pipeline.compare.comparison import Comparison, Row
 from pipeline.results.metrics import P99_TTFT, THROUGHPUT, TPOT, MetricDefinition
 from pipeline.stages.report.number_format import figure
 from pipeline.stages.report.vega.spec import (
-    SURFACE,
     WIDE,
     Chart,
     Layout,
@@ -82,7 +81,7 @@ def ladder_chart(comparison: Comparison) -> Chart | None:
     panels = {panel: rows for panel in PANELS if (rows := _rows(climbed, styles, panel))}
     if not panels:
         return None
-    key = "Lines join the loads of one variant; bars are 95 % intervals over repeats. Hollow: emulated."
+    key = "Lines join the loads of one variant; bars are 95 % intervals over repeats."
     return Chart("ladder", "From idle to saturation", key, lambda layout: _ladder(panels, styles, layout))
 
 
@@ -96,7 +95,6 @@ def _rows(climbed: Sequence[tuple[Row, Benchmark]], styles: dict[str, Style], pa
                 continue
             value, around = cell.measured.mean, cell.measured.interval
             interval_text = f" ({figure(around.low)} to {figure(around.high)})" if around else ""
-            claim = "" if row.claims_speed else ", emulated: speed not measured"
             rows.append(
                 {
                     "label": row.label,
@@ -106,9 +104,8 @@ def _rows(climbed: Sequence[tuple[Row, Benchmark]], styles: dict[str, Style], pa
                     "low": max(around.low, value / 20) if around else value,
                     "high": around.high if around else value,
                     "color": style.colour,
-                    "fill": style.colour if row.claims_speed else SURFACE,
                     "shape": style.shape,
-                    "hover": f"{row.label}, {load.name}: {figure(value)} {panel.metric.unit}{interval_text}{claim}",
+                    "hover": f"{row.label}, {load.name}: {figure(value)} {panel.metric.unit}{interval_text}",
                 }
             )
     return rows if len({row["load"] for row in rows}) > 1 else []
@@ -137,7 +134,7 @@ def _curves(panel: Panel, rows: Records, styles: dict[str, Style], layout: Layou
         "strokeDash": {**by_label, "scale": {"domain": names, "range": dashes}},
     }
     point = {
-        "fill": from_row("fill"),
+        "fill": from_row("color"),
         "stroke": from_row("color"),
         "shape": from_row("shape"),
         "description": {"field": "hover", "type": "nominal"},

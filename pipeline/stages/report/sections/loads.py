@@ -67,11 +67,11 @@ def _loads(caption: str, measured: list[tuple[Row, Benchmark, LoadRow]]) -> Tabl
     }
     order = list(dict.fromkeys(load.name for _, _, load in measured))
     # Loads under which a guard failed for BF16.
-    unreliable = {load.name for row, each, load in measured if row.is_baseline and any(_marks(row, each, load.name))}
+    unreliable = {load.name for row, each, load in measured if row.is_baseline and any(_marks(each, load.name))}
     rows = []
     for row, benchmark, load in sorted(measured, key=lambda each: order.index(each[2].name)):
         throughput, *cells = (_cell(load, name, digits[name]) for name in (THROUGHPUT.name, *shown))
-        marks = ", ".join(_marks(row, benchmark, load.name))
+        marks = ", ".join(_marks(benchmark, load.name))
         flight = "n/a" if load.in_flight is None else number(load.in_flight, digits=1)
         reliable = load.name not in unreliable and not marks
         change = _change(row, load, is_reliable=reliable)
@@ -94,18 +94,16 @@ def _change(row: Row, load: LoadRow, *, is_reliable: bool) -> str:
     if row.is_baseline:
         return "baseline"
     cell = load.cells.get(THROUGHPUT.name)
-    if not row.claims_speed or not isinstance(cell, SpeedCell) or not isinstance(cell.change, Change):
+    if not isinstance(cell, SpeedCell) or not isinstance(cell.change, Change):
         return "n/a"
     interval: Interval | None = cell.change.interval
     if interval is None:
         return f"{signed(cell.change.percent)} % (no interval)"
-    word = speed_word(cell, THROUGHPUT.better, is_claimed=True, is_reliable=is_reliable)
+    word = speed_word(cell, THROUGHPUT.better, is_reliable=is_reliable)
     return f"{signed(cell.change.percent)} % ({signed(interval.low)} to {signed(interval.high)}; {word})"
 
 
-def _marks(row: Row, benchmark: Benchmark, load: str) -> Iterator[str]:
-    if not row.claims_speed:
-        yield "emulated: speed not measured"
+def _marks(benchmark: Benchmark, load: str) -> Iterator[str]:
     yield from dict.fromkeys(guard.name for guard in benchmark.guards if _speaks_against(guard, load))
 
 

@@ -71,6 +71,15 @@ def memory_of(row: Row) -> Memory | None:
     return max(found, key=lambda memory: (memory.peak_bytes or 0, memory.kv_cache_bytes or 0), default=None)
 
 
+def _unobserved(row: Row) -> Memory | None:
+    """Return what the files and another stage's server tell of a variant without a benchmark; None without a server."""
+    if row.kv_cache_tokens is None:
+        return None
+    weights = row.size.bytes if isinstance(row.size, SizeCell) and row.gpus == 1 else None
+    unknown = dict.fromkeys(("kv_bytes_per_token", "kv_cache_bytes", "peak_bytes"))
+    return Memory(weights_bytes=weights, kv_cache_tokens=row.kv_cache_tokens, **unknown, peak_of="no benchmark")
+
+
 def memory_chart(comparison: Comparison) -> Chart | None:
     """Return a bar for each variant with recorded server memory."""
     seen = [(row, memory) for row in comparison.rows if (memory := memory_of(row)) is not None]
@@ -128,7 +137,7 @@ def _memory(rows: Records, layout: Layout) -> Spec:
 
 def memory_table(comparison: Comparison, fits: Mapping[str, Fit | Missing]) -> Table:
     """Return the bytes of each part, the number of tokens that fit, and the fit into the study's smallest GPU."""
-    found = [(row, memory) for row in comparison.rows if (memory := memory_of(row)) is not None]
+    found = [(row, memory) for row in comparison.rows if (memory := memory_of(row) or _unobserved(row)) is not None]
     sizes = [size for _, m in found for size in (m.weights_bytes, m.kv_cache_bytes, m.peak_bytes) if size]
     unit, scale = size_unit(sizes)
     digits = min(2, decimals(size / scale for size in sizes))

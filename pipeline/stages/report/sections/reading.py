@@ -54,8 +54,7 @@ ROOFLINE = (
 )
 EMULATED = (
     "If a machine has no arithmetic for a format, the products are computed exactly in another one. The accuracy is "
-    "that of the format; the speed is not, and does not apply to hardware that supports it. Such figures are shown, "
-    "never ranked."
+    "that of the format; a speed would not be, and is not measured."
 )
 LIMITS = (
     "Results hold for this model, machine, load and software. Another GPU, longer prompts or fewer requests in "

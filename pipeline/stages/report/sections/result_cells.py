@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -14,18 +14,12 @@ from pipeline.compare.words import speed_word, task_word
 from pipeline.results.base import Missing
 from pipeline.results.metrics import Direction
 from pipeline.stages.report import blocks
-from pipeline.stages.report.blocks import Cell, Footnote, Legend
+from pipeline.stages.report.blocks import Cell, Footnote
 from pipeline.stages.report.number_format import decimals, number, signed
 
-EMULATED = Footnote("†", "emulated: speed not measured")
-EMULATED_BASELINE = Footnote("‡", "BF16 emulated: speed not measured")
 UNRELIABLE = Footnote("§", "unreliable")
 # The legend text of each symbol.
-LEGEND = {
-    EMULATED: "this machine has no kernel for the format, so its accuracy counts and its speed does not.",
-    EMULATED_BASELINE: "this machine has no kernel for BF16, so no speed can be compared with BF16's.",
-    UNRELIABLE: "a guard failed during the measurement and is named below.",
-}
+LEGEND = {UNRELIABLE: "a guard failed during the measurement and is named below."}
 
 
 @dataclass(frozen=True)
@@ -46,28 +40,6 @@ class ResultColumn(blocks.Column):
 def footnote_lines(found: set[Footnote]) -> list[str]:
     """Return the legend of these footnotes, in the order of `LEGEND`."""
     return [f"{note.symbol} {note.words}; {text}" for note, text in LEGEND.items() if note in found]
-
-
-def speed_footnotes(row: Row) -> tuple[Footnote, ...]:
-    """Return the limitations of a variant's speeds: emulated, or measured while a guard failed."""
-    return _claims(row) or ((UNRELIABLE,) if row.marks else ())
-
-
-def claim_symbol(row: Row) -> str:
-    """Return the symbol of a variant without speed claim."""
-    return "".join(note.symbol for note in _claims(row))
-
-
-def claim_legend(rows: Iterable[Row]) -> list[Legend]:
-    """Return the legend of `claim_symbol`, if it occurs."""
-    lines = footnote_lines({note for row in rows for note in _claims(row)})
-    return [Legend(lines)] if lines else []
-
-
-def _claims(row: Row) -> tuple[Footnote, ...]:
-    if row.claims_speed:
-        return ()
-    return (EMULATED if row.emulated else EMULATED_BASELINE,)
 
 
 def divergence_scale(shown: Comparison | Sweep) -> tuple[str, float, int]:
@@ -98,13 +70,11 @@ def speed_cell(row: Row, cell: SpeedCell | Missing, column: ResultColumn, best: 
         interval=_range(measured.interval, show),
         evidence=f"{repeats}, {_range(measured.spread, show)}",
         is_best=best,
-        footnotes=speed_footnotes(row),
+        footnotes=(UNRELIABLE,) if row.marks else (),
     )
     if isinstance(change, Missing):
         return replace(shown, change_missing=change.reason)
-    word = speed_word(cell, column.direction, is_claimed=row.claims_speed, is_reliable=is_reliable)
-    if not row.claims_speed:
-        return replace(shown, word=word)
+    word = speed_word(cell, column.direction, is_reliable=is_reliable)
     if change.qualification:
         shown = replace(shown, evidence=f"{shown.evidence}; {change.qualification}")
     return replace(

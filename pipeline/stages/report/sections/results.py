@@ -27,8 +27,6 @@ from pipeline.stages.report.document import Report
 from pipeline.stages.report.number_format import decimals, format_interval, number, signed, size_unit
 from pipeline.stages.report.sections.result_cells import (
     ResultColumn,
-    claim_legend,
-    claim_symbol,
     divergence_of,
     divergence_scale,
     footnote_lines,
@@ -48,7 +46,6 @@ def section(report: Report) -> Section:
         blocks.append(Legend([hint], media=PAGE))
     if tables := metric_tables(report.comparison):
         inside: list[Block] = [block for table in tables for block in (Heading(table.caption), table)]
-        inside += claim_legend(report.comparison.rows)
         blocks.append(Details("Every metric of the benchmark, with intervals", inside, media=PAGE))
     return Section("results", "Results", "Results", blocks)
 
@@ -136,7 +133,7 @@ def precision_lines(comparison: Comparison) -> list[str]:
         cell.change
         for row in comparison.rows
         for cell in row.speed.values()
-        if row.claims_speed and isinstance(cell, SpeedCell) and isinstance(cell.change, Change) and cell.change.interval
+        if isinstance(cell, SpeedCell) and isinstance(cell.change, Change) and cell.change.interval
     ]
     if changes:
         lines.append("The intervals of a speed's differences from BF16 hold for all variants together (Dunnett).")
@@ -200,7 +197,7 @@ def metric_tables(comparison: Comparison) -> list[Table]:
 
 def _metric_row(row: Row, cell: SpeedCell, digits: int) -> tuple[str, ...]:
     measured, change = cell.measured, cell.change
-    mean = number(measured.mean, digits) + claim_symbol(row)
+    mean = number(measured.mean, digits)
     inside = (format_interval(each, partial(number, digits=digits)) for each in (measured.interval, measured.spread))
     against = f"{signed(change.percent)} %" if isinstance(change, Change) else ""
     around = f"{format_interval(change.interval, signed)} %" if isinstance(change, Change) and change.interval else ""

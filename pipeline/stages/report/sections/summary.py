@@ -102,14 +102,12 @@ class _Summary:
         figure = f"{number(mean, decimals([mean]) if mean < 100 else 0)} {metric.unit}"
         if row.is_baseline or not isinstance(change, Change):
             return Cell(value=figure, order=mean)
-        if not row.claims_speed:
-            return Cell(value=figure, word="not measured", evidence="emulated", around="emulated")
         # Of another load than that of the tables the guards are in the section on speed.
         reliable = is_reliable(self.comparison, row) if metric is not TPOT else self._is_reliable_alone(row)
         return Cell(
             value=f"{signed(change.percent, 1 if abs(change.percent) < 10 else 0)} %",
             around=_ends(change) if change.interval else "one repeat",
-            word=speed_word(cell, metric.better, is_claimed=True, is_reliable=reliable),
+            word=speed_word(cell, metric.better, is_reliable=reliable),
             evidence=figure,
             order=mean,
         )

@@ -13,7 +13,7 @@ from pipeline.stages.report.build import build
 from pipeline.stages.report.sections import speed
 from pipeline.stages.report.sections.loads import _bracket, _doubts, load_tables
 
-VARIANTS = {name: replace(STUDY[name], disturbed=True) for name in ("bf16", "fp8_static", "w4a16", "int8_dynamic")}
+VARIANTS = {name: replace(STUDY[name], disturbed=True) for name in ("bf16", "awq", "w4a16", "int8_dynamic")}
 # As fast as BF16.
 VARIANTS["w4a16"] = replace(VARIANTS["w4a16"], throughput=STUDY["bf16"].throughput, noise=0.03)
 
@@ -34,7 +34,7 @@ def tables(run):
 def test_each_load_has_every_variant_and_its_percentiles(tables):
     loads = tables["Loads of ladder"]
     assert [row[0] for row in loads.rows] == [f"concurrency {slots}" for slots in LADDER for _ in VARIANTS]
-    assert [row[1] for row in loads.rows][:2] == ["BF16", "FP8 static"]
+    assert [row[1] for row in loads.rows][:2] == ["BF16", "AWQ"]
     assert {"Throughput (tok/s)", "P50 TTFT (ms)", "P99 TTFT (ms)", "P99 TPOT (ms)"} <= set(loads.head)
     assert not any("Goodput" in title for title in loads.head), "a metric that nobody measured has no column"
     assert all(len(row) == len(loads.head) for row in loads.rows)
@@ -50,7 +50,7 @@ def test_each_table_of_loads_says_what_gain_it_could_have_shown(run):
 def test_what_speaks_against_a_figure_stands_beside_it(tables):
     marked = {row[:2]: row[-1] for row in tables["Loads of ladder"].rows}
     assert marked["concurrency 4", "BF16"] == "other processes" and marked["concurrency 1", "BF16"] == ""
-    assert marked["concurrency 4", "FP8 static"] == "emulated: speed not measured, other processes"
+    assert marked["concurrency 4", "AWQ"] == "other processes" and marked["concurrency 1", "AWQ"] == ""
     failed = tables["Guards that failed"].rows
     assert len(failed) == len(VARIANTS)
     assert failed[0][1:4] == ("ladder", "concurrency 4", "other processes")
@@ -62,10 +62,9 @@ def test_a_guard_over_all_variants_is_listed_once(tables):
     assert any("series of ladder" in row[-1] for row in over_all)
 
 
-def test_a_change_has_its_interval_and_an_emulated_one_makes_no_claim(tables):
+def test_a_change_has_its_interval(tables):
     change = {row[:2]: row[3] for row in tables["Loads of ladder"].rows}
     assert change["concurrency 1", "BF16"] == "baseline"
-    assert change["concurrency 1", "FP8 static"] == "n/a"
     assert change["concurrency 1", "W4A16"].endswith("; cannot tell)")
     assert (
         change["concurrency 1", "INT8 dynamic"].startswith("+") and " to +" in change["concurrency 1", "INT8 dynamic"]
