@@ -38,7 +38,7 @@ def why_no_experts(quant: QuantSettings, config: Mapping[str, Any], tensors: Ite
         config: content of the model's config.json.
         tensors: names of the model's tensors, as far as they are known.
     """
-    if quant.scheme is None or not has_experts(config):
+    if quant.scheme is None or quant.is_existing or not has_experts(config):
         return ""
     kind = text_config(config).get("model_type")
     if joined := joined_experts(tensors):

@@ -73,7 +73,7 @@ def why_not_made(settings: Settings, config: Mapping[str, Any], tensors: Iterabl
     brings_code = settings.model.trust_remote_code and bool(config.get("auto_map"))
     if not is_known and not brings_code:
         return f"{setting}: transformers, which loads what is calibrated or quantized, knows no decoder of that type"
-    if quant.scheme and kind in CONVOLUTIONS:
+    if quant.scheme and not quant.is_existing and kind in CONVOLUTIONS:
         return f"{setting}: its matrices are Conv1D modules, and engines quantize Linear modules alone"
     rescaling = RESCALING.get(quant.algorithm) if quant.engine == "llmcompressor" else None
     if rescaling and (wrong := WRONG[rescaling].get(str(inner)) or why_unmapped(config, tensors, rescaling)):

@@ -58,7 +58,7 @@ def test_experts_that_an_engine_shows_no_token_are_named(
 
 @pytest.mark.parametrize("engine", CANNOT)
 def test_a_dense_model_is_refused_by_no_engine(engine: str) -> None:
-    quant = SimpleNamespace(engine=engine, name="a format", scheme="W4A16")
+    quant = SimpleNamespace(engine=engine, name="a format", scheme="W4A16", is_existing=False)
     assert not why_no_experts(quant, {"model_type": "llama"})  # type: ignore[arg-type]
     reason = why_no_experts(quant, {"model_type": "qwen3_moe", "num_experts": 4})  # type: ignore[arg-type]
     assert re.search(rf"quant\.engine={engine} .*qwen3_moe.*llmcompressor", reason)
@@ -80,7 +80,9 @@ def test_experts_that_are_one_tensor_are_quantized_by_no_engine(tensor: str, is_
     config = {"model_type": "gpt_oss", "num_local_experts": 4}
     for quant in ("gptq", "fp8_dynamic", "gptq_int4"):
         assert ("are one tensor" in why_no_experts(settings(f"quant={quant}").quant, config, [tensor])) is is_joined
-    assert why_no_experts(settings("quant=bf16").quant, config, [tensor]) == ""
+    (others,) = variants_of("variants=['folder:/data/theirs']")
+    for quant in (settings("quant=bf16").quant, others.quant.model_copy(update={"scheme": "W4A16"})):
+        assert why_no_experts(quant, config, [tensor]) == ""
 
 
 def test_a_mixture_of_joined_experts_is_refused_in_words(tmp_path: Path) -> None:
