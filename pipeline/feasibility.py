@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from pipeline.config import Command, QuantSettings, Stage
-from pipeline.errors import ConfigError, PipelineError
+from pipeline.errors import ConfigError, InputError, PipelineError
 from pipeline.hardware import rules
 from pipeline.hardware.gpus import Gpu
 from pipeline.hardware.probe import Hardware
 from pipeline.hardware.rules import NO_SPEED, Capability, Vllm
 from pipeline.models import preflight
+from pipeline.models.architecture import DecoderShape
+from pipeline.models.baseline import BF16_BYTES
 from pipeline.models.shapes import served_shapes
 from pipeline.results.base import Missing
 from pipeline.serve import support
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from pipeline.compare.roofline.device import Footprint
     from pipeline.job import Job
 
+GIB = 2**30
 # Stages that need no server.
 OFFLINE = (Stage.CALIBRATE, Stage.QUANTIZE)
 
@@ -42,7 +45,7 @@ def judge(
         ConfigError: if none can be made, if `hardware.gpu` cannot serve one, or if no vLLM is installed.
     """
     answers = _answers(jobs, here, gpu, vllm)
-    unserved, unmade = _unserved(jobs, answers, requested, here, gpu, vllm), _unmade(jobs, requested)
+    unserved, unmade = _unserved(jobs, answers, requested, here, gpu, vllm), _unmade(jobs, requested, here)
     for job in jobs:
         name = str(job.variant)
         job.unserved, job.unmade = unserved.get(name, ""), unmade.get(name, "")
@@ -65,11 +68,14 @@ def _answers(jobs: Sequence[Job], here: Hardware, gpu: Gpu | None, vllm: Vllm) -
     }
 
 
-def _unmade(jobs: Sequence[Job], requested: Sequence[Stage | Command]) -> dict[str, str]:
-    """Return the variants that are due and cannot be made of the model, each with the reason."""
+def _unmade(jobs: Sequence[Job], requested: Sequence[Stage | Command], here: Hardware) -> dict[str, str]:
+    """Return the variants that are due and cannot be made of the model, or not here, each with the reason."""
     asked = [job for job in jobs if Stage.QUANTIZE in job.closure(requested)]
     due = [job for job in asked if job.workspace.why(job.artifact(Stage.QUANTIZE)) is not None]
-    found = {str(job.variant): why_not_made(job.settings, job.model.config) for job in due}
+    found = {
+        str(job.variant): why_not_made(job.settings, job.model.config, job.model.names) or why_too_large(job, here)
+        for job in due
+    }
     reasons = {variant: reason for variant, reason in found.items() if reason}
     if reasons and {str(job.variant) for job in jobs if not job.settings.is_baseline} <= reasons.keys():
         raise ConfigError(
@@ -140,6 +146,25 @@ def why_no_room(job: Job, here: Hardware) -> str:
     return (
         f"its weights take {weights / 2**30:.1f} GiB on each GPU, and serve.gpu_memory_utilization="
         f"{serve.gpu_memory_utilization:g} leaves {room / 2**30:.1f} GiB; {more} has half of them on each"
+    )
+
+
+def why_too_large(job: Job, here: Hardware) -> str:
+    """Return why no engine can make a variant here: each holds the whole model, on one GPU if there is one.
+
+    It is empty if the weights fit, or if config.json does not tell their number.
+    """
+    quant, memory = job.settings.quant, here.memory_mib
+    try:
+        weights = BF16_BYTES * DecoderShape.of(job.model.config).parameters / GIB
+    except InputError:
+        return ""
+    room = memory / 1024 if here.device == "cuda" and memory is not None else here.memory_gib
+    if quant.scheme is None or quant.is_existing or weights <= room:
+        return ""
+    return (
+        f"quant.engine={quant.engine} holds the whole model, whose weights take {weights:.1f} GiB in BF16, and "
+        f"{here.name} has {room:.1f} GiB; choose folder:<path> of a checkpoint that was made elsewhere"
     )
 
 

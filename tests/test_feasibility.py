@@ -57,10 +57,19 @@ def test_weights_that_do_not_fit_name_the_variant_that_divides_them(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     given = ("stage=bench", "variants=[bf16,bf16@tp2,fp8_dynamic]")
-    found = unserved(monkeypatch, tmp_path, machine(gpus=2, memory_mib=10), *given)
+    found = unserved(monkeypatch, tmp_path, machine(gpus=2, memory_mib=11), *given)
     assert found["bf16"].startswith("its weights take 0.0 GiB on each GPU, and serve.gpu_memory_utilization=0.9 leaves")
     assert found["bf16"].endswith("; bf16@tp2 has half of them on each")
     assert found["bf16@tp2"] == found["fp8_dynamic"] == ""
+
+
+def test_a_model_that_an_engine_cannot_hold_is_not_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    given = ["stage=quantize", "variants=[bf16,fp8_dynamic,bf16+fp8_e4m3]", f"outputs={tmp_path}"]
+    for memory_mib, too_large in ((8, True), (11, False)):
+        monkeypatch.setattr(module, "probe", lambda device, size=memory_mib: machine(gpus=1, memory_mib=size))
+        found = {str(job.variant): job.unmade for job in Runner(variants_of(*given), given).jobs}
+        assert found["bf16"] == found["bf16+fp8_e4m3"] == ""
+        assert found["fp8_dynamic"].startswith("quant.engine=llmcompressor holds the whole model") is too_large
 
 
 def test_on_a_cpu_each_process_has_cores_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

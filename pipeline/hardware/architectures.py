@@ -1,4 +1,4 @@
-"""Model architectures that the installed vLLM serves, and what it knows of others."""
+"""Model architectures that installed packages know, parsed from their sources: importing them takes seconds."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ NOT_DECODERS = {
 # Tables of transformers with the models that it loads as decoders, with or without towers for images and sound.
 _LOADED = tuple(f"MODEL_FOR_{kind}_MAPPING_NAMES" for kind in ("CAUSAL_LM", "IMAGE_TEXT_TO_TEXT", "MULTIMODAL_LM"))
 _MERGED, _FORMER, _PLUGINS = "_VLLM_MODELS", "_PREVIOUSLY_SUPPORTED_MODELS", "_OOT_SUPPORTED_MODELS"
+# End of the names of llm-compressor's tables of mappings by architecture, and AutoAWQ's table of types.
+_MAPPINGS, _AUTOAWQ = "_REGISTRY", "AWQ_CAUSAL_LM_MODEL_MAP"
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,8 @@ class Registry:
 
 @cache
 def registry() -> Registry:
-    """Return the registry of the installed vLLM, parsed from its source: importing it takes seconds."""
-    spec = importlib.util.find_spec("vllm")
-    if spec is None or not spec.submodule_search_locations:
-        return Registry()
-    source = Path(spec.submodule_search_locations[0], "model_executor", "models", "registry.py")
-    return parse(source.read_text(encoding="utf-8")) if source.is_file() else Registry()
+    """Return the registry of the installed vLLM, parsed from its source."""
+    return parse(_text("vllm", "model_executor/models/registry.py"))
 
 
 @cache
@@ -54,11 +52,35 @@ def decoder_types() -> frozenset[str]:
 
     It is empty if transformers is not installed.
     """
-    spec = importlib.util.find_spec("transformers")
+    return types_in(_text("transformers", "models/auto/modeling_auto.py"))
+
+
+@cache
+def mapped(algorithm: str) -> frozenset[str]:
+    """Return the architectures whose norms and Linears llm-compressor maps for an algorithm, parsed from its source.
+
+    Args:
+        algorithm: `awq` or `smoothquant`.
+    """
+    files = ("mappings.py", "dynamic_mappings.py", "utils.py")
+    texts = [_text("llmcompressor", f"modifiers/transform/{algorithm}/{file}") for file in files]
+    tables = [table for text in texts for name, table in _tables(text) if name.endswith(_MAPPINGS)]
+    return frozenset(name for table in tables for name in _names(table))
+
+
+@cache
+def autoawq_types() -> frozenset[str]:
+    """Return the types of models that the installed AutoAWQ has code for; empty if it is not installed."""
+    return frozenset(_names(dict(_tables(_text("awq", "models/auto.py"))).get(_AUTOAWQ)))
+
+
+def _text(package: str, file: str) -> str:
+    """Return a source file of an installed package, which is not imported; empty if it is not there."""
+    spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        return frozenset()
-    source = Path(spec.submodule_search_locations[0], "models", "auto", "modeling_auto.py")
-    return types_in(source.read_text(encoding="utf-8")) if source.is_file() else frozenset()
+        return ""
+    path = Path(spec.submodule_search_locations[0], file)
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
 def types_in(source: str) -> frozenset[str]:

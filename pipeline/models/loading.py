@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.errors import InputError
 from pipeline.models.architecture import has_experts, has_towers, read_config
 
 if TYPE_CHECKING:
@@ -91,7 +92,15 @@ def _linearize_experts(model: Any) -> None:
     # It imports llm-compressor, which takes seconds. Its own loader imports every image processor of transformers.
     from llmcompressor.modeling.moe.linearize import linearize_moe
 
-    linearize_moe(model)
+    try:
+        linearize_moe(model)
+    # Whatever it meets in a type that it does not know.
+    except Exception as error:
+        raise InputError(
+            f"llm-compressor makes no Linear modules of the experts of {type(model).__name__} "
+            f"({type(error).__name__}: {error}).",
+            "Choose formats without calibration or quantization here: bf16, or hub:<owner>/<name> of others.",
+        ) from error
     _keep_names(model, getattr(model, "_weight_conversions", None) or ())
 
 

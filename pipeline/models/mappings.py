@@ -9,14 +9,24 @@ from types import SimpleNamespace
 from typing import Any
 
 from pipeline.errors import UnknownFormat
+from pipeline.hardware.architectures import mapped
 from pipeline.models.architecture import has_towers, text_config
 from pipeline.models.modules import in_decoder
 
 # Pattern of the layer in front, patterns of the Linears behind it, as in llm-compressor: `re:` or a full name.
 Pairs = list[tuple[str, list[str]]]
 ENGINE = "llmcompressor"
+# Modules of a layer whose mapping llm-compressor takes where it does not know an architecture.
+LLAMA = (
+    *("input_layernorm", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"),
+    *("post_attention_layernorm", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
+)
+# Norms of queries and keys, and stored frequencies, lie inside of the attention, behind what is multiplied.
+_INSIDE_ATTENTION = re.compile(r"self_attn\.(\w*norm$|rotary_emb\.)")
 # Whatever is in front of the decoder's layers in a multimodal checkpoint.
 _BEFORE_LAYERS = re.compile(r"^.*?(?=\blayers\.\d)")
+# A module's name in its layer.
+_IN_LAYER = re.compile(r"\b(?:layers|h|blocks)\.\d+\.(.+?)(?:\.(?:weight|bias))?$")
 
 
 def rescaled_by(
@@ -45,6 +55,29 @@ def makers(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> 
     own = _resolved(_pairs(config, modules, "awq", only_registered=False), modules)
     found = _resolved(_pairs({}, modules, "awq", only_registered=False), modules) | own
     return {modules[module]: modules[maker] for module, maker in found.items()}
+
+
+def why_unmapped(config: Mapping[str, Any], tensors: Iterable[str], algorithm: str) -> str:
+    """Return why llm-compressor's mapping does not fit an architecture that it does not know; empty if it may.
+
+    It takes Llama's names then: a norm that other modules read as well, or one in between, makes another model.
+
+    Args:
+        config: content of the BF16 checkpoint's config.json.
+        tensors: names of its tensors; without any, nothing is said.
+        algorithm: `awq` or `smoothquant`.
+    """
+    architecture = str(next(iter(config.get("architectures") or ()), "an unnamed architecture"))
+    if architecture in mapped(algorithm):
+        return ""
+    layers = text_config(config).get("num_hidden_layers")
+    found = {match[1] for name in tensors if in_decoder(name, layers) and (match := _IN_LAYER.search(name))}
+    own = {name for name in found if not _INSIDE_ATTENTION.match(name)}
+    if not own or own == set(LLAMA):
+        return ""
+    more, lacking = sorted(own - set(LLAMA)), [name for name in LLAMA if name not in own]
+    differ = f"have {more[0]} beside" if more else f"have no {lacking[0]}"
+    return f"knows no norms and Linears of {architecture} and takes Llama's, but its layers {differ}"
 
 
 def decoder_mappings(model: Any, algorithm: str) -> list[Any] | None:

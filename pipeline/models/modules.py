@@ -25,12 +25,13 @@ from pipeline.models.contents import EMBEDDINGS, HEADS
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
 # Parts of a model outside its decoder, by a component of the name.
 _OUTSIDE = re.compile(r"(?:^|\.)(?:mtp|(?:vision|visual|audio|image|speech|multi_?modal|mm)\w*|\w*projector)\.")
-# Components of a decoder layer that stay in BF16, by the last component of the name.
+# Components of a decoder layer that stay in BF16, by the last component of the name; a router's may be that before it.
 ROUTERS = ("gate", "router", "wg", "shared_expert_gate")
-# Gates and steps of linear attention and state spaces, and the gates of Gemma's embeddings per layer.
+# Gates and steps of linear attention and state spaces, and those of Gemma's embeddings and alternatives per layer.
 SMALL = (
     *("in_proj_a", "in_proj_b", "in_proj_ba", "b_proj", "f_a_proj", "f_b_proj", "g_a_proj", "g_b_proj"),
     *("x_proj", "dt_proj", "per_layer_input_gate", "per_layer_projection"),
+    *("modality_router", "prediction_coefs", "correction_coefs"),
 )
 # Linears that vLLM loads as one, by the last components of their names.
 FUSED: Sequence[tuple[str, ...]] = (
@@ -42,6 +43,8 @@ FUSED: Sequence[tuple[str, ...]] = (
 )
 # Linears that make keys, alone or fused.
 KEYS = ("k_proj", "qkv_proj", "query_key_value")
+# All experts of a layer in one tensor, as Llama 4, gpt-oss, Qwen3-VL-MoE and GraniteMoE are stored.
+_JOINED = re.compile(r"\.experts\.(?:gate_up_proj|gate_proj|up_proj|down_proj|mlp|w\d)|_moe\.(?:in|out)put_linear\.")
 # Routed experts; those that every token passes are called `shared_experts`.
 _EXPERTS = re.compile(r"(?:^|\.)experts(?:\.|$)")
 
@@ -97,6 +100,11 @@ def decoder_linears(tensors: Stored, config: Mapping[str, Any]) -> dict[str, Lin
         if layer and name != tensor and len(shape) == 2 and is_decoder_linear(name, layers):
             found[name] = Linear(name, int(layer[1]), (shape[0], shape[1]))
     return found
+
+
+def joined_experts(tensors: Iterable[str]) -> str:
+    """Return the name of a tensor that holds all experts of a layer; empty if each expert has its own."""
+    return next((name for name in tensors if _JOINED.search(name)), "")
 
 
 def part_of(name: str, layers: int | None = None) -> Part:
@@ -187,8 +195,9 @@ def is_beside(name: str, layers: int | None = None) -> bool:
 
 def _stays(name: str) -> bool:
     """Return True if a matrix of a decoder layer stays in BF16."""
-    own = name.rpartition(".")[2]
-    return own in ROUTERS or own in SMALL or "norm" in own or "embed" in own
+    parent, _, own = name.rpartition(".")
+    is_router = own in ROUTERS or parent.rpartition(".")[2] in ROUTERS
+    return is_router or own in SMALL or "norm" in own or "embed" in own
 
 
 def matched(names: Iterable[str], patterns: Iterable[str]) -> list[str]:

@@ -4,7 +4,7 @@ Both leave the model's function as it was: they multiply the columns of a weight
 divide what makes those channels by the same s (Lin et al., "AWQ", 2023, section 3.2; Xiao et al., "SmoothQuant", 2022,
 section 4). So s is in the checkpoint a second time, and a weight is compared with BF16's by dividing its columns by it:
 
-* behind a norm, s is the norm's BF16 weight over its new one, exact up to the rounding of both to BF16 (2^-9 each);
+* behind a norm, s is the norm's BF16 weight over its new one, exact up to the rounding of both to BF16 (2^-8 each);
 * behind a Linear (v_proj in front of o_proj, up_proj in front of down_proj), which is quantized itself, s is the least
   squares factor between a row of BF16's weight and the row that is stored. Its relative error is that of the row over
   the square root of the row's length: below a tenth of a weight's own error from 100 inputs on. Where the Linear is
@@ -39,8 +39,8 @@ OFFSET_NORMS = (
 
 # Rounded to BF16 up to four times: the norm before and after, one of Gemma's on its way, the product.
 REROUNDED = 2.0**-6
-# Relative error of a number that is rounded to BF16.
-HALF_UNIT = 2.0**-9
+# Largest relative error of a number that is rounded to BF16: half a unit of its seven bits behind the first.
+HALF_UNIT = 2.0**-8
 # Factors of a Linear are fitted, to the error of a row over the square root of its length.
 FITTED = 2.0**-4
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,12 @@ class ModelSource:
     def tensors(self) -> dict[str, TensorInfo]:
         """Header of each tensor as it came."""
         return tensor_infos(self.stored)
+
+    @property
+    def names(self) -> Iterable[str]:
+        """Names of the tensors, as far as they are known by now: those of the index before a download."""
+        is_here = "stored" in vars(self) or (self.settings.path is not None and not self.is_random)
+        return self.tensors if is_here else self.outline.tensors
 
     @cached_property
     def difference(self) -> baseline.Difference:

@@ -1,6 +1,7 @@
 """llm-compressor's mappings by the names of a checkpoint's tensors: what they rescale leaves the answers alike."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from pipeline.errors import UnknownFormat
 from pipeline.models.architecture import read_config
 from pipeline.models.headers import stored_tensors
 from pipeline.models.loading import model_class, stored_names
-from pipeline.models.mappings import decoder_mappings, rescaled_by
+from pipeline.models.mappings import LLAMA, decoder_mappings, rescaled_by, why_unmapped
 from pipeline.models.modules import decoder_linears
 from pipeline.stages.quantize.support import why_not_made
 from pipeline.stages.verify.weights import changed, compare
@@ -81,7 +82,7 @@ def test_a_mapping_is_the_engines_and_leaves_the_answers_alike_or_is_refused(
 ) -> None:
     folder = source(name)
     chosen = ("quant=awq",) if algorithm == "awq" else ("quant=int8_dynamic", "quant.algorithm=smoothquant")
-    reason = why_not_made(settings(*chosen), read_config(folder))
+    reason = why_not_made(settings(*chosen), read_config(folder), tensors_of(folder))
     assert reason == "" or reason.startswith(f"quant.algorithm={algorithm} on a model of type")
     try:
         theirs = engines_pairs(folder, algorithm)
@@ -93,6 +94,30 @@ def test_a_mapping_is_the_engines_and_leaves_the_answers_alike_or_is_refused(
     off = float((after - before).norm() / before.norm())
     # Mixtral's experts have other names in the file than in the engine's model.
     assert bool(reason) is not (pairs == theirs and off < 1e-3)
+
+
+LLAMAS = [f"{LAYER}.{module}.weight" for module in LLAMA]
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        ((), ""),
+        (LLAMAS, ""),
+        ([*LLAMAS, f"{LAYER}.self_attn.q_norm.weight", f"{LAYER}.self_attn.rotary_emb.inv_freq", "mtp.fc.weight"], ""),
+        ([*LLAMAS, f"{LAYER}.mlp.gate.weight"], "its layers have mlp.gate beside"),
+        ([*LLAMAS, f"{LAYER}.layer_scalar"], "its layers have layer_scalar beside"),
+        (LLAMAS[1:], "its layers have no input_layernorm"),
+    ],
+)
+@pytest.mark.parametrize("algorithm", ["awq", "smoothquant"])
+def test_an_architecture_that_the_engine_does_not_know_is_mapped_where_its_layers_are_llamas(
+    algorithm: str, names: Sequence[str], says: str
+) -> None:
+    config = {"architectures": ["OtherForCausalLM"], "num_hidden_layers": 2}
+    reason = why_unmapped(config, names, algorithm)
+    assert reason.endswith(says) and bool(reason) is bool(says)
+    assert why_unmapped(config | {"architectures": ["Qwen2MoeForCausalLM"]}, names, algorithm) == ""
 
 
 @pytest.mark.parametrize(
@@ -117,7 +142,8 @@ def test_each_family_has_its_own_layers_in_front(name: str, module: str, maker: 
 
 
 # Those whose layers the mapping names, all of them.
-AWQ = [name for name in FAMILIES if name not in ("glm4", "olmo2", "starcoder2", "gpt_neox", "qwen3_next")]
+UNNAMED = ("glm4", "olmo2", "starcoder2", "gpt_neox", "qwen3_next", "phi", "deepseek_v2", "olmoe", "exaone4", "olmo")
+AWQ = [name for name in FAMILIES if name not in UNNAMED]
 
 
 @pytest.mark.parametrize("name", AWQ)

@@ -53,10 +53,12 @@ def test_linears_of_decoder_layers_are_found_whatever_their_names(name: str) -> 
         "lm_head",
         "model.embed_tokens",
         f"{LAYER}.mlp.gate",  # router
+        f"{LAYER}.block_sparse_moe.router.layer",
         f"{LAYER}.mlp.shared_expert_gate",
         f"{LAYER}.block_sparse_moe.gate",
         f"{LAYER}.linear_attn.in_proj_a",
         f"{LAYER}.per_layer_input_gate",
+        f"{LAYER}.altup.prediction_coefs",
         f"{LAYER}.input_layernorm",
         "model.vision_tower.encoder.layers.3.mlp.fc1",
         "visual.blocks.3.attn.qkv",

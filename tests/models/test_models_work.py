@@ -65,7 +65,7 @@ def cached_numbers(model: torch.nn.Module) -> int:
     return sizes[1] - sizes[0]
 
 
-@pytest.mark.parametrize("family", ["llama", "phi3", "phi3, shared heads", "starcoder2", "mixtral", "qwen3_5"])
+@pytest.mark.parametrize("family", ["llama", "phi3", "phi3_shared_heads", "starcoder2", "mixtral", "qwen3_5"])
 def test_a_token_leaves_in_the_cache_what_the_model_keeps(family: str, tmp_path: Path) -> None:
     folder = families.write(family, tmp_path / "model")
     assert work_of_folder(folder).cached == cached_numbers(load_model(folder, probe("cpu")))

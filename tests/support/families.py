@@ -44,6 +44,17 @@ _LINEAR_ATTENTION: dict[str, Any] = {
     "linear_key_head_dim": 128,
     "linear_value_head_dim": 128,
 }
+_LATENT: dict[str, Any] = {
+    "num_key_value_heads": 4,
+    "q_lora_rank": 64,
+    "kv_lora_rank": 64,
+    "qk_nope_head_dim": 32,
+    "qk_rope_head_dim": 32,
+    "v_head_dim": 32,
+    "n_routed_experts": 4,
+    "n_shared_experts": 1,
+    "first_k_dense_replace": 1,
+}
 _WINDOWS: dict[str, Any] = {
     "sliding_window": 64,
     "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
@@ -53,10 +64,11 @@ _WITHOUT_HEAD_DIM = {name: value for name, value in _COMMON.items() if name != "
 FAMILIES: Mapping[str, tuple[str, dict[str, Any]]] = {
     "llama": ("LlamaConfig", {**_COMMON, "num_key_value_heads": 4, "tie_word_embeddings": True}),
     "mistral": ("MistralConfig", {**_COMMON, "sliding_window": None}),
+    "ministral3": ("Ministral3Config", _COMMON),
     "qwen2": ("Qwen2Config", _WITHOUT_HEAD_DIM),
     "qwen3": ("Qwen3Config", _COMMON),
     "phi3": ("Phi3Config", {**_WITHOUT_HEAD_DIM, "num_key_value_heads": 4}),
-    "phi3, shared heads": ("Phi3Config", _WITHOUT_HEAD_DIM),
+    "phi3_shared_heads": ("Phi3Config", _WITHOUT_HEAD_DIM),
     "gemma2": ("Gemma2Config", {**_COMMON, "query_pre_attn_scalar": 32, "sliding_window": 64}),
     "gemma3": ("Gemma3TextConfig", {**_COMMON, "query_pre_attn_scalar": 32, "sliding_window": 64}),
     # Published ones scale scores of attention down; by 1, as by default, the sharpest token takes all.
@@ -75,6 +87,15 @@ FAMILIES: Mapping[str, tuple[str, dict[str, Any]]] = {
     ),
     "qwen3_5": ("Qwen3_5TextConfig", {**_COMMON, **_LINEAR_ATTENTION}),
     "gemma4": ("Gemma4TextConfig", {**_COMMON, **_WINDOWS}),
+    "phi": ("PhiConfig", {**_WITHOUT_HEAD_DIM, "num_key_value_heads": 4}),
+    "exaone4": ("Exaone4Config", {**_COMMON, "sliding_window": None, "layer_types": ["full_attention"] * 3}),
+    "olmo": ("OlmoConfig", _WITHOUT_HEAD_DIM),
+    "olmoe": ("OlmoeConfig", {**_WITHOUT_HEAD_DIM, "num_experts": 4, "num_experts_per_tok": 2}),
+    "qwen3_5_moe": (
+        "Qwen3_5MoeTextConfig",
+        {**_COMMON, **_EXPERTS, **_LINEAR_ATTENTION, "shared_expert_intermediate_size": 128},
+    ),
+    "deepseek_v2": ("DeepseekV2Config", {**_WITHOUT_HEAD_DIM, **_EXPERTS, **_LATENT}),
     "qwen2_moe": ("Qwen2MoeConfig", {**_COMMON, **_EXPERTS, "shared_expert_intermediate_size": 128}),
     "glm4_moe": (
         "Glm4MoeConfig",
@@ -82,6 +103,13 @@ FAMILIES: Mapping[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 
+# Mixtures whose checkpoints keep the experts of a layer in one tensor.
+JOINED: Mapping[str, tuple[str, dict[str, Any]]] = {
+    "llama4": (
+        "Llama4TextConfig",
+        {**_COMMON, "num_local_experts": 4, "intermediate_size_mlp": 256, "interleave_moe_layer_step": 1},
+    ),
+}
 
 _MROPE: dict[str, Any] = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]}
 # A width that groups of 32 do not divide: nothing of a tower is quantized.
@@ -126,7 +154,7 @@ def write(family: str, folder: Path) -> Path:
         config = getattr(transformers, name)(**parts, **others, tie_word_embeddings=name == "Gemma3Config")
         model = _randomized(transformers.AutoModelForMultimodalLM.from_config, config)
     else:
-        name, settings = FAMILIES[family]
+        name, settings = {**FAMILIES, **JOINED}[family]
         config = getattr(transformers, name)(**settings, **tokens)
         model = _randomized(transformers.AutoModelForCausalLM.from_config, config)
     partial = folder.with_name(f"{folder.name}.partial")

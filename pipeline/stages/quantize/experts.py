@@ -6,11 +6,12 @@ to it: without any, no gradient moves its weights from the nearest numbers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config import QuantSettings, Stage
 from pipeline.models.architecture import has_experts, text_config
+from pipeline.models.modules import joined_experts
 from pipeline.results.base import Missing
 from pipeline.results.calibration import read_summary
 
@@ -29,13 +30,27 @@ CANNOT: Mapping[str, str] = {
 ROUTED = ("autoround",)
 
 
-def why_no_experts(quant: QuantSettings, config: Mapping[str, Any]) -> str:
-    """Return why an engine cannot quantize the experts of a mixture, by config.json alone; empty if it can."""
-    reason = CANNOT.get(quant.engine) if has_experts(config) else None
-    if reason is None:
+def why_no_experts(quant: QuantSettings, config: Mapping[str, Any], tensors: Iterable[str] = ()) -> str:
+    """Return why an engine cannot quantize the experts of a mixture; empty if it can.
+
+    Args:
+        quant: the format.
+        config: content of the model's config.json.
+        tensors: names of the model's tensors, as far as they are known.
+    """
+    if quant.scheme is None or quant.is_existing or not has_experts(config):
+        return ""
+    kind = text_config(config).get("model_type")
+    if joined := joined_experts(tensors):
+        return (
+            f"quant={quant.name} on a mixture of experts ({kind}): the experts of a layer are one tensor ({joined}), "
+            "and engines make tensors of each expert, which are not compared with it here; choose bf16, or "
+            "hub:<owner>/<name> of a checkpoint that others quantized"
+        )
+    if (reason := CANNOT.get(quant.engine)) is None:
         return ""
     return (
-        f"quant.engine={quant.engine} on a mixture of experts ({text_config(config).get('model_type')}): it {reason}; "
+        f"quant.engine={quant.engine} on a mixture of experts ({kind}): it {reason}; "
         "choose a format of quant.engine=llmcompressor, which shows every expert every token"
     )
 

@@ -53,8 +53,8 @@ KEPT = ("dequantized", "reference")
 SIZE_TOLERANCE = 0.01
 # Fields of config.json that an engine may write anew.
 UNRELATED = {"_name_or_path", "dtype", "quantization_config", "torch_dtype", "transformers_version", "use_cache"}
-# Beside those of the layout: scales of the KV cache, and any other tensor named a scale.
-OTHER_SCALES: Mapping[str, Scales] = {"_scale": "positive"}
+# Beside those of the layout: scales of the KV cache and of inputs.
+OTHER_SCALES: Mapping[str, Scales] = dict.fromkeys((".q_scale", ".k_scale", ".v_scale", ".input_scale"), "positive")
 
 
 @dataclass

@@ -51,6 +51,12 @@ def test_smoothing_is_refused_where_it_changes_the_model(algorithm: str, setting
     assert not why_not_made(chosen, {"model_type": "llama"})
 
 
+@pytest.mark.parametrize("quant", ["fp8_dynamic", "gptq", "gptq_int4"])
+def test_a_model_of_other_modules_than_linears_is_not_applicable(quant: str, settings) -> None:
+    assert "its matrices are Conv1D modules" in why_not_made(settings(f"quant={quant}"), {"model_type": "gpt2"})
+    assert why_not_made(settings("quant=bf16"), {"model_type": "gpt2"}) == ""
+
+
 def test_batches_hold_every_token_once_beside_their_padding() -> None:
     sequences = [torch.arange(100 * n, 100 * n + length)[None] for n, length in enumerate((5, 60, 7, 30, 6))]
     batches = padded(sequences, 64)

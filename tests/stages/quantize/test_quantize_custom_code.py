@@ -67,6 +67,34 @@ def test_llm_compressor_makes_every_format_of_it(source: Path, tmp_path: Path) -
     check(run, source)
 
 
+# Its MLP reads the norm in front of the attention, under Llama's names.
+PARALLEL = """
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+
+class ParallelLayer(LlamaDecoderLayer):
+    def forward(self, hidden_states, **others):
+        read = self.input_layernorm(hidden_states)
+        return hidden_states + self.self_attn(hidden_states=read, **others)[0] + self.mlp(read)
+
+def parallel(layers):
+    for layer in layers:
+        layer.__class__ = ParallelLayer
+"""
+
+
+def test_a_mapping_that_makes_another_model_of_it_is_not_applicable(tmp_path: Path) -> None:
+    with custom_code.modules_in(tmp_path / "modules"):
+        folder = custom_code.write(tmp_path / "mine")
+        code = custom_code.CODE["modeling_mine.py"].replace(
+            "        self.post_init()", "        parallel(self.model.layers)"
+        )
+        (folder / "modeling_mine.py").write_text(PARALLEL + code)
+        run = run_of(folder, tmp_path / "out", "awq,gptq", TRUST)
+        assert run.execute() == 0, run.failures
+    assert run.not_applicable.keys() == {"awq"}
+    assert "makes another model of this one" in run.not_applicable["awq"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["bnb_nf4", "gptq_int4", "gptq_autoround"])
 def test_another_engine_makes_it(engine: str, source: Path, tmp_path: Path) -> None:

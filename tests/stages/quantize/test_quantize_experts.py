@@ -15,6 +15,7 @@ from support.settings import settings_of, variants_of
 from support.synthetic_calibration import summary
 
 from pipeline.config import Stage
+from pipeline.errors import ConfigError, InputError
 from pipeline.results.base import read
 from pipeline.results.calibration import SUMMARY
 from pipeline.results.quantize import QuantizeResult
@@ -57,10 +58,47 @@ def test_experts_that_an_engine_shows_no_token_are_named(
 
 @pytest.mark.parametrize("engine", CANNOT)
 def test_a_dense_model_is_refused_by_no_engine(engine: str) -> None:
-    quant = SimpleNamespace(engine=engine, name="a format")
+    quant = SimpleNamespace(engine=engine, name="a format", scheme="W4A16", is_existing=False)
     assert not why_no_experts(quant, {"model_type": "llama"})  # type: ignore[arg-type]
     reason = why_no_experts(quant, {"model_type": "qwen3_moe", "num_experts": 4})  # type: ignore[arg-type]
     assert re.search(rf"quant\.engine={engine} .*qwen3_moe.*llmcompressor", reason)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "is_joined"),
+    [
+        ("model.layers.0.mlp.experts.gate_up_proj", True),
+        ("language_model.model.layers.0.feed_forward.experts.down_proj", True),
+        ("transformer.blocks.0.ffn.experts.mlp.w1", True),
+        ("model.layers.0.block_sparse_moe.input_linear.weight", True),
+        ("model.layers.0.mlp.experts.3.gate_proj.weight", False),
+        ("model.layers.0.block_sparse_moe.experts.3.w1.weight", False),
+        ("model.layers.0.shared_mlp.input_linear.weight", False),
+    ],
+)
+def test_experts_that_are_one_tensor_are_quantized_by_no_engine(tensor: str, is_joined: bool, settings) -> None:
+    config = {"model_type": "gpt_oss", "num_local_experts": 4}
+    for quant in ("gptq", "fp8_dynamic", "gptq_int4"):
+        assert ("are one tensor" in why_no_experts(settings(f"quant={quant}").quant, config, [tensor])) is is_joined
+    (others,) = variants_of("variants=['folder:/data/theirs']")
+    for quant in (settings("quant=bf16").quant, others.quant.model_copy(update={"scheme": "W4A16"})):
+        assert why_no_experts(quant, config, [tensor]) == ""
+
+
+def test_a_mixture_of_joined_experts_is_refused_in_words(tmp_path: Path) -> None:
+    folder = families.write("llama4", tmp_path / "model")
+
+    def run_of(variants: str) -> Runner:
+        given = ["stage=quantize", "model.name=m", f"model.path={folder}", f"outputs={tmp_path / 'out'}"]
+        asked = [*given, "calibration.num_samples=2", f"variants=[{variants}]"]
+        return Runner(variants_of(*asked), asked)
+
+    with pytest.raises(ConfigError, match=r"fp8_dynamic cannot be made: .* one tensor \(model.layers.0.feed_forward"):
+        run_of("bf16,fp8_dynamic")
+    run = run_of("bf16,bf16+fp8_e4m3")
+    assert run.execute() != 0
+    assert isinstance(run.failures["bf16+fp8_e4m3"], InputError)
+    assert "makes no Linear modules of the experts of Llama4ForCausalLM" in str(run.failures["bf16+fp8_e4m3"])
 
 
 @pytest.mark.slow

@@ -73,6 +73,12 @@ def test_a_bad_scale_is_named(copy: Path, value: float) -> None:
         gate.scales(copy)
 
 
+def test_a_parameter_of_the_model_is_no_scale_of_its_format(copy: Path) -> None:
+    """Gemma 3n's may be negative."""
+    edit(copy, lambda tensors: tensors.update({"model.layers.0.altup.correct_output_scale": -torch.ones(4)}))
+    gate.scales(copy)
+
+
 def test_mxfp4s_code_of_no_number_is_named_and_blocks_of_zeros_are_not(checkpoint, tmp_path: Path) -> None:
     folder = shutil.copytree(checkpoint("mxfp4"), tmp_path / "checkpoint")
     name = "model.layers.1.self_attn.k_proj.weight_scale"

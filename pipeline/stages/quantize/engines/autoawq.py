@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts.workspace import Draft
-from pipeline.errors import NotApplicable
 from pipeline.stages.quantize.engines import base
 
 if TYPE_CHECKING:
@@ -35,8 +34,6 @@ def _make(job: Job, draft: Draft) -> None:
     from pipeline.stages.quantize.engines.autoawq_quantizer import Quantizer
 
     quant, kind = job.settings.quant, job.model.config.get("model_type")
-    if kind not in AWQ_CAUSAL_LM_MODEL_MAP:
-        raise NotApplicable(f"AutoAWQ does not know models of type {kind}.", "Choose quant.engine=llmcompressor.")
     job.progress.detail("loading the model")
     # AutoAWQ is written for float16, in which most CPUs are many times slower than in their native types.
     model = base.load(job, torch.float16 if job.hardware.device == "cuda" else None)

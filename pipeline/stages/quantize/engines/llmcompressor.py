@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts.workspace import Draft
 from pipeline.config import CalibrationSettings, ChosenSettings, QuantSettings, Stage
-from pipeline.errors import StageError
+from pipeline.errors import NotApplicable, StageError
 from pipeline.formats.schemes import AWQ, GPTQ, RESCALING, SCHEMES, SMOOTHQUANT, SMOOTHQUANT_GPTQ
 from pipeline.models import mix
 from pipeline.models.architecture import has_experts, read_config, text_config
@@ -23,6 +23,7 @@ from pipeline.models.modules import fusion_group, kept_matrices
 from pipeline.models.safetensors import copy_companions
 from pipeline.models.tokenizer import load_tokenizer
 from pipeline.stages.quantize.engines import base
+from pipeline.stages.quantize.support import why_not_made
 
 if TYPE_CHECKING:
     import torch
@@ -41,6 +42,8 @@ BATCH_TOKENS, LARGE_BATCH_TOKENS = 4096, 16384
 BATCH_SCORES = 2**24
 # It computes the logits of a batch as well, in BF16 and float32, for which this share of a GPU's memory is left.
 LOGITS_BYTES, LOGITS_SHARE = 6, 1 / 16
+# Tokens whose answers prove that a mapping leaves a model as it is.
+PROVED_TOKENS = 64
 # Where config.json leaves it to transformers (Gemma 3).
 LARGE_VOCABULARY = 2**18
 
@@ -65,6 +68,8 @@ def _make(job: Job, draft: Draft) -> None:
     rescaling, trust = RESCALING.get(quant.algorithm), job.settings.model.trust_remote_code
     mappings = decoder_mappings(model, rescaling) if rescaling else None
     data = _calibration(job, quant)
+    if rescaling:
+        _prove_mapping(job, model, rescaling)
     try:
         with _without_pinning(), _exact_norms(model, moves=rescaling is not None):
             oneshot(
@@ -89,6 +94,30 @@ def _make(job: Job, draft: Draft) -> None:
     base.carry(job.model.folder, folder)
     _settle_config(job.model.folder, folder, names)
     copy_companions(job.model.folder, folder)
+
+
+def _prove_mapping(job: Job, model: Any, algorithm: str) -> None:
+    """Refuse a mapping that makes another model of this one.
+
+    Raises:
+        NotApplicable: with the reason.
+    """
+    from pipeline.models.mapping_proof import EXPLAINED, moved_by
+
+    # Before a download, names of tensors may not have been known.
+    reason = why_not_made(job.settings, job.model.config, job.model.names)
+    if not reason:
+        job.progress.detail("trying the mapping")
+        tokens = base.sequences(job)[0][:, :PROVED_TOKENS].to(model.device)
+        moved = moved_by(model, job.model.config, algorithm, tokens)
+        if moved < EXPLAINED:
+            return
+        reason = (
+            f"quant.algorithm={job.settings.quant.algorithm}: llm-compressor's mapping of norms and Linears makes "
+            f"another model of this one, whose logits are {moved:.2f} of their length away; choose "
+            "quant.algorithm=gptq or rtn"
+        )
+    raise NotApplicable(f"{reason}.")
 
 
 def _names(model: Any) -> dict[str, str]:

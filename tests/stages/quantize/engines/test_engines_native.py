@@ -2,6 +2,7 @@
 
 import json
 import socket
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,7 @@ from pipeline.compare.engine_agreement import AGREEMENT
 from pipeline.config import PROJECT_ROOT, QuantSettings
 from pipeline.config.quant import EXISTING
 from pipeline.demo import CHECKPOINT
-from pipeline.errors import ConfigError, NotApplicable, StageError
+from pipeline.errors import ConfigError, StageError
 from pipeline.formats.schemes import ENGINES as SCHEME_ENGINES
 from pipeline.hardware.probe import probe
 from pipeline.models.headers import describe, headers, ignored, quantization_config, quantized_modules
@@ -25,6 +26,7 @@ from pipeline.results.calibration import TOKENS
 from pipeline.runner import Runner
 from pipeline.stages.quantize import check_engine
 from pipeline.stages.quantize.engines import ENGINES, autoawq, autoround, base, gptqmodel, llmcompressor
+from pipeline.stages.quantize.support import why_not_made
 from pipeline.stages.verify import file_sizes, gate
 from pipeline.stages.verify.weights import changed
 from pipeline.stages.verify.weights import compare as gate_compare
@@ -383,12 +385,12 @@ def test_groups_in_another_order_are_refused(tmp_path: Path) -> None:
         base.settle(CHECKPOINT, tmp_path, {})
 
 
-def test_an_architecture_that_autoawq_does_not_know_is_named(bench: Bench) -> None:
-    pytest.importorskip("awq")
-    job, draft = bench.job("quant=awq_autoawq")
-    job.model = SimpleNamespace(folder=CHECKPOINT, config={"model_type": "novel"})
-    with pytest.raises(NotApplicable, match="AutoAWQ does not know models of type novel"):
-        autoawq.make(job, draft)
+def test_a_type_that_autoawq_does_not_know_is_refused_before_any_work(settings) -> None:
+    if find_spec("awq") is None:
+        pytest.skip("AutoAWQ is not installed")
+    chosen = settings("quant=awq_autoawq")
+    assert "does not know models of type gemma3_text" in why_not_made(chosen, {"model_type": "gemma3_text"})
+    assert why_not_made(chosen, {"model_type": "qwen3"}) == ""
 
 
 def test_every_engine_that_a_format_names_is_there() -> None:
