@@ -29,7 +29,7 @@ from pipeline.results.calibration import Channel, ExpertLayer, Histogram, SetCar
 from pipeline.results.item_scores import ItemScores
 from pipeline.results.verify import CanaryAnswer, Check
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 
 class Step(Frozen):

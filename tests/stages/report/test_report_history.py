@@ -151,7 +151,7 @@ def spoiled(stored, tmp_path, change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda content: content.update(schema_version=99), "schema version 99, this release reads 3"),
+        (lambda content: content.update(schema_version=99), "schema version 99, this release reads 4"),
         (lambda content: content.pop("schema_version"), "is not a report"),
         (lambda content: content.pop("comparison"), "is not a report of this release (comparison: Field required)"),
     ],

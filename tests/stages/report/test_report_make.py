@@ -46,7 +46,7 @@ def test_every_format_has_every_variant(study):
     content = json.loads(written(study, "report.json"))
     table = list(csv.DictReader(io.StringIO(written(study, "report.csv"))))
     names = list(STUDY)
-    assert content["schema_version"] == 3
+    assert content["schema_version"] == 4
     assert [row["name"] for row in content["comparison"]["rows"]] == names
     assert [row["variant"] for row in table] == names
     assert [row["variant"] for row in study.line["variants"]] == names
@@ -338,7 +338,7 @@ def test_the_line_of_json_is_for_programs(tmp_path, monkeypatch, wanted, out, is
     run.report = {"json_line": wanted}
     monkeypatch.setattr(sys, "stdout", out())
     report.make(run.jobs, {})
-    assert sys.stdout.getvalue().startswith('{"schema_version": 3') is is_there
+    assert sys.stdout.getvalue().startswith('{"schema_version": 4') is is_there
 
 
 def test_a_folder_that_cannot_be_written_is_an_error_with_a_remedy(tmp_path):

@@ -81,7 +81,7 @@ def test_the_data_hold_what_is_shown(tmp_path, capsys):
     assert [use["technique"] for use in calibration["used_by"]] == ["minmax", None]
     assert calibration["seen"]["techniques"][0]["technique"] == "minmax"
     assert calibration["seen"]["site_count"] == 24 and len(calibration["seen"]["convergence"]["mse"]) == len(SAMPLES_AT)
-    assert content["schema_version"] == 3
+    assert content["schema_version"] == 4
 
 
 @pytest.mark.parametrize("layers", [1, 4, 36])
