@@ -29,6 +29,8 @@ BENCHMARK = "vllm.benchmarks.serve"
 UNUSED = ("sklearn", "chardet")
 # Of an engine for its worker; a step takes 10 ms and more.
 SECONDS_BETWEEN_LOOKS = 2e-4
+# States of a process that has ended, in /proc/<pid>/stat (proc_pid_stat(5)).
+ENDED = "ZXx"
 # Exit codes of children, since the kernel reports each only once.
 exit_codes: dict[int, int] = {}
 
@@ -190,11 +192,23 @@ def stop(pid: int, grace: float) -> None:
         deadline = time.monotonic() + patience
         while time.monotonic() < deadline:
             reap(pid)
-            try:
-                os.killpg(pid, 0)
-            except ProcessLookupError:
+            if not is_running(pid):
                 return
             time.sleep(0.05)
+
+
+def is_running(group: int) -> bool:
+    """Return whether a process of a group has not ended; one that has may stay until its new parent asks for it."""
+    for name in os.listdir("/proc"):
+        if name.isdecimal():
+            try:
+                with open(f"/proc/{name}/stat", encoding="utf-8", errors="replace") as file:
+                    state, _, own = file.read().rpartition(") ")[2].split()[:3]
+            except OSError:
+                continue
+            if int(own) == group and state not in ENDED:
+                return True
+    return False
 
 
 def reap(pid: int) -> int | None:
