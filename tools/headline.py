@@ -178,7 +178,6 @@ FIGURES: Mapping[str, Callable[[], str]] = {
         f"{variant} throughput, two GPUs": partial(against_bf16, TWO_GPUS, variant, THROUGHPUT.name)
         for variant in ("fp8_static", "int8_dynamic", "w4a16", "awq", "bf16@tp2")
     },
-    "fp8_static TPOT, two GPUs": lambda: against_bf16(TWO_GPUS, "fp8_static", TPOT.name),
     "first starts, two GPUs": lambda: _ready(0),
     "second starts, two GPUs": lambda: _ready(1),
     "minutes of four variants": lambda: _minutes(FLOATS),

@@ -95,7 +95,7 @@ def test_bf16s_finished_result_is_the_reference(tmp_path: Path) -> None:
     assert found is not None and found.loads[0].name == "concurrency 1"
 
 
-def test_blocks_of_a_ladder_differ_in_the_block_alone(tmp_path: Path) -> None:
+def test_blocks_of_a_ladder_differ_in_the_block_alone(tmp_path: Path, server_cpu: None) -> None:
     """The report finds the blocks that belong together by their payloads; all are sent the loads of the first."""
     for job in runner(tmp_path, "variants=[bf16,awq]", LADDER, "bench.blocks=2").jobs:
         first, second = (each.artifact(Stage.BENCH).payload for each in job.blocks)

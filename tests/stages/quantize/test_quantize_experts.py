@@ -80,7 +80,7 @@ def test_experts_that_are_one_tensor_are_quantized_by_no_engine(tensor: str, is_
     config = {"model_type": "gpt_oss", "num_local_experts": 4}
     for quant in ("gptq", "fp8_dynamic", "gptq_int4"):
         assert ("are one tensor" in why_no_experts(settings(f"quant={quant}").quant, config, [tensor])) is is_joined
-    (others,) = variants_of("variants=['folder:/data/theirs']")
+    (others,) = variants_of("variants=['folder:/data/theirs']", "add_bf16=false")
     for quant in (settings("quant=bf16").quant, others.quant.model_copy(update={"scheme": "W4A16"})):
         assert why_no_experts(quant, config, [tensor]) == ""
 

@@ -71,7 +71,7 @@ class Bench:
         draft.folder.mkdir()
         return SimpleNamespace(
             settings=settings_of(*overrides),
-            model=SimpleNamespace(folder=CHECKPOINT, config=CONFIG),
+            model=SimpleNamespace(folder=CHECKPOINT, config=CONFIG, names=frozenset(headers(CHECKPOINT))),
             hardware=probe("cpu"),
             progress=SimpleNamespace(detail=lambda _: None),
             variant="tested",
