@@ -199,15 +199,15 @@ def stop(pid: int, grace: float) -> None:
 
 def is_running(group: int) -> bool:
     """Return whether a process of a group has not ended; one that has may stay until its new parent asks for it."""
-    for name in os.listdir("/proc"):
-        if name.isdecimal():
-            try:
-                with open(f"/proc/{name}/stat", encoding="utf-8", errors="replace") as file:
-                    state, _, own = file.read().rpartition(") ")[2].split()[:3]
-            except OSError:
-                continue
-            if int(own) == group and state not in ENDED:
-                return True
+    for name in filter(str.isdecimal, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{name}/stat", encoding="utf-8", errors="replace") as file:
+                state, _, own = file.read().rpartition(") ")[2].split()[:3]
+        # It has ended since the list was made.
+        except (OSError, ValueError):
+            continue
+        if int(own) == group and state not in ENDED:
+            return True
     return False
 
 
