@@ -21,8 +21,7 @@ from pipeline.compare.statements import signed
 from pipeline.compare.stats.intervals import Interval
 from pipeline.compare.stats.prediction import one_more_change
 from pipeline.compare.stats.repeats import relative_change
-from pipeline.results.base import Missing, read
-from pipeline.results.bench import BenchResult
+from pipeline.results.base import Missing
 from pipeline.results.eval import EvalResult
 from pipeline.results.metrics import THROUGHPUT, TPOT, TTFT
 from pipeline.results.quantize import QuantizeResult
@@ -47,6 +46,7 @@ from tools.stored_results import (
     TWO_GPUS,
     against_bf16,
     between,
+    blocks_of,
     both_hosts,
     by_start,
     cell,
@@ -56,6 +56,7 @@ from tools.stored_results import (
     mark,
     over_starts,
     percent,
+    results_of,
     span,
     speed,
     start_changes,
@@ -159,11 +160,9 @@ def _failed_of_all_cores() -> str:
 def _ready(start: int) -> str:
     """Format the seconds until a server was ready in the run on two GPUs, at each variant's first or second start."""
     found: list[float] = []
-    for folder in sorted(path for path in (FOLDER / TWO_GPUS).iterdir() if path.is_dir()):
-        blocks = [Manifest.model_validate_json(path.read_text()) for path in folder.glob(f"study*/{MANIFEST}")]
-        blocks.sort(key=lambda each: each.started)
-        results = [read(BenchResult, each) for each in blocks[start : start + 1]]
-        found += [each.server.ready_s for each in results if isinstance(each, BenchResult) and each.server.ready_s]
+    for folder in (FOLDER / TWO_GPUS).glob(f"*/{STUDY}"):
+        blocks = sorted(blocks_of(folder), key=lambda each: each.started)
+        found += [each.server.ready_s for each in results_of(blocks[start : start + 1]) if each.server.ready_s]
     return f"{min(found):.0f} to {max(found):.0f}"
 
 

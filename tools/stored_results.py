@@ -63,8 +63,8 @@ class Pooled(NamedTuple):
 def speed(host: str, variant: str, protocol: str) -> Speed | None:
     """Return a stored benchmark; without a manifest (an unfinished one) its loads alone; None if there is none."""
     folder = FOLDER / host / variant / protocol
-    if blocks := _blocks(folder):
-        return Speed(machine=machine_of(blocks[0]), **dict(merged(_results(blocks))))
+    if blocks := blocks_of(folder):
+        return Speed(machine=machine_of(blocks[0]), **dict(merged(results_of(blocks))))
     loads = tuple(_load(each) for each in sorted(folder.glob("*")) if each.is_dir())
     if not loads:
         return None
@@ -83,14 +83,15 @@ def speed(host: str, variant: str, protocol: str) -> Speed | None:
     )
 
 
-def _blocks(folder: Path) -> list[Manifest]:
+def blocks_of(folder: Path) -> list[Manifest]:
     """Return the manifests of a benchmark's blocks; none if it was not finished."""
     if (first := read_manifest(folder)) is None:
         return []
     return [first, *filter(None, map(read_manifest, sorted(folder.parent.glob(f"{folder.name}_block_*"))))]
 
 
-def _results(blocks: Sequence[Manifest]) -> list[BenchResult]:
+def results_of(blocks: Sequence[Manifest]) -> list[BenchResult]:
+    """Return what each block measured."""
     found = [read(BenchResult, each) for each in blocks]
     results = [each for each in found if not isinstance(each, Missing)]
     assert len(results) == len(found), "a stored benchmark cannot be read"
@@ -206,7 +207,7 @@ def both_hosts(variant: str, metric: str) -> Pooled:
 
 def by_start(host: str, variant: str, metric: str, protocol: str = STUDY) -> list[tuple[float, ...]]:
     """Return a metric's repeats of each start of the server."""
-    return [each.metrics[metric].values for each in _results(_blocks(FOLDER / host / variant / protocol))]
+    return [each.metrics[metric].values for each in results_of(blocks_of(FOLDER / host / variant / protocol))]
 
 
 def start_changes(host: str, variant: str, metric: str) -> list[float]:
