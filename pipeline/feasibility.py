@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from pipeline.compare.roofline.device import Footprint
     from pipeline.job import Job
 
-GIB = 2**30
 # Stages that need no server.
 OFFLINE = (Stage.CALIBRATE, Stage.QUANTIZE)
 
@@ -156,7 +155,7 @@ def why_too_large(job: Job, here: Hardware) -> str:
     """
     quant, memory = job.settings.quant, here.memory_mib
     try:
-        weights = BF16_BYTES * DecoderShape.of(job.model.config).parameters / GIB
+        weights = BF16_BYTES * DecoderShape.of(job.model.config).parameters / 2**30
     except InputError:
         return ""
     room = memory / 1024 if here.device == "cuda" and memory is not None else here.memory_gib
