@@ -36,7 +36,7 @@ class SpeedModels:
     """
 
     def __init__(self, records: Sequence[Record] = (), tolerance_percent: float = TOLERANCE_PERCENT) -> None:
-        self._tolerance = tolerance_percent
+        self.tolerance_percent = tolerance_percent
         self.baseline = next((record.name for record in records if record.is_baseline), None)
         self._headlines = {
             record.name: group_of(record.speed, record.speed.headline)
@@ -66,7 +66,7 @@ class SpeedModels:
             units = [figures.unit for name, figures, _ in found if name == self.baseline]
             unit = (units or [figures.unit for _, figures, _ in found] or [""])[0]
             observed = [each for _, figures, each in found if figures.unit == unit]
-            self._models[key] = MeasurementModel([one for each in observed for one in each], self._tolerance)
+            self._models[key] = MeasurementModel([one for each in observed for one in each], self.tolerance_percent)
         return self._models[key]
 
     def headline(self, name: str) -> Group:

@@ -2,6 +2,7 @@
 
 from hypothesis import strategies as st
 
+from pipeline.compare.stats.kl_divergence import DivergenceCell, Estimate
 from pipeline.hardware.rules import NO_SPEED
 from pipeline.results.base import Missing
 from pipeline.results.bench import Metric
@@ -36,6 +37,30 @@ def record(
         speed=speed,
         tasks=dict.fromkeys(TASKS, scored) if tasks is None else tasks,
     )
+
+
+def divergence(kl):
+    """A measured divergence of `kl` nats per token."""
+    figure = Estimate(value=kl, interval=None)
+    return DivergenceCell(
+        kl=figure,
+        agreement=figure,
+        perplexity_ratio=figure,
+        by_position=(),
+        worst_share=None,
+        sequences=1,
+        tokens=1,
+        top_k=1,
+    )
+
+
+def with_divergences(comparison, **kls):
+    """The comparison with these divergences of its variants."""
+    rows = tuple(
+        row.model_copy(update={"divergence": divergence(kls[row.name])}) if row.name in kls else row
+        for row in comparison.rows
+    )
+    return comparison.model_copy(update={"rows": rows})
 
 
 FACTORS = st.lists(st.floats(0.7, 1.3), min_size=1, max_size=4).map(tuple)

@@ -12,12 +12,12 @@ from typing import Literal, NamedTuple
 from pipeline.compare.comparison import Comparison, Row, SpeedCell, TaskCell
 from pipeline.compare.decide.differences import baseline_of, variation, variation_text
 from pipeline.compare.decide.losses import losses, scored, worst_loss
-from pipeline.compare.decide.objective import Objective, under
+from pipeline.compare.decide.objective import Objective, more_divergent, under
 from pipeline.compare.decide.recommendation import NAMED, Recommendation
 from pipeline.compare.statements import count, in_points, listing, signed
 from pipeline.compare.stats.noninferiority import LossVerdict
 from pipeline.compare.words import MEANINGS, quality_words, task_word
-from pipeline.results.base import Frozen, Missing
+from pipeline.results.base import Frozen
 from pipeline.results.bench import BOTTLENECK
 
 # From here on a run could not have shown the gains that formats have: BF16's repeats differ by so many times, or the
@@ -107,8 +107,10 @@ class _Head:
         text += f"; a loss of more than {100 * bound[1]:.1f} points is ruled out ({bound[0]})." if bound else "."
         text += self.chosen.elsewhere
         if self.chosen.runner_up is not None:
-            label = next(each.label for each in self.comparison.rows if each.name == self.chosen.runner_up)
-            text += f" Runner-up: {label}."
+            other = next(each for each in self.comparison.rows if each.name == self.chosen.runner_up)
+            equal = self.objective.is_equal(other, row)
+            beside = f"{more_divergent(other, row)}, of equal {self.objective.noun}" if equal else other.label
+            text += f" Runner-up: {beside}."
         return Decision(kind="deploy", variant=name, title=f"Deploy {row.label}.", text=text)
 
     def _gain(self, row: Row) -> str:
@@ -177,7 +179,7 @@ class _Head:
 
     def _undecided(self, rows: Sequence[Row]) -> Decision:
         """Return the answer if better variants exist, and their accuracy is open."""
-        first = max(rows, key=self.objective.rank)
+        first = self.objective.order(rows)[0]
         best = "Smallest" if self.objective.name == "size" else "Fastest"
         is_scored = bool(scored(first))
         title = f"{best} so far: {first.label}; its quality {'cannot be told yet' if is_scored else 'is not measured'}."
@@ -205,19 +207,20 @@ class _Head:
 
     def _smallest(self) -> str:
         """Name the smallest variant that is not worse on any task; empty if none is smaller."""
-        sizes = [
-            (row.size.ratio, row.label)
+        size = Objective(self.comparison, "size")
+        smaller = [
+            row
             for row in self.others
-            if not isinstance(row.size, Missing)
-            and isinstance(row.size.ratio, float)
-            and row.size.ratio < 1
+            if size.gains(row)
             and scored(row)
             and all(task_word(cell) in ("no worse", "better") for cell in row.tasks.values())
         ]
-        if not sizes:
+        if not smaller:
             return ""
-        ratio, label = min(sizes)
-        return f"Smallest that is no worse: {label}, {ratio:.2f} of BF16's size."
+        row = size.order(smaller)[0]
+        change = size.change(row)
+        assert change is not None
+        return f"Smallest that is no worse: {row.label}, {1 + change.percent / 100:.2f} of BF16's size."
 
 
 def _quiet(smallest: float | None) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,6 +11,7 @@ from pipeline.compare.comparison import Comparison, Row, SizeCell, SpeedCell
 from pipeline.compare.decide.differences import change_of, serves_more, throughput_over
 from pipeline.compare.statements import Claim, percent_range, within_text
 from pipeline.compare.stats.intervals import Interval
+from pipeline.compare.stats.kl_divergence import DivergenceCell
 from pipeline.compare.stats.repeats import Change
 from pipeline.results.base import Missing
 from pipeline.results.metrics import TPOT
@@ -82,6 +85,23 @@ class Objective:
         if figure is None:
             return float("-inf")
         return figure if self.name == "throughput" else -figure
+
+    def order(self, rows: Iterable[Row]) -> list[Row]:
+        """Return variants from the best to the worst; of those that are equal, the least divergent from BF16 first."""
+        rest, ordered = sorted(rows, key=self.rank, reverse=True), []
+        while rest:
+            best = rest[0]
+            equals = [row.name for row in rest if row is best or self.is_equal(row, best)]
+            ordered += sorted((row for row in rest if row.name in equals), key=divergence)
+            rest = [row for row in rest if row.name not in equals]
+        return ordered
+
+    def is_equal(self, row: Row, other: Row) -> bool:
+        """Return True if two variants are shown to differ by no more than `report.tolerance_percent`."""
+        change, tolerance = self.between(row, other), self.comparison.models.tolerance_percent
+        if change is None or change.interval is None:
+            return False
+        return -tolerance <= change.interval.low and change.interval.high <= tolerance
 
     def change(self, row: Row) -> Change | None:
         """Return the change from BF16 that may be claimed; None if there is none."""
@@ -167,6 +187,19 @@ class Objective:
     @staticmethod
     def _has(row: Row, load: str) -> bool:
         return any(each.name == load for benchmark in row.benchmarks.values() for each in benchmark.loads)
+
+
+def divergence(row: Row) -> float:
+    """Return the KL divergence from BF16; infinite where it was not measured."""
+    return row.divergence.kl.value if isinstance(row.divergence, DivergenceCell) else float("inf")
+
+
+def more_divergent(row: Row, best: Row) -> str:
+    """Name a variant, with its divergence beside that of the best where both were measured."""
+    theirs, least = divergence(row), divergence(best)
+    if math.isinf(theirs) or math.isinf(least):
+        return row.label
+    return f"{row.label} (KL from BF16 {1000 * theirs:.3g} × 10⁻³ nats per token, against {1000 * least:.3g})"
 
 
 def _exact(percent: float) -> Change:

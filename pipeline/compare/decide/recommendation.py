@@ -1,9 +1,10 @@
 """The recommended variant under constraints: reasons, runner-up, and measurements that would decide open questions.
 
 The recommended variant is the best admissible one by the objective, provided its gain over BF16 is clear or BF16
-itself is excluded. A variant is admissible if it is *no worse* on every task, excluded if it is *worse* on one, by the
-verdicts of the table; else its accuracy is open, and the answer says which items would decide it. A speed measured
-while a guard failed, the variant's or BF16's, is not ranked. The runner-up is the next best that is not excluded.
+itself is excluded. Of variants that are equal by the objective, it is the one with the least KL divergence from BF16.
+A variant is admissible if it is *no worse* on every task, excluded if it is *worse* on one, by the verdicts of the
+table; else its accuracy is open, and the answer says which items would decide it. A speed measured while a guard
+failed, the variant's or BF16's, is not ranked. The runner-up is the next best that is not excluded.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pipeline.compare.decide.differences import baseline_of, claim, repeats_need
 from pipeline.compare.decide.losses import losses, scored, verdict_at, within, worst_loss
 from pipeline.compare.decide.measurements import MORE_REPEATS, Measurement, open_points
 from pipeline.compare.decide.objective import Name as ObjectiveName
-from pipeline.compare.decide.objective import Objective, under
+from pipeline.compare.decide.objective import Objective, more_divergent, under
 from pipeline.compare.decide.open_accuracy import LOSS, accuracy_summary, divergences, needs
 from pipeline.compare.statements import Claim, Sentence, count, listing, plain, within_text
 from pipeline.results.base import Frozen, Missing
@@ -136,7 +137,7 @@ class _Decision:
         faster = [row for row in ranked if replaced or self.objective.gains(row)]
         safe = [row for row in faster if self._stands(row, "admissible") and row.tasks]
         if safe:
-            best = max(safe, key=self.objective.rank)
+            best = self.objective.order(safe)[0]
             return self._best(best, safe, faster, replaced), best
         if not self.constraints.is_empty:
             return self._stay(faster)
@@ -159,10 +160,19 @@ class _Decision:
         text = f"{lead}, and is no worse on {count(len(best.tasks), 'task')} ({within(best, limits)})."
         if worst := worst_loss(best):
             text += f" A loss of more than {100 * worst[1]:.1f} points is ruled out ({worst[0]})."
-        tied = [row for row in safe if row is not best and not self._is_clearly_better(best, row)]
+        others = [row for row in safe if row is not best]
+        if equal := [row for row in others if objective.is_equal(row, best)]:
+            text += f" Of equal {objective.noun}: {listing(more_divergent(row, best) for row in equal)}."
+        tied = [row for row in others if not objective.is_equal(row, best) and not self._is_clearly_better(best, row)]
         if tied:
             text += f" Its {objective.noun} cannot be told from that of {listing(row.label for row in tied)}."
-        undecided = [row for row in faster if self._stands(row, "open") and objective.rank(row) > objective.rank(best)]
+        undecided = [
+            row
+            for row in faster
+            if self._stands(row, "open")
+            and objective.rank(row) > objective.rank(best)
+            and not objective.is_equal(row, best)
+        ]
         if undecided:
             text += f" Better in {objective.noun}, but not known to be admissible: {_named(undecided)}."
         return Sentence(kind="answer", text=text, claims=tuple(claims))
@@ -185,7 +195,7 @@ class _Decision:
 
     def _undecided(self, rows: Sequence[Row]) -> Sentence:
         """Return the answer if better variants exist, and their accuracy is open."""
-        ordered = sorted(rows, key=self.objective.rank, reverse=True)
+        ordered = self.objective.order(rows)
         first = ordered[0]
         change = self.objective.change(first)
         assert change is not None
@@ -199,7 +209,7 @@ class _Decision:
 
     def _only_costly(self, better: Sequence[Row]) -> Sentence:
         """Return the answer if each better variant loses accuracy."""
-        ordered = sorted(better, key=self.objective.rank, reverse=True)
+        ordered = self.objective.order(better)
         claims = [claim(row, task, loss) for row in ordered for task, loss in losses(row).items()]
         for row in ordered:
             change = self.objective.change(row)
@@ -270,7 +280,7 @@ class _Decision:
             and self.objective.figure(row) is not None
             and self._stands(row, "admissible", *([] if row.is_baseline else ["open"]))
         ]
-        return max(rest, key=self.objective.rank, default=None)
+        return next(iter(self.objective.order(rest)), None)
 
     def _reasons(self, best: Row | None, runner_up: Row | None) -> Iterable[Sentence]:
         if best is not None:
@@ -280,15 +290,13 @@ class _Decision:
                     yield check.statement
         if best is not None and runner_up is not None:
             yield self._next(best, runner_up)
-        for row in sorted(self.comparison.rows, key=self.objective.rank, reverse=True):
+        for row in self.objective.order(self.comparison.rows):
             if row is not best and (row.is_baseline or self._is_beside(row, best)):
                 yield from (check.statement for check in self.candidates[row.name].broken)
 
     def _is_beside(self, row: Row, best: Row | None) -> bool:
         """Return True if a variant could take the place of the recommended one."""
-        if best is None:
-            return True
-        return self.objective.rank(row) >= self.objective.rank(best)
+        return best is None or self.objective.order([row, best])[0] is row
 
     def _settle(self, best: Row | None, runner_up: Row | None) -> Iterable[Measurement]:
         """Yield measurements that could change the recommendation, or separate it from the runner-up."""
@@ -301,7 +309,7 @@ class _Decision:
                     yield found
         if not self.objective.is_speed:
             return
-        if best is not None and runner_up is not None and not self._is_clearly_better(best, runner_up):
+        if best is not None and runner_up is not None and not self._is_settled(best, runner_up):
             yield self._repeats(best, runner_up)
         if best is None and self.baseline is not None:
             for row in self.others:
@@ -313,9 +321,16 @@ class _Decision:
         change = self.objective.between(row, other)
         return change is not None and self.objective.is_better(change)
 
+    def _is_settled(self, best: Row, other: Row) -> bool:
+        """Return True if more repeats would not change which of two is recommended."""
+        return self._is_clearly_better(best, other) or self.objective.is_equal(best, other)
+
     def _next(self, best: Row, runner_up: Row) -> Sentence:
         objective, change = self.objective, self.objective.between(best, runner_up)
         caveat = " It is open under the constraints." if self._stands(runner_up, "open") else ""
+        if objective.is_equal(runner_up, best):
+            text = f"Runner-up: {runner_up.label}, whose {objective.noun} equals that of {best.label}.{caveat}"
+            return plain("speed", text)
         if change is None or not change.is_clear:
             text = f"Runner-up: {runner_up.label}, whose {objective.noun} cannot be told from that of "
             return plain("speed", f"{text}{best.label}.{caveat}")

@@ -2,7 +2,7 @@
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from support.compare_records import TASKS, anything, record
+from support.compare_records import TASKS, anything, record, with_divergences
 
 from pipeline.compare import compare
 from pipeline.compare.decide.constraints import Constraints, Requirements
@@ -32,6 +32,27 @@ def test_a_clear_winner_is_to_be_deployed():
     assert not found.needs_items
     assert found.text.startswith("+30.0 % tokens per second against BF16 (+2")
     assert "no worse on 2 tasks; a loss of more than 0." in found.text
+
+
+def test_of_equal_sizes_the_one_with_less_divergence_is_deployed():
+    made = record("bf16"), *(record(name, size=size) for name, size in (("fast", 47), ("close", 47), ("far", 48)))
+    comparison = with_divergences(compare(made, TASKS), fast=0.0451, close=0.0104, far=0.0474)
+    chosen = recommend(comparison, objective="size")
+    found = decide(comparison, chosen)
+    assert (found.title, found.variant, chosen.runner_up) == ("Deploy CLOSE.", "close", "fast")
+    assert found.text.endswith(
+        "Runner-up: FAST (KL from BF16 45.1 × 10⁻³ nats per token, against 10.4), of equal checkpoint size."
+    )
+    assert chosen.answer.text.endswith(
+        " Of equal checkpoint size: FAST (KL from BF16 45.1 × 10⁻³ nats per token, against 10.4)."
+    )
+    assert chosen.reasons[0].text == "Runner-up: FAST, whose checkpoint size equals that of CLOSE."
+    # Where no speed was measured, the head names it as well.
+    gone = Missing(reason="gone")
+    untimed = [each.model_copy(update={"speed": gone}) for each in made]
+    comparison = with_divergences(compare(untimed, TASKS), fast=0.0451, close=0.0104, far=0.0474)
+    found = decide(comparison, recommend(comparison))
+    assert found.text.endswith("Smallest that is no worse: CLOSE, 0.47 of BF16's size.")
 
 
 def test_the_loss_that_is_ruled_out_is_told_in_points():

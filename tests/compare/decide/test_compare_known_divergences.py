@@ -3,11 +3,10 @@
 import json
 
 import pytest
-from support.compare_records import TASKS, record
+from support.compare_records import TASKS, divergence, record
 
 from pipeline.compare import compare
 from pipeline.compare.decide.known_divergences import KNOWN, SMOLLM2, divergence_text
-from pipeline.compare.stats.kl_divergence import DivergenceCell, Estimate
 from pipeline.results.base import Missing
 from tools.stored_results import FOLDER
 
@@ -23,19 +22,8 @@ def test_a_divergence_of_ours_is_that_of_the_stored_report(scheme, known) -> Non
 
 def row(scheme, kl):
     nothing = Missing(reason="not measured")
-    figure = Estimate(value=kl or 0.0, interval=None)
-    cell = DivergenceCell(
-        kl=figure,
-        agreement=figure,
-        perplexity_ratio=figure,
-        by_position=(),
-        worst_share=None,
-        sequences=1,
-        tokens=1,
-        top_k=1,
-    )
     (found,) = compare([record("a", speed=nothing)], TASKS).rows
-    return found.model_copy(update={"divergence": cell if kl else nothing, "scheme": scheme})
+    return found.model_copy(update={"divergence": divergence(kl) if kl else nothing, "scheme": scheme})
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from support.compare_records import TASKS, record
+from support.compare_records import TASKS, record, with_divergences
 
 from pipeline.compare import compare
 from pipeline.compare.comparison import Comparison, Row
-from pipeline.compare.decide.objective import Objective, cell_at, under
+from pipeline.compare.decide.objective import Objective, cell_at, more_divergent, under
 from pipeline.compare.stats.intervals import Interval
 from pipeline.compare.stats.repeats import Change
 from pipeline.results.base import Missing
@@ -39,6 +39,15 @@ def ladder(made: Record, alone: float) -> Record:
     update = {"protocol": "ladder", "loads": loads, "headline": "concurrency 16", "metrics": loads[1].metrics}
     speed = made.speed.model_copy(update=update)
     return made.model_copy(update={"speed": speed, "protocols": {"ladder": speed}})
+
+
+def started_twice(made: Record) -> Record:
+    """Give a record's four repeats two starts of the server."""
+    (load,) = ladder(made, 1.0).speed.loads[1:]
+    load = load.model_copy(update={"blocks": (0, 0, 1, 1)})
+    update = {"protocol": "study", "loads": (load,), "headline": load.name}
+    speed = made.speed.model_copy(update=update)
+    return made.model_copy(update={"speed": speed, "protocols": {"study": speed}})
 
 
 def table(*records: Record) -> tuple[Comparison, dict[str, Row]]:
@@ -120,6 +129,35 @@ def test_a_cell_is_that_of_its_load() -> None:
         assert cell_at(row, "p99_itl_ms", load) == Missing(reason="not measured")
     assert cell_at(row, "p99_itl_ms", "concurrency 1") == Missing(reason="not measured one request at a time")
     assert cell_at(row, TPOT.name, "rate inf") == Missing(reason="not measured with all requests sent at once")
+
+
+def test_equals_are_ordered_by_their_divergence() -> None:
+    sizes = {"a": 500, "b": 505, "c": 500, "d": 400}
+    made = [record("bf16", size=1000), *(record(name, size=size) for name, size in sizes.items())]
+    comparison = with_divergences(compare(made, TASKS), a=0.045, b=0.010, d=0.9)
+    rows = {row.name: row for row in comparison.rows}
+    size = Objective(comparison, BYTES)
+    # D is a fifth smaller, however much it diverges; the divergence of C was not measured.
+    assert [row.name for row in size.order(comparison.rows)] == ["d", "b", "a", "c", "bf16"]
+    assert size.is_equal(rows["a"], rows["b"]) and size.is_equal(rows["b"], rows["a"])
+    assert not size.is_equal(rows["a"], rows["d"]) and not size.is_equal(rows["d"], rows["a"])
+    assert more_divergent(rows["a"], rows["b"]) == "A (KL from BF16 45 × 10⁻³ nats per token, against 10)"
+    assert more_divergent(rows["c"], rows["b"]) == "C" and more_divergent(rows["b"], rows["c"]) == "B"
+
+
+@pytest.mark.parametrize(("tolerance", "first"), [(0.1, "a"), (2.0, "b")])
+def test_speeds_are_equal_where_the_interval_of_their_difference_is_within_the_tolerance(tolerance, first) -> None:
+    speeds = ("bf16", 1000, (1.0, 1.001, 0.999, 1.0)), ("a", 1202, (1.001, 1.0, 1.0, 0.999)), ("b", 1200, (1.0,) * 4)
+    made = [started_twice(record(name, speed, noise=noise)) for name, speed, noise in speeds]
+    comparison = with_divergences(compare(made, TASKS, tolerance_percent=tolerance), a=0.045, b=0.010)
+    assert Objective(comparison, SPEED).order(comparison.rows)[0].name == first
+
+
+def test_speeds_of_one_start_are_never_equal() -> None:
+    """Their interval is as wide as the tolerance at least."""
+    made = [record("bf16"), record("a", 1201), record("b", 1200)]
+    comparison = with_divergences(compare(made, TASKS), a=0.045, b=0.010)
+    assert Objective(comparison, SPEED).order(comparison.rows)[0].name == "a"
 
 
 @pytest.mark.parametrize(
