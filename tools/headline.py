@@ -29,6 +29,7 @@ from pipeline.stages.report.collect.published import published_tables
 from tools.derived import rewrite
 from tools.stored_results import (
     ALL_CORES,
+    DEMO,
     FAILED,
     FLOATS,
     FOLDER,
@@ -172,7 +173,14 @@ def _contrast() -> str:
     return f"{hosts[0].percent - hosts[1].percent:.0f}"
 
 
+def _demo_decision() -> str:
+    """Return the head of the demo's page."""
+    decision = json.loads((FOLDER / DEMO / "report.json").read_text(encoding="utf-8"))["decision"]
+    return f"{decision['title']} {decision['text']}"
+
+
 FIGURES: Mapping[str, Callable[[], str]] = {
+    "demo, decision": _demo_decision,
     **{
         f"{variant} throughput, two GPUs": partial(against_bf16, TWO_GPUS, variant, THROUGHPUT.name)
         for variant in ("fp8_static", "int8_dynamic", "w4a16", "awq", "bf16@tp2")

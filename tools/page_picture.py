@@ -12,9 +12,9 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from tools.stored_results import FOLDER, TWO_GPUS
+from tools.stored_results import DEMO, FOLDER
 
-PAGE = FOLDER / TWO_GPUS / "report.html"
+PAGE = FOLDER / DEMO / "report.html"
 PICTURE = FOLDER.parent / "report.png"
 # The decision and its table.
 SIZE = (1200, 590)

@@ -23,11 +23,13 @@ from tools import stored_scores
 from tools.stored_results import FOLDER
 
 RENDERED = {"report.md": "report.md", "index.html": "report.html", "report.json": "report.json"}
-DATA = Path(os.environ.get("PIPELINE_DATA_DIR") or FOLDER.parents[2] / "shared" / "data") / "qwen3"
+PROJECT = FOLDER.parents[1]
+DATA = Path(os.environ.get("PIPELINE_DATA_DIR") or PROJECT.parent / "shared" / "data") / "qwen3"
 # `report.recorded` shows what other machines measured.
 SETTINGS = ("stage=report", "report.recorded=true", "outputs=outputs")
 # The results' own model and protocol.
 OF_MODEL = {
+    "demo": ("experiment=study", "report.objective=size"),
     "qwen3_8b": ("model=qwen3_8b", "model.weights=random", "bench=study"),
     # Without its weights the sizes of formats with groups cannot be checked: the baseline has none.
     "smollm2": ("model.path=SmolLM2-135M-Instruct", "model.name=smollm2", "quant=bf16", "bench=study", "eval=study"),
@@ -83,9 +85,10 @@ def _render(folder: Path, stored: list[tuple[Path, Manifest]]) -> bool:
         if done.returncode:
             raise SystemExit(f"results/{folder.name}: {done.stderr.strip()}")
         made = outputs / model / "report"
-        # Commands of the page name the model's folder, which is gone with this one.
+        # Commands of the page name the model's folder, which is gone with this one or differs between clones.
         texts = {
-            there: (made / here).read_text(encoding="utf-8").replace(f"{root}/", "") for there, here in wanted.items()
+            there: (made / here).read_text(encoding="utf-8").replace(f"{root}/", "").replace(f"{PROJECT}/", "")
+            for there, here in wanted.items()
         }
     changed = {name for name, text in texts.items() if (folder / name).read_text(encoding="utf-8") != text}
     for name in changed:

@@ -35,6 +35,7 @@ FLOATS, INTEGERS = "h200_qwen3_8b_fp8", "h200_qwen3_8b_integers"
 # BF16 and FP8 static in two blocks, with every core of the host.
 ALL_CORES = "h200_qwen3_8b_all_cores"
 # Five formats in two blocks, each block on a GPU of its own, and BF16 on both GPUs together.
+DEMO = "demo_cpu"
 TWO_GPUS = "h200_qwen3_8b_two_gpus"
 LABELS = {
     "bf16": "BF16",

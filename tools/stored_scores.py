@@ -1,6 +1,6 @@
 """A study with scores in `docs/results/`, small enough for git, and back as the report reads it.
 
-    python -m tools.stored_scores outputs/<model> docs/results/<folder> <model's config.json>
+    python -m tools.stored_scores outputs/<model> docs/results/<folder> [<model's config.json>]
 
 What is kept: manifests without the folders of their machine, the summary of the calibration, the score of each item
 and which answers were cut as bits (`items.json`), the items' hashes once for all variants (`items/`), and of the
@@ -11,6 +11,7 @@ kept. The manifests list the files as they were made.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -35,14 +36,18 @@ SCORES = "items.json"
 MODEL = "model"
 QUANTIZE = "quantize.json"
 HASH_BYTES = 32
+# Links of a variant that serves the demo's own files.
+DEMO_LINK = re.compile(r'("link": ")[^"]*/(pipeline/demo/)')
 BASELINE = "bf16"
 
 
-def store(outputs: Path, folder: Path, config: Path) -> None:
-    """Write the results of `outputs`, one of each stage and variant, to `folder`; `config` is the model's own."""
+def store(outputs: Path, folder: Path, config: Path | None = None) -> None:
+    """Write the results of `outputs`, one of each stage and variant, to `folder`; `config` is a model's own."""
     made = {path: Manifest.model_validate_json(path.read_text(encoding="utf-8")) for path in _manifests(outputs)}
-    (folder / MODEL).mkdir(parents=True)
-    shutil.copy(config, folder / MODEL / "config.json")
+    folder.mkdir(parents=True)
+    if config is not None:
+        (folder / MODEL).mkdir()
+        shutil.copy(config, folder / MODEL / "config.json")
     baseline = next(path.parent for path, m in made.items() if (m.variant, m.stage) == (BASELINE, "eval"))
     for path, manifest in made.items():
         text = _without_places(path.read_text(encoding="utf-8"), manifest)
@@ -53,7 +58,8 @@ def store(outputs: Path, folder: Path, config: Path) -> None:
             place = folder / str(manifest.variant) / QUANTIZE
         elif manifest.stage == "bench":
             block = int(manifest.payload.get("block", 0))
-            protocol = manifest.results["protocol"] + (f"_block_{block + 1}" if block else "")
+            # A benchmark that does not apply has no results.
+            protocol = manifest.results.get("protocol", "bench") + (f"_block_{block + 1}" if block else "")
             place = folder / str(manifest.variant) / protocol / MANIFEST
         else:
             place = folder / (manifest.variant or "") / manifest.stage / MANIFEST
@@ -100,10 +106,12 @@ def _manifests(outputs: Path) -> Iterator[Path]:
 
 
 def _without_places(text: str, manifest: Manifest) -> str:
-    """Return a manifest's text without the folder that holds `outputs/` on its machine."""
-    named = next(each for each in manifest.overrides if each.startswith("outputs="))
-    parent = PurePosixPath(named.partition("=")[2]).parent
-    return text.replace(f"{parent}/", "")
+    """Return a manifest's text without the folders that hold `outputs/` and the project on its machine."""
+    text = DEMO_LINK.sub(r"\1\2", text)
+    for named in manifest.overrides:
+        if named.startswith("outputs="):
+            text = text.replace(f"{PurePosixPath(named.partition('=')[2]).parent}/", "")
+    return text
 
 
 def _store_items(manifest: Manifest, source: Path, place: Path, items: Path) -> None:

@@ -118,9 +118,11 @@ class _Head:
         change, load = self.objective.change(row), under(self.objective.load)
         if change is None:
             return f"It meets the constraints, at {self.objective.shown(row)}"
-        noun = {"throughput": f"tokens per second{row.per_gpu}", "tpot": "time per output token", "size": "size"}
-        text = f"{signed(change.percent)} % {noun[self.objective.name]} against BF16"
-        if change.interval is not None and self.objective.is_speed:
+        if self.objective.name == "size":
+            return f"{-change.percent:.0f} % smaller than BF16"
+        noun = f"tokens per second{row.per_gpu}" if self.objective.name == "throughput" else "time per output token"
+        text = f"{signed(change.percent)} % {noun} against BF16"
+        if change.interval is not None:
             text += f" ({signed(change.interval.low)} to {signed(change.interval.high)})"
         return f"{text} {load}" if load else text
 

@@ -152,7 +152,7 @@ def test_the_smallest_is_named_where_no_speed_counts():
     small, tiny = record("small", 1000, size=60), record("tiny", 1000, size=30, wrong=60)
     assert "Smallest that is no worse: SMALL, 0.60 of BF16's size." in decided(record("bf16"), small, tiny).text
     found = decided(record("bf16"), small, tiny, objective="size")
-    assert found.title == "Deploy SMALL." and found.text.startswith("−40.0 % size against BF16, no worse")
+    assert found.title == "Deploy SMALL." and found.text.startswith("40 % smaller than BF16, no worse")
 
 
 def test_the_worst_task_is_the_one_with_the_worst_word():
