@@ -16,11 +16,15 @@ exited or was killed, every child is terminated too.
 import importlib.metadata
 import json
 import os
+import select
 import selectors
 import shutil
 import signal
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypedDict
 
 SERVER = "vllm.entrypoints.cli.serve"
@@ -85,6 +89,34 @@ def end_with_parent() -> None:
 
     pr_set_pdeathsig = 1
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+
+
+@contextmanager
+def end_with_the_pipeline() -> Iterator[None]:
+    """End this process as soon as standard input closes, within a block that does not read it."""
+    left = threading.Event()
+
+    def look() -> None:
+        poll = select.poll()
+        poll.register(0, select.POLLHUP)
+        while not left.is_set():
+            if poll.poll(100):
+                remove_sockets()
+                os._exit(1)
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        left.set()
+        # A fork copies only the thread that calls it, with all locks as they are.
+        thread.join()
+
+
+def remove_sockets() -> None:
+    """Remove the folder of vLLM's sockets, which it leaves; the pipeline does so too, unless it was killed."""
+    shutil.rmtree(os.environ.get("VLLM_RPC_BASE_PATH", ""), ignore_errors=True)
 
 
 class Start(TypedDict):
@@ -241,7 +273,8 @@ def main() -> None:
         signal.signal(number, lambda *_: sys.exit(1))
     began = time.monotonic()
     try:
-        version = import_vllm()
+        with end_with_the_pipeline():
+            version = import_vllm()
     except Exception as error:
         say(error=f"{type(error).__name__}: {error}")
         raise SystemExit(1) from error
@@ -295,5 +328,4 @@ if __name__ == "__main__":
     try:
         main()
     finally:
-        # Of vLLM's sockets, which it leaves; the pipeline removes it too, unless it was killed.
-        shutil.rmtree(os.environ.get("VLLM_RPC_BASE_PATH", ""), ignore_errors=True)
+        remove_sockets()

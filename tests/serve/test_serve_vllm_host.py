@@ -1,7 +1,13 @@
-"""The end of what the launcher started."""
+"""The end of the launcher, and of what it started."""
 
+import os
 import subprocess
 import sys
+import time
+
+from support import stub_vllm
+
+from pipeline.serve.launcher import LAUNCHER
 
 # The grandchild has ended in the group of the child, and its new parent, this process, never asks for it.
 ENDED_GRANDCHILD = """
@@ -51,3 +57,24 @@ def test_an_ended_process_that_nobody_asks_for_is_not_waited_for() -> None:
 
 def test_one_that_ignores_sigterm_is_killed_with_its_group() -> None:
     assert said(RUNNING_GRANDCHILD) == "False"
+
+
+def test_the_launcher_of_a_killed_pipeline_does_not_import_vllm_to_the_end(tmp_path) -> None:
+    python, _ = stub_vllm.make(tmp_path, "imports slowly")
+    sockets = tmp_path / "sockets"
+    sockets.mkdir()
+    launcher = subprocess.Popen(
+        [python, str(LAUNCHER)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "VLLM_RPC_BASE_PATH": str(sockets)},
+    )
+    try:
+        time.sleep(1)
+        assert launcher.poll() is None
+        # The kernel closes it likewise for a process that is killed.
+        launcher.stdin.close()
+        assert launcher.wait(5) == 1
+        assert not sockets.exists() and launcher.stdout.read() == b""
+    finally:
+        launcher.kill()

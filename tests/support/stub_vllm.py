@@ -83,9 +83,9 @@ def make(folder: Path, behaviour: str) -> tuple[str, Path]:
     Each server also writes one of its own, `environment-<pid>.json`.
     """
     package, seen = folder / "site" / "vllm", folder / "environment.json"
-    broken = "import module_that_is_not_there\n" if behaviour == "cannot be imported" else ""
+    first = {"cannot be imported": "import module_that_is_not_there", "imports slowly": "import time; time.sleep(60)"}
     files = {
-        "__init__.py": f"{broken}__version__ = '0.32.0'\n",
+        "__init__.py": f"{first.get(behaviour, '')}\n__version__ = '0.32.0'\n",
         "platforms.py": "class current_platform:\n    is_cpu = is_cuda = staticmethod(lambda: False)\n",
         "benchmarks/serve.py": CLIENT,
         "logger.py": "",
