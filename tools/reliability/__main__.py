@@ -6,6 +6,7 @@ import argparse
 import signal
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pipeline import interruption
@@ -53,11 +54,15 @@ def main() -> int:
         if code:
             print(f"the undisturbed run ended with exit code {code}:\n{said[-2000:]}", file=sys.stderr)
             return 1
-        if "disks" in parts:
-            fill_disks(work, reference.outputs, results)
-        # Last, since they take what is left of the time.
-        if "kills" in parts and not is_over():
-            kill_all(work, reference, results, is_over)
+        # Last, since they take what is left of the time; beside each other, since much of each is waiting.
+        with ThreadPoolExecutor() as pool:
+            running = []
+            if "disks" in parts:
+                running.append(pool.submit(fill_disks, work, reference.outputs, results))
+            if "kills" in parts:
+                running.append(pool.submit(kill_all, work, reference, results, is_over))
+            for each in running:
+                each.result()
     asked.page.write_text(page(results), encoding="utf-8")
     return int(any(each["lost"] for each in results.known.values()))
 
