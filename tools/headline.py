@@ -41,9 +41,11 @@ from tools.stored_results import (
     INTEGERS,
     LABELS,
     LADDER,
+    MORE_FORMATS,
     SMALL_GRAPHS,
     STREAM,
     STUDY,
+    TRITON,
     TWO_GPUS,
     against_bf16,
     between,
@@ -84,6 +86,13 @@ def page(text: str) -> str:
 def _by_stream_interval(variant: str) -> str:
     """Format the change of a variant's throughput by --stream-interval=8, on host A."""
     found = relative_change(*(values(HOST_A, variant, THROUGHPUT.name, protocol) for protocol in (STREAM, STUDY)))
+    assert not isinstance(found, Missing)
+    return percent(found)
+
+
+def _by_kernel(variant: str) -> str:
+    """Format the change of a variant's throughput by Triton's attention instead of FlashAttention's."""
+    found = relative_change(*(values(host, variant, THROUGHPUT.name) for host in (TRITON, MORE_FORMATS)))
     assert not isinstance(found, Missing)
     return percent(found)
 
@@ -158,10 +167,10 @@ def _failed_of_all_cores() -> str:
     return ", ".join(found) or "none"
 
 
-def _ready(start: int) -> str:
-    """Format the seconds until a server was ready in the run on two GPUs, at each variant's first or second start."""
+def _ready(host: str, start: int) -> str:
+    """Format the seconds until a server was ready in a run on two GPUs, at each variant's first or second start."""
     found: list[float] = []
-    for folder in (FOLDER / TWO_GPUS).glob(f"*/{STUDY}"):
+    for folder in (FOLDER / host).glob(f"*/{STUDY}"):
         blocks = sorted(blocks_of(folder), key=lambda each: each.started)
         found += [each.server.ready_s for each in results_of(blocks[start : start + 1]) if each.server.ready_s]
     return f"{min(found):.0f} to {max(found):.0f}"
@@ -185,8 +194,16 @@ FIGURES: Mapping[str, Callable[[], str]] = {
         f"{variant} throughput, two GPUs": partial(against_bf16, TWO_GPUS, variant, THROUGHPUT.name)
         for variant in ("fp8_static", "int8_dynamic", "w4a16", "awq", "bf16@tp2")
     },
-    "first starts, two GPUs": lambda: _ready(0),
-    "second starts, two GPUs": lambda: _ready(1),
+    **{
+        f"{variant} throughput, more formats": partial(against_bf16, MORE_FORMATS, variant, THROUGHPUT.name)
+        for variant in ("fp8_dynamic", "gptq", "bnb_nf4", "bf16+fp8_e4m3")
+    },
+    "FP8 KV throughput, Triton": partial(against_bf16, TRITON, "bf16+fp8_e4m3", THROUGHPUT.name),
+    "BF16 throughput, Triton against FlashAttention": lambda: _by_kernel("bf16"),
+    "first starts, two GPUs": partial(_ready, TWO_GPUS, 0),
+    "second starts, two GPUs": partial(_ready, TWO_GPUS, 1),
+    "first starts, more formats": partial(_ready, MORE_FORMATS, 0),
+    "second starts, more formats": partial(_ready, MORE_FORMATS, 1),
     "minutes of four variants": lambda: _minutes(FLOATS),
     "memory of making": lambda: _making_gib(),
     "fp8 static throughput, all cores": lambda: against_bf16(ALL_CORES, "fp8_static", THROUGHPUT.name),
@@ -352,16 +369,15 @@ def _two_blocks() -> Iterator[tuple[str, ...]]:
             yield (each.label, gpu, mean, *changes, *levels)
 
 
-def _two_gpus() -> Iterator[tuple[str, ...]]:
-    """Yield the formats of the run that divided its blocks between two GPUs."""
+def _two_gpus(host: str) -> Iterator[tuple[str, ...]]:
+    """Yield the formats of a run that divided its blocks between two GPUs."""
     yield ("", "total tok/s of each repeat, GPU 1", "GPU 2", "throughput", "TTFT", "TPOT")
-    for each in compared(TWO_GPUS, STUDY).rows:
+    for each in compared(host, STUDY).rows:
         starts = [
-            ", ".join(f"{value:,.0f}" for value in repeats)
-            for repeats in by_start(TWO_GPUS, each.name, THROUGHPUT.name)
+            ", ".join(f"{value:,.0f}" for value in repeats) for repeats in by_start(host, each.name, THROUGHPUT.name)
         ]
         metrics = (THROUGHPUT.name, TTFT.name, TPOT.name)
-        changes = (against_bf16(TWO_GPUS, each.name, metric) for metric in metrics)
+        changes = (against_bf16(host, each.name, metric) for metric in metrics)
         yield (each.label, *[*starts, "both"][:2], *(["baseline"] * 3 if each.is_baseline else changes))
 
 
@@ -554,7 +570,9 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "graphs": _table(_graphs),
     "two blocks": _table(_two_blocks),
     "all cores": _table(_all_cores),
-    "two GPUs": _table(_two_gpus),
+    "two GPUs": _table(lambda: _two_gpus(TWO_GPUS)),
+    "more formats": _table(lambda: _two_gpus(MORE_FORMATS)),
+    "Triton attention": _table(lambda: _two_gpus(TRITON)),
     "trained model": _table(_trained),
     "trained model, speed": _table(_trained_speed),
     "trained model, tasks": _table(_trained_tasks),

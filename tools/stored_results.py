@@ -37,6 +37,9 @@ ALL_CORES = "h200_qwen3_8b_all_cores"
 # Five formats in two blocks, each block on a GPU of its own, and BF16 on both GPUs together.
 DEMO = "demo_cpu"
 TWO_GPUS = "h200_qwen3_8b_two_gpus"
+MORE_FORMATS = "h200_qwen3_8b_more_formats"
+# The control of MORE_FORMATS: the same, with another attention kernel.
+TRITON = "h200_qwen3_8b_triton"
 LABELS = {
     "bf16": "BF16",
     "fp8_static": "FP8 static",
@@ -44,6 +47,8 @@ LABELS = {
     "int8_dynamic": "INT8 dynamic",
     "awq": "AWQ",
     "w4a16": "W4A16",
+    "gptq": "GPTQ",
+    "bnb_nf4": "bitsandbytes NF4",
     "bf16+fp8_e4m3": "BF16 + FP8 KV cache",
     "bf16@tp2": "BF16 on both GPUs",
 }

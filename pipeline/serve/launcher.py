@@ -203,16 +203,23 @@ def launcher_of(python: str, hardware: Hardware, logs: Path) -> Launcher:
     Raises:
         ServerError: if `python` cannot be run.
     """
-    quiet = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "TOKENIZERS_PARALLELISM": "false"}
-    if hardware.device == "cpu":
-        # vLLM's CPU worker reads it to choose the number of threads of the engine process.
-        quiet["CUDA_VISIBLE_DEVICES"] = ""
     key = (python, hardware.device)
     if key in _launchers and not _launchers[key].is_running() and not _launchers[key].has_failed:
         _launchers.pop(key).close()
     if key not in _launchers:
-        _launchers[key] = Launcher(python, {**environment(), **quiet}, logs / "launcher.log")
+        _launchers[key] = Launcher(python, {**environment(), **settled(hardware)}, logs / "launcher.log")
     return _launchers[key]
+
+
+def settled(hardware: Hardware) -> dict[str, str]:
+    """Return the variables that are set for every server of a machine."""
+    quiet = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "TOKENIZERS_PARALLELISM": "false"}
+    if hardware.device == "cpu":
+        # vLLM's CPU worker reads it to choose the number of threads of the engine process.
+        return {**quiet, "CUDA_VISIBLE_DEVICES": ""}
+    # Triton's own default: vLLM would compile the same kernels again for each variant, into a folder of its own.
+    kernels = Path(os.environ.get("TRITON_HOME") or Path.home(), ".triton", "cache")
+    return {**quiet, "TRITON_CACHE_DIR": os.environ.get("TRITON_CACHE_DIR") or str(kernels)}
 
 
 def environment() -> dict[str, str]:
