@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
 from typing import Any
 
@@ -20,6 +21,16 @@ def clean(value: Any, limit: int | None = None) -> str:
         return kept
     short = kept[: limit - 1]
     return f"{(short.rpartition(' ')[0] or short).rstrip(' .;:,')}…"
+
+
+def json_line(value: Any) -> str:
+    """Return a value as one line of JSON, in which escapes stand for the characters that `clean` removes.
+
+    Raises:
+        ValueError: on a number that is not finite.
+    """
+    line = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    return "".join(character if clean(character) else json.dumps(character)[1:-1] for character in line)
 
 
 def capitalized(text: str) -> str:

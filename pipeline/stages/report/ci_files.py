@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,10 +11,9 @@ from xml.etree import ElementTree
 
 from pipeline.config import Settings
 from pipeline.errors import StageError
+from pipeline.results.text import clean
 from pipeline.stages.report.renderers.markdown import escape
 
-# Characters that XML 1.0 does not have.
-NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 T = TypeVar("T")
 HEAD = ("Variant", "Figure", "before", "now", "change", "")
 
@@ -61,14 +59,14 @@ def junit(cases: Sequence[Case]) -> bytes:
     root = ElementTree.Element("testsuites", {"name": "stage=gate", **_counts(cases)})
     for variant in dict.fromkeys(case.variant for case in cases):
         of_variant = [case for case in cases if case.variant == variant]
-        suite = ElementTree.SubElement(root, "testsuite", {"name": _clean(variant), **_counts(of_variant)})
+        suite = ElementTree.SubElement(root, "testsuite", {"name": clean(variant), **_counts(of_variant)})
         for case in of_variant:
-            place = {"classname": _clean(variant), "name": _clean(case.figure)}
+            place = {"classname": clean(variant), "name": clean(case.figure)}
             element = ElementTree.SubElement(suite, "testcase", place)
-            said = _clean(": ".join(filter(None, (case.word, case.change))))
+            said = clean(": ".join(filter(None, (case.word, case.change))))
             if case.outcome == "failed":
-                failure = ElementTree.SubElement(element, "failure", message=said, type=_clean(case.word))
-                failure.text = _clean(f"before {case.before}, now {case.now}")
+                failure = ElementTree.SubElement(element, "failure", message=said, type=clean(case.word))
+                failure.text = clean(f"before {case.before}, now {case.now}")
             elif case.outcome == "skipped":
                 ElementTree.SubElement(element, "skipped", message=said)
     ElementTree.indent(root)
@@ -98,10 +96,6 @@ def _counts(cases: Sequence[Case]) -> dict[str, str]:
     outcomes = [case.outcome for case in cases]
     failures, skipped = outcomes.count("failed"), outcomes.count("skipped")
     return {"tests": str(len(cases)), "failures": str(failures), "errors": "0", "skipped": str(skipped)}
-
-
-def _clean(text: str) -> str:
-    return NO_XML.sub("", text)
 
 
 def _append(path: Path, text: str) -> None:
