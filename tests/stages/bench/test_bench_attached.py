@@ -132,6 +132,7 @@ FIXED = ("bench=throughput", "bench.input_len=12", "bench.output_len=6", *SMALL)
     ("behaviour", "code", "said"),
     [
         ("500", 4, "None of 4 requests succeeded: Internal Server Error"),
+        ("500 in silence", 4, "None of 4 requests succeeded: no reason given"),
         ("429", 4, "None of 4 requests succeeded: Too Many Requests"),
         ("hang", 4, "did not answer every request within 6 s"),
         ("close", 4, "None of 4 requests succeeded"),
