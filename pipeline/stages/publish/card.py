@@ -40,6 +40,7 @@ def write(job: Job, report: Report) -> Path:
     Raises:
         NotApplicable: if the variant could not be verified on this machine.
         StageError: if it did not pass verification, or the folder cannot be written.
+        InputError: if one of its configs cannot be read.
     """
     if job.unserved:
         raise NotApplicable(f"publish: {job.variant} cannot be loaded here to be verified: {job.unserved}")
@@ -154,7 +155,8 @@ def license_of(source: Path) -> dict[str, str]:
 
     try:
         data = ModelCard.load(source / CARD).data.to_dict()
-    except (OSError, ValueError, YAMLError):
+    # Of a card that names nothing: its text, its fields, what the hub's library makes of them.
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError, YAMLError):
         return {}
     found = {name: data[name] for name in LICENSE if isinstance(data.get(name), str)}
     return found if "license" in found else {}
