@@ -139,6 +139,7 @@ class Runner:
 
     def _check_due(self, hardware: Hardware) -> None:
         """Check the settings of steps that would run, where a stage itself would refuse them only after others."""
+        from pipeline.stages.bench import attached
         from pipeline.stages.bench.prompts import check_conversations
         from pipeline.stages.quantize.mixed.gain import target
         from pipeline.tasks import preflight as tasks
@@ -157,6 +158,7 @@ class Runner:
                 elif stage not in OFFLINE and not job.unserved:
                     check_context(job.settings, job.model, hardware)
                     if stage is Stage.BENCH:
+                        attached.check(job)
                         protocols[job.settings.bench.name] = job.settings.bench
                     is_scored |= stage is Stage.EVAL
         # All variants are asked the same.
