@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import math
 import os
 import struct
 import tracemalloc
@@ -294,6 +295,7 @@ def test_cards_of_models(tmp_path: Path, content: bytes) -> None:
 
 METRICS = b"""# TYPE vllm:num_preemptions counter
 vllm:num_preemptions_total{engine="0",model_name="x"} 5.0
+vllm:num_preemptions_total{engine="1",model_name="x"} 1e308
 vllm:kv_cache_usage_perc{engine="0"} 0.5
 process_start_time_seconds 1.7e+09
 """
@@ -314,7 +316,8 @@ def test_what_a_server_says_of_itself(
         return access.Answer(200, said[path].decode(errors="replace"))
 
     monkeypatch.setattr(access, "get", get)
-    read(lambda: counters.read("http://127.0.0.1:1"))
+    reading = read(lambda: counters.read("http://127.0.0.1:1"))
+    assert reading is None or all(map(math.isfinite, reading.values.values()))
     told = read(lambda: external.ask("http://127.0.0.1:1"))
     assert told is None or key_of(told.model_dump())
 
