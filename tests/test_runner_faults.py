@@ -95,13 +95,13 @@ def test_downloads_and_copies_that_do_not_fit_are_refused_before_the_first(
     repository = write_source(tmp_path / "repository", **{**CONFIG, "dtype": "float32"})
     snapshot = Path(shutil.copytree(repository, tmp_path / "snapshot", ignore=shutil.ignore_patterns("*.safetensors")))
     monkeypatch.setattr(ModelSource, "_download", lambda *_: snapshot)
+    monkeypatch.setattr(ModelSource, "hub_weights", ["model.safetensors"])
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     free = {tmp_path / "outputs": outputs, tmp_path / "hub": hub}
     monkeypatch.setattr("pipeline.plan.free_bytes", free.__getitem__)
     monkeypatch.setattr("pipeline.plan._device", list(free).index)
     given = ["stage=quantize", "quant=fp8_dynamic", "model.path=null", "model.hub_id=some/model", "add_bf16=false"]
     run = Runner(variants_of(*given, f"outputs={tmp_path / 'outputs'}"), given)
-    monkeypatch.setattr(ModelSource, "hub_weights", ["model.safetensors"])
     with pytest.raises(InputError, match=said):
         run.execute()
     assert not list(tmp_path.rglob("manifest.json"))

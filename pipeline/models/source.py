@@ -175,7 +175,7 @@ class ModelSource:
     def lacks_copy(self) -> bool:
         """True if all weights are yet to be written in BF16: drawn, or cast. Before a download config.json's word."""
         if not self.is_random and self.settings.path is None and "stored" not in vars(self):
-            return bool(self.cast_from)
+            return bool(self.cast_from) and not any(self.cache.glob(f"{self.settings.name}-bf16-*"))
         return bool(self.is_random or self.difference.dtype) and self._own is not None and not self._own.is_dir()
 
     @property
