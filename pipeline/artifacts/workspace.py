@@ -343,7 +343,7 @@ def _records(folder: Path) -> Iterator[tuple[str, FileRecord]]:
 
 def _write(folder: Path, manifest: Manifest) -> None:
     partial = folder / f"{MANIFEST}.partial"
-    with partial.open("w") as file:
+    with partial.open("w", encoding="utf-8") as file:
         file.write(manifest.model_dump_json(indent=2))
         file.flush()
         os.fsync(file.fileno())

@@ -1,10 +1,13 @@
-"""Text from models and files made safe and short for a terminal or a table."""
+"""Text from models and files made safe and short for a terminal, a document or a table."""
 
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from typing import Any
+
+MARKDOWN = re.compile(r"([\\`*_{}\[\]<>|#~$&])")
 
 
 def clean(value: Any, limit: int | None = None) -> str:
@@ -21,6 +24,12 @@ def clean(value: Any, limit: int | None = None) -> str:
         return kept
     short = kept[: limit - 1]
     return f"{(short.rpartition(' ')[0] or short).rstrip(' .;:,')}…"
+
+
+def in_markdown(text: str) -> str:
+    """Escape text for Markdown and for the HTML that Markdown passes through."""
+    plain = " ".join(clean(text).split())
+    return MARKDOWN.sub(r"\\\1", plain).replace("\\<", "&lt;").replace("\\>", "&gt;")
 
 
 def json_line(value: Any) -> str:

@@ -11,8 +11,7 @@ from xml.etree import ElementTree
 
 from pipeline.config import Settings
 from pipeline.errors import StageError
-from pipeline.results.text import clean
-from pipeline.stages.report.renderers.markdown import escape
+from pipeline.results.text import clean, in_markdown
 
 T = TypeVar("T")
 HEAD = ("Variant", "Figure", "before", "now", "change", "")
@@ -80,14 +79,14 @@ def markdown(cases: Sequence[Case], baseline: str) -> str:
     summary = ", ".join(f"{count} {word}" for word, count in counts.most_common())
     failed = sorted({case.variant for case in cases if case.outcome == "failed"})
     result = f"failed: {', '.join(failed)}" if failed else "passed"
-    lines = [f"### Gate {escape(result)}", "", f"Against {escape(baseline)}: {escape(summary)}."]
+    lines = [f"### Gate {in_markdown(result)}", "", f"Against {in_markdown(baseline)}: {in_markdown(summary)}."]
     shown = sorted((case for case in cases if case.is_shown), key=lambda case: case.outcome != "failed")
     if shown:
         lines += ["", f"| {' | '.join(HEAD)} |", f"|{'---|' * len(HEAD)}"]
         for case in shown:
             cells = (case.variant, case.figure, case.before, case.now, case.change)
-            word = escape(case.word)
-            row = [*map(escape, cells), f"**{word}**" if case.outcome == "failed" else word]
+            word = in_markdown(case.word)
+            row = [*map(in_markdown, cells), f"**{word}**" if case.outcome == "failed" else word]
             lines.append(f"| {' | '.join(row)} |")
     return "\n".join(lines) + "\n"
 
