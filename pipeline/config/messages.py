@@ -170,10 +170,10 @@ def _merged(found: re.Match[str], _: type[BaseModel]) -> ConfigError:
 _Translation = Callable[[re.Match[str], type[BaseModel]], ConfigError]
 # Hydra tells these errors apart by their text alone.
 _REFUSALS: tuple[tuple[re.Pattern[str], _Translation], ...] = (
+    (re.compile(r"(?:Error merging override \+*|Could not override ')(eval\.tasks(?:=.*)?)(?![.\w])"), _merged),
     (re.compile(r"Could not (?:override|delete) '([^']+)'"), _unknown),
     (re.compile(r"Could not delete from config\. '([^']+)'"), _unknown),
     (re.compile(r"Ambiguous value for argument '([^']+)'"), _ambiguous),
     (re.compile(r"An item is already at '([^']+)'"), _exists),
-    (re.compile(r"Error merging override \+*(eval\.tasks=.*)"), _merged),
     (re.compile(r"Override (\S+) looks like a config group"), _no_such_group),
 )
