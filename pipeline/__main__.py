@@ -7,8 +7,10 @@ import logging
 import os
 import shutil
 import sys
+import traceback
 import warnings
 from pathlib import Path
+from types import TracebackType
 
 import hydra
 from hydra.conf import HydraConf
@@ -27,7 +29,7 @@ from pipeline.config.compose import compose_variants
 from pipeline.config.help import answer
 from pipeline.config.messages import of_hydra
 from pipeline.errors import PipelineError
-from pipeline.progress import Progress
+from pipeline.progress import OBEYED, Progress
 from pipeline.runner import Runner
 
 _exit_code = 0
@@ -82,9 +84,15 @@ def _shown(error: PipelineError) -> int:
     return error.exit_code
 
 
+def _show_defect(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print the traceback of a defect, whose message may be a text from elsewhere."""
+    print(OBEYED.sub("", "".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
+
+
 def main() -> None:
     """Run the command and exit with its code: 0, that of the worst failure, or that of the signal that ended it."""
     interruption.install()
+    sys.excepthook = _show_defect
     logging.captureWarnings(True)
     # On import by transformers it warns of missing GPU libraries.
     logging.getLogger("torchao").setLevel(logging.ERROR)

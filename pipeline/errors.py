@@ -1,6 +1,6 @@
 """Errors shown to the user, each with its problem, its remedy and an exit code.
 
-Any other exception that escapes is a defect of the pipeline and keeps its traceback.
+Any other exception is a defect of the pipeline: it is shown with its traceback, and fails the step that it comes from.
 """
 
 

@@ -210,17 +210,26 @@ class Plan:
         return f"{largest} needs at least {need:.1f} GiB{each_gpu} ({counted}), {free:.1f} GiB are free{short}"
 
     def check_disk(self) -> None:
-        """Refuse a run whose checkpoints do not fit on the disk, before the first is made.
+        """Refuse a run whose checkpoints and downloads do not fit on the disk, before the first is made.
 
         Raises:
             InputError: with the sizes.
         """
-        needed, free = self._checkpoint_bytes(), free_bytes(self.first.outputs)
+        from huggingface_hub.constants import HF_HUB_CACHE
+
+        outputs, hub = self.first.outputs, Path(HF_HUB_CACHE)
+        made, fetched = self._checkpoint_bytes(), self._download_bytes()
+        needed, free = made + (fetched if _device(outputs) == _device(hub) else 0), free_bytes(outputs)
         if needed > free:
             raise InputError(
-                f"outputs={self.first.outputs}: the checkpoints to be made take {needed / GB:.3g} GB, "
-                f"and {free / GB:.3g} GB are free.",
+                f"outputs={outputs}: the checkpoints to be made{' and downloads' if needed > made else ''} take "
+                f"{needed / GB:.3g} GB, and {free / GB:.3g} GB are free.",
                 "Free some space, set outputs=<a folder on another disk>, or make fewer variants.",
+            )
+        if fetched > (free := free_bytes(hub)):
+            raise InputError(
+                f"HF_HOME: the downloads take {fetched / GB:.3g} GB, and {free / GB:.3g} GB are free in {hub}.",
+                "Free some space, or set HF_HOME=<a folder on another disk>.",
             )
 
     def _disk(self) -> str:
@@ -231,25 +240,46 @@ class Plan:
         return f"checkpoints of {written / GB:.1f} GB, {free / GB:.0f} GB are free in {place}{short}"
 
     def _checkpoint_bytes(self) -> float:
-        """Return the size of the checkpoints that would be made."""
-        written = 0.0
+        """Return the size of the checkpoints that would be made, a copy of the model in BF16 among them."""
+        reads_model = self.due and self.first.serve.url is None
+        written = self._weight_bytes() if reads_model and self._model.lacks_copy else 0.0
         for step in self.due:
-            if step.stage is Stage.QUANTIZE and step.job.settings.quant.scheme is not None:
+            quant = step.job.settings.quant
+            # Those of others are links.
+            if step.stage is Stage.QUANTIZE and quant.scheme is not None and not quant.is_existing:
                 found = footprint_of(step.job)
                 written += 0 if isinstance(found, Missing) else found.weight_bytes
         return written
 
+    def _download_bytes(self) -> float:
+        """Return the size of the weights that would be fetched from the hub, the model's and those of others."""
+        fetched = self._weight_bytes() if self._is_fetched else 0
+        for step in self.due:
+            theirs = step.job.existing
+            if step.stage is Stage.QUANTIZE and theirs is not None and not theirs.is_gguf and _lacks(theirs):
+                found = footprint_of(step.job)
+                fetched += 0 if isinstance(found, Missing) else found.weight_bytes
+        return fetched
+
+    def _weight_bytes(self) -> float:
+        """Return the size of the model's weights in BF16; 0 if its config does not tell."""
+        found = footprint_of(self.jobs[0], quant=settings_of(BF16.quant))
+        return 0 if isinstance(found, Missing) else found.weight_bytes
+
+    @property
+    def _model(self) -> ModelSource:
+        return self.jobs[0].model
+
+    @property
+    def _is_fetched(self) -> bool:
+        """True if the model's weights are read, and the hub's cache does not hold them."""
+        return bool(self.due) and self.first.serve.url is None and _lacks(self._model)
+
     def _downloads(self) -> Iterator[str]:
         """Yield what the hub is asked for and its cache does not hold."""
-        model = self.jobs[0].model
-        if (
-            model.settings.path is None
-            and not model.is_random
-            and not _is_cached(str(model.settings.hub_id), model.hub_weights[0], model.settings.revision, "model")
-        ):
-            baseline = footprint_of(self.jobs[0], quant=settings_of(BF16.quant))
-            size = "" if isinstance(baseline, Missing) else f" ({baseline.weight_bytes / GB:.1f} GB)"
-            yield f"{model.settings.hub_id}{size}"
+        if self._is_fetched:
+            size = self._weight_bytes()
+            yield f"{self._model.settings.hub_id}{f' ({size / GB:.1f} GB)' if size else ''}"
         yield from dict.fromkeys(f"data set {each.hub_id}" for each in self._datasets() if not _is_here(each))
         settings = self.first.eval
         if any(step.stage is Stage.EVAL for step in self.due) and not (settings.data_dir or settings.include_path):
@@ -331,6 +361,19 @@ def _is_here(dataset: DatasetSettings) -> bool:
     return dataset.hub_file is not None and _is_cached(
         str(dataset.hub_id), dataset.hub_file, dataset.revision, "dataset"
     )
+
+
+def _lacks(source: ModelSource) -> bool:
+    """Return whether a source is on the hub, and its weights are not in the hub's cache."""
+    settings = source.settings
+    if settings.path is not None or source.is_random:
+        return False
+    return not _is_cached(str(settings.hub_id), source.hub_weights[0], settings.revision, "model")
+
+
+def _device(path: Path) -> int:
+    """Return the file system that a path is on, or would be."""
+    return next(each for each in (path.resolve(), *path.resolve().parents) if each.exists()).stat().st_dev
 
 
 def _is_cached(hub_id: str, file: str, revision: str | None, kind: str) -> bool:

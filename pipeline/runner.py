@@ -26,7 +26,7 @@ from pipeline.artifacts.keys import Digests
 from pipeline.artifacts.workspace import Artifact, Workspace
 from pipeline.config import BenchSettings, Command, Settings, Stage
 from pipeline.config.compose import unapplied
-from pipeline.errors import NotApplicable, PipelineError, StorageError
+from pipeline.errors import NotApplicable, PipelineError, StageError, StorageError
 from pipeline.feasibility import OFFLINE
 from pipeline.hardware import gpu_turn
 from pipeline.hardware.probe import Hardware, probe
@@ -102,8 +102,8 @@ class Runner:
         self.machine = hardware = lane.machine if lane else probe(first.hardware.device)
         self.gpu = first.hardware.gpu
         self.vllm = Vllm.of(packages(first.serve.python))
-        digests = Digests(first.outputs / ".cache" / "digests.json")
-        model = ModelSource(first.model, first.outputs / ".cache", digests)
+        digests = Digests(self.workspace.cache / "digests.json")
+        model = ModelSource(first.model, self.workspace.cache, digests)
         self.serving = Serving(hardware, first.outputs / "logs", self.progress)
         self.jobs = [
             Job(s, self.workspace, part, digests, model, self.progress, self.serving, overrides, existing=theirs)
@@ -139,6 +139,7 @@ class Runner:
 
     def _check_due(self, hardware: Hardware) -> None:
         """Check the settings of steps that would run, where a stage itself would refuse them only after others."""
+        from pipeline.stages.bench import attached
         from pipeline.stages.bench.prompts import check_conversations
         from pipeline.stages.quantize.mixed.gain import target
         from pipeline.tasks import preflight as tasks
@@ -157,6 +158,7 @@ class Runner:
                 elif stage not in OFFLINE and not job.unserved:
                     check_context(job.settings, job.model, hardware)
                     if stage is Stage.BENCH:
+                        attached.check(job)
                         protocols[job.settings.bench.name] = job.settings.bench
                     is_scored |= stage is Stage.EVAL
         # All variants are asked the same.
@@ -465,11 +467,22 @@ class Runner:
         except StorageError:
             raise
         except PipelineError as error:
+            self._note_failure(job, stage, error)
             _free(error)
-            for variant in self._affected(job, stage):
-                self.failures[variant] = error
-                self.failed_stages[variant].add(stage)
-            self.progress.say(f"  [red]{escape(artifact.name)} failed:[/] {escape(error.problem)}")
+        # A defect, or an error of a library that nobody expected: it is no reason to lose the other variants' night.
+        except Exception as error:
+            interruption.check_after_failure()
+            self.progress.say(escape(traceback.format_exc()))
+            said = f"{artifact.name}: {type(error).__name__}: {error}".rstrip(": .")
+            self._note_failure(job, stage, StageError(f"{said}.", "This is a defect; its traceback is above."))
+            _free(error)
+
+    def _note_failure(self, job: Job, stage: Stage, error: PipelineError) -> None:
+        for variant in self._affected(job, stage):
+            self.failures[variant] = error
+            self.failed_stages[variant].add(stage)
+        name = job.artifact(stage).name
+        self.progress.say(f"  [red]{escape(name)} failed:[/] {escape(error.problem)}")
 
     def _say_waiting(self, artifact: Artifact, holder: str) -> None:
         self.progress.say(escape(f"  {artifact.name:<32} waiting: {holder} is making it"))

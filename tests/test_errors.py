@@ -4,6 +4,7 @@ import httpx
 import pytest
 from huggingface_hub import errors as hub
 
+from pipeline.__main__ import _show_defect
 from pipeline.errors import hub_unreachable
 
 
@@ -47,3 +48,11 @@ def test_a_reason_behind_another_error_is_found_and_a_data_set_has_its_own_page(
     error.__cause__ = answered(hub.GatedRepoError, 403)
     message = str(hub_unreachable("calibration.dataset", "a/b", "calibration.dataset.path", error))
     assert "is gated" in message and "https://huggingface.co/datasets/a/b" in message
+
+
+def test_a_defect_is_shown_without_what_a_terminal_obeys(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValueError, match="x") as caught:
+        raise ValueError("x\x1b[31my\u202e\x9b0m")
+    _show_defect(caught.type, caught.value, caught.tb)
+    said = capsys.readouterr().err
+    assert said.startswith("Traceback") and said.endswith("ValueError: xy0m\n")

@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import math
 import os
 import struct
 import tracemalloc
@@ -19,12 +20,12 @@ from support.fuzzed import BROKEN, changed, damaged, json_files
 from support.settings import settings_of
 from support.tiny_sources import CONFIG, tensors_of
 
-from pipeline.artifacts.keys import Digests
+from pipeline.artifacts.keys import Digests, key_of
 from pipeline.artifacts.manifest import Manifest, read_manifest
 from pipeline.artifacts.workspace import Workspace
 from pipeline.config import ModelSettings, Stage
 from pipeline.errors import PipelineError, ServerError
-from pipeline.models import generation, preflight, safetensors, tokens
+from pipeline.models import generation, headers, preflight, safetensors, tokens
 from pipeline.models.source import ModelSource
 from pipeline.results import base
 from pipeline.results.bench import BenchResult
@@ -32,8 +33,10 @@ from pipeline.results.calibration import read_summary
 from pipeline.results.eval import EvalResult
 from pipeline.results.quantize import QuantizeResult
 from pipeline.results.verify import VerifyResult
+from pipeline.serve import access, counters, external
 from pipeline.stages.eval import endpoint
 from pipeline.stages.eval.journal import Journal
+from pipeline.stages.publish.card import license_of
 from pipeline.stages.report.collect import past_runs, records
 from pipeline.tasks import conversation_files, conversation_rows, local_files
 
@@ -220,10 +223,12 @@ MANIFEST = {
     "results": {"schema_version": 1, "tasks": {"mmlu": {"score": 0.5}}, "server": {}, "completed": 3, "loads": []},
     "files": {"samples/mmlu.jsonl": {"size": 1, "sha256": "0"}},
 }
+FILE = {"size": 1, "sha256": "0"}
+NAMES = st.lists(st.sampled_from(["..", ".", "a", "", "\0"]) | st.text(max_size=3), max_size=5).map("/".join)
 
 
 @fuzzed
-@given(content=json_files(MANIFEST))
+@given(content=json_files(MANIFEST) | NAMES.map(lambda name: json.dumps(MANIFEST | {"files": {name: FILE}}).encode()))
 def test_manifests_and_results(tmp_path: Path, content: bytes) -> None:
     workspace = Workspace(tmp_path)
     artifact = workspace.artifact("eval", "demo", "awq", {})
@@ -232,6 +237,9 @@ def test_manifests_and_results(tmp_path: Path, content: bytes) -> None:
     read(lambda: workspace.why(artifact))
     manifest = read(lambda: read_manifest(artifact.folder))
     if manifest is not None:
+        assert key_of(manifest.payload)
+        for name in manifest.files:
+            assert Path(os.path.normpath(artifact.folder / name)).is_relative_to(artifact.folder)
         for kind in (QuantizeResult, VerifyResult, BenchResult, EvalResult):
             read(lambda kind=kind: base.read(kind, manifest))
 
@@ -252,6 +260,66 @@ def test_samples_summaries_journals_and_reports(tmp_path: Path, content: bytes) 
     journal = read(lambda: Journal(tmp_path / "answers.jsonl"))
     journal.recall({"prompt": "x"})
     journal.close()
+
+
+QUANTIZED = {
+    "quant_method": "compressed-tensors",
+    "format": "pack-quantized",
+    "config_groups": {"group_0": {"targets": ["Linear"], "weights": {"num_bits": 4, "type": "int", "group_size": 64}}},
+    "ignore": ["lm_head", "re:.*gate"],
+}
+OTHERS = [
+    {"quant_method": "gptq", "bits": 4, "group_size": 64, "sym": True, "dynamic": {"-:^lm_head$": {}}},
+    {"quant_method": "awq", "bits": 4, "group_size": 64, "zero_point": True, "modules_to_not_convert": ["lm_head"]},
+    {"quant_method": "fp8", "weight_block_size": [128, 128], "activation_scheme": "dynamic"},
+    {"quant_method": "bitsandbytes", "load_in_4bit": True, "llm_int8_skip_modules": ["lm_head"]},
+]
+
+
+@fuzzed
+@given(config=st.one_of(changed(QUANTIZED), *map(changed, OTHERS)))
+def test_settings_of_quantized_checkpoints(config: Any) -> None:
+    if isinstance(config, dict):
+        read(lambda: headers.check_quantization(config, "variants=theirs"))
+
+
+CARD = b"---\nlicense: other\nlicense_name: mine\nmodel-index:\n- name: x\n  results: []\n---\n# A model\n"
+
+
+@fuzzed
+@given(content=damaged(CARD) | BROKEN)
+def test_cards_of_models(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "README.md").write_bytes(content)
+    assert all(isinstance(value, str) for value in read(lambda: license_of(tmp_path)).values())
+
+
+METRICS = b"""# TYPE vllm:num_preemptions counter
+vllm:num_preemptions_total{engine="0",model_name="x"} 5.0
+vllm:num_preemptions_total{engine="1",model_name="x"} 1e308
+vllm:kv_cache_usage_perc{engine="0"} 0.5
+process_start_time_seconds 1.7e+09
+"""
+
+
+@fuzzed
+@given(
+    models=json_files({"data": [{"id": "theirs", "max_model_len": 4096}]}),
+    version=json_files({"version": "0.32.0"}),
+    metrics=damaged(METRICS) | BROKEN,
+)
+def test_what_a_server_says_of_itself(
+    monkeypatch: pytest.MonkeyPatch, models: bytes, version: bytes, metrics: bytes
+) -> None:
+    said = {"/v1/models": models, "/version": version, "/metrics": metrics}
+
+    def get(_: str, path: str, *__: object, **___: object) -> access.Answer:
+        return access.Answer(200, said[path].decode(errors="replace"))
+
+    monkeypatch.setattr(access, "get", get)
+    reading = read(lambda: counters.read("http://127.0.0.1:1"))
+    assert reading is None or all(map(math.isfinite, reading.values.values()))
+    told = read(lambda: external.ask("http://127.0.0.1:1"))
+    assert told is None or key_of(told.model_dump())
 
 
 ANSWER = {"choices": [{"index": 0, "text": "a", "logprobs": None}, {"index": 1, "text": "b", "finish_reason": "stop"}]}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from typing_extensions import TypedDict
 
-from pipeline.artifacts.keys import Payload
+from pipeline.artifacts.keys import Payload, canonical
 from pipeline.errors import InputError
 from pipeline.json_files import read_json_object
 
@@ -57,6 +57,21 @@ class Manifest(BaseModel):
     seconds: float
     results: dict[str, Any] = {}
     files: dict[str, FileRecord] = {}
+
+    @field_validator("payload")
+    @classmethod
+    def _has_a_key(cls, value: Payload) -> Payload:
+        canonical(value)
+        return value
+
+    @field_validator("files")
+    @classmethod
+    def _lie_in_the_folder(cls, value: dict[str, FileRecord]) -> dict[str, FileRecord]:
+        for name in value:
+            path = PurePosixPath(name)
+            if path.is_absolute() or ".." in path.parts or "\0" in name or not path.parts:
+                raise ValueError(f"{name[:100]!r} is no file of that folder")
+        return value
 
 
 class DamagedManifest(InputError):

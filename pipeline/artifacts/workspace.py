@@ -24,7 +24,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from pipeline import interruption
-from pipeline.artifacts import locks
+from pipeline.artifacts import drafts, locks
 from pipeline.artifacts.keys import Payload, canonical, changed_fields, key_of, sha256_of
 from pipeline.artifacts.manifest import MANIFEST, DamagedManifest, FileRecord, Manifest, Status, read_manifest
 from pipeline.artifacts.shortages import shortage, storage_shortage
@@ -83,6 +83,11 @@ class Workspace:
         self.root = root
         self.hashes = hashes
         self._hashed: set[Path] = set()
+
+    @property
+    def cache(self) -> Path:
+        """Folder of what several runs would make of their inputs in the same way."""
+        return self.root / ".cache"
 
     def artifact(self, stage: str, model: str, variant: str | None, payload: Payload) -> Artifact:
         """Return the artifact with this identity, finished or not."""
@@ -171,7 +176,7 @@ class Workspace:
         with ExitStack() as stack:
             try:
                 folder.parent.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(locks.locked(_lock_of(folder), waiting))
+                stack.enter_context(locks.locked(drafts.lock_of(folder), waiting))
             except OSError as error:
                 unusable = InputError(f"outputs={self.root}: {error.strerror}.", "Set outputs=<a folder>.")
                 raise storage_shortage(error, self.root) or unusable from None
@@ -194,8 +199,8 @@ class Workspace:
         """
         folder = artifact.folder
         with self.claim(artifact):
-            _sweep(folder)
-            draft = Draft(folder.with_name(f".{folder.name}.{os.getpid()}.tmp"), self.kept(artifact))
+            drafts.sweep(folder)
+            draft = Draft(drafts.draft_of(folder), self.kept(artifact))
             clock = _Clock()
             try:
                 draft.folder.mkdir()
@@ -261,32 +266,35 @@ class Workspace:
                 raise
 
     def _rename(self, source: Path, artifact: Artifact) -> None:
-        target = artifact.folder
+        target, retired = artifact.folder, source.with_suffix(".old.tmp")
         if target.exists():
             if self.why(artifact) is None:
                 return
-            retired = source.with_suffix(".old.tmp")
-            target.rename(retired)
-            source.rename(target)
-            shutil.rmtree(retired, ignore_errors=True)
-        else:
-            source.rename(target)
+            with suppress(FileNotFoundError):
+                target.rename(retired)
+            if retired.exists() and self.why(artifact.model_copy(update={"folder": retired})) is None:
+                # Another run, which no lock kept away, has made it since it was looked at.
+                retired.rename(target)
+                return
+        source.rename(target)
+        shutil.rmtree(retired, ignore_errors=True)
 
     def sweep(self, model: str) -> list[str]:
-        """Remove the drafts of a model's artifacts that killed runs left; return the names of these artifacts.
+        """Remove the drafts that killed runs left, of a model's artifacts and in the cache; return what they were of.
 
         Those that a running process is making stay.
         """
         found = {
             draft.with_name(name[1])
-            for draft in (self.root / model).glob("**/.*.tmp")
-            if (name := DRAFT.match(draft.name))
+            for place in (self.root / model, self.cache)
+            for draft in place.glob("**/.*.tmp")
+            if draft.is_dir() and (name := DRAFT.match(draft.name))
         }
         swept = []
         for folder in sorted(found):
-            with locks.held_if_free(_lock_of(folder)) as is_free:
+            with locks.held_if_free(drafts.lock_of(folder)) as is_free:
                 if is_free:
-                    _sweep(folder)
+                    drafts.sweep(folder)
                     swept.append(folder.name)
         for partial in (self.root / model).glob(f"**/.*{KEPT}"):
             self._remove_if_published(partial, partial.with_name(partial.name[1:].removesuffix(KEPT)))
@@ -294,7 +302,7 @@ class Workspace:
 
     def _remove_if_published(self, partial: Path, folder: Path) -> None:
         """Remove the partial work of an artifact that was published right before its run was killed."""
-        with locks.held_if_free(_lock_of(folder)) as is_free, suppress(DamagedManifest):
+        with locks.held_if_free(drafts.lock_of(folder)) as is_free, suppress(DamagedManifest):
             manifest = read_manifest(folder) if is_free else None
             if manifest is not None and manifest.status == "ok":
                 shutil.rmtree(partial, ignore_errors=True)
@@ -322,16 +330,6 @@ class Draft:
         self.results: BaseModel | None = None
 
 
-def _lock_of(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.lock")
-
-
-def _sweep(folder: Path) -> None:
-    """Remove the temporary folders that killed runs left of an artifact."""
-    for leftover in folder.parent.glob(f".{folder.name}.*.tmp"):
-        shutil.rmtree(leftover, ignore_errors=True)
-
-
 def _records(folder: Path) -> Iterator[tuple[str, FileRecord]]:
     for path in sorted(folder.rglob("*")):
         link = os.readlink(path) if path.is_symlink() else None
@@ -345,7 +343,7 @@ def _records(folder: Path) -> Iterator[tuple[str, FileRecord]]:
 
 def _write(folder: Path, manifest: Manifest) -> None:
     partial = folder / f"{MANIFEST}.partial"
-    with partial.open("w") as file:
+    with partial.open("w", encoding="utf-8") as file:
         file.write(manifest.model_dump_json(indent=2))
         file.flush()
         os.fsync(file.fileno())

@@ -88,7 +88,7 @@ def translated(words: Sequence[str]) -> list[str]:
     rest = [word for word in _whole(rest) if word]
     others = [word for word in rest if word.startswith("~") or word.startswith("hydra")]
     given = [Override.parse(word) for word in _with_equals(rest) if word not in others]
-    credentials.check({each.name: each.value for each in given})
+    credentials.check((each.name, each.value) for each in (*given, *map(Override.parse, others)))
     found = [each for override in given for each in _rewritten(override, folders, is_sweep=is_sweep)]
     return [*options, *others, *map(str, (*_implied(found), *found))]
 

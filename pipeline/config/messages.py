@@ -160,9 +160,17 @@ def _no_such_group(found: re.Match[str], root: type[BaseModel]) -> ConfigError:
     return ConfigError(no_setting(found[1].partition("=")[0].partition("@")[0].replace("/", "."), root), SEE_ALL)
 
 
+def _merged(found: re.Match[str], _: type[BaseModel]) -> ConfigError:
+    return ConfigError(
+        f"{found[1]}: tasks have names, and are added and left out one by one.",
+        "Add '+eval.tasks.HellaSwag={task: hellaswag, metric: acc_norm}', and leave out '~eval.tasks.MMLU'.",
+    )
+
+
 _Translation = Callable[[re.Match[str], type[BaseModel]], ConfigError]
 # Hydra tells these errors apart by their text alone.
 _REFUSALS: tuple[tuple[re.Pattern[str], _Translation], ...] = (
+    (re.compile(r"(?:Error merging override \+*|Could not override ')(eval\.tasks(?:=.*)?)(?![.\w])"), _merged),
     (re.compile(r"Could not (?:override|delete) '([^']+)'"), _unknown),
     (re.compile(r"Could not delete from config\. '([^']+)'"), _unknown),
     (re.compile(r"Ambiguous value for argument '([^']+)'"), _ambiguous),

@@ -13,7 +13,7 @@ from pydantic import (
 )
 
 from pipeline.config.base import SettingsGroup
-from pipeline.config.credentials import API_KEY, IN_AN_ADDRESS, NO_CREDENTIALS, NO_KEY, NO_VARIABLE
+from pipeline.config.credentials import IN_AN_ADDRESS, KEY_ARGUMENT, NO_CREDENTIALS, NO_KEY, NO_VARIABLE
 from pipeline.config.names import unknown
 from pipeline.hardware.vllm_kernels import TITLES
 
@@ -101,7 +101,7 @@ class ServeSettings(SettingsGroup):
     @field_validator("extra_args")
     @classmethod
     def _without_a_key(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if any(API_KEY.match(part) for part in value):
+        if any(KEY_ARGUMENT.match(part) for part in value):
             raise ValueError(NO_KEY)
         return value
 

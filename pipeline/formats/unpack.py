@@ -31,8 +31,15 @@ DEEPSEEK_SCALE = "weight_scale_inv"
 
 
 def unpack(packed: torch.Tensor, bits: int, dim: int) -> torch.Tensor:
-    """Return as int32 the unsigned integers packed along one dimension of an int32 matrix, lowest bits first."""
+    """Return as int32 the unsigned integers packed along one dimension of an int32 matrix, lowest bits first.
+
+    Raises:
+        ValueError: if no integers of so many bits are packed into 32.
+    """
     import torch
+
+    if not 0 < bits <= 32:
+        raise ValueError(f"integers of {bits} bits are not packed into 32")
 
     shifts = torch.arange(0, 32, bits, dtype=torch.int32, device=packed.device)
     rows = packed if dim == 1 else packed.t()

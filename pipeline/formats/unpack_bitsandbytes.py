@@ -7,9 +7,10 @@ themselves, in blocks of 256, around their mean. INT8 ("LLM.int8()", 2022): `SCB
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+
+from pipeline.json_files import parse_json
 
 if TYPE_CHECKING:
     import torch
@@ -47,7 +48,7 @@ def unpack(tensors: Mapping[str, torch.Tensor], bits: int) -> torch.Tensor:
 
 def read_state(packed: torch.Tensor) -> dict[str, Any]:
     """Return bitsandbytes' quantization state of a weight: JSON in a tensor of bytes."""
-    return dict(json.loads(bytes(packed.tolist())))
+    return dict(parse_json(bytes(packed.tolist())))
 
 
 def dequantize_nf4(

@@ -9,7 +9,6 @@ what calibration, engines, the gate and the server read.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import struct
@@ -40,6 +39,7 @@ BF16_BYTES = 2
 # Buffers that models compute today and older releases stored: rotary frequencies, causal masks. vLLM drops them too.
 ROTARY = re.compile(r"(^|\.)rotary_(pos_)?emb\.(inv_freq|cos_cached|sin_cached)$")
 MASK = re.compile(r"\.(attn|attention)\.(bias|masked_bias)$")
+ADAPTER = "adapter_config.json"
 # The source's model card, which names its license.
 CARD = "README.md"
 
@@ -54,7 +54,7 @@ class Difference:
         buffers: tensors that are left out.
         others: files with weights that are not the checkpoint's.
         files: weight files, by their name in a checkpoint.
-        is_loadable: whether they have the names by which transformers finds them.
+        is_loadable: whether transformers finds them by their names, and loads nothing else.
     """
 
     dtype: str
@@ -91,7 +91,8 @@ def difference(folder: Path) -> Difference:
     """
     files = {path.name: path for path in safetensors_files(folder)}
     indexed = (folder / INDEX).is_file()
-    is_loadable = indexed or set(files) == {MODEL}
+    # With its library installed, transformers loads the model that an adapter's config names.
+    is_loadable = (indexed or set(files) == {MODEL}) and not (folder / ADAPTER).exists()
     if len(files) == 1 and not indexed:
         files = {MODEL: next(iter(files.values()))}
     values: Counter[str] = Counter()
@@ -140,39 +141,33 @@ def is_buffer(name: str, info: TensorInfo) -> bool:
 
 
 def make(folder: Path, target: Path, found: Difference) -> None:
-    """Write the BF16 checkpoint of a source: a folder that appears when it is whole.
+    """Write the BF16 checkpoint of a source.
+
+    Args:
+        folder: the source.
+        target: an empty folder.
+        found: how the source differs.
 
     Raises:
         InputError: if the disk has no room for it.
     """
     copied = {name: path for name, path in found.files.items() if found.dtype or _has_buffers(path)}
     needed = sum(_cast_bytes(safetensors_header(path)) for path in copied.values())
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if needed > shutil.disk_usage(target.parent).free:
+    if needed > shutil.disk_usage(target).free:
         raise InputError(
             f"{target.parent} has no room for {needed / 2**30:.1f} GiB: {folder} is {found.text}.",
             "Free some space, or set outputs=<a folder on another disk>.",
         )
-    partial = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
     for path in [*companions(folder), folder / CARD]:
         if path.is_file():
-            shutil.copyfile(path, partial / path.name)
+            shutil.copyfile(path, target / path.name)
     for name, path in found.files.items():
         if name in copied:
-            _write(path, partial / name, cast=bool(found.dtype))
+            _write(path, target / name, cast=bool(found.dtype))
         else:
-            (partial / name).symlink_to(path.resolve())
-    write_index(partial, list(found.files))
-    write_config(read_config(folder), partial)
-    try:
-        partial.rename(target)
-    except OSError:
-        # Another run made it in the meantime.
-        shutil.rmtree(partial)
-        if not target.is_dir():
-            raise
+            (target / name).symlink_to(path.resolve())
+    write_index(target, list(found.files))
+    write_config(read_config(folder), target)
 
 
 def _has_buffers(path: Path) -> bool:

@@ -35,6 +35,8 @@ FLOATS = ("BF16", "F16", "F32", "F64")
 GGUF = ".gguf"
 PICKLES = (".bin", ".pt", ".pth")
 
+# Field of a config.json that names the model which a small one drafts tokens for.
+SPECULATOR = "speculators_config"
 EMBEDDINGS = {"embed_tokens", "wte", "embed_in", "word_embeddings", "tok_embeddings"}
 HEADS = {"lm_head", "embed_out", "output_layer", "output"}
 # Names of one number in the configs of different families.
@@ -75,6 +77,21 @@ class Contents:
             if name.endswith(".weight") and name.split(".")[-2] in EMBEDDINGS and not _is_in_layer(name)
         ]
         return found[0] if len(found) == 1 else None
+
+
+def refuse_another(setting: str, config: Mapping[str, Any]) -> None:
+    """Refuse a config.json for which vLLM would load another model, from any folder or repository.
+
+    Source: `maybe_override_with_speculators` of vLLM's `transformers_utils/config.py`.
+
+    Raises:
+        InputError: naming the field.
+    """
+    if config.get(SPECULATOR):
+        raise InputError(
+            f"{setting}: config.json drafts tokens for another model ({SPECULATOR}), which vLLM would serve instead.",
+            "Name that model.",
+        )
 
 
 def numbers(config: Mapping[str, Any], names: Iterable[str]) -> dict[str, int]:

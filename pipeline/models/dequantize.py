@@ -98,7 +98,7 @@ class Weights:
         own = {name.removeprefix(f"{module}."): self._tensors[name] for name in self._parts[module]}
         try:
             weight = self._layouts[module].unpack(_Stored(f"{module}.", own), packed_bits(self._configs[module]))
-        except (RuntimeError, ValueError, IndexError) as error:
+        except (RuntimeError, ValueError, LookupError, TypeError, ArithmeticError, AttributeError) as error:
             raise InputError(f"{module}: its tensors do not fit each other or config.json ({error})") from None
         group = _group(self._configs[module])
         if group > 0 and (groups := _groups(own)) * group != weight.shape[1]:

@@ -28,7 +28,13 @@ from pipeline.models.contents import (
     numbers,
     require_weights,
 )
-from pipeline.models.headers import Quantization, layout_name, quantized_modules, stored_tensors
+from pipeline.models.headers import (
+    Quantization,
+    check_quantization,
+    layout_name,
+    quantized_modules,
+    stored_tensors,
+)
 from pipeline.models.modules import decoder_linears
 from pipeline.models.safetensors import INDEX, WEIGHTS, check_safetensors, companions, safetensors_files
 from pipeline.models.source import SMALL, ModelSource
@@ -168,6 +174,7 @@ class ExistingCheckpoint(ModelSource):
                 "A BF16 checkpoint is named by model.path or model.hub_id.",
             )
         check_same_model(self, self.model)
+        check_quantization(self.quantization, self.settings.source)
         found = recognize(self.quantization)
         return _titled(
             quant,

@@ -7,8 +7,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal, NotRequired, TypedDict, cast
 
+from pipeline.errors import InputError
 from pipeline.formats import unpack_gguf
 from pipeline.formats.layouts import FP8, MARKS, Stored
+from pipeline.formats.recognition import recognize
 from pipeline.models.architecture import read_config
 from pipeline.models.modules import matched
 from pipeline.models.safetensors import TensorInfo, safetensors_files, tensor_infos
@@ -126,6 +128,29 @@ def by_module(config: Quantization) -> Callable[[str], Quantization]:
         return own
 
     return of
+
+
+def check_quantization(config: Quantization, source: str) -> None:
+    """Refuse a `quantization_config` that neither this module nor `recognize` can read.
+
+    Args:
+        config: the config, of a checkpoint that others quantized.
+        source: setting and value that name the checkpoint.
+
+    Raises:
+        InputError: with the reason.
+    """
+    module = "model.layers.0.mlp.up_proj"
+    try:
+        groups = (config.get("config_groups") or {}).values()
+        matched([module], [target for group in groups for target in group.get("targets", ())])
+        own = by_module(config)(module)
+        _ = recognize(config), layout_name(own), packed_bits(own), set(ignored(config))
+    except (TypeError, LookupError, AttributeError, ValueError, ArithmeticError, re.error) as error:
+        raise InputError(
+            f"{source}: its quantization_config cannot be read ({type(error).__name__}: {error}).",
+            "Fetch config.json again.",
+        ) from None
 
 
 def layout_name(config: Quantization) -> str:

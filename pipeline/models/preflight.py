@@ -136,9 +136,9 @@ def _check_architecture(source: ModelSource) -> None:
 
 def _check_code(source: ModelSource, file: str, custom: Mapping[str, Any]) -> None:
     """Look for the files of the classes that come with a checkpoint."""
-    classes = [each for value in custom.values() for each in (value if isinstance(value, list) else [value]) if each]
+    classes = [each for value in custom.values() for each in (value if isinstance(value, list) else [value])]
     # A class of another repository is written `owner/name--module.Class`.
-    files = {f"{each.partition('.')[0]}.py" for each in classes if "--" not in each}
+    files = {f"{each.partition('.')[0]}.py" for each in classes if isinstance(each, str) and each and "--" not in each}
     if missing := sorted(files - source.outline.files):
         raise InputError(
             f"{source.settings.source}: {file} names code in {missing[0]}, which is not there (auto_map).",

@@ -7,6 +7,7 @@ import re
 import shutil
 import struct
 from collections.abc import Collection, Mapping, Sequence
+from math import prod
 from pathlib import Path
 from typing import TypedDict, TypeGuard
 
@@ -14,8 +15,11 @@ from pipeline.errors import InputError
 from pipeline.json_files import FETCH_AGAIN, parse_json, read_json_object
 
 WEIGHTS = ".safetensors"
+DTYPE = re.compile(r"(?:B?F|[IUC])(\d+)(?:_E\d+M\d+\w*)?")
 # Longest header that the format allows, in bytes.
 MAX_HEADER = 100_000_000
+# More dimensions than any tensor has, and few enough to be multiplied.
+MAX_RANK = 64
 MODEL, INDEX = f"model{WEIGHTS}", f"model{WEIGHTS}.index.json"
 # The name of a file in the same folder: no path out of it.
 SHARD = re.compile(r"[\w][\w.+-]*\.safetensors")
@@ -98,13 +102,22 @@ def _header(path: Path) -> tuple[dict[str, TensorInfo], int]:
 
 
 def _is_info(info: object) -> bool:
-    """Return whether a header entry has a type, a shape of whole numbers, and two offsets in order."""
+    """Return whether a header entry has a type, a shape of whole numbers, and the offsets of so many bytes."""
     if not isinstance(info, dict) or not isinstance(info.get("dtype"), str):
         return False
     shape, offsets = info.get("shape"), info.get("data_offsets")
-    if not (_are_numbers(shape) and _are_numbers(offsets)):
+    if not (_are_numbers(shape) and _are_numbers(offsets)) or len(shape) > MAX_RANK:
         return False
-    return len(offsets) == 2 and offsets[0] <= offsets[1]
+    if len(offsets) != 2 or offsets[0] > offsets[1]:
+        return False
+    bits = _bits_of(info["dtype"])
+    return bits is None or 8 * (offsets[1] - offsets[0]) == bits * prod(shape)
+
+
+def _bits_of(dtype: str) -> int | None:
+    """Return the bits of a number by safetensors' name of its type (BF16, F8_E4M3); None for one of another form."""
+    found = DTYPE.fullmatch(dtype)
+    return 8 if dtype == "BOOL" else int(found[1]) if found else None
 
 
 def _are_numbers(value: object) -> TypeGuard[list[int]]:
@@ -187,7 +200,7 @@ def tensor_infos(folder: Path) -> dict[str, TensorInfo]:
 
 
 def check_safetensors(path: Path) -> None:
-    """Compare a safetensors file's length with that implied by its header.
+    """Compare a safetensors file's length with that implied by its header, whose tensors follow each other.
 
     Raises:
         InputError: when the file is cut short or has no valid header.
@@ -196,7 +209,13 @@ def check_safetensors(path: Path) -> None:
     header, start = _header(path)
     if not header:
         raise InputError(f"{path} is no safetensors file (it names no tensor).", "Fetch the checkpoint again.")
-    expected = start + max(info["data_offsets"][1] for info in header.values())
+    spans = sorted(info["data_offsets"] for info in header.values())
+    if any(first != last for (first, _), (_, last) in zip(spans, [[0, 0], *spans], strict=False)):
+        raise InputError(
+            f"{path} is no safetensors file (its tensors overlap, or there is something between them).",
+            "Fetch the checkpoint again.",
+        )
+    expected = start + spans[-1][1]
     if size != expected:
         raise InputError(
             f"{path} is truncated: {size:,} bytes, its header promises {expected:,}.",

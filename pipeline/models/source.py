@@ -6,12 +6,12 @@ Only small files are read here (`config.json`, headers of safetensors files), wi
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pipeline.artifacts.drafts import made_once
 from pipeline.artifacts.keys import Digests, Payload, key_of
 from pipeline.config import ModelSettings
 from pipeline.errors import InputError, hub_unreachable
@@ -19,7 +19,7 @@ from pipeline.json_files import read_json_object
 from pipeline.models import baseline
 from pipeline.models.architecture import CONFIG, default_context, longest_context
 from pipeline.models.config_types import check_types
-from pipeline.models.contents import QUANTIZATION_FILES, Contents, check, require_weights
+from pipeline.models.contents import QUANTIZATION_FILES, Contents, check, refuse_another, require_weights
 from pipeline.models.safetensors import (
     COMPANIONS,
     INDEX,
@@ -94,10 +94,11 @@ class ModelSource:
         """Content of config.json, its known fields of the types that they are read as.
 
         Raises:
-            InputError: naming the field that is of another.
+            InputError: naming the field that is of another, or that stands for another model.
         """
         found = content(self.shape_folder / CONFIG)
         check_types(found, self.settings.source)
+        refuse_another(self.settings.source, found)
         return found
 
     @cached_property
@@ -154,16 +155,28 @@ class ModelSource:
     @cached_property
     def folder(self) -> Path:
         """Folder of the BF16 checkpoint, which every stage reads; cast or generated on first access."""
-        if self.is_random:
-            return self._random()
-        if not self.difference:
+        if self._own is None:
             return self.stored
+        made_once(self._own, self._make)
+        return self._own
+
+    @cached_property
+    def _own(self) -> Path | None:
+        """Folder of the BF16 checkpoint where it is not the source as it came; it need not exist."""
+        if self.is_random:
+            return self.cache / f"{self.settings.name}-random-{key_of(self.identity())[:8]}"
+        if not self.difference:
+            return None
         # Links to weights name a place.
         key = key_of({"model": self.identity(), "place": str(self.stored.resolve())})
-        target = self.cache / f"{self.settings.name}-bf16-{key[:8]}"
-        if not target.is_dir():
-            baseline.make(self.stored, target, self.difference)
-        return target
+        return self.cache / f"{self.settings.name}-bf16-{key[:8]}"
+
+    @property
+    def lacks_copy(self) -> bool:
+        """True if all weights are yet to be written in BF16: drawn, or cast. Before a download config.json's word."""
+        if not self.is_random and self.settings.path is None and "stored" not in vars(self):
+            return bool(self.cast_from) and not any(self.cache.glob(f"{self.settings.name}-bf16-*"))
+        return bool(self.is_random or self.difference.dtype) and self._own is not None and not self._own.is_dir()
 
     @property
     def cast_from(self) -> str:
@@ -229,31 +242,32 @@ class ModelSource:
             return found
         return Path(folder)
 
-    def _random(self) -> Path:
-        """Return a checkpoint of the config's shape with seeded random weights, generated once."""
-        folder = self.cache / f"{self.settings.name}-random-{key_of(self.identity())[:8]}"
-        if not (folder / CONFIG).is_file():
-            import torch
-            from transformers import AutoConfig
+    def _make(self, folder: Path) -> None:
+        """Write the BF16 checkpoint into an empty folder."""
+        if self.is_random:
+            self._draw(folder)
+        else:
+            baseline.make(self.stored, folder, self.difference)
 
-            from pipeline.models.loading import model_class, quiet
+    def _draw(self, folder: Path) -> None:
+        """Write a checkpoint of the config's shape with seeded random weights."""
+        import torch
+        from transformers import AutoConfig
 
-            quiet()
-            trust = self.settings.trust_remote_code
-            config = AutoConfig.from_pretrained(self.shape_folder, trust_remote_code=trust)
-            torch.manual_seed(self.settings.seed)
-            partial = folder.with_name(f".{folder.name}.tmp")
-            shutil.rmtree(partial, ignore_errors=True)
-            # Billions of random numbers take minutes on a CPU.
-            with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-                create = model_class(self.config).from_config
-                model = create(config, dtype=torch.bfloat16, trust_remote_code=trust)
-            model.save_pretrained(partial)
-            # The repository's own config may carry fields that a round trip through transformers drops.
-            baseline.write_config(self.config, partial)
-            copy_companions(self.shape_folder, partial)
-            partial.rename(folder)
-        return folder
+        from pipeline.models.loading import model_class, quiet
+
+        quiet()
+        trust = self.settings.trust_remote_code
+        config = AutoConfig.from_pretrained(self.shape_folder, trust_remote_code=trust)
+        torch.manual_seed(self.settings.seed)
+        # Billions of random numbers take minutes on a CPU.
+        with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+            create = model_class(self.config).from_config
+            model = create(config, dtype=torch.bfloat16, trust_remote_code=trust)
+        model.save_pretrained(folder)
+        # The repository's own config may carry fields that a round trip through transformers drops.
+        baseline.write_config(self.config, folder)
+        copy_companions(self.shape_folder, folder)
 
 
 def _cached(hub_id: str, revision: str | None, patterns: tuple[str, ...]) -> Path | None:

@@ -19,6 +19,11 @@ class Told(Frozen):
     context: int | None
     instance: str = ""
 
+    @property
+    def is_told_apart(self) -> bool:
+        """True if it tells the start of its process."""
+        return self.instance.startswith("started")
+
 
 class ServerFacts(Frozen):
     """Facts of a started server from its log, or of an attached one as reported by itself.

@@ -1,9 +1,13 @@
-"""Text from models and files made safe and short for a terminal or a table."""
+"""Text from models and files made safe and short for a terminal, a document or a table."""
 
 from __future__ import annotations
 
+import json
+import re
 import unicodedata
 from typing import Any
+
+MARKDOWN = re.compile(r"([\\`*_{}\[\]<>|#~$&])")
 
 
 def clean(value: Any, limit: int | None = None) -> str:
@@ -20,6 +24,22 @@ def clean(value: Any, limit: int | None = None) -> str:
         return kept
     short = kept[: limit - 1]
     return f"{(short.rpartition(' ')[0] or short).rstrip(' .;:,')}…"
+
+
+def in_markdown(text: str) -> str:
+    """Escape text for Markdown and for the HTML that Markdown passes through."""
+    plain = " ".join(clean(text).split())
+    return MARKDOWN.sub(r"\\\1", plain).replace("\\<", "&lt;").replace("\\>", "&gt;")
+
+
+def json_line(value: Any) -> str:
+    """Return a value as one line of JSON, in which escapes stand for the characters that `clean` removes.
+
+    Raises:
+        ValueError: on a number that is not finite.
+    """
+    line = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    return "".join(character if clean(character) else json.dumps(character)[1:-1] for character in line)
 
 
 def capitalized(text: str) -> str:

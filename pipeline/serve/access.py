@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 # Bytes of an answer that is read; vLLM's metrics of many engines have some hundred thousand.
 LARGEST = 16 * 2**20
+# Some kilobytes of a compressed answer may stand for gigabytes.
+PLAIN = {"Accept-Encoding": "identity"}
 
 
 class Answer(NamedTuple):
@@ -64,17 +66,20 @@ def get(url: str, path: str, variable: str | None = None, *, timeout_s: float = 
         timeout_s: seconds that the whole answer may take.
 
     Raises:
-        httpx.HTTPError: if there is no answer, or none within the time or the size that an honest one has.
+        httpx.HTTPError: if there is no answer, or none within the time or the size that an honest one has, or if it is
+            compressed.
         ConfigError: if the variable is not set.
     """
     import httpx
 
     deadline, received = monotonic() + timeout_s, bytearray()
     with (
-        httpx.Client(timeout=timeout_s, trust_env=not is_local(url), headers=headers(variable)) as client,
+        httpx.Client(timeout=timeout_s, trust_env=not is_local(url), headers=PLAIN | headers(variable)) as client,
         client.stream("GET", f"{url}{path}") as answer,
     ):
-        for part in answer.iter_bytes():
+        if (coding := answer.headers.get("Content-Encoding", "identity")) != "identity":
+            raise httpx.DecodingError(f"the answer is compressed ({coding[:40]})", request=answer.request)
+        for part in answer.iter_raw():
             received += part
             if len(received) > LARGEST:
                 raise httpx.DecodingError(f"the answer has more than {LARGEST:,} bytes", request=answer.request)

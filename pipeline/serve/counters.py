@@ -6,6 +6,7 @@ servers use other names or have none: a missing figure is None.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -51,7 +52,7 @@ class Reading:
 
 
 def parse(text: str) -> Reading:
-    """Parse the text format; a usage is the mean over engines, everything else their sum.
+    """Parse the text format; a usage is the mean over engines, everything else their sum. NaN counts as missing.
 
     Raises:
         ValueError: when it is not that format.
@@ -66,9 +67,8 @@ def parse(text: str) -> Reading:
     # The parser indexes lines that it takes for well formed.
     except (LookupError, AttributeError, TypeError) as error:
         raise ValueError(f"no metrics ({type(error).__name__}: {error})") from None
-    return Reading(
-        {name: sum(values) / (len(values) if name == "kv_cache_usage" else 1) for name, values in found.items()}
-    )
+    summed = {name: sum(values) / (len(values) if name == "kv_cache_usage" else 1) for name, values in found.items()}
+    return Reading({name: value for name, value in summed.items() if math.isfinite(value)})
 
 
 def read(url: str, key_variable: str | None = None, timeout_s: float = 5) -> Reading | None:

@@ -162,7 +162,7 @@ class ExternalServer:
             return error.problem
         names = [name for name in Told.model_fields if getattr(now, name) != getattr(self.told, name)]
         # What does not tell its start is another one each time.
-        if not self.told.instance.startswith("started"):
+        if not self.told.is_told_apart:
             names = [name for name in names if name != "instance"]
         return ", ".join(f"{name} {getattr(self.told, name)} -> {getattr(now, name)}" for name in names)
 

@@ -14,15 +14,14 @@ from pathlib import Path
 from queue import Empty, Queue
 from tempfile import TemporaryDirectory
 
+from pipeline.config.credentials import SECRET
 from pipeline.errors import ServerError
 from pipeline.hardware.probe import Hardware
 from pipeline.serve.server_log import tail
 from pipeline.serve.vllm_host import HostMessage, Start, Stop
 
 LAUNCHER = Path(__file__).with_name("vllm_host.py")
-# Variables of the user's that reach neither servers nor clients: keys and tokens, which nothing here needs, ...
-SECRET = re.compile(r".*(TOKEN|KEY|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?)S?", re.IGNORECASE)
-# ... and what makes vLLM ask for a key, leave out the plugin, log otherwise than is read here, or share others' state.
+# What makes vLLM ask for a key, leave out the plugin, log otherwise than is read here, or share others' state.
 UNFIT = re.compile(
     r"VLLM_(API_KEY|PLUGINS|CONFIGURE_LOGGING|LOGGING_\w+|HOST_IP|PORT|USE_MODELSCOPE|RPC_BASE_PATH)"
     r"|PROMETHEUS_MULTIPROC_DIR"
@@ -223,7 +222,7 @@ def settled(hardware: Hardware) -> dict[str, str]:
 
 
 def environment() -> dict[str, str]:
-    """Return the environment of servers and clients: the user's, without what does not concern them."""
+    """Return the environment of servers and clients: the user's, without keys and what does not concern them."""
     return {
         name: value for name, value in os.environ.items() if not SECRET.fullmatch(name) and not UNFIT.fullmatch(name)
     }

@@ -1,4 +1,4 @@
-"""A model's chat template: the text of a conversation, the same on every day, and what the template refuses."""
+"""A model's chat template: the text of a conversation, the same on every day, what it refuses, whether it thinks."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from pipeline.tasks.conversation_rows import SEPARATOR, Conversation
 # Templates that print the day call this function of transformers'; Llama 3's print this day where it is missing.
 TODAY = "strftime_now"
 DATE = datetime(2024, 7, 26)
+# Ends of what a model thinks before it replies, and the template's argument that turns it off.
+OPENED, CLOSED = "<think>", "</think>"
+SWITCH = "enable_thinking"
 
 
 class TemplateRefusal(InputError):
@@ -42,6 +45,21 @@ class ChatTemplate:
     def date(self) -> str | None:
         """The fixed day that the template prints; None if it prints none."""
         return _date_in(self.source)
+
+    @cached_property
+    def thinks(self) -> bool:
+        """True if replies begin with thoughts: the template opens them, or has a way to prevent them that is not taken.
+
+        Qwen3 thinks unless its template writes empty thoughts; DeepSeek-R1's opens them in any case.
+        """
+        question = [{"role": "user", "content": "?"}]
+        without = ChatTemplate(self.tokenizer, {**self.arguments, SWITCH: False})
+        try:
+            begun = self.render(question, add_generation_prompt=True)
+            prevented = without.render(question, add_generation_prompt=True)
+        except TemplateRefusal:
+            return False
+        return begun.rfind(OPENED) > begun.rfind(CLOSED) or prevented.count(CLOSED) > begun.count(CLOSED)
 
     def render(self, conversation: Conversation, **options: bool) -> str:
         """Return the text of a conversation.
@@ -86,10 +104,33 @@ class ChatTemplate:
         return True
 
 
+def switched(enable_thinking: bool | None) -> dict[str, bool]:
+    """Return the template's arguments for a setting; none for what the template does by itself."""
+    return {} if enable_thinking is None else {SWITCH: enable_thinking}
+
+
+def behind_thoughts(text: str, is_cut: bool) -> str:
+    """Return the reply behind what a model thought; empty if it had not finished thinking when it was cut."""
+    _, end, reply = text.rpartition(CLOSED)
+    if end:
+        return reply.lstrip()
+    return "" if is_cut or OPENED in text else text
+
+
 def date_printed(folder: Path) -> str | None:
     """Return the fixed day that the template of a checkpoint's folder prints; None if it prints none."""
+    return _date_in(_text_of(folder))
+
+
+def may_think(folder: Path, enable_thinking: bool | None) -> bool:
+    """Return whether the template of a checkpoint's folder knows thoughts, and is not told to prevent them."""
+    text = _text_of(folder)
+    return CLOSED in text and (enable_thinking is not False or SWITCH not in text)
+
+
+def _text_of(folder: Path) -> str:
     files = [*folder.glob("chat_template*"), *folder.glob("tokenizer_config.json")]
-    return _date_in("".join(path.read_text(encoding="utf-8", errors="replace") for path in files if path.is_file()))
+    return "".join(path.read_text(encoding="utf-8", errors="replace") for path in files if path.is_file())
 
 
 def _date_in(template: str) -> str | None:

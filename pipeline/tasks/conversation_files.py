@@ -15,8 +15,9 @@ from pipeline.json_files import parse_json
 from pipeline.tasks.conversation_rows import COLUMNS
 
 GZIP = ".gz"
-# Of text, unpacked: some kilobytes of gzip may stand for terabytes.
+# Of text, unpacked: some kilobytes of gzip, or of Parquet's repeated values, may stand for terabytes.
 MAX_BYTES = 8 << 30
+ROWS_AT_ONCE = 65_536
 WAY_OUT = "Name a file of JSON, JSON lines, Parquet, CSV or text (.txt), or one of these compressed (.gz)."
 
 
@@ -41,8 +42,7 @@ def _content(path: Path) -> str:
         with gzip.open(path) if is_packed else path.open("rb") as file:
             while part := file.read(1 << 20):
                 content += part
-                if len(content) > MAX_BYTES:
-                    raise InputError(f"{path} holds more than {MAX_BYTES >> 30} GiB of text.", "Name a part of it.")
+                _check_size(path, len(content))
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text: {error}.", WAY_OUT) from None
@@ -107,7 +107,21 @@ def _parquet(path: Path) -> list[Any]:
     import pyarrow  # type: ignore[import-untyped]
     from pyarrow import parquet
 
+    rows: list[Any] = []
+    size = 0
     try:
-        return list(parquet.read_table(path).to_pylist())
-    except (pyarrow.ArrowException, OSError) as error:
-        raise InputError(f"{path} is not a Parquet file: {str(error).splitlines()[0]}.", WAY_OUT) from None
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(ROWS_AT_ONCE):
+                size += batch.nbytes
+                _check_size(path, size)
+                rows += batch.to_pylist()
+    # Of values too: a text that is not UTF-8, a date that Python does not have.
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InputError(f"{path} is not a Parquet file: {reason}.", WAY_OUT) from None
+    return rows
+
+
+def _check_size(path: Path, size: int) -> None:
+    if size > MAX_BYTES:
+        raise InputError(f"{path} holds more than {MAX_BYTES >> 30} GiB of text.", "Name a part of it.")

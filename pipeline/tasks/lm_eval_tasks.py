@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 # The lines of a task file that have names of tasks, groups or tags: `task: name`, `tag: [one, two]`, `- name`.
 NAMING = re.compile(r"^\s*(?:-|(?:-\s*)?(?:task|group|tag)\s*:)\s*(.+)$", re.MULTILINE)
+
+
+MEANS = "Choose a metric that is a mean over items, like acc, exact_match or pass@1."
 
 
 @dataclass
@@ -118,7 +122,7 @@ class ExamplesOfTheFullRun:
 
 
 def _check(setting: str, wanted: TaskSettings, task: Any, settings: EvalSettings) -> None:
-    """Refuse an unknown filter or metric, and thinking for a task that generates no text.
+    """Refuse an unknown filter, an unknown metric or one that is no mean, and thinking where no text is generated.
 
     Raises:
         ConfigError: with the known names.
@@ -139,6 +143,21 @@ def _check(setting: str, wanted: TaskSettings, task: Any, settings: EvalSettings
     # Metric names of a function are known only from its results (pass_at_k: pass@1).
     if metrics and not scores_by_function(task) and wanted.metric not in metrics:
         raise no_such_metric(setting, wanted.metric, task.task_name, metrics)
+    if wanted.metric in metrics and not _is_mean(task.aggregation()[wanted.metric]):
+        raise ConfigError(
+            f"{setting}.metric={wanted.metric}: {task.task_name} does not average it over items, which are compared "
+            "one by one.",
+            MEANS,
+        )
+
+
+def _is_mean(aggregation: Callable[[list[float]], Any]) -> bool:
+    """Return whether a function averages the scores of items, by trying it."""
+    try:
+        return math.isclose(float(aggregation([0.0, 1.0, 1.0])), 2 / 3)
+    # It takes something else than a score of each item.
+    except Exception:
+        return False
 
 
 def no_such_metric(setting: str, metric: str, task: str, known: list[str]) -> ConfigError:

@@ -3,10 +3,12 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,8 @@ from pydantic import BaseModel
 
 from pipeline.artifacts.keys import Digests, canonical, changed_fields, key_of
 from pipeline.artifacts.locks import holder, locked
-from pipeline.artifacts.workspace import Workspace
+from pipeline.artifacts.manifest import DamagedManifest
+from pipeline.artifacts.workspace import Artifact, Workspace
 from pipeline.errors import InputError, NotApplicable, ServerError, StageError, StorageError
 
 PLAIN = st.recursive(
@@ -283,6 +286,63 @@ def test_a_whole_artifact_is_not_replaced_where_no_lock_keeps_two_runs_apart(tmp
     assert (artifact.folder / "result.txt").read_text() == "theirs"
     assert (artifact.folder / "result.txt").stat().st_ino == served
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+class Overtaken(Workspace):
+    """A workspace in which another run acts right after this one has seen that it may publish."""
+
+    act: Callable[[], object] | None = None
+
+    def why(self, artifact: Artifact, absent: str = "") -> str | None:
+        found = super().why(artifact, absent)
+        act, self.act = self.act, None
+        if act is not None:
+            act()
+        return found
+
+
+@pytest.mark.parametrize("stays", ["theirs", "mine"])
+def test_of_two_runs_that_replace_a_failed_artifact_the_first_stays(tmp_path: Path, stays: str) -> None:
+    workspace = Overtaken(tmp_path / "outputs")
+    artifact = workspace.artifact("bench", "demo", "awq", {})
+    with pytest.raises(StageError), workspace.making(artifact, {}):
+        raise StageError("it failed.")
+    theirs = make(Workspace(tmp_path / "elsewhere"), {}, "theirs").folder
+
+    def publish() -> None:
+        shutil.rmtree(artifact.folder)
+        # Between the two renamings of another run nothing is there.
+        if stays == "theirs":
+            theirs.rename(artifact.folder)
+
+    with workspace.making(artifact, {}) as draft:
+        (draft.folder / "result.txt").write_text("mine")
+        served = (theirs / "result.txt").stat().st_ino
+        workspace.act = publish
+    assert (artifact.folder / "result.txt").read_text() == stays
+    assert ((artifact.folder / "result.txt").stat().st_ino == served) is (stays == "theirs")
+    assert not list((tmp_path / "outputs").rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("name", ["../other/file", "/etc/passwd", "a/../../b", "..", "", "a\0b"])
+def test_a_manifest_of_others_names_files_of_its_folder_alone(tmp_path: Path, name: str) -> None:
+    workspace = Workspace(tmp_path)
+    artifact = make(workspace, {})
+    path = artifact.folder / "manifest.json"
+    content = json.loads(path.read_text())
+    content["files"] = {name: {"size": 1, "sha256": "0" * 64}}
+    path.write_text(json.dumps(content))
+    with pytest.raises(DamagedManifest, match="files: .*is no file of that folder"):
+        artifact.manifest()
+    assert workspace.why(artifact) == "manifest.json cannot be read"
+
+
+def test_a_manifest_whose_payload_has_no_key_is_refused(tmp_path: Path) -> None:
+    artifact = make(Workspace(tmp_path), {})
+    path = artifact.folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"payload": {"x": float("nan")}}))
+    with pytest.raises(DamagedManifest, match="payload"):
+        artifact.manifest()
 
 
 @pytest.mark.filterwarnings("ignore:flock not supported")

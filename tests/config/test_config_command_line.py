@@ -296,6 +296,8 @@ MISTAKES = [
     (["quant=awq", "quant.engine=autogptq"], ["engine=autogptq does not make W4A16_ASYM", "can"]),
     (["eval=[study,chat]"], ["eval=[study,chat]: eval takes one choice"]),
     (["+eval.tasks.ARC={task: arc_challenge}"], ["eval.tasks.ARC.metric is not set (lm-eval metric"]),
+    (["eval.tasks=[hellaswag]"], ["eval.tasks=[hellaswag]: tasks have names", "+eval.tasks.", "~eval.tasks."]),
+    (["eval.tasks={X: {task: hellaswag, metric: acc_norm}}"], ["tasks have names", "+eval.tasks.", "~eval.tasks."]),
     (["bench.ladder.level_s=5"], ["bench.ladder is null here", "--help bench"]),
     (["bench=studdy"], ["bench=studdy: there is no such choice; did you mean study"]),
     (["fp8_static"], ["did you mean quant=fp8_static?"]),

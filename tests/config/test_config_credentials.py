@@ -32,6 +32,12 @@ def _key(monkeypatch: pytest.MonkeyPatch) -> None:
         (f"serve.extra_args=[--api-key,{SECRET}]", "Leave it out"),
         (f"serve.extra_args=[--api-key={SECRET}]", "Leave it out"),
         (f"serve.api_key_env=sk-{SECRET}", "Set that variable"),
+        (f"serve.extra_args=[--hf-token,{SECRET}]", "Leave it out"),
+        (f"serve.extra_args=[--hf_tok={SECRET}]", "Leave it out"),
+        (f"serve.extra_args=[--api-k,{SECRET}]", "Leave it out"),
+        (f"hydra.job.env_set.HF_TOKEN={SECRET}", "in the shell"),
+        (f"+hydra.job.env_set.aws_secret_access_key={SECRET}", "in the shell"),
+        (f"model.revision=hf_{SECRET:x<34}", "hf auth login"),
         ("serve.api_key_env=NO_SUCH_VARIABLE", "Set that variable"),
         (f"bench.dataset.hub_file=s3://me:{SECRET}@bucket/x.json", "Leave it out"),
     ],
@@ -39,8 +45,14 @@ def _key(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_secret_is_refused_by_the_words_alone(word: str, way_out: str) -> None:
     with pytest.raises(ConfigError) as error:
         translated([*ATTACHED, word])
-    assert error.value.problem.startswith(word.partition("=")[0] + ":")
+    assert error.value.problem.startswith(word.partition("=")[0].lstrip("+") + ":")
     assert SECRET not in str(error.value) and way_out in str(error.value)
+
+
+def test_a_secret_that_a_later_word_replaces_is_refused_all_the_same() -> None:
+    """Hydra stores every word."""
+    with pytest.raises(ConfigError, match="serve.url: the address holds"):
+        translated([*ATTACHED, f"serve.url=http://alice:{SECRET}@127.0.0.1:1", "serve.url=http://127.0.0.1:1"])
 
 
 @pytest.mark.parametrize(
@@ -49,6 +61,7 @@ def test_a_secret_is_refused_by_the_words_alone(word: str, way_out: str) -> None
         ("serve", "url", f"http://alice:{SECRET}@127.0.0.1:8000"),
         ("report", "mlflow", f"http://me:{SECRET}@mlflow.example"),
         ("serve", "extra_args", ["--api-key", SECRET]),
+        ("serve", "extra_args", [f"--hf-token={SECRET}"]),
         ("serve", "api_key_env", f"sk-{SECRET}"),
     ],
 )

@@ -1,6 +1,8 @@
 """The BF16 checkpoint of a source that is not one as it lies: other types, other weights beside, old buffers."""
 
+import errno
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -201,3 +203,35 @@ def test_every_file_that_belongs_to_a_checkpoint_travels(tmp_path: Path) -> None
     copy.mkdir()
     copy_companions(folder, copy)
     assert all((copy / name).read_bytes() == b"{ }\r\n" for name in travelling)
+
+
+def test_a_cast_that_fails_or_was_killed_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A draft is as large as the model, and each run would leave another one on a full disk."""
+    folder = write_source(tmp_path / "model", tensors_of(CONFIG, "F32"))
+    write, full = baseline._write, [True]
+
+    def failing(*given: Any, **how: Any) -> None:
+        write(*given, **how)
+        if full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(baseline, "_write", failing)
+    with pytest.raises(OSError, match="No space"):
+        _ = source_of(folder).folder
+    assert not list((tmp_path / "cache").glob(".*.tmp")) and not list((tmp_path / "cache").glob("m-*"))
+    full.clear()
+    name = source_of(folder).folder.name
+    killed = tmp_path / "cache" / f".{name}.4242.tmp"
+    killed.mkdir()
+    (killed / "model.safetensors").write_bytes(bytes(1000))
+    shutil.rmtree(tmp_path / "cache" / name)
+    assert (source_of(folder).folder / "model.safetensors").is_file()
+    assert not killed.exists()
+
+
+def test_the_model_of_an_adapters_config_is_not_loaded(tmp_path: Path) -> None:
+    folder = write_source(tmp_path / "model")
+    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "somebody/else"}')
+    made = source_of(folder).folder
+    assert made != folder and not (made / "adapter_config.json").exists()
+    assert (made / "model.safetensors").resolve() == (folder / "model.safetensors").resolve()

@@ -233,3 +233,42 @@ def test_a_hub_that_does_not_answer_is_told_with_the_way_of_a_local_copy(
     with pytest.raises(InputError, match="^variants=hub:some/model-AWQ: some/model-AWQ could not be fetched") as error:
         ask("hub:some/model-AWQ")
     assert "variants=folder:<the copy>" in error.value.remedy
+
+
+COMPRESSED = {
+    "quant_method": "compressed-tensors",
+    "format": "pack-quantized",
+    "config_groups": {
+        "group_0": {
+            "targets": ["Linear"],
+            "weights": {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 128, "symmetric": True},
+        }
+    },
+    "ignore": ["lm_head"],
+}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        COMPRESSED | {"config_groups": ["Linear"]},
+        COMPRESSED | {"config_groups": {"group_0": ["Linear"]}},
+        COMPRESSED | {"config_groups": {"group_0": {"weights": {"num_bits": "many"}}}},
+        COMPRESSED | {"config_groups": {"group_0": {"targets": ["re:("], "weights": {"num_bits": 4}}}},
+        COMPRESSED | {"ignore": [["lm_head"]]},
+        COMPRESSED | {"sparsity_config": "dense"},
+        {"quant_method": "compressed-tensors"},
+        AWQ | {"group_size": "64"},
+        {"quant_method": "gptq", "bits": [4], "group_size": 64},
+        {"quant_method": "gptq", "bits": 4, "group_size": 64, "dynamic": 5},
+        {"quant_method": "fp8", "weight_block_size": 128},
+    ],
+)
+def test_settings_of_a_form_that_no_library_writes_are_refused(
+    wrong: dict[str, Any], theirs: Path, ask: Callable[..., Resolved]
+) -> None:
+    change(theirs, quantization_config=COMPRESSED)
+    assert ask(f"folder:{theirs}")[0].quant.scheme == "W4A16"
+    change(theirs, quantization_config=wrong)
+    with pytest.raises(InputError, match="quantization_config"):
+        ask(f"folder:{theirs}")

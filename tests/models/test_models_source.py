@@ -111,11 +111,51 @@ def test_a_header_entry_of_any_name_is_checked(header: str, tmp_path: Path) -> N
         check_safetensors(path)
 
 
+def write_floats(path: Path, *tensors: tuple[list[int], list[int]]) -> None:
+    header = json.dumps(
+        {str(n): {"dtype": "F32", "shape": shape, "data_offsets": at} for n, (shape, at) in enumerate(tensors)}
+    )
+    path.write_bytes(struct.pack("<Q", len(header)) + header.encode() + bytes(max(at[1] for _, at in tensors)))
+
+
+@pytest.mark.parametrize("shape", [[3], [2**40, 2**40], [2**4000] * 60, [1] * 100, []], ids=len)
+def test_a_header_has_as_many_bytes_as_its_shapes(shape: list[int], tmp_path: Path) -> None:
+    write_floats(tmp_path / "model.safetensors", (shape, [0, 8]))
+    with pytest.raises(InputError, match="describes '0' in another way"):
+        check_safetensors(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize("spans", [[[0, 8], [4, 12]], [[0, 8], [16, 24]], [[8, 16]]])
+def test_tensors_follow_each_other(spans: list[list[int]], tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    write_floats(path, *(([2], at) for at in spans))
+    with pytest.raises(InputError, match="its tensors overlap, or there is something between them"):
+        check_safetensors(path)
+    write_floats(path, ([2], [8, 16]), ([0], [8, 8]), ([2], [0, 8]))
+    check_safetensors(path)
+
+
 @pytest.mark.parametrize("name", ["", "../other.safetensors", "a/b.safetensors", "weights.bin"])
 def test_an_index_names_safetensors_files_of_its_folder_alone(name: str, tmp_path: Path) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"w": name}}))
     with pytest.raises(InputError, match="no safetensors file of that folder"):
         read_index(tmp_path)
+
+
+def test_a_config_that_stands_for_another_model_is_refused(broken_model: Path, tmp_path: Path) -> None:
+    verifier = {"name_or_path": "/home/somebody/model"}
+    edit(broken_model, speculators_config={"algorithm": "eagle", "verifier": verifier})
+    with pytest.raises(InputError, match="speculators_config.*which vLLM would serve instead"):
+        _ = source(broken_model, tmp_path).config
+
+
+@pytest.mark.parametrize("classes", [5, [5, None], {"AutoTokenizer": 5}, {"AutoTokenizer": [["x"]]}])
+def test_names_of_code_that_are_no_names_are_passed_over(classes: object, tmp_path: Path, settings) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(CHECKPOINT, copy)
+    path = copy / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "auto_map": classes}))
+    preflight.check(source(copy, tmp_path, trust_remote_code=True), settings("quant=bf16"), tuple(Stage))
 
 
 def test_an_unknown_architecture_is_refused(broken_model: Path, tmp_path: Path, settings) -> None:

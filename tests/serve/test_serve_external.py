@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import socket
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 from typing import Any
 
@@ -151,3 +154,34 @@ def test_an_answer_without_an_end_is_cut(kind: str, monkeypatch: pytest.MonkeyPa
     assert counters.read(f"http://127.0.0.1:{listener.getsockname()[1]}", timeout_s=1) is None
     done.set()
     listener.close()
+
+
+@pytest.mark.parametrize("coding", ["zstd", "gzip"])
+def test_an_answer_that_unpacks_to_more_than_memory_is_not_unpacked(coding: str) -> None:
+    size = 64 << 20
+    body = pytest.importorskip("zstandard").compress(bytes(size)) if coding == "zstd" else gzip.compress(bytes(size))
+    accepted: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            accepted.append(self.headers["Accept-Encoding"])
+            self.send_response(200)
+            self.send_header("Content-Encoding", coding)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        tracemalloc.start()
+        try:
+            with pytest.raises(InputError, match=f"the answer is compressed .{coding}"):
+                external.ask(f"http://127.0.0.1:{server.server_port}")
+            assert tracemalloc.get_traced_memory()[1] < size
+        finally:
+            tracemalloc.stop()
+            server.shutdown()
+    assert accepted == ["identity"]

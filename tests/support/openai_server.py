@@ -10,7 +10,18 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 
 Behaviour = Literal[
-    "well", "500", "429", "hang", "close", "close sometimes", "garbage", "short", "restarts", "dies", "429 sometimes"
+    "well",
+    "500",
+    "500 in silence",
+    "429",
+    "429 sometimes",
+    "hang",
+    "close",
+    "close sometimes",
+    "garbage",
+    "short",
+    "restarts",
+    "dies",
 ]
 # Requests after which one restarts, or dies.
 SOON = 6
@@ -83,6 +94,8 @@ class OpenAIServer:
                     self.close_connection = True
                 elif served.behaviour in ("500", "429"):
                     self.answer(int(served.behaviour), "{}")
+                elif served.behaviour == "500 in silence":
+                    self.answer(500, "{}", reason="")
                 elif served.behaviour == "429 sometimes" and number % 4 == 0:
                     self.answer(429, "{}")
                 elif served.behaviour == "garbage":
@@ -117,9 +130,9 @@ class OpenAIServer:
                 self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
                 self.wfile.flush()
 
-            def answer(self, status: int, text: str) -> None:
+            def answer(self, status: int, text: str, reason: str | None = None) -> None:
                 data = text.encode()
-                self.send_response(status)
+                self.send_response(status, reason)
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
                 self.wfile.write(data)

@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from html.parser import HTMLParser
 from pathlib import Path
 
 from pipeline.stages import report
 
 ATTACK = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\"'&{{7*7}}{% x %}|`*_[a](b)[red]x[/] \x1b[31m‮"
+# Texts that each of a page, a document, a terminal, a spreadsheet and a log may take for orders.
+PAYLOADS = (
+    ATTACK,
+    "\x1b]8;;http://evil.example\x07click\x1b]8;;\x07",
+    "\x1b]0;title\x07\x1b[2J\x1b[H\x1bc",
+    "\x9b31m\x9d0;title\x9c\x90q\x9c",
+    "\r\x08\x08\x7f\x00\x0b\x0c",
+    "‮gnp.exe‬ ⁦⁧⁩ ؜‎‏",
+    "[bold red on white]x[/bold red on white][/nothing][link=http://evil.example]y[/link]",
+    "![x](javascript:alert(1)) [x](http://evil.example 't') <http://evil.example> <a href=//evil>",
+    "| a | b |\n|---|---|\n# heading\n\n---\n- item\n1. item\n> quote\n```\ncode\n~~~\n    indented",
+    "{{ 7 * 7 }}{% raw %}{# x #}{% include 'x' %}${7*7}<%= 7 %>",
+    "<svg onload=alert(1)><style>*{}</style><!-- --><iframe src=x>&#60;script&#62;&lt;img&gt;",
+    "' onmouseover='alert(1)' x='\" autofocus onfocus=\"alert(1)",
+    "]]><script>alert(1)</script><![CDATA[",
+    '=HYPERLINK("http://evil.example")',
+)
 VOID = {"meta", "br", "wbr", "img", "link", "input", "hr", "col", "base", "embed", "source"}
 
 
@@ -60,3 +78,16 @@ def shortened(spec):
     if isinstance(spec, dict):
         return {k: v[:2] if k == "values" else shortened(v) for k, v in spec.items()}
     return [shortened(each) for each in spec] if isinstance(spec, list) else spec
+
+
+def obeyed(text: str) -> set[str]:
+    """The characters that terminals obey or that turn the direction of writing."""
+    turning = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
+    marks = "\u061c\u200e\u200f"
+    return {
+        each
+        for each in text
+        if (unicodedata.category(each) == "Cc" and each not in "\n\t")
+        or unicodedata.bidirectional(each) in turning
+        or each in marks
+    }

@@ -89,7 +89,11 @@ def make(place: Path) -> Path:
     (place / "metrics.py").write_text(METRICS)
     for name, data in {"tiny_choice": "choice", "tiny_big": "big", "tiny_small": "small", "tiny_gone": "gone"}.items():
         (place / f"{name}.yaml").write_text(CHOICE.format(name=name, data=data))
+    (place / "tiny_f1.yaml").write_text(
+        CHOICE.format(name="tiny_f1", data="choice").replace("acc, aggregation: mean", "f1, aggregation: f1")
+    )
     (place / "tiny_words.yaml").write_text(WORDS)
+    (place / "tiny_begun.yaml").write_text(f'{WORDS.replace("tiny_words", "tiny_begun")}gen_prefix: "It is"\n')
     (place / "tiny_code.yaml").write_text(CODE)
     (place / "tiny_group.yaml").write_text(GROUP)
     return place

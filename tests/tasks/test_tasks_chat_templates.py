@@ -9,7 +9,14 @@ from transformers import AutoTokenizer
 from transformers.utils import chat_template_utils
 
 from pipeline.demo import CHECKPOINT
-from pipeline.tasks.chat_templates import ChatTemplate, TemplateRefusal, date_printed
+from pipeline.tasks.chat_templates import (
+    ChatTemplate,
+    TemplateRefusal,
+    behind_thoughts,
+    date_printed,
+    may_think,
+    switched,
+)
 
 TURNS = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
 # The two ways of printing the day: Llama 3's, and SmolLM3's.
@@ -104,3 +111,45 @@ def test_a_template_of_a_stranger_stays_in_the_sandbox(
     # What the sandbox takes for undefined is shown as nothing.
     assert text in ("", "[system]Be brief.[user]Hi") and len(CHAT) == 2
     assert not list(tmp_path.iterdir())
+
+
+ASSISTANT = TURNS + "{% if add_generation_prompt %}[assistant]"
+QWEN = (
+    ASSISTANT + "{% if enable_thinking is defined and enable_thinking is false %}<think></think>{% endif %}{% endif %}"
+)
+R1 = ASSISTANT + "<think>\n{% endif %}"
+
+
+@pytest.mark.parametrize(
+    ("source", "by_setting"),
+    [
+        (TURNS, {None: False, True: False, False: False}),
+        (QWEN, {None: True, True: True, False: False}),
+        (R1, {None: True, True: True, False: True}),
+        ("{{ raise_exception('no') }}", {None: False}),
+    ],
+)
+def test_a_template_tells_whether_the_model_thinks(source: str, by_setting: dict[bool | None, bool]) -> None:
+    tokenizer = template(source).tokenizer
+    assert {each: ChatTemplate(tokenizer, switched(each)).thinks for each in by_setting} == by_setting
+
+
+@pytest.mark.parametrize(("source", "known"), [(TURNS, [0, 0, 0]), (QWEN, [1, 1, 0]), (R1 + "</think>", [1, 1, 1])])
+def test_thoughts_are_known_from_the_files(tmp_path: Path, source: str, known: list[int]) -> None:
+    (tmp_path / "chat_template.jinja").write_text(source)
+    assert [may_think(tmp_path, each) for each in (None, True, False)] == [bool(each) for each in known]
+
+
+@pytest.mark.parametrize(
+    ("text", "is_cut", "reply"),
+    [
+        ("<think>\n5? 7?\n</think>\n\n7.", False, "7."),
+        ("5? 7?\n</think>\n\n7.", True, "7."),
+        ("<think>\n5? 7?", False, ""),
+        ("5? 7?", True, ""),
+        ("7.", False, "7."),
+        ("<think>a</think>b<think>c</think>d", False, "d"),
+    ],
+)
+def test_the_reply_is_behind_the_thoughts(text: str, is_cut: bool, reply: str) -> None:
+    assert behind_thoughts(text, is_cut) == reply

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import InputError
+from pipeline.tasks import conversation_files
 from pipeline.tasks.conversation_files import read_rows
 from pipeline.tasks.conversations import read_conversations
 
@@ -50,6 +51,29 @@ def test_parquet_is_read(tmp_path: Path) -> None:
     path = tmp_path / "set.parquet"
     datasets.Dataset.from_list(ROWS).to_parquet(path)
     assert read_rows(path) == ROWS
+
+
+def test_parquet_with_values_that_python_does_not_have_is_refused(tmp_path: Path) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    path = tmp_path / "set.parquet"
+    broken = pyarrow.array([b"\xff\xfe"], pyarrow.binary()).view(pyarrow.string())
+    parquet.write_table(pyarrow.table({"prompt": broken}), path)
+    with pytest.raises(InputError, match="not a Parquet file"):
+        read_rows(path)
+
+
+def test_parquet_that_unpacks_to_more_than_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    path = tmp_path / "set.parquet"
+    parquet.write_table(pyarrow.table({"prompt": ["x" * 1000] * 100_000}), path)
+    assert path.stat().st_size < 20_000
+    monkeypatch.setattr(conversation_files, "MAX_BYTES", 1 << 20)
+    with pytest.raises(InputError, match="holds more than"):
+        read_rows(path)
 
 
 def test_csv_has_a_row_a_line(tmp_path: Path) -> None:

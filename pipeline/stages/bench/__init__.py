@@ -2,6 +2,7 @@
 
 * `plan`, `ladder`: the loads of a protocol; `protocol`: one after another, with warm-up and a second try,
 * `prompts`: what is sent, checked before a server starts; `client`: vLLM's load generator,
+* `attached`: what speaks against measuring a server that the user runs,
 * `requests`, `steady`, `metrics`: the timings of each request, those without ramp and drain, and the figures of a load,
 * `counters`, `monitor`, `guards`, `trends`: state of server and machine during a load, and checks of its validity,
 * `goodput`: the highest rate that meets an SLO; `memory`, `memory_bandwidth`: what the server holds and what the

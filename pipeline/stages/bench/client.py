@@ -77,8 +77,8 @@ class Client:
         if not run.requests.good.all() and self.server.pid is not None:
             self._check_alive()
         if not content["completed"]:
-            errors = run.summary["first_errors"]
-            reason = errors[0].strip().splitlines()[-1] if errors else "no reason given"
+            lines = [line for error in run.summary["first_errors"][:1] for line in error.splitlines() if line.strip()]
+            reason = lines[-1].strip() if lines else "no reason given"
             raise ServerError(
                 f"None of {load.num_prompts} requests succeeded: {reason[:300]}.", f"See {self.server.log or log}."
             )

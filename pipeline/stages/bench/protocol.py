@@ -19,7 +19,7 @@ from rich.markup import escape
 from pipeline.artifacts.workspace import Draft
 from pipeline.config import BenchSettings
 from pipeline.config.file_names import file_name
-from pipeline.errors import NotApplicable, ServerError
+from pipeline.errors import InputError, NotApplicable, ServerError
 from pipeline.hardware.rules import NO_SPEED
 from pipeline.models.tokenizer import load_tokenizer
 from pipeline.results.bench import BenchResult, Conditions, Goodput, Guard, LoadResult, Memory, Probe
@@ -330,13 +330,21 @@ class CheckpointTokenizer:
     """Tokenizer of a checkpoint; without transformers if there is a tokenizer.json."""
 
     def __init__(self, folder: Path, *, trust_remote_code: bool = False) -> None:
-        """Read the tokenizer of `folder`."""
+        """Read the tokenizer of `folder`.
+
+        Raises:
+            InputError: if it cannot be read.
+        """
         import tokenizers
 
         path = folder / "tokenizer.json"
         self._encode: Callable[[str], Any]
         if path.is_file():
-            fast = tokenizers.Tokenizer.from_file(str(path))
+            try:
+                fast = tokenizers.Tokenizer.from_file(str(path))
+            # The library has no class of errors of its own.
+            except Exception as error:
+                raise InputError(f"{path} is no tokenizer ({error}).", "Fetch the file again.") from None
             # The file may ask for padding or cutting, which the client does not.
             fast.no_padding()
             fast.no_truncation()

@@ -52,10 +52,12 @@ class Requests:
         latencies = result.get("latencies")
         if latencies is None:
             latencies = [first + sum(gaps) for first, gaps in zip(result["ttfts"], itls, strict=True)]
+        # The error of a refusal is the reason that its status line gives, which may be none.
+        good = [first > 0 and not error for first, error in zip(result["ttfts"], result["errors"], strict=True)]
         return cls(
             input_lens=np.asarray(result["input_lens"], np.int64),
             output_lens=np.asarray(result["output_lens"], np.int64),
-            good=np.asarray([not error for error in result["errors"]], np.bool_),
+            good=np.asarray(good, np.bool_),
             ttft=np.asarray(result["ttfts"], np.float64),
             latency=np.asarray(latencies, np.float64),
             start=np.asarray(result.get("start_times", [0.0] * len(itls)), np.float64),

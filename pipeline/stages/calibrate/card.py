@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.results.calibration import EXPERTS_SHOWN, ExpertLayer, Lengths, Overlap, SetCard, SetSource, Template
+from pipeline.results.text import in_markdown
 from pipeline.stages.calibrate.contamination import words
 from pipeline.stages.calibrate.conversations import Drawn, lengths_of
 from pipeline.tasks.chat_templates import ChatTemplate
@@ -77,12 +78,13 @@ def to_markdown(card: SetCard, experts: Sequence[ExpertLayer] = ()) -> str:
     template, lengths = card.template, card.lengths
     thinking = {None: "as the template does by itself", True: "on", False: "off"}[template.enable_thinking]
     lines = [
-        f"# Calibration set: {card.name}",
+        f"# Calibration set: {in_markdown(card.name)}",
         "",
         "| source | identity | weight | rows | taken |",
         "|---|---|---|---|---|",
     ]
-    lines += [f"| {s.source} | {s.identity} | {s.weight:g} | {s.read} | {s.taken} |" for s in card.sources]
+    named = ((in_markdown(each.source), in_markdown(each.identity), each) for each in card.sources)
+    lines += [f"| {name} | {identity} | {s.weight:g} | {s.read} | {s.taken} |" for name, identity, s in named]
     dated = f", on {template.date}" if template.date else ""
     applied = f"applied (sha256 {template.sha256}), thinking {thinking}{dated}" if template.applied else "not applied"
     lines += ["", f"Chat template: {applied}."]
@@ -103,7 +105,7 @@ def to_markdown(card: SetCard, experts: Sequence[ExpertLayer] = ()) -> str:
     for entry in card.overlap:
         seen = entry.reason or f"{entry.overlapping} ({entry.share:.2%}, runs of {entry.ngram} words)"
         items = "n/a" if entry.items is None else entry.items
-        lines.append(f"| {entry.evaluation} ({entry.task}) | {items} | {seen} |")
+        lines.append(f"| {in_markdown(f'{entry.evaluation} ({entry.task})')} | {items} | {in_markdown(seen)} |")
     return "\n".join([*lines, *_coverage(experts)]) + "\n"
 
 

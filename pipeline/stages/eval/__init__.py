@@ -14,7 +14,7 @@ from pipeline.artifacts.workspace import Draft
 from pipeline.config import DivergenceSettings, Settings, Stage
 from pipeline.job import Job
 from pipeline.models import generation
-from pipeline.tasks.chat_templates import date_printed
+from pipeline.tasks.chat_templates import date_printed, may_think
 from pipeline.tasks.conversations import identity_of
 from pipeline.tasks.lm_eval_tasks import task_files
 
@@ -58,6 +58,8 @@ def identity(job: Job) -> Payload:
         # Earlier releases drew other few-shot examples for a sample than for all items.
         **({"examples": "of the full run"} if settings.limit is not None or settings.share < 1 else {}),
         **({"template_date": date} if (date := _template_date(job)) else {}),
+        # Earlier releases scored what a model thought as its answer.
+        **({"thoughts": "left out"} if _may_think(job) else {}),
         **({"decoding": "neutral"} if generation.named(job.model.shape_folder).keys() & LEFT else {}),
         **({"part": job.part} if job.part else {}),
     }
@@ -67,6 +69,11 @@ def _template_date(job: Job) -> str | None:
     """Return the fixed day that the chat template prints in prompts or held-out texts; None if it prints none."""
     settings = job.settings.eval
     return date_printed(job.model.shape_folder) if settings.chat_template or settings.divergence else None
+
+
+def _may_think(job: Job) -> bool:
+    settings = job.settings.eval
+    return settings.chat_template and may_think(job.model.shape_folder, settings.enable_thinking)
 
 
 def _divergence(settings: DivergenceSettings | None, digests: Digests) -> Payload | None:

@@ -22,6 +22,7 @@ from pipeline.models.tokenizer import load_tokenizer
 from pipeline.results.base import Missing
 from pipeline.results.eval import EvalResult, LayerErrors, TaskResult
 from pipeline.tasks import lm_eval_tasks
+from pipeline.tasks.chat_templates import ChatTemplate, switched
 from pipeline.tasks.code_scoring import local_metrics, shared_error
 from pipeline.tasks.sandbox import sandbox
 
@@ -97,6 +98,9 @@ def _evaluate(job: Job, draft: Draft, settings: EvalSettings) -> None:
             job.progress.say_once(escape(said))
     isolation = _isolation(columns, settings)
     tokenizer = load_tokenizer(job.checkpoint, trust_remote_code=job.settings.model.trust_remote_code)
+    thinks = settings.chat_template and ChatTemplate(tokenizer, switched(settings.enable_thinking)).thinks
+    if thinks:
+        _check_replies(columns, tokenizer)
     held_out = settings.divergence
     texts = divergence.read_texts(held_out, tokenizer) if held_out else []
     by_layer = _by_layer(job, texts, draft.folder)
@@ -110,7 +114,9 @@ def _evaluate(job: Job, draft: Draft, settings: EvalSettings) -> None:
     seconds: dict[str, float] = {}
     for asked in (column for column in columns if column.count):
         started = time.monotonic()
-        figures[asked.label], reports[asked.label] = _evaluate_column(job, asked, endpoint, tokenizer, draft.folder)
+        figures[asked.label], reports[asked.label] = _evaluate_column(
+            job, asked, endpoint, tokenizer, draft.folder, thinks=thinks
+        )
         seconds[asked.label] = round(time.monotonic() - started, 3)
         for sentence in remarks(asked.label, figures[asked.label]):
             job.progress.say(f"  [yellow]{escape(sentence)}[/]")
@@ -147,8 +153,30 @@ def _isolation(columns: Sequence[TaskSample], settings: EvalSettings) -> dict[st
     }
 
 
+def _check_replies(columns: Sequence[TaskSample], tokenizer: Any) -> None:
+    """Refuse tasks that would ask a thinking model for a reply before it has begun to think.
+
+    Raises:
+        ConfigError: naming the task.
+    """
+    for asked in columns:
+        for name, task in asked.tasks.items():
+            is_text = task.OUTPUT_TYPE == "generate_until"
+            if is_text and not task.get_config("gen_prefix"):
+                continue
+            why = "begins the reply itself" if is_text else "compares options at the first token of the reply"
+            can_be_off = not ChatTemplate(tokenizer, switched(False)).thinks
+            raise ConfigError(
+                f"eval.tasks.{asked.label}: under its chat template the model thinks before it replies, and {name} "
+                f"{why}.",
+                "Set eval.enable_thinking=false."
+                if can_be_off
+                else f"Leave it out (~eval.tasks.{asked.label}), or set eval.chat_template=false.",
+            )
+
+
 def _evaluate_column(
-    job: Job, asked: TaskSample, endpoint: Endpoint, tokenizer: Any, folder: Path
+    job: Job, asked: TaskSample, endpoint: Endpoint, tokenizer: Any, folder: Path, *, thinks: bool = False
 ) -> tuple[TaskResult, Mapping[str, object]]:
     """Evaluate one column and write its samples; return its figure and lm-eval's aggregated results."""
     from pipeline.stages.eval.model import ServedModel
@@ -161,6 +189,7 @@ def _evaluate_column(
         max_reply_toks=settings.max_reply_toks,
         seed=settings.seed,
         enable_thinking=settings.enable_thinking,
+        thinks=thinks,
         ask_again=ASKED_AGAIN if job.settings.is_baseline else 0,
         progress=_progress(job.progress.detail, asked.label, asked.count),
     )
@@ -262,7 +291,7 @@ def _score(asked: TaskSample, value: Any) -> float:
             return score
     raise ConfigError(
         f"eval.tasks.{asked.label}.metric={asked.settings.metric} gives an item {value!r}, not a score from 0 to 1.",
-        "Choose a metric that is a mean over items, like acc, exact_match or pass@1.",
+        lm_eval_tasks.MEANS,
     )
 
 

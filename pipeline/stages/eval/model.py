@@ -21,7 +21,7 @@ from pipeline.models.generation import GREEDY, NEUTRAL
 from pipeline.stages.eval.endpoint import Body, Completion, Endpoint
 from pipeline.stages.eval.options import LogLikelihood, Option, Tokens, is_choice, of_labels
 from pipeline.stages.eval.tally import Tally
-from pipeline.tasks.chat_templates import ChatTemplate, TemplateRefusal
+from pipeline.tasks.chat_templates import ChatTemplate, TemplateRefusal, behind_thoughts, switched
 
 # Prompts of a request where answers come at once: spares the server's front end, which is Python, most of its work.
 PROMPTS_PER_REQUEST = 16
@@ -46,6 +46,7 @@ class ServedModel(LM):  # type: ignore[misc]
         seed: int = 0,
         fast_choice: bool = True,
         enable_thinking: bool | None = None,
+        thinks: bool = False,
         ask_again: int = 0,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
@@ -59,6 +60,7 @@ class ServedModel(LM):  # type: ignore[misc]
             seed: of sampling, where a task samples.
             fast_choice: False to ask by `echo` alone.
             enable_thinking: Qwen3's switch of the chat template; None: what the template does by itself.
+            thinks: whether replies begin with thoughts, which are no part of an answer.
             ask_again: greedy generations of a task that are asked for a second time, for how much they differ alone.
             progress: called with the requests of lm-eval that are answered, and their number.
         """
@@ -70,6 +72,7 @@ class ServedModel(LM):  # type: ignore[misc]
         self.seed = seed
         self.fast_choice = fast_choice
         self.enable_thinking = enable_thinking
+        self.thinks = thinks
         self.ask_again = ask_again
         self.progress = progress
         self.tally = Tally()
@@ -103,9 +106,8 @@ class ServedModel(LM):  # type: ignore[misc]
         Raises:
             InputError: when the template fails on it.
         """
-        switch = {} if self.enable_thinking is None else {"enable_thinking": self.enable_thinking}
         try:
-            text = ChatTemplate(self.tokenizer, switch).render(
+            text = ChatTemplate(self.tokenizer, switched(self.enable_thinking)).render(
                 chat_history,
                 add_generation_prompt=add_generation_prompt,
                 continue_final_message=not add_generation_prompt,
@@ -186,6 +188,8 @@ class ServedModel(LM):  # type: ignore[misc]
         def arrived(index: int, answer: list[Any]) -> None:
             nonlocal done
             text, reason = answer
+            if self.thinks:
+                text = behind_thoughts(text, is_cut=reason == "length")
             kept = until_first(text, _stops(requests[index].args[1]))
             answers[index] = (kept, reason == "length" and kept == text)
             done += 1
@@ -209,6 +213,8 @@ class ServedModel(LM):  # type: ignore[misc]
         budget = min(budget, self.max_reply_toks or budget)
         sampled = _is_sampled(given)
         strings, ids = self._stops_as_sent(_stops(given))
+        # One within its thoughts would end them.
+        strings = [] if self.thinks else strings
         for name in (*LIMIT_NAMES, "until", "do_sample"):
             given.pop(name, None)
         context = self.endpoint.context

@@ -17,12 +17,12 @@ from pipeline.config import Settings, Stage
 from pipeline.config.file_names import file_name
 from pipeline.errors import NotApplicable, StageError
 from pipeline.job import Job
+from pipeline.results.text import in_markdown
 from pipeline.stages.publish.files import CARD, published
 from pipeline.stages.publish.hub import repository
 from pipeline.stages.report.blocks import Cell
 from pipeline.stages.report.collect.deployment import serve_options
 from pipeline.stages.report.document import CalibrationFindings, Card, Report
-from pipeline.stages.report.renderers.markdown import escape
 from pipeline.stages.report.sections.calibration import USERS, facts, overlap_text
 from pipeline.stages.report.sections.result_cells import ResultColumn
 from pipeline.stages.report.sections.results import Results
@@ -40,6 +40,7 @@ def write(job: Job, report: Report) -> Path:
     Raises:
         NotApplicable: if the variant could not be verified on this machine.
         StageError: if it did not pass verification, or the folder cannot be written.
+        InputError: if one of its configs cannot be read.
     """
     if job.unserved:
         raise NotApplicable(f"publish: {job.variant} cannot be loaded here to be verified: {job.unserved}")
@@ -84,7 +85,7 @@ def render(settings: Settings, report: Report, checkpoint: Path, source: Path) -
         lstrip_blocks=True,
         autoescape=False,
     )
-    environment.filters["md"] = escape
+    environment.filters["md"] = in_markdown
     calibration = next((c for c in report.calibrations if any(use.name == name for use in c.used_by)), None)
     seen = calibration.seen if calibration is not None and isinstance(calibration.seen, CalibrationFindings) else None
     text = environment.get_template("card.md.jinja").render(
@@ -154,7 +155,8 @@ def license_of(source: Path) -> dict[str, str]:
 
     try:
         data = ModelCard.load(source / CARD).data.to_dict()
-    except (OSError, ValueError, YAMLError):
+    # Of a card that names nothing: its text, its fields, what the hub's library makes of them.
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError, YAMLError):
         return {}
     found = {name: data[name] for name in LICENSE if isinstance(data.get(name), str)}
     return found if "license" in found else {}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.errors import StageError
+from pipeline.json_files import read_json_object
 from pipeline.models.architecture import CONFIG
 from pipeline.models.contents import QUANTIZATION_FILES
 from pipeline.models.safetensors import INDEX, companions, safetensors_files, terms
@@ -29,6 +29,7 @@ def published(checkpoint: Path, sources: Sequence[Path]) -> list[Path]:
 
     Raises:
         StageError: if a file other than weights is a link to a place outside its folder.
+        InputError: if a config cannot be read.
     """
     code = _code(checkpoint)
     settings = [checkpoint / name for name in (CONFIG, INDEX, *QUANTIZATION_FILES)]
@@ -47,8 +48,7 @@ def _code(folder: Path) -> set[str]:
     """Return the names of the modules that a checkpoint's configs name, and of those that these import beside them."""
     named: set[str] = set()
     for path in (folder / name for name in NAMING_CODE):
-        content = json.loads(path.read_text()) if path.is_file() else {}
-        classes = content.get("auto_map") or {} if isinstance(content, dict) else {}
+        classes = (read_json_object(path) if path.is_file() else {}).get("auto_map")
         for value in classes.values() if isinstance(classes, dict) else ():
             for each in value if isinstance(value, list) else [value]:
                 # Of another repository it is `<owner>/<name>--<module>.<class>`.

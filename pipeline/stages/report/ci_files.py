@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,10 +11,8 @@ from xml.etree import ElementTree
 
 from pipeline.config import Settings
 from pipeline.errors import StageError
-from pipeline.stages.report.renderers.markdown import escape
+from pipeline.results.text import clean, in_markdown
 
-# Characters that XML 1.0 does not have.
-NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 T = TypeVar("T")
 HEAD = ("Variant", "Figure", "before", "now", "change", "")
 
@@ -61,14 +58,14 @@ def junit(cases: Sequence[Case]) -> bytes:
     root = ElementTree.Element("testsuites", {"name": "stage=gate", **_counts(cases)})
     for variant in dict.fromkeys(case.variant for case in cases):
         of_variant = [case for case in cases if case.variant == variant]
-        suite = ElementTree.SubElement(root, "testsuite", {"name": _clean(variant), **_counts(of_variant)})
+        suite = ElementTree.SubElement(root, "testsuite", {"name": clean(variant), **_counts(of_variant)})
         for case in of_variant:
-            place = {"classname": _clean(variant), "name": _clean(case.figure)}
+            place = {"classname": clean(variant), "name": clean(case.figure)}
             element = ElementTree.SubElement(suite, "testcase", place)
-            said = _clean(": ".join(filter(None, (case.word, case.change))))
+            said = clean(": ".join(filter(None, (case.word, case.change))))
             if case.outcome == "failed":
-                failure = ElementTree.SubElement(element, "failure", message=said, type=_clean(case.word))
-                failure.text = _clean(f"before {case.before}, now {case.now}")
+                failure = ElementTree.SubElement(element, "failure", message=said, type=clean(case.word))
+                failure.text = clean(f"before {case.before}, now {case.now}")
             elif case.outcome == "skipped":
                 ElementTree.SubElement(element, "skipped", message=said)
     ElementTree.indent(root)
@@ -82,14 +79,14 @@ def markdown(cases: Sequence[Case], baseline: str) -> str:
     summary = ", ".join(f"{count} {word}" for word, count in counts.most_common())
     failed = sorted({case.variant for case in cases if case.outcome == "failed"})
     result = f"failed: {', '.join(failed)}" if failed else "passed"
-    lines = [f"### Gate {escape(result)}", "", f"Against {escape(baseline)}: {escape(summary)}."]
+    lines = [f"### Gate {in_markdown(result)}", "", f"Against {in_markdown(baseline)}: {in_markdown(summary)}."]
     shown = sorted((case for case in cases if case.is_shown), key=lambda case: case.outcome != "failed")
     if shown:
         lines += ["", f"| {' | '.join(HEAD)} |", f"|{'---|' * len(HEAD)}"]
         for case in shown:
             cells = (case.variant, case.figure, case.before, case.now, case.change)
-            word = escape(case.word)
-            row = [*map(escape, cells), f"**{word}**" if case.outcome == "failed" else word]
+            word = in_markdown(case.word)
+            row = [*map(in_markdown, cells), f"**{word}**" if case.outcome == "failed" else word]
             lines.append(f"| {' | '.join(row)} |")
     return "\n".join(lines) + "\n"
 
@@ -98,10 +95,6 @@ def _counts(cases: Sequence[Case]) -> dict[str, str]:
     outcomes = [case.outcome for case in cases]
     failures, skipped = outcomes.count("failed"), outcomes.count("skipped")
     return {"tests": str(len(cases)), "failures": str(failures), "errors": "0", "skipped": str(skipped)}
-
-
-def _clean(text: str) -> str:
-    return NO_XML.sub("", text)
 
 
 def _append(path: Path, text: str) -> None:

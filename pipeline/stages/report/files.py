@@ -6,6 +6,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from pipeline.artifacts.drafts import lock_of
+from pipeline.artifacts.locks import locked
 from pipeline.errors import StageError
 
 # Files that a report may consist of; other files in its folder are never removed.
@@ -20,19 +22,25 @@ def publish(folder: Path, contents: Mapping[str, str | bytes]) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, content in contents.items():
-            replace(folder / name, content.encode() if isinstance(content, str) else content)
-        for path in [path for pattern in REPORT_FILES for path in folder.glob(pattern)]:
-            if path.relative_to(folder).as_posix() not in contents:
-                path.unlink()
-        charts = folder / "charts"
-        if charts.is_dir() and not any(charts.iterdir()):
-            charts.rmdir()
+        with locked(lock_of(folder)):
+            _write(folder, contents)
     except OSError as error:
         raise StageError(
             f"report: {error.strerror or error}: {error.filename or folder}.",
             "Free some space or set outputs=<a folder on another disk>.",
         ) from error
+
+
+def _write(folder: Path, contents: Mapping[str, str | bytes]) -> None:
+    for name, content in contents.items():
+        replace(folder / name, content.encode() if isinstance(content, str) else content)
+    # What killed runs were writing goes, too.
+    for path in [path for pattern in (*REPORT_FILES, "**/.*.tmp") for path in folder.glob(pattern)]:
+        if path.relative_to(folder).as_posix() not in contents:
+            path.unlink()
+    charts = folder / "charts"
+    if charts.is_dir() and not any(charts.iterdir()):
+        charts.rmdir()
 
 
 def replace(path: Path, content: bytes) -> None:

@@ -6,7 +6,6 @@ and do not fail, unless `report.fail_on_undecided` is set.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -17,6 +16,8 @@ from rich.text import Text
 
 from pipeline.compare.history import History, ResultChange
 from pipeline.errors import PipelineError, Regression, StageError, Undecided
+from pipeline.progress import Inert
+from pipeline.results.text import json_line
 from pipeline.stages.report import ci_files
 from pipeline.stages.report.collect.past_runs import earlier, side_by_side
 from pipeline.stages.report.number_format import number, signed
@@ -81,17 +82,16 @@ def _by_variant(changes: Iterable[ResultChange]) -> dict[str, list[ResultChange]
 
 def _show(found: History, name: str, console: Console) -> None:
     """Print a table of the changes, and the count of each movement; unchanged figures are only counted."""
-    table = Table(
-        box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", title=f"Against {name}", title_justify="left"
-    )
+    title = Text(f"Against {name}")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", title=title, title_justify="left")
     for heading in ("Variant", "Figure", "before", "now", "change"):
         table.add_column(heading)
     table.add_column("")
     for change in found.results:
         if change.movement != "unchanged":
-            table.add_row(*_cells(change), Text(change.movement, STYLES[change.movement]))
+            table.add_row(*map(Text, _cells(change)), Text(change.movement, STYLES[change.movement]))
     if table.row_count:
-        console.print(table)
+        console.print(Inert(table))
     console.print(found.summary, markup=False)
     if independent := sum(change.reason.endswith("to pair") for change in found.results):
         console.print(
@@ -125,7 +125,7 @@ def _line(found: History, name: str) -> str:
             for change in found.regressions
         ],
     }
-    return json.dumps(line, ensure_ascii=False, allow_nan=False)
+    return json_line(line)
 
 
 def _cells(change: ResultChange) -> tuple[str, str, str, str, str]:

@@ -132,6 +132,7 @@ FIXED = ("bench=throughput", "bench.input_len=12", "bench.output_len=6", *SMALL)
     ("behaviour", "code", "said"),
     [
         ("500", 4, "None of 4 requests succeeded: Internal Server Error"),
+        ("500 in silence", 4, "None of 4 requests succeeded: no reason given"),
         ("429", 4, "None of 4 requests succeeded: Too Many Requests"),
         ("hang", 4, "did not answer every request within 6 s"),
         ("close", 4, "None of 4 requests succeeded"),
@@ -300,3 +301,24 @@ def test_nothing_at_the_address_is_refused_before_work(settings: Any, tmp_path: 
     given = settings("stage=bench", "quant=bf16", "serve.url=http://127.0.0.1:9", f"outputs={tmp_path}")
     with pytest.raises(InputError, match="serve.url=http://127.0.0.1:9"):
         Runner([given], [])
+
+
+def test_a_server_is_one_variant_until_it_is_restarted(serving: Callable[..., OpenAIServer], tmp_path: Path) -> None:
+    server = serving(metrics="process_start_time_seconds 1.7e+09\n")
+
+    def asked(quant: str) -> Runner:
+        external._told_once.cache_clear()
+        given = ["stage=bench", f"quant={quant}", f"serve.url={server.url}", f"outputs={tmp_path}", *SMALL]
+        return Runner(variants_of(*given), given)
+
+    run = asked("bf16")
+    with run.workspace.making(run.jobs[0].artifact("bench"), {}):
+        pass
+    assert asked("bf16")
+    with pytest.raises(InputError, match="started 2023-11-14.* was measured as bf16, and not as fp8_dynamic"):
+        asked("fp8_dynamic")
+    server.metrics = "process_start_time_seconds 1.8e+09\n"
+    assert asked("fp8_dynamic")
+    # Of one that does not tell its start nothing is known.
+    server.metrics = ""
+    assert asked("bf16") and asked("fp8_dynamic")

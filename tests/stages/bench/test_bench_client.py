@@ -159,7 +159,8 @@ def test_a_client_that_leaves_nothing_is_a_failure_with_its_log(settings: Any, t
 @pytest.mark.parametrize(
     ("errors", "said"),
     [
-        (("Traceback\n  ValueError: too long\n", "other"), "None of 3 requests succeeded:   ValueError: too long."),
+        (("Traceback\n  ValueError: too long\n", "other"), "None of 3 requests succeeded: ValueError: too long."),
+        ((" \n",), "None of 3 requests succeeded: no reason given."),
         (("x" * 500,), f"None of 3 requests succeeded: {'x' * 300}."),
     ],
 )

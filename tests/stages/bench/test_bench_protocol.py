@@ -460,3 +460,10 @@ def test_conversations_are_checked_with_the_models_tokenizer(bench: Callable[...
     made.job.tokenizer = CHECKPOINT
     assert protocol._prompts(made.job, tmp_path) == BENCHMARK
     assert protocol._prompts(bench(*RANDOM).job, tmp_path) is None
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"version": 5}'])
+def test_a_tokenizers_file_that_cannot_be_read_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(InputError, match="tokenizer.json is no tokenizer"):
+        protocol.CheckpointTokenizer(tmp_path)

@@ -165,3 +165,9 @@ def test_a_summary_has_the_ends_of_the_first_five_errors() -> None:
         "first_errors": ["b" * 400, "17"],
     }
     assert summary_of({"duration": 1.0}) == {"duration": 1.0, "first_errors": []}
+
+
+def test_a_refusal_without_a_reason_is_no_answer() -> None:
+    """The client's error of it is the reason in the status line, which may be missing."""
+    result = detailed([0.0, 0.5], [[], [0.1]])
+    assert Requests.of(result | {"output_lens": [0, 2]}).good.tolist() == [False, True]

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from pipeline.artifacts.keys import sha256_of
 from pipeline.config import PROJECT_ROOT, Stage
 from pipeline.demo import CALIBRATION, CHECKPOINT
 from pipeline.errors import ConfigError, InputError
@@ -182,3 +183,16 @@ def test_only_what_changes_the_result_changes_the_key(job, tmp_path: Path) -> No
     assert added(f"model.path={copy}", "calibration.apply_chat_template=false") == {"special_tokens": True}
     assert added("calibration.max_seq_length=1024") == {"counted_from": "rotating"}
     assert added("calibration.max_seq_length=1024", "calibration.histogram_tokens=null") == {}
+
+
+def test_a_calibration_of_others_writes_nothing_outside_its_folder(make, tmp_path: Path) -> None:
+    given = make(outputs="theirs")
+    planted = given.parent / "planted"
+    planted.write_text("#!/bin/sh")
+    manifest = given / "manifest.json"
+    content = json.loads(manifest.read_text())
+    content["files"]["../planted"] = {"size": 9, "sha256": sha256_of(planted)}
+    manifest.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="planted.*is no file of that folder"):
+        make(f"calibration.artifact={given}", outputs="ours")
+    assert not list((tmp_path / "ours").rglob("planted"))

@@ -262,9 +262,41 @@ def test_a_thinking_model_is_not_asked_for_its_first_token(run: Evaluate) -> Non
         run(tasks={"Choice": column("tiny_choice")}, chat_template=True, enable_thinking=True)
 
 
+ALWAYS = "{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}<think>{% endif %}"
+UNLESS = (
+    "{% for m in messages %}{{ m.content }}{% endfor %}"
+    "{% if add_generation_prompt and enable_thinking is false %}<think></think>{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "switch", "task", "said"),
+    [
+        (ALWAYS, None, "tiny_choice", "compares options at the first token of the reply.*~eval.tasks.X"),
+        (ALWAYS, False, "tiny_choice", "compares options at the first token of the reply.*~eval.tasks.X"),
+        (UNLESS, None, "tiny_choice", "compares options at the first token of the reply.*eval.enable_thinking=false"),
+        (UNLESS, True, "tiny_begun", "begins the reply itself.*eval.enable_thinking=false"),
+    ],
+)
+def test_a_template_that_opens_thoughts_is_asked_for_whole_replies_alone(
+    run: Evaluate, server: CompletionsServer, template: str, switch: bool | None, task: str, said: str
+) -> None:
+    asked = column(task) if task == "tiny_choice" else column(task, "exact_match", filter="whole")
+    with pytest.raises(ConfigError, match=said):
+        run(tasks={"X": asked}, template=template, chat_template=True, enable_thinking=switch)
+    assert server.requests == []
+
+
+def test_where_the_template_prevents_thoughts_everything_is_asked(run: Evaluate) -> None:
+    tasks = {"X": column("tiny_choice"), "Y": column("tiny_begun", "exact_match", filter="whole")}
+    draft = run(tasks=tasks, template=UNLESS, chat_template=True, enable_thinking=False, limit=1)
+    assert [figures.n for figures in draft.results.tasks.values()] == [1, 1]
+
+
 REFUSED = {
     "unknown task": ({"task": "tiny_choise"}, ConfigError, r"tiny_choise: lm-eval has no such task.*tiny_choice"),
     "unknown metric": ({"metric": "f2"}, ConfigError, r"f2: tiny_choice has no such metric. It has acc"),
+    "no mean over items": ({"task": "tiny_f1", "metric": "f1"}, ConfigError, r"tiny_f1 does not average it over items"),
     "unknown filter": ({"filter": "strict"}, ConfigError, r"strict: tiny_choice has no such filter. It has none"),
     "no data": ({"task": "tiny_gone"}, InputError, r"the data of tiny_gone cannot be reached.*gone.jsonl"),
 }

@@ -154,6 +154,15 @@ def test_generation_is_greedy_up_to_any_stop_string(server: CompletionsServer, t
     assert all(r["temperature"] == 0 for r in server.requests)
 
 
+def test_what_a_model_thinks_is_no_part_of_its_answer(server: CompletionsServer, tokenizer: Any) -> None:
+    server.decode = lambda ids: "<think>Question: is it 5?</think>\n\n7. Question: next"
+    (text,) = make(server, tokenizer, thinks=True).generate_until([generation(0, "a", until=["Question:"])])
+    assert text == "7. "
+    assert server.requests[-1]["stop"] == []
+    (text,) = make(server, tokenizer).generate_until([generation(0, "a", until=["Question:"])])
+    assert text == "<think>"
+
+
 def test_the_budget_is_the_tasks_or_the_settings(server: CompletionsServer, tokenizer: Any) -> None:
     make(server, tokenizer, max_gen_toks=5).generate_until([generation(0, "a"), generation(1, "b", max_gen_toks=9)])
     assert sorted(request["max_tokens"] for request in server.requests) == [5, 9]

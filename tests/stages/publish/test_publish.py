@@ -375,3 +375,35 @@ def test_a_cast_of_the_weights_and_a_check_that_was_not_run_are_said(tmp_path):
     text = (folder_of(run, "gptq") / "README.md").read_text()
     assert "| source weights | float32, cast to BF16 first |" in text
     assert "not compared: weights, not known here" in text and "failed: weights" not in text
+
+
+@pytest.mark.parametrize("content", ["{", "[" * 100_000, "[]", b"\xff".decode("latin-1")])
+def test_a_config_that_cannot_be_read_stops_no_other_variant(tmp_path, content):
+    run = Run(tmp_path, FEW)
+    jobs = jobs_of(run)
+    (run.job("fp8_static").checkpoint / "processor_config.json").write_text(content, encoding="latin-1")
+    failed = publish.make(jobs, {})
+    assert list(failed) == ["fp8_static"] and "processor_config.json" in str(failed["fp8_static"])
+    assert folder_of(run, "int8_dynamic").is_dir()
+
+
+FIELDS = (
+    "license: apache-2.0",
+    "1: 2",
+    "ignore_metadata_errors: true",
+    "eval_results: 5",
+    "model-index: [{name: x, results: [{}]}]",
+    "model-index: {a: b}",
+    "license: {a: b}",
+    "created: 9999-99-99",
+    "x: &a [*a]",
+    "x: " + "[" * 5000,
+    "? [1]\n: 2",
+    "x: !!python/object/apply:os.system [true]",
+)
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_a_card_of_others_names_a_licence_or_none(tmp_path, field):
+    (tmp_path / "README.md").write_text(f"---\n{field}\n---\n# A model\n")
+    assert license_of(tmp_path) in ({}, {"license": "apache-2.0"})

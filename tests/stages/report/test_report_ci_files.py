@@ -10,6 +10,7 @@ from support.report_page import ATTACK
 from support.synthetic_results import STUDY, Run
 
 from pipeline.errors import Regression, StageError
+from pipeline.results.text import clean
 from pipeline.stages import report
 from pipeline.stages.report.ci_files import Case, junit, markdown
 
@@ -91,6 +92,6 @@ def test_no_text_breaks_out_of_either_file():
     case = Case(ATTACK, f"\x00{ATTACK}", "1", "2", ATTACK, "worse", "failed")
     root = ElementTree.fromstring(junit([case]))
     (found,) = root.iter("testcase")
-    assert found.attrib["name"] == ATTACK.replace("\x1b", "")
+    assert found.attrib["name"] == clean(ATTACK)
     row = markdown([case], "monday").splitlines()[-1]
     assert "<script" not in row and row.replace("\\|", "").count("|") == 7

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from support.report_page import PAYLOADS, obeyed
 
 from pipeline.compare.history import History, ResultChange
 from pipeline.compare.run_figures import Figure
@@ -152,3 +153,10 @@ def test_the_table_has_what_moved(gated: Any) -> None:
 def test_figures_are_told_with_their_unit(fields: dict[str, Any], before: str, after: str, moved: str) -> None:
     unit = fields.get("unit", "tok/s")
     assert gate._cells(change("worse", **fields)) == ("AWQ", f"Throughput ({unit})", before, after, moved)
+
+
+@pytest.mark.parametrize("text", PAYLOADS)
+def test_what_a_stored_report_of_others_says_is_shown_and_obeyed_by_nothing(gated: Any, text: str) -> None:
+    found = gated(change("worse", text, label=text, title=text, column=text, unit=text, reason=text))
+    assert not obeyed(found.shown) and not obeyed(found.line)
+    assert json.loads(found.line)["regressions"][0]["variant"] == text

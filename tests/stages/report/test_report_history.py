@@ -10,6 +10,7 @@ import pytest
 from support.synthetic_results import STUDY, Run
 
 from pipeline.config import PROJECT_ROOT
+from pipeline.config.file_names import file_name
 from pipeline.errors import ConfigError, InputError, Regression, StageError, Undecided
 from pipeline.stages import report
 from pipeline.stages.report import mlflow
@@ -97,6 +98,21 @@ def test_the_samples_of_an_outputs_folder_stand_in_for_answers(tmp_path, stored)
     (broken / "manifest.json").write_text("{}")
     found = read("report.baseline", file, "tiny").answers
     assert not any(found.values()) and "../tiny/bf16" not in found
+
+
+def test_samples_are_found_by_the_name_of_a_variants_folder_and_never_outside(tmp_path, stored):
+    outputs, name = tmp_path / "kept", "gptq(group_size=64)"
+    shutil.copytree(stored, outputs)
+    (outputs / "tiny" / "gptq").rename(outputs / "tiny" / file_name(name))
+    shutil.copytree(outputs / "tiny" / "bf16", outputs, dirs_exist_ok=True)
+    file = outputs / "tiny" / "report" / "report.json"
+    content = json.loads(file.read_text())
+    without_answers(content)
+    for card in content["cards"]:
+        card["name"] = {"gptq": name, "bf16": ".."}.get(card["name"], card["name"])
+    file.write_text(json.dumps(content))
+    found = read("report.baseline", file, "tiny").answers
+    assert found[name] and ".." not in found
 
 
 def test_undecided_figures_pass_unless_they_are_to_fail(tmp_path, stored):

@@ -13,6 +13,7 @@ from dataclasses import replace
 import pytest
 from support.synthetic_results import MACHINE, STAGES, STUDY, FakeModel, Figures, Run
 
+from pipeline.artifacts.workspace import Workspace
 from pipeline.compare.words import MEANINGS
 from pipeline.config import Stage
 from pipeline.errors import ServerError, StageError
@@ -304,6 +305,18 @@ def test_only_the_formats_asked_for_are_there(tmp_path, capsys):
         "report_long.csv",
     ]
     run.formats = ("csv",)
+    report.make(run.jobs, {})
+    assert sorted(path.name for path in folder.iterdir()) == ["report.csv", "report_long.csv"]
+
+
+def test_what_a_killed_run_was_writing_goes_with_the_next_report(tmp_path):
+    run = Run(tmp_path, {"bf16": STUDY["bf16"]}, formats=("csv",))
+    folder = run.outputs / "tiny" / "report"
+    (folder / "charts").mkdir(parents=True)
+    for name in (".index.html.4242.tmp", "charts/.size.png.4242.tmp"):
+        (folder / name).write_text("half")
+    # It is none of a run that would start anew.
+    assert Workspace(run.outputs).sweep("tiny") == []
     report.make(run.jobs, {})
     assert sorted(path.name for path in folder.iterdir()) == ["report.csv", "report_long.csv"]
 

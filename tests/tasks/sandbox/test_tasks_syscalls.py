@@ -1,7 +1,9 @@
 """The system-call filter, step by step as the kernel would, for both machines."""
 
 import errno
+import re
 import struct
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +24,12 @@ CHECKED = {
     "mmap": (9, 222),
     "ioctl": (16, 29),
     "clone3": (435, 435),
+}
+
+# The kernel's own tables, as Debian's linux-libc-dev has them; names that its release does not have are newer.
+TABLES = {
+    "x86_64": Path("/usr/include/x86_64-linux-gnu/asm/unistd_64.h"),
+    "aarch64": Path("/usr/include/asm-generic/unistd.h"),
 }
 
 
@@ -84,3 +92,16 @@ def test_other_conventions_and_newer_calls_do_not_exist(machine: str) -> None:
 
 def test_another_machine_has_no_filter() -> None:
     assert filter_for("riscv64") is None
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_numbers_are_the_kernels(machine: str) -> None:
+    if not TABLES[machine].is_file():
+        pytest.skip(f"{TABLES[machine]} is not there")
+    defined = re.findall(r"#define __NR(?:3264)?_(\w+)\s+(\d+)", TABLES[machine].read_text())
+    kernels = {name: int(number) for name, number in defined}
+    which = MACHINES.index(machine)
+    ours = {name: numbers[which] for name, numbers in (DENIED | CHECKED).items() if numbers[which] is not None}
+    known = kernels.keys() & ours
+    assert len(known) > 70
+    assert {name: ours[name] for name in known} == {name: kernels[name] for name in known}

@@ -31,6 +31,7 @@ from filelock import FileLock, Timeout
 from pipeline import waiting_threads
 from pipeline.artifacts.workspace import user_cache
 from pipeline.config import RESOURCES
+from pipeline.config.credentials import SECRET
 from pipeline.errors import ConfigError, StageError
 
 if TYPE_CHECKING:
@@ -178,13 +179,14 @@ def _link_torch(site: Path) -> None:
 
 @contextlib.contextmanager
 def _process(command: list[str], **pipes: Any) -> Iterator[subprocess.Popen[str]]:
-    """Start a process in its own group, and end the group with the block."""
+    """Start a process in its own group, without the user's keys and tokens, and end the group with the block."""
+    own = {name: value for name, value in os.environ.items() if name != "PYTHONPATH" and not SECRET.fullmatch(name)}
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
         encoding="utf-8",
         errors="replace",
-        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | waiting_threads.environment(),
+        env=own | waiting_threads.environment(),
         start_new_session=True,
         **pipes,
     )

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from pipeline.artifacts.manifest import read_manifest
 from pipeline.compare.history import History, RunName, Snapshot, history
 from pipeline.config import Settings, Stage
+from pipeline.config.file_names import file_name
 from pipeline.errors import InputError, PipelineError
 from pipeline.json_files import parse_json
 from pipeline.results.base import Missing
@@ -72,9 +73,9 @@ def _with_answers(report: Report, file: Path) -> Report:
     found: dict[str, dict[str, ItemScores]] = {}
     for card in report.cards:
         keys = [step.key for step in card.steps if step.stage == Stage.EVAL and step.status == "ok"]
-        # The name is that of a folder; a report is a file of somebody else.
-        if keys and keys[0] and Path(card.name).name == card.name:
-            found[card.name] = _stored_answers(file.parent.parent / card.name, keys[0])
+        # A report is a file of somebody else, whose names may be paths.
+        if keys and keys[0] and (answers := _stored_answers(file.parent.parent / file_name(card.name), keys[0])):
+            found[card.name] = answers
     return report.model_copy(update={"answers": found})
 
 

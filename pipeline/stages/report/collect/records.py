@@ -32,7 +32,7 @@ from pipeline.stages.report.collect.labels import task_label
 
 # A file of another content than its name says.
 UNREADABLE = (OSError, KeyError, TypeError, ValueError, AttributeError, OverflowError)
-BROKEN_ARRAYS = (EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, *UNREADABLE)
+BROKEN_ARRAYS = (EOFError, MemoryError, zipfile.BadZipFile, zlib.error, NotImplementedError, *UNREADABLE)
 
 
 def records_of(found: Sequence[Source]) -> list[Record]:

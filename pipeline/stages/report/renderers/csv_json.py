@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -21,11 +20,12 @@ from pipeline.compare.stats.repeats import Change
 from pipeline.compare.words import Word, is_reliable, speed_word, task_word
 from pipeline.results.base import Missing
 from pipeline.results.metrics import METRICS, P99_TPOT, P99_TTFT, THROUGHPUT, THROUGHPUT_PER_GPU, TPOT
+from pipeline.results.text import clean, json_line
 from pipeline.stages.report.document import Report
 from pipeline.stages.report.sections.summary import remark
 
 # Spreadsheets interpret a text with one of these prefixes as a formula.
-FORMULA = ("=", "+", "-", "@", "\t")
+FORMULA = ("=", "+", "-", "@", "\t", "\n")
 Record = dict[str, object]
 LONG = (
     *("variant", "label", "metric", "load", "unit", "value", "low", "high"),
@@ -65,7 +65,7 @@ def to_line(report: Report, page: str) -> str:
         "variants": [_brief(record) for record in records(report)],
         "report": page,
     }
-    return json.dumps(line, ensure_ascii=False, allow_nan=False)
+    return json_line(line)
 
 
 def _csv(names: Sequence[str], rows: Sequence[Record]) -> str:
@@ -258,6 +258,8 @@ def _ends(name: str, interval: Interval | None) -> Record:
 
 
 def _harmless(value: Any) -> Any:
-    if isinstance(value, str) and value.startswith(FORMULA):
-        return f"'{value}"
-    return value
+    """Return a text that neither a terminal nor a spreadsheet obeys; any other value as it is."""
+    if not isinstance(value, str):
+        return value
+    text = clean(value)
+    return f"'{text}" if text.startswith(FORMULA) else text

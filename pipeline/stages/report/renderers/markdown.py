@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 
-from pipeline.results.text import clean
+from pipeline.results.text import clean, in_markdown
 from pipeline.stages.report.blocks import (
     Block,
     Cell,
@@ -23,19 +22,11 @@ from pipeline.stages.report.blocks import (
     Table,
 )
 
-SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~$&])")
-
-
-def escape(text: str) -> str:
-    """Escape text for Markdown and for the HTML that Markdown passes through."""
-    plain = " ".join(clean(text).split())
-    return SPECIAL.sub(r"\\\1", plain).replace("\\<", "&lt;").replace("\\>", "&gt;")
-
 
 def render(page: Page) -> str:
     """Return the sections in the order of the page; the answer is below the title, without a heading."""
     first, *others = page.sections
-    parts = [f"# {escape(page.title)}", *_blocks(first.blocks)]
+    parts = [f"# {in_markdown(page.title)}", *_blocks(first.blocks)]
     for section in others:
         parts += _section(section)
     return "\n\n".join(parts) + "\n"
@@ -43,7 +34,7 @@ def render(page: Page) -> str:
 
 def _section(section: Section) -> list[str]:
     parts = _blocks(section.blocks)
-    return [f"## {escape(section.title)}", *parts] if parts else []
+    return [f"## {in_markdown(section.title)}", *parts] if parts else []
 
 
 def _blocks(blocks: Iterable[Block]) -> list[str]:
@@ -54,9 +45,9 @@ def _block(block: Block) -> list[str]:
     """Return a block as paragraphs, lists and tables; a container as its nested blocks."""
     match block:
         case Prose():
-            return [f"**{escape(block.text)}**" if block.style == "answer" else escape(block.text)]
+            return [f"**{in_markdown(block.text)}**" if block.style == "answer" else in_markdown(block.text)]
         case Heading():
-            return [f"{'#' * block.level} {escape(block.text)}"]
+            return [f"{'#' * block.level} {in_markdown(block.text)}"]
         case Points():
             return _bullets(f"{point.term}: {text}" for point in block.points for text in point.texts)
         case Facts():
@@ -67,9 +58,9 @@ def _block(block: Block) -> list[str]:
             return _bullets(f"{each.word}: {each.name} {each.detail}" for each in block.outcomes)
         case Copy():
             command = " ".join(clean(block.text).replace("`", "").replace("<", "&lt;").split())
-            return [f"{escape(block.label)}:", f"```\n{command}\n```"]
+            return [f"{in_markdown(block.label)}:", f"```\n{command}\n```"]
         case Code():
-            return [escape(text) for text in block.texts]
+            return [in_markdown(text) for text in block.texts]
         case Table():
             return _table(block)
         case CellTable():
@@ -79,28 +70,28 @@ def _block(block: Block) -> list[str]:
 
 
 def _table(table: Table) -> list[str]:
-    rows = [[escape(cell) for cell in row] for row in table.rows]
+    rows = [[in_markdown(cell) for cell in row] for row in table.rows]
     return [
-        f"**{escape(table.caption)}**",
-        _grid([escape(name) for name in table.head], "---", rows),
+        f"**{in_markdown(table.caption)}**",
+        _grid([in_markdown(name) for name in table.head], "---", rows),
         *_bullets(table.legend),
     ]
 
 
 def _cells(table: CellTable) -> list[str]:
-    head = [escape(table.corner)]
+    head = [in_markdown(table.corner)]
     for column in table.columns:
         inside = "; ".join(part for part in (column.unit, column.around) if part)
-        head.append(escape(f"{column.title} ({inside})" if inside else column.title))
+        head.append(in_markdown(f"{column.title} ({inside})" if inside else column.title))
     rows = [
-        [escape(f"{row.label} ({row.remark})" if row.remark else row.label), *(_cell(cell) for cell in row.cells)]
+        [in_markdown(f"{row.label} ({row.remark})" if row.remark else row.label), *(_cell(cell) for cell in row.cells)]
         for row in table.rows
     ]
     return [_grid(head, "---:", rows), *_bullets(table.legend)]
 
 
 def _cell(cell: Cell) -> str:
-    text = escape(cell.text)
+    text = in_markdown(cell.text)
     return f"**{text}** (best)" if cell.is_best else text
 
 
@@ -112,5 +103,5 @@ def _grid(head: Sequence[str], rule: str, rows: Iterable[Sequence[str]]) -> str:
 
 def _bullets(texts: Iterable[str]) -> list[str]:
     """Return a list as one part; nothing if it is empty."""
-    items = "\n".join(f"- {escape(text)}" for text in texts)
+    items = "\n".join(f"- {in_markdown(text)}" for text in texts)
     return [items] if items else []

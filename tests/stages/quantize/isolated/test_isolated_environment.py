@@ -114,6 +114,13 @@ isolated.environment("stub", Told())
     assert [path.name for path in fresh.iterdir() if path.is_dir()] == [environment.folder_of("stub").name]
 
 
+def test_a_worker_gets_no_secret(call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "7")
+    found = call("import os\ndef work(request, progress): return dict(os.environ)")
+    assert "HF_TOKEN" not in found and found["MALLOC_ARENA_MAX"] == "7"
+
+
 def test_an_environment_that_lost_its_interpreter_is_made_again(fresh: Path) -> None:
     python = environment.environment("stub", Said())
     python.unlink()

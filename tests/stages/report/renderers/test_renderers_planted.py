@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import io
+import json
 import re
-import unicodedata
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
@@ -13,32 +14,17 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from rich.console import Console
-from support.report_page import ATTACK
+from support.report_page import PAYLOADS, obeyed
 from support.report_page import Page as Parsed
 
 from pipeline.progress import Progress
+from pipeline.results.text import clean, json_line
 from pipeline.stages.report import blocks
 from pipeline.stages.report.blocks import EVERYWHERE, Block, Cell, CellRow, CellTable, Column, Page, Prose, Section
 from pipeline.stages.report.ci_files import Case, junit
 from pipeline.stages.report.ci_files import markdown as summary
-from pipeline.stages.report.renderers import html, markdown, terminal
+from pipeline.stages.report.renderers import csv_json, html, markdown, terminal
 
-PAYLOADS = (
-    ATTACK,
-    "\x1b]8;;http://evil.example\x07click\x1b]8;;\x07",
-    "\x1b]0;title\x07\x1b[2J\x1b[H\x1bc",
-    "\x9b31m\x9d0;title\x9c\x90q\x9c",
-    "\r\x08\x08\x7f\x00\x0b\x0c",
-    "‮gnp.exe‬ ⁦⁧⁩ ؜‎‏",
-    "[bold red on white]x[/bold red on white][/nothing][link=http://evil.example]y[/link]",
-    "![x](javascript:alert(1)) [x](http://evil.example 't') <http://evil.example> <a href=//evil>",
-    "| a | b |\n|---|---|\n# heading\n\n---\n- item\n1. item\n> quote\n```\ncode\n~~~\n    indented",
-    "{{ 7 * 7 }}{% raw %}{# x #}{% include 'x' %}${7*7}<%= 7 %>",
-    "<svg onload=alert(1)><style>*{}</style><!-- --><iframe src=x>&#60;script&#62;&lt;img&gt;",
-    "' onmouseover='alert(1)' x='\" autofocus onfocus=\"alert(1)",
-    "]]><script>alert(1)</script><![CDATA[",
-    '=HYPERLINK("http://evil.example")',
-)
 TEXTS = st.lists(
     st.one_of(st.sampled_from(PAYLOADS), st.text(max_size=20), st.text("\x1b[]();m\x07\x9b<>&`*_|#\\\n-", max_size=20)),
     min_size=1,
@@ -93,19 +79,6 @@ def page_of(text: str) -> Page:
     )
 
 
-def obeyed(text: str) -> set[str]:
-    """The characters that terminals obey or that turn the direction of writing."""
-    turning = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
-    marks = "\u061c\u200e\u200f"
-    return {
-        each
-        for each in text
-        if (unicodedata.category(each) == "Cc" and each not in "\n\t")
-        or unicodedata.bidirectional(each) in turning
-        or each in marks
-    }
-
-
 def elements(text: str) -> list[str]:
     """What Markdown makes of a document: its elements, and where links lead."""
     found = Parsed(PARSER.render(text))
@@ -149,7 +122,19 @@ def test_a_summary_and_junit_of_a_ci_hold_it_as_text(text: str) -> None:
     assert not obeyed(shown)
     plain = summary([Case("x", "x", "x", "x", "x", "worse", "failed")], "x")
     assert elements(shown) == elements(plain)
-    junit([case])
+    assert not obeyed(junit([case]).decode())
+
+
+@settings(max_examples=30)
+@given(TEXTS)
+@example(f"x{''.join(PAYLOADS)}x")
+def test_tables_and_lines_of_data_hold_it_as_text(text: str) -> None:
+    table = csv_json._csv([text], [{text: text}])
+    assert not obeyed(table)
+    assert list(csv.reader(io.StringIO(table, newline=""))) == [[clean(text)], [clean(text)]]
+    line = json_line({text: text})
+    assert not obeyed(line) and "\n" not in line
+    assert json.loads(line) == {text: text}
 
 
 @settings(max_examples=30)
