@@ -15,7 +15,7 @@ from typing import Any, get_origin
 
 from pydantic.fields import FieldInfo
 
-from pipeline.config import credentials
+from pipeline.config import credentials, data_dir
 from pipeline.config.base import Command, Stage
 from pipeline.config.dataset import DatasetSettings
 from pipeline.config.names import (
@@ -89,7 +89,7 @@ def translated(words: Sequence[str]) -> list[str]:
     others = [word for word in rest if word.startswith("~") or word.startswith("hydra")]
     given = [Override.parse(word) for word in _with_equals(rest) if word not in others]
     credentials.check({each.name: each.value for each in given})
-    found = [each for override in given for each in _rewritten(override, folders, is_sweep=is_sweep)]
+    found = [each for override in _with_data(given) for each in _rewritten(override, folders, is_sweep=is_sweep)]
     return [*options, *others, *map(str, (*_implied(found), *found))]
 
 
@@ -171,6 +171,19 @@ def _no_value(word: str, before: str) -> ConfigError:
     return ConfigError(
         said, question[0].upper() + question[1:] if question else "`python -m pipeline --help` lists them."
     )
+
+
+def _with_data(given: Sequence[Override]) -> Iterator[Override]:
+    """Yield the overrides, and before them the settings that `data_dir` stands for and that are not given."""
+    named = {each.name for each in given}
+    # Of a data set either source is enough.
+    named |= {f"{each.name.removesuffix('.hub_id')}.path" for each in given if each.name.endswith(".hub_id")}
+    for each in given:
+        if each.name == data_dir.DATA_DIR:
+            folder = Path(each.value.strip(QUOTES)).expanduser()
+            found = data_dir.settings_for(folder)
+            yield from (Override("", name, str(path)) for name, path in found if name not in named)
+    yield from (each for each in given if each.name != data_dir.DATA_DIR)
 
 
 def _rewritten(override: Override, folders: Sequence[Path], *, is_sweep: bool) -> list[Override]:
