@@ -25,7 +25,7 @@ from tools.stored_results import FOLDER
 RENDERED = {"report.md": "report.md", "index.html": "report.html", "report.json": "report.json"}
 DATA = Path(os.environ.get("PIPELINE_DATA_DIR") or FOLDER.parents[2] / "shared" / "data") / "qwen3"
 # `report.recorded` shows what other machines measured.
-SETTINGS = ("stage=report", "report.recorded=true", "outputs=outputs")
+SETTINGS = ("stage=report", "report.recorded=true")
 # The results' own model and protocol.
 OF_MODEL = {
     "qwen3_8b": ("model=qwen3_8b", "model.weights=random", "bench=study"),

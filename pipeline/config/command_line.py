@@ -47,6 +47,8 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 CUSTOM = "custom"
 # The choice that comes with the project; it is no other checkpoint's name.
 DEMO = "demo"
+# The variants where none are named.
+STUDY = "study"
 # Choices for a checkpoint of the user's where there is no GPU: the study's method, in an hour or two.
 WITHOUT_GPU = {"calibration": "laptop", "bench": "laptop", "eval": "laptop"}
 # Loads of a checkpoint of the user's on a GPU: saturation, which the study measured, and what few users feel.
@@ -294,11 +296,25 @@ def _source_of(name: str, known: Sequence[str]) -> str:
     text = name.strip(QUOTES)
     if not text or text in known or "${" in text:
         return ""
-    if Path(text).expanduser().is_dir() or text.startswith(("/", ".", "~")):
+    if Path(text).expanduser().exists() or text.startswith(("/", ".", "~")):
         return "model.path"
     if HUB_ID.fullmatch(text):
         return "model.hub_id"
     return "model.path" if "/" in text else ""
+
+
+def without_implied(words: Sequence[str]) -> list[str]:
+    """Return the settings of a command without those that `translated` adds to the others."""
+    given = {word: Override.parse(word) for word in words}
+    may_be = {word for word, each in given.items() if _may_be_implied(each)}
+    again = {str(each) for each in _implied([each for word, each in given.items() if word not in may_be])}
+    return [word for word in words if word not in may_be & again]
+
+
+def _may_be_implied(override: Override) -> bool:
+    chosen = {**WITHOUT_GPU, "model": CUSTOM, "experiment": STUDY, "protocols": LOADS}
+    is_left_out = override.sign == "++" and override.value == "null"
+    return is_left_out or chosen.get(override.name) == override.value
 
 
 def _implied(given: Sequence[Override]) -> Iterator[Override]:
@@ -323,7 +339,7 @@ def _implied(given: Sequence[Override]) -> Iterator[Override]:
             "Name the one that it serves; another one is another server, and another command.",
         )
     if not formats and stages != {Command.CAPABILITIES.value}:
-        yield Override("", "experiment", "study")
+        yield Override("", "experiment", STUDY)
 
 
 def _of_the_model(values: dict[str, str]) -> Iterator[Override]:
