@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.shortages import free_bytes
 from pipeline.compare.roofline.device import limits_of
 from pipeline.compare.roofline.memory_fit import required_bytes
-from pipeline.compare.statements import count
+from pipeline.compare.statements import among, by_reason, count
 from pipeline.config import BenchSettings, Command, DatasetSettings, Settings, Stage
 from pipeline.config.compose import BF16
 from pipeline.errors import InputError
@@ -84,17 +84,10 @@ class Plan:
             yield "tasks", self._tasks()
         if Stage.CALIBRATE in self.stages:
             yield "calibration", self._calibration()
-        yield "variants", ", ".join(dict.fromkeys(str(job.variant) for job in self.jobs))
+        yield "variants", ", ".join(self.variants)
         if groups := self._smaller_groups():
             yield "groups", groups
-        dropped: dict[tuple[str, str], list[str]] = {}
-        for variant, job in {str(job.variant): job for job in self.jobs}.items():
-            if reason := job.unmade or job.unserved:
-                dropped.setdefault(("left out", reason), []).append(variant)
-            elif job.untimed and Stage.BENCH in self.stages:
-                dropped.setdefault(("not timed", job.untimed), []).append(variant)
-        for (title, reason), names in dropped.items():
-            yield title, f"{', '.join(names)}: {reason}"
+        yield from self._dropped()
         if self.steps:
             yield "steps", self.count
         if self.due:
@@ -106,6 +99,30 @@ class Plan:
                 yield "downloads", ", ".join(missing)
         if Command.REPORT in self.first.stage:
             yield "report", str(self.report)
+
+    @property
+    def variants(self) -> dict[str, Job]:
+        """A job of each variant, by the variant's name."""
+        return {str(job.variant): job for job in self.jobs}
+
+    def decisions(self, decide: Callable[[Step], str]) -> Iterator[str]:
+        """Yield the steps as lines, those of one stage that are decided alike in one.
+
+        Args:
+            decide: returns run, skip or n/a, with the reason.
+        """
+        several = len({job.settings.bench.name for job in self.jobs}) > 1
+        alike: dict[tuple[str, str], list[str]] = {}
+        everything: dict[str, list[str]] = {}
+        for step in self.steps:
+            artifact = step.job.artifact(step.stage)
+            protocol = f" ({step.job.settings.bench.name})" if several and step.stage is Stage.BENCH else ""
+            kind = f"{artifact.kind}{protocol}"
+            for found in (alike.setdefault((kind, decide(step)), []), everything.setdefault(kind, [])):
+                found += [artifact.variant] if artifact.variant else []
+        for (kind, decision), names in alike.items():
+            name = f"{kind}: {among(names, everything[kind])}" if names else kind
+            yield f"{name:<32} {decision}"
 
     @property
     def report(self) -> Path:
@@ -124,6 +141,15 @@ class Plan:
             return "nothing would run"
         is_newer = self.report.is_file() and self.report.stat().st_mtime >= max(finished, default=0)
         return f"nothing would run; the report {'is up to date' if is_newer else 'would be written from these results'}"
+
+    def _dropped(self) -> Iterator[tuple[str, str]]:
+        """Yield the variants that are left out or not timed, those of one reason together."""
+        left = {name: job.unmade or job.unserved for name, job in self.variants.items()}
+        untimed = {name: "" if left[name] else job.untimed for name, job in self.variants.items()}
+        for title, reasons in (("left out", left), ("not timed", untimed if Stage.BENCH in self.stages else {})):
+            for reason, names in by_reason(reasons.items()).items():
+                if reason:
+                    yield title, f"{among(names, self.variants)}: {reason}"
 
     def _machine(self) -> str:
         hardware, gpus = self.machine, len(self.machine.gpus)
@@ -228,7 +254,7 @@ class Plan:
         root = self.first.outputs.resolve()
         place = next(each for each in (root, *root.parents) if each.exists())
         short = "; not enough" if written > free else ""
-        return f"checkpoints of {written / GB:.1f} GB, {free / GB:.0f} GB are free in {place}{short}"
+        return f"checkpoints of {written / GB:.2g} GB, {free / GB:.0f} GB are free in {place}{short}"
 
     def _checkpoint_bytes(self) -> float:
         """Return the size of the checkpoints that would be made."""
@@ -277,17 +303,16 @@ def _model(source: ModelSource) -> str:
 
 
 def _load(bench: BenchSettings) -> str:
-    number = f"{bench.num_prompts} requests"
+    asked, pace = f"{bench.num_prompts} requests", f"{bench.request_rate} a second"
     if bench.ladder is not None:
-        number = f"{', '.join(map(str, bench.ladder.concurrency))} requests in flight"
+        asked, pace = "requests", f"{', '.join(map(str, bench.ladder.concurrency))} in flight"
     elif bench.max_concurrency is not None:
-        number = f"{number}, {bench.max_concurrency} in flight"
+        pace = f"{bench.max_concurrency} in flight"
     elif bench.request_rate == "inf":
-        number = f"{number} at once"
+        pace = "all at once"
     texts = _named(bench.dataset) if bench.prompts == "sharegpt" else f"{bench.input_len} random tokens"
     blocks = f", {bench.blocks} starts of each server" if bench.blocks > 1 else ""
-    repeats = "1 repeat" if bench.repeats == 1 else f"{bench.repeats} repeats"
-    return f"{bench.name}: {number} of {texts}, {repeats}{blocks}"
+    return f"{bench.name}: {asked} of {texts}, {pace}, {count(bench.repeats, 'repeat')}{blocks}"
 
 
 def _named(dataset: DatasetSettings) -> str:

@@ -78,6 +78,14 @@ def test_on_a_cpu_each_process_has_cores_of_its_own(monkeypatch: pytest.MonkeyPa
     assert found == {"bf16": "", "bf16@tp2": "", "bf16@tp4": "4 processes share its work, and this CPU has 2 cores"}
 
 
+def test_a_reason_to_refuse_all_is_said_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    given = ("stage=bench", "variants=[bf16,fp8_static]", "serve.tensor_parallel=4")
+    with pytest.raises(ConfigError) as caught:
+        jobs(monkeypatch, tmp_path, machine(gpus=0), *given)
+    said = "bf16@tp4, fp8_static@tp4: 4 processes share its work, and this CPU has 2 cores."
+    assert caught.value.problem == said
+
+
 @pytest.mark.parametrize(
     ("there", "emulated"),
     [
