@@ -11,7 +11,7 @@ from support.settings import command_of
 
 from pipeline import plan
 from pipeline.config import Stage
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, StorageError
 from pipeline.hardware.rules import NO_SPEED
 from pipeline.runner import Runner
 from pipeline.stages.report.collect import footprints
@@ -200,3 +200,11 @@ def test_a_job_that_makes_nothing_leaves_nothing(words: list[str], left: list[st
     subprocess.run([sys.executable, "-m", "pipeline", *words], capture_output=True, cwd=tmp_path, check=False)
     assert [path.name for path in tmp_path.glob("outputs/*")] == left
     assert (tmp_path / "outputs").exists() == bool(left)
+
+
+def test_outputs_that_is_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mine").touch()
+    words = ["stage=quantize", "quant=bf16", "outputs=mine"]
+    done = subprocess.run([sys.executable, "-m", "pipeline", *words], capture_output=True, cwd=tmp_path, text=True)
+    assert done.returncode == StorageError.exit_code
+    assert "outputs=mine cannot be written, it is no folder" in done.stderr and "Traceback" not in done.stderr
