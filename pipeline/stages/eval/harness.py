@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from rich.markup import escape
 
+from pipeline.compare.statements import by_reason
 from pipeline.config import Stage
 from pipeline.config.file_names import file_name
 from pipeline.errors import ConfigError
@@ -92,9 +93,13 @@ def _evaluate(job: Job, draft: Draft, settings: EvalSettings) -> None:
     for label, wanted in settings.tasks.items():
         job.progress.detail(f"reading {label}")
         columns.append(lm_eval_tasks.load(label, wanted, settings))
-        if 0 < (asked := columns[-1]).count < asked.available:
-            said = f"  {label}: {asked.count} of {asked.available} items, {implied(asked.count)}"
-            job.progress.say_once(escape(said))
+    drawn = (
+        (f"{label} {asked.count} of {asked.available}", implied(asked.count))
+        for label, asked in zip(settings.tasks, columns, strict=True)
+        if 0 < asked.count < asked.available
+    )
+    for precision, tasks in by_reason(drawn).items():
+        job.progress.say_once(escape(f"  {', '.join(tasks)} items, {precision}"))
     isolation = _isolation(columns, settings)
     tokenizer = load_tokenizer(job.checkpoint, trust_remote_code=job.settings.model.trust_remote_code)
     held_out = settings.divergence
