@@ -121,7 +121,7 @@ def _no_option(word: str, following: Sequence[str]) -> ConfigError:
     name, equals, value = word.lstrip("-").partition("=")
     name = name.replace("-", "_")
     known = dict(fields_of(Settings))
-    if name not in (*known, *groups()):
+    if name not in (*known, *groups(), data_dir.DATA_DIR):
         name = next(iter(nearest_settings(name, Settings)), "")
     if not name:
         return ConfigError(f"{word}: there is no such option.", "`python -m pipeline --help` has the main commands.")
@@ -196,6 +196,8 @@ def _rewritten(override: Override, folders: Sequence[Path], *, is_sweep: bool) -
     field = field_at(Settings, override.name.split("."))[1]
     if field is None or override.value in ("", "null") or "${" in override.value:
         return [override]
+    if _is_dataset(field) and not override.value.startswith("{"):
+        return _rewritten(replace(override, name=f"{override.name}.path"), folders, is_sweep=is_sweep)
     takes_text = _takes_text(field)
     parts = split(override.value) if is_sweep else [override.value]
     if _is_list(field):
@@ -203,6 +205,12 @@ def _rewritten(override: Override, folders: Sequence[Path], *, is_sweep: bool) -
     else:
         values = [_text(part) if takes_text else part for part in parts]
     return [replace(override, value=",".join(values))]
+
+
+def _is_dataset(field: FieldInfo) -> bool:
+    """Return whether a setting is one data set, of which a path alone is enough."""
+    section = section_of(field)
+    return section is not None and issubclass(section, DatasetSettings) and not is_mapping(field)
 
 
 def _takes_text(field: FieldInfo) -> bool:
@@ -323,7 +331,7 @@ def _implied(given: Sequence[Override]) -> Iterator[Override]:
     yield from _of_the_model(values)
     for dotted, field in fields_of(Settings):
         section = section_of(field)
-        if section is not None and issubclass(section, DatasetSettings) and not is_mapping(field):
+        if section is not None and _is_dataset(field):
             yield from _of_a_dataset(dotted, section, values)
     formats = {"variants", "experiment", "quant", "kv_cache"} & set(values)
     stages = set(split(values.get("stage", "all").strip("[]")))

@@ -192,7 +192,7 @@ def _composed(overrides: list[str]) -> dict[str, Any] | str:
     try:
         return _plain(hydra.compose("config", overrides))
     except HydraException as error:
-        return of_hydra(error, Settings).problem
+        return str(of_hydra(error, Settings))
 
 
 def _checked(plain: dict[str, Any] | str) -> Settings | str:
