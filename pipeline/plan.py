@@ -29,6 +29,8 @@ from pipeline.stages.report.collect.footprints import settings_of
 
 GIB, GB = 2**30, 1e9
 REPORT = "index.html"
+# Beyond it a step's variants push its decision out of the column.
+NAMES_WIDTH = 64
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,8 @@ class Plan:
             yield "time", self._time()
             if self.first.serve.url is None:
                 yield "memory", self._memory()
-                yield "disk", self._disk()
+                if self._checkpoint_bytes():
+                    yield "disk", self._disk()
             if missing := list(self._downloads()):
                 yield "downloads", ", ".join(missing)
         if Command.REPORT in self.first.stage:
@@ -120,9 +123,12 @@ class Plan:
             kind = f"{artifact.kind}{protocol}"
             for found in (alike.setdefault((kind, decide(step)), []), everything.setdefault(kind, [])):
                 found += [artifact.variant] if artifact.variant else []
-        for (kind, decision), names in alike.items():
-            name = f"{kind}: {among(names, everything[kind])}" if names else kind
-            yield f"{name:<32} {decision}"
+        shown = [
+            (f"{kind}: {among(names, everything[kind])}" if names else kind, decision)
+            for (kind, decision), names in alike.items()
+        ]
+        width = max((len(name) for name, _ in shown if len(name) <= NAMES_WIDTH), default=0)
+        yield from (f"{name:<{width}}  {decision}" for name, decision in shown)
 
     @property
     def report(self) -> Path:
@@ -182,13 +188,13 @@ class Plan:
 
     def _smaller_groups(self) -> str:
         """Return the variants whose groups are smaller than their scheme's, by size; empty if there are none."""
-        found: dict[int, list[str]] = {}
-        for job in self.jobs:
+        found = []
+        for name, job in self.variants.items():
             quant, size = job.settings.quant, job.settings.quant.group_size
             own = quant.format.group if quant.format is not None and not quant.is_existing else None
             if size is not None and own is not None and size < own:
-                found.setdefault(size, []).append(str(job.variant))
-        return "; ".join(f"{size} input channels in {', '.join(dict.fromkeys(names))}" for size, names in found.items())
+                found.append((name, f"{size} input channels share a scale, instead of {own}"))
+        return "; ".join(f"{', '.join(names)}: {said}" for said, names in by_reason(found).items())
 
     def _time(self) -> str:
         """Return the time by finished steps of the same kind on this machine."""

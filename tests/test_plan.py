@@ -56,7 +56,7 @@ def test_the_plan_names_what_decides_a_run(tmp_path: Path) -> None:
 
 def test_groups_that_are_smaller_than_the_schemes_are_said(tmp_path: Path) -> None:
     _, lines = planned(tmp_path, "variants=['w4a16(group_size=64)',awq]", "stage=quantize")
-    assert lines["groups"] == "64 input channels in w4a16(group_size=64)"
+    assert lines["groups"] == "w4a16(group_size=64): 64 input channels share a scale, instead of 128"
 
 
 def test_a_real_run_opens_with_the_plan_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
