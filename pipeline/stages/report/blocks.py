@@ -216,9 +216,9 @@ class CellTable(Block):
     @property
     def missing(self) -> list[str]:
         """Lines on the figures that are not measured, with the rows of each reason: cells are too narrow for it."""
-        reasons = ((row.label, cell.missing) for row in self.rows for cell in row.cells if cell.missing)
-        found = by_reason(dict.fromkeys(reasons))
-        return [f"{', '.join(labels)} not measured: {reason}" for reason, labels in found.items()]
+        reasons = ((row.label, cell.missing.rstrip(".")) for row in self.rows for cell in row.cells if cell.missing)
+        found = by_reason(dict.fromkeys(reasons)).items()
+        return [f"{', '.join(rows)} not measured: {why}{'' if why.endswith('…') else '.'}" for why, rows in found]
 
 
 @dataclass(frozen=True)
