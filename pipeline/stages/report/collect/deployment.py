@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 from pipeline.compare.decide.decision import Decision
 from pipeline.config import PACKAGE, Command, ModelSettings, ServeSettings, Settings, Stage, Variant
-from pipeline.config.command_line import without_implied
+from pipeline.config.command_line import STUDY, without_implied
 from pipeline.config.presets import model_choice
 from pipeline.config.serve import parallel_options
 from pipeline.stages.report.collect.artifacts import Source
@@ -16,7 +16,7 @@ from pipeline.stages.report.collect.artifacts import Source
 # Settings of a command that its successor names otherwise (the model, the variants), or does not need.
 ELSEWHERE = (
     *("model", "model.name", "model.path", "model.hub_id", "model.weights"),
-    *("variants", "quant", "kv_cache", "experiment", "add_bf16", "stage", "dry_run"),
+    *("variants", "quant", "kv_cache", "add_bf16", "stage", "dry_run"),
 )
 # Settings of the report that the answer depends on.
 KEPT_OF_REPORT = ("report.constraints", "report.objective", "report.margin")
@@ -91,7 +91,8 @@ def _given(overrides: Sequence[str], replaced: Collection[str]) -> Iterator[str]
     for override in overrides:
         name = override.lstrip("+").partition("=")[0]
         is_kept = name.startswith(KEPT_OF_REPORT) or not name.startswith("report.")
-        if is_kept and name not in (*ELSEWHERE, *replaced):
+        # The study is its variants alone; an experiment of the user's may be more.
+        if is_kept and name not in (*ELSEWHERE, *replaced) and override != f"experiment={STUDY}":
             yield override
 
 

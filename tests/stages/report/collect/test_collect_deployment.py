@@ -112,6 +112,14 @@ def test_what_the_next_command_implies_is_not_said(monkeypatch):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(("name", "is_kept"), [("study", False), ("formats", True)])
+def test_an_experiment_stays_unless_it_is_the_default(name, is_kept):
+    words = [f"experiment={name}", "model=demo"]
+    decision = Decision(kind="measure", title="", text="", stages=("bench",))
+    command = next_command(command_of(*words)[0], decision, ["bf16", "awq"], translated(words))
+    assert (f"experiment={name}" in shlex.split(command)) is is_kept
+
+
 def test_both_loads_of_a_gpu_are_measured_further():
     words = ["model=some/Model", "protocols=[study,ladder_quick]", "variants=[bf16,awq]"]
     decision = Decision(kind="measure", title="", text="", stages=("bench",))
