@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from pipeline.compare.statements import by_reason
 from pipeline.config import Command, QuantSettings, Stage
 from pipeline.errors import ConfigError, InputError, PipelineError
 from pipeline.hardware import rules
@@ -17,6 +16,7 @@ from pipeline.models.architecture import DecoderShape
 from pipeline.models.baseline import BF16_BYTES
 from pipeline.models.shapes import served_shapes
 from pipeline.results.base import Missing
+from pipeline.results.text import by_reason
 from pipeline.serve import support
 from pipeline.stages.quantize import INSTALL
 from pipeline.stages.quantize.support import why_not_made

@@ -15,7 +15,7 @@ from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.shortages import free_bytes
 from pipeline.compare.roofline.device import limits_of
 from pipeline.compare.roofline.memory_fit import required_bytes
-from pipeline.compare.statements import among, by_reason, count
+from pipeline.compare.statements import count
 from pipeline.config import BenchSettings, Command, DatasetSettings, Settings, Stage
 from pipeline.config.compose import BF16
 from pipeline.errors import InputError
@@ -25,6 +25,7 @@ from pipeline.hardware.rules import Vllm
 from pipeline.job import Job
 from pipeline.models.source import ModelSource
 from pipeline.results.base import Missing
+from pipeline.results.text import among, by_reason
 from pipeline.stages.report.collect.footprints import settings_of
 
 GIB, GB = 2**30, 1e9

@@ -24,7 +24,6 @@ from pipeline import feasibility, interruption, lanes, schedule, waiting_threads
 from pipeline.artifacts import kill_notice, provenance
 from pipeline.artifacts.keys import Digests
 from pipeline.artifacts.workspace import Artifact, Workspace
-from pipeline.compare.statements import by_reason
 from pipeline.config import BenchSettings, Command, Settings, Stage
 from pipeline.config.compose import unapplied
 from pipeline.errors import NotApplicable, PipelineError, StorageError
@@ -38,6 +37,7 @@ from pipeline.models.loading import release_memory
 from pipeline.models.shapes import with_group_size
 from pipeline.models.source import ModelSource
 from pipeline.progress import Progress
+from pipeline.results.text import by_reason
 from pipeline.serve import capabilities
 from pipeline.serve.kv_capacity import check_context
 from pipeline.serve.support import with_candidates

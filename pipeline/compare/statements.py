@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable
 from typing import Literal
 
 from pipeline.compare.stats.accuracy import PairedDifference
@@ -72,19 +72,3 @@ def listing(names: Iterable[str]) -> str:
     """Join names with commas and a final "and"."""
     *head, last = list(names)
     return f"{', '.join(head)} and {last}" if head else last
-
-
-def by_reason(reasons: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
-    """Return the names of each reason, from pairs of name and reason: a reason that several share is said once."""
-    found: dict[str, list[str]] = {}
-    for name, reason in reasons:
-        found.setdefault(reason, []).append(name)
-    return found
-
-
-def among(names: Sequence[str], everything: Collection[str]) -> str:
-    """Name some of several variants, by the one that is not among them where that is shorter."""
-    others = [name for name in everything if name not in names]
-    if len(names) < 3 or len(others) > 1:
-        return ", ".join(names)
-    return f"all but {others[0]}" if others else f"all {len(names)} variants"

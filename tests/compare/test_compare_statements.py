@@ -7,8 +7,6 @@ import pytest
 from pipeline.compare.statements import (
     Claim,
     Sentence,
-    among,
-    by_reason,
     count,
     in_points,
     listing,
@@ -52,21 +50,6 @@ def test_names_are_joined_and_counts_pluralised() -> None:
     assert listing(iter(["x", "y"])) == "x and y"
     assert [count(number, "task") for number in (0, 1, 2)] == ["0 tasks", "1 task", "2 tasks"]
     assert [within_text(title) for title in ("Mean TTFT", "x", "")] == ["mean TTFT", "x", ""]
-
-
-def test_a_reason_that_several_share_is_said_once() -> None:
-    reasons = {"a": "too large", "b": "no kernel", "c": "too large"}
-    assert by_reason(reasons.items()) == {"too large": ["a", "c"], "no kernel": ["b"]}
-
-
-@pytest.mark.parametrize(
-    ("names", "said"),
-    [("a", "a"), ("ab", "a, b"), ("abc", "a, b, c"), ("abcd", "all but e"), ("abcde", "all 5 variants")],
-)
-def test_most_of_several_are_named_by_what_they_are_not(names: str, said: str) -> None:
-    assert among(list(names), "abcde") == said
-    # Of two, both are named.
-    assert among(["a", "b"], "ab") == "a, b"
 
 
 def test_a_plain_sentence_claims_nothing() -> None:

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from rich.markup import escape
 
-from pipeline.compare.statements import by_reason
 from pipeline.config import Stage
 from pipeline.config.file_names import file_name
 from pipeline.errors import ConfigError
 from pipeline.models.tokenizer import load_tokenizer
 from pipeline.results.base import Missing
 from pipeline.results.eval import EvalResult, LayerErrors, TaskResult
+from pipeline.results.text import by_reason
 from pipeline.tasks import lm_eval_tasks
 from pipeline.tasks.code_scoring import local_metrics, shared_error
 from pipeline.tasks.sandbox import sandbox

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from pipeline.compare.statements import by_reason
+from pipeline.results.text import by_reason
 from pipeline.stages.report.vega.spec import Chart
 
 Medium = Literal["page", "markdown", "terminal"]
