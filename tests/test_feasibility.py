@@ -47,7 +47,7 @@ def test_a_variant_that_takes_more_gpus_than_there_are_is_left_out(
 
 def test_a_run_of_which_nothing_fits_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     given = "variants=[bf16@tp2,fp8_static@tp2]"
-    with pytest.raises(ConfigError, match=r"bf16@tp2: it takes 2 GPUs, and 1 is here.*\n.*fp8_static@tp2"):
+    with pytest.raises(ConfigError, match=r"^bf16@tp2, fp8_static@tp2: it takes 2 GPUs, and 1 is here"):
         unserved(monkeypatch, tmp_path, machine(gpus=1), "stage=bench", given)
     # What is quantized needs no GPU of its own.
     unserved(monkeypatch, tmp_path, machine(gpus=1), "stage=quantize", given)
@@ -76,14 +76,6 @@ def test_on_a_cpu_each_process_has_cores_of_its_own(monkeypatch: pytest.MonkeyPa
     given = ("stage=bench", "variants=[bf16,bf16@tp2,bf16@tp4]")
     found = unserved(monkeypatch, tmp_path, machine(gpus=0), *given)
     assert found == {"bf16": "", "bf16@tp2": "", "bf16@tp4": "4 processes share its work, and this CPU has 2 cores"}
-
-
-def test_a_reason_to_refuse_all_is_said_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    given = ("stage=bench", "variants=[bf16,fp8_static]", "serve.tensor_parallel=4")
-    with pytest.raises(ConfigError) as caught:
-        jobs(monkeypatch, tmp_path, machine(gpus=0), *given)
-    said = "bf16@tp4, fp8_static@tp4: 4 processes share its work, and this CPU has 2 cores."
-    assert caught.value.problem == said
 
 
 @pytest.mark.parametrize(
