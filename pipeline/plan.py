@@ -27,6 +27,7 @@ from pipeline.models.source import ModelSource
 from pipeline.results.base import Missing
 from pipeline.results.text import among, by_reason
 from pipeline.stages.report.collect.footprints import settings_of
+from pipeline.stages.report.number_format import size_unit
 
 GIB, GB = 2**30, 1e9
 REPORT = "index.html"
@@ -261,7 +262,8 @@ class Plan:
         root = self.first.outputs.resolve()
         place = next(each for each in (root, *root.parents) if each.exists())
         short = "; not enough" if written > free else ""
-        return f"checkpoints of {written / GB:.2g} GB, {free / GB:.0f} GB are free in {place}{short}"
+        unit, scale = size_unit([round(written)])
+        return f"checkpoints of {written / scale:.1f} {unit}, {free / GB:.0f} GB are free in {place}{short}"
 
     def _checkpoint_bytes(self) -> float:
         """Return the size of the checkpoints that would be made."""

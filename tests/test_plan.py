@@ -1,6 +1,7 @@
 """The plan before the spending: what a run would make, need and take, on one screen."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -50,7 +51,7 @@ def test_the_plan_names_what_decides_a_run(tmp_path: Path) -> None:
     assert lines["steps"] == "9 steps, 9 to make"
     assert lines["time"].startswith("not known: no step like these")
     assert "needs at least" in lines["memory"] and "are free" in lines["memory"]
-    assert "GB are free in" in lines["disk"]
+    assert re.match(r"checkpoints of \d\.\d MB, \d+ GB are free in ", lines["disk"])
     assert lines["report"] == str(tmp_path / "demo" / "report" / "index.html")
 
 
