@@ -25,7 +25,7 @@ REMARKS = {"excluded": "excluded", "open": "open", "admissible": ""}
 def summary_table(report: Report) -> CellTable:
     """Return a row for each variant: throughput, time per token of one user, size, worst task, and KL divergence.
 
-    What is to be deployed follows BF16, so that both are on the first screen of a phone.
+    What is to be deployed follows BF16, so that both are on the first screen however many variants there are.
     """
     comparison = report.comparison
     table = _Summary.of(comparison)
