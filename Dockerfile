@@ -8,8 +8,10 @@ RUN apt-get update \
 COPY . /opt/pipeline
 RUN make -C /opt/pipeline install HARDWARE=${HARDWARE} \
     && rm -rf /root/.cache
-# Programs that a model writes are not run as root; outputs and caches are mounted.
-RUN useradd --create-home user && mkdir /study && chown user /study
+# Programs that a model writes are not run as root. Outputs and caches are mounted, and belong to whom --user names, who
+# has no home here.
+RUN useradd --create-home user && mkdir /study && chmod a+rwx /study /home/user
+ENV HOME=/home/user
 USER user
 WORKDIR /study
 ENTRYPOINT ["/opt/pipeline/.venv/bin/quantization-pipeline"]

@@ -16,6 +16,7 @@ from pipeline.models.architecture import DecoderShape
 from pipeline.models.baseline import BF16_BYTES
 from pipeline.models.shapes import served_shapes
 from pipeline.results.base import Missing
+from pipeline.results.text import by_reason
 from pipeline.serve import support
 from pipeline.stages.quantize import INSTALL
 from pipeline.stages.quantize.support import why_not_made
@@ -78,7 +79,7 @@ def _unmade(jobs: Sequence[Job], requested: Sequence[Stage | Command], here: Har
     reasons = {variant: reason for variant, reason in found.items() if reason}
     if reasons and {str(job.variant) for job in jobs if not job.settings.is_baseline} <= reasons.keys():
         raise ConfigError(
-            "\n".join(f"{variant} cannot be made: {reason}." for variant, reason in reasons.items()),
+            _lines(reasons, " cannot be made"),
             "Choose another format or model.",
         )
     return reasons
@@ -100,7 +101,7 @@ def _unserved(
         lacking = {str(job.variant): reason for job in served if (reason := why_no_room(job, here))}
         if due and lacking and lacking.keys() == answers.keys():
             raise ConfigError(
-                "\n".join(f"{variant}: {reason}." for variant, reason in lacking.items()),
+                _lines(lacking),
                 "Change serve.tensor_parallel and serve.data_parallel, or of one variant @tp<n> and @dp<n>.",
             )
         reasons = lacking | reasons
@@ -113,12 +114,17 @@ def _unserved(
         return reasons
     if reasons and tuple(requested) != (Command.CAPABILITIES,):
         raise ConfigError(
-            "\n".join(f"{variant} on hardware.gpu={gpu.key}: {reason}." for variant, reason in reasons.items()),
+            _lines(reasons, f" on hardware.gpu={gpu.key}"),
             "Omit it, or see what that GPU serves: stage=capabilities with the same hardware.gpu.",
         )
     if gpu.compute_capability == here.compute_capability:
         return {}
     return dict.fromkeys(answers, f"{gpu.name} is not installed: {here.name} can quantize for it, but not measure it")
+
+
+def _lines(reasons: Mapping[str, str], fault: str = "") -> str:
+    """Return a line for each reason, with the variants that share it and their fault."""
+    return "\n".join(f"{', '.join(names)}{fault}: {reason}." for reason, names in by_reason(reasons.items()).items())
 
 
 def why_no_room(job: Job, here: Hardware) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,14 @@ from pipeline.hardware.rules import Vllm
 from pipeline.job import Job
 from pipeline.models.source import ModelSource
 from pipeline.results.base import Missing
+from pipeline.results.text import among, by_reason
 from pipeline.stages.report.collect.footprints import settings_of
+from pipeline.stages.report.number_format import size_unit
 
 GIB, GB = 2**30, 1e9
 REPORT = "index.html"
+# Beyond it a step's variants push its decision out of the column.
+NAMES_WIDTH = 64
 
 
 @dataclass(frozen=True)
@@ -84,28 +88,49 @@ class Plan:
             yield "tasks", self._tasks()
         if Stage.CALIBRATE in self.stages:
             yield "calibration", self._calibration()
-        yield "variants", ", ".join(dict.fromkeys(str(job.variant) for job in self.jobs))
+        yield "variants", ", ".join(self.variants)
         if groups := self._smaller_groups():
             yield "groups", groups
-        dropped: dict[tuple[str, str], list[str]] = {}
-        for variant, job in {str(job.variant): job for job in self.jobs}.items():
-            if reason := job.unmade or job.unserved:
-                dropped.setdefault(("left out", reason), []).append(variant)
-            elif job.untimed and Stage.BENCH in self.stages:
-                dropped.setdefault(("not timed", job.untimed), []).append(variant)
-        for (title, reason), names in dropped.items():
-            yield title, f"{', '.join(names)}: {reason}"
+        yield from self._dropped()
         if self.steps:
             yield "steps", self.count
         if self.due:
             yield "time", self._time()
             if self.first.serve.url is None:
                 yield "memory", self._memory()
-                yield "disk", self._disk()
+                if self._checkpoint_bytes():
+                    yield "disk", self._disk()
             if missing := list(self._downloads()):
                 yield "downloads", ", ".join(missing)
         if Command.REPORT in self.first.stage:
             yield "report", str(self.report)
+
+    @property
+    def variants(self) -> dict[str, Job]:
+        """A job of each variant, by the variant's name."""
+        return {str(job.variant): job for job in self.jobs}
+
+    def decisions(self, decide: Callable[[Step], str]) -> Iterator[str]:
+        """Yield the steps as lines, those of one stage that are decided alike in one.
+
+        Args:
+            decide: returns run, skip or n/a, with the reason.
+        """
+        several = len({job.settings.bench.name for job in self.jobs}) > 1
+        alike: dict[tuple[str, str], list[str]] = {}
+        everything: dict[str, list[str]] = {}
+        for step in self.steps:
+            artifact = step.job.artifact(step.stage)
+            protocol = f" ({step.job.settings.bench.name})" if several and step.stage is Stage.BENCH else ""
+            kind = f"{artifact.kind}{protocol}"
+            for found in (alike.setdefault((kind, decide(step)), []), everything.setdefault(kind, [])):
+                found += [artifact.variant] if artifact.variant else []
+        shown = [
+            (f"{kind}: {among(names, everything[kind])}" if names else kind, decision)
+            for (kind, decision), names in alike.items()
+        ]
+        width = max((len(name) for name, _ in shown if len(name) <= NAMES_WIDTH), default=0)
+        yield from (f"{name:<{width}}  {decision}" for name, decision in shown)
 
     @property
     def report(self) -> Path:
@@ -124,6 +149,15 @@ class Plan:
             return "nothing would run"
         is_newer = self.report.is_file() and self.report.stat().st_mtime >= max(finished, default=0)
         return f"nothing would run; the report {'is up to date' if is_newer else 'would be written from these results'}"
+
+    def _dropped(self) -> Iterator[tuple[str, str]]:
+        """Yield the variants that are left out or not timed, those of one reason together."""
+        left = {name: job.unmade or job.unserved for name, job in self.variants.items()}
+        untimed = {name: "" if left[name] else job.untimed for name, job in self.variants.items()}
+        for title, reasons in (("left out", left), ("not timed", untimed if Stage.BENCH in self.stages else {})):
+            for reason, names in by_reason(reasons.items()).items():
+                if reason:
+                    yield title, f"{among(names, self.variants)}: {reason}"
 
     def _machine(self) -> str:
         hardware, gpus = self.machine, len(self.machine.gpus)
@@ -156,13 +190,13 @@ class Plan:
 
     def _smaller_groups(self) -> str:
         """Return the variants whose groups are smaller than their scheme's, by size; empty if there are none."""
-        found: dict[int, list[str]] = {}
-        for job in self.jobs:
+        found = []
+        for name, job in self.variants.items():
             quant, size = job.settings.quant, job.settings.quant.group_size
             own = quant.format.group if quant.format is not None and not quant.is_existing else None
             if size is not None and own is not None and size < own:
-                found.setdefault(size, []).append(str(job.variant))
-        return "; ".join(f"{size} input channels in {', '.join(dict.fromkeys(names))}" for size, names in found.items())
+                found.append((name, f"{size} input channels share a scale, instead of {own}"))
+        return "; ".join(f"{', '.join(names)}: {said}" for said, names in by_reason(found).items())
 
     def _time(self) -> str:
         """Return the time by finished steps of the same kind on this machine."""
@@ -237,7 +271,8 @@ class Plan:
         root = self.first.outputs.resolve()
         place = next(each for each in (root, *root.parents) if each.exists())
         short = "; not enough" if written > free else ""
-        return f"checkpoints of {written / GB:.1f} GB, {free / GB:.0f} GB are free in {place}{short}"
+        unit, scale = size_unit([round(written)])
+        return f"checkpoints of {written / scale:.1f} {unit}, {free / GB:.0f} GB are free in {place}{short}"
 
     def _checkpoint_bytes(self) -> float:
         """Return the size of the checkpoints that would be made, a copy of the model in BF16 among them."""
@@ -307,17 +342,16 @@ def _model(source: ModelSource) -> str:
 
 
 def _load(bench: BenchSettings) -> str:
-    number = f"{bench.num_prompts} requests"
+    asked, pace = f"{bench.num_prompts} requests", f"{bench.request_rate} a second"
     if bench.ladder is not None:
-        number = f"{', '.join(map(str, bench.ladder.concurrency))} requests in flight"
+        asked, pace = "requests", f"{', '.join(map(str, bench.ladder.concurrency))} in flight"
     elif bench.max_concurrency is not None:
-        number = f"{number}, {bench.max_concurrency} in flight"
+        pace = f"{bench.max_concurrency} in flight"
     elif bench.request_rate == "inf":
-        number = f"{number} at once"
+        pace = "all at once"
     texts = _named(bench.dataset) if bench.prompts == "sharegpt" else f"{bench.input_len} random tokens"
     blocks = f", {bench.blocks} starts of each server" if bench.blocks > 1 else ""
-    repeats = "1 repeat" if bench.repeats == 1 else f"{bench.repeats} repeats"
-    return f"{bench.name}: {number} of {texts}, {repeats}{blocks}"
+    return f"{bench.name}: {asked} of {texts}, {pace}, {count(bench.repeats, 'repeat')}{blocks}"
 
 
 def _named(dataset: DatasetSettings) -> str:

@@ -37,6 +37,7 @@ from pipeline.models.loading import release_memory
 from pipeline.models.shapes import with_group_size
 from pipeline.models.source import ModelSource
 from pipeline.progress import Progress
+from pipeline.results.text import by_reason
 from pipeline.serve import capabilities
 from pipeline.serve.kv_capacity import check_context
 from pipeline.serve.support import with_candidates
@@ -177,11 +178,8 @@ class Runner:
         self._warn()
         plan = self._planned()
         self._describe(plan)
-        several = len({job.settings.bench.name for job in self.jobs}) > 1
-        for step in plan.steps:
-            name = step.job.artifact(step.stage).name
-            protocol = f" ({step.job.settings.bench.name})" if several and step.stage is Stage.BENCH else ""
-            self.progress.say(escape(f"  {name + protocol:<32} {self._decision(step)}"))
+        for line in plan.decisions(self._decision):
+            self.progress.say(escape(f"  {line}"))
         if Command.PUBLISH in self.requested:
             for name, place in publish.destinations(job.settings for job in self.jobs):
                 self.progress.say(escape(f"  {f'publish {name}':<32} {place}"))
@@ -212,15 +210,15 @@ class Runner:
             self.progress.say(f"[bold]{title:<11}[/] {escape(text)}")
 
     def _decision(self, step: Step) -> str:
-        """Return run, skip or n/a with the reason, and the peak memory where the weights' headers tell."""
+        """Return run, skip or n/a, and the peak memory where headers tell; reasons of n/a open the plan."""
         job, stage = step.job, step.stage
-        if reason := self._why_no_result(job, stage):
-            return f"n/a: {reason}"
+        if self._why_no_result(job, stage):
+            return "n/a"
         if step.why is None:
             return "skip: up to date"
         more = memory.said(job) if stage is Stage.CALIBRATE else ""
         if job.unserved and stage not in OFFLINE:
-            more = f"by its files alone: {job.unserved}"
+            more = "by the files alone"
         return f"run: {step.why}{f'; {more}' if more else ''}"
 
     def execute(self) -> int:
@@ -510,10 +508,10 @@ class Runner:
         return [str(other.variant) for other in dependents if other.artifact(stage).folder == folder]
 
     def _conclude(self) -> int:
-        for variant, reason in self.not_applicable.items():
-            self.progress.say(f"[yellow]{variant}: n/a[/] {escape(reason)}")
-        for variant, error in self.failures.items():
-            self.progress.say(f"[red]{variant} failed:[/] {escape(str(error))}")
+        for reason, names in by_reason(self.not_applicable.items()).items():
+            self.progress.say(f"[yellow]{', '.join(names)}: n/a[/] {escape(reason)}")
+        for error, names in by_reason((name, str(error)) for name, error in self.failures.items()).items():
+            self.progress.say(f"[red]{', '.join(names)} failed:[/] {escape(error)}")
         return max((error.exit_code for error in self.failures.values()), default=0)
 
 

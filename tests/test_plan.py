@@ -1,16 +1,18 @@
 """The plan before the spending: what a run would make, need and take, on one screen."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from support.machines import SERVER_CPU
 from support.settings import command_of
 
 from pipeline import plan
 from pipeline.config import Stage
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, StorageError
 from pipeline.hardware.rules import NO_SPEED
 from pipeline.runner import Runner
 from pipeline.stages.report.collect import footprints
@@ -43,19 +45,19 @@ def test_the_plan_names_what_decides_a_run(tmp_path: Path) -> None:
     runner, lines = planned(tmp_path, VARIANTS, "stage=all")
     assert lines["model"].startswith("demo (") and "Qwen3ForCausalLM" in lines["model"]
     assert runner.jobs[0].hardware.name in lines["machine"] and "vLLM " in lines["machine"]
-    assert lines["load"].startswith("quick: 64 requests, 16 in flight") and "3 repeats" in lines["load"]
+    assert lines["load"].startswith("quick: 64 requests of /") and lines["load"].endswith(", 16 in flight, 3 repeats")
     assert "C-Eval, MMLU, GSM8K, HumanEval, 300 items each" in lines["tasks"]
     assert lines["variants"] == "bf16, w4a16"
     assert lines["steps"] == "9 steps, 9 to make"
     assert lines["time"].startswith("not known: no step like these")
     assert "needs at least" in lines["memory"] and "are free" in lines["memory"]
-    assert "GB are free in" in lines["disk"]
+    assert re.match(r"checkpoints of \d\.\d MB, \d+ GB are free in ", lines["disk"])
     assert lines["report"] == str(tmp_path / "demo" / "report" / "index.html")
 
 
 def test_groups_that_are_smaller_than_the_schemes_are_said(tmp_path: Path) -> None:
     _, lines = planned(tmp_path, "variants=['w4a16(group_size=64)',awq]", "stage=quantize")
-    assert lines["groups"] == "64 input channels in w4a16(group_size=64)"
+    assert lines["groups"] == "w4a16(group_size=64): 64 input channels share a scale, instead of 128"
 
 
 def test_a_real_run_opens_with_the_plan_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -104,14 +106,32 @@ def test_a_format_that_this_machine_emulates_is_not_timed(tmp_path: Path, capsys
     assert lines["steps"] == "13 steps, 12 to make"
     runner.plan()
     said = [" ".join(line.split()) for line in capsys.readouterr().err.splitlines()]
-    assert f"bench fp8_static n/a: {NO_SPEED}" in said
-    made = ("verify fp8_static", "eval fp8_static", "bench bf16", "bench bf16+fp8_e4m3")
-    assert all(f"{step} run: not there yet" in said for step in made)
+    made = ("verify: all 3 variants", "eval: all 3 variants", "bench: bf16, bf16+fp8_e4m3")
+    assert {f"{step} run: not there yet" for step in made} | {"bench: fp8_static n/a"} <= set(said)
     finish(runner, 1, *Stage)
     runner, lines = planned(tmp_path, *asked)
     assert lines["steps"] == "13 steps, 0 to make"
     runner.plan()
     assert capsys.readouterr().err.splitlines()[-1].startswith("nothing would run; the report would be written")
+
+
+def test_what_variants_share_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = SERVER_CPU.model_copy(update={"cpu_features": ("avx2",)})
+    monkeypatch.setattr("pipeline.runner.probe", lambda device: old)
+    runner, lines = planned(tmp_path, "experiment=study", "stage=all", "dry_run=true")
+    assert lines["not timed"].startswith("all but bf16: emulated")
+    runner.plan()
+    said = [" ".join(line.split()) for line in capsys.readouterr().err.splitlines()]
+    assert sum(NO_SPEED in line for line in said) == 1
+    assert said[-5:] == [
+        "quantize: all 8 variants run: not there yet",
+        "verify: all 8 variants run: not there yet",
+        "bench: bf16 run: not there yet",
+        "eval: all 8 variants run: not there yet",
+        "bench: all but bf16 n/a",
+    ]
 
 
 def test_a_job_of_a_sweep_is_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -126,7 +146,7 @@ def test_what_is_published_and_the_protocols_are_told_apart(tmp_path: Path, caps
     )
     runner.plan()
     said = capsys.readouterr().err
-    assert "bench bf16 (quick)" in said and "bench bf16 (latency)" in said
+    assert "bench (quick): bf16, w4a16" in said and "bench (latency): bf16, w4a16" in said
     assert "publish w4a16" in said and "me/w4a16 (a folder only: publish.dry_run=true)" in said
 
 
@@ -181,3 +201,11 @@ def test_a_job_that_makes_nothing_leaves_nothing(words: list[str], left: list[st
     subprocess.run([sys.executable, "-m", "pipeline", *words], capture_output=True, cwd=tmp_path, check=False)
     assert [path.name for path in tmp_path.glob("outputs/*")] == left
     assert (tmp_path / "outputs").exists() == bool(left)
+
+
+def test_outputs_that_is_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mine").touch()
+    words = ["stage=quantize", "quant=bf16", "outputs=mine"]
+    done = subprocess.run([sys.executable, "-m", "pipeline", *words], capture_output=True, cwd=tmp_path, text=True)
+    assert done.returncode == StorageError.exit_code
+    assert "outputs=mine cannot be written, it is no folder" in done.stderr and "Traceback" not in done.stderr

@@ -198,7 +198,7 @@ def test_a_dry_run_shows_the_first_round(tmp_path: Path, capsys: pytest.CaptureF
     given = ["stage=[bench,eval]", NAMES, f"outputs={tmp_path}", *BUDGET]
     assert Runner(variants_of(*given), given).plan() == 0
     shown = capsys.readouterr().err
-    assert "bench gptq, screen" in shown and "eval gptq, screen" in shown and "block 2" not in shown
+    assert "  bench, screen: " in shown and "  eval, screen: " in shown and "block 2" not in shown
     assert "Further blocks and items follow from these results" in shown
 
 

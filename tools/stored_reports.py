@@ -26,7 +26,7 @@ RENDERED = {"report.md": "report.md", "index.html": "report.html", "report.json"
 PROJECT = FOLDER.parents[1]
 DATA = Path(os.environ.get("PIPELINE_DATA_DIR") or PROJECT.parent / "shared" / "data") / "qwen3"
 # `report.recorded` shows what other machines measured.
-SETTINGS = ("stage=report", "report.recorded=true", "outputs=outputs")
+SETTINGS = ("stage=report", "report.recorded=true")
 # The results' own model and protocol.
 OF_MODEL = {
     "demo": ("experiment=study", "report.objective=size"),

@@ -70,8 +70,8 @@ def _listed(values: list[Any]) -> str:
 
 
 def _short(value: Any) -> str:
-    """Return a value for a message, a hash shortened to its first digits."""
-    text = str(value)
+    """Return a value as settings have it, a hash shortened to its first digits."""
+    text = json.dumps(value) if value is None or isinstance(value, bool) else str(value)
     return text[:8] if HASH.fullmatch(text) else text
 
 

@@ -23,12 +23,13 @@ STORAGE = {
     errno.EROFS: "it is read-only",
     errno.EACCES: "it is not writable",
     errno.EPERM: "it is not writable",
+    errno.ENOTDIR: "it is no folder",
     errno.EIO: "the device fails (input/output error)",
     errno.ESTALE: "the network folder is gone (stale handle)",
 }
 MAKE_ROOM = "Free some space or set outputs=<a folder on another disk>"
 # What may come of any path, so that the text of an error without a number says nothing of `outputs`.
-OF_A_PATH = (errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
+OF_A_PATH = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EIO, errno.ESTALE)
 WAYS_OUT = {
     errno.ENOSPC: MAKE_ROOM,
     errno.EDQUOT: "Free some space, raise the quota, or set outputs=<a folder on another disk>",

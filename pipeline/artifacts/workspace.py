@@ -60,10 +60,19 @@ class Artifact(BaseModel):
 
     @property
     def name(self) -> str:
-        """Display name, for messages; blocks are counted from 1, and the first has no number."""
+        """Display name, for messages."""
+        return f"{self.stage} {self.variant}{self._which}" if self.variant else self.stage
+
+    @property
+    def kind(self) -> str:
+        """Display name of the same step of any variant."""
+        return f"{self.stage}{self._which}"
+
+    @property
+    def _which(self) -> str:
+        """Block and part; blocks are counted from 1, and the first has no number."""
         block = f", block {self.payload['block'] + 1}" if "block" in self.payload else ""
-        part = f", {self.payload['part']}" if "part" in self.payload else ""
-        return f"{self.stage} {self.variant}{block}{part}" if self.variant else self.stage
+        return f"{block}, {self.payload['part']}" if "part" in self.payload else block
 
     def manifest(self) -> Manifest | None:
         """Return the manifest, or None if the artifact is not finished."""

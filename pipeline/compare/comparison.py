@@ -339,12 +339,27 @@ def _marked(records: Sequence[Record], baseline: Record | None) -> Iterator[str]
         yield f"{listing(labels)}, unreliable: {name}: {text}."
 
 
+def _incomplete(records: Sequence[Record]) -> Iterator[str]:
+    """Yield the items, prompts and answers of a task that are not whole, counted for all variants in one line."""
+    counts: dict[str, list[str]] = {}
+    for record in records:
+        for label, task in {} if isinstance(record.tasks, Missing) else record.tasks.items():
+            for what, number, of, is_noted in (
+                ("Items of {} that were scored", task.n, task.asked, task.n < task.asked),
+                ("Prompts of {} that lost their beginning in the context", task.truncated, task.n, task.truncated),
+                ("Answers of {} that reached the token limit", task.unfinished, task.n, task.unfinished),
+            ):
+                if is_noted:
+                    counts.setdefault(what.format(label), []).append(f"{record.label} {number:,} of {of:,}")
+    yield from (f"{what}: {', '.join(found)}." for what, found in counts.items())
+
+
 def _notes(records: Sequence[Record], baseline: Record | None) -> list[str]:
     """Return the limitations of single cells."""
     found = []
     if baseline is not None and len({record.gpus for record in records}) > 1:
         found.append(f"BF16 that others are compared with is {baseline.label}, on {count(baseline.gpus, 'GPU')}.")
-    found += _marked(records, baseline)
+    found += [*_marked(records, baseline), *_incomplete(records)]
     for record in records:
         if record.faults:
             found.append(
@@ -353,17 +368,6 @@ def _notes(records: Sequence[Record], baseline: Record | None) -> list[str]:
         if isinstance(record.speed, Speed) and record.speed.failed:
             found.append(f"{record.label}: {record.speed.failed} of {record.speed.asked} benchmark requests failed.")
         for label, task in {} if isinstance(record.tasks, Missing) else record.tasks.items():
-            if task.n < task.asked:
-                found.append(f"{record.label}: {task.n} of {task.asked} items of {label} were scored.")
-            if task.truncated:
-                found.append(
-                    f"{record.label}: {task.truncated} of {task.n} prompts of {label} exceeded the context and were "
-                    "truncated at the beginning."
-                )
-            if task.unfinished:
-                found.append(
-                    f"{record.label}: {task.unfinished} of {task.n} answers of {label} reached the token limit."
-                )
             if task.asked_again:
                 answers = f"{task.asked_again} greedy answers of {label}"
                 found.append(

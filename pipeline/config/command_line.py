@@ -15,7 +15,7 @@ from typing import Any, get_origin
 
 from pydantic.fields import FieldInfo
 
-from pipeline.config import credentials
+from pipeline.config import credentials, data_dir
 from pipeline.config.base import Command, Stage
 from pipeline.config.dataset import DatasetSettings
 from pipeline.config.names import (
@@ -47,6 +47,8 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 CUSTOM = "custom"
 # The choice that comes with the project; it is no other checkpoint's name.
 DEMO = "demo"
+# The variants where none are named.
+STUDY = "study"
 # Choices for a checkpoint of the user's where there is no GPU: the study's method, in an hour or two.
 WITHOUT_GPU = {"calibration": "laptop", "bench": "laptop", "eval": "laptop"}
 # Loads of a checkpoint of the user's on a GPU: saturation, which the study measured, and what few users feel.
@@ -89,7 +91,7 @@ def translated(words: Sequence[str]) -> list[str]:
     others = [word for word in rest if word.startswith("~") or word.startswith("hydra")]
     given = [Override.parse(word) for word in _with_equals(rest) if word not in others]
     credentials.check((each.name, each.value) for each in (*given, *map(Override.parse, others)))
-    found = [each for override in given for each in _rewritten(override, folders, is_sweep=is_sweep)]
+    found = [each for override in _with_data(given) for each in _rewritten(override, folders, is_sweep=is_sweep)]
     return [*options, *others, *map(str, (*_implied(found), *found))]
 
 
@@ -119,7 +121,7 @@ def _no_option(word: str, following: Sequence[str]) -> ConfigError:
     name, equals, value = word.lstrip("-").partition("=")
     name = name.replace("-", "_")
     known = dict(fields_of(Settings))
-    if name not in (*known, *groups()):
+    if name not in (*known, *groups(), data_dir.DATA_DIR):
         name = next(iter(nearest_settings(name, Settings)), "")
     if not name:
         return ConfigError(f"{word}: there is no such option.", "`python -m pipeline --help` has the main commands.")
@@ -173,6 +175,19 @@ def _no_value(word: str, before: str) -> ConfigError:
     )
 
 
+def _with_data(given: Sequence[Override]) -> Iterator[Override]:
+    """Yield the overrides, and before them the settings that `data_dir` stands for and that are not given."""
+    named = {each.name for each in given}
+    # Of a data set either source is enough.
+    named |= {f"{each.name.removesuffix('.hub_id')}.path" for each in given if each.name.endswith(".hub_id")}
+    for each in given:
+        if each.name == data_dir.DATA_DIR:
+            folder = Path(each.value.strip(QUOTES)).expanduser()
+            found = data_dir.settings_for(folder)
+            yield from (Override("", name, str(path)) for name, path in found if name not in named)
+    yield from (each for each in given if each.name != data_dir.DATA_DIR)
+
+
 def _rewritten(override: Override, folders: Sequence[Path], *, is_sweep: bool) -> list[Override]:
     """Return an override with its value as Hydra reads it; several where it names a model of the user's."""
     group = override.name.partition("@")[0]
@@ -181,6 +196,8 @@ def _rewritten(override: Override, folders: Sequence[Path], *, is_sweep: bool) -
     field = field_at(Settings, override.name.split("."))[1]
     if field is None or override.value in ("", "null") or "${" in override.value:
         return [override]
+    if _is_dataset(field) and not override.value.startswith("{"):
+        return _rewritten(replace(override, name=f"{override.name}.path"), folders, is_sweep=is_sweep)
     takes_text = _takes_text(field)
     parts = split(override.value) if is_sweep else [override.value]
     if _is_list(field):
@@ -188,6 +205,12 @@ def _rewritten(override: Override, folders: Sequence[Path], *, is_sweep: bool) -
     else:
         values = [_text(part) if takes_text else part for part in parts]
     return [replace(override, value=",".join(values))]
+
+
+def _is_dataset(field: FieldInfo) -> bool:
+    """Return whether a setting is one data set, of which a path alone is enough."""
+    section = section_of(field)
+    return section is not None and issubclass(section, DatasetSettings) and not is_mapping(field)
 
 
 def _takes_text(field: FieldInfo) -> bool:
@@ -281,11 +304,25 @@ def _source_of(name: str, known: Sequence[str]) -> str:
     text = name.strip(QUOTES)
     if not text or text in known or "${" in text:
         return ""
-    if Path(text).expanduser().is_dir() or text.startswith(("/", ".", "~")):
+    if Path(text).expanduser().exists() or text.startswith(("/", ".", "~")):
         return "model.path"
     if HUB_ID.fullmatch(text):
         return "model.hub_id"
     return "model.path" if "/" in text else ""
+
+
+def without_implied(words: Sequence[str]) -> list[str]:
+    """Return the settings of a command without those that `translated` adds to the others."""
+    given = {word: Override.parse(word) for word in words}
+    may_be = {word for word, each in given.items() if _may_be_implied(each)}
+    again = {str(each) for each in _implied([each for word, each in given.items() if word not in may_be])}
+    return [word for word in words if word not in may_be & again]
+
+
+def _may_be_implied(override: Override) -> bool:
+    chosen = {**WITHOUT_GPU, "model": CUSTOM, "experiment": STUDY, "protocols": LOADS}
+    is_left_out = override.sign == "++" and override.value == "null"
+    return is_left_out or chosen.get(override.name) == override.value
 
 
 def _implied(given: Sequence[Override]) -> Iterator[Override]:
@@ -294,7 +331,7 @@ def _implied(given: Sequence[Override]) -> Iterator[Override]:
     yield from _of_the_model(values)
     for dotted, field in fields_of(Settings):
         section = section_of(field)
-        if section is not None and issubclass(section, DatasetSettings) and not is_mapping(field):
+        if section is not None and _is_dataset(field):
             yield from _of_a_dataset(dotted, section, values)
     formats = {"variants", "experiment", "quant", "kv_cache"} & set(values)
     stages = set(split(values.get("stage", "all").strip("[]")))
@@ -310,7 +347,7 @@ def _implied(given: Sequence[Override]) -> Iterator[Override]:
             "Name the one that it serves; another one is another server, and another command.",
         )
     if not formats and stages != {Command.CAPABILITIES.value}:
-        yield Override("", "experiment", "study")
+        yield Override("", "experiment", STUDY)
 
 
 def _of_the_model(values: dict[str, str]) -> Iterator[Override]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import hydra
@@ -53,18 +53,29 @@ def compose_variants(config: DictConfig, overrides: list[str]) -> list[Settings]
     if rows == [None] and first.protocols is None:
         return [first]
     under = {name: _under(rows, plain, overrides, name) for name in first.protocols or (None,)}
-    found, problems = [], []
+    found = []
+    problems: dict[tuple[str | None, str], list[str]] = {}
     for index, variant in enumerate(rows):
         for protocol, outcomes in under.items():
             outcome = outcomes[index]
             if isinstance(outcome, Settings):
                 found.append(outcome)
                 continue
-            named = (f"{what}: {name}" for what, name in (("variants", variant), ("protocols", protocol)) if name)
-            problems.append(f"{' '.join(named)}: {outcome}")
+            names = problems.setdefault((protocol, outcome), [])
+            names += [str(variant)] if variant else []
     if problems:
-        raise ConfigError("\n".join(dict.fromkeys(problems)))
+        raise ConfigError(_said(problems, len(rows)))
     return found
+
+
+def _said(problems: Mapping[tuple[str | None, str], Sequence[str]], variants: int) -> str:
+    """Return a line for each problem under a protocol, with the variants that have it, if not all of several do."""
+    lines = []
+    for (protocol, problem), names in problems.items():
+        shown = [] if not names or len(names) == variants > 1 else [f"variants: {', '.join(names)}"]
+        shown += [f"protocols: {protocol}"] if protocol else []
+        lines.append(": ".join((*([" ".join(shown)] if shown else []), problem)))
+    return "\n".join(lines)
 
 
 def _spelled(variant: Variant) -> Variant:
@@ -181,7 +192,7 @@ def _composed(overrides: list[str]) -> dict[str, Any] | str:
     try:
         return _plain(hydra.compose("config", overrides))
     except HydraException as error:
-        return of_hydra(error, Settings).problem
+        return str(of_hydra(error, Settings))
 
 
 def _checked(plain: dict[str, Any] | str) -> Settings | str:

@@ -23,6 +23,7 @@ From a BF16 checkpoint to quantized variants, served with vLLM, benchmarked, sco
 TASKS = (
     ("BF16 and the study's formats of your model, one report", "model=<owner/name of the hub, or a folder>"),
     ("what that would make, need and take", "model=<...> dry_run=true"),
+    ("the same with your own data, or without a network", "model=<...> data_dir=<folder>"),
     ("the same for the small model that comes with the project", "model=demo"),
     ("some formats only", "model=<...> variants=bf16,fp8_dynamic,awq"),
     ("one stage of one format, and what it needs", "stage=calibrate,report quant=fp8_static"),

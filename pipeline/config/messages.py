@@ -14,7 +14,7 @@ from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
-from pipeline.config.names import did_you_mean, field_at, nearest, nearest_settings
+from pipeline.config.names import did_you_mean, field_at, groups, nearest, nearest_settings
 from pipeline.config.serve import PARALLEL
 from pipeline.errors import ConfigError
 
@@ -145,11 +145,22 @@ def _unknown(found: re.Match[str], root: type[BaseModel]) -> ConfigError:
 
 def _ambiguous(found: re.Match[str], root: type[BaseModel]) -> ConfigError:
     name, _, values = found[1].partition("=")
+    if field_at(root, name.split("."))[1] is None and name not in groups():
+        return ConfigError(no_setting(name, root), SEE_ALL)
     ways = f"A job for each: -m {name}={values}."
     if name in ("quant", "kv_cache"):
         several = values if name == "quant" else ",".join(f"bf16+{each}" for each in values.split(","))
         ways = f"In one report: variants={several}. {ways}"
     return ConfigError(f"{name}={values}: it takes one value, and these are several.", ways)
+
+
+def _no_mapping(found: re.Match[str], root: type[BaseModel]) -> ConfigError:
+    name, _, value = found[1].lstrip("+").partition("=")
+    where, field = field_at(root, name.split("."))
+    about = f" ({field.description})" if field is not None and field.description else ""
+    return ConfigError(
+        f"{where}={value}: {FAULTS['dict_type']}{about}.", f"Without one of them: '~{where}.<name>'; {SEE_ALL}"
+    )
 
 
 def _exists(found: re.Match[str], _: type[BaseModel]) -> ConfigError:
@@ -174,6 +185,7 @@ _REFUSALS: tuple[tuple[re.Pattern[str], _Translation], ...] = (
     (re.compile(r"Could not (?:override|delete) '([^']+)'"), _unknown),
     (re.compile(r"Could not delete from config\. '([^']+)'"), _unknown),
     (re.compile(r"Ambiguous value for argument '([^']+)'"), _ambiguous),
+    (re.compile(r"Error merging override (.+)"), _no_mapping),
     (re.compile(r"An item is already at '([^']+)'"), _exists),
     (re.compile(r"Override (\S+) looks like a config group"), _no_such_group),
 )

@@ -171,10 +171,12 @@ class Settings(SettingsGroup):
     def _one_loss_for_every_task(cls, given: Any) -> Any:
         """Take one number of `max_loss_points` for each task."""
         report, tasks = given.get("report"), (given.get("eval") or {}).get("tasks")
-        limits = ((report or {}).get("constraints") or {}).get("max_loss_points")
+        if not isinstance(report, dict) or not isinstance(constraints := report.get("constraints"), dict):
+            return given
+        limits = constraints.get("max_loss_points")
         if isinstance(limits, bool) or not isinstance(limits, (int, float)) or not tasks:
             return given
-        constraints = {**report["constraints"], "max_loss_points": dict.fromkeys(tasks, limits)}
+        constraints = {**constraints, "max_loss_points": dict.fromkeys(tasks, limits)}
         return {**given, "report": {**report, "constraints": constraints}}
 
     @model_validator(mode="after")

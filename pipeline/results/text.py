@@ -1,10 +1,11 @@
-"""Text from models and files made safe and short for a terminal, a document or a table."""
+"""Text made safe and short for a terminal, a document or a table, and names that share a reason."""
 
 from __future__ import annotations
 
 import json
 import re
 import unicodedata
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 MARKDOWN = re.compile(r"([\\`*_{}\[\]<>|#~$&])")
@@ -56,3 +57,19 @@ def first_line(text: str, limit: int = 140) -> str:
     """Return the first line with content, short enough for a table."""
     lines = [line.strip() for line in clean(text).splitlines() if line.strip()]
     return clean(lines[0] if lines else "no reason given", limit)
+
+
+def by_reason(reasons: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """Return the names of each reason, from pairs of name and reason: a reason that several share is said once."""
+    found: dict[str, list[str]] = {}
+    for name, reason in reasons:
+        found.setdefault(reason, []).append(name)
+    return found
+
+
+def among(names: Sequence[str], everything: Collection[str]) -> str:
+    """Name some of several variants, by the one that is not among them where that is shorter."""
+    others = [name for name in everything if name not in names]
+    if len(names) < 3 or len(others) > 1:
+        return ", ".join(names)
+    return f"all but {others[0]}" if others else f"all {len(names)} variants"

@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts.keys import key_of, sha256_of
+from pipeline.config.data_dir import BENCHMARKS
 from pipeline.errors import InputError
 from pipeline.json_files import parse_json
 
 SETTING = "eval.data_dir"
 LETTERS = "ABCD"
 NEEDED = "Name a folder with mmlu/, ceval/, gsm8k/ and humaneval/, as published by their authors."
-BENCHMARKS = ("mmlu", "ceval", "gsm8k", "humaneval")
 PATTERNS = ("mmlu/*/*.csv", "ceval/*/*.csv", "gsm8k/*.jsonl", "humaneval/*.jsonl")
 Row = dict[str, object]
 # Splits of one data set and subject, each with its rows.

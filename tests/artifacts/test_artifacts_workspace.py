@@ -57,6 +57,14 @@ def test_another_value_gives_another_key_and_is_named(payload: dict, field: str,
         assert changed_fields(payload, changed)
 
 
+def test_values_are_written_as_settings_have_them():
+    assert changed_fields({"a": None, "b": True, "c": 1}, {"a": 2, "b": False, "c": None}) == [
+        "a null -> 2",
+        "b true -> false",
+        "c 1 -> null",
+    ]
+
+
 def test_a_changed_list_is_told_by_what_came_and_went():
     assert changed_fields({"checks": ["a", "b"]}, {"checks": ["a", "c", "d"]}) == ["checks b -> c, d"]
     assert changed_fields({"checks": ["a"]}, {"checks": ["a", "b"]}) == ["checks nothing -> b"]

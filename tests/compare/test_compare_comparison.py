@@ -213,15 +213,19 @@ def task(**changes: object) -> TaskScores:
     return record("bf16").tasks["MMLU"].model_copy(update=changes)
 
 
+def test_a_limitation_of_several_variants_is_one_note() -> None:
+    cut = [record(name, tasks={"MMLU": task(unfinished=5)}) for name in ("bf16", "a", "b")]
+    assert compare(cut, ["MMLU"]).notes == (
+        "Answers of MMLU that reached the token limit: BF16 5 of 400, A 5 of 400, B 5 of 400.",
+    )
+
+
 @pytest.mark.parametrize(
     ("changes", "note"),
     [
-        ({"n": 390}, "A: 390 of 400 items of MMLU were scored."),
-        (
-            {"truncated": 3},
-            "A: 3 of 400 prompts of MMLU exceeded the context and were truncated at the beginning.",
-        ),
-        ({"unfinished": 5}, "A: 5 of 400 answers of MMLU reached the token limit."),
+        ({"n": 390}, "Items of MMLU that were scored: A 390 of 400."),
+        ({"truncated": 3}, "Prompts of MMLU that lost their beginning in the context: A 3 of 400."),
+        ({"unfinished": 5}, "Answers of MMLU that reached the token limit: A 5 of 400."),
         (
             {"asked_again": 50, "differing": 2},
             "A: 2 of 50 greedy answers of MMLU differed when repeated, which the format does not explain.",

@@ -134,6 +134,12 @@ def test_another_data_set_keeps_nothing_of_the_former_one(model, setting):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("setting", ["calibration.dataset", "bench.dataset", "eval.divergence.dataset"])
+def test_a_path_alone_is_a_data_set(setting):
+    said = command_of("model=some/model", "quant=bf16", f"{setting}.path=my file.jsonl")
+    assert command_of("model=some/model", "quant=bf16", f"{setting}=my file.jsonl") == said
+
+
 def test_a_split_of_the_hub_is_calibrated_with():
     """The line of the README."""
     (found,) = command_of(
@@ -298,6 +304,11 @@ MISTAKES = [
     (["+eval.tasks.ARC={task: arc_challenge}"], ["eval.tasks.ARC.metric is not set (lm-eval metric"]),
     (["eval.tasks=[hellaswag]"], ["eval.tasks=[hellaswag]: tasks have names", "+eval.tasks.", "~eval.tasks."]),
     (["eval.tasks={X: {task: hellaswag, metric: acc_norm}}"], ["tasks have names", "+eval.tasks.", "~eval.tasks."]),
+    (["report.constraints=24"], ["report.constraints=24: not a mapping"]),
+    (["quants=awq,gptq"], ["There is no setting quants; did you mean quant"]),
+    (["variants=all"], ["variants: all: quant=all: there is no such choice", "--help quant"]),
+    (["--data-dir", "mine"], ["data_dir=mine"]),
+    (["model=README.md"], ["model.path=README.md: is a file"]),
     (["bench.ladder.level_s=5"], ["bench.ladder is null here", "--help bench"]),
     (["bench=studdy"], ["bench=studdy: there is no such choice; did you mean study"]),
     (["fp8_static"], ["did you mean quant=fp8_static?"]),

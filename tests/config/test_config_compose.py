@@ -64,8 +64,16 @@ def test_all_that_is_wrong_is_said_at_once():
     with pytest.raises(ConfigError) as error:
         variants_of("variants=[bf16,fp9,awq+fp9]")
     assert "variants: fp9: " in str(error.value) and "variants: awq+fp9: " in str(error.value)
-    with pytest.raises(ConfigError, match=r"protocols: nosuch"):
+    with pytest.raises(ConfigError, match=r"^variants: bf16 protocols: nosuch: "):
         variants_of("variants=[bf16]", "protocols=[quick,nosuch]")
+
+
+def test_what_is_wrong_with_all_variants_is_said_once():
+    with pytest.raises(ConfigError, match=r"^protocols: nosuch: bench=nosuch: ") as error:
+        variants_of("variants=[bf16,awq,gptq]", "protocols=[quick,nosuch]")
+    assert str(error.value).count("nosuch") == 2
+    with pytest.raises(ConfigError, match=r"^variants: awq, gptq: .*dampening") as error:
+        variants_of("variants=[bf16,awq,gptq]", "quant.dampening=-1")
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import pytest
 from pipeline.config import Settings
 from pipeline.config.help import TASKS, answer
 from pipeline.config.names import choices, fields_of, groups
+from pipeline.config.presets import CONF
 from pipeline.errors import ConfigError
 
 
@@ -28,6 +29,13 @@ def test_help_on_a_group_describes_choices_and_settings(group: str) -> None:
     names = [name for name, _ in fields_of(Settings) if name.startswith(f"{group}.")]
     sections = {name for name in names if any(each.startswith(f"{name}.") for each in names)}
     assert said >= set(names) - sections
+
+
+@pytest.mark.parametrize("group", groups())
+def test_the_line_of_a_choice_is_a_whole_sentence(group: str) -> None:
+    for path in (CONF / group).glob("*.yaml"):
+        first, second = [line for line in path.read_text().splitlines() if "@package" not in line][:2]
+        assert not first.startswith("#") or first.endswith((".", "?")) or not second.startswith("#"), path.name
 
 
 def test_a_users_own_choices_are_listed(tmp_path) -> None:

@@ -94,9 +94,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("mine.jsonl", "zh.jsonl"):
         rows = (f'{{"prompt": "Question {n}?", "response": "Answer {n}."}}\n' for n in range(2000))
         (folder / name).write_text("".join(rows))
-    tasks = folder / "tasks"
+    local = folder / "local"
     for name in ("mmlu", "ceval", "gsm8k", "humaneval"):
-        (tasks / name).mkdir(parents=True)
+        (local / name).mkdir(parents=True)
+    for name in ("calibration.jsonl", "conversations.jsonl"):
+        (local / name).symlink_to(folder / "mine.jsonl")
     (folder / "mine" / "quant").mkdir(parents=True)
     for name in ("mine", "w4a16_g64"):
         (folder / "mine" / "quant" / f"{name}.yaml").write_text(

@@ -148,8 +148,9 @@ def test_a_rerun_does_nothing_in_ten_seconds(outputs: Path) -> None:
 def test_a_changed_setting_redoes_exactly_what_depends_on_it(outputs: Path) -> None:
     def due(*overrides: str) -> set[str]:
         answer = run(outputs, "stage=all", "variants=[bf16,fp8_static]", *SMALL, *overrides, "dry_run=true")
-        lines = [line.strip() for line in answer.stderr.splitlines() if " run: " in line]
-        return {line.split(" run: ")[0].strip() for line in lines}
+        steps = [line.split(" run: ")[0].strip() for line in answer.stderr.splitlines() if " run: " in line]
+        named = (step.partition(": ") for step in steps)
+        return {f"{stage} {name}".strip() for stage, _, names in named for name in names.split(", ")}
 
     assert due() == set()
     assert due("serve.port=4321", "serve.start_timeout_s=99") == set()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.results.text import capitalized, clean, first_line, signed_percent
+from pipeline.results.text import among, by_reason, capitalized, clean, first_line, signed_percent
 
 
 @pytest.mark.parametrize(
@@ -41,3 +41,18 @@ def test_the_first_line_with_content_is_taken() -> None:
 def test_only_the_first_letter_is_capitalized() -> None:
     assert capitalized("throughput per GPU") == "Throughput per GPU"
     assert capitalized("") == ""
+
+
+def test_a_reason_that_several_share_is_said_once() -> None:
+    reasons = {"a": "too large", "b": "no kernel", "c": "too large"}
+    assert by_reason(reasons.items()) == {"too large": ["a", "c"], "no kernel": ["b"]}
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [("a", "a"), ("ab", "a, b"), ("abc", "a, b, c"), ("abcd", "all but e"), ("abcde", "all 5 variants")],
+)
+def test_most_of_several_are_named_by_what_they_are_not(names: str, said: str) -> None:
+    assert among(list(names), "abcde") == said
+    # Of two, both are named.
+    assert among(["a", "b"], "ab") == "a, b"

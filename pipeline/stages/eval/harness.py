@@ -21,6 +21,7 @@ from pipeline.errors import ConfigError
 from pipeline.models.tokenizer import load_tokenizer
 from pipeline.results.base import Missing
 from pipeline.results.eval import EvalResult, LayerErrors, TaskResult
+from pipeline.results.text import by_reason
 from pipeline.tasks import lm_eval_tasks
 from pipeline.tasks.chat_templates import ChatTemplate, switched
 from pipeline.tasks.code_scoring import local_metrics, shared_error
@@ -93,9 +94,13 @@ def _evaluate(job: Job, draft: Draft, settings: EvalSettings) -> None:
     for label, wanted in settings.tasks.items():
         job.progress.detail(f"reading {label}")
         columns.append(lm_eval_tasks.load(label, wanted, settings))
-        if 0 < (asked := columns[-1]).count < asked.available:
-            said = f"  {label}: {asked.count} of {asked.available} items, {implied(asked.count)}"
-            job.progress.say_once(escape(said))
+    drawn = (
+        (f"{label} {asked.count} of {asked.available}", implied(asked.count))
+        for label, asked in zip(settings.tasks, columns, strict=True)
+        if 0 < asked.count < asked.available
+    )
+    for precision, tasks in by_reason(drawn).items():
+        job.progress.say_once(escape(f"  {', '.join(tasks)} items, {precision}"))
     isolation = _isolation(columns, settings)
     tokenizer = load_tokenizer(job.checkpoint, trust_remote_code=job.settings.model.trust_remote_code)
     thinks = settings.chat_template and ChatTemplate(tokenizer, switched(settings.enable_thinking)).thinks

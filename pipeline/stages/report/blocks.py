@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+from pipeline.results.text import by_reason
 from pipeline.stages.report.vega.spec import Chart
 
 Medium = Literal["page", "markdown", "terminal"]
@@ -168,7 +169,7 @@ class Cell:
     def text(self) -> str:
         """The whole cell in one line."""
         if self.missing:
-            return f"not measured: {self.missing}"
+            return "not measured"
         inside = "; ".join(part for part in (self.change, self.ends, self.word) if part)
         value = f"{self.value}{self.symbols}"
         return f"{value} ({inside})" if inside else value
@@ -211,6 +212,13 @@ class CellTable(Block):
     caption: str
     is_summary: bool = False
     legend: Sequence[str] = ()
+
+    @property
+    def missing(self) -> list[str]:
+        """Lines on the figures that are not measured, with the rows of each reason: cells are too narrow for it."""
+        reasons = ((row.label, cell.missing.rstrip(".")) for row in self.rows for cell in row.cells if cell.missing)
+        found = by_reason(dict.fromkeys(reasons)).items()
+        return [f"{', '.join(rows)} not measured: {why}{'' if why.endswith('…') else '.'}" for why, rows in found]
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ def build(jobs: Sequence[Job], failures: Mapping[str, PipelineError]) -> Report:
             if isinstance(record.speed, Speed) and record.speed.devices
         },
         decision=decision,
-        next_command=next_command(settings, decision, [source.name for source in found]),
+        next_command=next_command(settings, decision, [source.name for source in found], jobs[0].overrides),
         serve=serve_commands(settings, found),
         verdict=judge(comparison, model, machine, recommendation),
         comparison=comparison,

@@ -379,8 +379,8 @@ def test_answers_that_run_on_are_compared_in_pairs() -> None:
 
 def test_prompts_that_were_cut_and_answers_that_did_not_end_are_noted() -> None:
     table = compare([record("bf16", [1.0, 0.0]), record("awq", [1.0, 0.0], truncated=1, unfinished=2)], ["T"])
-    assert "AWQ: 1 of 2 prompts of T exceeded the context and were truncated at the beginning." in table.notes
-    assert "AWQ: 2 of 2 answers of T reached the token limit." in table.notes
+    assert "Prompts of T that lost their beginning in the context: AWQ 1 of 2." in table.notes
+    assert "Answers of T that reached the token limit: AWQ 2 of 2." in table.notes
 
 
 def test_what_greedy_answers_differ_by_alone_is_noted() -> None:

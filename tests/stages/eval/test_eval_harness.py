@@ -217,10 +217,11 @@ def test_prompts_that_are_cut_are_counted(run: Evaluate, server: CompletionsServ
 
 
 def test_what_a_sample_can_tell_is_said_before_anything_is_asked(run: Evaluate) -> None:
-    said = run(tasks={"Choice": column("tiny_choice")}, limit=25).said
+    said = run(tasks={"Choice": column("tiny_choice"), "Again": column("tiny_choice")}, limit=25).said
     (line,) = [line for line in said if "drawn by subject" in line]
+    assert line.strip().startswith("Choice 25 of 40, Again 25 of 40 items, ")
     # 1.96 sqrt(.25 / 25), and of a difference (1.96 + .84) sqrt(.06 / 25).
-    assert "25 of 40 items" in line and "±19.6 points" in line and "a difference of 13.7 from BF16" in line
+    assert "±19.6 points" in line and "a difference of 13.7 from BF16" in line
     assert said.index(line) < next(i for i, text in enumerate(said) if text.startswith("Choice "))
 
 

@@ -116,6 +116,14 @@ def test_a_terminal_cuts_a_wide_table_between_groups_and_begins_with_the_answer(
     assert "FP8 not measured: eval has not run" in wide and wide.index("Deploy FP8") < wide.index("Variant")
 
 
+def test_a_reason_why_figures_are_missing_is_below_the_table_once() -> None:
+    rows = [CellRow(name, (Cell(missing="eval has not run"), Cell(missing="no server"))) for name in ("FP8", "AWQ")]
+    page = page_of([CellTable("Variant", CELLS.columns, rows, "Results", media=EVERYWHERE)])
+    for text in (markdown.render(page), printed(page)):
+        assert "FP8, AWQ not measured: eval has not run" in text and text.count("eval has not run") == 1
+        assert "FP8, AWQ not measured: no server" in text and text.count("no server") == 1
+
+
 @pytest.mark.parametrize("block", [b for b in EACH if b.kind not in ("picture", "key")], ids=lambda b: b.kind)
 def test_hostile_text_in_any_block_stays_text(block: Block) -> None:
     found = Parsed(html.render(page_of([hostile(block)])))

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from pipeline.compare.decide.decision import Decision
 from pipeline.config import PACKAGE, Command, ModelSettings, ServeSettings, Settings, Stage, Variant
+from pipeline.config.command_line import STUDY, without_implied
 from pipeline.config.presets import model_choice
 from pipeline.config.serve import parallel_options
 from pipeline.stages.report.collect.artifacts import Source
+
+# Settings of a command that its successor names otherwise (the model, the variants), or does not need.
+ELSEWHERE = (
+    *("model", "model.name", "model.path", "model.hub_id", "model.weights"),
+    *("variants", "quant", "kv_cache", "add_bf16", "stage", "dry_run"),
+)
+# Settings of the report that the answer depends on.
+KEPT_OF_REPORT = ("report.constraints", "report.objective", "report.margin")
 
 
 def serve_options(serve: ServeSettings, served: Variant, kv_dtype: str, *, trust_remote_code: bool) -> list[str]:
@@ -77,23 +86,41 @@ def _is_choice(model: ModelSettings) -> bool:
     return bool(named) and (named.get("hub_id"), named.get("shape", {})) == (model.hub_id, model.shape)
 
 
-def next_command(settings: Settings, decision: Decision, variants: Sequence[str]) -> str:
-    """Return the command that measures what the decision needs of these variants; empty if it needs nothing."""
+def _given(overrides: Sequence[str], replaced: Collection[str]) -> Iterator[str]:
+    """Yield the settings of the user that a further command needs to find these results, but for those replaced."""
+    for override in overrides:
+        name = override.lstrip("+").partition("=")[0]
+        is_kept = name.startswith(KEPT_OF_REPORT) or not name.startswith("report.")
+        # The study is its variants alone; an experiment of the user's may be more.
+        if is_kept and name not in (*ELSEWHERE, *replaced) and override != f"experiment={STUDY}":
+            yield override
+
+
+def next_command(settings: Settings, decision: Decision, variants: Sequence[str], overrides: Sequence[str] = ()) -> str:
+    """Return the command that measures what the decision needs of these variants; empty if it needs nothing.
+
+    Args:
+        settings: of the run.
+        decision: what is open.
+        variants: their names.
+        overrides: settings that the run was given; the load, the data and the folder of results stay the same.
+    """
     # The answers of random weights have no quality to score.
     stages = [stage for stage in decision.stages if stage != "eval" or settings.model.weights != "random"]
     if not stages:
         return ""
-    parts = [*_model_words(settings.model), f"variants=[{','.join(variants)}]"]
-    parts.append(f"stage=[{','.join((*stages, Command.REPORT))}]")
-    for stage, name in ((Stage.BENCH, settings.bench.name), (Stage.EVAL, settings.eval.name)):
-        if stage in stages:
-            parts.append(f"{stage}={name}")
+    asked = {"variants": f"[{','.join(variants)}]", "stage": f"[{','.join((*stages, Command.REPORT))}]"}
+    if Stage.BENCH in stages and not settings.protocols:
+        asked["bench"] = settings.bench.name
+    if Stage.EVAL in stages:
+        asked["eval"] = settings.eval.name
     if decision.serve_args:
         given = settings.serve.extra_args
         new = [each for each in decision.serve_args if not any(each.partition("=")[0] in word for word in given)]
-        parts.append(f"serve.extra_args={json.dumps([*given, *new], separators=(',', ':'))}")
+        asked["serve.extra_args"] = json.dumps([*given, *new], separators=(",", ":"))
     elif Stage.BENCH in stages:
-        parts.append(f"bench.blocks={settings.bench.blocks + 1}")
+        asked["bench.blocks"] = str(settings.bench.blocks + 1)
     if decision.needs_items and settings.eval.limit is not None:
-        parts.append("eval.limit=null")
-    return shlex.join(["python", "-m", "pipeline", *parts])
+        asked["eval.limit"] = "null"
+    words = [*_model_words(settings.model), *_given(overrides, asked), *(f"{name}={asked[name]}" for name in asked)]
+    return shlex.join(["python", "-m", "pipeline", *without_implied(words)])

@@ -87,7 +87,7 @@ def _cells(table: CellTable) -> list[str]:
         [in_markdown(f"{row.label} ({row.remark})" if row.remark else row.label), *(_cell(cell) for cell in row.cells)]
         for row in table.rows
     ]
-    return [_grid(head, "---:", rows), *_bullets(table.legend)]
+    return [_grid(head, "---:", rows), *_bullets((*table.missing, *table.legend))]
 
 
 def _cell(cell: Cell) -> str:

@@ -46,18 +46,10 @@ def _parts(block: Block, width: int) -> list[RenderableType]:
             return [Text.assemble((f"{block.label}: ", "dim"), block.text)]
         case CellTable():
             tables = [_table(block, part) for part in _groups(block, width)]
-            return [*tables, *_reasons(block), *(Text(line, style="dim") for line in block.legend)]
+            reasons = (Text(line, style="yellow") for line in block.missing)
+            return [*tables, *reasons, *(Text(line, style="dim") for line in block.legend)]
         case _:
             return []
-
-
-def _reasons(table: CellTable) -> list[Text]:
-    """Return the reasons of missing figures on separate lines: cells are too narrow for them."""
-    return [
-        Text(f"{row.label} not measured: {reason}", style="yellow")
-        for row in table.rows
-        for reason in dict.fromkeys(cell.missing for cell in row.cells if cell.missing)
-    ]
 
 
 def _groups(table: CellTable, width: int) -> list[list[int]]:

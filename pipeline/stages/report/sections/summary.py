@@ -23,12 +23,14 @@ REMARKS = {"excluded": "excluded", "open": "open", "admissible": ""}
 
 
 def summary_table(report: Report) -> CellTable:
-    """Return a row for each variant: throughput, time per token of one user, size, worst task, and KL divergence."""
+    """Return a row for each variant: throughput, time per token of one user, size, worst task, and KL divergence.
+
+    What is to be deployed follows BF16, so that both are on the first screen however many variants there are.
+    """
     comparison = report.comparison
     table = _Summary.of(comparison)
-    rows = [
-        CellRow(row.label, tuple(table.cells(row)), row.is_baseline, remark(report, row)) for row in comparison.rows
-    ]
+    ordered = sorted(comparison.rows, key=lambda row: (not row.is_baseline, row.name != report.decision.variant))
+    rows = [CellRow(row.label, tuple(table.cells(row)), row.is_baseline, remark(report, row)) for row in ordered]
     words = legend(cell.word for row in rows for cell in row.cells)
     lines = [f"{words}."] if words else []
     if comparison.is_measured:

@@ -5,10 +5,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from support.machines import SERVER_CPU
 from support.settings import command_of
 
 from pipeline.compare.decide.decision import FRONT_END_ARGS, Decision
 from pipeline.config import Stage, Variant
+from pipeline.config.command_line import translated
 from pipeline.stages.report.collect.deployment import next_command, serve_commands
 from pipeline.stages.report.collect.labels import task_label
 
@@ -77,6 +79,53 @@ def test_the_next_command_names_the_model_as_its_user_did(asked, words):
     (bf16, *_) = command_of(*asked, "quant=bf16", "add_bf16=false")
     command = next_command(bf16, Decision(kind="measure", title="", text="", stages=("bench",)), ["bf16"])
     assert [word for word in shlex.split(command) if word.startswith("model")] == words
+
+
+def test_the_next_command_keeps_what_the_user_gave():
+    words = [
+        "model=/data/my model", "bench.dataset.path=my prompts.jsonl", "bench.num_prompts=8", "outputs=elsewhere",
+        "serve.max_model_len=4096",
+        "report.constraints.memory_gib=24", "report.formats=html", "dry_run=false", "quant=awq", "add_bf16=false",
+    ]  # fmt: skip
+    (asked,) = command_of(*words)
+    decision = Decision(kind="measure", title="", text="", stages=("bench",))
+    found = shlex.split(next_command(asked, decision, ["bf16", "awq"], translated(words)))[3:]
+    assert {"bench.num_prompts=8", "serve.max_model_len=4096", "outputs=elsewhere"} <= set(found)
+    assert "report.constraints.memory_gib=24" in found and "bench.blocks=2" in found
+    names = [word.partition("=")[0] for word in found]
+    assert len(names) == len(set(names)) and not {"report.formats", "dry_run", "quant", "add_bf16"} & set(names)
+    # It is a command, of the same model, load and data.
+    again = command_of(*found)[-1]
+    assert (again.model, again.bench.dataset, again.outputs) == (asked.model, asked.bench.dataset, asked.outputs)
+    assert again.bench.blocks == asked.bench.blocks + 1 and again.variants == ("bf16", "awq")
+
+
+def test_what_the_next_command_implies_is_not_said(monkeypatch):
+    monkeypatch.setattr("pipeline.config.command_line.probe", lambda asked: SERVER_CPU)
+    words = ["model=/data/mine", "calibration.dataset.path=mine.jsonl", "bench.num_prompts=8"]
+    decision = Decision(kind="measure", title="", text="", stages=("bench", "eval"))
+    (asked, *_) = command_of(*words)
+    command = next_command(asked, decision, ["bf16", "awq"], translated(words))
+    assert shlex.split(command)[3:] == [
+        "model.path=/data/mine", "calibration.dataset.path=mine.jsonl", "bench.num_prompts=8", "variants=[bf16,awq]",
+        "stage=[bench,eval,report]", "bench.blocks=2",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "is_kept"), [("study", False), ("formats", True)])
+def test_an_experiment_stays_unless_it_is_the_default(name, is_kept):
+    words = [f"experiment={name}", "model=demo"]
+    decision = Decision(kind="measure", title="", text="", stages=("bench",))
+    command = next_command(command_of(*words)[0], decision, ["bf16", "awq"], translated(words))
+    assert (f"experiment={name}" in shlex.split(command)) is is_kept
+
+
+def test_both_loads_of_a_gpu_are_measured_further():
+    words = ["model=some/Model", "protocols=[study,ladder_quick]", "variants=[bf16,awq]"]
+    decision = Decision(kind="measure", title="", text="", stages=("bench",))
+    found = shlex.split(next_command(command_of(*words)[0], decision, ["bf16", "awq"], translated(words)))[3:]
+    assert "protocols=[study,ladder_quick]" in found and not any(word.startswith("bench=") for word in found)
+    assert {each.bench.name for each in command_of(*found)} == {"study", "ladder_quick"}
 
 
 def test_a_load_that_the_front_end_limited_is_measured_with_more_of_it(settings):

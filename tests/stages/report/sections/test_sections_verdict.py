@@ -4,7 +4,7 @@ import re
 
 import pytest
 from support.first_screens import CASES, make
-from support.synthetic_results import Run
+from support.synthetic_results import STUDY, Run
 
 from pipeline.compare.words import MEANINGS
 from pipeline.stages.report.blocks import CellTable, Copy, Prose, Table, walk
@@ -69,6 +69,12 @@ def test_the_winner_has_its_command_and_the_others_say_what_to_run(made):
     commands = {block.label: block.text for block in walk(verdict.section(found).blocks) if isinstance(block, Copy)}
     assert list(commands) == ["Next"] and "stage=[bench,report]" in commands["Next"]
     assert "bench.blocks=2" in commands["Next"] and "variants=[bf16,int8_dynamic,w4a16]" in commands["Next"]
+
+
+def test_what_is_deployed_follows_bf16_however_many_there_are(tmp_path, capsys):
+    run = Run(tmp_path, {name: STUDY[name] for name in ("w4a16", "bf16", "gptq", "int8_dynamic")})
+    (table,) = (block for block in verdict.section(build(run.jobs, {})).blocks if isinstance(block, CellTable))
+    assert [row.label for row in table.rows] == ["BF16", "INT8 dynamic", "W4A16", "GPTQ"]
 
 
 def test_remarks_say_what_to_do_with_each_format(made):
