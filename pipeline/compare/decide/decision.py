@@ -119,7 +119,8 @@ class _Head:
         noun = {"throughput": f"tokens per second{row.per_gpu}", "tpot": "time per output token", "size": "size"}
         text = f"{signed(change.percent)} % {noun[self.objective.name]} against BF16"
         if change.interval is not None and self.objective.is_speed:
-            text += f" ({signed(change.interval.low)} to {signed(change.interval.high)})"
+            limit = f"; {change.qualification}" if change.qualification else ""
+            text += f" ({signed(change.interval.low)} to {signed(change.interval.high)}{limit})"
         return f"{text} {load}" if load else text
 
     def _speed_fault(self) -> Fault | None:

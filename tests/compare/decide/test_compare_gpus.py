@@ -29,7 +29,8 @@ def test_what_each_gpu_serves_answers_the_question() -> None:
     assert answer.text.startswith(
         "FP8 on 1 GPU or BF16 on 2 GPUs? FP8 serves more per GPU than BF16: FP8 +36.8 % per GPU ("
     )
-    assert "FP8 1,300 tok/s per GPU, BF16 950 tok/s per GPU, 1,900 together; a token takes" in answer.text
+    figures = "FP8 1,300 tok/s per GPU, BF16 950 tok/s per GPU, 1,900 together"
+    assert answer.text.endswith(f"{figures}; a token takes 769.3 ms and 526.3 ms.")
     assert [claim.column for claim in answer.claims] == [THROUGHPUT_PER_GPU.name]
     assert found.notes[0] == "BF16 that others are compared with is BF16, on 2 GPUs."
     # It is deployed for what it serves per GPU, and the words say so.
@@ -37,6 +38,14 @@ def test_what_each_gpu_serves_answers_the_question() -> None:
     assert (decision.kind, decision.variant) == ("deploy", "fp8")
     assert "+36.8 % tokens per second per GPU against BF16" in decision.text
     assert "36.8 % more tokens per second per GPU than BF16" in judge(found, "m", "box").answer.text
+
+
+def test_bf16_on_two_gpus_may_serve_more_with_each() -> None:
+    records = [placed(record("bf16", 3000.0), 2, "baseline"), placed(record("fp8", 1300.0), 1)]
+    (answer,) = divided(compare([each.per_gpu() for each in records], TASKS))
+    assert "? BF16 serves more per GPU than FP8: FP8 −13.3 % per GPU (−" in answer.text
+    (claimed,) = answer.claims
+    assert (claimed.variant, claimed.against) == ("fp8", "bf16") and claimed.interval.high < 0
 
 
 def test_bf16_on_two_gpus_is_compared_with_bf16_on_one() -> None:
