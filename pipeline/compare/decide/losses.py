@@ -65,7 +65,7 @@ def verdict_at(cell: TaskCell, margin: float | None) -> LossVerdict | None:
 def mean_loss_at(row: Row, limits: Mapping[str, float]) -> MeanLoss | Missing:
     """Return the verdict on the mean loss; where each task has a limit above the table's, a share, at the smallest."""
     found, margin = row.mean_loss, min((limits.get(task, 0.0) for task in row.tasks), default=0.0)
-    if isinstance(found, Missing) or margin <= found.margin:
+    if isinstance(found, Missing) or found.is_within or margin <= found.margin:
         return found
     return judge_mean([_change(cell) for cell in scored(row).values()], margin) or found
 

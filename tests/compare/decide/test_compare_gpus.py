@@ -30,7 +30,7 @@ def test_what_each_gpu_serves_answers_the_question() -> None:
         "FP8 on 1 GPU or BF16 on 2 GPUs? FP8 serves more per GPU than BF16: FP8 +36.8 % per GPU ("
     )
     figures = "FP8 1,300 tok/s per GPU, BF16 950 tok/s per GPU, 1,900 together"
-    assert answer.text.endswith(f"{figures}; a token takes 769.3 ms and 526.3 ms.")
+    assert answer.text.endswith(f"{figures}; a token takes 769.2 ms and 526.3 ms.")
     assert [claim.column for claim in answer.claims] == [THROUGHPUT_PER_GPU.name]
     assert found.notes[0] == "BF16 that others are compared with is BF16, on 2 GPUs."
     # It is deployed for what it serves per GPU, and the words say so.
