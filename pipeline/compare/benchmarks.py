@@ -6,6 +6,7 @@ drift is the guard that needs both: a variant that generates more tokens from th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from statistics import fmean
 from typing import NamedTuple
 
@@ -67,6 +68,10 @@ class Benchmark(Frozen):
     memory_bandwidth: float | None
     left_out: tuple[str, ...]
 
+    def failed(self, load: str | None) -> tuple[str, ...]:
+        """Return the failed guards of a load and of the whole benchmark, as sentences."""
+        return _failed(self.guards, load)
+
     @field_serializer("goodput")
     def _as_shown(self, goodput: Goodput | None) -> dict[str, object] | None:
         """Return the search without the data that `loads` has for its probes too."""
@@ -93,12 +98,11 @@ def marks(record: Record, baseline: Record | None) -> tuple[str, ...]:
     """Return the failed guards of the figures that the tables show, as sentences."""
     if isinstance(record.speed, Missing):
         return ()
-    all_guards = guards(record.speed, _reference(record.speed, record, baseline))
-    return tuple(
-        f"{guard.name}: {guard.text}"
-        for guard in all_guards
-        if guard.passed is False and guard.load in (None, record.speed.headline)
-    )
+    return _failed(guards(record.speed, _reference(record.speed, record, baseline)), record.speed.headline)
+
+
+def _failed(guards: Sequence[Guard], load: str | None) -> tuple[str, ...]:
+    return tuple(f"{each.name}: {each.text}" for each in guards if each.passed is False and each.load in (None, load))
 
 
 def guards(speed: Speed, reference: Speed | Missing) -> tuple[Guard, ...]:
@@ -197,11 +201,19 @@ def _cell(metric: Metric, reference: Metric | Missing, place: _Place) -> SpeedCe
 
 
 def _drift(load: LoadResult, reference: LoadResult | None) -> Guard | None:
-    """Return the guard on generated tokens against the baseline; None if the prompts were not the same."""
-    if reference is None or load.num_prompts != reference.num_prompts or not sum(reference.output_tokens):
+    """Return the guard on generated tokens against the baseline; None if no repeat of both had the same prompts."""
+    if reference is None or load.num_prompts != reference.num_prompts:
         return None
-    if len(load.output_tokens) != len(reference.output_tokens):
+    ours, theirs = _by_seed(load), _by_seed(reference)
+    same = ours.keys() & theirs.keys()
+    if not same or not sum(theirs[seed] for seed in same):
         return None
-    drift = sum(load.output_tokens) / sum(reference.output_tokens) - 1
+    drift = sum(ours[seed] for seed in same) / sum(theirs[seed] for seed in same) - 1
     text = f"{signed_percent(drift)} generated tokens against BF16, from the same prompts"
     return Guard(name="generated tokens", passed=abs(drift) <= DRIFT, text=text, load=load.name)
+
+
+def _by_seed(load: LoadResult) -> dict[int, int]:
+    """Return the generated tokens of each repeat by its seed; by its place where seeds were not recorded."""
+    seeds = load.seeds if len(load.seeds) == len(load.output_tokens) else range(len(load.output_tokens))
+    return dict(zip(seeds, load.output_tokens, strict=True))

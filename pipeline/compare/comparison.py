@@ -78,6 +78,13 @@ class Row(Frozen):
         """The throughput that decides: that of one GPU where a variant takes several."""
         return THROUGHPUT_PER_GPU.name if THROUGHPUT_PER_GPU.name in self.speed else THROUGHPUT.name
 
+    def marks_at(self, load: str | None) -> tuple[str, ...]:
+        """Return the failed guards of a load's figures, in the first benchmark that has it; else those of the table."""
+        if load is None or load == self.headline:
+            return self.marks
+        measured = (each for each in self.benchmarks.values() if any(one.name == load for one in each.loads))
+        return next((each.failed(load) for each in measured), ())
+
     @property
     def per_gpu(self) -> str:
         """The words behind a throughput that is of one GPU; empty where every variant takes one."""

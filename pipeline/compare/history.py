@@ -23,6 +23,7 @@ from pipeline.compare.run_figures import Column, Delta, columns
 from pipeline.compare.run_figures import Figure as Figure
 from pipeline.compare.run_figures import RunName as RunName
 from pipeline.compare.run_figures import Snapshot as Snapshot
+from pipeline.compare.statements import listing
 from pipeline.compare.stats.intervals import LEVEL, Interval, excludes_zero, holm
 from pipeline.results.base import Frozen, Missing
 from pipeline.results.metrics import Direction
@@ -153,9 +154,11 @@ def _changes(runs: Sequence[Snapshot], names: Sequence[str], column: Column) -> 
             pairs[name] = (now, then)
     if reason := _incomparable(runs, column):
         return {name: Delta(None, None, reason) for name in pairs}
-    elsewhere = {name: reason for name in pairs if column.needs_machine and (reason := _other_device(runs, name))}
-    return column.compare({name: pair for name, pair in pairs.items() if name not in elsewhere}) | {
-        name: Delta(None, None, reason) for name, reason in elsewhere.items()
+    if not column.needs_machine:
+        return column.compare(pairs)
+    apart = {name: reason for name in pairs if (reason := _other_device(runs, name) or _unreliable(runs, name))}
+    return column.compare({name: pair for name, pair in pairs.items() if name not in apart}) | {
+        name: Delta(None, None, reason) for name, reason in apart.items()
     }
 
 
@@ -176,6 +179,15 @@ def _other_device(runs: Sequence[Snapshot], variant: str) -> str:
     before, after = (run.devices.get(variant, ()) for run in runs[-2:])
     apart = before and after and not set(before) & set(after)
     return f"measured on another device of that kind ({', '.join(before)})" if apart else ""
+
+
+def _unreliable(runs: Sequence[Snapshot], variant: str) -> str:
+    """Return the guards that failed while a variant's speed was measured in one of the last two runs."""
+    for run in runs[-2:]:
+        marks = next((row.marks for row in run.comparison.rows if row.name == variant), ())
+        if failed := dict.fromkeys(mark.partition(": ")[0] for mark in marks):
+            return f"measured while a guard failed in {run.run.name}: {listing(failed)}"
+    return ""
 
 
 def _result(

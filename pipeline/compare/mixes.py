@@ -5,19 +5,21 @@ the others. How far that goes shows in the rank correlation of predicted and mea
 Psychol. 15, 1904), which asks for no unit and no straight line; of few mixes it says nothing.
 
 Two variants have read the same sequences, so their difference is paired: the interval is that of the bootstrap over
-sequences (`stats.kl_divergence`). A mix is off the frontier of bits and divergence if a variant that is not larger
-diverges less, with an interval of their difference that excludes zero.
+sequences (`stats.kl_divergence`), the p-value Student's over the same, corrected by Holm for all differences of the
+report. A mix is off the frontier of bits and divergence if a variant that is not larger is shown to diverge less.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
+from scipy.special import stdtr
 
 from pipeline.compare.comparison import Comparison, Row, SizeCell
-from pipeline.compare.stats.intervals import Interval
-from pipeline.compare.stats.kl_divergence import DivergenceCell, Estimate, studentized
+from pipeline.compare.stats.intervals import LEVEL, Interval, excludes_zero, holm
+from pipeline.compare.stats.kl_divergence import DivergenceCell, Estimate, Floats, studentized
 from pipeline.compare.stats.rank_correlation import rank_correlation
 from pipeline.results.base import Frozen
 from pipeline.results.mix import Mix
@@ -27,17 +29,18 @@ ENOUGH = 12
 
 
 class Difference(Frozen):
-    """Divergence of a mix less that of a variant that is not larger, nats per token."""
+    """Divergence of a mix less that of a variant that is not larger, nats per token; `p_holm` of all differences."""
 
     mix: str
     other: str
     value: float
     interval: Interval | None
+    p_holm: float = 0.0
 
     @property
     def word(self) -> str:
         """The difference in a word."""
-        if self.interval is None or self.interval.low <= 0 <= self.interval.high:
+        if not excludes_zero(self.interval) or self.p_holm > 1 - LEVEL:
             return "cannot tell"
         return "less" if self.value < 0 else "more"
 
@@ -50,6 +53,11 @@ class Placed(Frozen):
     bits: float
     kl: Estimate
     predicted: float | None = None
+
+    @property
+    def is_mix(self) -> bool:
+        """True if it is a mix of formats."""
+        return self.predicted is not None
 
 
 class Mixes(Frozen):
@@ -86,18 +94,15 @@ def mixes(choices: Mapping[str, Mix], comparison: Comparison) -> Mixes | None:
         return None
     rows = {row.name: row for row in comparison.rows}
     placed = sorted(_placed(choices, comparison), key=lambda each: (each.bits, each.name))
-    measured = [each for each in placed if each.predicted is not None]
+    measured = [each for each in placed if each.is_mix]
     predicted = [each.predicted or 0.0 for each in measured]
+    pairs = [(rows[m.name], rows[o.name]) for m in measured for o in placed if not o.is_mix and o.bits <= m.bits]
+    p_holm = holm({(mix.name, other.name): _p_value(_lost(mix, other)) for mix, other in pairs})
     return Mixes(
         choices=dict(choices),
         labels={name: rows[name].label for name in choices if name in rows},
         placed=tuple(placed),
-        differences=tuple(
-            _difference(rows[mix.name], rows[other.name])
-            for mix in measured
-            for other in placed
-            if other.predicted is None and other.bits <= mix.bits
-        ),
+        differences=tuple(_difference(mix, other, p_holm[mix.name, other.name]) for mix, other in pairs),
         correlation=rank_correlation(predicted, [each.kl.value for each in measured])
         if len(measured) >= ENOUGH
         else None,
@@ -126,12 +131,26 @@ def _placed(choices: Mapping[str, Mix], comparison: Comparison) -> list[Placed]:
     ]
 
 
-def _difference(mix: Row, other: Row) -> Difference:
-    assert isinstance(mix.divergence, DivergenceCell) and isinstance(other.divergence, DivergenceCell)
-    lost = np.subtract(mix.divergence.by_sequence, other.divergence.by_sequence)[None]
+def _difference(mix: Row, other: Row, p_holm: float) -> Difference:
+    lost, cell = _lost(mix, other), _cell(mix)
     # Tokens of each sequence are not stored beside the sums, so all count as one of mean length.
-    length = mix.divergence.tokens / mix.divergence.sequences
-    low, high = studentized(lost, np.full_like(lost, length))
-    value = float(lost.sum() / mix.divergence.tokens)
+    low, high = studentized(lost[None], np.full_like(lost[None], cell.tokens / cell.sequences))
     interval = Interval(low=float(low[0]), high=float(high[0])) if low[0] < high[0] else None
-    return Difference(mix=mix.name, other=other.name, value=value, interval=interval)
+    value = float(lost.sum() / cell.tokens)
+    return Difference(mix=mix.name, other=other.name, value=value, interval=interval, p_holm=p_holm)
+
+
+def _lost(mix: Row, other: Row) -> Floats:
+    """Return the divergence of a mix less that of another variant, a sum over each sequence."""
+    return np.subtract(_cell(mix).by_sequence, _cell(other).by_sequence)
+
+
+def _cell(row: Row) -> DivergenceCell:
+    assert isinstance(row.divergence, DivergenceCell)
+    return row.divergence
+
+
+def _p_value(lost: Floats) -> float:
+    """Return the two-sided p-value of no difference by Student's t over sequences; 1 if they do not differ."""
+    error = float(lost.std(ddof=1)) / math.sqrt(len(lost)) if len(lost) > 1 else 0.0
+    return 2 * float(stdtr(len(lost) - 1, -abs(float(lost.mean())) / error)) if error else 1.0

@@ -12,6 +12,7 @@ from pipeline.compare.stats.measurement_model import MeasurementModel, Observati
 from pipeline.compare.stats.repeats import Change
 from pipeline.results.base import Missing
 from pipeline.results.bench import LoadResult, Metric
+from pipeline.results.metrics import METRICS
 from pipeline.results.records import Record, Speed
 
 # As `report.tolerance_percent`.
@@ -92,12 +93,24 @@ class SpeedModels:
             self._changes[key] = self.model(group, metric).against(self.baseline, name, self.family(group))
         return self._changes[key]
 
+    def incomparable(self, group: Group, metric: str, ours: str, theirs: str) -> str:
+        """Return why two variants' figures of a metric are not compared under a load; empty if they are."""
+        one, other = (self._groups.get(group, {}).get(name, (None, None))[1] for name in (ours, theirs))
+        return (one.incomparable(metric, other) or "") if one is not None and other is not None else ""
+
     def smallest_gain(self, group: Group, metric: str) -> float | None:
-        """Return the true gain over the baseline, in percent, that would have been shown with 80 % power."""
-        if self.baseline is None:
+        """Return the true gain over the baseline, in percent, that would have been shown with 80 % power.
+
+        Of a latency it is a fall, which is less than 100 %. None if nothing is compared, or the noise is unknown.
+        """
+        if self.baseline is None or self.incomparable(group, metric, self.baseline, self.baseline):
             return None
         compared = [name for name in self.family(group) if name != self.baseline]
-        return self.model(group, metric).smallest_change(self.baseline, compared)
+        rise = self.model(group, metric).smallest_change(self.baseline, compared)
+        if rise is None or metric not in METRICS or METRICS[metric].better == "higher":
+            return rise
+        # As far from no change, on the scale of logarithms.
+        return rise / (1 + rise / 100)
 
     def _figures(self, group: Group, metric: str) -> Iterator[tuple[str, Metric, list[Observation]]]:
         for name, (speed, load) in self._groups.get(group, {}).items():

@@ -137,8 +137,11 @@ def on_same_items(result: TaskScores, reference: TaskScores) -> TaskScores:
     if not is_part or isinstance(result.scores, Missing) or isinstance(reference.scores, Missing):
         return reference
     wanted = Counter(item for item, _ in result.scores)
-    cut = None if reference.cut is None else _first_of(reference.cut, wanted)
-    return reference.model_copy(update={"scores": _first_of(reference.scores, wanted), "cut": cut})
+    part: dict[str, object] = {"scores": _first_of(reference.scores, wanted)}
+    if reference.cut is not None:
+        cut = _first_of(reference.cut, wanted)
+        part |= {"cut": cut, "unfinished": round(sum(each for _, each in cut))}
+    return reference.model_copy(update=part)
 
 
 def _first_of(scores: Scores, wanted: Counter[str]) -> Scores:

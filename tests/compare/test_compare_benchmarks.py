@@ -214,6 +214,23 @@ def test_other_prompts_have_no_drift() -> None:
     assert benchmark(other.speed, other, bf16, SpeedModels([bf16, other])).guards == ()
 
 
+def test_drift_is_that_of_the_repeats_that_had_the_same_prompts() -> None:
+    """A variant without its second block has the first in common with BF16; the second seed's replies are long."""
+
+    def measured(name: str, tokens: tuple[int, ...], seeds: tuple[int, ...]) -> Record:
+        return record(name, speed(load("a", FAST[: len(tokens)], tokens, seeds=seeds)))
+
+    def seen(one: Record, bf16: Record) -> list[str]:
+        return [guard.text for guard in benchmark(one.speed, one, bf16, SpeedModels([bf16, one])).guards]
+
+    bf16 = measured("bf16", (100, 300, 900), (5, 6, 7))
+    same = "from the same prompts"
+    assert seen(measured("a", (110, 300), (5, 6)), bf16) == [f"+2.5 % generated tokens against BF16, {same}"]
+    assert seen(measured("a", (600, 110), (9, 5)), bf16) == [f"+10.0 % generated tokens against BF16, {same}"]
+    assert seen(measured("a", (100, 300, 900), (8, 9, 10)), bf16) == []
+    assert seen(measured("a", (100,), (5,)), measured("bf16", (0, 9), (5, 6))) == []
+
+
 def test_a_failing_guard_marks_only_its_own_load() -> None:
     def guarded(where: str | None) -> Record:
         guard = Guard(name="prefix cache", passed=False, text="9 tokens were there", load=where)

@@ -128,6 +128,16 @@ def under_loads(made: Record) -> Record:
     return made.model_copy(update={"speed": speed, "protocols": {"ladder": speed}})
 
 
+def test_a_load_has_the_guards_that_failed_under_it() -> None:
+    made = under_loads(record("bf16"))
+    failed = [Guard(name=n, passed=False, text="x", load=at) for n, at in (("queue", "concurrency 1"), ("trend", None))]
+    guards = (*failed, Guard(name="clock", passed=None, text="x", load="concurrency 1"))
+    speed = made.speed.model_copy(update={"guards": guards})
+    (row,) = compare([made.model_copy(update={"speed": speed, "protocols": {"ladder": speed}})], TASKS).rows
+    assert row.marks == row.marks_at(None) == row.marks_at("concurrency 16") == ("trend: x",)
+    assert row.marks_at("concurrency 1") == ("queue: x", "trend: x") and row.marks_at("rate 5/s") == ()
+
+
 def test_the_smallest_gains_are_those_of_the_models() -> None:
     records = [under_loads(record("bf16")), under_loads(record("a", 1500)), under_loads(record("b", noise=(1, 1.1, 1)))]
     table = compare(records, TASKS)

@@ -188,6 +188,23 @@ def test_two_devices_of_one_kind_are_two_machines():
         assert moves(on(*then), slower(*now))["a", THROUGHPUT].movement == "worse"
 
 
+@pytest.mark.parametrize("disturbed", ["monday", "today"])
+def test_a_speed_measured_while_a_guard_failed_is_no_regression(disturbed):
+    """Another process took the cores: what is slower then is to be measured again. Answers do not depend on it."""
+
+    def run(name, speed, wrong):
+        found = snapshot(record("a", speed, wrong=wrong), record("b", speed), name=name)
+        marks = ("other processes: took 40 %", "GPU clock: hot") if name == disturbed else ()
+        rows = [row.model_copy(update={"marks": marks if row.name == "a" else ()}) for row in found.comparison.rows]
+        return found.model_copy(update={"comparison": found.comparison.model_copy(update={"rows": tuple(rows)})})
+
+    found = moves(run("monday", 1000, 0), run("today", 700, 60))
+    slow = found["a", THROUGHPUT]
+    assert (slow.movement, slow.change, slow.may_be_worse) == ("not compared", None, True)
+    assert slow.reason == f"measured while a guard failed in {disturbed}: other processes and GPU clock"
+    assert found["b", THROUGHPUT].movement == found["a", "MMLU"].movement == "worse"
+
+
 def test_single_runs_cannot_be_told():
     single = moves(*(snapshot(record("a", speed, noise=(1.0,))) for speed in (2000, 1000)))
     assert single["a", THROUGHPUT].movement == "not compared" and "single repeat" in single["a", THROUGHPUT].reason

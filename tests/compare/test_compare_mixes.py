@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from pipeline.compare.comparison import Comparison, Row, SizeCell
 from pipeline.compare.mixes import ENOUGH, mixes
@@ -106,6 +107,22 @@ def test_a_mix_is_compared_with_what_is_not_larger(mean: float, word: str, off: 
     assert difference.value == pytest.approx(rows[2].divergence.kl.value - rows[0].divergence.kl.value)
     assert difference.interval.low < difference.value < difference.interval.high
     assert found.off == off
+
+
+def test_one_difference_of_several_is_shown_by_its_corrected_p_value() -> None:
+    """A mean of 0.46 of 24 differences that are 1 above or below it: t = 2.21, p = 0.037, and twice that of two."""
+    base, around = np.full(SEQUENCES, 10.0), np.tile([1.0, -1.0], SEQUENCES // 2)
+    p_value = stats.ttest_1samp(0.46 + around, 0).pvalue
+    rows = [row("four", 4.25, base), row("mixed", 5, base + 0.46 + around), row("five", 4.75, base)]
+    (alone,) = mixes({"mixed": mix(5, 0.03)}, comparison(*rows[:2])).differences
+    assert (alone.word, alone.p_holm) == ("more", pytest.approx(p_value)) and alone.interval.low > 0
+    found = mixes({"mixed": mix(5, 0.03)}, comparison(*rows))
+    assert [(each.other, each.word, each.p_holm) for each in found.differences] == [
+        (name, "cannot tell", pytest.approx(2 * p_value)) for name in ("four", "five")
+    ]
+    assert found.off == () and all(each.interval == alone.interval for each in found.differences)
+    same = mixes({"mixed": mix(5, 0.03)}, comparison(row("four", 4.25, base), row("mixed", 5, base)))
+    assert [(each.word, each.p_holm) for each in same.differences] == [("cannot tell", 1.0)]
 
 
 def test_the_rank_correlation_needs_many_mixes() -> None:

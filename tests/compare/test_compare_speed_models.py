@@ -125,6 +125,33 @@ def test_without_bf16_there_is_no_smallest_gain() -> None:
     assert known.smallest_gain(Group("box", "", ""), THROUGHPUT) > 10
 
 
+def test_the_smallest_gain_of_a_latency_is_a_fall() -> None:
+    """A rise of 622 % was called the smallest gain in TTFT; on the logarithm it is as far as a fall of 86 %."""
+    models = SpeedModels([record("bf16", noise=(0.5, 1.0, 2.6)), record("a", noise=(1.0, 2.1, 0.6))])
+    group = Group("box", "", "")
+    rise = models.model(group, TTFT).smallest_change("bf16", ["a"])
+    assert rise is not None and rise > 100
+    assert models.smallest_gain(group, TTFT) == pytest.approx(100 * (1 - math.exp(-math.log1p(rise / 100))))
+    assert models.smallest_gain(group, THROUGHPUT) == models.model(group, THROUGHPUT).smallest_change("bf16", ["a"])
+
+
+def test_an_open_load_has_no_gain_in_throughput() -> None:
+    """All are sent 12 requests a second; how long they take to answer is still compared."""
+
+    def offered(name: str, rate: float, *values: float) -> Record:
+        metrics = {THROUGHPUT: Metric(unit="tok/s", values=values), TTFT: Metric(unit="ms", values=values)}
+        one = load("rate", 0, request_rate=rate, max_concurrency=None).model_copy(update={"metrics": metrics})
+        return measured(name, one)
+
+    models = SpeedModels([offered("bf16", 12, 100, 102), offered("a", 12, 110, 111), offered("b", 15, 110, 111)])
+    group = Group("box", "p", "rate")
+    given = "the rate is given, so throughput is not a result"
+    assert models.incomparable(group, THROUGHPUT, "a", "bf16") == given
+    assert models.incomparable(group, TTFT, "a", "bf16") == "" == models.incomparable(group, TTFT, "a", "nobody")
+    assert models.incomparable(group, TTFT, "b", "a").startswith("BF16 was sent requests at another rate")
+    assert models.smallest_gain(group, THROUGHPUT) is None and models.smallest_gain(group, TTFT) is not None
+
+
 @pytest.mark.parametrize("seeds", [(5, 6, 7), (5, 6)])
 def test_repeats_of_one_seed_are_paired_where_each_has_a_seed(seeds: tuple[int, ...]) -> None:
     """The seeds differ by 20 %, the pairs by nothing: paired there is no noise."""

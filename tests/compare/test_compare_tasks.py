@@ -156,6 +156,14 @@ def test_cut_answers_are_compared_in_pairs_or_by_their_counts() -> None:
         assert cell(one, other).cut is not None
 
 
+def test_cut_answers_of_a_part_are_held_against_bf16s_in_the_part() -> None:
+    """Of BF16's 30 cut answers one is among the 20 that were asked, where the variant has 12."""
+    ours, theirs = binary(20, **cut(range(12), 20)), binary(60, **cut({0, *range(31, 60)}))
+    found = cell(ours, theirs).cut
+    assert found is not None and (found.here, found.baseline, found.n, found.method) == (12, 1, 20, "McNemar")
+    assert found.p_value == pytest.approx(2 / 2**11) and found.model_copy(update={"p_holm": 0.01}).is_more
+
+
 def test_more_cut_answers_are_shown_by_the_corrected_p_value() -> None:
     found = CutAnswers(here=9, baseline=1, n=60, p_value=0.01, p_holm=0.05, method="Fisher")
     assert found.is_more

@@ -139,6 +139,21 @@ def test_each_protocols_benchmark_is_counted_once() -> None:
     assert of(missing).benchmarks == () and of(quick).benchmarks == (quick,)
 
 
+def test_the_throughput_of_one_gpu_stands_behind_that_of_all() -> None:
+    total = Metric(unit="tok/s", values=(100.0, 260.0))
+    metrics = {"total_token_throughput": total, "mean_ttft_ms": Metric(unit="ms", values=(8.0, 9.0))}
+    whole = speed(load("a", metrics=metrics)).model_copy(update={"metrics": metrics})
+    facts = {"name": "a", "label": "A", "family": "other", "is_baseline": False, "emulated": (), "gpus": 4}
+    missing = Missing(reason="not measured")
+    found = Record(**facts, size=missing, tasks=missing, speed=whole, protocols={"quick": whole}).per_gpu()
+    assert isinstance(found.speed, Speed)
+    each = total.model_copy(update={"values": (25.0, 65.0)})
+    expected = {"total_token_throughput": total, "total_token_throughput_per_gpu": each, **metrics}
+    for one in (found.speed, found.protocols["quick"]):
+        assert one.metrics == one.loads[0].metrics == expected and list(one.metrics) == list(expected)
+    assert Record(**facts, size=missing, tasks=missing, speed=missing).per_gpu().speed == missing
+
+
 def test_a_load_is_of_a_kind_and_withholds_what_its_requests_do_not_support() -> None:
     assert load("a").kind == "at once" and load("a", max_concurrency=4).kind == "closed"
     assert load("a", request_rate=2.0).kind == load("a", request_rate=2.0, max_concurrency=4).kind == "open"

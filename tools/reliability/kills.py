@@ -81,10 +81,11 @@ def killed(case: Case, moment: Moment, usual: dict[tuple[str, str], float]) -> d
         shutil.rmtree(folder)
     at = [moment.side, moment.stage, moment.variant, moment.number, moment.target]
     module = ["pipeline"] if moment.side == "within" else ["tools.reliability.victim", *at]
+    started = time.time()
     with ended(case.start(module)) as process:
         sent = None
         if moment.side == "within":
-            _await(case, moment, process, usual)
+            _await(case, moment, process, usual, started)
             sent = time.monotonic()
             _send(process, moment)
         code = _wait(process, sent)
@@ -107,21 +108,37 @@ def completed(case: Case, whole: dict[str, str]) -> dict[str, object]:
     return {"code": code, "lost": lost, "files": len(made), "temporary": case.files_left()}
 
 
-def _await(case: Case, moment: Moment, process: subprocess.Popen[str], usual: dict[tuple[str, str], float]) -> None:
+def _await(
+    case: Case,
+    moment: Moment,
+    process: subprocess.Popen[str],
+    usual: dict[tuple[str, str], float],
+    started: float,
+) -> None:
     """Wait until a step has begun and its share of the time has passed, or the run has ended."""
     deadline = time.monotonic() + LONGEST_S
-    while not _has_begun(case, moment, len(usual)) and process.poll() is None and time.monotonic() < deadline:
+    while not _has_begun(case, moment, len(usual), started) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     deadline = time.monotonic() + usual.get((moment.stage, moment.variant), REPORT_S) * moment.share
     while process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
 
 
-def _has_begun(case: Case, moment: Moment, artifacts: int) -> bool:
+def _has_begun(case: Case, moment: Moment, artifacts: int, started: float) -> bool:
     if moment.stage == "report":
         return len(list(case.outputs.glob("demo/**/manifest.json"))) >= artifacts
     # A short step may have ended between two looks.
-    return bool(_artifacts(case, moment, ".{}-*.tmp") or _artifacts(case, moment, "{}-*"))
+    return bool(_artifacts(case, moment, "{}-*")) or any(
+        _changed_at(draft) > started for draft in _artifacts(case, moment, ".{}-*.tmp")
+    )
+
+
+def _changed_at(draft: Path) -> float:
+    """Return the time of a folder's last change; a draft of a killed run is older than its rerun, which removes it."""
+    try:
+        return draft.stat().st_ctime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _artifacts(case: Case, moment: Moment, pattern: str) -> list[Path]:

@@ -1,10 +1,10 @@
 """The constraints of a deployment, and their status for a variant: met, broken, or open.
 
 A latency is met or broken if the whole interval of the figure lies on one side of the limit; open otherwise, or if
-there is no figure, or one of another machine than the constrained hardware. Each task's loss is met, broken or open by
-its verdict at its limit, or at the table's margin without one (`stats.noninferiority`): *no worse*, *worse*, *cannot
-tell*. Open are also a mean loss that is not ruled out, answers that reach the token limit more often than BF16's, and a
-speed measured while a guard failed.
+there is no figure, one measured while a guard failed, or one of another machine than the constrained hardware. Each
+task's loss is met, broken or open by its verdict at its limit, or at the table's margin without one
+(`stats.noninferiority`): *no worse*, *worse*, *cannot tell*. Open are also a mean loss that is not ruled out, answers
+that reach the token limit more often than BF16's, and a speed measured while a guard failed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Literal
 from pydantic import Field
 
 from pipeline.compare.comparison import Row, SpeedCell, TaskCell
-from pipeline.compare.decide.losses import scored, tested_interval, verdict_at
+from pipeline.compare.decide.losses import mean_loss_at, scored, tested_interval, verdict_at
 from pipeline.compare.decide.objective import cell_at, under
 from pipeline.compare.statements import Claim, Kind, Sentence, within_text
 from pipeline.compare.stats.accuracy import PairedDifference
@@ -47,6 +47,11 @@ class Constraints(Frozen):
     def is_empty(self) -> bool:
         """True if nothing is constrained."""
         return self == Constraints(at=self.at)
+
+    @property
+    def loss_limits(self) -> dict[str, float]:
+        """`max_loss_points` as shares."""
+        return {task: limit / 100 for task, limit in self.max_loss_points.items()}
 
 
 class Requirements(Frozen):
@@ -157,6 +162,9 @@ def _latencies(row: Row, constraints: Constraints, needs: Requirements | None) -
         if not isinstance(cell, SpeedCell):
             yield _open(name, "speed", f"{row.label}: {title} is unknown ({cell.reason}).")
             continue
+        if marks := row.marks_at(load):
+            yield _open(name, "speed", f"{row.label}: {title} must be measured again ({_listed(marks)}).")
+            continue
         mean, around = cell.measured.mean, cell.measured.interval
         if around is None:
             yield _open(name, "speed", f"{row.label}: {title} is {mean:,.0f} ms in a single repeat, without interval.")
@@ -174,25 +182,29 @@ def _latencies(row: Row, constraints: Constraints, needs: Requirements | None) -
 def _measurement(row: Row) -> Iterable[CheckParts]:
     """Yield the failed guards: a speed measured while one failed is not known."""
     if row.marks:
-        text = f"{row.label}: its speed must be measured again ({'; '.join(mark.rstrip('.') for mark in row.marks)})."
-        yield _open("measurement", "caveat", text)
+        yield _open("measurement", "caveat", f"{row.label}: its speed must be measured again ({_listed(row.marks)}).")
+
+
+def _listed(marks: Iterable[str]) -> str:
+    return "; ".join(mark.rstrip(".") for mark in marks)
 
 
 def _losses(row: Row, constraints: Constraints) -> Iterable[CheckParts]:
     if row.is_baseline:
         return
     for task, cell in row.tasks.items():
-        name, limit = f"max_loss_points.{task}", constraints.max_loss_points.get(task)
+        name, limit = f"max_loss_points.{task}", constraints.loss_limits.get(task)
         change = cell.change if isinstance(cell, TaskCell) else cell
         if not isinstance(change, PairedDifference):
             yield _open(name, "quality", f"{row.label}: the loss on {task} is unknown ({change.reason}).")
             continue
         assert isinstance(cell, TaskCell)
-        loss = verdict_at(cell, None if limit is None else limit / 100)
+        loss = verdict_at(cell, limit)
         assert loss is not None
         yield name, *_judged(row, task, change, loss)
-    if isinstance(row.mean_loss, MeanLoss) and not row.mean_loss.is_within:
-        text = f"{row.label}: a mean loss of {points(row.mean_loss.margin)} over all tasks is not ruled out."
+    mean = mean_loss_at(row, constraints.loss_limits)
+    if isinstance(mean, MeanLoss) and not mean.is_within:
+        text = f"{row.label}: a mean loss of {points(mean.margin)} over all tasks is not ruled out."
         yield _open("mean_loss", "quality", text)
     for task, cell in scored(row).items():
         if cell.cut is not None and cell.cut.is_more:

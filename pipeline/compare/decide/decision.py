@@ -123,7 +123,8 @@ class _Head:
         noun = f"tokens per second{row.per_gpu}" if self.objective.name == "throughput" else "time per output token"
         text = f"{signed(change.percent)} % {noun} against BF16"
         if change.interval is not None:
-            text += f" ({signed(change.interval.low)} to {signed(change.interval.high)})"
+            limit = f"; {change.qualification}" if change.qualification else ""
+            text += f" ({signed(change.interval.low)} to {signed(change.interval.high)}{limit})"
         return f"{text} {load}" if load else text
 
     def _speed_fault(self) -> Fault | None:
@@ -203,7 +204,7 @@ class _Head:
             smallest = self.comparison.smallest_gains.get(self.comparison.throughput.name)
             text = f"No format is shown to be {word}"
             shown = smallest is not None and self.objective.name == "throughput"
-            text += f"; a gain of {smallest:.0f} % or more would have shown." if shown else "."
+            text += f"; a gain of {smallest:.0f} % would have been shown in four of five runs." if shown else "."
         text = " ".join(part for part in (text, quality_summary(self.comparison), self._smallest()) if part)
         return Decision(kind="keep", variant=self.baseline.name, title="Keep BF16.", text=text)
 
@@ -227,7 +228,7 @@ class _Head:
 
 def _quiet(smallest: float | None) -> str:
     """Say which gains the run could not have shown."""
-    hidden = "" if smallest is None else f"A gain below {smallest:.0f} % could not be seen. "
+    hidden = "" if smallest is None else f"A gain below {smallest:.0f} % is missed in one of five runs or more. "
     return f"{hidden}Repeat it on an idle machine."
 
 

@@ -65,6 +65,8 @@ def speed_between(
     if len(groups) > 1:
         return Missing(reason="measured on another machine, or under another load")
     group = groups.pop()
+    if reason := comparison.models.incomparable(group, metric, ours, theirs):
+        return Missing(reason=reason)
     family = comparison.models.family(group) if comparisons == "all" else None
     return comparison.models.model(group, metric).pair(ours, theirs, family, level)
 

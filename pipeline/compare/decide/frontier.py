@@ -13,14 +13,15 @@ Of two variants at most one can dominate the other, since a clear gain of one is
 frontier in at most 5 % of reports: accuracy has 2 % of that, split over the ordered pairs by C. Bonferroni, and each of
 the three metrics of speed 1 %, simultaneous over all pairs (`differences.speed_between`). *No worse* is judged at a
 one-sided 5 % for each variant that could be put off, split over the others that could do so; for accuracy it is the
-criterion of `stats.noninferiority`: each task at its margin, and their mean.
+criterion of `stats.noninferiority`: each task at its margin, and their mean. With one start of each server that holds
+where starts differ by less than the tolerance, and a standing by speed says that it rests on one.
 
 A variant whose speed was measured while a guard failed has no place on the frontiers of speed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Literal, NamedTuple
 
@@ -37,6 +38,7 @@ from pipeline.compare.stats.repeats import Change
 from pipeline.results.base import Frozen, Missing
 from pipeline.results.metrics import HEADLINE, Direction, MetricDefinition
 from pipeline.results.records import Record
+from pipeline.results.text import capitalized
 
 Standing = Literal["on", "off", "cannot tell"]
 ACCURACY = "mean_accuracy"
@@ -79,12 +81,14 @@ class Frontier(Frozen):
 class Difference(NamedTuple):
     """One variant minus another on one axis, with the sign such that positive is better.
 
-    `interval` is the corrected one of *better*, None if unknown; `is_no_worse` the verdict at the margin.
+    `interval` is the corrected one of *better*, None if unknown; `is_no_worse` the verdict at the margin;
+    `qualification` the limit of a claim from one start of each server.
     """
 
     value: float
     interval: Interval | None
     is_no_worse: bool = False
+    qualification: str = ""
 
     @property
     def is_better(self) -> bool:
@@ -179,22 +183,27 @@ def _statement(
             parts.append(f"{labels[other]} ({listing(_gain(axis, difference) for axis, difference in gains)})")
             claims += [_claim(other, name, axis, d) for axis, d in gains]
         text = f"{labels[name]} is off: clearly better on one axis and no worse on the other is {listing(parts)}."
+        text += _limits(d for other in beaten_by for d in against[other])
         return Sentence(kind="answer", text=text, claims=tuple(claims))
     if standing == "cannot tell":
         return plain(
             "answer", f"Cannot tell for {labels[name]}: {listing(labels[o] for o in rivals)} may be better or equal."
         )
-    claims = [
-        _claim(name, other, axis, d)
-        for other, pair in held_off.items()
-        for axis, d in zip(axes, pair, strict=True)
-        if d.is_better
+    better = [
+        (other, axis, d) for other, pair in held_off.items() for axis, d in zip(axes, pair, strict=True) if d.is_better
     ]
-    if not claims:
+    if not better:
         return plain("answer", f"{labels[name]} is the only variant.")
     either = f"{within_text(axes[0].title)} or {within_text(axes[1].title)}"
     text = f"{labels[name]} is on the frontier: in {either} it is clearly better than each other variant."
-    return Sentence(kind="answer", text=text, claims=tuple(claims))
+    text += _limits(d for *_, d in better)
+    return Sentence(kind="answer", text=text, claims=tuple(_claim(name, *each) for each in better))
+
+
+def _limits(differences: Iterable[Difference]) -> str:
+    """Return the qualifications of differences, each a sentence behind a space; empty if there is none."""
+    limits = dict.fromkeys(each.qualification for each in differences)
+    return "".join(f" {capitalized(limit)}." for limit in limits if limit)
 
 
 def _gain(axis: Axis, difference: Difference) -> str:
@@ -265,7 +274,7 @@ def _speed_of(comparison: Comparison, column: MetricDefinition, margin: float, r
             return UNKNOWN
         value, interval = _turned(clear.percent, clear.interval, column.better)
         _, one = _turned(alone.percent, alone.interval, column.better)
-        return Difference(value, interval, one is not None and one.low > -margin)
+        return Difference(value, interval, one is not None and one.low > -margin, clear.qualification)
 
     return compare
 
@@ -290,11 +299,13 @@ def _turned(percent: float, interval: Interval | None, better: Direction) -> tup
 
 
 def _untimed(comparison: Comparison, column: MetricDefinition) -> dict[str, str]:
-    found = {}
+    found, models = {}, comparison.models
     for row in comparison.rows:
         cell = row.speed[column.name]
         if row.marks:
             found[row.name] = "a guard failed: its speed must be measured again"
         elif not isinstance(cell, SpeedCell):
             found[row.name] = cell.reason
+        elif reason := models.incomparable(models.headline(row.name), column.name, row.name, row.name):
+            found[row.name] = reason
     return found

@@ -6,27 +6,34 @@ from collections.abc import Iterator
 
 from pipeline.compare.comparison import Comparison, Row, SpeedCell
 from pipeline.compare.decide.differences import mean_throughput, speed_between
-from pipeline.compare.statements import Claim, Sentence, count, percent_range, signed
+from pipeline.compare.statements import Claim, Sentence, count, listing, percent_range, signed
 from pipeline.compare.stats.repeats import Change
 from pipeline.results.base import Missing
 from pipeline.results.metrics import THROUGHPUT, TPOT
 
 
 def divided(comparison: Comparison) -> Iterator[Sentence]:
-    """Yield an answer for each BF16 on several GPUs: against the fastest quantized variant on fewer, per GPU."""
+    """Yield an answer for each BF16 on several GPUs: against the fastest quantized variant on fewer, per GPU.
+
+    A variant that was measured while a guard failed is asked about only if all were.
+    """
     for row in comparison.rows:
         changed = (each for each in comparison.rows if each.family != "baseline")
         fewer = [each for each in changed if each.gpus < row.gpus and mean_throughput(each)]
         if row.family == "baseline" and mean_throughput(row) and fewer:
-            yield _answer(comparison, max(fewer, key=mean_throughput), row)
+            reliable = [each for each in fewer if not each.marks]
+            yield _answer(comparison, max(reliable or fewer, key=mean_throughput), row)
 
 
 def _answer(comparison: Comparison, ours: Row, theirs: Row) -> Sentence:
     """Return which of two variants on different numbers of GPUs serves more with each GPU."""
     question = f"{_placed(ours)} or {_placed(theirs)}? "
-    change = speed_between(comparison, comparison.throughput.name, ours.name, theirs.name)
+    # The fastest of several was chosen by this very figure, so that the interval must hold for any of them.
+    change = speed_between(comparison, comparison.throughput.name, ours.name, theirs.name, comparisons="all")
     if isinstance(change, Missing):
         return Sentence(kind="speed", text=f"{question}Not known: {change.reason}.")
+    if marked := [row.label for row in (ours, theirs) if row.marks]:
+        return Sentence(kind="speed", text=f"{question}Not known: a guard failed for {listing(marked)}. Measure again.")
     figures = f"{_each(ours)}, {_each(theirs)}{_latency(ours, theirs)}"
     if not change.is_clear or change.interval is None:
         around = f" ({percent_range(change)} %)" if change.interval else ""

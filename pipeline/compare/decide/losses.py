@@ -8,7 +8,8 @@ from pipeline.compare.comparison import Row, TaskCell
 from pipeline.compare.statements import in_points, listing
 from pipeline.compare.stats.accuracy import PairedDifference
 from pipeline.compare.stats.intervals import Interval
-from pipeline.compare.stats.noninferiority import LossVerdict, MeanLoss, judge_loss, points
+from pipeline.compare.stats.noninferiority import LossVerdict, MeanLoss, judge_loss, judge_mean, points
+from pipeline.results.base import Missing
 
 
 def scored(row: Row) -> dict[str, TaskCell]:
@@ -59,6 +60,14 @@ def verdict_at(cell: TaskCell, margin: float | None) -> LossVerdict | None:
         available=loss.available,
         blind=loss.blind,
     )
+
+
+def mean_loss_at(row: Row, limits: Mapping[str, float]) -> MeanLoss | Missing:
+    """Return the verdict on the mean loss; where each task has a limit above the table's, a share, at the smallest."""
+    found, margin = row.mean_loss, min((limits.get(task, 0.0) for task in row.tasks), default=0.0)
+    if isinstance(found, Missing) or found.is_within or margin <= found.margin:
+        return found
+    return judge_mean([_change(cell) for cell in scored(row).values()], margin) or found
 
 
 def tested_interval(change: PairedDifference, loss: LossVerdict) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pipeline.compare.comparison import Row
 from pipeline.compare.decide.constraints import Candidate, Constraints, cut_text
 from pipeline.compare.decide.known_divergences import divergence_text
-from pipeline.compare.decide.losses import scored, verdict_at
+from pipeline.compare.decide.losses import mean_loss_at, scored, verdict_at
 from pipeline.compare.statements import listing
 from pipeline.compare.stats.noninferiority import LossVerdict, MeanLoss, points
 
@@ -36,8 +36,7 @@ def _clauses(row: Row, candidate: Candidate, constraints: Constraints, *, name_b
     tasks = [c.constraint.removeprefix(LOSS) for c in candidate.open if c.constraint.startswith(LOSS)]
     items, unscored = [], []
     for task in tasks:
-        limit = constraints.max_loss_points.get(task)
-        loss = verdict_at(cells[task], None if limit is None else limit / 100) if task in cells else None
+        loss = verdict_at(cells[task], constraints.loss_limits.get(task)) if task in cells else None
         if loss is None:
             unscored.append(task)
         elif not loss.blind and loss.items is not None:
@@ -48,8 +47,9 @@ def _clauses(row: Row, candidate: Candidate, constraints: Constraints, *, name_b
         yield f"{listing(unscored)} must be scored on the same items as BF16"
     if name_blind and (blind := [task for task in tasks if task in near_chance]):
         yield f"{listing(blind)} cannot tell, since BF16 itself is near chance there"
-    if not items and isinstance(row.mean_loss, MeanLoss) and not row.mean_loss.is_within:
-        yield f"a mean loss of {points(row.mean_loss.margin)} over all tasks is not ruled out"
+    mean = mean_loss_at(row, constraints.loss_limits)
+    if not items and isinstance(mean, MeanLoss) and not mean.is_within:
+        yield f"a mean loss of {points(mean.margin)} over all tasks is not ruled out"
     for task, cell in cells.items():
         if cell.cut is not None and cell.cut.is_more:
             yield cut_text(row, task, cell.cut).removeprefix(f"{row.label} ")

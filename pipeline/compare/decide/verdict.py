@@ -2,7 +2,7 @@
 
 A statement that claims a difference carries the differences it rests on, and each of them has an interval that excludes
 zero. Losses of accuracy are those of the table's verdicts (`stats.noninferiority`). Differences in speed within noise
-are called that.
+are called that, and those measured while a guard failed are not claimed.
 The first statement answers the question of the report, the others give reasons, losses and limitations.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pipeline.compare.comparison import Comparison, SizeCell
+from pipeline.compare.comparison import Comparison, Row, SizeCell
 from pipeline.compare.decide.constraints import cut_text
 from pipeline.compare.decide.differences import by_throughput, change_of, claim, gains
 from pipeline.compare.decide.gpus import divided
@@ -22,6 +22,7 @@ from pipeline.compare.stats.kl_divergence import DivergenceCell
 from pipeline.compare.stats.measurement_model import StartVariation
 from pipeline.compare.stats.noninferiority import points
 from pipeline.compare.stats.sample_size import LEVEL
+from pipeline.compare.words import is_reliable
 from pipeline.results.base import Frozen, Missing
 from pipeline.results.metrics import TPOT, TTFT
 
@@ -57,7 +58,7 @@ def judge(comparison: Comparison, model: str, machine: str, recommendation: Reco
 
 def _faster(comparison: Comparison) -> Iterable[Sentence]:
     """Yield the variants with clearly more throughput than BF16, with the latencies that changed."""
-    for row in by_throughput(comparison):
+    for row in _reliable(comparison):
         change = change_of(row, row.throughput)
         if change is None or not gains(row):
             continue
@@ -72,8 +73,8 @@ def _faster(comparison: Comparison) -> Iterable[Sentence]:
 
 
 def _slower(comparison: Comparison) -> Iterable[Sentence]:
-    slower = []
-    for row in by_throughput(comparison):
+    slower, reliable = [], _reliable(comparison)
+    for row in reliable:
         change = change_of(row, row.throughput)
         if change is not None and change.is_clear and change.percent < 0:
             slower.append((row, change))
@@ -85,13 +86,18 @@ def _slower(comparison: Comparison) -> Iterable[Sentence]:
         )
     noise = [
         row.label
-        for row in by_throughput(comparison)
+        for row in reliable
         if (change := change_of(row, row.throughput)) is not None
         and change.interval is not None
         and not change.is_clear
     ]
     if noise:
         yield plain("speed", f"Cannot tell from BF16 in throughput: {listing(noise)}.")
+
+
+def _reliable(comparison: Comparison) -> list[Row]:
+    """Return the variants whose difference in speed from BF16 may be claimed, the fastest first."""
+    return [row for row in by_throughput(comparison) if is_reliable(comparison, row)]
 
 
 def _multiple_comparisons(comparison: Comparison) -> Iterable[Sentence]:

@@ -11,7 +11,7 @@ D. Bonett and R. Price (J. Educ. Behav. Stat. 37, 2012), one of those that M. Fa
     (p - q) +- z sqrt((p + q - (p - q)^2) / (n + 2)).
 
 The p-value is McNemar's exact one, 2 P(X <= min(b, c)) for X ~ Binomial(b + c, 1/2), at most 1. Scores that are not
-0 or 1 have Student's interval and test on the items' differences instead.
+0 or 1 have Student's interval and test on the items' differences instead, if any item differs.
 
 The percentile interval of B. Efron's bootstrap over items (Ann. Statist. 7, 1979) is given as well: it is narrower, and
 with fewer than about twenty differing items its coverage is below the nominal level.
@@ -125,7 +125,8 @@ def paired_difference(scores: Scores, baseline: Scores, *, bootstrap: bool = Fal
     resampled = bootstrap_mean(differences) if bootstrap else None
     gained = sum(ours > theirs for ours, theirs in matched)
     lost = sum(ours < theirs for ours, theirs in matched)
-    if _is_binary(score for couple in matched for score in couple):
+    # Of graded scores that are all the same the variance is unknown, not zero: they tell as much as counted ones.
+    if not (gained or lost) or _is_binary(score for couple in matched for score in couple):
         return counted_difference(gained, lost, len(matched), resampled)
     return PairedDifference(
         difference=difference,
@@ -250,7 +251,7 @@ def _t_test(values: Sequence[float]) -> float:
     error = _standard_error(values)
     mean = math.fsum(values) / len(values)
     if not error:
-        return 1.0
+        return float(error is None or mean == 0)
     return min(1.0, 2 * float(stdtr(len(values) - 1, -abs(mean) / error)))
 
 

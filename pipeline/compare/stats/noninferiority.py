@@ -221,7 +221,7 @@ def p_within(change: PairedDifference, margin: float) -> float:
         return tango(change.gained, change.lost, change.n, margin)
     error = _error(change)
     if not error:
-        return 0.0 if change.difference > -margin else 1.0
+        return 0.0 if change.interval is not None and change.difference > -margin else 1.0
     return float(stdtr(change.n - 1, -(change.difference + margin) / error))
 
 
@@ -231,7 +231,7 @@ def p_beyond(change: PairedDifference, margin: float) -> float:
         return float(p_below(change.gained, change.lost, change.n, -margin))
     error = _error(change)
     if not error:
-        return 0.0 if change.difference < -margin else 1.0
+        return 0.0 if change.interval is not None and change.difference < -margin else 1.0
     return float(stdtr(change.n - 1, (change.difference + margin) / error))
 
 
@@ -247,7 +247,7 @@ def loss_interval(change: PairedDifference) -> Interval | None:
 
 
 def _items(change: PairedDifference, margin: float, comparisons: int, available: int | None) -> ItemsNeeded:
-    if change.method != "paired t":
+    if change.method != "paired t" or change.interval is None:
         return items_needed(change.gained, change.lost, change.n, margin, comparisons=comparisons, available=available)
     variance = change.n * (_error(change) or 0.0) ** 2
     return items_needed_graded(

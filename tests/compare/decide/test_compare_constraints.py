@@ -13,7 +13,7 @@ from pipeline.compare.stats.noninferiority import MeanLoss
 from pipeline.compare.tasks import CutAnswers
 from pipeline.hardware.rules import NO_SPEED
 from pipeline.results.base import Missing
-from pipeline.results.bench import Guard, Metric
+from pipeline.results.bench import Guard, LoadResult, Metric
 from pipeline.results.records import Record
 
 
@@ -130,6 +130,43 @@ def test_a_failed_guard_leaves_a_claimed_speed_open() -> None:
     assert checks(row_of(marked(record("a"))), Constraints()) == {"measurement": ("open", text)}
     assert checks(row_of(record("a")), Constraints()) == {}
     assert examine(row_of(marked(record("a"))), Constraints(), None, needs_speed=False).standing == "admissible"
+
+
+def under_loads(failed: str | None) -> Row:
+    """Two loads, of which the second is that of the tables, with the same P99; a guard fails for one of them."""
+    loads = tuple(
+        LoadResult(
+            name=f"concurrency {slots}",
+            num_prompts=100,
+            request_rate="inf",
+            max_concurrency=slots,
+            asked=300,
+            completed=300,
+            failed=0,
+            metrics=STEADY.speed.metrics,
+        )
+        for slots in (1, 16)
+    )
+    guards = (Guard(name="preemptions", passed=False, text="3 requests.", load=failed),)
+    update = {"protocol": "ladder", "loads": loads, "headline": loads[1].name, "guards": guards}
+    speed = STEADY.speed.model_copy(update=update)
+    return row_of(STEADY.model_copy(update={"speed": speed, "protocols": {"ladder": speed}}))
+
+
+@pytest.mark.parametrize("limit", [300, 1500])
+@pytest.mark.parametrize("failed", ["concurrency 1", "concurrency 16", None])
+@pytest.mark.parametrize("at", ["concurrency 1", "concurrency 16"])
+def test_a_latency_measured_while_a_guard_failed_is_neither_met_nor_broken(
+    at: str, failed: str | None, limit: float
+) -> None:
+    """The guards of the load at which it is judged count, and those of the whole benchmark."""
+    found = checks(under_loads(failed), Constraints(ttft_p99_ms=limit, at=at))["ttft_p99_ms"]
+    if failed in (None, at):
+        title = "one request at a time" if at == "concurrency 1" else "at 16 requests in flight"
+        said = f"A: p99 TTFT {title} must be measured again (preemptions: 3 requests)."
+        assert found == ("open", said)
+    else:
+        assert found[0] == ("broken" if limit == 300 else "met")
 
 
 def losses(row: Row, **limits: float) -> dict[str, tuple[str, str]]:

@@ -31,6 +31,7 @@ def test_a_clear_winner_is_to_be_deployed():
     assert (found.kind, found.variant, found.title, found.stages) == ("deploy", "fast", "Deploy FAST.", ())
     assert not found.needs_items
     assert found.text.startswith("+30.0 % tokens per second against BF16 (+2")
+    assert "; one start of each server, widened by 2 %), no worse on 2 tasks; " in found.text
     assert "no worse on 2 tasks; a loss of more than 0." in found.text
 
 
@@ -74,6 +75,7 @@ def test_faster_but_worse_keeps_bf16_and_names_the_loss():
 def test_no_gain_keeps_bf16_and_says_what_would_have_shown():
     found = decided(record("bf16"), record("same", 1002))
     assert found.kind == "keep" and "No format is shown to be faster; a gain of " in found.text
+    assert " % would have been shown in four of five runs." in found.text
 
 
 def test_a_noisy_machine_is_called_so():

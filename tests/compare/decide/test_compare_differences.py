@@ -20,9 +20,11 @@ from pipeline.compare.decide.differences import (
     variation,
     variation_text,
 )
+from pipeline.compare.decide.frontier import frontiers
 from pipeline.compare.stats.intervals import Interval
 from pipeline.compare.stats.repeats import Change
 from pipeline.results.base import Missing
+from pipeline.results.bench import LoadResult
 from pipeline.results.metrics import THROUGHPUT, TTFT
 
 GONE = Missing(reason="gone")
@@ -73,6 +75,26 @@ def test_what_is_not_compared_says_why() -> None:
     assert speed_between(far, THROUGHPUT.name, "far", "bf16") == Missing(reason=reason)
     assert repeats_needed(far, rows["far"], rows["bf16"]) is None
     assert repeats_needed(COMPARISON, ROWS["a"], ROWS["x"]) is None
+
+
+def test_throughput_at_a_given_rate_is_not_compared() -> None:
+    """Both serve what they are sent: 25 % more is the rate's doing, and the time to the first token is not."""
+
+    def offered(name, throughput):
+        made = record(name, throughput)
+        fields = {"num_prompts": 9, "max_concurrency": None, "asked": 27, "completed": 27, "failed": 0}
+        load = LoadResult(name="rate 12/s", request_rate=12.0, metrics=made.speed.metrics, **fields)
+        return record(name, speed=made.speed.model_copy(update={"loads": (load,), "headline": load.name}))
+
+    found, rows = table(offered("bf16", 1000), offered("a", 1250))
+    given = Missing(reason="the rate is given, so throughput is not a result")
+    assert speed_between(found, THROUGHPUT.name, "a", "bf16") == given
+    assert throughput_over(found, rows["a"], rows["bf16"]) is None
+    assert repeats_needed(found, rows["a"], rows["bf16"]) is None
+    assert speed_between(found, TTFT.name, "a", "bf16").percent == pytest.approx(-20)
+    throughput, ttft, *_ = frontiers([offered("bf16", 1000), offered("a", 1250)], found, 1.0)
+    assert not throughput.places and set(throughput.absent.values()) == {given.reason}
+    assert {place.name for place in ttft.places} == {"bf16", "a"}
 
 
 def test_repeats_are_proposed_where_there_is_a_difference() -> None:

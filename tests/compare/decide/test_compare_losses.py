@@ -12,6 +12,7 @@ from pipeline.compare.decide.losses import (
     is_scored,
     losses,
     lowered,
+    mean_loss_at,
     scored,
     verdict_at,
     wins,
@@ -20,7 +21,7 @@ from pipeline.compare.decide.losses import (
 )
 from pipeline.compare.decide.losses import tested_interval as interval_text
 from pipeline.compare.stats.intervals import Interval
-from pipeline.compare.stats.noninferiority import MeanLoss, judge_loss
+from pipeline.compare.stats.noninferiority import MeanLoss, judge_loss, judge_mean
 from pipeline.results.base import Missing
 
 GONE = Missing(reason="gone")
@@ -68,6 +69,19 @@ def test_a_verdict_at_another_margin_is_judged_anew() -> None:
     assert (narrow.kind, narrow.comparisons, narrow.available) == ("cannot tell", 2, None)
     assert verdict_at(cell.model_copy(update={"loss": GONE}), 0.1) is None
     assert verdict_at(cell.model_copy(update={"change": GONE}), None) is None
+
+
+def test_the_mean_is_judged_at_the_smallest_limit_where_every_task_has_a_larger_one() -> None:
+    """Ten points were accepted on each task, and a loss of three on each left the mean open."""
+    row = row_of(12)
+    table = row.mean_loss
+    assert isinstance(table, MeanLoss) and (table.margin, table.is_within) == (0.03, False)
+    found = mean_loss_at(row, {"MMLU": 0.1, "GSM8K": 0.08})
+    changes = [cell.change for cell in row.tasks.values()]
+    assert found == judge_mean(changes, 0.08) and found.is_within
+    for limits in ({}, {"MMLU": 0.1}, {"MMLU": 0.1, "GSM8K": 0.03}, {"MMLU": 0.1, "GSM8K": 0.01}):
+        assert mean_loss_at(row, limits) is table
+    assert mean_loss_at(without(row, "MMLU").model_copy(update={"mean_loss": GONE}), {"GSM8K": 0.1}) == GONE
 
 
 def test_the_worst_loss_is_the_largest_that_is_not_ruled_out() -> None:

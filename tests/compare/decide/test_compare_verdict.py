@@ -114,6 +114,22 @@ def test_marked_speed_is_a_caveat_and_that_of_bf16_one_of_every_change():
     assert caveat.startswith("A guard failed while measuring the speed of BF16") and "repeat that measurement" in caveat
 
 
+@pytest.mark.parametrize("marked", [("fast", "slow", "same"), ("bf16",)])
+def test_no_difference_is_claimed_that_was_measured_while_a_guard_failed(marked):
+    """The page named a gain of 75 % per GPU beside the words that the figure is unreliable."""
+    records = record("bf16"), record("fast", 1300), record("slow", 800), record("same", 1001), record("sound", 1200)
+    comparison = compare(records, TASKS)
+    chosen = [row.model_copy(update={"marks": ("m",) if row.name in marked else ()}) for row in comparison.rows]
+    verdict = judge(comparison.model_copy(update={"rows": tuple(chosen)}), "tiny", "a machine")
+    said = [point.text for point in verdict.points if re.match("[A-Z0-9]+: [+−]|Lower|Cannot tell from", point.text)]
+    claimed = {claim.variant for point in verdict.points for claim in point.claims}
+    if "bf16" in marked:
+        assert said == [] and claimed == set()
+    else:
+        (gain,) = said
+        assert gain.startswith("SOUND: +20.0 % throughput") and claimed == {"sound"}
+
+
 def test_the_reason_for_missing_figures_is_said_once_for_all_variants_that_have_it():
     emulated = [record(name, emulated=("fp8",)) for name in ("fp8", "gguf")]
     verdict = judged(record("bf16"), record("int8", 1100), *emulated, record("c", speed=Missing(reason="it crashed.")))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.compare.roofline.batching import BatchStep, RooflineLoad
+from pipeline.compare.roofline.batching import BatchStep, RooflineLoad, Served
 from pipeline.compare.roofline.device import Device, Footprint
 from pipeline.compare.roofline.model import Entry, MeasuredSpeed, decode_ms, prefill_ms, roofline, step_seconds
 from pipeline.compare.stats.intervals import Interval
@@ -42,6 +42,41 @@ def test_a_step_of_many_tokens_takes_as_long_as_its_products() -> None:
     assert step_seconds(FP8, DEVICE)(BatchStep(0, 0, 4000, 0.0, 0)) == pytest.approx(20e-3)
     mixed = FP8.model_copy(update={"bf16_products": 1e9})
     assert step_seconds(mixed, DEVICE)(BatchStep(0, 0, 4000, 0.0, 0)) == pytest.approx(60e-3)
+
+
+def test_products_of_further_types_take_their_own_time() -> None:
+    """4000 tokens: 1e9 products in FP8 at 2e14 a second, 3e9 in INT8 at 4e14, and 1e9 at BF16's 1e14 without units."""
+    device = DEVICE.model_copy(update={"tflops": {**DEVICE.tflops, "int8": 800.0}})
+    mixed = FP8.model_copy(update={"other_products": {"int8": 3e9, "fp4": 1e9}})
+    assert step_seconds(mixed, device)(BatchStep(0, 0, 4000, 0.0, 0)) == pytest.approx(20e-3 + 30e-3 + 40e-3)
+
+
+def test_a_gpu_of_several_has_its_part_of_what_they_share() -> None:
+    """Of the residual stream and the logits it has all; two heads of keys and values are copied to four GPUs."""
+    update = {"bf16_products": 4e8, "expert_bytes": 8e9, "experts": 8, "chosen": 2, "other_products": {"int8": 1e8}}
+    whole = BF16.model_copy(update={**update, "hidden": 64, "intermediate": 129, "vocabulary": 1000, "kv_heads": 2})
+    part = whole.divided(4)
+    for name in ("weight_bytes", "step_bytes", "products", "head_products", "attention_products", "bf16_products"):
+        assert getattr(part, name) == pytest.approx(getattr(whole, name) / 4), name
+    assert (part.expert_bytes, part.other_products, part.intermediate) == (2e9, {"int8": 2.5e7}, 33)
+    assert (part.hidden, part.vocabulary, part.experts, part.chosen) == (64, 1000, 8, 2)
+    assert part.kv_bytes_per_token == whole.kv_bytes_per_token / 2
+    assert whole.model_copy(update={"kv_heads": 8}).divided(4).kv_bytes_per_token == whole.kv_bytes_per_token / 4
+    # Where the heads are not known, they are taken to be enough.
+    assert whole.model_copy(update={"kv_heads": 0}).divided(4).kv_bytes_per_token == whole.kv_bytes_per_token / 4
+
+
+def test_a_copy_of_the_model_has_its_part_of_the_requests() -> None:
+    recorded = (((1, 2), (3, 4), (5, 6)), ((7, 8),))
+    load = LOAD.model_copy(update={"requests": 11, "max_concurrency": 7, "recorded": recorded})
+    (one,) = entries(bf16=BF16)
+    two = one.model_copy(update={"data_parallel": 2, "tensor_parallel": 4})
+    found = two.share(load)
+    assert (found.requests, found.max_concurrency) == (6, 4)
+    assert found.recorded == (((1, 2), (5, 6)), ((7, 8),)) and found.mean_input == load.mean_input
+    assert two.share(LOAD).max_concurrency is None and one.share(load) is load
+    served = Served(throughput_tok_s=100.0, mean_ttft_ms=1.0, mean_tpot_ms=2.0, concurrency=3.0)
+    assert two.of_one(served) == served.model_copy(update={"throughput_tok_s": 25.0}) and one.of_one(served) == served
 
 
 def test_equal_steps_add_their_tokens_to_the_context() -> None:

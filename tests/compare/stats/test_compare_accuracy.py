@@ -102,11 +102,31 @@ def test_graded_scores_have_students_interval():
     assert (found.interval.low, found.interval.high) == pytest.approx((ends.low, ends.high))
 
 
+def test_graded_scores_that_differ_alike_have_the_p_value_of_their_interval():
+    found = paired_difference(scores([0.5] * 8), scores([0.75] * 8))
+    assert isinstance(found, PairedDifference) and found.is_clear and found.p_value == 0
+    one = paired_difference(scores([0.5]), scores([0.75]))
+    assert isinstance(one, PairedDifference) and one.interval is None and one.p_value == 1
+
+
+@pytest.mark.parametrize("n", [1, 16, 400])
+def test_graded_scores_that_are_all_the_same_have_the_interval_of_as_many_answers(n):
+    """Sixteen equal scores were an interval of no width, and showed that nothing was lost."""
+    found = paired_difference(scores([0.3, 0.7] * n)[:n], scores([0.3, 0.7] * n)[:n])
+    assert isinstance(found, PairedDifference)
+    assert found.interval == adjusted_wald(0, 0, n) and found.interval.low < 0 < found.interval.high
+    assert (found.difference, found.p_value, found.gained, found.lost) == (0, 1, 0, 0)
+
+
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=120))
-def test_noise_means_that_the_interval_crosses_zero(items):
+def test_a_difference_is_clear_where_it_is_as_large_as_so_many_standard_errors(items):
+    """Both counts and the items have one more of each kind: (b - c)^2 > z^2 (b + c + 2 - (b - c)^2 / (n + 2))."""
     found = paired_difference(scores([a for a, _ in items]), scores([b for _, b in items]))
     assert isinstance(found, PairedDifference) and found.interval is not None
-    assert found.within_noise == found.interval.contains(0.0)
+    gained, lost = sum(a > b for a, b in items), sum(a < b for a, b in items)
+    square = (gained - lost) ** 2
+    assert found.is_clear == (square > stats.norm.isf(0.025) ** 2 * (gained + lost + 2 - square / (len(items) + 2)))
+    assert found.within_noise is not found.is_clear
     if found.is_clear:
         assert (found.difference > 0) == (found.interval.low > 0)
 

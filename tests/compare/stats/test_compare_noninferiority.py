@@ -293,6 +293,26 @@ def test_graded_scores_that_differ_alike_are_certain() -> None:
     assert loss_interval(found) == Interval(low=-0.25, high=-0.25)
 
 
+@pytest.mark.parametrize(("n", "kind"), [(1, "cannot tell"), (16, "cannot tell"), (400, "no worse")])
+def test_equal_graded_scores_show_no_more_than_equal_answers(n: int, kind: str) -> None:
+    """A t test without variance took one equal score for proof that nothing was lost."""
+    found = paired_difference(named([0.4] * n), named([0.4] * n))
+    assert isinstance(found, PairedDifference)
+    verdict = judge_loss(found, found.p_value, MARGIN)
+    assert verdict.kind == kind and verdict.p_no_worse == tango(0, 0, n, MARGIN)
+    assert verdict.interval is not None and verdict.interval.low < -1 / (4 * n)
+
+
+@pytest.mark.parametrize("ours", [0.1, 0.9])
+def test_a_single_graded_item_decides_nothing(ours: float) -> None:
+    found = paired_difference(named([ours]), named([0.5]))
+    assert isinstance(found, PairedDifference)
+    assert p_within(found, 0.01) == p_beyond(found, 0.01) == 1
+    verdict = judge_loss(found, 0.0, 0.01)
+    # Its variance is not known: two items were said to be enough.
+    assert verdict.kind == "cannot tell" and verdict.items is not None and (verdict.items.high or 10**6) > 10_000
+
+
 def test_the_items_that_would_tell_are_searched_by_the_test_of_the_scores() -> None:
     """Right and wrong answers have a score test, graded ones a t test of their own variance."""
     answers = change(3, 4, 300)

@@ -114,7 +114,7 @@ def _speaks_against(guard: Guard, load: str) -> bool:
 def goodput_table(comparison: Comparison) -> Table:
     """Return the lower and upper bound of the highest rate that meets the SLO."""
     rows = [
-        (row.label, name, _slo(found), *_bracket(found), str(len(found.probes)), ", ".join(_doubts(found)))
+        (row.label, name, _slo(found), *_bracket(found), str(len(found.probes)), ", ".join(_doubts(benchmark, found)))
         for row in comparison.rows
         for name, benchmark in row.benchmarks.items()
         if (found := benchmark.goodput) is not None
@@ -128,7 +128,10 @@ def _bracket(goodput: Goodput) -> tuple[str, str]:
     return met, "no upper end found" if goodput.unmet is None else f"{goodput.unmet:g}"
 
 
-def _doubts(goodput: Goodput) -> Iterator[str]:
+def _doubts(benchmark: Benchmark, goodput: Goodput) -> Iterator[str]:
+    for name in dict.fromkeys(name for probe in goodput.probes for name in _marks(benchmark, probe.load)):
+        number = sum(name in _marks(benchmark, probe.load) for probe in goodput.probes)
+        yield f"{name} in {number} of {len(goodput.probes)} probes"
     if goodput.monotone is None:
         yield "short probes, ends not repeated (earlier version)"
         return

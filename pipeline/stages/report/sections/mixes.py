@@ -114,7 +114,7 @@ def _prediction(mixes: Mixes) -> str:
     off = [mixes.labels.get(name, name) for name in mixes.off]
     if off:
         return f"{said} Off the frontier, as a format that is not larger diverges less: {', '.join(off)}."
-    return f"{said} No mix is off the frontier of bits and divergence." if measured else said
+    return f"{said} No mix is shown to be off the frontier of bits and divergence." if measured else said
 
 
 def _frontier(mixes: Mixes) -> Iterator[Block]:

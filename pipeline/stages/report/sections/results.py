@@ -145,9 +145,7 @@ def precision_lines(comparison: Comparison) -> list[str]:
             for metric in comparison.metrics
             if (gain := comparison.smallest_gains.get(metric.name)) is not None
         ]
-        lines.append(
-            f"This run could have shown a difference of this size or more with 80 % power: {', '.join(parts)}."
-        )
+        lines.append(f"This run could have shown a gain of this size or more with 80 % power: {', '.join(parts)}.")
     return lines
 
 

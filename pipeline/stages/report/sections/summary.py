@@ -116,14 +116,7 @@ class _Summary:
 
     def _is_reliable_alone(self, row: Row) -> bool:
         """Return True if no guard failed for a request alone, of the variant or BF16."""
-        return not any(
-            guard.passed is False and guard.load in (None, ALONE)
-            for each in self.comparison.rows
-            if each is row or each.is_baseline
-            for benchmark in each.benchmarks.values()
-            if any(load.name == ALONE for load in benchmark.loads)
-            for guard in benchmark.guards
-        )
+        return not any(each.marks_at(ALONE) for each in self.comparison.rows if each is row or each.is_baseline)
 
     def _size(self, row: Row) -> Cell:
         if isinstance(row.size, Missing):

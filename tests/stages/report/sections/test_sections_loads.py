@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 from support.synthetic_results import LADDER, STUDY, Run
 
-from pipeline.results.bench import Goodput
+from pipeline.compare.benchmarks import Benchmark
+from pipeline.results.bench import Goodput, Guard, Probe
 from pipeline.stages import report
 from pipeline.stages.report.blocks import Legend, Table, walk
 from pipeline.stages.report.build import build
@@ -93,7 +94,27 @@ def test_a_search_without_an_end_or_a_repeat_says_so(found, shown):
     goodput = Goodput(slo={"ttft_ms": 500.0}, probes=(), **found)
     met, unmet = _bracket(goodput)
     assert (met, unmet) == shown[:2]
-    assert ", ".join(_doubts(goodput)).startswith(shown[2]) and bool([*_doubts(goodput)]) is bool(shown[2])
+    doubts = [*_doubts(searched(goodput), goodput)]
+    assert ", ".join(doubts).startswith(shown[2]) and bool(doubts) is bool(shown[2])
+
+
+def searched(goodput, *failed):
+    """A benchmark with this search, and a failed guard for each name and load."""
+    guards = tuple(Guard(name=name, passed=False, text="seen", load=load) for name, load in failed)
+    nothing = {"headline": None, "loads": (), "memory": None, "memory_bandwidth": None, "left_out": ()}
+    return Benchmark(protocol="ladder", guards=guards, goodput=goodput, **nothing)
+
+
+def test_probes_that_were_disturbed_are_a_doubt_about_the_highest_rate():
+    probes = tuple(Probe(rate=rate, load=f"probe {rate}", met=rate < 5, seen={}) for rate in (4, 5, 6))
+    found = Goodput(slo={"ttft_ms": 500.0}, met=4, unmet=5, probes=probes, monotone=True).model_copy(
+        update={"met_confirmed": True, "unmet_confirmed": True}
+    )
+    failed = ("other processes", "probe 5"), ("other processes", "probe 6"), ("preemptions", "rate inf")
+    assert [*_doubts(searched(found, *failed), found)] == ["other processes in 2 of 3 probes"]
+    # What is wrong with the whole benchmark is wrong with every probe.
+    assert [*_doubts(searched(found, ("same server", None)), found)] == ["same server in 3 of 3 probes"]
+    assert [*_doubts(searched(found), found)] == []
 
 
 def test_the_kind_of_a_load_and_its_requests_in_flight_are_shown(tables):

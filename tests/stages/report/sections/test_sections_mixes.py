@@ -122,8 +122,8 @@ def test_what_is_said_of_the_prediction(plain: Report) -> None:
         return next(b.text for b in shown(plain, found) if isinstance(b, Prose) and b.text.startswith(("Over", "Pred")))
 
     assert said(known()) == (
-        f"Predicted and measured divergence can be correlated from {ENOUGH} mixes on; measured here: 2. No mix is off "
-        "the frontier of bits and divergence."
+        f"Predicted and measured divergence can be correlated from {ENOUGH} mixes on; measured here: 2. No mix is "
+        "shown to be off the frontier of bits and divergence."
     )
     assert said(known(correlation=0.967)).startswith("Over 2 mixes, the rank correlation of predicted and measured")
     worse = Difference(mix="mixed", other="w4a16", value=0.03, interval=Interval(low=0.02, high=0.04))
