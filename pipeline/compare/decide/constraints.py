@@ -9,7 +9,7 @@ that reach the token limit more often than BF16's, and a speed measured while a 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from pydantic import Field
@@ -95,8 +95,17 @@ class Candidate(Frozen):
         return tuple(check for check in self.checks if check.status == "open")
 
 
-def examine(row: Row, constraints: Constraints, needs: Requirements | None, *, needs_speed: bool = True) -> Candidate:
-    """Check one variant against all constraints; with `needs_speed`, a failed guard leaves it open."""
+def examine(
+    row: Row, constraints: Constraints, needs: Requirements | None, marks: Sequence[str] | None = None
+) -> Candidate:
+    """Check one variant against all constraints; a failed guard of the objective's figure leaves it open.
+
+    Args:
+        row: the variant.
+        constraints: the limits.
+        needs: what it takes, for constraints on memory and hardware.
+        marks: the failed guards of the objective's figure; by default those of the table's.
+    """
     checks = tuple(
         ConstraintCheck(constraint=name, status=status, statement=statement)
         for name, status, statement in (
@@ -104,7 +113,7 @@ def examine(row: Row, constraints: Constraints, needs: Requirements | None, *, n
             *_hardware(row, constraints, needs),
             *_latencies(row, constraints, needs),
             *_losses(row, constraints),
-            *(_measurement(row) if needs_speed else ()),
+            *_measurement(row, row.marks if marks is None else marks),
         )
     )
     statuses = {check.status for check in checks}
@@ -179,10 +188,10 @@ def _latencies(row: Row, constraints: Constraints, needs: Requirements | None) -
             yield _open(name, "speed", f"{measured}, which cannot be told from {limit:,g} ms.")
 
 
-def _measurement(row: Row) -> Iterable[CheckParts]:
+def _measurement(row: Row, marks: Sequence[str]) -> Iterable[CheckParts]:
     """Yield the failed guards: a speed measured while one failed is not known."""
-    if row.marks:
-        yield _open("measurement", "caveat", f"{row.label}: its speed must be measured again ({_listed(row.marks)}).")
+    if marks:
+        yield _open("measurement", "caveat", f"{row.label}: its speed must be measured again ({_listed(marks)}).")
 
 
 def _listed(marks: Iterable[str]) -> str:

@@ -134,7 +134,7 @@ class _Head:
             if any(row.emulated for row in self.others):
                 return Fault("this machine emulates the formats", "Run it on the GPU that you deploy on.", ())
             return Fault("speed was not measured", "", ("bench",))
-        if any(mark.partition(":")[0] == BOTTLENECK for mark in self.baseline.marks):
+        if any(mark.partition(":")[0] == BOTTLENECK for mark in self.objective.marks(self.baseline)):
             return Fault("the engine was not the bottleneck", FRONT_END, ("bench",), FRONT_END_ARGS)
         gains = [row for row in self._unmarked() if self.objective.gains(row)]
         varied, smallest = variation(self.baseline), self.comparison.smallest_gains.get(self.comparison.throughput.name)
@@ -145,9 +145,9 @@ class _Head:
             varied_text = variation_text(self.comparison) or "the repeats differ too much"
             return Fault(varied_text, _quiet(smallest), ("bench",))
         if not self._unmarked():
-            marked = [row for row in (self.baseline, *self.timed) if row.marks]
-            guards = listing(dict.fromkeys(mark.partition(":")[0] for row in marked for mark in row.marks))
-            labels = [row.label for row in marked]
+            marked = {row.label: self.objective.marks(row) for row in (self.baseline, *self.timed)}
+            labels = [label for label, marks in marked.items() if marks]
+            guards = listing(dict.fromkeys(mark.partition(":")[0] for marks in marked.values() for mark in marks))
             names = listing(labels) if len(labels) <= NAMED else f"{len(labels)} variants"
             found = variation_text(self.comparison)
             reason = f"Guards failed while {names} ran: {guards}.{f' {found}.' if found else ''}"
@@ -161,7 +161,8 @@ class _Head:
         assert self.baseline is not None
         if not self.objective.is_speed:
             return [row for row in self.others if self.objective.change(row) is not None]
-        return [] if self.baseline.marks else [row for row in self.timed if not row.marks]
+        marks = self.objective.marks
+        return [] if marks(self.baseline) else [row for row in self.timed if not marks(row)]
 
     def _no_speed(self, fault: Fault) -> Decision:
         text = " ".join(part for part in (fault.reason, quality_summary(self.comparison), self._smallest()) if part)

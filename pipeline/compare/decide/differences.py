@@ -8,7 +8,6 @@ from pipeline.compare.comparison import Comparison, Row, SpeedCell
 from pipeline.compare.statements import Claim, percent_range
 from pipeline.compare.stats.accuracy import PairedDifference
 from pipeline.compare.stats.intervals import LEVEL
-from pipeline.compare.stats.measurement_model import RepeatsNeeded
 from pipeline.compare.stats.repeats import Change
 from pipeline.results.base import Missing
 
@@ -69,15 +68,6 @@ def speed_between(
         return Missing(reason=reason)
     family = comparison.models.family(group) if comparisons == "all" else None
     return comparison.models.model(group, metric).pair(ours, theirs, family, level)
-
-
-def repeats_needed(comparison: Comparison, row: Row, other: Row) -> RepeatsNeeded | None:
-    """Return the repeats or blocks that would separate the throughput of two rows; None if none can be named."""
-    if isinstance(speed_between(comparison, comparison.throughput.name, row.name, other.name), Missing):
-        return None
-    group = comparison.models.headline(row.name)
-    model = comparison.models.model(group, comparison.throughput.name)
-    return model.repeats_needed(row.name, other.name, comparison.baseline, comparison.models.family(group))
 
 
 def variation(row: Row | None) -> float | None:

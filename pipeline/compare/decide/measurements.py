@@ -7,8 +7,7 @@ from typing import Literal
 
 from pipeline.compare.statements import listing
 from pipeline.results.base import Frozen
-
-MORE_REPEATS = "more repeats or blocks of each would separate their throughput, if they differ at all."
+from pipeline.results.metrics import TPOT
 
 
 class Measurement(Frozen):
@@ -25,6 +24,12 @@ class Measurement(Frozen):
     text: str
     guards: tuple[str, ...] = ()
     blind: str = ""
+
+
+def more_repeats(column: str) -> str:
+    """Say that more repeats would separate two variants, of which no number can be named."""
+    noun = "time per output token" if column == TPOT.name else "throughput"
+    return f"more repeats or blocks of each would separate their {noun}, if they differ at all."
 
 
 def open_points(settle: Sequence[Measurement], labels: Mapping[str, str]) -> list[str]:
@@ -61,7 +66,7 @@ def _line(group: Sequence[Measurement], labels: Mapping[str, str]) -> str:
     if first.kind == "evaluation":
         tasks = list(dict.fromkeys(each.column for each in group))
         return f"{names}: {listing(tasks)} must be scored on the same items as BF16."
-    return f"{names}, each with {labels.get(first.against, first.against)}: {MORE_REPEATS}"
+    return f"{names}, each with {labels.get(first.against, first.against)}: {more_repeats(first.column)}"
 
 
 def _guards(group: Sequence[Measurement], labels: Mapping[str, str]) -> Iterator[str]:

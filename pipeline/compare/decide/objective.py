@@ -12,6 +12,7 @@ from pipeline.compare.decide.differences import change_of, serves_more, throughp
 from pipeline.compare.statements import Claim, percent_range, within_text
 from pipeline.compare.stats.intervals import Interval
 from pipeline.compare.stats.kl_divergence import DivergenceCell
+from pipeline.compare.stats.measurement_model import RepeatsNeeded
 from pipeline.compare.stats.repeats import Change
 from pipeline.results.base import Missing
 from pipeline.results.metrics import TPOT
@@ -71,6 +72,10 @@ class Objective:
     def is_speed(self) -> bool:
         """True if it is measured by the benchmark."""
         return self.name != "size"
+
+    def marks(self, row: Row) -> tuple[str, ...]:
+        """Return the guards that failed while a variant's figure was measured."""
+        return row.marks_at(self.load) if self.is_speed else ()
 
     def figure(self, row: Row) -> float | None:
         """Return a variant's figure."""
@@ -135,8 +140,20 @@ class Objective:
             return _exact(100 * (ours.bytes / theirs.bytes - 1)) if theirs.bytes else None
         models = self.comparison.models
         group = models.shared(row.name, other.name, self.load)
-        change = None if group is None else models.model(group, TPOT.name).pair(row.name, other.name)
+        if group is None or models.incomparable(group, TPOT.name, row.name, other.name):
+            return None
+        change = models.model(group, TPOT.name).pair(row.name, other.name)
         return change if isinstance(change, Change) else None
+
+    def repeats_needed(self, row: Row, other: Row) -> RepeatsNeeded | None:
+        """Return the repeats or blocks that would separate two variants; None if none can be named."""
+        if self.between(row, other) is None:
+            return None
+        models, metric = self.comparison.models, self.column()
+        group = models.shared(row.name, other.name, self.load) if self.name == "tpot" else models.headline(row.name)
+        assert group is not None
+        family = models.family(group)
+        return models.model(group, metric).repeats_needed(row.name, other.name, self.comparison.baseline, family)
 
     def column(self) -> str:
         """Return the column of the tables that it is in."""
@@ -155,9 +172,10 @@ class Objective:
             return f"{serves_more(row, change)}{at}"
         if self.name == "size":
             return f"{row.label}'s checkpoint is {-change.percent:.0f} % smaller than BF16's"
+        limit = f"; {change.qualification}" if change.qualification else ""
         return (
             f"{row.label} takes {-change.percent:.1f} % less time per output token than BF16 (95 % interval "
-            f"{percent_range(change)} %){at}"
+            f"{percent_range(change)} %{limit}){at}"
         )
 
     def better(self, row: Row, other: Row, change: Change) -> str:

@@ -21,9 +21,9 @@ from pipeline.compare.decide.constraints import (
     Requirements,
     examine,
 )
-from pipeline.compare.decide.differences import baseline_of, claim, repeats_needed
+from pipeline.compare.decide.differences import baseline_of, claim
 from pipeline.compare.decide.losses import losses, scored, verdict_at, within, worst_loss
-from pipeline.compare.decide.measurements import MORE_REPEATS, Measurement, open_points
+from pipeline.compare.decide.measurements import Measurement, more_repeats, open_points
 from pipeline.compare.decide.objective import Name as ObjectiveName
 from pipeline.compare.decide.objective import Objective, more_divergent, under
 from pipeline.compare.decide.open_accuracy import LOSS, accuracy_summary, divergences, needs
@@ -86,9 +86,8 @@ class _Decision:
         self.machines = dict.fromkeys(each.measured_on for each in requirements.values() if each.measured_on)
         self.baseline = baseline_of(comparison)
         self.others = [row for row in comparison.rows if not row.is_baseline]
-        speed = objective.is_speed or any(getattr(constraints, name) for name in LATENCIES)
         self.candidates = {
-            row.name: examine(row, constraints, requirements.get(row.name), needs_speed=speed)
+            row.name: examine(row, constraints, requirements.get(row.name), objective.marks(row))
             for row in comparison.rows
         }
 
@@ -119,7 +118,7 @@ class _Decision:
     def _is_ranked(self, row: Row) -> bool:
         """Return True if its figure may be claimed: BF16's and its own were measured without a failed guard."""
         assert self.baseline is not None
-        if self.objective.is_speed and (row.marks or self.baseline.marks):
+        if self.objective.marks(row) or self.objective.marks(self.baseline):
             return False
         return self.objective.change(row) is not None
 
@@ -241,7 +240,7 @@ class _Decision:
         """Return the answer on accuracy and size alone, without any figure of the objective."""
         assert self.baseline is not None
         timed = [row for row in self.others if isinstance(row.speed[row.throughput], SpeedCell)]
-        marked = [row.label for row in (self.baseline, *timed) if row.marks]
+        marked = [row.label for row in (self.baseline, *timed) if self.objective.marks(row)]
         if not self.objective.is_speed:
             text = "No verdict: no checkpoint's size can be compared with BF16's."
         elif marked and timed:
@@ -276,7 +275,7 @@ class _Decision:
             row
             for row in self.comparison.rows
             if row is not best
-            and not (row.marks and self.objective.is_speed)
+            and not self.objective.marks(row)
             and self.objective.figure(row) is not None
             and self._stands(row, "admissible", *([] if row.is_baseline else ["open"]))
         ]
@@ -342,12 +341,12 @@ class _Decision:
         return Sentence(kind="speed", text=text, claims=claims)
 
     def _repeats(self, row: Row, other: Row) -> Measurement:
-        needed = repeats_needed(self.comparison, row, other)
+        needed = self.objective.repeats_needed(row, other)
         names = f"{row.label} and {other.label}"
         text = (
-            MORE_REPEATS
+            more_repeats(self.objective.column())
             if needed is None
-            else f"{needed.text} of each would separate their throughput, if it differs as measured."
+            else f"{needed.text} of each would separate their {self.objective.noun}, if it differs as measured."
         )
         return Measurement(
             variant=row.name,
@@ -368,8 +367,8 @@ class _Decision:
                 text = f"{row.label}: a machine that serves it natively would settle its {title}."
             return _open_measurement(row, metric.name, "benchmark", None, text)
         if name == "measurement":
-            failed = tuple(dict.fromkeys(mark.partition(": ")[0] for mark in row.marks))
-            again = _open_measurement(row, row.throughput, "benchmark", None, check.statement.text)
+            failed = tuple(dict.fromkeys(mark.partition(": ")[0] for mark in self.objective.marks(row)))
+            again = _open_measurement(row, self.objective.column(), "benchmark", None, check.statement.text)
             return again.model_copy(update={"guards": failed})
         if name != LOSS.rstrip("."):
             return None

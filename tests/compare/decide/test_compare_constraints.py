@@ -129,7 +129,7 @@ def test_a_failed_guard_leaves_a_claimed_speed_open() -> None:
     text = "A: its speed must be measured again (warm-up: not steady; queue: long)."
     assert checks(row_of(marked(record("a"))), Constraints()) == {"measurement": ("open", text)}
     assert checks(row_of(record("a")), Constraints()) == {}
-    assert examine(row_of(marked(record("a"))), Constraints(), None, needs_speed=False).standing == "admissible"
+    assert examine(row_of(marked(record("a"))), Constraints(), None, ()).standing == "admissible"
 
 
 def under_loads(failed: str | None) -> Row:

@@ -13,7 +13,6 @@ from pipeline.compare.decide.differences import (
     claim,
     gains,
     mean_throughput,
-    repeats_needed,
     serves_more,
     speed_between,
     throughput_over,
@@ -21,6 +20,7 @@ from pipeline.compare.decide.differences import (
     variation_text,
 )
 from pipeline.compare.decide.frontier import frontiers
+from pipeline.compare.decide.objective import Objective
 from pipeline.compare.stats.intervals import Interval
 from pipeline.compare.stats.repeats import Change
 from pipeline.results.base import Missing
@@ -73,8 +73,8 @@ def test_what_is_not_compared_says_why() -> None:
     far, rows = table(record("bf16"), record("far", 1200, machine="elsewhere"))
     reason = "measured on another machine, or under another load"
     assert speed_between(far, THROUGHPUT.name, "far", "bf16") == Missing(reason=reason)
-    assert repeats_needed(far, rows["far"], rows["bf16"]) is None
-    assert repeats_needed(COMPARISON, ROWS["a"], ROWS["x"]) is None
+    assert Objective(far).repeats_needed(rows["far"], rows["bf16"]) is None
+    assert Objective(COMPARISON).repeats_needed(ROWS["a"], ROWS["x"]) is None
 
 
 def test_throughput_at_a_given_rate_is_not_compared() -> None:
@@ -90,7 +90,7 @@ def test_throughput_at_a_given_rate_is_not_compared() -> None:
     given = Missing(reason="the rate is given, so throughput is not a result")
     assert speed_between(found, THROUGHPUT.name, "a", "bf16") == given
     assert throughput_over(found, rows["a"], rows["bf16"]) is None
-    assert repeats_needed(found, rows["a"], rows["bf16"]) is None
+    assert Objective(found).repeats_needed(rows["a"], rows["bf16"]) is None
     assert speed_between(found, TTFT.name, "a", "bf16").percent == pytest.approx(-20)
     throughput, ttft, *_ = frontiers([offered("bf16", 1000), offered("a", 1250)], found, 1.0)
     assert not throughput.places and set(throughput.absent.values()) == {given.reason}
@@ -99,10 +99,10 @@ def test_throughput_at_a_given_rate_is_not_compared() -> None:
 
 def test_repeats_are_proposed_where_there_is_a_difference() -> None:
     close, rows = table(record("bf16", noise=(1.0, 1.03, 0.97)), record("a", 1120, noise=(1.03, 0.97, 1.0)))
-    found = repeats_needed(close, rows["a"], rows["bf16"])
+    found = Objective(close).repeats_needed(rows["a"], rows["bf16"])
     assert found.unit == "repeats" and found.likely >= 3
     same, rows = table(record("bf16"), record("a", 1002, noise=(1.01, 1.0, 0.99)))
-    assert repeats_needed(same, rows["a"], rows["bf16"]) is None
+    assert Objective(same).repeats_needed(rows["a"], rows["bf16"]) is None
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pipeline.compare.decide.measurements import MORE_REPEATS, Measurement, open_points
+from pipeline.compare.decide.measurements import Measurement, more_repeats, open_points
+from pipeline.results.metrics import THROUGHPUT
 
 LABELS = {"a": "A", "b": "B", "c": "C", "bf16": "BF16"}
 
@@ -47,7 +48,7 @@ def test_repeats_without_a_number_are_one_line_for_those_against_the_same() -> N
         measurement("c", "repeats", "c with 7", column="speed", needed=7),
         measurement("a", "repeats", "a with 7", column="speed", needed=7),
     )
-    assert found == [f"A and B, each with BF16: {MORE_REPEATS}", "against b", "c with 7", "a with 7"]
+    assert found == [f"A and B, each with BF16: {more_repeats(THROUGHPUT.name)}", "against b", "c with 7", "a with 7"]
 
 
 def test_tasks_that_cannot_show_a_loss_are_a_line_each_for_all_variants() -> None:

@@ -8,10 +8,11 @@ from support.compare_records import TASKS, record, with_divergences
 from pipeline.compare import compare
 from pipeline.compare.comparison import Comparison, Row
 from pipeline.compare.decide.objective import Objective, cell_at, more_divergent, under
+from pipeline.compare.decide.recommendation import recommend
 from pipeline.compare.stats.intervals import Interval
 from pipeline.compare.stats.repeats import Change
 from pipeline.results.base import Missing
-from pipeline.results.bench import LoadResult, Metric
+from pipeline.results.bench import Guard, LoadResult, Metric
 from pipeline.results.metrics import THROUGHPUT, TPOT
 from pipeline.results.records import Record
 
@@ -198,3 +199,42 @@ def test_gains_and_figures_in_words() -> None:
     claim = latency.claim(rows["a"], change, "b")
     assert (claim.variant, claim.against, claim.column, claim.interval) == ("a", "b", TPOT.name, change.interval)
     assert latency.claim(rows["a"], change).against == "bf16"
+
+
+def disturbed(made: Record, load: str) -> Record:
+    """Let a guard of one load fail."""
+    guard = Guard(name="warm-up", passed=False, text="not steady", load=load)
+    speed = made.speed.model_copy(update={"guards": (guard,)})
+    return made.model_copy(update={"speed": speed, "protocols": {"ladder": speed}})
+
+
+@pytest.mark.parametrize(("load", "objective"), [("concurrency 16", SPEED), ("concurrency 1", LATENCY)])
+def test_a_guard_counts_for_the_objective_whose_load_it_watched(load: str, objective: str) -> None:
+    made = ladder(record("bf16"), 10.0), disturbed(ladder(record("a", 1250), 5.0), load)
+    comparison, rows = table(*made)
+    for name in (SPEED, LATENCY):
+        chosen = Objective(comparison, name)
+        assert chosen.marks(rows["a"]) == (("warm-up: not steady",) if name == objective else ())
+        assert not chosen.marks(rows["bf16"])
+        assert recommend(comparison, objective=name).recommended == (None if name == objective else "a")
+    assert Objective(comparison, BYTES).marks(rows["a"]) == ()
+
+
+def test_the_repeats_that_separate_latencies_are_those_at_their_load() -> None:
+    close = [ladder(record(name, 1000), alone) for name, alone in (("bf16", 10.0), ("a", 9.99), ("b", 9.0))]
+    comparison, rows = table(*close)
+    latency = Objective(comparison, LATENCY)
+    assert latency.repeats_needed(rows["b"], rows["bf16"]) is not None
+    group = comparison.models.shared("b", "bf16", "concurrency 1")
+    assert latency.repeats_needed(rows["b"], rows["bf16"]) == comparison.models.model(group, TPOT.name).repeats_needed(
+        "b", "bf16", "bf16", ["bf16", "a", "b"]
+    )
+    comparison, _ = table(*close[:2])
+    (asked,) = [each for each in recommend(comparison, objective=LATENCY).settle if each.kind == "repeats"]
+    assert asked.column == TPOT.name and "throughput" not in asked.text
+
+
+def test_a_latency_of_one_start_says_so() -> None:
+    comparison, rows = table(*RECORDS)
+    latency = Objective(comparison, LATENCY)
+    assert "; one start of each server, widened by 2 %)" in latency.lead(rows["a"], latency.change(rows["a"]))

@@ -6,11 +6,12 @@ from support.compare_records import TASKS, anything, record
 from pipeline.compare import compare
 from pipeline.compare.comparison import SpeedCell, TaskCell
 from pipeline.compare.decide.constraints import Constraints
-from pipeline.compare.decide.measurements import MORE_REPEATS
+from pipeline.compare.decide.measurements import more_repeats
 from pipeline.compare.decide.recommendation import recommend
 from pipeline.compare.statements import listing
 from pipeline.compare.stats.accuracy import PairedDifference
 from pipeline.compare.stats.repeats import Change
+from pipeline.results.metrics import THROUGHPUT
 from pipeline.stages.report.sections.accuracy import task_table
 from pipeline.stages.report.sections.frontier import quality_table
 from pipeline.stages.report.sections.latency import latency_table
@@ -57,7 +58,7 @@ def test_what_is_open_is_said_of_every_variant_once(records):
     for each in found.settle:
         alike = [text for text in said if labels[each.variant] in text]
         if each.text not in said:
-            assert any(each.column in text or text.endswith(MORE_REPEATS) for text in alike)
+            assert any(each.column in text or text.endswith(more_repeats(THROUGHPUT.name)) for text in alike)
         assert alike
 
 
@@ -65,7 +66,7 @@ def test_many_variants_of_one_open_question_are_one_line():
     single = [record(name, 900 + 100 * i, noise=(1.0,)) for i, name in enumerate("abcdef")]
     found = recommend(compare([record("bf16", noise=(1.0,)), *single], TASKS), Constraints(), {})
     assert len(found.settle) == 6
-    assert found.open_points == [f"A, B, C, D, E and F, each with BF16: {MORE_REPEATS}"]
+    assert found.open_points == [f"A, B, C, D, E and F, each with BF16: {more_repeats(THROUGHPUT.name)}"]
     assert "any of 6 variants" in found.answer.text
 
 
