@@ -194,8 +194,7 @@ def test_a_failing_variant_does_not_stop_the_others(tmp_path: Path) -> None:
         tmp_path, "stage=quantize", "variants=[bf16,int8_dynamic,fp8_static,w4a16]", "calibration.num_samples=100000"
     )
     assert answer.returncode == 3
-    for variant in ("int8_dynamic", "fp8_static"):
-        assert f"{variant} failed: calibration.num_samples=100000" in answer.stderr
+    assert "int8_dynamic, fp8_static failed: calibration.num_samples=100000" in answer.stderr
     assert set(manifests(tmp_path, "quantize")) == {"bf16", "w4a16"}
 
 

@@ -23,7 +23,11 @@ from pipeline.stages import report
 
 DOCS = Path(__file__).parents[2] / "docs" / "results"
 CLASSES = {"bench": BenchResult, "quantize": QuantizeResult, "verify": VerifyResult, "eval": EvalResult}
-STORED = [path for path in sorted(DOCS.glob("**/*.json")) if json.loads(path.read_bytes()).get("stage") in CLASSES]
+STORED = [
+    path
+    for path in sorted(DOCS.glob("**/*.json"))
+    if (content := json.loads(path.read_bytes())).get("stage") in CLASSES and content["status"] == "ok"
+]
 
 
 def manifest(stage: str, results: object) -> Manifest:

@@ -140,10 +140,16 @@ def test_ten_minutes_of_kills_lose_nothing(tmp_path: Path) -> None:
 def test_a_step_that_ended_between_two_looks_has_begun(outputs: Path) -> None:
     case = case_of(outputs)
     moments = {(each.stage, each.variant): each for each in kills.moments(outputs, 0)}
-    assert kills._has_begun(case, moments["quantize", "awq"], 5)
-    assert kills._has_begun(case, moments["calibrate", ""], 5)
-    assert kills._has_begun(case, moments["report", ""], 5)
-    assert not kills._has_begun(case, moments["report", ""], 6)
+    assert kills._has_begun(case, moments["quantize", "awq"], 5, 0.0)
+    assert kills._has_begun(case, moments["calibrate", ""], 5, 0.0)
+    assert kills._has_begun(case, moments["report", ""], 5, 0.0)
+    assert not kills._has_begun(case, moments["report", ""], 6, 0.0)
     for folder in kills._artifacts(case, moments["quantize", "awq"], "{}-*"):
         folder.rename(folder.with_name(f".{folder.name}.7.old"))
-    assert not kills._has_begun(case, moments["quantize", "awq"], 5)
+    assert not kills._has_begun(case, moments["quantize", "awq"], 5, 0.0)
+    # A draft of a killed run is older than the rerun, which has not begun the step.
+    draft = case.outputs / "demo" / "awq" / ".quantize-12345678.8.tmp"
+    draft.mkdir(parents=True)
+    changed = draft.stat().st_ctime
+    assert kills._has_begun(case, moments["quantize", "awq"], 5, changed - 1)
+    assert not kills._has_begun(case, moments["quantize", "awq"], 5, changed + 1)

@@ -229,7 +229,7 @@ class _Head:
 
 def _quiet(smallest: float | None) -> str:
     """Say which gains the run could not have shown."""
-    hidden = "" if smallest is None else f"A gain below {smallest:.0f} % is missed in one of five runs or more. "
+    hidden = "" if smallest is None else f"A gain below {smallest:.0f} % may go unseen. "
     return f"{hidden}Repeat it on an idle machine."
 
 

@@ -183,7 +183,7 @@ def test_other_units_do_not_enter_the_column():
 def test_what_was_lost_on_the_way_is_noted():
     partly = {"MMLU": TaskScores(task="t", metric="acc", value=0.9, n=8, asked=10, scores=(("a", 1.0),))}
     notes = " ".join(compare([record("bf16"), record("part", tasks=partly)], TASKS).notes)
-    assert "8 of 10 items" in notes and "its items average 100.00 %" in notes
+    assert "Items of MMLU that were scored: PART 8 of 10." in notes and "its items average 100.00 %" in notes
 
 
 def test_a_figure_that_its_items_average_to_is_not_noted():
