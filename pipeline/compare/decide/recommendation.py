@@ -155,15 +155,14 @@ class _Decision:
         else:
             lead = f"{best.label} meets the constraints, which BF16 does not, at {objective.shown(best)}"
         claims += self._losses_accepted(best)
-        limits = {task: limit / 100 for task, limit in self.constraints.max_loss_points.items()}
-        text = f"{lead}, and is no worse on {count(len(best.tasks), 'task')} ({within(best, limits)})."
+        limits = within(best, self.constraints.loss_limits)
+        text = f"{lead}, and is no worse on {count(len(best.tasks), 'task')} ({limits})."
         if worst := worst_loss(best):
             text += f" A loss of more than {100 * worst[1]:.1f} points is ruled out ({worst[0]})."
         others = [row for row in safe if row is not best]
         if equal := [row for row in others if objective.is_equal(row, best)]:
             text += f" Of equal {objective.noun}: {listing(more_divergent(row, best) for row in equal)}."
-        tied = [row for row in others if not objective.is_equal(row, best) and not self._is_clearly_better(best, row)]
-        if tied:
+        if tied := [row for row in others if not self._is_settled(best, row)]:
             text += f" Its {objective.noun} cannot be told from that of {listing(row.label for row in tied)}."
         undecided = [
             row
@@ -372,8 +371,8 @@ class _Decision:
             return again.model_copy(update={"guards": failed})
         if name != LOSS.rstrip("."):
             return None
-        cell, limit = scored(row).get(task), self.constraints.max_loss_points.get(task)
-        loss = None if cell is None else verdict_at(cell, None if limit is None else limit / 100)
+        cell = scored(row).get(task)
+        loss = None if cell is None else verdict_at(cell, self.constraints.loss_limits.get(task))
         if cell is None or loss is None:
             text = f"{row.label}: {task} must be scored on the same items as BF16."
             return _open_measurement(row, task, "evaluation", None, text)

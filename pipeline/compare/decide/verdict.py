@@ -25,6 +25,7 @@ from pipeline.compare.stats.sample_size import LEVEL
 from pipeline.compare.words import is_reliable
 from pipeline.results.base import Frozen, Missing
 from pipeline.results.metrics import TPOT, TTFT
+from pipeline.results.text import by_reason
 
 
 class Verdict(Frozen):
@@ -236,15 +237,16 @@ def _marked(comparison: Comparison) -> Iterable[Sentence]:
 
 def _absent(comparison: Comparison) -> Iterable[Sentence]:
     """Yield why figures are missing, the variants of one reason together."""
-    found: dict[str, list[str]] = {}
-    for row in comparison.rows:
-        reasons = dict.fromkeys(
-            cell.reason for cell in (row.speed[row.throughput], *row.tasks.values()) if isinstance(cell, Missing)
-        )
-        if reasons:
-            found.setdefault("; ".join(reason.rstrip(".") for reason in reasons), []).append(row.label)
-    for text, labels in found.items():
-        yield plain("caveat", f"{listing(labels)}: {text}{'' if text.endswith('…') else '.'}")
+    for text, labels in by_reason((row.label, _why_absent(row)) for row in comparison.rows).items():
+        if text:
+            yield plain("caveat", f"{listing(labels)}: {text}{'' if text.endswith('…') else '.'}")
+
+
+def _why_absent(row: Row) -> str:
+    """Return why a variant's figures are missing; empty if none is."""
+    cells = (row.speed[row.throughput], *row.tasks.values())
+    reasons = dict.fromkeys(cell.reason for cell in cells if isinstance(cell, Missing))
+    return "; ".join(reason.rstrip(".") for reason in reasons)
 
 
 def _scope(comparison: Comparison, model: str, machine: str) -> Sentence:

@@ -10,7 +10,7 @@ from pipeline.compare.statements import listing, within_text
 from pipeline.results import metrics
 from pipeline.results.base import Missing
 from pipeline.results.metrics import THROUGHPUT
-from pipeline.results.text import capitalized
+from pipeline.results.text import by_reason, capitalized
 from pipeline.stages.report.blocks import PAGE, Block, Heading, Legend, Picture, Section, Table, lead
 from pipeline.stages.report.document import Report
 from pipeline.stages.report.number_format import figure, format_interval, number, signed
@@ -366,16 +366,16 @@ def _correlation(value: float | None) -> str:
 
 def gaps(roofline: Roofline) -> list[str]:
     """Return the reasons of missing figures, each with its variants."""
-    found: dict[str, list[str]] = {}
+    missing = []
     for row in roofline.rows:
         figures = (row.footprint, row.kv_tokens, row.decode_ms, row.prefill_ms, row.best, row.gain_percent)
         reached = () if roofline.predicted else (row.measured_gain, row.decode_share, row.throughput_share)
-        for reason in dict.fromkeys(each.reason for each in (*figures, *reached) if isinstance(each, Missing)):
-            found.setdefault(reason, []).append(row.label)
+        reasons = dict.fromkeys(each.reason for each in (*figures, *reached) if isinstance(each, Missing))
+        missing += [(row.label, reason) for reason in reasons]
     everyone = len(roofline.rows)
     return [
         f"n/a: {why.rstrip('.')}{'' if len(names) == everyone else f' ({listing(names)})'}."
-        for why, names in found.items()
+        for why, names in by_reason(missing).items()
     ]
 
 
